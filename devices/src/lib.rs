@@ -1,0 +1,1 @@
+//! Device models: what a guest sees. Knows no KVM.
