@@ -1,1 +1,20 @@
-//! The storage stack: what a disk is. Knows no virtio, no KVM, no guest addresses.
+//! The storage stack: what a disk is.
+//!
+//! A [`Backend`] is the control plane of one disk: its geometry, its cache mode, and the factory of
+//! engines. An [`IoEngine`] is the data plane: one per queue worker, owned by that worker's thread.
+//! Everything a guest can ask of a disk arrives here as a [`Request`] and leaves as a [`Completion`].
+//!
+//! This crate knows no virtio, no KVM and no guest addresses: memory reaches it as [`Segment`]s of
+//! this process.
+
+mod backend;
+mod cache_mode;
+mod request;
+
+pub use backend::{
+    Backend, DiscardLimits, EngineSetup, Geometry, IoEngine, MemoryRegion, OpenError, Wake,
+};
+pub use cache_mode::{CacheMode, FlushAction, UnknownCacheMode};
+pub use request::{
+    ByteOffset, ByteRange, Completion, Durability, Operation, Request, Segment, Segments,
+};

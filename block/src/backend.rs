@@ -1,0 +1,140 @@
+//! The contract between a disk's control plane, its engines, and the device models above.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+
+use crate::{CacheMode, Completion, Request};
+
+/// What a disk looks like. All figures in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Size of the disk, a multiple of the logical block.
+    pub capacity: u64,
+    /// Smallest unit a request may address: 512 or 4096.
+    pub logical_block: u32,
+    /// Smallest unit written without a read-modify-write below, a multiple of the logical block.
+    pub physical_block: u32,
+    /// Preferred size and alignment of large requests, or 0 where the host names none.
+    pub optimal_io: u32,
+    /// What can be discarded; `None` where the host frees nothing.
+    pub discard: Option<DiscardLimits>,
+}
+
+/// The host's own discard granularity, never an invented one. In bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiscardLimits {
+    /// The unit in which the host frees space.
+    pub granularity: u32,
+    /// Offset of the first unit's start.
+    pub alignment: u32,
+}
+
+/// Memory that requests' segments will come from, so that an engine may register it.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryRegion {
+    /// First byte.
+    pub base: *mut u8,
+    /// Length in bytes.
+    pub len: usize,
+}
+
+// SAFETY: only an address and a length; see `EngineSetup::memory` for who keeps it valid.
+unsafe impl Send for MemoryRegion {}
+
+/// What an engine needs to know of its owner.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineSetup<'a> {
+    /// The most requests in flight; their tags are below it.
+    pub depth: u16,
+    /// Where segments come from. The owner keeps it mapped while the engine lives.
+    pub memory: &'a [MemoryRegion],
+    /// A file descriptor (an eventfd) whose readability ends [`IoEngine::wait`].
+    pub kick: BorrowedFd<'a>,
+}
+
+/// Why a disk or its engine could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The host refused a call on the backing file.
+    #[error("{path}: cannot {what}: {source}")]
+    Host {
+        /// The backing file.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// The host's answer.
+        source: io::Error,
+    },
+    /// The file cannot be a disk.
+    #[error("{path}: {why}")]
+    Unsuitable {
+        /// The backing file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The kernel refused an io_uring.
+    #[error("this host refuses io_uring ({0}); see the sysctl kernel.io_uring_disabled")]
+    NoIoUring(#[source] io::Error),
+}
+
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wake {
+    /// The kick descriptor became readable; the engine has read (reset) it.
+    pub kicked: bool,
+}
+
+/// The control plane of one disk. Shared by all its queues.
+pub trait Backend: Send + Sync {
+    /// What the disk looks like now.
+    fn geometry(&self) -> Geometry;
+
+    /// The disk's cache mode.
+    fn cache_mode(&self) -> CacheMode;
+
+    /// Whether writes are refused.
+    fn read_only(&self) -> bool;
+
+    /// Makes an engine. Called on the thread that will use it.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses what the engine needs.
+    fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError>;
+
+    /// Makes all completed writes durable. Blocks; for orderly ends, not for the data path.
+    ///
+    /// # Errors
+    ///
+    /// The host's error; the data may be lost.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// The data plane of one queue, used from one thread.
+///
+/// Each pushed request completes exactly once. Requests in flight are not ordered among each other;
+/// a flush covers the writes whose completions were reaped before it was pushed. Dropping an engine
+/// waits for what is in flight, so that no memory is touched afterwards.
+pub trait IoEngine {
+    /// Takes a request. At most `depth` are in flight, which the caller sees to.
+    fn push(&mut self, request: Request);
+
+    /// Hands everything pushed to the host. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// The host refuses the ring itself; requests in flight are then settled by dropping the engine.
+    fn submit(&mut self) -> io::Result<()>;
+
+    /// The next completion, if one is there.
+    fn reap(&mut self) -> Option<Completion>;
+
+    /// Submits, then sleeps until a completion is there or the kick descriptor is readable.
+    ///
+    /// # Errors
+    ///
+    /// As [`IoEngine::submit`].
+    fn wait(&mut self) -> io::Result<Wake>;
+}
