@@ -1,1 +1,16 @@
-//! Device models: what a guest sees. Knows no KVM.
+//! Device models: what a guest sees.
+//!
+//! [`pci`] is the bus and its configuration space, [`virtio`] the transport, the queues and the
+//! devices on it, [`platform`] the few devices a PC has outside PCI. Of the hypervisor this crate
+//! knows only the trait [`Hypervisor`]; it does not know KVM.
+
+pub mod bus;
+mod hypervisor;
+pub mod pci;
+pub mod platform;
+pub mod virtio;
+
+pub use hypervisor::{Hypervisor, MsiLine, MsiMessage};
+
+/// The guest's memory, as every device sees it.
+pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

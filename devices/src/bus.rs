@@ -1,0 +1,11 @@
+//! How an access of a vCPU reaches a device.
+
+/// A device with registers. Accesses are 1, 2, 4 or 8 bytes; offsets count from the start of the
+/// device's window.
+pub trait BusDevice: Send {
+    /// Fills `data` from the registers at `offset`. Unknown registers read as all ones.
+    fn read(&mut self, offset: u64, data: &mut [u8]);
+
+    /// Writes `data` to the registers at `offset`. Writes to unknown registers are ignored.
+    fn write(&mut self, offset: u64, data: &[u8]);
+}

@@ -1,0 +1,1 @@
+//! The few devices of a PC outside PCI.

@@ -1,0 +1,1 @@
+//! Virtio 1.2: the split virtqueue, the PCI transport, and the devices on it.
