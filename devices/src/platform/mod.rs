@@ -1,1 +1,12 @@
-//! The few devices of a PC outside PCI.
+//! The few devices a PC has outside PCI. All are small port-mapped register blocks, run on the
+//! vCPU threads and never block.
+
+mod cmos;
+mod power;
+mod pvpanic;
+mod serial;
+
+pub use cmos::Cmos;
+pub use power::{PowerButton, PowerControl, PowerRegister, PowerRequest};
+pub use pvpanic::Pvpanic;
+pub use serial::SerialPort;

@@ -1,0 +1,130 @@
+//! The serial port: vm-superio's 16550A behind [`BusDevice`].
+//!
+//! Registers are accessed by the vCPU threads, input is fed by the thread that owns the console.
+//! The output must never block: what stands behind `W` has to take every byte at once.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use vm_superio::{Serial, Trigger, serial::SerialEvents};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::bus::BusDevice;
+
+/// Raises the interrupt line of the port.
+struct Interrupt(EventFd);
+
+impl Trigger for Interrupt {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// Tells the console that the guest took all input, so that more can follow.
+struct InputDrained(Arc<EventFd>);
+
+impl SerialEvents for InputDrained {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+
+    fn in_buffer_empty(&self) {
+        if let Err(error) = self.0.write(1) {
+            tracing::warn!(%error, "console input may stall");
+        }
+    }
+}
+
+/// A 16550A with its eight registers.
+pub struct SerialPort<W: Write> {
+    uart: Serial<Interrupt, InputDrained, W>,
+}
+
+impl<W: Write> SerialPort<W> {
+    /// How many bytes of ports the registers take.
+    pub const LENGTH: u16 = 8;
+
+    /// A port that raises `interrupt`, signals `drained` when the guest has read all input, and
+    /// sends to `output`.
+    pub fn new(interrupt: EventFd, drained: Arc<EventFd>, output: W) -> Self {
+        Self { uart: Serial::with_events(Interrupt(interrupt), InputDrained(drained), output) }
+    }
+
+    /// How many bytes [`SerialPort::receive`] would take now.
+    pub fn room(&self) -> usize {
+        self.uart.fifo_capacity()
+    }
+
+    /// Hands input to the guest; returns how many bytes of it were taken.
+    ///
+    /// # Errors
+    ///
+    /// When the interrupt cannot be raised.
+    pub fn receive(&mut self, input: &[u8]) -> io::Result<usize> {
+        match self.uart.enqueue_raw_bytes(input) {
+            Ok(taken) => Ok(taken),
+            Err(vm_superio::serial::Error::FullFifo) => Ok(0),
+            Err(vm_superio::serial::Error::Trigger(error)) => Err(error),
+            Err(vm_superio::serial::Error::IOError(error)) => Err(error),
+        }
+    }
+}
+
+impl<W: Write + Send> BusDevice for SerialPort<W> {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        // The registers are bytes, so a longer access is a string instruction on one register.
+        let register = u8::try_from(offset).unwrap_or(u8::MAX);
+        data.fill_with(|| self.uart.read(register));
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        let register = u8::try_from(offset).unwrap_or(u8::MAX);
+        for &byte in data {
+            if let Err(error) = self.uart.write(register, byte) {
+                tracing::warn!(%error, "serial port");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port() -> (SerialPort<Vec<u8>>, EventFd, Arc<EventFd>) {
+        let interrupt = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let drained = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+        let line = interrupt.try_clone().unwrap();
+        (SerialPort::new(interrupt, Arc::clone(&drained), Vec::new()), line, drained)
+    }
+
+    #[test]
+    fn a_string_write_sends_each_byte() {
+        let (mut port, _, _) = port();
+        port.write(0, b"hello");
+        assert_eq!(port.uart.writer(), b"hello");
+    }
+
+    #[test]
+    fn input_raises_the_interrupt_and_tells_when_it_is_drained() {
+        let (mut port, line, drained) = port();
+        port.write(1, &[0x01]);
+        assert_eq!(port.receive(b"ab").unwrap(), 2);
+        assert_eq!(line.read().unwrap(), 1);
+        let mut data = [0; 1];
+        port.read(0, &mut data);
+        assert!(drained.read().is_err(), "one byte is still there");
+        port.read(0, &mut data);
+        assert_eq!((data, drained.read().unwrap()), ([b'b'], 1));
+    }
+
+    #[test]
+    fn a_full_fifo_takes_nothing_and_loses_nothing() {
+        let (mut port, _, _) = port();
+        let room = port.room();
+        assert_eq!(port.receive(&vec![b'x'; room + 9]).unwrap(), room);
+        assert_eq!(port.receive(b"y").unwrap(), 0);
+    }
+}
