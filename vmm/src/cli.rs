@@ -1,0 +1,140 @@
+//! The command line.
+
+use std::io;
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  bulkhead check vm.toml            show the machine, or all that is wrong with it
+  bulkhead run vm.toml              run it, with its serial console on this terminal
+  bulkhead run -v vm.toml 2>vm.log  run it, and keep the log apart from the console
+
+A configuration needs no more than this:
+  [machine]
+  memory = \"1GiB\"
+  [kernel]
+  image = \"vmlinuz\"";
+
+const CHECK_EXIT_CODES: &str = "\
+Exit codes:
+   0  the machine can run
+   1  the result could not be written
+   2  the command line or the configuration is wrong";
+
+const RUN_EXIT_CODES: &str = "\
+Exit codes:
+   0  the guest powered off
+   1  the host failed while it ran
+   2  the command line or the configuration is wrong
+  10  the guest rebooted
+  11  the guest's kernel panicked
+  12  the guest stopped on a triple fault
+  13  the guest did not power off within `shutdown_grace` and was stopped";
+
+/// Runs Linux guests on KVM, with disks that tell the truth about durability.
+#[derive(Debug, Parser)]
+#[command(name = "bulkhead", version, styles = STYLES, after_help = EXAMPLES)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Log more: -v for the course of events, -vv for details, -vvv for everything
+    #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "log_level")]
+    verbose: u8,
+
+    /// Log this and what is graver, to standard error [default: warn]
+    #[arg(long, value_name = "LEVEL", global = true)]
+    log_level: Option<LogLevel>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the machine a configuration describes, until its guest stops
+    #[command(after_help = RUN_EXIT_CODES)]
+    Run {
+        /// The configuration, a TOML file
+        config: PathBuf,
+    },
+    /// Check a configuration against this host, and show the machine it describes
+    #[command(after_help = CHECK_EXIT_CODES)]
+    Check {
+        /// The configuration, a TOML file
+        config: PathBuf,
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Cli {
+    /// Sends the log to standard error, as loud as asked for.
+    pub(crate) fn init_log(&self) {
+        tracing_subscriber::fmt()
+            .with_max_level(self.level())
+            .with_writer(io::stderr)
+            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()) && no_color_unset())
+            .init();
+    }
+
+    fn level(&self) -> LevelFilter {
+        match (self.log_level, self.verbose) {
+            (Some(LogLevel::Off), _) => LevelFilter::OFF,
+            (Some(LogLevel::Error), _) => LevelFilter::ERROR,
+            (Some(LogLevel::Warn), _) | (None, 0) => LevelFilter::WARN,
+            (Some(LogLevel::Info), _) | (None, 1) => LevelFilter::INFO,
+            (Some(LogLevel::Debug), _) | (None, 2) => LevelFilter::DEBUG,
+            (Some(LogLevel::Trace), _) | (None, 3..) => LevelFilter::TRACE,
+        }
+    }
+}
+
+/// The NO_COLOR convention: set and not empty means no colour.
+fn no_color_unset() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn level(arguments: &[&str]) -> LevelFilter {
+        Cli::try_parse_from([&["bulkhead", "run", "vm.toml"], arguments].concat()).unwrap().level()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn the_log_is_as_loud_as_asked_for() {
+        assert_eq!(level(&[]), LevelFilter::WARN);
+        assert_eq!(level(&["-v"]), LevelFilter::INFO);
+        assert_eq!(level(&["-vv"]), LevelFilter::DEBUG);
+        assert_eq!(level(&["-vvvv"]), LevelFilter::TRACE);
+        assert_eq!(level(&["--log-level", "error"]), LevelFilter::ERROR);
+    }
+}

@@ -1,0 +1,136 @@
+//! `bulkhead check`: shows the machine a configuration describes, or what is wrong with it.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::host::{KernelFormat, image_size, kernel_format_of};
+use super::value::{display_mac, human_size};
+use super::{Bus, ConsoleConfig, DiskConfig, MachineConfig, Report, inspect};
+
+/// The machine can run.
+const GOOD: u8 = 0;
+/// It cannot.
+const CONFIG_ERROR: u8 = 2;
+
+/// Checks the configuration at `path`, says what it found, and returns the exit code.
+///
+/// # Errors
+///
+/// Standard output cannot be written.
+pub(crate) fn check(path: &Path, json: bool) -> io::Result<u8> {
+    let (machine, report) = inspect(path);
+    let mut stdout = io::stdout().lock();
+    if json {
+        writeln!(stdout, "{:#}", to_json(machine.as_ref(), &report))?;
+    } else {
+        report.print();
+        if let Some(machine) = &machine {
+            stdout.write_all(summary(path, machine).as_bytes())?;
+        }
+    }
+    stdout.flush()?;
+    Ok(if machine.is_some() { GOOD } else { CONFIG_ERROR })
+}
+
+fn summary(path: &Path, machine: &MachineConfig) -> String {
+    let kernel = &machine.kernel;
+    let format = kernel_format_of(&kernel.image).map_or("", KernelFormat::name);
+    let mut rows = vec![
+        ("vcpus", machine.vcpus.to_string()),
+        ("memory", human_size(machine.memory_bytes)),
+        ("kernel", format!("{}  {format}", kernel.image.display())),
+    ];
+    rows.extend(kernel.initramfs.iter().map(|path| ("initramfs", path.display().to_string())));
+    rows.push(("cmdline", kernel.cmdline.clone()));
+    let id_width = machine.disks.iter().map(|disk| disk.id.len()).max().unwrap_or(0);
+    rows.extend(machine.disks.iter().map(|disk| ("disk", disk_row(disk, id_width))));
+    let nets = machine.nets.iter();
+    rows.extend(nets.map(|net| ("net", format!("{}  {}", net.tap, display_mac(net.mac)))));
+    rows.push(("console", console_row(&machine.console)));
+
+    let mut out = format!("{} is ready to run\n\n", path.display());
+    for (name, value) in rows {
+        // What a path or a command line holds must not reach the terminal as control characters.
+        let value: String =
+            value.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "  {name:<9}  {value}");
+    }
+    out
+}
+
+fn disk_row(disk: &DiskConfig, id_width: usize) -> String {
+    let size = disk_bytes(disk).map_or_else(|| "?".to_owned(), human_size);
+    let readonly = if disk.readonly { "  read-only" } else { "" };
+    let DiskConfig { id, cache, path, .. } = disk;
+    let cache = cache.name();
+    format!("{id:<id_width$}  {size:>9}  {cache:<12}  {}{readonly}", path.display())
+}
+
+fn disk_bytes(disk: &DiskConfig) -> Option<u64> {
+    image_size(&File::open(&disk.path).ok()?).ok()
+}
+
+fn console_row(console: &ConsoleConfig) -> String {
+    match console {
+        ConsoleConfig::Stdio => "this terminal".to_owned(),
+        ConsoleConfig::File(path) => format!("file {}", path.display()),
+        ConsoleConfig::Socket(path) => format!("socket {}", path.display()),
+        ConsoleConfig::Off => "off".to_owned(),
+    }
+}
+
+fn to_json(machine: Option<&MachineConfig>, report: &Report) -> Value {
+    json!({
+        "ok": machine.is_some(),
+        "machine": machine.map(machine_json),
+        "diagnostics": report.to_json(),
+    })
+}
+
+fn machine_json(machine: &MachineConfig) -> Value {
+    let kernel = &machine.kernel;
+    let (console, console_path) = match &machine.console {
+        ConsoleConfig::Stdio => ("stdio", None),
+        ConsoleConfig::File(path) => ("file", Some(path)),
+        ConsoleConfig::Socket(path) => ("socket", Some(path)),
+        ConsoleConfig::Off => ("off", None),
+    };
+    json!({
+        "vcpus": machine.vcpus,
+        "memory_bytes": machine.memory_bytes,
+        "shutdown_grace_ms": u64::try_from(machine.shutdown_grace.as_millis()).ok(),
+        "kernel": {
+            "image": kernel.image.display().to_string(),
+            "format": kernel_format_of(&kernel.image).map(KernelFormat::name),
+            "initramfs": kernel.initramfs.as_ref().map(|path| path.display().to_string()),
+            "cmdline": kernel.cmdline,
+        },
+        "disks": machine.disks.iter().map(disk_json).collect::<Value>(),
+        "nets": machine.nets.iter().map(|net| json!({
+            "tap": net.tap,
+            "mac": display_mac(net.mac),
+        })).collect::<Value>(),
+        "console": { "mode": console, "path": console_path.map(|path| path.display().to_string()) },
+    })
+}
+
+fn disk_json(disk: &DiskConfig) -> Value {
+    let bus = match disk.bus {
+        Bus::VirtioBlk => "virtio-blk",
+    };
+    json!({
+        "id": disk.id,
+        "path": disk.path.display().to_string(),
+        "size_bytes": disk_bytes(disk),
+        "bus": bus,
+        "cache": disk.cache.name(),
+        "readonly": disk.readonly,
+        "queues": disk.queues,
+        "serial": disk.serial,
+    })
+}

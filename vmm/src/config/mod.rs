@@ -1,0 +1,171 @@
+//! The configuration of a machine: from a TOML file to values that are known to work here.
+//!
+//! A file goes through [`parse`] (what it says), [`rules`] (whether it agrees with itself) and
+//! [`host`] (whether this host can do it). Each adds its findings to one [`Report`]. Only `host`
+//! and [`inspect`] touch anything outside the text.
+
+pub(crate) mod check;
+mod host;
+mod parse;
+pub(crate) mod report;
+mod rules;
+mod table;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use block::CacheMode;
+
+use host::Host;
+use report::Diagnostic;
+pub(crate) use report::Report;
+
+/// A machine which this host can run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MachineConfig {
+    /// Virtual processors, 1 to 254.
+    pub(crate) vcpus: u8,
+    /// Guest memory, a multiple of 2 MiB.
+    pub(crate) memory_bytes: u64,
+    /// How long the guest may take to power off once asked.
+    pub(crate) shutdown_grace: Duration,
+    /// What boots.
+    pub(crate) kernel: KernelConfig,
+    /// Disks in the order of the file.
+    pub(crate) disks: Vec<DiskConfig>,
+    /// Network devices in the order of the file.
+    pub(crate) nets: Vec<NetConfig>,
+    /// Where the serial console goes.
+    pub(crate) console: ConsoleConfig,
+}
+
+/// What boots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KernelConfig {
+    /// A bzImage or an x86-64 ELF file.
+    pub(crate) image: PathBuf,
+    /// The initial RAM disk.
+    pub(crate) initramfs: Option<PathBuf>,
+    /// The command line, at most 2047 bytes and without NUL.
+    pub(crate) cmdline: String,
+}
+
+/// One disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DiskConfig {
+    /// Its name, unique in the machine.
+    pub(crate) id: String,
+    /// The image file or block device.
+    pub(crate) path: PathBuf,
+    /// What the guest sees it on.
+    pub(crate) bus: Bus,
+    /// When a write is durable.
+    pub(crate) cache: CacheMode,
+    /// Whether the guest may only read it.
+    pub(crate) readonly: bool,
+    /// Request queues, at least 1 and at most one per vCPU.
+    pub(crate) queues: u16,
+    /// What the guest reads as its serial number, at most 20 bytes of ASCII.
+    pub(crate) serial: String,
+}
+
+/// What carries a disk to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bus {
+    /// virtio-blk over PCI.
+    VirtioBlk,
+}
+
+/// One network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NetConfig {
+    /// The tap device of the host.
+    pub(crate) tap: String,
+    /// The guest's Ethernet address.
+    pub(crate) mac: [u8; 6],
+}
+
+/// Where the serial console goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ConsoleConfig {
+    /// The terminal `bulkhead` runs on.
+    Stdio,
+    /// Appended to a file; nothing to read.
+    File(PathBuf),
+    /// A Unix socket that `bulkhead` listens on.
+    Socket(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+/// Reads, parses and checks the configuration at `path` against this host.
+///
+/// # Errors
+///
+/// The report of every problem found. Warnings alone are no error and go to the log.
+pub(crate) fn load(path: &Path) -> Result<MachineConfig, Report> {
+    match inspect(path) {
+        (Some(config), report) => {
+            report.log_warnings();
+            Ok(config)
+        }
+        (None, report) => Err(report),
+    }
+}
+
+/// The machine, where there is no error, and all that is to be said about it.
+fn inspect(path: &Path) -> (Option<MachineConfig>, Report) {
+    let name = path.display().to_string();
+    match read(path) {
+        Ok(text) => {
+            let folder = path.parent().unwrap_or(Path::new(""));
+            inspect_text(name, text, folder, &Host::probe())
+        }
+        Err(diagnostic) => (None, Report::new(name, String::new(), vec![diagnostic])),
+    }
+}
+
+fn inspect_text(
+    name: String,
+    text: String,
+    folder: &Path,
+    host: &Host,
+) -> (Option<MachineConfig>, Report) {
+    let (source, mut diagnostics) = parse::parse(&text, folder);
+    if let Some(source) = &source {
+        host.check(source, &mut diagnostics);
+    }
+    let report = Report::new(name, text, diagnostics);
+    let config = source.filter(|_| !report.has_errors()).and_then(parse::Source::build);
+    (config, report)
+}
+
+/// More than any configuration has; `bulkhead run /dev/zero` must end.
+const FILE_MAX: u64 = 1 << 20;
+
+fn read(path: &Path) -> Result<String, Diagnostic> {
+    let cannot =
+        |why: String| Diagnostic::error(format!("cannot read the configuration: {why}")).in_file();
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => cannot("no such file".to_owned()),
+        io::ErrorKind::IsADirectory => {
+            cannot("it is a directory".to_owned()).help("name a .toml file in it")
+        }
+        _ => cannot(error.to_string()),
+    };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > FILE_MAX) {
+        return Err(cannot("it is larger than 1 MiB".to_owned()));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let offset = error.utf8_error().valid_up_to();
+        cannot(format!("byte {offset} is not UTF-8")).help("save the file as UTF-8 text")
+    })
+}

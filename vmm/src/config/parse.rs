@@ -1,0 +1,375 @@
+//! From the text of a configuration to its meaning. Pure: asks nothing of the host.
+//!
+//! Whatever is refused leaves a diagnostic and a `None` or a default behind, so that the checks
+//! which follow still find the problems of everything else.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use block::CacheMode;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::report::{Diagnostic, Span};
+use super::table::{Table, report_unknown};
+use super::{Bus, ConsoleConfig, DiskConfig, KernelConfig, MachineConfig, NetConfig, rules, value};
+
+/// A configuration as written, each value with its place.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) machine: Machine,
+    pub(super) kernel: Kernel,
+    pub(super) disks: Vec<Disk>,
+    pub(super) nets: Vec<Net>,
+    pub(super) console: Console,
+}
+
+#[derive(Debug)]
+pub(super) struct Machine {
+    /// Stands at the header where it is the default.
+    pub(super) vcpus: Option<Spanned<u16>>,
+    pub(super) memory: Option<Spanned<u64>>,
+    pub(super) shutdown_grace: Duration,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Kernel {
+    pub(super) image: Option<Spanned<PathBuf>>,
+    pub(super) initramfs: Option<Spanned<PathBuf>>,
+    pub(super) cmdline: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub(super) header: Span,
+    pub(super) id: Option<Spanned<String>>,
+    pub(super) path: Option<Spanned<PathBuf>>,
+    pub(super) cache: Option<Spanned<CacheMode>>,
+    pub(super) readonly: bool,
+    pub(super) queues: Option<Spanned<u16>>,
+    pub(super) serial: Option<Spanned<String>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Net {
+    pub(super) header: Span,
+    pub(super) tap: Option<Spanned<String>>,
+    pub(super) mac: Option<Spanned<[u8; 6]>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Console {
+    Stdio,
+    File(Spanned<PathBuf>),
+    Socket(Spanned<PathBuf>),
+    Off,
+}
+
+/// The local APIC's ids are eight bits wide; 255 is the broadcast, and one is left to the I/O APIC.
+const VCPUS_MAX: u16 = 254;
+const VCPUS: u16 = 1;
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+const CMDLINE: &str = "console=ttyS0";
+const QUEUES: u16 = 4;
+
+/// Reads `text`, whose relative paths start at `folder`. Without an error among the diagnostics,
+/// the source is complete: [`Source::build`] gives a machine.
+pub(super) fn parse(text: &str, folder: &Path) -> (Option<Source>, Vec<Diagnostic>) {
+    let (tree, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        // The tree after a syntax error is a guess, and so would be complaints about it.
+        return (None, syntax(text, &errors));
+    }
+    let mut diagnostics = Vec::new();
+    let source = Reader { root: tree.get_ref(), folder, diagnostics: &mut diagnostics }.source();
+    rules::check(&source, &mut diagnostics);
+    (Some(source), diagnostics)
+}
+
+/// One diagnostic per line: further ones are mostly echoes of the first.
+fn syntax(text: &str, errors: &[toml::de::Error]) -> Vec<Diagnostic> {
+    let mut errors: Vec<_> = errors
+        .iter()
+        .map(|error| (error.span().unwrap_or(0..0), error.message()))
+        .map(|(span, message)| (span.start.min(text.len())..span.end.min(text.len()), message))
+        .collect();
+    errors.sort_by_key(|(span, _)| span.start);
+    errors.dedup_by_key(|(span, _)| text.get(..span.start).map(|t| t.matches('\n').count()));
+    errors
+        .into_iter()
+        .map(|(span, message)| {
+            let (message, label) = match message.split_once(", expected ") {
+                Some((message, expected)) => (message, format!("expected {expected}")),
+                None if message == "duplicate key" => (message, "given before".to_owned()),
+                None => (message, "here".to_owned()),
+            };
+            let bare = text.get(span.clone()).unwrap_or_default();
+            let diagnostic = Diagnostic::error(format!("not valid TOML: {message}"));
+            match message {
+                "string values must be quoted" if !bare.is_empty() => {
+                    diagnostic.at(span, "needs quotes").help(format!("write {bare:?}"))
+                }
+                "duplicate key" => diagnostic.at(span, label).help("keep one of the two"),
+                _ => diagnostic.at(span, label),
+            }
+        })
+        .collect()
+}
+
+struct Reader<'t, 'd> {
+    root: &'t DeTable<'t>,
+    folder: &'d Path,
+    diagnostics: &'d mut Vec<Diagnostic>,
+}
+
+impl<'t> Reader<'t, '_> {
+    fn source(mut self) -> Source {
+        const TABLES: [&str; 5] = ["machine", "kernel", "disk", "net", "console"];
+        report_unknown(self.root, "table", "a configuration", &TABLES, self.diagnostics);
+        Source {
+            machine: self.machine(),
+            kernel: self.kernel(),
+            disks: self.tables("disk", "[[disk]]").iter().map(|disk| self.disk(disk)).collect(),
+            nets: self.tables("net", "[[net]]").iter().map(|net| self.net(net)).collect(),
+            console: self.console(),
+        }
+    }
+
+    /// The one table `name`.
+    fn table(&mut self, name: &str) -> Option<Spanned<&'t DeTable<'t>>> {
+        let value = self.root.get(name)?;
+        if let Some(table) = value.get_ref().as_table() {
+            return Some(Spanned::new(value.span(), table));
+        }
+        let message = format!("`{name}` must be one table");
+        let label = match value.get_ref().as_array() {
+            Some(_) => "this is a list of tables",
+            None => "this is a value",
+        };
+        let help = format!("write `[{name}]` once, and its keys below");
+        self.diagnostics.push(Diagnostic::error(message).at(value.span(), label).help(help));
+        None
+    }
+
+    fn required_table(&mut self, name: &str, example: &str) -> Option<Spanned<&'t DeTable<'t>>> {
+        if !self.root.contains_key(name) {
+            self.diagnostics.push(
+                Diagnostic::error(format!("the configuration has no `[{name}]`"))
+                    .in_file()
+                    .help(format!("add `[{name}]`, and below it `{example}`")),
+            );
+        }
+        self.table(name)
+    }
+
+    /// All tables `[[name]]`.
+    fn tables(&mut self, name: &str, header: &str) -> Vec<Spanned<&'t DeTable<'t>>> {
+        let Some(value) = self.root.get(name) else { return Vec::new() };
+        let wrong = |span, label| {
+            let message = format!("`{name}` must be a list of tables");
+            let help = format!("write `{header}`, once for each");
+            Diagnostic::error(message).at(span, label).help(help)
+        };
+        let Some(items) = value.get_ref().as_array() else {
+            let label = match value.get_ref() {
+                DeValue::Table(_) => "this is a single table",
+                _ => "this is a value",
+            };
+            self.diagnostics.push(wrong(value.span(), label));
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for item in items.iter() {
+            match item.get_ref().as_table() {
+                Some(table) => tables.push(Spanned::new(item.span(), table)),
+                None => self.diagnostics.push(wrong(item.span(), "this is a value")),
+            }
+        }
+        tables
+    }
+
+    fn open<'r>(
+        &'r mut self,
+        name: &'static str,
+        table: &Spanned<&'t DeTable<'t>>,
+    ) -> Table<'t, 'r> {
+        Table::new(name, table.span(), table.get_ref(), self.diagnostics)
+    }
+
+    fn machine(&mut self) -> Machine {
+        let mut machine = Machine { vcpus: None, memory: None, shutdown_grace: SHUTDOWN_GRACE };
+        let Some(table) = self.required_table("machine", "memory = \"1GiB\"") else {
+            return machine;
+        };
+        let mut table = self.open("[machine]", &table);
+        machine.vcpus = table.optional("vcpus", "2", |v| value::integer(v, 1..=VCPUS_MAX));
+        if !table.has("vcpus") {
+            machine.vcpus = Some(Spanned::new(table.span(), VCPUS));
+        }
+        machine.memory = table.required("memory", "\"1GiB\"", value::memory);
+        if let Some(grace) = table.optional("shutdown_grace", "\"30s\"", value::duration) {
+            machine.shutdown_grace = grace.into_inner();
+        }
+        table.finish();
+        machine
+    }
+
+    fn kernel(&mut self) -> Kernel {
+        let Some(table) = self.required_table("kernel", "image = \"vmlinuz\"") else {
+            return Kernel::default();
+        };
+        let folder = self.folder;
+        let mut table = self.open("[kernel]", &table);
+        let image = table.required("image", "\"vmlinuz\"", |v| path(v, folder));
+        let initramfs = table.optional("initramfs", "\"initramfs.img\"", |v| path(v, folder));
+        let cmdline = table.optional("cmdline", "\"console=ttyS0\"", value::cmdline);
+        table.finish();
+        Kernel { image, initramfs, cmdline: cmdline.map(Spanned::into_inner) }
+    }
+
+    fn disk(&mut self, table: &Spanned<&'t DeTable<'t>>) -> Disk {
+        let folder = self.folder;
+        let mut table = self.open("[[disk]]", table);
+        let id = table.required("id", "\"root\"", value::id);
+        let path = table.required("path", "\"root.img\"", |v| path(v, folder));
+        let cache = table.optional("cache", "\"writeback\"", cache);
+        table.optional("bus", "\"virtio-blk\"", bus);
+        let readonly = table.optional("readonly", "true", value::boolean);
+        let queues = table.optional("queues", "1", |v| value::integer(v, 1..=VCPUS_MAX));
+        let serial = table.optional("serial", "\"A1B2C3\"", value::serial);
+        let header = table.span();
+        table.finish();
+        let readonly = readonly.is_some_and(Spanned::into_inner);
+        Disk { header, id, path, cache, readonly, queues, serial }
+    }
+
+    fn net(&mut self, table: &Spanned<&'t DeTable<'t>>) -> Net {
+        let mut table = self.open("[[net]]", table);
+        let tap = table.required("tap", "\"tap0\"", value::tap);
+        let mac = table.optional("mac", "\"02:00:00:00:00:01\"", value::mac);
+        let header = table.span();
+        table.finish();
+        Net { header, tap, mac }
+    }
+
+    fn console(&mut self) -> Console {
+        let Some(table) = self.table("console") else { return Console::Stdio };
+        let folder = self.folder;
+        let mut table = self.open("[console]", &table);
+        let file = table.optional("file", "\"console.log\"", |v| path(v, folder));
+        let socket = table.optional("socket", "\"console.sock\"", |v| socket(v, folder));
+        let mode = table.optional("mode", "\"off\"", |v| value::one_of(v, &["stdio", "off"]));
+        let mut spans: Vec<_> = [
+            file.as_ref().map(Spanned::span),
+            socket.as_ref().map(Spanned::span),
+            mode.as_ref().map(Spanned::span),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        spans.sort_by_key(|span| span.start);
+        if let [first, second, ..] = spans.as_slice() {
+            table.report(
+                Diagnostic::error("`[console]` names two places")
+                    .at(second.clone(), "and the second")
+                    .related(first.clone(), "the first")
+                    .help("keep one of `file`, `socket` and `mode`"),
+            );
+        }
+        table.finish();
+        match (file, socket, mode.map(Spanned::into_inner)) {
+            (Some(file), _, _) => Console::File(file),
+            (_, Some(socket), _) => Console::Socket(socket),
+            (_, _, Some("off")) => Console::Off,
+            _ => Console::Stdio,
+        }
+    }
+}
+
+fn path(value: &DeValue<'_>, folder: &Path) -> value::Read<PathBuf> {
+    value::path(value).map(|path| folder.join(path))
+}
+
+/// `sun_path` of `sockaddr_un`, less the final NUL.
+const SOCKET_PATH_MAX: usize = 108 - 1;
+
+fn socket(value: &DeValue<'_>, folder: &Path) -> value::Read<PathBuf> {
+    let path = path(value, folder)?;
+    let length = path.as_os_str().len();
+    if length > SOCKET_PATH_MAX {
+        return Err(value::Wrong {
+            what: "is too long for a socket".to_owned(),
+            label: format!("{length} bytes with the folder of this file"),
+            help: Some(format!("write a path of at most {SOCKET_PATH_MAX} bytes")),
+        });
+    }
+    Ok(path)
+}
+
+fn cache(value: &DeValue<'_>) -> value::Read<CacheMode> {
+    let name = value::one_of(value, &CacheMode::ALL.map(CacheMode::name))?;
+    Ok(CacheMode::ALL.into_iter().find(|mode| mode.name() == name).unwrap_or(CacheMode::WriteBack))
+}
+
+fn bus(value: &DeValue<'_>) -> value::Read<Bus> {
+    match value::one_of(value, &["virtio-blk", "virtio-scsi"])? {
+        "virtio-scsi" => Err(value::Wrong {
+            what: "is not available yet".to_owned(),
+            label: "virtio-scsi is still to come".to_owned(),
+            help: Some("write \"virtio-blk\", or leave `bus` out".to_owned()),
+        }),
+        _ => Ok(Bus::VirtioBlk),
+    }
+}
+
+impl Source {
+    /// The machine, or nothing where a value was refused.
+    pub(super) fn build(self) -> Option<MachineConfig> {
+        let vcpus = self.machine.vcpus?.into_inner();
+        Some(MachineConfig {
+            vcpus: u8::try_from(vcpus).ok()?,
+            memory_bytes: self.machine.memory?.into_inner(),
+            shutdown_grace: self.machine.shutdown_grace,
+            kernel: KernelConfig {
+                image: self.kernel.image?.into_inner(),
+                initramfs: self.kernel.initramfs.map(Spanned::into_inner),
+                cmdline: self.kernel.cmdline.unwrap_or_else(|| CMDLINE.to_owned()),
+            },
+            disks: self.disks.into_iter().map(|disk| disk.build(vcpus)).collect::<Option<_>>()?,
+            nets: self.nets.into_iter().map(Net::build).collect::<Option<_>>()?,
+            console: match self.console {
+                Console::Stdio => ConsoleConfig::Stdio,
+                Console::File(path) => ConsoleConfig::File(path.into_inner()),
+                Console::Socket(path) => ConsoleConfig::Socket(path.into_inner()),
+                Console::Off => ConsoleConfig::Off,
+            },
+        })
+    }
+}
+
+impl Disk {
+    fn build(self, vcpus: u16) -> Option<DiskConfig> {
+        let id = self.id?.into_inner();
+        Some(DiskConfig {
+            path: self.path?.into_inner(),
+            bus: Bus::VirtioBlk,
+            cache: self.cache.map_or(CacheMode::WriteBack, Spanned::into_inner),
+            readonly: self.readonly,
+            queues: self.queues.map_or(vcpus.min(QUEUES), Spanned::into_inner),
+            serial: self.serial.map_or_else(|| id.clone(), Spanned::into_inner),
+            id,
+        })
+    }
+}
+
+impl Net {
+    /// Its address, given or derived.
+    pub(super) fn mac(&self) -> Option<[u8; 6]> {
+        let given = self.mac.as_ref().map(|mac| *mac.get_ref());
+        given.or_else(|| Some(value::derived_mac(self.tap.as_ref()?.get_ref())))
+    }
+
+    fn build(self) -> Option<NetConfig> {
+        Some(NetConfig { mac: self.mac()?, tap: self.tap?.into_inner() })
+    }
+}

@@ -1,0 +1,87 @@
+//! What the file alone tells across its tables: names used twice, too many devices or queues.
+
+use std::fmt::Display;
+
+use block::CacheMode;
+use toml::Spanned;
+
+use super::parse::Source;
+use super::report::{Diagnostic, Span};
+use super::value::display_mac;
+
+/// A PCI bus has 32 slots; the host bridge and the entropy device take one each.
+const DEVICES_MAX: usize = 32 - 2;
+
+/// Adds what is wrong between the parts of `source`.
+pub(super) fn check(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    let ids = source.disks.iter().filter_map(|disk| disk.id.as_ref());
+    let taps = source.nets.iter().filter_map(|net| net.tap.as_ref());
+    let macs = source.nets.iter().filter_map(|net| net.mac.as_ref());
+    twice("id", ids.map(|id| (id.get_ref(), id.span())), diagnostics);
+    twice("tap", taps.map(|tap| (tap.get_ref(), tap.span())), diagnostics);
+    twice("mac", macs.map(|mac| (display_mac(*mac.get_ref()), mac.span())), diagnostics);
+    queues(source, diagnostics);
+    slots(source, diagnostics);
+    unsafe_cache(source, diagnostics);
+}
+
+/// Reports each value of `key` which was there before.
+fn twice<T: Display + PartialEq>(
+    key: &str,
+    values: impl Iterator<Item = (T, Span)>,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let mut seen: Vec<(T, Span)> = Vec::new();
+    for (value, span) in values {
+        match seen.iter().find(|(before, _)| *before == value) {
+            Some((_, first)) => diagnostics.push(
+                Diagnostic::error(format!("`{key}` {value} is used twice"))
+                    .at(span, "and here again")
+                    .related(first.clone(), "first here")
+                    .help(format!("give each its own `{key}`")),
+            ),
+            None => seen.push((value, span)),
+        }
+    }
+}
+
+/// A guest opens at most one queue per vCPU, so further ones would be threads for nothing.
+fn queues(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    let Some(vcpus) = &source.machine.vcpus else { return };
+    let limit = *vcpus.get_ref();
+    let queues = source.disks.iter().filter_map(|disk| disk.queues.as_ref());
+    for queues in queues.filter(|queues| *queues.get_ref() > limit) {
+        diagnostics.push(
+            Diagnostic::error("`queues` is more than the vCPUs")
+                .at(queues.span(), "a guest uses at most one queue per vCPU")
+                .related(vcpus.span(), format!("`vcpus` is {limit}"))
+                .help(format!("write at most {limit}, or leave `queues` out")),
+        );
+    }
+}
+
+fn slots(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    let disks = source.disks.iter().map(|disk| &disk.header);
+    let nets = source.nets.iter().map(|net| &net.header);
+    let mut headers: Vec<_> = disks.chain(nets).collect();
+    headers.sort_by_key(|header| header.start);
+    if let Some(header) = headers.get(DEVICES_MAX) {
+        let total = headers.len();
+        diagnostics.push(
+            Diagnostic::error(format!("{total} disks and nets do not fit on the PCI bus"))
+                .at((*header).clone(), "no slot is left from here on")
+                .help(format!("keep at most {DEVICES_MAX} disks and nets together")),
+        );
+    }
+}
+
+fn unsafe_cache(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    let caches = source.disks.iter().filter_map(|disk| disk.cache.as_ref());
+    for cache in caches.filter(|cache| *cache.get_ref() == CacheMode::Unsafe) {
+        diagnostics.push(
+            Diagnostic::warning("`cache = \"unsafe\"` ignores the guest's flushes")
+                .at(Spanned::span(cache), "a host crash loses data the guest believes safe")
+                .help("write \"writeback\" for a disk you want to keep"),
+        );
+    }
+}
