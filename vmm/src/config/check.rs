@@ -65,10 +65,10 @@ fn summary(path: &Path, machine: &MachineConfig) -> String {
 
 fn disk_row(disk: &DiskConfig, id_width: usize) -> String {
     let size = disk_bytes(disk).map_or_else(|| "?".to_owned(), human_size);
-    let readonly = if disk.readonly { "  read-only" } else { "" };
+    let access = if disk.readonly { "ro" } else { "rw" };
     let DiskConfig { id, cache, path, .. } = disk;
     let cache = cache.name();
-    format!("{id:<id_width$}  {size:>9}  {cache:<12}  {}{readonly}", path.display())
+    format!("{id:<id_width$}  {size:>9}  {cache:<12}  {access}  {}", path.display())
 }
 
 fn disk_bytes(disk: &DiskConfig) -> Option<u64> {

@@ -13,7 +13,7 @@ use toml::Spanned;
 
 use super::parse::{Console, Disk, Source};
 use super::report::{Diagnostic, Span};
-use super::value::{exact_size, human_size};
+use super::value::{MEMORY_STEP, exact_size};
 
 /// What the checks need to know of the host. Tests make one up.
 #[derive(Debug)]
@@ -96,11 +96,11 @@ impl Host {
     fn check_memory(&self, source: &Source) -> Option<Diagnostic> {
         let memory = source.machine.memory.as_ref()?;
         let (asked, available) = (*memory.get_ref(), self.available_bytes?);
-        let most = available >> 20 << 20;
+        let most = available / MEMORY_STEP * MEMORY_STEP;
         (asked > available).then(|| {
-            let (asked, free) = (human_size(asked), human_size(available));
+            let (asked, free) = (asked >> 20, available >> 20);
             Diagnostic::error("`memory` is more than the host has free")
-                .at(memory.span(), format!("{asked} asked, {free} available"))
+                .at(memory.span(), format!("{asked} MiB asked, {free} MiB available"))
                 .help(format!("write at most \"{}\", or free memory on the host", exact_size(most)))
         })
     }
@@ -129,7 +129,7 @@ impl Host {
     }
 }
 
-fn mem_available(meminfo: &str) -> Option<u64> {
+pub(super) fn mem_available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok()?.checked_mul(1024)
 }
@@ -308,7 +308,7 @@ fn check_image(disk: &Disk, path: &Spanned<PathBuf>, file: &File) -> Option<Diag
         let help = format!("round it up with `truncate -s %{SECTOR} {name}`");
         return Some(message.at(path.span(), format!("{size} bytes")).help(help));
     }
-    if !disk.readonly
+    if disk.readonly == Some(false)
         && let Err(errno) = accessat(CWD, path.get_ref(), Access::WRITE_OK, AtFlags::EACCESS)
     {
         let help = "grant yourself the right to write it, or write `readonly = true`";
@@ -322,7 +322,7 @@ fn check_image(disk: &Disk, path: &Spanned<PathBuf>, file: &File) -> Option<Diag
 }
 
 /// Whether a cache mode that bypasses the page cache can be had.
-fn check_direct(disk: &Disk, path: &Spanned<PathBuf>) -> Option<Diagnostic> {
+pub(super) fn check_direct(disk: &Disk, path: &Spanned<PathBuf>) -> Option<Diagnostic> {
     let cache = disk.cache.as_ref().filter(|cache| cache.get_ref().is_direct())?;
     let direct = OFlags::DIRECT.bits().cast_signed();
     let error = OpenOptions::new().read(true).custom_flags(direct).open(path.get_ref()).err()?;
@@ -352,11 +352,10 @@ fn identity(path: &Path) -> Option<(bool, u64, u64)> {
 fn check_shared_images(disks: &[Disk], diagnostics: &mut Vec<Diagnostic>) {
     let mut seen = Vec::new();
     for disk in disks {
-        let Some(path) = &disk.path else { continue };
+        let (Some(path), Some(readonly)) = (&disk.path, disk.readonly) else { continue };
         let Some(identity) = identity(path.get_ref()) else { continue };
-        let first = seen
-            .iter()
-            .find(|(other, readonly, _)| *other == identity && !(*readonly && disk.readonly));
+        let first =
+            seen.iter().find(|(other, shared, _)| *other == identity && !(*shared && readonly));
         if let Some((_, _, first)) = first {
             let name = path.get_ref().display();
             diagnostics.push(
@@ -366,7 +365,7 @@ fn check_shared_images(disks: &[Disk], diagnostics: &mut Vec<Diagnostic>) {
                     .help("give each disk its own image, or set `readonly = true` on both"),
             );
         }
-        seen.push((identity, disk.readonly, path.span()));
+        seen.push((identity, readonly, path.span()));
     }
 }
 

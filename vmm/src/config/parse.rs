@@ -45,7 +45,8 @@ pub(super) struct Disk {
     pub(super) id: Option<Spanned<String>>,
     pub(super) path: Option<Spanned<PathBuf>>,
     pub(super) cache: Option<Spanned<CacheMode>>,
-    pub(super) readonly: bool,
+    /// Nothing where it was refused.
+    pub(super) readonly: Option<bool>,
     pub(super) queues: Option<Spanned<u16>>,
     pub(super) serial: Option<Spanned<String>>,
 }
@@ -86,34 +87,38 @@ pub(super) fn parse(text: &str, folder: &Path) -> (Option<Source>, Vec<Diagnosti
     (Some(source), diagnostics)
 }
 
-/// One diagnostic per line: further ones are mostly echoes of the first.
+const BARE_WORD: &str = "string values must be quoted";
+const DUPLICATE: &str = "duplicate key";
+
+/// The errors of the TOML parser. It goes on after each; once one has shaken the structure of the
+/// file, the following are mostly its echoes, and are left out.
 fn syntax(text: &str, errors: &[toml::de::Error]) -> Vec<Diagnostic> {
-    let mut errors: Vec<_> = errors
-        .iter()
-        .map(|error| (error.span().unwrap_or(0..0), error.message()))
-        .map(|(span, message)| (span.start.min(text.len())..span.end.min(text.len()), message))
-        .collect();
+    let mut errors: Vec<_> = errors.iter().map(|error| (syntax_span(text, error), error)).collect();
     errors.sort_by_key(|(span, _)| span.start);
-    errors.dedup_by_key(|(span, _)| text.get(..span.start).map(|t| t.matches('\n').count()));
-    errors
-        .into_iter()
-        .map(|(span, message)| {
-            let (message, label) = match message.split_once(", expected ") {
-                Some((message, expected)) => (message, format!("expected {expected}")),
-                None if message == "duplicate key" => (message, "given before".to_owned()),
-                None => (message, "here".to_owned()),
-            };
-            let bare = text.get(span.clone()).unwrap_or_default();
-            let diagnostic = Diagnostic::error(format!("not valid TOML: {message}"));
-            match message {
-                "string values must be quoted" if !bare.is_empty() => {
-                    diagnostic.at(span, "needs quotes").help(format!("write {bare:?}"))
-                }
-                "duplicate key" => diagnostic.at(span, label).help("keep one of the two"),
-                _ => diagnostic.at(span, label),
-            }
-        })
-        .collect()
+    let shaken = errors.iter().position(|(_, error)| {
+        !error.message().starts_with(BARE_WORD) && error.message() != DUPLICATE
+    });
+    errors.truncate(shaken.map_or(errors.len(), |index| index + 1));
+    errors.into_iter().map(|(span, error)| syntax_error(text, span, error.message())).collect()
+}
+
+fn syntax_span(text: &str, error: &toml::de::Error) -> Span {
+    let span = error.span().unwrap_or(0..0);
+    span.start.min(text.len())..span.end.min(text.len())
+}
+
+fn syntax_error(text: &str, span: Span, message: &str) -> Diagnostic {
+    let (message, expected) = message.split_once(", expected ").unwrap_or((message, ""));
+    let bare = text.get(span.clone()).unwrap_or_default();
+    let diagnostic = Diagnostic::error(format!("not valid TOML: {message}"));
+    match message {
+        BARE_WORD if !bare.is_empty() => {
+            diagnostic.at(span, "needs quotes").help(format!("write {bare:?}"))
+        }
+        DUPLICATE => diagnostic.at(span, "given before").help("keep one of the two"),
+        _ if expected.is_empty() => diagnostic.at(span, "here"),
+        _ => diagnostic.at(span, format!("expected {expected}")),
+    }
 }
 
 struct Reader<'t, 'd> {
@@ -234,12 +239,15 @@ impl<'t> Reader<'t, '_> {
         let path = table.required("path", "\"root.img\"", |v| path(v, folder));
         let cache = table.optional("cache", "\"writeback\"", cache);
         table.optional("bus", "\"virtio-blk\"", bus);
-        let readonly = table.optional("readonly", "true", value::boolean);
+        let mut readonly = table.optional("readonly", "true", value::boolean);
+        if !table.has("readonly") {
+            readonly = Some(Spanned::new(table.span(), false));
+        }
         let queues = table.optional("queues", "1", |v| value::integer(v, 1..=VCPUS_MAX));
         let serial = table.optional("serial", "\"A1B2C3\"", value::serial);
         let header = table.span();
         table.finish();
-        let readonly = readonly.is_some_and(Spanned::into_inner);
+        let readonly = readonly.map(Spanned::into_inner);
         Disk { header, id, path, cache, readonly, queues, serial }
     }
 
@@ -312,14 +320,14 @@ fn cache(value: &DeValue<'_>) -> value::Read<CacheMode> {
 }
 
 fn bus(value: &DeValue<'_>) -> value::Read<Bus> {
-    match value::one_of(value, &["virtio-blk", "virtio-scsi"])? {
-        "virtio-scsi" => Err(value::Wrong {
-            what: "is not available yet".to_owned(),
-            label: "virtio-scsi is still to come".to_owned(),
+    if value.as_str() == Some("virtio-scsi") {
+        return Err(value::Wrong {
+            what: "virtio-scsi is not available yet".to_owned(),
+            label: "still to come".to_owned(),
             help: Some("write \"virtio-blk\", or leave `bus` out".to_owned()),
-        }),
-        _ => Ok(Bus::VirtioBlk),
+        });
     }
+    value::one_of(value, &["virtio-blk"]).map(|_| Bus::VirtioBlk)
 }
 
 impl Source {
@@ -354,7 +362,7 @@ impl Disk {
             path: self.path?.into_inner(),
             bus: Bus::VirtioBlk,
             cache: self.cache.map_or(CacheMode::WriteBack, Spanned::into_inner),
-            readonly: self.readonly,
+            readonly: self.readonly?,
             queues: self.queues.map_or(vcpus.min(QUEUES), Spanned::into_inner),
             serial: self.serial.map_or_else(|| id.clone(), Spanned::into_inner),
             id,

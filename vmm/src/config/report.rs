@@ -5,6 +5,7 @@
 //! control characters.
 
 use std::fmt;
+use std::io::Write;
 use std::ops::Range;
 
 use annotate_snippets::renderer::DEFAULT_TERM_WIDTH;
@@ -148,7 +149,9 @@ impl Report {
     pub(crate) fn print(&self) {
         let size = rustix::termios::tcgetwinsize(rustix::stdio::stderr());
         let width = size.map_or(DEFAULT_TERM_WIDTH, |size| usize::from(size.ws_col));
-        anstream::eprint!("{}", self.render(&Renderer::styled().term_width(width.max(40))));
+        let text = self.render(&Renderer::styled().term_width(width.max(40)));
+        // Without a standard error there is nobody left to tell.
+        let _ = anstream::stderr().write_all(text.as_bytes());
     }
 
     /// Tells the log of the warnings.

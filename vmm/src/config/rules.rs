@@ -35,7 +35,7 @@ fn twice<T: Display + PartialEq>(
     for (value, span) in values {
         match seen.iter().find(|(before, _)| *before == value) {
             Some((_, first)) => diagnostics.push(
-                Diagnostic::error(format!("`{key}` {value} is used twice"))
+                Diagnostic::error(format!("the {key} `{value}` is used twice"))
                     .at(span, "and here again")
                     .related(first.clone(), "first here")
                     .help(format!("give each its own `{key}`")),

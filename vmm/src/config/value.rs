@@ -100,14 +100,13 @@ pub(super) fn size(value: &DeValue<'_>) -> Read<u64> {
     if let Some((_, scale)) = SIZE_UNITS.iter().find(|(name, _)| *name == unit) {
         return scaled(number, *scale, "a size such as \"512MiB\"");
     }
-    // `2G`, `2GB` and `2gib` are read as 1000³ by some and as 1024³ by others.
     let letter = unit.get(..1).map(str::to_ascii_uppercase).unwrap_or_default();
     let meant = SIZE_UNITS.iter().find(|(name, _)| name.starts_with(&letter));
-    match meant {
-        Some((name, _)) if is_loose_unit(unit) && !number.is_empty() => Err(Wrong::new(
-            "has an ambiguous unit",
-            format!("`{unit}` could be decimal or binary"),
-            format!("write \"{number}{name}\", counted in powers of 1024"),
+    match (meant, unit.to_ascii_lowercase().get(1..)) {
+        (Some((name, _)), Some("" | "b" | "ib")) if !number.is_empty() => Err(Wrong::new(
+            "has an unknown unit",
+            format!("`{unit}` is not `{name}`"),
+            format!("write \"{number}{name}\"; sizes count in powers of 1024"),
         )),
         _ => Err(Wrong::new(
             "is not a size",
@@ -117,19 +116,17 @@ pub(super) fn size(value: &DeValue<'_>) -> Read<u64> {
     }
 }
 
-/// Whether this is a size unit as others write it: `G`, `GB`, `gib`.
-fn is_loose_unit(unit: &str) -> bool {
-    matches!(unit.to_ascii_lowercase().get(1..), Some("" | "b" | "ib"))
+fn no_size_unit(number: &str) -> Wrong {
+    let meant = match number.parse() {
+        // A round number of MiB was meant in bytes, a small one in MiB.
+        Ok(bytes @ MIB..) if bytes.is_multiple_of(MIB) => exact_size(bytes),
+        Ok(mib @ 1..) => format!("{mib}MiB"),
+        Ok(0) | Err(_) => "512MiB".to_owned(),
+    };
+    no_unit(&meant)
 }
 
-fn no_size_unit(number: &str) -> Wrong {
-    let bytes = number.parse().unwrap_or(0);
-    // A round number of MiB was meant in bytes, a small one in MiB.
-    let meant = if bytes >= MIB && bytes.is_multiple_of(MIB) {
-        exact_size(bytes)
-    } else {
-        format!("{number}MiB")
-    };
+fn no_unit(meant: &str) -> Wrong {
     Wrong::new("has no unit", "a bare number", format!("write a unit, such as \"{meant}\""))
 }
 
@@ -137,8 +134,7 @@ fn no_size_unit(number: &str) -> Wrong {
 pub(super) fn duration(value: &DeValue<'_>) -> Read<Duration> {
     const EXPECTED: &str = "a time such as \"30s\"";
     if let Some(number) = value.as_integer() {
-        let help = format!("write a unit, such as \"{}s\"", number.as_str());
-        return Err(Wrong::new("has no unit", "a bare number", help));
+        return Err(no_unit(&format!("{}s", number.as_str())));
     }
     let text = value.as_str().ok_or_else(|| Wrong::kind(EXPECTED, value))?;
     let (number, unit) = split_number(text);
@@ -146,6 +142,7 @@ pub(super) fn duration(value: &DeValue<'_>) -> Read<Duration> {
         "ms" => 1,
         "s" => 1_000,
         "m" => 60_000,
+        "" if !number.is_empty() => return Err(no_unit(&format!("{number}s"))),
         _ => {
             return Err(Wrong::new(
                 "is not a time",
@@ -198,7 +195,7 @@ pub(super) fn human_size(bytes: u64) -> String {
 }
 
 /// The guest's memory is mapped in pages of this size where the host can.
-const MEMORY_STEP: u64 = 2 * MIB;
+pub(super) const MEMORY_STEP: u64 = 2 * MIB;
 /// Below this, no Linux kernel of today gets to its first process.
 const MEMORY_MIN: u64 = 32 * MIB;
 

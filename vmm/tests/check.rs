@@ -1,0 +1,367 @@
+//! `bulkhead check` as its user meets it: the built program, its output and its exit code.
+//!
+//! What each guard says is tested next to the code; here are the forms of the output. The tests that
+//! need `/dev/kvm` say so and pass where there is none.
+
+use std::fs;
+use std::path::Path;
+
+use snapbox::cmd::Command;
+use snapbox::{assert_data_eq, str};
+use tempfile::TempDir;
+
+const GOOD: &str = r#"
+[machine]
+memory = "64MiB"
+
+[kernel]
+image = "vmlinuz"
+
+[[disk]]
+id = "root"
+path = "root.img"
+
+[[disk]]
+id = "data-1"
+path = "data.img"
+cache = "writethrough"
+readonly = true
+"#;
+
+const BAD: &str = r#"
+[machine]
+memory = 64
+vcpu = 2
+
+[kernel]
+image = "vmlinux"
+
+[[disk]]
+id = "root"
+path = "root.img"
+cache = "unsafe"
+
+[[disk]]
+id = "root"
+path = "images/data.img"
+"#;
+
+/// A folder with a kernel, two disks and the given configuration.
+fn lab(config: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut kernel = vec![0; 0x400];
+    kernel[0x1fe..0x200].copy_from_slice(b"\x55\xaa");
+    kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    fs::write(folder.path().join("vmlinuz"), kernel).unwrap();
+    for (name, length) in [("root.img", 10 << 30), ("data.img", 3 << 19)] {
+        fs::File::create(folder.path().join(name)).unwrap().set_len(length).unwrap();
+    }
+    fs::write(folder.path().join("vm.toml"), config).unwrap();
+    folder
+}
+
+fn bulkhead(folder: &TempDir) -> Command {
+    Command::new(env!("CARGO_BIN_EXE_bulkhead")).current_dir(folder.path())
+}
+
+fn no_kvm() -> bool {
+    let missing = fs::File::options().read(true).write(true).open("/dev/kvm").is_err();
+    if missing {
+        eprintln!("skipped: needs /dev/kvm");
+    }
+    missing
+}
+
+#[test]
+fn a_good_machine_is_shown() {
+    if no_kvm() {
+        return;
+    }
+    let run = bulkhead(&lab(GOOD)).args(["check", "vm.toml"]).assert();
+    run.code(0).stderr_eq("").stdout_eq(str![[r#"
+vm.toml is ready to run
+
+  vcpus      1
+  memory     64 MiB
+  kernel     vmlinuz  bzImage
+  cmdline    console=ttyS0
+  disk       root       10 GiB  writeback     rw  root.img
+  disk       data-1    1.5 MiB  writethrough  ro  data.img
+  console    this terminal
+
+"#]]);
+}
+
+#[test]
+fn a_good_machine_as_json() {
+    if no_kvm() {
+        return;
+    }
+    let folder = lab(GOOD);
+    let run = bulkhead(&folder).args(["check", "--json", "vm.toml"]).assert();
+    run.code(0).stderr_eq("").stdout_eq(str![[r#"
+{
+  "diagnostics": [],
+  "machine": {
+    "console": {
+      "mode": "stdio",
+      "path": null
+    },
+    "disks": [
+      {
+        "bus": "virtio-blk",
+        "cache": "writeback",
+        "id": "root",
+        "path": "root.img",
+        "queues": 1,
+        "readonly": false,
+        "serial": "root",
+        "size_bytes": 10737418240
+      },
+      {
+        "bus": "virtio-blk",
+        "cache": "writethrough",
+        "id": "data-1",
+        "path": "data.img",
+        "queues": 1,
+        "readonly": true,
+        "serial": "data-1",
+        "size_bytes": 1572864
+      }
+    ],
+    "kernel": {
+      "cmdline": "console=ttyS0",
+      "format": "bzImage",
+      "image": "vmlinuz",
+      "initramfs": null
+    },
+    "memory_bytes": 67108864,
+    "nets": [],
+    "shutdown_grace_ms": 30000,
+    "vcpus": 1
+  },
+  "ok": true
+}
+
+"#]]);
+}
+
+#[test]
+fn all_problems_are_shown_at_once() {
+    if no_kvm() {
+        return;
+    }
+    let folder = lab(BAD);
+    let run = bulkhead(&folder).args(["check", "vm.toml"]).assert();
+    run.code(2).stdout_eq("").stderr_eq(str![[r#"
+error: `memory` has no unit
+ --> vm.toml:3:10
+  |
+3 | memory = 64
+  |          ^^ a bare number
+  |
+  = help: write a unit, such as "64MiB"
+
+error: unknown key `vcpu`
+ --> vm.toml:4:1
+  |
+4 | vcpu = 2
+  | ^^^^ did you mean `vcpus`?
+  |
+  = help: the keys of [machine] are: vcpus, memory, shutdown_grace
+
+error: the kernel image `vmlinux` does not exist
+ --> vm.toml:7:9
+  |
+7 | image = "vmlinux"
+  |         ^^^^^^^^^ no such file
+  |
+  = help: a relative path starts at the folder of this file
+
+warning: `cache = "unsafe"` ignores the guest's flushes
+  --> vm.toml:12:9
+   |
+12 | cache = "unsafe"
+   |         ^^^^^^^^ a host crash loses data the guest believes safe
+   |
+   = help: write "writeback" for a disk you want to keep
+
+error: the id `root` is used twice
+  --> vm.toml:15:6
+   |
+10 | id = "root"
+   |      ------ first here
+...
+15 | id = "root"
+   |      ^^^^^^ and here again
+   |
+   = help: give each its own `id`
+
+error: the disk image `images/data.img` does not exist
+  --> vm.toml:16:8
+   |
+16 | path = "images/data.img"
+   |        ^^^^^^^^^^^^^^^^^ there is no folder `images`
+   |
+   = help: a relative path starts at the folder of this file; or create it with `mkdir -p images`
+
+error: vm.toml has 5 errors and 1 warning
+
+"#]]);
+}
+
+#[test]
+fn problems_as_json() {
+    let folder = lab("[machine]\nmemory = 1GiB\n");
+    let run = bulkhead(&folder).args(["check", "--json", "vm.toml"]).assert();
+    run.code(2).stderr_eq("").stdout_eq(str![[r#"
+{
+  "diagnostics": [
+    {
+      "file": "vm.toml",
+      "help": "write /"1GiB/"",
+      "message": "not valid TOML: string values must be quoted",
+      "primary": {
+        "column": 10,
+        "end_byte": 23,
+        "label": "needs quotes",
+        "line": 2,
+        "start_byte": 19
+      },
+      "related": null,
+      "severity": "error"
+    }
+  ],
+  "machine": null,
+  "ok": false
+}
+
+"#]]);
+}
+
+#[test]
+fn run_refuses_with_the_same_report() {
+    let folder = lab("[machine]\nmemory = 1GiB\n");
+    for command in ["check", "run"] {
+        let run = bulkhead(&folder).args([command, "vm.toml"]).assert();
+        run.code(2).stdout_eq("").stderr_eq(str![[r#"
+error: not valid TOML: string values must be quoted
+ --> vm.toml:2:10
+  |
+2 | memory = 1GiB
+  |          ^^^^ needs quotes
+  |
+  = help: write "1GiB"
+
+error: vm.toml has 1 error
+
+"#]]);
+    }
+}
+
+#[test]
+fn files_that_are_no_configuration() {
+    let folder = lab("");
+    fs::write(folder.path().join("binary.toml"), b"a = \"\xff\"").unwrap();
+    let said = ["absent.toml", ".", "binary.toml", "/dev/zero"].map(|path| {
+        let output = bulkhead(&folder).args(["check", path]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{path}");
+        String::from_utf8(output.stderr).unwrap()
+    });
+    assert_data_eq!(
+        said.concat(),
+        str![[r#"
+error: cannot read the configuration: no such file
+--> absent.toml
+
+error: absent.toml has 1 error
+error: cannot read the configuration: it is a directory
+--> .
+ = help: name a .toml file in it
+
+error: . has 1 error
+error: cannot read the configuration: byte 5 is not UTF-8
+--> binary.toml
+ = help: save the file as UTF-8 text
+
+error: binary.toml has 1 error
+error: cannot read the configuration: it is larger than 1 MiB
+--> /dev/zero
+
+error: /dev/zero has 1 error
+
+"#]]
+    );
+}
+
+#[test]
+fn paths_start_at_the_folder_of_the_file() {
+    if no_kvm() {
+        return;
+    }
+    let folder = lab(GOOD);
+    let path = folder.path().join("vm.toml");
+    bulkhead(&folder).current_dir(Path::new("/")).arg("check").arg(path).assert().code(0);
+}
+
+#[test]
+fn help() {
+    let folder = lab("");
+    let run = bulkhead(&folder).arg("--help").env("COLUMNS", "100").assert();
+    run.code(0).stdout_eq(str![[r#"
+Runs Linux guests on KVM, with disks that tell the truth about durability
+
+Usage: bulkhead [OPTIONS] <COMMAND>
+
+Commands:
+  run    Run the machine a configuration describes, until its guest stops
+  check  Check a configuration against this host, and show the machine it describes
+
+Options:
+  -v, --verbose...         Log more: -v for the course of events, -vv for details, -vvv for
+                           everything
+      --log-level <LEVEL>  Log this and what is graver, to standard error [default: warn] [possible
+                           values: off, error, warn, info, debug, trace]
+  -h, --help               Print help
+  -V, --version            Print version
+
+Examples:
+  bulkhead check vm.toml            show the machine, or all that is wrong with it
+  bulkhead run vm.toml              run it, with its serial console on this terminal
+  bulkhead run -v vm.toml 2>vm.log  run it, and keep the log apart from the console
+
+A configuration needs no more than this:
+  [machine]
+  memory = "1GiB"
+  [kernel]
+  image = "vmlinuz"
+
+"#]]);
+    let run = bulkhead(&folder).args(["run", "--help"]).env("COLUMNS", "100").assert();
+    run.code(0).stdout_eq(str![[r#"
+Run the machine a configuration describes, until its guest stops
+
+Usage: bulkhead run [OPTIONS] <CONFIG>
+
+Arguments:
+  <CONFIG>  The configuration, a TOML file
+
+Options:
+  -v, --verbose...         Log more: -v for the course of events, -vv for details, -vvv for
+                           everything
+      --log-level <LEVEL>  Log this and what is graver, to standard error [default: warn] [possible
+                           values: off, error, warn, info, debug, trace]
+  -h, --help               Print help
+
+Exit codes:
+   0  the guest powered off
+   1  the host failed while it ran
+   2  the command line or the configuration is wrong
+  10  the guest rebooted
+  11  the guest's kernel panicked
+  12  the guest stopped on a triple fault
+  13  the guest did not power off within `shutdown_grace` and was stopped
+
+"#]]);
+    bulkhead(&folder).arg("check").assert().code(2);
+}
