@@ -5,6 +5,7 @@
 //! knows only the trait [`Hypervisor`]; it does not know KVM.
 
 pub mod bus;
+mod event;
 mod hypervisor;
 pub mod pci;
 pub mod platform;

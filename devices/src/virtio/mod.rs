@@ -1,1 +1,40 @@
 //! Virtio 1.2: the split virtqueue, the PCI transport, and the devices on it.
+//!
+//! A device ([`VirtioDevice`]) says what it is and, once the driver is ready, starts its workers.
+//! The transport ([`PciTransport`]) owns everything the driver configures; a [`Queue`] is the ring;
+//! a [`Worker`] is the thread that serves one queue. Storage devices share one loop over queue and
+//! engine, [`queue_worker`], and differ in their [`queue_worker::Protocol`].
+
+pub mod block;
+mod chain;
+mod chain_worker;
+mod device;
+mod in_flight;
+mod interrupt;
+mod net;
+mod queue;
+pub mod queue_worker;
+mod ring_memory;
+mod rng;
+mod transport;
+mod worker;
+
+pub use block::Block;
+pub use chain::{Buffer, Chain, OutOfMemoryRange, Span};
+pub use device::{ActivateError, Activation, ActiveQueue, DeviceType, VirtioDevice};
+pub use interrupt::{FaultReporter, Interrupt};
+pub use net::{Net, Tap, TapError};
+pub use queue::{Head, Queue, QueueError, QueueLayout};
+pub use rng::Rng;
+pub use transport::PciTransport;
+pub use worker::{Stop, Worker};
+
+/// Feature bits that belong to the transport and the ring (Virtio 1.2 §6).
+pub mod feature {
+    /// A descriptor may point to a table of descriptors.
+    pub const RING_INDIRECT_DESC: u64 = 1 << 28;
+    /// Notifications are suppressed by index rather than by flag.
+    pub const RING_EVENT_IDX: u64 = 1 << 29;
+    /// The device follows Virtio 1.0 or later. Not optional here.
+    pub const VERSION_1: u64 = 1 << 32;
+}

@@ -1,0 +1,192 @@
+//! The root of the bus: where accesses of vCPUs find their device.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{ConfigSpace, Identity, PciDevice};
+
+/// Slots on the bus; the first is the host bridge's.
+pub const SLOTS: u8 = 32;
+/// The enable bit of CONFIG_ADDRESS.
+const ENABLE: u32 = 1 << 31;
+/// A BAR that is nowhere.
+const UNMAPPED: u32 = u32::MAX;
+
+/// The guest-physical range from which BARs are placed.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// First address.
+    pub base: u32,
+    /// Length in bytes.
+    pub len: u32,
+}
+
+/// No slot or no room in the window is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the PCI bus is full: it has {} slots for devices", SLOTS - 1)]
+pub struct BusFull;
+
+struct Slot {
+    device: Mutex<Box<dyn PciDevice>>,
+    bar_bytes: u32,
+    /// Where the BAR is now, so that an access finds its device without a lock.
+    bar: AtomicU32,
+}
+
+/// The bus. Built by one thread, then shared by all vCPUs.
+pub struct PciRoot {
+    slots: Vec<Slot>,
+    /// CONFIG_ADDRESS.
+    address: AtomicU32,
+    window: Window,
+    next_bar: u32,
+}
+
+impl PciRoot {
+    /// A bus with nothing but its host bridge.
+    #[must_use]
+    pub fn new(window: Window) -> Self {
+        let bridge = Slot {
+            device: Mutex::new(Box::new(HostBridge::new())),
+            bar_bytes: 0,
+            bar: AtomicU32::new(UNMAPPED),
+        };
+        Self { slots: vec![bridge], address: AtomicU32::new(0), window, next_bar: window.base }
+    }
+
+    /// Puts a device into the next slot, places its BAR, and returns the slot's number.
+    ///
+    /// # Errors
+    ///
+    /// [`BusFull`].
+    pub fn add(&mut self, mut device: Box<dyn PciDevice>) -> Result<u8, BusFull> {
+        let number = u8::try_from(self.slots.len()).map_err(|_| BusFull)?;
+        let bar_bytes = device.config().bar_bytes();
+        let base = self.next_bar.checked_next_multiple_of(bar_bytes.max(1)).ok_or(BusFull)?;
+        let end = base.checked_add(bar_bytes).ok_or(BusFull)?;
+        if number >= SLOTS || end - self.window.base > self.window.len {
+            return Err(BusFull);
+        }
+        device.place(base);
+        self.next_bar = end;
+        let bar = AtomicU32::new(device.config().bar().unwrap_or(UNMAPPED));
+        self.slots.push(Slot { device: Mutex::new(device), bar_bytes, bar });
+        Ok(number)
+    }
+
+    /// Reads from the ports 0xCF8 to 0xCFF; `port` counts from 0xCF8.
+    pub fn config_read(&self, port: u8, data: &mut [u8]) {
+        data.fill(0xff);
+        if port < 4 {
+            let address = self.address.load(Ordering::Relaxed).to_le_bytes();
+            for (to, from) in data.iter_mut().zip(address.iter().skip(usize::from(port))) {
+                *to = *from;
+            }
+        } else if let Some((slot, offset)) = self.selected(port) {
+            lock(slot).config_read(offset, data);
+        }
+    }
+
+    /// Writes to the ports 0xCF8 to 0xCFF; `port` counts from 0xCF8.
+    pub fn config_write(&self, port: u8, data: &[u8]) {
+        if let (0, Ok(address)) = (port, <[u8; 4]>::try_from(data)) {
+            self.address.store(u32::from_le_bytes(address), Ordering::Relaxed);
+        } else if let Some((slot, offset)) = self.selected(port) {
+            let mut device = lock(slot);
+            device.config_write(offset, data);
+            slot.bar.store(device.config().bar().unwrap_or(UNMAPPED), Ordering::Release);
+        }
+    }
+
+    /// Reads guest-physical memory; `false` if no BAR is there.
+    #[must_use]
+    pub fn mmio_read(&self, addr: u64, data: &mut [u8]) -> bool {
+        let found = self.find(addr, data.len());
+        if let Some((slot, offset)) = found {
+            lock(slot).bar_read(offset, data);
+        }
+        found.is_some()
+    }
+
+    /// Writes guest-physical memory; `false` if no BAR is there.
+    #[must_use]
+    pub fn mmio_write(&self, addr: u64, data: &[u8]) -> bool {
+        let found = self.find(addr, data.len());
+        if let Some((slot, offset)) = found {
+            lock(slot).bar_write(offset, data);
+        }
+        found.is_some()
+    }
+
+    /// Ends all devices, each as far as it goes, and returns the first error.
+    ///
+    /// # Errors
+    ///
+    /// The first device's error; data of its disk may be lost.
+    pub fn close(&self) -> io::Result<()> {
+        let outcomes: Vec<_> = self.slots.iter().map(|slot| lock(slot).close()).collect();
+        outcomes.into_iter().collect()
+    }
+
+    /// The device and register that CONFIG_ADDRESS selects, for an access to CONFIG_DATA.
+    fn selected(&self, port: u8) -> Option<(&Slot, u8)> {
+        let address = self.address.load(Ordering::Relaxed);
+        let [register, function, bus, _] = address.to_le_bytes();
+        if address & ENABLE == 0 || bus != 0 || function & 7 != 0 || port < 4 {
+            return None;
+        }
+        let slot = self.slots.get(usize::from(function >> 3))?;
+        Some((slot, register & !3 | port & 3))
+    }
+
+    /// The device whose BAR holds the bytes, and where in it.
+    fn find(&self, addr: u64, len: usize) -> Option<(&Slot, u32)> {
+        let addr = u32::try_from(addr).ok()?;
+        self.slots.iter().find_map(|slot| {
+            let offset = addr.checked_sub(slot.bar.load(Ordering::Acquire))?;
+            let end = offset.checked_add(u32::try_from(len).ok()?)?;
+            (end <= slot.bar_bytes).then_some((slot, offset))
+        })
+    }
+}
+
+/// A device is left consistent by each access, so that a panic in one does not spoil the next.
+fn lock(slot: &Slot) -> MutexGuard<'_, Box<dyn PciDevice>> {
+    slot.device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Slot 0: there so that the guest finds a bus at all.
+struct HostBridge(ConfigSpace);
+
+impl HostBridge {
+    fn new() -> Self {
+        // Red Hat's generic host bridge, which needs no driver.
+        let class = [0x06, 0x00, 0x00];
+        let identity =
+            Identity { vendor: 0x1b36, device: 0x0008, revision: 0, class, subsystem: 0x1100 };
+        Self(ConfigSpace::new(&identity, 0))
+    }
+}
+
+impl PciDevice for HostBridge {
+    fn config(&self) -> &ConfigSpace {
+        &self.0
+    }
+
+    fn config_write(&mut self, offset: u8, data: &[u8]) {
+        self.0.write(offset, data);
+    }
+
+    fn place(&mut self, _base: u32) {}
+
+    fn bar_read(&mut self, _offset: u32, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+
+    fn bar_write(&mut self, _offset: u32, _data: &[u8]) {}
+
+    fn close(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,224 @@
+//! The virtio block device (Virtio 1.2 §5.2).
+
+mod protocol;
+mod request;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ::block::{Backend, Durability, Geometry};
+
+use self::protocol::BlockProtocol;
+use self::request::{ID_BYTES, Limits, SECTOR_BYTES};
+use super::device::read_config_bytes;
+use super::{ActivateError, Activation, DeviceType, VirtioDevice, Worker, queue_worker};
+
+pub use self::request::Status;
+
+/// Entries of each queue.
+const QUEUE_SIZE: u16 = 256;
+/// The most segments of data in one request: what a queue holds less header and status.
+const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
+/// The longest discard or zeroing in one request, 2 GiB in sectors.
+const MAX_RANGE_SECTORS: u32 = 1 << 22;
+/// Offset of the one field that the driver may write (§5.2.4).
+const WRITEBACK_OFFSET: u64 = 32;
+
+/// Feature bits (§5.2.3).
+mod feature {
+    pub(super) const SEG_MAX: u64 = 1 << 2;
+    pub(super) const RO: u64 = 1 << 5;
+    pub(super) const BLK_SIZE: u64 = 1 << 6;
+    pub(super) const FLUSH: u64 = 1 << 9;
+    pub(super) const TOPOLOGY: u64 = 1 << 10;
+    pub(super) const CONFIG_WCE: u64 = 1 << 11;
+    pub(super) const MQ: u64 = 1 << 12;
+    pub(super) const DISCARD: u64 = 1 << 13;
+    pub(super) const WRITE_ZEROES: u64 = 1 << 14;
+}
+
+/// Whether the guest is promised durability at each write's completion or at its flush. Shared by
+/// the configuration space, which switches it, and all queues, which ask it once per write.
+#[derive(Debug)]
+struct WriteCache {
+    enabled: AtomicBool,
+}
+
+impl WriteCache {
+    fn durability(&self) -> Durability {
+        if self.enabled.load(Ordering::Acquire) {
+            Durability::Volatile
+        } else {
+            Durability::Durable
+        }
+    }
+}
+
+/// A block device over a backend.
+pub struct Block {
+    name: Arc<str>,
+    backend: Arc<dyn Backend>,
+    id: [u8; ID_BYTES],
+    queue_sizes: Vec<u16>,
+    write_cache: Arc<WriteCache>,
+}
+
+impl Block {
+    /// A device called `name` in the log, with `queues` queues, that answers GET_ID with `serial`
+    /// (its first 20 bytes).
+    #[must_use]
+    pub fn new(name: &str, serial: &str, queues: u16, backend: Arc<dyn Backend>) -> Self {
+        let mut id = [0; ID_BYTES];
+        for (to, from) in id.iter_mut().zip(serial.bytes()) {
+            *to = from;
+        }
+        let enabled = AtomicBool::new(backend.cache_mode().has_write_cache());
+        Self {
+            name: name.into(),
+            backend,
+            id,
+            queue_sizes: vec![QUEUE_SIZE; usize::from(queues.max(1))],
+            write_cache: Arc::new(WriteCache { enabled }),
+        }
+    }
+
+    /// The configuration structure (§5.2.4).
+    fn config(&self) -> [u8; 60] {
+        let geometry = self.backend.geometry();
+        let mut config = [0; 60];
+        let mut put = |at: usize, bytes: &[u8]| {
+            if let Some(field) = config.get_mut(at..at + bytes.len()) {
+                field.copy_from_slice(bytes);
+            }
+        };
+        put(0, &(geometry.capacity / SECTOR_BYTES).to_le_bytes());
+        put(12, &SEG_MAX.to_le_bytes());
+        put(20, &geometry.logical_block.to_le_bytes());
+        put(24, &topology(&geometry));
+        put(32, &[u8::from(self.write_cache.durability() == Durability::Volatile)]);
+        put(34, &u16::try_from(self.queue_sizes.len()).unwrap_or(u16::MAX).to_le_bytes());
+        if let Some(discard) = geometry.discard {
+            let alignment = u64::from(discard.granularity) / SECTOR_BYTES;
+            put(36, &MAX_RANGE_SECTORS.to_le_bytes());
+            put(40, &1u32.to_le_bytes());
+            put(44, &u32::try_from(alignment).unwrap_or(1).to_le_bytes());
+        }
+        put(48, &MAX_RANGE_SECTORS.to_le_bytes());
+        put(52, &1u32.to_le_bytes());
+        put(56, &[u8::from(geometry.discard.is_some())]);
+        config
+    }
+
+    fn limits(&self) -> Limits {
+        let geometry = self.backend.geometry();
+        Limits {
+            capacity: geometry.capacity,
+            logical_block: geometry.logical_block,
+            read_only: self.backend.read_only(),
+            discard: geometry.discard.is_some(),
+            max_range_sectors: MAX_RANGE_SECTORS,
+        }
+    }
+}
+
+impl VirtioDevice for Block {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::Block
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn features(&self) -> u64 {
+        let mut features = feature::SEG_MAX | feature::BLK_SIZE | feature::TOPOLOGY;
+        if self.queue_sizes.len() > 1 {
+            features |= feature::MQ;
+        }
+        // A mode whose writes are all durable offers no way to make them less so.
+        if self.backend.cache_mode().has_write_cache() {
+            features |= feature::FLUSH | feature::CONFIG_WCE;
+        }
+        if self.backend.read_only() {
+            return features | feature::RO;
+        }
+        if self.backend.geometry().discard.is_some() {
+            features |= feature::DISCARD;
+        }
+        features | feature::WRITE_ZEROES
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_config_bytes(&self.config(), offset, data);
+    }
+
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        let (WRITEBACK_OFFSET, &[writeback]) = (offset, data) else { return };
+        if !self.backend.cache_mode().has_write_cache() {
+            return;
+        }
+        self.write_cache.enabled.store(writeback != 0, Ordering::Release);
+        // §5.2.6.2: writes that completed before the switch must not stay volatile after it.
+        if writeback == 0
+            && let Err(error) = self.backend.sync()
+        {
+            tracing::error!(target: "virtio-blk", "{}: cannot flush: {error}", self.name);
+        }
+    }
+
+    fn activate(&mut self, activation: Activation) -> Result<Vec<Worker>, ActivateError> {
+        // A driver that does not flush gets durable writes (§5.2.5.2, §5.2.6.2).
+        if activation.features & feature::FLUSH == 0 {
+            self.write_cache.enabled.store(false, Ordering::Release);
+        }
+        let mut workers: Vec<Worker> = Vec::with_capacity(activation.queues.len());
+        for active in activation.queues {
+            let spawned = queue_worker::spawn(
+                format!("{}/q{}", self.name, active.index),
+                active,
+                activation.memory.clone(),
+                activation.faults.clone(),
+                Arc::clone(&self.backend),
+                BlockProtocol {
+                    limits: self.limits(),
+                    id: self.id,
+                    write_cache: Arc::clone(&self.write_cache),
+                    name: Arc::clone(&self.name),
+                },
+            );
+            match spawned {
+                Ok(worker) => workers.push(worker),
+                Err(error) => {
+                    workers.iter().for_each(Worker::request_stop);
+                    workers.into_iter().for_each(Worker::join);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(workers)
+    }
+
+    fn reset(&mut self) {
+        let enabled = self.backend.cache_mode().has_write_cache();
+        self.write_cache.enabled.store(enabled, Ordering::Release);
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        self.backend.sync()
+    }
+}
+
+/// `struct virtio_blk_topology` (§5.2.4): block sizes as exponents and in logical blocks.
+fn topology(geometry: &Geometry) -> [u8; 8] {
+    let per_block = |bytes: u32| bytes / geometry.logical_block.max(1);
+    let physical = per_block(geometry.physical_block).max(1);
+    let exponent = u8::try_from(physical.ilog2()).unwrap_or(0);
+    let [min_low, min_high] = u16::try_from(physical).unwrap_or(1).to_le_bytes();
+    let [o0, o1, o2, o3] = per_block(geometry.optimal_io).to_le_bytes();
+    [exponent, 0, min_low, min_high, o0, o1, o2, o3]
+}

@@ -1,0 +1,131 @@
+//! virtio-blk over the queue worker: chains in, status bytes out.
+
+use std::io;
+use std::sync::Arc;
+
+use ::block::{Operation, Segments};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::WriteCache;
+use super::request::{HEADER_BYTES, Header, ID_BYTES, Kind, Limits, RANGE_BYTES, Status};
+use crate::GuestMemory;
+use crate::virtio::queue_worker::{Parsed, Protocol};
+use crate::virtio::{Chain, QueueError, Span};
+
+/// The protocol of one queue of a block device.
+pub(super) struct BlockProtocol {
+    pub(super) limits: Limits,
+    pub(super) id: [u8; ID_BYTES],
+    pub(super) write_cache: Arc<WriteCache>,
+    pub(super) name: Arc<str>,
+}
+
+/// What is remembered of a request: where its status goes, and what to say was written.
+#[derive(Debug)]
+pub(super) struct Pending {
+    status: GuestAddress,
+    written: u32,
+}
+
+impl Pending {
+    /// Writes the status byte, which comes last (§5.2.6.2), and returns the bytes written.
+    fn finish(self, memory: &GuestMemory, status: Status) -> u32 {
+        // The byte was seen to lie in guest memory when the chain was parsed.
+        let stored = memory.write_obj(status as u8, self.status);
+        debug_assert!(stored.is_ok());
+        self.written
+    }
+}
+
+/// What a well-formed request asks.
+enum Ask {
+    Disk(Operation),
+    Answered,
+}
+
+impl Protocol for BlockProtocol {
+    type Pending = Pending;
+
+    fn parse(
+        &mut self,
+        chain: &Chain,
+        memory: &GuestMemory,
+        segments: &mut Segments,
+    ) -> Parsed<Pending> {
+        let Some((data_in, pending)) = split_status(chain.writable(), memory) else {
+            return Parsed::Fatal(QueueError::NoStatus);
+        };
+        match self.read_request(chain.readable(), data_in, memory, segments) {
+            Ok(Ask::Disk(op)) => Parsed::Io { op, pending },
+            Ok(Ask::Answered) => Parsed::Done { written: pending.finish(memory, Status::Ok) },
+            Err(status) => Parsed::Done { written: pending.finish(memory, status) },
+        }
+    }
+
+    fn complete(&mut self, pending: Pending, memory: &GuestMemory, result: io::Result<()>) -> u32 {
+        let status = Status::from(&result);
+        if let Err(error) = result {
+            tracing::warn!(target: "virtio-blk", "{}: a request failed: {error}", self.name);
+        }
+        pending.finish(memory, status)
+    }
+}
+
+impl BlockProtocol {
+    /// Reads the header and what belongs to its type.
+    fn read_request(
+        &self,
+        readable: Span<'_>,
+        data_in: Span<'_>,
+        memory: &GuestMemory,
+        segments: &mut Segments,
+    ) -> Result<Ask, Status> {
+        let (header, data_out) = readable.split_at(HEADER_BYTES as u64).ok_or(Status::IoError)?;
+        let mut raw = [0; HEADER_BYTES];
+        header.read(memory, &mut raw).map_err(|_| Status::IoError)?;
+        let Header { kind, sector } = Header::decode(raw).ok_or(Status::Unsupported)?;
+        let durability = self.write_cache.durability();
+        let op = match kind {
+            Kind::In => {
+                let op = self.limits.read(sector, data_in.len())?;
+                data_in.map(memory, segments).map_err(|_| Status::IoError)?;
+                op
+            }
+            Kind::Out => {
+                let op = self.limits.write(sector, data_out.len(), durability)?;
+                data_out.map(memory, segments).map_err(|_| Status::IoError)?;
+                op
+            }
+            Kind::Flush => Operation::Flush,
+            Kind::GetId => {
+                data_in.write(memory, &self.id).map_err(|_| Status::IoError)?;
+                return Ok(Ask::Answered);
+            }
+            Kind::Discard => self.limits.discard(read_range(data_out, memory)?, durability)?,
+            Kind::WriteZeroes => {
+                self.limits.write_zeroes(read_range(data_out, memory)?, durability)?
+            }
+        };
+        Ok(Ask::Disk(op))
+    }
+}
+
+/// Splits the status byte, the last writable one, from the data before it; `None` if there is none
+/// in guest memory.
+fn split_status<'a>(writable: Span<'a>, memory: &GuestMemory) -> Option<(Span<'a>, Pending)> {
+    let (data, status) = writable.split_at(writable.len().checked_sub(1)?)?;
+    let status = status.buffers().next()?.addr;
+    memory.read_obj::<u8>(status).ok()?;
+    let written = u32::try_from(writable.len()).unwrap_or(u32::MAX);
+    Some((data, Pending { status, written }))
+}
+
+/// Reads the one range of a discard or zeroing: `max_discard_seg` and `max_write_zeroes_seg` are 1.
+fn read_range(data: Span<'_>, memory: &GuestMemory) -> Result<[u8; RANGE_BYTES], Status> {
+    let mut raw = [0; RANGE_BYTES];
+    if data.len() != RANGE_BYTES as u64 {
+        return Err(Status::IoError);
+    }
+    data.read(memory, &mut raw).map_err(|_| Status::IoError)?;
+    Ok(raw)
+}

@@ -1,0 +1,129 @@
+//! The loop of a queue whose chains are answered on the spot: entropy and network.
+//!
+//! Runs on the queue's own thread and, like the storage loop, never ends because of what a driver wrote.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::queue::MAX_BUFFERS;
+use super::{
+    ActivateError, ActiveQueue, Chain, FaultReporter, Head, Interrupt, Queue, QueueError, Stop,
+    Worker,
+};
+use crate::{GuestMemory, event};
+
+/// What became of a chain.
+pub(super) enum Handled {
+    /// Answered, with this many bytes written into it.
+    Used(u32),
+    /// Not yet: to be offered again when [`ChainHandler::source`] is readable.
+    Wait,
+}
+
+/// What a device does with the chains of one queue.
+pub(super) trait ChainHandler: Send + 'static {
+    /// Answers a chain.
+    ///
+    /// # Errors
+    ///
+    /// What the driver did wrong, if there is no way to answer.
+    fn handle(&mut self, chain: &Chain, memory: &GuestMemory) -> Result<Handled, QueueError>;
+
+    /// What to wait for after [`Handled::Wait`].
+    fn source(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// Starts the worker of one queue.
+pub(super) fn spawn(
+    name: String,
+    active: ActiveQueue,
+    memory: GuestMemory,
+    faults: FaultReporter,
+    handler: impl ChainHandler,
+) -> Result<Worker, ActivateError> {
+    let kick = Arc::clone(&active.kick);
+    let start = move || {
+        Ok(ChainWorker {
+            queue: active.queue,
+            kick: active.kick,
+            interrupt: active.interrupt,
+            chain: Chain::with_capacity(MAX_BUFFERS),
+            held: None,
+            broken: false,
+            memory,
+            faults,
+            handler,
+        })
+    };
+    Worker::spawn(name, kick, start, |mut worker, stop| worker.run(stop))
+}
+
+struct ChainWorker<H> {
+    queue: Queue,
+    kick: Arc<EventFd>,
+    interrupt: Interrupt,
+    chain: Chain,
+    /// The head of `chain`, while it waits for the source.
+    held: Option<Head>,
+    /// The ring is corrupt: nothing more is taken from it.
+    broken: bool,
+    memory: GuestMemory,
+    faults: FaultReporter,
+    handler: H,
+}
+
+impl<H: ChainHandler> ChainWorker<H> {
+    fn run(&mut self, stop: &Stop) {
+        while !stop.requested() {
+            self.queue.disarm_kick();
+            if let Err(error) = self.serve() {
+                self.broken = true;
+                self.faults.needs_reset(&error);
+            }
+            if self.queue.publish() {
+                self.interrupt.signal();
+            }
+            if self.broken || self.held.is_some() || self.queue.arm_kick() {
+                self.sleep();
+            }
+        }
+    }
+
+    /// Answers chains until there is none, or one must wait.
+    fn serve(&mut self) -> Result<(), QueueError> {
+        while !self.broken {
+            let head = match self.held.take() {
+                Some(head) => head,
+                None => match self.queue.pop(&mut self.chain)? {
+                    Some(head) => head,
+                    None => break,
+                },
+            };
+            match self.handler.handle(&self.chain, &self.memory)? {
+                Handled::Used(written) => self.queue.push_used(head, written),
+                Handled::Wait => {
+                    self.held = Some(head);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sleeps until a kick, or until the source has something for the chain that waits.
+    fn sleep(&mut self) {
+        let kick = PollFd::from_borrowed_fd(event::as_fd(&self.kick), PollFlags::IN);
+        let source = self.handler.source().filter(|_| self.held.is_some());
+        // Without a source the kick is polled twice, which does no harm.
+        let source = source.unwrap_or(event::as_fd(&self.kick));
+        let mut fds = [kick, PollFd::from_borrowed_fd(source, PollFlags::IN)];
+        // Interrupted or not, the loop looks again.
+        let _ = poll(&mut fds, None);
+        let _ = self.kick.read();
+    }
+}

@@ -1,0 +1,61 @@
+//! What a worker can tell the driver: "look at the ring" and "reset me".
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::transport::status;
+
+/// The value of a vector register that stands for "none" (Virtio 1.2 §4.1.5.1.2).
+pub(super) const NO_VECTOR: u16 = 0xffff;
+
+/// One source of interrupts, a queue or the configuration, on whichever MSI-X vector the driver
+/// assigned to it. Signalling takes one `write(2)` of an eventfd and no lock.
+#[derive(Clone)]
+pub struct Interrupt {
+    vectors: Arc<[Arc<EventFd>]>,
+    vector: Arc<AtomicU16>,
+}
+
+impl Interrupt {
+    /// The source that uses whichever of `vectors` the number in `vector` says, now and later.
+    #[must_use]
+    pub fn new(vectors: Arc<[Arc<EventFd>]>, vector: Arc<AtomicU16>) -> Self {
+        Self { vectors, vector }
+    }
+
+    /// Interrupts the driver, if it assigned a vector.
+    pub fn signal(&self) {
+        let vector = self.vector.load(Ordering::Relaxed);
+        if let Some(event) = self.vectors.get(usize::from(vector)) {
+            // Fails only if the counter is full, in which case the interrupt is pending already.
+            let _ = event.write(1);
+        }
+    }
+}
+
+/// How a worker makes its device ask for a reset (Virtio 1.2 §2.1.2).
+#[derive(Clone)]
+pub struct FaultReporter {
+    status: Arc<AtomicU8>,
+    config: Interrupt,
+}
+
+impl FaultReporter {
+    /// Reports into the device's status register and through its configuration interrupt.
+    #[must_use]
+    pub fn new(status: Arc<AtomicU8>, config: Interrupt) -> Self {
+        Self { status, config }
+    }
+
+    /// Sets DEVICE_NEEDS_RESET and tells the driver.
+    pub fn needs_reset(&self, why: &dyn Display) {
+        tracing::warn!(target: "virtio", "device needs a reset: {why}");
+        let before = self.status.fetch_or(status::NEEDS_RESET, Ordering::AcqRel);
+        if before & status::DRIVER_OK != 0 {
+            self.config.signal();
+        }
+    }
+}
