@@ -50,12 +50,12 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 
-    /// Log more: -v for the course of events, -vv for details, -vvv for everything
+    /// Log more: -v for info, -vv for debug, -vvv for trace
     #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "log_level")]
     verbose: u8,
 
-    /// Log this and what is graver, to standard error [default: warn]
-    #[arg(long, value_name = "LEVEL", global = true)]
+    /// Log to standard error at LEVEL: off, error, warn, info, debug or trace [default: warn]
+    #[arg(long, value_name = "LEVEL", global = true, hide_possible_values = true)]
     log_level: Option<LogLevel>,
 }
 

@@ -3,6 +3,8 @@
 //! What each guard says is tested next to the code; here are the forms of the output. The tests that
 //! need `/dev/kvm` say so and pass where there is none.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a failing helper fails its test
+
 use std::fs;
 use std::path::Path;
 
@@ -253,7 +255,6 @@ error: not valid TOML: string values must be quoted
   |
   = help: write "1GiB"
 
-error: vm.toml has 1 error
 
 "#]]);
     }
@@ -274,21 +275,17 @@ fn files_that_are_no_configuration() {
 error: cannot read the configuration: no such file
 --> absent.toml
 
-error: absent.toml has 1 error
 error: cannot read the configuration: it is a directory
 --> .
  = help: name a .toml file in it
 
-error: . has 1 error
-error: cannot read the configuration: byte 5 is not UTF-8
+error: cannot read the configuration: it is not UTF-8 from byte 5 on
 --> binary.toml
  = help: save the file as UTF-8 text
 
-error: binary.toml has 1 error
 error: cannot read the configuration: it is larger than 1 MiB
 --> /dev/zero
 
-error: /dev/zero has 1 error
 
 "#]]
     );
@@ -318,10 +315,9 @@ Commands:
   check  Check a configuration against this host, and show the machine it describes
 
 Options:
-  -v, --verbose...         Log more: -v for the course of events, -vv for details, -vvv for
-                           everything
-      --log-level <LEVEL>  Log this and what is graver, to standard error [default: warn] [possible
-                           values: off, error, warn, info, debug, trace]
+  -v, --verbose...         Log more: -v for info, -vv for debug, -vvv for trace
+      --log-level <LEVEL>  Log to standard error at LEVEL: off, error, warn, info, debug or trace
+                           [default: warn]
   -h, --help               Print help
   -V, --version            Print version
 
@@ -347,10 +343,9 @@ Arguments:
   <CONFIG>  The configuration, a TOML file
 
 Options:
-  -v, --verbose...         Log more: -v for the course of events, -vv for details, -vvv for
-                           everything
-      --log-level <LEVEL>  Log this and what is graver, to standard error [default: warn] [possible
-                           values: off, error, warn, info, debug, trace]
+  -v, --verbose...         Log more: -v for info, -vv for debug, -vvv for trace
+      --log-level <LEVEL>  Log to standard error at LEVEL: off, error, warn, info, debug or trace
+                           [default: warn]
   -h, --help               Print help
 
 Exit codes:

@@ -166,6 +166,6 @@ fn read(path: &Path) -> Result<String, Diagnostic> {
     }
     String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
-        cannot(format!("byte {offset} is not UTF-8")).help("save the file as UTF-8 text")
+        cannot(format!("it is not UTF-8 from byte {offset} on")).help("save the file as UTF-8 text")
     })
 }

@@ -167,7 +167,7 @@ impl Report {
             out += &renderer.render(&[self.group(diagnostic)]);
             out += "\n\n";
         }
-        if self.has_errors() {
+        if self.has_errors() && self.diagnostics.len() > 1 {
             let title = Level::ERROR.primary_title(self.tally());
             out += &renderer.render(&[Group::with_title(title)]);
             out.push('\n');
