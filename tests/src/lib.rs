@@ -1,1 +1,3 @@
 //! What no single crate can test: hostile driver, real guests.
+
+pub mod lab;

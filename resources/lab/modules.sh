@@ -1,0 +1,18 @@
+#!/bin/bash
+# modules.sh ROOT DEST MODULE...: copies kernel modules and what they depend on from ROOT into the tree DEST,
+# unpacked (a slow guest is glad of it), and indexes them for modprobe.
+set -euo pipefail
+root=$1; dest=$2; shift 2
+version=$(cat "$root/boot/version")
+files=$(chroot "$root" modprobe -S "$version" --show-depends -a "$@" | awk '$1 == "insmod" { print $2 }' | sort -u)
+for file in $files; do
+  to=$dest/lib/modules/$version/${file#*/modules/"$version"/}
+  mkdir -p "${to%/*}"
+  case $file in
+    *.xz) xz -dc "$root/$file" >"${to%.xz}" ;;
+    *) cp "$root/$file" "$to" ;;
+  esac
+done
+cp "$root/usr/lib/modules/$version/"modules.{order,builtin,builtin.modinfo} "$dest/lib/modules/$version/"
+PATH=$PATH:/usr/sbin:/sbin depmod -b "$dest" "$version"
+rm "$dest/lib/modules/$version/"modules.*.bin "$dest/lib/modules/$version/modules.builtin.modinfo"

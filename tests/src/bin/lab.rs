@@ -1,0 +1,151 @@
+//! `lab`: builds the lab and lets one try things in it by hand.
+
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use tests::lab::{Host, Lab, cache};
+
+/// Real Linux guests in an emulated host: build it, look into it, run commands in it.
+///
+/// Everything is kept in $BULKHEAD_LAB, else in bulkhead/lab of the user's cache folder.
+#[derive(Parser)]
+#[command(name = "lab")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Build what is missing (as root, on Debian; a few minutes the first time, nothing to do afterwards)
+    Build,
+    /// Restore the host, run one command in it, print its output and end with its status
+    Run {
+        /// Copy a file to /run/lab/in/ of the host first (may be given more than once)
+        #[arg(long, value_name = "FILE")]
+        put: Vec<PathBuf>,
+        /// Copy a file of the host (by its full path) into the current folder afterwards
+        #[arg(long, value_name = "PATH")]
+        get: Vec<String>,
+        /// Give up after this many seconds
+        #[arg(long, default_value_t = 600)]
+        timeout: u64,
+        /// The command, a line of shell
+        #[arg(required = true, trailing_var_arg = true)]
+        words: Vec<String>,
+    },
+    /// Restore the host and run commands in it as they are typed, until end of input
+    Shell {
+        /// Copy a file to /run/lab/in/ of the host first (may be given more than once)
+        #[arg(long, value_name = "FILE")]
+        put: Vec<PathBuf>,
+    },
+    /// Boot a host in emulated time, run one command in it unattended, print its output
+    Deterministic {
+        /// Copy a file beside the command (the current folder there) first
+        #[arg(long, value_name = "FILE")]
+        put: Vec<PathBuf>,
+        /// Give up after this many seconds
+        #[arg(long, default_value_t = 900)]
+        timeout: u64,
+        /// The command, a line of shell
+        #[arg(required = true, trailing_var_arg = true)]
+        words: Vec<String>,
+    },
+    /// Say what is built and where
+    Status,
+    /// Remove everything the lab keeps in its cache
+    Clean,
+}
+
+fn main() -> Result<ExitCode> {
+    match Arguments::parse().command {
+        Action::Build => {
+            let started = Instant::now();
+            Lab::build()?;
+            eprintln!("lab: ready after {:.1} s", started.elapsed().as_secs_f64());
+        }
+        Action::Run { put, get, timeout, words } => return run(&put, &get, timeout, &words.join(" ")),
+        Action::Shell { put } => shell(&put)?,
+        Action::Deterministic { put, timeout, words } => return deterministic(&put, timeout, &words.join(" ")),
+        Action::Status => status()?,
+        Action::Clean => {
+            let dir = cache()?;
+            if dir.exists() {
+                std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start(put: &[PathBuf]) -> Result<Host> {
+    let started = Instant::now();
+    let host = Host::start(&format!("by-hand-{}", std::process::id()))?;
+    host.run(&format!("mkdir -p {}", host.path("in")))?;
+    for file in put {
+        host.put(file, &format!("in/{}", name_of(file)?))?;
+    }
+    eprintln!("lab: host up after {:.2} s; logs in {}", started.elapsed().as_secs_f64(), host.logs().display());
+    Ok(host)
+}
+
+fn name_of(file: &std::path::Path) -> Result<&str> {
+    file.file_name().and_then(|name| name.to_str()).with_context(|| format!("{} has no file name", file.display()))
+}
+
+fn exit_code(status: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(status).unwrap_or(1))
+}
+
+fn run(put: &[PathBuf], get: &[String], timeout: u64, command: &str) -> Result<ExitCode> {
+    let host = start(put)?;
+    let output = host.try_run_for(command, Duration::from_secs(timeout))?;
+    println!("{}", output.text);
+    for remote in get {
+        host.get(remote, std::path::Path::new(name_of(std::path::Path::new(remote))?))?;
+    }
+    Ok(exit_code(output.status))
+}
+
+fn shell(put: &[PathBuf]) -> Result<()> {
+    let host = start(put)?;
+    let prompt = || {
+        eprint!("lab# ");
+        std::io::stderr().flush()
+    };
+    prompt()?;
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        if !line.trim().is_empty() {
+            let output = host.try_run_for(&line, Duration::from_secs(3600))?;
+            println!("{}", output.text);
+            if output.status != 0 {
+                eprintln!("[status {}]", output.status);
+            }
+        }
+        prompt()?;
+    }
+    Ok(())
+}
+
+fn deterministic(put: &[PathBuf], timeout: u64, command: &str) -> Result<ExitCode> {
+    let files = put.iter().map(|file| Ok((file.as_path(), name_of(file)?))).collect::<Result<Vec<_>>>()?;
+    let name = format!("by-hand-{}", std::process::id());
+    let output = Host::deterministic(&name, &files, command, Duration::from_secs(timeout))?;
+    print!("{}", output.text);
+    Ok(exit_code(output.status))
+}
+
+fn status() -> Result<()> {
+    println!("cache: {}", cache()?.display());
+    match Lab::find() {
+        Ok(lab) => println!("built: kernel {}\n{lab:#?}", lab.kernel_version()?),
+        Err(error) => println!("{error:#}"),
+    }
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! A guest (L2) that a scenario started: its console, and the program that runs it.
+
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::console::{Console, Output, abridged};
+use super::host::{COMMAND_TIMEOUT, Host};
+use super::qemu::GUEST_PORTS;
+
+/// How long a guest may take to boot. It takes about three seconds on an idle machine.
+pub const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long the program that runs a guest may take to end once the guest is off.
+pub const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A guest, killed when dropped.
+pub struct Guest<'host> {
+    host: &'host Host,
+    number: usize,
+    console: Console,
+}
+
+impl Host {
+    /// Starts `bulkhead` (see `put_bulkhead`) with this configuration, to which the console's socket is added.
+    pub fn spawn_guest(&self, config: &str) -> Result<Guest<'_>> {
+        let number = self.free_port()?;
+        let socket = self.path(&format!("guest{number}.sock"));
+        let file = self.write(&format!("guest{number}.toml"), &format!("{config}\n[console]\nsocket = \"{socket}\"\n"))?;
+        self.spawn_vmm(&format!("{} run {file}", self.path("bulkhead")))
+    }
+
+    /// Starts any virtual machine monitor that offers its guest's serial console on the unix socket `$CONSOLE`.
+    pub fn spawn_vmm(&self, command: &str) -> Result<Guest<'_>> {
+        let number = self.free_port()?;
+        let file = |suffix: &str| self.path(&format!("guest{number}.{suffix}"));
+        let (socket, pid, out, status) = (file("sock"), file("pid"), file("out"), file("status"));
+        let script = self.write(&format!("guest{number}.sh"), &format!("echo $$ >{pid}\nexport CONSOLE={socket}\nexec {command}\n"))?;
+        self.run(&format!(
+            "rm -f {socket} {status}; (bash {script} >{out} 2>&1 </dev/null; echo $? >{status}.new; mv {status}.new {status}) >/dev/null 2>&1 &"
+        ))?;
+        let console = Console::new(&format!("guest {number}"), self.connect(number, &socket)?, &self.logs().join(format!("guest{number}.log")))?;
+        self.ports_in_use.borrow_mut().push(number);
+        Ok(Guest { host: self, number, console })
+    }
+
+    fn free_port(&self) -> Result<usize> {
+        let used = self.ports_in_use.borrow();
+        (0..GUEST_PORTS).find(|number| !used.contains(number)).context("the lab bridges no more than three guest consoles")
+    }
+
+    fn connect(&self, number: usize, socket: &str) -> Result<UnixStream> {
+        if let Some(port) = self.guest_port(number)? {
+            self.run(&format!(
+                "socat UNIX-CONNECT:{socket},retry=1000,interval=0.02 OPEN:/dev/virtio-ports/guest{number} >/dev/null 2>&1 &"
+            ))?;
+            return Ok(port);
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match UnixStream::connect(socket) {
+                Ok(stream) => return Ok(stream),
+                Err(error) if Instant::now() > deadline => bail!("connecting to {socket}: {error}"),
+                Err(_) => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+}
+
+impl Guest<'_> {
+    fn file(&self, suffix: &str) -> String {
+        self.host.path(&format!("guest{}.{suffix}", self.number))
+    }
+
+    /// Waits until the guest takes commands.
+    pub fn wait_up(&self) -> Result<()> {
+        let deadline = Instant::now() + BOOT_TIMEOUT;
+        while self.console.poll_line("##READY", Duration::from_millis(500))?.is_none() {
+            if self.host.try_run(&format!("test -e {}", self.file("status")))?.status == 0 {
+                bail!("the guest ended while it should boot{}{}", self.console.last_lines(), self.report());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the guest was not up after {} s{}{}",
+                BOOT_TIMEOUT.as_secs(),
+                self.console.last_lines(),
+                self.report()
+            );
+        }
+        Ok(())
+    }
+
+    /// Waits for a line on the console that starts with `start`, and gives it.
+    pub fn wait_line(&self, start: &str, timeout: Duration) -> Result<String> {
+        Ok(self.console.wait_line(start, timeout)?.0)
+    }
+
+    /// Runs a shell command in the guest; an exit status other than zero is an error that shows the output.
+    pub fn run(&self, command: &str) -> Result<String> {
+        self.run_for(command, COMMAND_TIMEOUT)
+    }
+
+    /// Like `run`, with a time limit of its own.
+    pub fn run_for(&self, command: &str, timeout: Duration) -> Result<String> {
+        let output = self.console.run(command, timeout)?;
+        ensure!(output.status == 0, "status {} in the guest from: {}\n{}", output.status, abridged(command), output.text);
+        Ok(output.text)
+    }
+
+    /// Runs a shell command in the guest and gives its output and status, whatever that is.
+    pub fn try_run(&self, command: &str) -> Result<Output> {
+        self.console.run(command, COMMAND_TIMEOUT)
+    }
+
+    /// Sends text to the guest's console as it is, without waiting for anything.
+    pub fn send(&self, text: &str) -> Result<()> {
+        self.console.send(text)
+    }
+
+    /// Has the guest switch itself off and gives the exit status of the program that ran it.
+    pub fn power_off(&self) -> Result<i32> {
+        self.console.send("sync; poweroff -f\n")?;
+        self.wait_exit(EXIT_TIMEOUT)
+    }
+
+    /// Sends a signal, such as TERM, to the program that runs the guest.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        self.host.run(&format!("kill -{name} $(cat {})", self.file("pid")))?;
+        Ok(())
+    }
+
+    /// Waits for the program that runs the guest to end, and gives its exit status.
+    pub fn wait_exit(&self, timeout: Duration) -> Result<i32> {
+        let status = self.file("status");
+        let command = format!("timeout {} sh -c 'until test -e {status}; do sleep 0.02; done'; cat {status}", timeout.as_secs());
+        let output = self.host.try_run_for(&command, timeout + Duration::from_secs(30))?;
+        ensure!(
+            output.status == 0,
+            "the guest's program was still running after {} s{}{}",
+            timeout.as_secs(),
+            self.console.last_lines(),
+            self.report()
+        );
+        output.text.trim().parse().context("reading the exit status")
+    }
+
+    /// What the program that runs the guest has said on its standard output and error.
+    pub fn vmm_output(&self) -> Result<String> {
+        self.host.run(&format!("cat {}", self.file("out")))
+    }
+
+    fn report(&self) -> String {
+        format!("what the program that runs it said:\n{}\n", self.vmm_output().unwrap_or_default())
+    }
+}
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        // Best effort: the host itself goes away next. Its program's words are kept with the logs.
+        let (pid, status, out) = (self.file("pid"), self.file("status"), self.file("out"));
+        let end = format!("test -e {status} || kill -9 $(cat {pid}); cat {out}");
+        if let Ok(output) = self.host.try_run_for(&end, Duration::from_secs(20)) {
+            std::fs::write(self.host.logs().join(format!("guest{}.out", self.number)), output.text).ok();
+        }
+        self.host.ports_in_use.borrow_mut().retain(|number| *number != self.number);
+    }
+}

@@ -1,0 +1,46 @@
+//! The lab: real Linux guests, also on machines whose KVM cannot boot one.
+//!
+//! There QEMU emulates a host in software (L1), with SVM, and `bulkhead` runs its guest (L2) in that. L1 is booted once
+//! and restored from a snapshot at the start of each scenario. Build it (a few minutes, as root, on Debian) with
+//! `cargo run -q -p tests --bin lab -- build`; try things in it with `lab run -- CMD` and `lab shell`.
+//!
+//! ```no_run
+//! # use tests::lab::Host;
+//! # fn main() -> anyhow::Result<()> {
+//! let host = Host::start("my-scenario")?; // logs in target/lab/my-scenario/
+//! host.put_bulkhead()?; // BULKHEAD_BIN, or a release build
+//! let scratch = host.scratch("ext4")?; // "/scratch", on a disk of 8 GiB
+//! host.run(&format!("truncate -s 1G {scratch}/data.img"))?; // status 0 or an error; try_run gives the status
+//! let guest = host.spawn_guest(&format!(
+//!     "[machine]\nvcpus = 1\nmemory = \"128MiB\"\n\
+//!      [kernel]\nimage = \"{}\"\ninitramfs = \"{}\"\n\
+//!      cmdline = \"console=ttyS0 quiet cryptomgr.notests no_timer_check\"\n\
+//!      [[disk]]\nid = \"data\"\npath = \"{scratch}/data.img\"\n",
+//!     host.kit("vmlinux"),
+//!     host.kit("initramfs"), // initramfs-tools has fio, mkfs and sg3-utils, and wants 512 MiB
+//! ))?; // the console is added: a unix socket
+//! guest.wait_up()?;
+//! guest.run("mke2fs -q /dev/vda && mount /dev/vda /mnt")?;
+//! assert_eq!(guest.power_off()?, 0); // exit status of bulkhead
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Environment: `BULKHEAD_LAB` (cache folder), `BULKHEAD_LAB_MODE` (`nested` or `direct`; else what a try at build time
+//! found), `BULKHEAD_LAB_MIRROR` (Debian mirror; else apt's own), `BULKHEAD_BIN` (program under test).
+
+mod cache;
+mod console;
+mod deterministic;
+mod direct;
+mod guest;
+mod host;
+mod qemu;
+mod recipe;
+mod snapshot;
+
+pub use cache::cache;
+pub use console::{Console, Output};
+pub use guest::{BOOT_TIMEOUT, EXIT_TIMEOUT, Guest};
+pub use host::{COMMAND_TIMEOUT, Host, bulkhead_binary};
+pub use recipe::Lab;

@@ -1,0 +1,264 @@
+//! The emulated host machine (L1): its QEMU command line and its process.
+//!
+//! QEMU comes from the cached Debian root and runs through that root's own dynamic loader, so neither a chroot nor an
+//! installed package is needed. The machine must look the same at every restore as when the snapshot was taken.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::recipe::{Lab, tail};
+
+/// Consoles of guests that can be bridged out of L1 at the same time.
+pub(super) const GUEST_PORTS: usize = 3;
+/// Data disks of L1: what the files to and from it go through, and a place for disk images of guests.
+const DISKS: [(&str, u64); 3] = [("inbox", 1 << 30), ("outbox", 1 << 30), ("scratch", 8 << 30)];
+/// The part of the command line that decides what the machine is.
+const MACHINE: &str = "-M q35 -nodefaults -no-user-config -display none -no-reboot";
+const NESTED: &str = "-accel tcg -cpu EPYC,+svm,+npt,+vgif -smp 2 -m 7G";
+const DETERMINISTIC: &str =
+    "-accel tcg -cpu EPYC,+svm,+npt,-rdrand,-rdseed -smp 1 -m 4G -icount shift=0 -rtc clock=vm";
+const APPEND: &str = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off";
+
+/// How an L1 starts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// From the kernel on, to be talked to.
+    Cold,
+    /// From the snapshot.
+    Restored,
+    /// From the kernel on, in emulated time, doing what its inbox says and nothing else.
+    Deterministic,
+}
+
+/// Everything that shapes a machine, for the key of its snapshot.
+pub(super) fn shape() -> String {
+    format!("{MACHINE} {NESTED} {APPEND} {DISKS:?} {GUEST_PORTS}")
+}
+
+/// A command that runs the cached QEMU.
+pub(super) fn command(root: &Path) -> Command {
+    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    let path = ["", "ceph", "pulseaudio"].map(|dir| libraries.join(dir).display().to_string()).join(":");
+    let mut command = Command::new(root.join("usr/lib64/ld-linux-x86-64.so.2"));
+    command
+        .env("QEMU_MODULE_DIR", libraries.join("qemu"))
+        .arg("--library-path")
+        .arg(path)
+        .arg(root.join("usr/bin/qemu-system-x86_64"))
+        .arg("-L")
+        .arg(root.join("usr/share/qemu"))
+        .arg("-L")
+        .arg(root.join("usr/share/seabios"))
+        .stdin(Stdio::null());
+    command
+}
+
+/// A running L1, killed when dropped.
+pub(super) struct Machine {
+    child: Child,
+    /// Sockets and data disks of this run, removed with it.
+    dir: tempfile::TempDir,
+    qmp: BufReader<UnixStream>,
+    pub(super) command_port: UnixStream,
+    pub(super) guest_ports: Vec<UnixStream>,
+    logs: PathBuf,
+}
+
+impl Machine {
+    /// Starts QEMU with fresh data disks; console and QEMU's own messages go to `logs`.
+    pub(super) fn start(lab: &Lab, start: Start, logs: &Path) -> Result<Self> {
+        Self::start_in(lab, start, logs, Self::data_disks()?)
+    }
+
+    /// A folder with fresh, empty data disks.
+    pub(super) fn data_disks() -> Result<tempfile::TempDir> {
+        let dir = tempfile::Builder::new().prefix("bulkhead-lab-").tempdir()?;
+        for (name, size) in DISKS {
+            File::create(dir.path().join(name))?.set_len(size)?;
+        }
+        Ok(dir)
+    }
+
+    /// Like `start`, with data disks that are in `dir` already.
+    pub(super) fn start_in(lab: &Lab, start: Start, logs: &Path, dir: tempfile::TempDir) -> Result<Self> {
+        fs::create_dir_all(logs)?;
+        let names: Vec<String> =
+            ["qmp", "cmd"].iter().map(ToString::to_string).chain((0..GUEST_PORTS).map(|n| format!("guest{n}"))).collect();
+        let listeners = names
+            .iter()
+            .map(|name| {
+                let listener = UnixListener::bind(dir.path().join(format!("{name}.sock")))?;
+                listener.set_nonblocking(true)?;
+                Ok(listener)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let log = File::create(logs.join("qemu.log"))?;
+        let mut child = command(&lab.root)
+            .args(arguments(lab, start, dir.path(), logs))
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("starting the lab's QEMU")?;
+        let accepted: Result<Vec<UnixStream>> =
+            listeners.iter().map(|listener| accept(listener, &mut child, logs)).collect();
+        let mut streams = accepted
+            .inspect_err(|_| {
+                child.kill().ok();
+                child.wait().ok();
+            })?
+            .into_iter();
+        let (Some(qmp), Some(command_port)) = (streams.next(), streams.next()) else { bail!("sockets are missing") };
+        let guest_ports = streams.collect();
+        let mut machine =
+            Self { child, dir, qmp: BufReader::new(qmp), command_port, guest_ports, logs: logs.to_owned() };
+        machine.qmp_reply("greeting")?;
+        machine.qmp(r#"{"execute":"qmp_capabilities"}"#)?;
+        if start == Start::Restored {
+            machine.wait_restored()?;
+            machine.qmp(r#"{"execute":"cont"}"#)?;
+        }
+        Ok(machine)
+    }
+
+    /// Sends one QMP command and gives the reply as JSON text.
+    pub(super) fn qmp(&mut self, command: &str) -> Result<String> {
+        self.qmp.get_mut().write_all(format!("{command}\n").as_bytes()).context("sending to QEMU's monitor")?;
+        self.qmp_reply(command)
+    }
+
+    fn qmp_reply(&mut self, command: &str) -> Result<String> {
+        self.qmp.get_ref().set_read_timeout(Some(Duration::from_secs(60)))?;
+        loop {
+            let mut line = String::new();
+            if self.qmp.read_line(&mut line).with_context(|| format!("waiting for QEMU's answer to {command}"))? == 0 {
+                bail!("QEMU ended; its last words:\n{}", tail(&self.logs.join("qemu.log"), 20));
+            }
+            if line.starts_with("{\"error\"") {
+                bail!("QEMU refused {command}: {line}");
+            }
+            if line.starts_with("{\"return\"") || line.starts_with("{\"QMP\"") {
+                return Ok(line);
+            }
+        }
+    }
+
+    fn wait_restored(&mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.qmp(r#"{"execute":"query-status"}"#)?.contains("inmigrate") {
+            if Instant::now() > deadline {
+                bail!("restoring the snapshot took more than 60 s\n{}", tail(&self.logs.join("qemu.log"), 20));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Stops the machine and saves its state in a file.
+    pub(super) fn save(&mut self, file: &Path) -> Result<()> {
+        self.qmp(r#"{"execute":"stop"}"#)?;
+        let unlimited = r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":0}}"#;
+        self.qmp(unlimited)?;
+        self.qmp(&format!(r#"{{"execute":"migrate","arguments":{{"uri":"file:{}"}}}}"#, file.display()))?;
+        let deadline = Instant::now() + Duration::from_secs(120);
+        loop {
+            let state = self.qmp(r#"{"execute":"query-migrate"}"#)?;
+            if state.contains(r#""status": "completed""#) {
+                return Ok(());
+            }
+            if state.contains("failed") || Instant::now() > deadline {
+                bail!("saving the machine did not end well: {state}");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for the machine to switch itself off.
+    pub(super) fn wait_off(&mut self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                bail!(
+                    "the lab's machine was still running after {} s; its console:\n{}",
+                    timeout.as_secs(),
+                    tail(&self.logs.join("console.log"), 25)
+                );
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// The file behind one of the data disks.
+    pub(super) fn disk(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Process id of QEMU, for tests that cut its power.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to kill.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn arguments(lab: &Lab, start: Start, dir: &Path, logs: &Path) -> Vec<String> {
+    let mut line: Vec<String> = Vec::new();
+    let mut add = |words: &str| line.extend(words.split(' ').map(str::to_owned));
+    add(MACHINE);
+    add(if start == Start::Deterministic { DETERMINISTIC } else { NESTED });
+    add(&format!("-serial file:{}", logs.join("console.log").display()));
+    let drive = |name: &str, file: &Path, more: &str| {
+        format!(
+            "-drive if=none,id={name},file={},format=raw,discard=unmap,{more} -device virtio-blk-pci,drive={name},serial={name}",
+            file.display()
+        )
+    };
+    add(&drive("root", &lab.image.join("root.img"), "cache=unsafe,readonly=on"));
+    for (name, _) in DISKS {
+        add(&drive(name, &dir.join(name), "cache=unsafe"));
+    }
+    add(&format!("-chardev socket,id=qmp,path={}", dir.join("qmp.sock").display()));
+    add("-mon chardev=qmp,mode=control -device virtio-serial-pci");
+    for name in ["cmd".to_owned()].into_iter().chain((0..GUEST_PORTS).map(|n| format!("guest{n}"))) {
+        let path = dir.join(format!("{name}.sock"));
+        add(&format!("-chardev socket,id={name},path={} -device virtserialport,chardev={name},name={name}", path.display()));
+    }
+    add(&format!("-kernel {} -initrd {}", lab.kit.join("vmlinuz").display(), lab.kit.join("host.cpio.zst").display()));
+    let unattended = if start == Start::Deterministic { " lab.unattended" } else { "" };
+    let mut all = line;
+    all.extend(["-append".to_owned(), format!("{APPEND}{unattended}")]);
+    if start == Start::Restored {
+        all.extend(["-incoming".to_owned(), format!("file:{}", lab.snapshot.join("state").display())]);
+    }
+    all
+}
+
+fn accept(listener: &UnixListener, child: &mut Child, logs: &Path) -> Result<UnixStream> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Ok((stream, _)) = listener.accept() {
+            stream.set_nonblocking(false)?;
+            return Ok(stream);
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("QEMU ended at once ({status}):\n{}", tail(&logs.join("qemu.log"), 20));
+        }
+        if Instant::now() > deadline {
+            bail!("QEMU did not connect within 30 s");
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,140 @@
+//! Builds the lab, step by step, and finds what was built.
+//!
+//! Steps: host packages, the Debian root (and its kernel), the guest kit, the disk image, the snapshot, and a try of this
+//! machine's own KVM. Each writes into a folder beside its final name and renames it when done, so a step that was
+//! interrupted is simply done again. One lock keeps two builds apart; scenarios only read.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::cache::{Key, cache, recipe};
+use super::{direct, snapshot};
+
+/// Finished products of the recipe.
+#[derive(Clone, Debug)]
+pub struct Lab {
+    /// Debian userland of L1 as a folder; it also lends its QEMU to this machine.
+    pub root: PathBuf,
+    /// Kernels and initramfs archives: `/l2` in L1, plus `host.cpio.zst`.
+    pub kit: PathBuf,
+    /// Folder of L1's root disk.
+    pub image: PathBuf,
+    /// Folder of the saved state of a booted L1.
+    pub snapshot: PathBuf,
+}
+
+/// The last lines of a log file, for error messages.
+pub(super) fn tail(path: &Path, lines: usize) -> String {
+    let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+}
+
+impl Lab {
+    /// The lab as already built; an error says how to build it.
+    pub fn find() -> Result<Self> {
+        let lab = Self::plan()?.context("the lab is not built")?;
+        for product in [&lab.root, &lab.kit, &lab.image, &lab.snapshot] {
+            ensure!(
+                product.exists(),
+                "the lab is not built, or its recipe changed since ({} is missing): cargo run -p tests --bin lab -- build",
+                product.display()
+            );
+        }
+        Ok(lab)
+    }
+
+    /// Names of all products, or none when even the first step is to be done (the rest depend on the kernel it finds).
+    pub(super) fn plan() -> Result<Option<Self>> {
+        let root_key = Key::new().files(&["root.sh", "kernel.sh"])?;
+        let root = root_key.folder("root")?;
+        let Ok(version) = fs::read(root.join("boot/version")) else { return Ok(None) };
+        let kit_key = root_key
+            .bytes(&version)
+            .files(&["initramfs.sh", "modules.sh", "vmlinux.sh", "guest", "host/initramfs-init"])?;
+        let image_key = kit_key.files(&["image.sh", "host"])?;
+        let snapshot_key = image_key.key(snapshot::key());
+        Ok(Some(Self {
+            root,
+            kit: kit_key.folder("kit")?,
+            image: image_key.folder("image")?,
+            snapshot: snapshot_key.folder("snapshot")?,
+        }))
+    }
+
+    /// The version of the kernel that L1 and the guests boot.
+    pub fn kernel_version(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.root.join("boot/version"))?.trim().to_owned())
+    }
+
+    /// Does what is missing, showing each step and the time it took.
+    pub fn build() -> Result<Self> {
+        let dir = cache()?;
+        fs::create_dir_all(dir.join("logs"))?;
+        let lock = File::create(dir.join("lock"))?;
+        if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+            eprintln!("lab: another build is running; waiting for it");
+            rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+        }
+        script("host packages", "host-packages.sh", &[])?;
+        let root = Key::new().files(&["root.sh", "kernel.sh"])?.folder("root")?;
+        step("root", &root, |out| script("root", "root.sh", &[out]))?;
+        let lab = Self::plan()?.context("the root step left no kernel version")?;
+        eprintln!("lab: kernel {}", lab.kernel_version()?);
+        step("kit", &lab.kit, |out| lab.build_kit(out))?;
+        step("image", &lab.image, |out| {
+            fs::create_dir_all(out)?;
+            script("image", "image.sh", &[&lab.root, &lab.kit, &out.join("root.img")])
+        })?;
+        step("snapshot", &lab.snapshot, |out| snapshot::take(&lab, out))?;
+        step("direct-kvm", &direct::verdict_folder(&lab)?, |out| direct::probe(&lab, out))?;
+        Ok(lab)
+    }
+
+    fn build_kit(&self, out: &Path) -> Result<()> {
+        fs::create_dir_all(out)?;
+        let kernel = self.root.join(format!("boot/vmlinuz-{}", self.kernel_version()?));
+        fs::copy(&kernel, out.join("vmlinuz")).with_context(|| format!("copying {}", kernel.display()))?;
+        script("vmlinux", "vmlinux.sh", &[&kernel, &out.join("vmlinux")])?;
+        script("initramfs", "initramfs.sh", &[&self.root, out])
+    }
+}
+
+/// Makes `product` with `make` unless it exists already.
+fn step(name: &str, product: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if product.exists() {
+        eprintln!("lab: {name}: there already");
+        return Ok(());
+    }
+    eprintln!("lab: {name} ...");
+    let started = Instant::now();
+    let unfinished = product.with_extension("unfinished");
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished)?;
+    }
+    make(&unfinished).with_context(|| format!("lab build, step {name}"))?;
+    fs::rename(&unfinished, product)?;
+    eprintln!("lab: {name} done in {:.1} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Runs a recipe script with its output in a log of the cache folder.
+fn script(name: &str, file: &str, arguments: &[&Path]) -> Result<()> {
+    let log_path = cache()?.join(format!("logs/{}.log", name.replace(' ', "-")));
+    let log = File::create(&log_path)?;
+    let status = Command::new(recipe().join(file))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .status()
+        .with_context(|| format!("running {file}"))?;
+    if !status.success() {
+        bail!("{file} failed ({status}); the end of {}:\n{}", log_path.display(), tail(&log_path, 25));
+    }
+    Ok(())
+}

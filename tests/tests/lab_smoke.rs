@@ -1,0 +1,60 @@
+//! Is the lab itself sound? A failure here says nothing about bulkhead: the guests are run by QEMU.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tests::lab::{Guest, Host};
+
+fn qemu_guest<'host>(host: &'host Host, more: &str) -> Result<Guest<'host>> {
+    host.spawn_vmm(&format!(
+        "qemu-system-x86_64 -accel kvm -cpu host -M q35 -m 256M -nodefaults -display none -no-reboot \
+         -kernel {} -initrd {} -append 'console=ttyS0 quiet cryptomgr.notests no_timer_check' \
+         -serial unix:$CONSOLE,server=on,wait=off {more}",
+        host.kit("vmlinuz"),
+        host.kit("initramfs")
+    ))
+}
+
+#[test]
+#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
+fn a_restored_host_runs_commands_and_passes_files() -> Result<()> {
+    let started = Instant::now();
+    let host = Host::start("smoke-commands")?;
+    println!("restored in {:.2} s", started.elapsed().as_secs_f64());
+    assert_eq!(host.run("echo one; echo two >&2")?.trim(), "one\ntwo");
+    assert_eq!(host.try_run("exit 7")?.status, 7);
+    assert_eq!(host.run("for word in a 'b \\n c'; do\n  echo \"$word\"\ndone")?, "a\nb \\n c\n");
+    let here = std::env::current_exe()?;
+    let there = host.put(&here, "copy")?;
+    let back = tempfile::NamedTempFile::new()?;
+    host.get(&there, back.path())?;
+    assert!(std::fs::read(&here)? == std::fs::read(back.path())?, "a file came back changed");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
+fn a_guest_boots_takes_commands_and_powers_off() -> Result<()> {
+    let host = Host::start("smoke-guest")?;
+    let started = Instant::now();
+    let guest = qemu_guest(&host, "")?;
+    guest.wait_up()?;
+    println!("guest up after {:.2} s", started.elapsed().as_secs_f64());
+    assert!(guest.run("uname -a")?.contains("cloud-amd64"));
+    assert_eq!(guest.try_run("false")?.status, 1);
+    assert_eq!(guest.power_off()?, 0);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
+fn a_guest_obeys_its_power_button() -> Result<()> {
+    let host = Host::start("smoke-button")?;
+    let guest = qemu_guest(&host, &format!("-qmp unix:{},server=on,wait=off", host.path("qmp.sock")))?;
+    guest.wait_up()?;
+    let press = r#"'{"execute":"qmp_capabilities"}{"execute":"system_powerdown"}'"#;
+    host.run(&format!("printf %s {press} | socat -t 1 - UNIX-CONNECT:{} >/dev/null", host.path("qmp.sock")))?;
+    guest.wait_line("GUEST-POWER-BUTTON", Duration::from_secs(60))?;
+    assert_eq!(guest.wait_exit(Duration::from_secs(60))?, 0);
+    Ok(())
+}
