@@ -1,0 +1,27 @@
+# What people do with this tree. `make` alone lists it.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check build lab clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build lab ## Boot a Debian guest that writes a file, reboots and finds it again
+	@cargo run --quiet --package tests --bin demo
+
+test: build lab ## Run everything: unit, property, hostile driver, real guests
+	cargo test --workspace
+
+check: ## Formatting and lints, as CI wants them
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- --deny warnings
+
+build: ## Build target/release/bulkhead
+	cargo build --release --package vmm
+
+lab: ## Build or refresh the cached lab image
+	@resources/lab/host-packages.sh
+	@cargo run --quiet --package tests --bin lab -- build
+
+clean: ## Remove what was built, but not the cached lab image
+	cargo clean
