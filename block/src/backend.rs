@@ -49,7 +49,8 @@ pub struct EngineSetup<'a> {
     pub depth: u16,
     /// Where segments come from. The owner keeps it mapped while the engine lives.
     pub memory: &'a [MemoryRegion],
-    /// A file descriptor (an eventfd) whose readability ends [`IoEngine::wait`].
+    /// An eventfd; signalling it ends [`IoEngine::wait`]. One that was signalled before the engine
+    /// was made starts it with a kick.
     pub kick: BorrowedFd<'a>,
 }
 
@@ -74,15 +75,28 @@ pub enum OpenError {
         /// What is wrong with it.
         why: String,
     },
+    /// Another process uses it.
+    #[error("{path}: in use by {}", user(*.pid))]
+    InUse {
+        /// The backing file.
+        path: PathBuf,
+        /// The process that holds it, where the host says.
+        pid: Option<u32>,
+    },
     /// The kernel refused an io_uring.
     #[error("this host refuses io_uring ({0}); see the sysctl kernel.io_uring_disabled")]
     NoIoUring(#[source] io::Error),
 }
 
+fn user(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another process".into(), |pid| format!("process {pid}"))
+}
+
 /// What ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wake {
-    /// The kick descriptor became readable; the engine has read (reset) it.
+    /// The kick descriptor was signalled since the last wait. The engine has consumed the signal;
+    /// the owner need not read the descriptor.
     pub kicked: bool,
 }
 
@@ -121,7 +135,9 @@ pub trait IoEngine {
     /// Takes a request. At most `depth` are in flight, which the caller sees to.
     fn push(&mut self, request: Request);
 
-    /// Hands everything pushed to the host. Does not wait.
+    /// Hands everything pushed to the host, and lets it post completions. Does not wait. A worker
+    /// that polls [`IoEngine::reap`] calls this on every turn: it costs a system call only when there
+    /// is something to do.
     ///
     /// # Errors
     ///
@@ -131,7 +147,7 @@ pub trait IoEngine {
     /// The next completion, if one is there.
     fn reap(&mut self) -> Option<Completion>;
 
-    /// Submits, then sleeps until a completion is there or the kick descriptor is readable.
+    /// Submits, then sleeps until a completion is there or the kick descriptor is signalled.
     ///
     /// # Errors
     ///

@@ -9,12 +9,18 @@
 
 mod backend;
 mod cache_mode;
+mod host_file;
+mod page;
+mod raw_file;
 mod request;
+mod sync_latch;
+mod uring;
 
 pub use backend::{
     Backend, DiscardLimits, EngineSetup, Geometry, IoEngine, MemoryRegion, OpenError, Wake,
 };
 pub use cache_mode::{CacheMode, FlushAction, UnknownCacheMode};
+pub use raw_file::RawFile;
 pub use request::{
     ByteOffset, ByteRange, Completion, Durability, Operation, Request, Segment, Segments,
 };

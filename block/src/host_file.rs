@@ -1,0 +1,175 @@
+//! An open file or block device of the host, and what engines have to know of it.
+//!
+//! Shared by the control thread and all engines of one disk; nothing here changes after opening but
+//! the latch.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::sync_latch::SyncLatch;
+use crate::{
+    ByteOffset, ByteRange, CacheMode, Durability, FlushAction, Geometry, Operation, Segment,
+};
+
+/// What kind of file holds the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Regular,
+    BlockDevice,
+}
+
+/// What direct I/O asks of a transfer. Both are powers of two, in bytes, at most a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DirectAlignment {
+    /// Of each segment's address.
+    pub(crate) memory: u32,
+    /// Of the disk offset and of each segment's length.
+    pub(crate) offset: u32,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct HostFile {
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+    pub(crate) kind: Kind,
+    pub(crate) mode: CacheMode,
+    pub(crate) read_only: bool,
+    pub(crate) geometry: Geometry,
+    /// Present when the page cache is bypassed.
+    pub(crate) direct: Option<DirectAlignment>,
+    pub(crate) latch: SyncLatch,
+    pub(crate) discard_refusal_noted: AtomicBool,
+}
+
+/// What is to be done with a request before the host is asked.
+pub(crate) enum Admission {
+    /// The host has to carry it out.
+    Carry,
+    /// It is complete already.
+    Settled(io::Result<()>),
+}
+
+impl HostFile {
+    /// Opens the same file once more. Write-back errors are reported once per open file description,
+    /// so a description shared by two engines would tell only the first of two concurrent flushes.
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub(crate) fn reopen(&self) -> io::Result<File> {
+        open_again(&self.file, flags_of(self.mode, self.read_only))
+    }
+
+    pub(crate) fn is_block_device(&self) -> bool {
+        self.kind == Kind::BlockDevice
+    }
+
+    /// Judges a request. Devices check what guests ask, so a refusal here is a bug of ours.
+    pub(crate) fn admit(&self, op: Operation, segments: &[Segment]) -> Admission {
+        let (start, len) = match op {
+            Operation::Flush if self.mode.flush_action() == FlushAction::Ignore => {
+                return Admission::Settled(Ok(()));
+            }
+            Operation::Flush => (0, 0),
+            Operation::Read { at: ByteOffset(at) }
+            | Operation::Write { at: ByteOffset(at), .. } => (at, total_len(segments)),
+            Operation::Discard { range: ByteRange { start, len }, .. }
+            | Operation::WriteZeroes { range: ByteRange { start, len }, .. } => (start.0, len),
+        };
+        let writes = !matches!(op, Operation::Read { .. } | Operation::Flush);
+        let in_bounds = start.checked_add(len).is_some_and(|end| end <= self.geometry.capacity);
+        let aligned = (start | len).is_multiple_of(u64::from(self.geometry.logical_block));
+        if !(in_bounds && aligned) {
+            return Admission::Settled(Err(io::Error::from_raw_os_error(libc::EINVAL)));
+        }
+        if writes && self.read_only {
+            return Admission::Settled(Err(io::Error::from_raw_os_error(libc::EROFS)));
+        }
+        if let Err(lost) = self.check_promise(op) {
+            return Admission::Settled(Err(lost));
+        }
+        if len == 0 && op != Operation::Flush {
+            return Admission::Settled(Ok(()));
+        }
+        Admission::Carry
+    }
+
+    /// Whether what `op` promises of durability can still be kept.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` when acknowledged data was lost before.
+    pub(crate) fn check_promise(&self, op: Operation) -> io::Result<()> {
+        if promises_durability(op) { self.latch.check() } else { Ok(()) }
+    }
+
+    /// Latches a failed `fdatasync`.
+    pub(crate) fn sync_failed(&self, error: &io::Error) {
+        if self.latch.set() {
+            tracing::error!(
+                path = %self.path.display(), %error,
+                "write-back failed: acknowledged data may be lost; flushes fail until the disk is reopened"
+            );
+        }
+    }
+
+    /// Latches a failed durable write where it may stand for more than itself: through the page
+    /// cache, its `RWF_DSYNC` half takes the error of earlier writes' pages, and no later flush
+    /// would see that error again. On a regular file a want of space is the write's own error:
+    /// file systems reserve space before they take the data.
+    pub(crate) fn durable_write_failed(&self, error: &io::Error) {
+        let want_of_space =
+            matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG));
+        let own_error = !self.is_block_device() && want_of_space;
+        if self.direct.is_none() && !own_error {
+            self.sync_failed(error);
+        }
+    }
+
+    /// Says once that discards free nothing here.
+    pub(crate) fn note_discard_refusal(&self) {
+        if !self.discard_refusal_noted.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                path = %self.path.display(),
+                "the host cannot discard here: the guest's discards succeed and free nothing"
+            );
+        }
+    }
+}
+
+/// The flags a disk is opened with.
+pub(crate) fn flags_of(mode: CacheMode, read_only: bool) -> OFlags {
+    let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    let direct = if mode.is_direct() { OFlags::DIRECT } else { OFlags::empty() };
+    access | direct | OFlags::CLOEXEC
+}
+
+/// Opens what `fd` refers to, whatever its path has become. Needs `/proc`.
+///
+/// # Errors
+///
+/// The host's error.
+pub(crate) fn open_again(fd: impl AsFd, flags: OFlags) -> io::Result<File> {
+    let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    Ok(File::from(rustix::fs::open(link, flags, Mode::empty())?))
+}
+
+fn total_len(segments: &[Segment]) -> u64 {
+    segments.iter().fold(0u64, |sum, segment| sum.saturating_add(segment.len() as u64))
+}
+
+fn promises_durability(op: Operation) -> bool {
+    matches!(
+        op,
+        Operation::Flush
+            | Operation::Write { durability: Durability::Durable, .. }
+            | Operation::Discard { durability: Durability::Durable, .. }
+            | Operation::WriteZeroes { durability: Durability::Durable, .. }
+    )
+}

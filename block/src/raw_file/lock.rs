@@ -1,0 +1,44 @@
+//! The lock that keeps two virtual machines off one image. Control thread only.
+//!
+//! An open-file-description lock over the whole file: the host drops it with the last descriptor, however
+//! the process ends, and it conflicts with the byte-range locks of other monitors. It is advisory.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use crate::OpenError;
+
+/// Locks the file: shared when `read_only`, else exclusively.
+///
+/// # Errors
+///
+/// Another process holds a conflicting lock, or the host refuses to lock.
+pub(super) fn take(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
+    let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
+    match lock_call(file, libc::F_OFD_SETLK, kind) {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            // Holders of open-file-description locks are reported as -1, others by their pid.
+            let pid = lock_call(file, libc::F_OFD_GETLK, kind).ok().map(|lock| lock.l_pid);
+            let pid = pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid > 0);
+            Err(OpenError::InUse { path: path.into(), pid })
+        }
+        Err(source) => Err(OpenError::Host { path: path.into(), what: "lock it", source }),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the constants fit the fields")]
+fn lock_call(file: &File, command: libc::c_int, kind: libc::c_int) -> io::Result<libc::flock> {
+    let mut lock = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // SAFETY: the kernel reads and writes the one `flock` passed, which outlives the call.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(lock) }
+}

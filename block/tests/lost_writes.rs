@@ -1,0 +1,226 @@
+//! Hosts that lose writes or lack operations, made of a small tmpfs, a loop device over it, and a ramfs.
+//!
+//! Needs root. Without it each test says so and checks nothing.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+mod common;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use block::Durability::{Durable, Volatile};
+use block::{Backend, CacheMode, Operation, RawFile};
+use tempfile::TempDir;
+
+use common::{KIB, MIB, Rig, discard, errno, numbered, scratch, write, zero};
+
+/// Runs a command and returns its first line.
+fn sh(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: mounting a file system needs root");
+    }
+    root
+}
+
+/// A mounted file system, gone with the last file open in it.
+struct Mount(TempDir);
+
+impl Mount {
+    fn new(kind: &str, options: &str) -> Self {
+        let dir = TempDir::new_in(scratch()).unwrap();
+        let target = dir.path().to_str().unwrap();
+        sh("mount", &["-t", kind, "-o", options, "bulkhead-test", target]);
+        Self(dir)
+    }
+
+    fn file(&self, size: u64) -> PathBuf {
+        let path = self.0.path().join("disk");
+        File::create(&path).unwrap().set_len(size).unwrap();
+        path
+    }
+
+    fn grow(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        sh("mount", &["-o", &options, self.0.path().to_str().unwrap()]);
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        sh("umount", &["--lazy", self.0.path().to_str().unwrap()]);
+    }
+}
+
+/// A loop device, gone with its last user.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn new(file: &Path) -> Self {
+        Self(sh("losetup", &["--find", "--show", file.to_str().unwrap()]).into())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        sh("losetup", &["--detach", self.0.to_str().unwrap()]);
+    }
+}
+
+/// A disk of 8 MiB on a host with room for 1 MiB.
+fn overcommitted(mode: CacheMode) -> (Mount, Loop, RawFile) {
+    let mount = Mount::new("tmpfs", "size=1M");
+    let device = Loop::new(&mount.file(8 * MIB));
+    let disk = RawFile::open(&device.0, mode, false).unwrap();
+    (mount, device, disk)
+}
+
+#[test]
+fn a_block_device_is_a_disk_with_one_user() {
+    if !is_root() {
+        return;
+    }
+    let (_mount, device, disk) = overcommitted(CacheMode::WriteBack);
+    let geometry = disk.geometry();
+    assert_eq!((geometry.capacity, geometry.logical_block), (8 * MIB, 512));
+    let queue = Path::new("/sys/block").join(device.0.file_name().unwrap()).join("queue");
+    let granularity = std::fs::read_to_string(queue.join("discard_granularity")).unwrap();
+    let said = geometry.discard.expect("loop devices discard").granularity;
+    assert_eq!(granularity.trim(), said.to_string());
+
+    // An exclusive open is what a mount does. It comes before our lock.
+    let second = RawFile::open(&device.0, CacheMode::WriteBack, false).unwrap_err();
+    assert!(second.to_string().contains("in use"), "{second}");
+}
+
+#[test]
+fn a_failed_flush_stays_failed_when_the_host_has_recovered() {
+    if !is_root() {
+        return;
+    }
+    let (mount, _device, disk) = overcommitted(CacheMode::WriteBack);
+    let mut rig = Rig::new(&disk);
+    rig.fill(0, 4 * MIB, 1, Volatile).expect("the page cache takes it");
+    rig.flush().expect_err("the host has no room for it");
+    mount.grow("32M");
+
+    let eio = Some(libc::EIO);
+    assert_eq!(errno(rig.flush()), eio);
+    assert_eq!(errno(rig.fill(0, 4096, 2, Durable)), eio);
+    assert_eq!(errno(rig.run(zero(0, 4096, true, Durable), vec![])), eio);
+    assert_eq!(errno(Rig::new(&disk).flush()), eio, "the latch is the disk's");
+    assert!(disk.sync().is_err());
+    rig.fill(0, 4096, 3, Volatile).expect("nothing was promised");
+    assert_eq!(rig.read(0, 4096).unwrap(), vec![3; 4096]);
+}
+
+#[test]
+fn each_engine_hears_of_a_lost_write() {
+    if !is_root() {
+        return;
+    }
+    let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
+    let (mut first, mut second) = (Rig::new(&disk), Rig::new(&disk));
+    first.fill(0, 4 * MIB, 1, Volatile).unwrap();
+    // The host has answered the first flush, and its engine has not seen it yet.
+    first.push(0, Operation::Flush, vec![]);
+    first.submit();
+    thread::sleep(Duration::from_millis(500));
+    second.flush().expect_err("the lost data may be ours");
+    first.complete().result.unwrap_err();
+}
+
+#[test]
+fn durability_is_promised_only_where_it_is_had() {
+    if !is_root() {
+        return;
+    }
+    let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
+    let mut rig = Rig::new(&disk);
+    rig.fill(0, 4 * MIB, 1, Durable).expect_err("a durable write reaches the disk");
+    assert_eq!(errno(rig.flush()), Some(libc::EIO), "its sync may have told of others' loss");
+
+    for op in [discard(6 * MIB, MIB, Durable), zero(6 * MIB, MIB, true, Durable)] {
+        let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
+        let mut rig = Rig::new(&disk);
+        rig.fill(0, 4 * MIB, 1, Volatile).unwrap();
+        rig.run(op, vec![]).expect_err("durable after a sync, which fails");
+    }
+}
+
+#[test]
+fn a_full_host_fails_the_write_and_no_flush() {
+    if !is_root() {
+        return;
+    }
+    let mount = Mount::new("tmpfs", "size=1M");
+    let disk = RawFile::open(&mount.file(8 * MIB), CacheMode::WriteThrough, false).unwrap();
+    let mut rig = Rig::new(&disk);
+    assert_eq!(errno(rig.fill(0, 2 * MIB, 1, Durable)), Some(libc::ENOSPC));
+    rig.flush().unwrap();
+    mount.grow("32M");
+    rig.fill(0, 2 * MIB, 2, Durable).expect("there is room again");
+    assert!(rig.read(0, 2 * MIB).unwrap().iter().all(|&byte| byte == 2));
+}
+
+#[test]
+fn a_discard_on_a_block_device_frees_its_space() {
+    if !is_root() {
+        return;
+    }
+    let mount = Mount::new("tmpfs", "size=16M");
+    let path = mount.file(8 * MIB);
+    let device = Loop::new(&path);
+    for mode in [CacheMode::WriteBack, CacheMode::None] {
+        let disk = RawFile::open(&device.0, mode, false).unwrap();
+        let mut rig = Rig::new(&disk);
+        rig.fill(0, 4 * MIB, 1, Volatile).unwrap();
+        rig.flush().unwrap();
+        assert_eq!(space_kib(&path), 4 * KIB);
+        rig.run(discard(MIB, 2 * MIB, Durable), vec![]).unwrap();
+        assert_eq!(space_kib(&path), 2 * KIB, "{mode}");
+        rig.run(zero(0, MIB - 512, true, Volatile), vec![]).unwrap();
+        assert!(rig.read(0, MIB - 512).unwrap().iter().all(|&byte| byte == 0));
+        assert_eq!(rig.read(MIB - 512, 512).unwrap(), vec![1; 512]);
+        rig.run(discard(0, 8 * MIB, Volatile), vec![]).unwrap();
+    }
+}
+
+fn space_kib(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    File::open(path).unwrap().metadata().unwrap().blocks() / 2
+}
+
+/// A ramfs neither punches holes nor zeroes.
+#[test]
+fn a_host_without_holes_ignores_discards_and_still_zeroes() {
+    if !is_root() {
+        return;
+    }
+    let mount = Mount::new("ramfs", "mode=700");
+    let path = mount.file(0);
+    std::fs::write(&path, numbered(0, MIB)).unwrap();
+    let disk = RawFile::open(&path, CacheMode::WriteBack, false).unwrap();
+    assert_eq!(disk.geometry().discard, None);
+    let mut rig = Rig::new(&disk);
+    rig.run(discard(0, 4096, Durable), vec![]).expect("a discard is advice");
+    assert_eq!(rig.read(0, 4096).unwrap(), numbered(0, 4096));
+    for unmap in [true, false] {
+        rig.run(write(0, Volatile), common::Memory::filled(9, MIB).whole()).unwrap();
+        rig.run(zero(512, 200 * KIB, unmap, Durable), vec![]).unwrap();
+        assert!(rig.read(512, 200 * KIB).unwrap().iter().all(|&byte| byte == 0));
+        assert_eq!(rig.read(0, 512).unwrap(), vec![9; 512]);
+        assert_eq!(rig.read(512 + 200 * KIB, 4096).unwrap(), vec![9; 4096]);
+    }
+}

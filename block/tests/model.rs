@@ -1,0 +1,195 @@
+//! Random requests, many in flight, against a model of the disk in memory.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+mod common;
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use block::{CacheMode, Durability, Operation, Segment};
+use proptest::prelude::*;
+
+use common::{DEPTH, Memory, Rig, discard, numbered, numbered_file, open, read, write, zero};
+
+const BLOCKS: usize = 256;
+const SECTOR: usize = 512;
+/// More than a bounce buffer holds.
+const MOST_BLOCKS: usize = 600;
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Read,
+    Write,
+    Zero { unmap: bool },
+    Discard,
+    Flush,
+}
+
+/// One request, and how its memory is cut into segments.
+#[derive(Clone, Debug)]
+struct Step {
+    kind: Kind,
+    block: usize,
+    blocks: usize,
+    durable: bool,
+    /// Where in memory the first segment starts.
+    skew: usize,
+    cuts: Vec<usize>,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let kind = prop_oneof![
+        4 => Just(Kind::Read),
+        5 => Just(Kind::Write),
+        2 => any::<bool>().prop_map(|unmap| Kind::Zero { unmap }),
+        1 => Just(Kind::Discard),
+        1 => Just(Kind::Flush),
+    ];
+    let blocks = prop_oneof![20 => 1..24usize, 1 => 24..MOST_BLOCKS];
+    let skew = prop_oneof![Just(0), Just(SECTOR), 0..4096usize];
+    let cut = prop_oneof![(0..64usize).prop_map(|n| n * SECTOR), 0..32768usize];
+    let cuts = proptest::collection::vec(cut, 0..6);
+    (kind, 0..BLOCKS * 4, blocks, any::<bool>(), skew, cuts).prop_map(
+        |(kind, block, blocks, durable, skew, cuts)| Step {
+            kind,
+            block,
+            blocks,
+            durable,
+            skew,
+            cuts,
+        },
+    )
+}
+
+impl Step {
+    fn bytes(&self) -> Range<usize> {
+        match self.kind {
+            Kind::Flush => 0..0,
+            _ => self.block * SECTOR..(self.block + self.blocks) * SECTOR,
+        }
+    }
+
+    fn op(&self) -> Operation {
+        let (start, len) = (self.bytes().start as u64, self.bytes().len() as u64);
+        let durability = if self.durable { Durability::Durable } else { Durability::Volatile };
+        match self.kind {
+            Kind::Read => read(start),
+            Kind::Write => write(start, durability),
+            Kind::Zero { unmap } => zero(start, len, unmap, durability),
+            Kind::Discard => discard(start, len, durability),
+            Kind::Flush => Operation::Flush,
+        }
+    }
+
+    fn segments(&self, memory: &mut Memory) -> Vec<Segment> {
+        if !matches!(self.kind, Kind::Read | Kind::Write) {
+            return vec![];
+        }
+        let len = self.bytes().len();
+        let mut cuts: Vec<_> = self.cuts.iter().map(|cut| cut.min(&len)).copied().collect();
+        cuts.extend([0, len]);
+        cuts.sort_unstable();
+        cuts.windows(2).map(|cut| memory.segment(self.skew + cut[0], cut[1] - cut[0])).collect()
+    }
+}
+
+/// A request in flight, and what a read of it must find (`None`: anything).
+struct Flying {
+    bytes: Range<usize>,
+    memory: Memory,
+    skew: usize,
+    expected: Option<Vec<Option<u8>>>,
+}
+
+struct Model {
+    rig: Rig,
+    /// `None` where discarded data may read as anything.
+    disk: Vec<Option<u8>>,
+    flying: HashMap<u16, Flying>,
+}
+
+impl Model {
+    fn run(&mut self, number: usize, step: &Step) {
+        let bytes = step.bytes();
+        let overlaps =
+            |flying: &Flying| flying.bytes.start < bytes.end && bytes.start < flying.bytes.end;
+        while self.flying.len() == usize::from(DEPTH) || self.flying.values().any(overlaps) {
+            self.complete();
+        }
+        let tag = (0..DEPTH).find(|tag| !self.flying.contains_key(tag)).unwrap();
+        let fill = u8::try_from(number % 251).unwrap();
+        let mut memory = Memory::filled(fill, (step.skew + bytes.len()) as u64);
+        for (n, at) in (step.skew..step.skew + bytes.len()).enumerate().step_by(SECTOR) {
+            memory.set(at, u8::try_from(n / SECTOR % 256).unwrap());
+        }
+        let content = memory.bytes()[step.skew..].to_vec();
+        let segments = step.segments(&mut memory);
+        self.rig.push(tag, step.op(), segments);
+        let expected = match step.kind {
+            Kind::Read => Some(self.disk[bytes.clone()].to_vec()),
+            Kind::Write => {
+                self.disk.splice(bytes.clone(), content.into_iter().map(Some));
+                None
+            }
+            Kind::Zero { .. } => {
+                self.disk[bytes.clone()].fill(Some(0));
+                None
+            }
+            Kind::Discard => {
+                self.disk[bytes.clone()].fill(None);
+                None
+            }
+            Kind::Flush => None,
+        };
+        self.flying.insert(tag, Flying { bytes, memory, skew: step.skew, expected });
+        if number.is_multiple_of(3) {
+            self.rig.submit();
+        }
+    }
+
+    fn complete(&mut self) {
+        let done = self.rig.complete();
+        done.result.unwrap();
+        let flying = self.flying.remove(&done.tag).expect("each request completes once");
+        if let Some(expected) = flying.expected {
+            assert_matches(&flying.memory.bytes()[flying.skew..], &expected);
+        }
+    }
+}
+
+fn assert_matches(found: &[u8], expected: &[Option<u8>]) {
+    assert_eq!(found.len(), expected.len());
+    let wrong = found.iter().zip(expected).position(|(found, e)| e.is_some_and(|e| e != *found));
+    assert_eq!(wrong, None, "first wrong byte");
+}
+
+fn check(mode: CacheMode, steps: &[Step]) {
+    let size = (BLOCKS * 4 + MOST_BLOCKS) * SECTOR;
+    let file = numbered_file(size as u64);
+    let disk = open(file.path(), mode);
+    let content = numbered(0, size as u64).into_iter().map(Some).collect();
+    let mut model = Model { rig: Rig::new(&disk), disk: content, flying: HashMap::new() };
+    for (number, step) in steps.iter().enumerate() {
+        model.run(number, step);
+    }
+    while !model.flying.is_empty() {
+        model.complete();
+    }
+    model.rig.flush().unwrap();
+    assert_matches(&std::fs::read(file.path()).unwrap(), &model.disk);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn through_the_page_cache(steps in proptest::collection::vec(step(), 1..120)) {
+        check(CacheMode::WriteBack, &steps);
+    }
+
+    #[test]
+    fn around_the_page_cache(steps in proptest::collection::vec(step(), 1..120)) {
+        check(CacheMode::None, &steps);
+    }
+}
