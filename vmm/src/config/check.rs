@@ -1,8 +1,7 @@
 //! `bulkhead check`: shows the machine a configuration describes, or what is wrong with it.
 
-use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -36,7 +35,7 @@ pub(crate) fn check(path: &Path, json: bool) -> io::Result<u8> {
     Ok(if machine.is_some() { GOOD } else { CONFIG_ERROR })
 }
 
-fn summary(path: &Path, machine: &MachineConfig) -> String {
+pub(super) fn summary(path: &Path, machine: &MachineConfig) -> String {
     let kernel = &machine.kernel;
     let format = kernel_format_of(&kernel.image).map_or("", KernelFormat::name);
     let mut rows = vec![
@@ -52,13 +51,11 @@ fn summary(path: &Path, machine: &MachineConfig) -> String {
     rows.extend(nets.map(|net| ("net", format!("{}  {}", net.tap, display_mac(net.mac)))));
     rows.push(("console", console_row(&machine.console)));
 
-    let mut out = format!("{} is ready to run\n\n", path.display());
+    // What a path or a command line holds must not reach the terminal as control characters.
+    let plain = |text: &str| text.replace(char::is_control, "\u{fffd}");
+    let mut out = format!("{} is ready to run\n\n", plain(&path.display().to_string()));
     for (name, value) in rows {
-        // What a path or a command line holds must not reach the terminal as control characters.
-        let value: String =
-            value.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-        // Writing to a String cannot fail.
-        let _ = writeln!(out, "  {name:<9}  {value}");
+        out += &format!("  {name:<9}  {}\n", plain(&value));
     }
     out
 }

@@ -316,7 +316,7 @@ fn socket(value: &DeValue<'_>, folder: &Path) -> value::Read<PathBuf> {
 
 fn cache(value: &DeValue<'_>) -> value::Read<CacheMode> {
     let name = value::one_of(value, &CacheMode::ALL.map(CacheMode::name))?;
-    Ok(CacheMode::ALL.into_iter().find(|mode| mode.name() == name).unwrap_or(CacheMode::WriteBack))
+    name.parse().map_err(|_| value::Wrong::kind("a cache mode", value))
 }
 
 fn bus(value: &DeValue<'_>) -> value::Read<Bus> {

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::host::{Host, check_direct, mem_available};
 use super::report::{Diagnostic, Place, Severity};
-use super::{Report, parse, value};
+use super::{Report, check, parse, value};
 
 /// The shortest configuration.
 const BASE: &str = "[machine]\nmemory='64MiB'\n[kernel]\nimage='vmlinuz'\n";
@@ -141,6 +141,15 @@ MachineConfig {
 }
 "#]]
     );
+}
+
+#[test]
+fn a_summary_has_no_control_characters() {
+    let text = format!("{BASE}cmdline = \"a\\u001b[31m\\nb\"");
+    let machine = parse::parse(&text, Path::new("")).0.unwrap().build().unwrap();
+    let summary = check::summary(Path::new("vm\x1b.toml"), &machine);
+    assert!(summary.contains("a\u{fffd}[31m\u{fffd}b"), "{summary}");
+    assert!(!summary.contains('\x1b'), "{summary:?}");
 }
 
 #[test]
@@ -851,6 +860,7 @@ fn kernel_images() {
     lab.content("xz", b"\xfd7zXZ\0");
     lab.content("efi", b"MZ");
     lab.content("text", b"#!/bin/sh");
+    lab.content("no-boot-flag", &[[0; 0x202].as_slice(), b"HdrS"].concat());
     lab.content("empty", b"");
     fs::create_dir(lab.folder.path().join("folder")).unwrap();
     let said = |image| lab.said(&format!("[machine]\nmemory='64MiB'\n[kernel]\nimage='{image}'"));
@@ -863,6 +873,7 @@ fn kernel_images() {
         "xz",
         "efi",
         "text",
+        "no-boot-flag",
         "empty",
         "folder",
         "absent",
@@ -893,6 +904,9 @@ fn kernel_images() {
 `/vm/text` is not a kernel Bulkhead can boot
   'text'  <- this is neither a bzImage nor an x86-64 ELF file
   name an x86-64 bzImage, such as /boot/vmlinuz, or an uncompressed vmlinux
+`/vm/no-boot-flag` is not a kernel Bulkhead can boot
+  'no-boot-flag'  <- this is neither a bzImage nor an x86-64 ELF file
+  name an x86-64 bzImage, such as /boot/vmlinuz, or an uncompressed vmlinux
 `/vm/empty` is not a kernel Bulkhead can boot
   'empty'  <- this is an empty file
   name an x86-64 bzImage, such as /boot/vmlinuz, or an uncompressed vmlinux
@@ -911,7 +925,6 @@ cannot open the kernel image `/vm/text/below`
 
 "#]]
     );
-    lab.content("empty", b"");
     assert_data_eq!(
         lab.said_after_base("initramfs='empty'"),
         str![[r#"
@@ -1164,7 +1177,8 @@ proptest! {
         let failed = diagnostics.iter().any(|d| d.severity == Severity::Error);
         prop_assert_eq!(failed, source.and_then(parse::Source::build).is_none());
         let report = Report::new("vm.toml".to_owned(), text, diagnostics);
-        prop_assert_eq!(failed, !report.to_string().is_empty() && report.has_errors());
+        let shown = report.to_string();
+        prop_assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
         report.to_json();
     }
 
