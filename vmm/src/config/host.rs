@@ -174,6 +174,7 @@ fn cannot_open(what: &str, path: &Spanned<PathBuf>, error: &io::Error) -> Diagno
 }
 
 const DISK: &str = "disk image";
+const DISK_HELP: &str = "name an image file, or a block device such as /dev/zvol/tank/root";
 const PATH_HELP: &str = "a relative path starts at the folder of this file";
 
 /// The folder of `path`, where there is none.
@@ -286,11 +287,7 @@ fn check_image(disk: &Disk, path: &Spanned<PathBuf>, file: &File) -> Option<Diag
     let kind = file.metadata().ok()?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
         let message = error("is no file and no block device".to_owned());
-        return Some(
-            message
-                .at(path.span(), "not a disk")
-                .help("name an image file, or a block device such as /dev/zvol/tank/root"),
-        );
+        return Some(message.at(path.span(), "not a disk").help(DISK_HELP));
     }
     let size = match image_size(file) {
         Ok(0) => {
@@ -300,7 +297,7 @@ fn check_image(disk: &Disk, path: &Spanned<PathBuf>, file: &File) -> Option<Diag
         Ok(size) => size,
         Err(failure) => {
             let message = error("does not tell its size".to_owned());
-            return Some(message.at(path.span(), failure.to_string()));
+            return Some(message.at(path.span(), failure.to_string()).help(DISK_HELP));
         }
     };
     if !size.is_multiple_of(SECTOR) {

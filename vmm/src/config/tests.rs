@@ -942,7 +942,7 @@ fn disk_images() {
     lab.file("odd", 1000);
     lab.file("empty", 0);
     let said = |path| lab.said_after_base(&format!("[[disk]]\nid='a'\npath='{path}'\n"));
-    let bad = ["odd", "empty", ".", "absent", "/dev/null"];
+    let bad = ["odd", "empty", ".", "absent", "/dev/null", "/proc/version"];
     assert_data_eq!(
         bad.map(said).concat(),
         str![[r#"
@@ -960,6 +960,9 @@ the disk image `/vm/absent` does not exist
   create it with `truncate -s 10G /vm/absent`
 the disk image `/dev/null` is no file and no block device
   '/dev/null'  <- not a disk
+  name an image file, or a block device such as /dev/zvol/tank/root
+the disk image `/proc/version` does not tell its size
+  '/proc/version'  <- Invalid argument (os error 22)
   name an image file, or a block device such as /dev/zvol/tank/root
 
 "#]]
