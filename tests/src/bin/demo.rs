@@ -1,0 +1,102 @@
+//! `make demo`: a guest writes a file, reboots, and finds it again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use tests::lab::{Host, Lab};
+
+/// Exit codes of `bulkhead run` that the demo expects (docs/exit-codes.md).
+const POWERED_OFF: i32 = 0;
+const REBOOTED: i32 = 10;
+
+/// What the configuration names, relative to the root of the tree.
+const FILES: [&str; 5] = [
+    "resources/demo.toml",
+    "target/release/bulkhead",
+    "target/demo/vmlinuz",
+    "target/demo/initramfs",
+    "target/demo/data.img",
+];
+
+fn main() -> Result<()> {
+    let started = Instant::now();
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let lab = Lab::find()?;
+    make_files(&lab, &tree).context("making the guest's files")?;
+
+    let host = Host::start("demo")?;
+    if host.is_direct() {
+        say("This machine's KVM boots Linux: the guest runs on it.");
+    } else {
+        say(
+            "This machine's KVM cannot boot Linux: the guest runs in the lab, on an emulated host.",
+        );
+    }
+    for file in FILES {
+        let folder = Path::new(file).parent().context("each file has a folder")?;
+        host.run(&format!("mkdir -p {}", host.path(&folder.display().to_string())))?;
+        host.put(&tree.join(file), file)?;
+    }
+    run_guest(&host, REBOOTED)?;
+    run_guest(&host, POWERED_OFF)?;
+    say(&format!("Demo passed in {:.0} s.", started.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// Makes what `resources/demo.toml` names: Debian's kernel, a small userland with the demo's script, and
+/// an ext4 image.
+fn make_files(lab: &Lab, tree: &Path) -> Result<()> {
+    let folder = tree.join("target/demo");
+    fs::create_dir_all(&folder)?;
+    fs::copy(lab.kit.join("vmlinuz"), folder.join("vmlinuz"))?;
+    say(&format!("Debian's kernel {}", lab.kernel_version()?));
+
+    let mut initramfs = fs::read(lab.kit.join("initramfs"))?;
+    // Linux unpacks archives that follow each other, each aligned to four bytes.
+    initramfs.resize(initramfs.len().next_multiple_of(4), 0);
+    initramfs.extend(archive(&tree.join("resources/demo"), "demo.sh")?);
+    fs::write(folder.join("initramfs"), initramfs)?;
+
+    let image: PathBuf = folder.join("data.img");
+    fs::File::create(&image)?.set_len(64 << 20)?;
+    let made = Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(&image).status()?;
+    ensure!(made.success(), "mke2fs: {made}");
+    say("target/demo/data.img: 64 MiB, ext4, empty");
+    Ok(())
+}
+
+/// A cpio archive of one file of a folder.
+fn archive(folder: &Path, name: &str) -> Result<Vec<u8>> {
+    let mut names = Command::new("printf").arg(name).stdout(Stdio::piped()).spawn()?;
+    let names_out = names.stdout.take().context("printf has an output")?;
+    let output = Command::new("cpio")
+        .args(["--create", "--quiet", "--format=newc"])
+        .current_dir(folder)
+        .stdin(names_out)
+        .output()?;
+    names.wait()?;
+    ensure!(output.status.success(), "cpio: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(output.stdout)
+}
+
+/// Runs the guest to its end and shows what it says.
+fn run_guest(host: &Host, expected: i32) -> Result<()> {
+    println!("\n  $ bulkhead run resources/demo.toml");
+    let tree = host.path("");
+    let output = host.try_run(&format!(
+        "cd {tree} && target/release/bulkhead run resources/demo.toml </dev/null"
+    ))?;
+    for line in output.text.lines().filter(|line| !line.trim().is_empty()) {
+        println!("  | {}", line.trim_end());
+    }
+    println!("  exit code {}\n", output.status);
+    ensure!(output.status == expected, "expected exit code {expected}");
+    Ok(())
+}
+
+fn say(text: &str) {
+    println!("demo: {text}");
+}
