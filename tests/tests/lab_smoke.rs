@@ -50,10 +50,14 @@ fn a_guest_boots_takes_commands_and_powers_off() -> Result<()> {
 #[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
 fn a_guest_obeys_its_power_button() -> Result<()> {
     let host = Host::start("smoke-button")?;
-    let guest = qemu_guest(&host, &format!("-qmp unix:{},server=on,wait=off", host.path("qmp.sock")))?;
+    let guest =
+        qemu_guest(&host, &format!("-qmp unix:{},server=on,wait=off", host.path("qmp.sock")))?;
     guest.wait_up()?;
     let press = r#"'{"execute":"qmp_capabilities"}{"execute":"system_powerdown"}'"#;
-    host.run(&format!("printf %s {press} | socat -t 1 - UNIX-CONNECT:{} >/dev/null", host.path("qmp.sock")))?;
+    host.run(&format!(
+        "printf %s {press} | socat -t 1 - UNIX-CONNECT:{} >/dev/null",
+        host.path("qmp.sock")
+    ))?;
     guest.wait_line("GUEST-POWER-BUTTON", Duration::from_secs(60))?;
     assert_eq!(guest.wait_exit(Duration::from_secs(60))?, 0);
     Ok(())

@@ -69,14 +69,19 @@ fn main() -> Result<ExitCode> {
             Lab::build()?;
             eprintln!("lab: ready after {:.1} s", started.elapsed().as_secs_f64());
         }
-        Action::Run { put, get, timeout, words } => return run(&put, &get, timeout, &words.join(" ")),
+        Action::Run { put, get, timeout, words } => {
+            return run(&put, &get, timeout, &words.join(" "));
+        }
         Action::Shell { put } => shell(&put)?,
-        Action::Deterministic { put, timeout, words } => return deterministic(&put, timeout, &words.join(" ")),
+        Action::Deterministic { put, timeout, words } => {
+            return deterministic(&put, timeout, &words.join(" "));
+        }
         Action::Status => status()?,
         Action::Clean => {
             let dir = cache()?;
             if dir.exists() {
-                std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
+                std::fs::remove_dir_all(&dir)
+                    .with_context(|| format!("removing {}", dir.display()))?;
             }
         }
     }
@@ -90,12 +95,18 @@ fn start(put: &[PathBuf]) -> Result<Host> {
     for file in put {
         host.put(file, &format!("in/{}", name_of(file)?))?;
     }
-    eprintln!("lab: host up after {:.2} s; logs in {}", started.elapsed().as_secs_f64(), host.logs().display());
+    eprintln!(
+        "lab: host up after {:.2} s; logs in {}",
+        started.elapsed().as_secs_f64(),
+        host.logs().display()
+    );
     Ok(host)
 }
 
 fn name_of(file: &std::path::Path) -> Result<&str> {
-    file.file_name().and_then(|name| name.to_str()).with_context(|| format!("{} has no file name", file.display()))
+    file.file_name()
+        .and_then(|name| name.to_str())
+        .with_context(|| format!("{} has no file name", file.display()))
 }
 
 fn exit_code(status: i32) -> ExitCode {
@@ -134,7 +145,8 @@ fn shell(put: &[PathBuf]) -> Result<()> {
 }
 
 fn deterministic(put: &[PathBuf], timeout: u64, command: &str) -> Result<ExitCode> {
-    let files = put.iter().map(|file| Ok((file.as_path(), name_of(file)?))).collect::<Result<Vec<_>>>()?;
+    let files =
+        put.iter().map(|file| Ok((file.as_path(), name_of(file)?))).collect::<Result<Vec<_>>>()?;
     let name = format!("by-hand-{}", std::process::id());
     let output = Host::deterministic(&name, &files, command, Duration::from_secs(timeout))?;
     print!("{}", output.text);

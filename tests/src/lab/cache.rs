@@ -15,7 +15,8 @@ pub(super) fn recipe() -> PathBuf {
 
 /// The cache folder: `BULKHEAD_LAB`, or `bulkhead/lab` in the user's cache.
 pub fn cache() -> Result<PathBuf> {
-    let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let from =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     from("BULKHEAD_LAB")
         .or_else(|| from("XDG_CACHE_HOME").map(|dir| dir.join("bulkhead/lab")))
         .or_else(|| from("HOME").map(|dir| dir.join(".cache/bulkhead/lab")))
@@ -48,7 +49,8 @@ impl Key {
             names.sort();
             return names.iter().try_fold(self, |key, inner| key.file(inner));
         }
-        let text = fs::read(&path).with_context(|| format!("reading the recipe file {}", path.display()))?;
+        let text = fs::read(&path)
+            .with_context(|| format!("reading the recipe file {}", path.display()))?;
         Ok(self.bytes(name.as_bytes()).bytes(&text))
     }
 

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ struct Heard {
 pub struct Console {
     name: String,
     stream: UnixStream,
+    commands: AtomicU32,
     heard: Arc<(Mutex<Heard>, Condvar)>,
     log: PathBuf,
 }
@@ -45,8 +47,16 @@ impl Console {
         let heard = Arc::new((Mutex::new(Heard::default()), Condvar::new()));
         let file = File::options().create(true).append(true).open(log)?;
         let (reader, sink) = (stream.try_clone()?, Arc::clone(&heard));
-        thread::Builder::new().name(format!("console {name}")).spawn(move || listen(reader, file, &sink))?;
-        Ok(Self { name: name.to_owned(), stream, heard, log: log.to_owned() })
+        thread::Builder::new()
+            .name(format!("console {name}"))
+            .spawn(move || listen(reader, file, &sink))?;
+        Ok(Self {
+            name: name.to_owned(),
+            stream,
+            commands: AtomicU32::new(1),
+            heard,
+            log: log.to_owned(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Heard> {
@@ -55,7 +65,11 @@ impl Console {
 
     /// Waits until a line starts with `start`; takes that line and all before it from what was heard.
     /// Gives nothing when time is up.
-    pub(super) fn poll_line(&self, start: &str, timeout: Duration) -> Result<Option<(String, String)>> {
+    pub(super) fn poll_line(
+        &self,
+        start: &str,
+        timeout: Duration,
+    ) -> Result<Option<(String, String)>> {
         let deadline = Instant::now() + timeout;
         let mut heard = self.lock();
         loop {
@@ -69,37 +83,51 @@ impl Console {
             if left.is_zero() {
                 return Ok(None);
             }
-            heard = self.heard.1.wait_timeout(heard, left).unwrap_or_else(PoisonError::into_inner).0;
+            heard =
+                self.heard.1.wait_timeout(heard, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// Like `poll_line`, but time being up is an error that says what was awaited.
     pub fn wait_line(&self, start: &str, timeout: Duration) -> Result<(String, String)> {
         self.poll_line(start, timeout)?.with_context(|| {
-            format!("{}: no line \"{start}...\" within {} s{}", self.name, timeout.as_secs(), self.last_lines())
+            format!(
+                "{}: no line \"{start}...\" within {} s{}",
+                self.name,
+                timeout.as_secs(),
+                self.last_lines()
+            )
         })
     }
 
     /// Sends text as it is.
     pub fn send(&self, text: &str) -> Result<()> {
-        (&self.stream).write_all(text.as_bytes()).with_context(|| format!("sending to {}", self.name))
+        (&self.stream)
+            .write_all(text.as_bytes())
+            .with_context(|| format!("sending to {}", self.name))
     }
 
     /// Runs one shell command (of one or more lines) and gives back its output and status, whatever that is.
     pub fn run(&self, command: &str, timeout: Duration) -> Result<Output> {
+        let tag = self.commands.fetch_add(1, Ordering::Relaxed);
         self.lock().text.clear();
         let command = command.trim();
         if command.contains('\n') {
             let escaped = command.replace('\\', "\\\\").replace('\'', "\\047").replace('\n', "\\n");
-            self.send(&format!("eval \"$(printf '%b' '{escaped}')\"\n"))?;
+            self.send(&format!("#{tag} eval \"$(printf '%b' '{escaped}')\"\n"))?;
         } else {
-            self.send(&format!("{command}\n"))?;
+            self.send(&format!("#{tag} {command}\n"))?;
         }
-        let (line, before) =
-            self.wait_line("##RC ", timeout).with_context(|| format!("running: {}", abridged(command)))?;
-        let status = line.trim_start_matches("##RC ").split_whitespace().next().unwrap_or_default().parse();
+        let reply = format!("##RC#{tag} ");
+        let (line, before) = self
+            .wait_line(&reply, timeout)
+            .with_context(|| format!("running: {}", abridged(command)))?;
+        let status = line.trim_start_matches(&reply).trim().parse();
         let text = before.strip_suffix('\n').unwrap_or(&before).to_owned();
-        Ok(Output { status: status.with_context(|| format!("{}: odd reply {line:?}", self.name))?, text })
+        Ok(Output {
+            status: status.with_context(|| format!("{}: odd reply {line:?}", self.name))?,
+            text,
+        })
     }
 
     /// The end of the log, ready to be put behind an error message.

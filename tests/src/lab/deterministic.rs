@@ -18,24 +18,43 @@ use super::recipe::{Lab, tail};
 
 impl Host {
     /// Boots an L1 in emulated time, runs `script` in it with `files` (local path, name) beside it, gives its output.
-    pub fn deterministic(name: &str, files: &[(&Path, &str)], script: &str, timeout: Duration) -> Result<Output> {
+    pub fn deterministic(
+        name: &str,
+        files: &[(&Path, &str)],
+        script: &str,
+        timeout: Duration,
+    ) -> Result<Output> {
         let lab = Lab::find()?;
         let logs = fresh_logs(name)?;
         let staging = tempfile::tempdir()?;
         fs::write(staging.path().join("script"), script)?;
         for (local, name) in files {
-            fs::copy(local, staging.path().join(name)).with_context(|| format!("reading {}", local.display()))?;
+            fs::copy(local, staging.path().join(name))
+                .with_context(|| format!("reading {}", local.display()))?;
             let mode = fs::metadata(local)?.permissions().mode();
             fs::set_permissions(staging.path().join(name), fs::Permissions::from_mode(mode))?;
         }
         let archive = tempfile::NamedTempFile::new()?;
-        tar(Command::new("tar").arg("-cf").arg(archive.path()).arg("-C").arg(staging.path()).arg("."))?;
+        tar(Command::new("tar")
+            .arg("-cf")
+            .arg(archive.path())
+            .arg("-C")
+            .arg(staging.path())
+            .arg("."))?;
 
         let mut machine = Machine::start_unattended(&lab, &logs, archive.path())?;
         machine.wait_off(timeout)?;
         let read = |file: &str| -> Result<String> {
-            tar(Command::new("tar").arg("-xOf").arg(machine.disk("outbox")).arg(format!("./{file}")))
-                .with_context(|| format!("the machine left no {file}; its console:\n{}", tail(&logs.join("console.log"), 25)))
+            tar(Command::new("tar")
+                .arg("-xOf")
+                .arg(machine.disk("outbox"))
+                .arg(format!("./{file}")))
+            .with_context(|| {
+                format!(
+                    "the machine left no {file}; its console:\n{}",
+                    tail(&logs.join("console.log"), 25)
+                )
+            })
         };
         Ok(Output { status: read("status")?.trim().parse()?, text: read("output")? })
     }

@@ -16,7 +16,7 @@ const TRY_FOR: Duration = Duration::from_secs(20);
 /// Where the verdict on the running kernel's KVM is kept: a folder with a file `yes`, or without it.
 pub(super) fn verdict_folder(lab: &Lab) -> Result<PathBuf> {
     let running = fs::read("/proc/version").unwrap_or_default();
-    Key::new().bytes(&running).bytes(lab.kit.as_os_str().as_encoded_bytes()).folder("direct-kvm")
+    Key::new().bytes(&running).bytes(lab.kernel_version()?.as_bytes()).folder("direct-kvm")
 }
 
 /// True when scenarios should run on this machine itself: `BULKHEAD_LAB_MODE`, else what the probe found.
@@ -35,7 +35,19 @@ pub(super) fn probe(lab: &Lab, out: &Path) -> Result<()> {
     let log = File::create(out.join("qemu.log"))?;
     let console = out.join("console.log");
     let mut child = qemu::command(&lab.root)
-        .args(["-accel", "kvm", "-cpu", "host", "-M", "q35", "-m", "256M", "-nodefaults", "-display", "none"])
+        .args([
+            "-accel",
+            "kvm",
+            "-cpu",
+            "host",
+            "-M",
+            "q35",
+            "-m",
+            "256M",
+            "-nodefaults",
+            "-display",
+            "none",
+        ])
         .args(["-no-reboot", "-append", "console=ttyS0 quiet panic=-1 bulkhead.once"])
         .arg("-kernel")
         .arg(lab.kit.join("vmlinuz"))

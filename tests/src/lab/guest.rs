@@ -27,7 +27,10 @@ impl Host {
     pub fn spawn_guest(&self, config: &str) -> Result<Guest<'_>> {
         let number = self.free_port()?;
         let socket = self.path(&format!("guest{number}.sock"));
-        let file = self.write(&format!("guest{number}.toml"), &format!("{config}\n[console]\nsocket = \"{socket}\"\n"))?;
+        let file = self.write(
+            &format!("guest{number}.toml"),
+            &format!("{config}\n[console]\nsocket = \"{socket}\"\n"),
+        )?;
         self.spawn_vmm(&format!("{} run {file}", self.path("bulkhead")))
     }
 
@@ -36,18 +39,27 @@ impl Host {
         let number = self.free_port()?;
         let file = |suffix: &str| self.path(&format!("guest{number}.{suffix}"));
         let (socket, pid, out, status) = (file("sock"), file("pid"), file("out"), file("status"));
-        let script = self.write(&format!("guest{number}.sh"), &format!("echo $$ >{pid}\nexport CONSOLE={socket}\nexec {command}\n"))?;
+        let script = self.write(
+            &format!("guest{number}.sh"),
+            &format!("echo $$ >{pid}\nexport CONSOLE={socket}\nexec {command}\n"),
+        )?;
         self.run(&format!(
             "rm -f {socket} {status}; (bash {script} >{out} 2>&1 </dev/null; echo $? >{status}.new; mv {status}.new {status}) >/dev/null 2>&1 &"
         ))?;
-        let console = Console::new(&format!("guest {number}"), self.connect(number, &socket)?, &self.logs().join(format!("guest{number}.log")))?;
+        let console = Console::new(
+            &format!("guest {number}"),
+            self.connect(number, &socket)?,
+            &self.logs().join(format!("guest{number}.log")),
+        )?;
         self.ports_in_use.borrow_mut().push(number);
         Ok(Guest { host: self, number, console })
     }
 
     fn free_port(&self) -> Result<usize> {
         let used = self.ports_in_use.borrow();
-        (0..GUEST_PORTS).find(|number| !used.contains(number)).context("the lab bridges no more than three guest consoles")
+        (0..GUEST_PORTS)
+            .find(|number| !used.contains(number))
+            .context("the lab bridges no more than three guest consoles")
     }
 
     fn connect(&self, number: usize, socket: &str) -> Result<UnixStream> {
@@ -78,7 +90,11 @@ impl Guest<'_> {
         let deadline = Instant::now() + BOOT_TIMEOUT;
         while self.console.poll_line("##READY", Duration::from_millis(500))?.is_none() {
             if self.host.try_run(&format!("test -e {}", self.file("status")))?.status == 0 {
-                bail!("the guest ended while it should boot{}{}", self.console.last_lines(), self.report());
+                bail!(
+                    "the guest ended while it should boot{}{}",
+                    self.console.last_lines(),
+                    self.report()
+                );
             }
             ensure!(
                 Instant::now() < deadline,
@@ -104,7 +120,13 @@ impl Guest<'_> {
     /// Like `run`, with a time limit of its own.
     pub fn run_for(&self, command: &str, timeout: Duration) -> Result<String> {
         let output = self.console.run(command, timeout)?;
-        ensure!(output.status == 0, "status {} in the guest from: {}\n{}", output.status, abridged(command), output.text);
+        ensure!(
+            output.status == 0,
+            "status {} in the guest from: {}\n{}",
+            output.status,
+            abridged(command),
+            output.text
+        );
         Ok(output.text)
     }
 
@@ -133,7 +155,10 @@ impl Guest<'_> {
     /// Waits for the program that runs the guest to end, and gives its exit status.
     pub fn wait_exit(&self, timeout: Duration) -> Result<i32> {
         let status = self.file("status");
-        let command = format!("timeout {} sh -c 'until test -e {status}; do sleep 0.02; done'; cat {status}", timeout.as_secs());
+        let command = format!(
+            "timeout {} sh -c 'until test -e {status}; do sleep 0.02; done'; cat {status}",
+            timeout.as_secs()
+        );
         let output = self.host.try_run_for(&command, timeout + Duration::from_secs(30))?;
         ensure!(
             output.status == 0,
@@ -161,7 +186,8 @@ impl Drop for Guest<'_> {
         let (pid, status, out) = (self.file("pid"), self.file("status"), self.file("out"));
         let end = format!("test -e {status} || kill -9 $(cat {pid}); cat {out}");
         if let Ok(output) = self.host.try_run_for(&end, Duration::from_secs(20)) {
-            std::fs::write(self.host.logs().join(format!("guest{}.out", self.number)), output.text).ok();
+            std::fs::write(self.host.logs().join(format!("guest{}.out", self.number)), output.text)
+                .ok();
         }
         self.host.ports_in_use.borrow_mut().retain(|number| *number != self.number);
     }

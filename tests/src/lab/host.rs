@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::console::{Console, Output, abridged};
+use super::direct;
 use super::qemu::{Machine, Start};
 use super::recipe::{Lab, tail};
-use super::direct;
 
 /// How long a command may take unless the scenario says otherwise. L1 is some 17 times slower than a real machine.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(180);
@@ -45,7 +45,11 @@ impl Host {
             Place::Direct { dir: tempfile::Builder::new().prefix("bulkhead-lab-").tempdir()? }
         } else {
             let machine = Machine::start(&lab, Start::Restored, &logs)?;
-            let console = Console::new("the lab's host", machine.command_port.try_clone()?, &logs.join("commands.log"))?;
+            let console = Console::new(
+                "the lab's host",
+                machine.command_port.try_clone()?,
+                &logs.join("commands.log"),
+            )?;
             Place::Nested { machine: Box::new(RefCell::new(machine)), console }
         };
         let host = Self { place, lab, logs, ports_in_use: RefCell::default() };
@@ -87,7 +91,13 @@ impl Host {
     /// Like `run`, with a time limit of its own.
     pub fn run_for(&self, command: &str, timeout: Duration) -> Result<String> {
         let output = self.try_run_for(command, timeout)?;
-        ensure!(output.status == 0, "status {} from: {}\n{}", output.status, abridged(command), output.text);
+        ensure!(
+            output.status == 0,
+            "status {} from: {}\n{}",
+            output.status,
+            abridged(command),
+            output.text
+        );
         Ok(output.text)
     }
 
@@ -111,7 +121,8 @@ impl Host {
             fs::copy(local, &to).with_context(|| format!("copying {} to {to}", local.display()))?;
             return Ok(to);
         };
-        let size = fs::copy(local, machine.borrow().disk("inbox")).with_context(|| format!("reading {}", local.display()))?;
+        let size = fs::copy(local, machine.borrow().disk("inbox"))
+            .with_context(|| format!("reading {}", local.display()))?;
         let inbox = File::options().write(true).open(machine.borrow().disk("inbox"))?;
         inbox.set_len(1 << 30)?;
         let mode = fs::metadata(local)?.permissions().mode() & 0o777;
@@ -135,7 +146,11 @@ impl Host {
             fs::copy(remote, local).with_context(|| format!("copying {remote}"))?;
             return Ok(());
         };
-        let size: u64 = self.run(&format!("stat -c %s {remote}"))?.trim().parse().context("asking for its size")?;
+        let size: u64 = self
+            .run(&format!("stat -c %s {remote}"))?
+            .trim()
+            .parse()
+            .context("asking for its size")?;
         ensure!(size <= 1 << 30, "{remote} has {size} bytes; the outbox holds one GiB");
         self.run(&format!("dd if={remote} of=/dev/disk/by-id/virtio-outbox oflag=direct iflag=fullblock conv=sync bs=1M status=none"))?;
         let mut outbox = File::open(machine.borrow().disk("outbox"))?.take(size);
@@ -170,7 +185,10 @@ impl Host {
     }
 
     /// A connected virtio-serial port of L1, for bridging a guest's console out of it. None on this machine itself.
-    pub(super) fn guest_port(&self, number: usize) -> Result<Option<std::os::unix::net::UnixStream>> {
+    pub(super) fn guest_port(
+        &self,
+        number: usize,
+    ) -> Result<Option<std::os::unix::net::UnixStream>> {
         let Place::Nested { machine, .. } = &self.place else { return Ok(None) };
         let machine = machine.borrow();
         Ok(Some(machine.guest_ports.get(number).context("no such guest port")?.try_clone()?))
@@ -240,7 +258,12 @@ fn run_here(command: &str, dir: &Path, timeout: Duration) -> Result<Output> {
         if Instant::now() > deadline {
             child.kill().ok();
             child.wait()?;
-            bail!("not done within {} s: {}\n{}", timeout.as_secs(), abridged(command), tail(log.path(), 25));
+            bail!(
+                "not done within {} s: {}\n{}",
+                timeout.as_secs(),
+                abridged(command),
+                tail(log.path(), 25)
+            );
         }
         thread::sleep(Duration::from_millis(5));
     }

@@ -45,7 +45,8 @@ pub(super) fn shape() -> String {
 /// A command that runs the cached QEMU.
 pub(super) fn command(root: &Path) -> Command {
     let libraries = root.join("usr/lib/x86_64-linux-gnu");
-    let path = ["", "ceph", "pulseaudio"].map(|dir| libraries.join(dir).display().to_string()).join(":");
+    let path =
+        ["", "ceph", "pulseaudio"].map(|dir| libraries.join(dir).display().to_string()).join(":");
     let mut command = Command::new(root.join("usr/lib64/ld-linux-x86-64.so.2"));
     command
         .env("QEMU_MODULE_DIR", libraries.join("qemu"))
@@ -87,10 +88,18 @@ impl Machine {
     }
 
     /// Like `start`, with data disks that are in `dir` already.
-    pub(super) fn start_in(lab: &Lab, start: Start, logs: &Path, dir: tempfile::TempDir) -> Result<Self> {
+    pub(super) fn start_in(
+        lab: &Lab,
+        start: Start,
+        logs: &Path,
+        dir: tempfile::TempDir,
+    ) -> Result<Self> {
         fs::create_dir_all(logs)?;
-        let names: Vec<String> =
-            ["qmp", "cmd"].iter().map(ToString::to_string).chain((0..GUEST_PORTS).map(|n| format!("guest{n}"))).collect();
+        let names: Vec<String> = ["qmp", "cmd"]
+            .iter()
+            .map(ToString::to_string)
+            .chain((0..GUEST_PORTS).map(|n| format!("guest{n}")))
+            .collect();
         let listeners = names
             .iter()
             .map(|name| {
@@ -114,10 +123,18 @@ impl Machine {
                 child.wait().ok();
             })?
             .into_iter();
-        let (Some(qmp), Some(command_port)) = (streams.next(), streams.next()) else { bail!("sockets are missing") };
+        let (Some(qmp), Some(command_port)) = (streams.next(), streams.next()) else {
+            bail!("sockets are missing")
+        };
         let guest_ports = streams.collect();
-        let mut machine =
-            Self { child, dir, qmp: BufReader::new(qmp), command_port, guest_ports, logs: logs.to_owned() };
+        let mut machine = Self {
+            child,
+            dir,
+            qmp: BufReader::new(qmp),
+            command_port,
+            guest_ports,
+            logs: logs.to_owned(),
+        };
         machine.qmp_reply("greeting")?;
         machine.qmp(r#"{"execute":"qmp_capabilities"}"#)?;
         if start == Start::Restored {
@@ -129,7 +146,10 @@ impl Machine {
 
     /// Sends one QMP command and gives the reply as JSON text.
     pub(super) fn qmp(&mut self, command: &str) -> Result<String> {
-        self.qmp.get_mut().write_all(format!("{command}\n").as_bytes()).context("sending to QEMU's monitor")?;
+        self.qmp
+            .get_mut()
+            .write_all(format!("{command}\n").as_bytes())
+            .context("sending to QEMU's monitor")?;
         self.qmp_reply(command)
     }
 
@@ -137,7 +157,12 @@ impl Machine {
         self.qmp.get_ref().set_read_timeout(Some(Duration::from_secs(60)))?;
         loop {
             let mut line = String::new();
-            if self.qmp.read_line(&mut line).with_context(|| format!("waiting for QEMU's answer to {command}"))? == 0 {
+            if self
+                .qmp
+                .read_line(&mut line)
+                .with_context(|| format!("waiting for QEMU's answer to {command}"))?
+                == 0
+            {
                 bail!("QEMU ended; its last words:\n{}", tail(&self.logs.join("qemu.log"), 20));
             }
             if line.starts_with("{\"error\"") {
@@ -153,7 +178,10 @@ impl Machine {
         let deadline = Instant::now() + Duration::from_secs(60);
         while self.qmp(r#"{"execute":"query-status"}"#)?.contains("inmigrate") {
             if Instant::now() > deadline {
-                bail!("restoring the snapshot took more than 60 s\n{}", tail(&self.logs.join("qemu.log"), 20));
+                bail!(
+                    "restoring the snapshot took more than 60 s\n{}",
+                    tail(&self.logs.join("qemu.log"), 20)
+                );
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -165,7 +193,10 @@ impl Machine {
         self.qmp(r#"{"execute":"stop"}"#)?;
         let unlimited = r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":0}}"#;
         self.qmp(unlimited)?;
-        self.qmp(&format!(r#"{{"execute":"migrate","arguments":{{"uri":"file:{}"}}}}"#, file.display()))?;
+        self.qmp(&format!(
+            r#"{{"execute":"migrate","arguments":{{"uri":"file:{}"}}}}"#,
+            file.display()
+        ))?;
         let deadline = Instant::now() + Duration::from_secs(120);
         loop {
             let state = self.qmp(r#"{"execute":"query-migrate"}"#)?;
@@ -232,16 +263,27 @@ fn arguments(lab: &Lab, start: Start, dir: &Path, logs: &Path) -> Vec<String> {
     }
     add(&format!("-chardev socket,id=qmp,path={}", dir.join("qmp.sock").display()));
     add("-mon chardev=qmp,mode=control -device virtio-serial-pci");
-    for name in ["cmd".to_owned()].into_iter().chain((0..GUEST_PORTS).map(|n| format!("guest{n}"))) {
+    for name in ["cmd".to_owned()].into_iter().chain((0..GUEST_PORTS).map(|n| format!("guest{n}")))
+    {
         let path = dir.join(format!("{name}.sock"));
-        add(&format!("-chardev socket,id={name},path={} -device virtserialport,chardev={name},name={name}", path.display()));
+        add(&format!(
+            "-chardev socket,id={name},path={} -device virtserialport,chardev={name},name={name}",
+            path.display()
+        ));
     }
-    add(&format!("-kernel {} -initrd {}", lab.kit.join("vmlinuz").display(), lab.kit.join("host.cpio.zst").display()));
+    add(&format!(
+        "-kernel {} -initrd {}",
+        lab.kit.join("vmlinuz").display(),
+        lab.kit.join("host.cpio.zst").display()
+    ));
     let unattended = if start == Start::Deterministic { " lab.unattended" } else { "" };
     let mut all = line;
     all.extend(["-append".to_owned(), format!("{APPEND}{unattended}")]);
     if start == Start::Restored {
-        all.extend(["-incoming".to_owned(), format!("file:{}", lab.snapshot.join("state").display())]);
+        all.extend([
+            "-incoming".to_owned(),
+            format!("file:{}", lab.snapshot.join("state").display()),
+        ]);
     }
     all
 }

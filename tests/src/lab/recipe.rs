@@ -29,7 +29,9 @@ pub struct Lab {
 
 /// The last lines of a log file, for error messages.
 pub(super) fn tail(path: &Path, lines: usize) -> String {
-    let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text = fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
     all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
 }
@@ -53,9 +55,13 @@ impl Lab {
         let root_key = Key::new().files(&["root.sh", "kernel.sh"])?;
         let root = root_key.folder("root")?;
         let Ok(version) = fs::read(root.join("boot/version")) else { return Ok(None) };
-        let kit_key = root_key
-            .bytes(&version)
-            .files(&["initramfs.sh", "modules.sh", "vmlinux.sh", "guest", "host/initramfs-init"])?;
+        let kit_key = root_key.bytes(&version).files(&[
+            "initramfs.sh",
+            "modules.sh",
+            "vmlinux.sh",
+            "guest",
+            "host/initramfs-init",
+        ])?;
         let image_key = kit_key.files(&["image.sh", "host"])?;
         let snapshot_key = image_key.key(snapshot::key());
         Ok(Some(Self {
@@ -98,7 +104,8 @@ impl Lab {
     fn build_kit(&self, out: &Path) -> Result<()> {
         fs::create_dir_all(out)?;
         let kernel = self.root.join(format!("boot/vmlinuz-{}", self.kernel_version()?));
-        fs::copy(&kernel, out.join("vmlinuz")).with_context(|| format!("copying {}", kernel.display()))?;
+        fs::copy(&kernel, out.join("vmlinuz"))
+            .with_context(|| format!("copying {}", kernel.display()))?;
         script("vmlinux", "vmlinux.sh", &[&kernel, &out.join("vmlinux")])?;
         script("initramfs", "initramfs.sh", &[&self.root, out])
     }
@@ -134,7 +141,11 @@ fn script(name: &str, file: &str, arguments: &[&Path]) -> Result<()> {
         .status()
         .with_context(|| format!("running {file}"))?;
     if !status.success() {
-        bail!("{file} failed ({status}); the end of {}:\n{}", log_path.display(), tail(&log_path, 25));
+        bail!(
+            "{file} failed ({status}); the end of {}:\n{}",
+            log_path.display(),
+            tail(&log_path, 25)
+        );
     }
     Ok(())
 }

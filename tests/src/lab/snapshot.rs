@@ -25,7 +25,11 @@ pub(super) fn key() -> Key {
 pub(super) fn take(lab: &Lab, out: &Path) -> Result<()> {
     fs::create_dir_all(out)?;
     let mut machine = Machine::start(lab, Start::Cold, out)?;
-    let console = Console::new("the lab's host", machine.command_port.try_clone()?, &out.join("commands.log"))?;
+    let console = Console::new(
+        "the lab's host",
+        machine.command_port.try_clone()?,
+        &out.join("commands.log"),
+    )?;
     console.wait_line("##READY", Duration::from_secs(180))?;
     let output = console.run(PREPARE, Duration::from_secs(60))?;
     anyhow::ensure!(output.status == 0, "preparing the lab's host failed: {}", output.text);
