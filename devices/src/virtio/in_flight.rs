@@ -3,61 +3,73 @@
 use block::Segments;
 
 use super::Head;
+use super::stats::Kind;
 
 /// What is remembered of one request until it completes.
-struct Slot<P> {
-    head: Head,
-    pending: P,
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entry<P> {
+    pub(super) head: Head,
+    pub(super) pending: P,
+    pub(super) kind: Kind,
+    /// Bytes it moves.
+    pub(super) bytes: u64,
+    /// When it was handed to the engine, in nanoseconds of the monotonic clock.
+    pub(super) since_ns: u64,
+}
+
+/// A slot set aside for the next request, with an empty segment list to parse it into.
+#[derive(Debug)]
+pub(super) struct Vacancy {
+    pub(super) tag: u16,
+    pub(super) segments: Segments,
 }
 
 /// A slab of fixed size. The tag of a request is its slot, never the driver's index, so that
 /// a driver that offers one descriptor twice cannot confuse two requests.
 pub(super) struct InFlight<P> {
-    slots: Box<[Option<Slot<P>>]>,
-    free: Vec<u16>,
-    /// Segment lists not lent out; they keep their capacity.
-    spare: Vec<Segments>,
+    slots: Box<[Option<Entry<P>>]>,
+    /// Slots not in use; their segment lists keep their capacity.
+    vacant: Vec<Vacancy>,
 }
 
 impl<P> InFlight<P> {
     /// A slab of `depth` slots.
     pub(super) fn new(depth: u16) -> Self {
+        let vacancy = |tag| Vacancy { tag, segments: Segments::new() };
         Self {
             slots: (0..depth).map(|_| None).collect(),
-            free: (0..depth).rev().collect(),
-            spare: (0..=depth).map(|_| Segments::new()).collect(),
+            vacant: (0..depth).rev().map(vacancy).collect(),
         }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.free.is_empty()
+        self.vacant.is_empty()
     }
 
-    /// An empty segment list to parse the next request into.
-    pub(super) fn lend_segments(&mut self) -> Segments {
-        self.spare.pop().unwrap_or_default()
+    /// Sets a slot aside, to be given to [`InFlight::occupy`] or [`InFlight::vacate`].
+    pub(super) fn reserve(&mut self) -> Option<Vacancy> {
+        self.vacant.pop()
     }
 
-    /// Takes a segment list back.
-    pub(super) fn return_segments(&mut self, mut segments: Segments) {
+    /// Gives a slot back.
+    pub(super) fn vacate(&mut self, tag: u16, mut segments: Segments) {
         segments.clear();
-        self.spare.push(segments);
+        self.vacant.push(Vacancy { tag, segments });
     }
 
-    /// Remembers a request and names its tag; hands it back if the slab is full.
-    pub(super) fn insert(&mut self, head: Head, pending: P) -> Result<u16, (Head, P)> {
-        let Some(tag) = self.free.pop() else { return Err((head, pending)) };
+    /// Remembers a request in the slot that was set aside under `tag`.
+    pub(super) fn occupy(&mut self, tag: u16, entry: Entry<P>) {
         if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
-            *slot = Some(Slot { head, pending });
+            *slot = Some(entry);
         }
-        Ok(tag)
     }
 
-    /// Forgets the request of a tag; `None` if there is none, which would be the engine's bug.
-    pub(super) fn remove(&mut self, tag: u16) -> Option<(Head, P)> {
-        let slot = self.slots.get_mut(usize::from(tag))?.take()?;
-        self.free.push(tag);
-        Some((slot.head, slot.pending))
+    /// Ends the request of a tag and vacates its slot; `None` if there is none, which would be the
+    /// engine's bug.
+    pub(super) fn remove(&mut self, tag: u16, segments: Segments) -> Option<Entry<P>> {
+        let entry = self.slots.get_mut(usize::from(tag))?.take()?;
+        self.vacate(tag, segments);
+        Some(entry)
     }
 }
 
@@ -65,19 +77,25 @@ impl<P> InFlight<P> {
 mod tests {
     use super::*;
 
+    fn entry(pending: char) -> Entry<char> {
+        let head = super::super::queue::tests::head(7);
+        Entry { head, pending, kind: Kind::Read, bytes: 512, since_ns: 0 }
+    }
+
     #[test]
     fn a_tag_is_unique_until_it_is_removed() {
         let mut slab = InFlight::new(2);
-        let head = super::super::queue::tests::head;
-        let first = slab.insert(head(7), 'a').unwrap();
-        let second = slab.insert(head(7), 'b').unwrap();
-        assert_ne!(first, second);
+        let (first, second) = (slab.reserve().unwrap(), slab.reserve().unwrap());
+        assert_ne!(first.tag, second.tag);
         assert!(slab.is_full());
-        assert_eq!(slab.insert(head(8), 'c'), Err((head(8), 'c')));
-        assert_eq!(slab.remove(first), Some((head(7), 'a')));
-        assert_eq!(slab.remove(first), None);
-        assert_eq!(slab.insert(head(9), 'd'), Ok(first));
-        assert_eq!(slab.remove(second), Some((head(7), 'b')));
-        assert_eq!(slab.remove(99), None);
+        assert!(slab.reserve().is_none());
+        slab.occupy(first.tag, entry('a'));
+        slab.occupy(second.tag, entry('b'));
+        assert_eq!(slab.remove(first.tag, first.segments), Some(entry('a')));
+        assert_eq!(slab.remove(first.tag, Segments::new()), None);
+        assert_eq!(slab.reserve().unwrap().tag, first.tag);
+        assert!(slab.is_full());
+        assert_eq!(slab.remove(second.tag, second.segments), Some(entry('b')));
+        assert_eq!(slab.remove(99, Segments::new()), None);
     }
 }

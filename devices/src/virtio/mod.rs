@@ -16,6 +16,7 @@ mod queue;
 pub mod queue_worker;
 mod ring_memory;
 mod rng;
+pub mod stats;
 mod transport;
 mod worker;
 

@@ -12,11 +12,13 @@ use std::sync::Arc;
 use block::{
     Backend, Completion, EngineSetup, IoEngine, MemoryRegion, Operation, Request, Segments,
 };
+use rustix::time::{ClockId, clock_gettime};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::in_flight::InFlight;
+use super::in_flight::{Entry, InFlight, Vacancy};
 use super::queue::MAX_BUFFERS;
+use super::stats::{Kind, QueueStats};
 use super::worker::Stop;
 use super::{
     ActivateError, ActiveQueue, Chain, FaultReporter, Head, Interrupt, Queue, QueueError, Worker,
@@ -76,13 +78,14 @@ pub fn spawn<P: Protocol>(
     memory: GuestMemory,
     faults: FaultReporter,
     backend: Arc<dyn Backend>,
+    stats: Arc<QueueStats>,
     protocol: P,
 ) -> Result<Worker, ActivateError> {
     let kick = Arc::clone(&active.kick);
     Worker::spawn(
         name,
         kick,
-        move || QueueWorker::new(active, memory, faults, &*backend, protocol),
+        move || QueueWorker::new(active, memory, faults, &*backend, stats, protocol),
         |mut worker, stop| worker.run(stop),
     )
 }
@@ -98,6 +101,7 @@ struct QueueWorker<P: Protocol> {
     interrupt: Interrupt,
     faults: FaultReporter,
     memory: GuestMemory,
+    stats: Arc<QueueStats>,
     /// The ring is corrupt: nothing more is taken from it.
     broken: bool,
     /// Open as long as the engine watches it.
@@ -110,6 +114,7 @@ impl<P: Protocol> QueueWorker<P> {
         memory: GuestMemory,
         faults: FaultReporter,
         backend: &dyn Backend,
+        stats: Arc<QueueStats>,
         protocol: P,
     ) -> Result<Self, ActivateError> {
         let depth = active.queue.size();
@@ -125,6 +130,7 @@ impl<P: Protocol> QueueWorker<P> {
             interrupt: active.interrupt,
             faults,
             memory,
+            stats,
             broken: false,
             _kick: active.kick,
         })
@@ -132,62 +138,85 @@ impl<P: Protocol> QueueWorker<P> {
 
     /// Serves the queue until it is asked to end.
     fn run(&mut self, stop: &Stop) {
-        self.queue.disarm_kick();
         while !stop.requested() {
-            self.settle();
-            self.accept();
-            if self.queue.publish() {
-                self.interrupt.signal();
-            }
-            if !self.may_sleep() {
+            if !self.round() {
                 continue;
             }
             if let Err(error) = self.engine.wait() {
                 self.faults.needs_reset(&format_args!("its engine failed: {error}"));
                 return;
             }
-            self.queue.disarm_kick();
         }
     }
 
-    /// Gives back to the driver what the engine completed.
-    fn settle(&mut self) {
+    /// Does what can be done now. Returns whether there is nothing more to do before the next kick or
+    /// completion.
+    fn round(&mut self) -> bool {
+        let now_ns = monotonic_ns();
+        self.queue.disarm_kick();
+        let settled = self.settle(now_ns);
+        self.accept(now_ns);
+        let interrupt = self.queue.publish();
+        if interrupt {
+            self.interrupt.signal();
+        }
+        self.stats.round(settled, now_ns, monotonic_ns(), interrupt);
+        self.broken || self.in_flight.is_full() || self.queue.arm_kick()
+    }
+
+    /// Gives back to the driver what the engine completed, and returns how many.
+    fn settle(&mut self, now_ns: u64) -> u64 {
+        let mut settled = 0;
         while let Some(Completion { tag, result, segments }) = self.engine.reap() {
-            self.in_flight.return_segments(segments);
-            let Some((head, pending)) = self.in_flight.remove(tag) else {
+            let Some(entry) = self.in_flight.remove(tag, segments) else {
                 tracing::error!(target: "virtio", "the engine completed tag {tag} twice");
                 continue;
             };
-            let written = self.protocol.complete(pending, &self.memory, result);
-            self.queue.push_used(head, written);
+            let bytes = result.is_ok().then_some(entry.bytes);
+            self.stats.completed(entry.kind, bytes, now_ns.saturating_sub(entry.since_ns));
+            let written = self.protocol.complete(entry.pending, &self.memory, result);
+            self.queue.push_used(entry.head, written);
+            settled += 1;
         }
+        settled
     }
 
-    /// Takes what the driver made available, as far as there are free slots.
-    fn accept(&mut self) {
-        while !self.broken && !self.in_flight.is_full() {
+    /// Takes what the driver made available, as far as there are free slots. No more than the queue
+    /// holds, so that a driver that offers without end does not keep the worker from its other duties.
+    fn accept(&mut self, now_ns: u64) {
+        for _ in 0..self.queue.size() {
+            if self.broken {
+                return;
+            }
+            let Some(vacancy) = self.in_flight.reserve() else { return };
             match self.queue.pop(&mut self.chain) {
-                Ok(Some(head)) => self.start(head),
-                Ok(None) => return,
-                Err(error) => self.give_up(error),
+                Ok(Some(head)) => self.start(head, vacancy, now_ns),
+                Ok(None) => return self.in_flight.vacate(vacancy.tag, vacancy.segments),
+                Err(error) => {
+                    self.in_flight.vacate(vacancy.tag, vacancy.segments);
+                    self.give_up(error);
+                }
             }
         }
     }
 
     /// Starts one request.
-    fn start(&mut self, head: Head) {
-        let mut segments = self.in_flight.lend_segments();
+    fn start(&mut self, head: Head, vacancy: Vacancy, now_ns: u64) {
+        let Vacancy { tag, mut segments } = vacancy;
         match self.protocol.parse(&self.chain, &self.memory, &mut segments) {
-            Parsed::Io { op, pending } => match self.in_flight.insert(head, pending) {
-                Ok(tag) => self.engine.push(Request { tag, op, segments }),
-                Err(_) => unreachable!("accept checks for a free slot"),
-            },
+            Parsed::Io { op, pending } => {
+                let bytes = bytes_moved(&op, &segments);
+                let kind = Kind::of(&op);
+                self.in_flight.occupy(tag, Entry { head, pending, kind, bytes, since_ns: now_ns });
+                self.engine.push(Request { tag, op, segments });
+            }
             Parsed::Done { written } => {
-                self.in_flight.return_segments(segments);
+                self.in_flight.vacate(tag, segments);
+                self.stats.answered();
                 self.queue.push_used(head, written);
             }
             Parsed::Fatal(error) => {
-                self.in_flight.return_segments(segments);
+                self.in_flight.vacate(tag, segments);
                 self.queue.push_used(head, 0);
                 self.give_up(error);
             }
@@ -199,11 +228,23 @@ impl<P: Protocol> QueueWorker<P> {
         self.broken = true;
         self.faults.needs_reset(&error);
     }
+}
 
-    /// Whether there is nothing to do before the next kick or completion.
-    fn may_sleep(&mut self) -> bool {
-        self.broken || self.in_flight.is_full() || self.queue.arm_kick()
+/// How many bytes an operation moves, discards or zeroes.
+fn bytes_moved(op: &Operation, segments: &Segments) -> u64 {
+    match op {
+        Operation::Read { .. } | Operation::Write { .. } => {
+            segments.iter().map(|segment| segment.len() as u64).sum()
+        }
+        Operation::Flush => 0,
+        Operation::Discard { range, .. } | Operation::WriteZeroes { range, .. } => range.len,
     }
+}
+
+/// The monotonic clock, in nanoseconds. Read without a system call.
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// Guest memory as the engine may register it.

@@ -12,6 +12,7 @@ use ::block::{Backend, Durability, Geometry};
 use self::protocol::BlockProtocol;
 use self::request::{ID_BYTES, Limits, SECTOR_BYTES};
 use super::device::read_config_bytes;
+use super::stats::QueueStats;
 use super::{ActivateError, Activation, DeviceType, VirtioDevice, Worker, queue_worker};
 
 pub use self::request::Status;
@@ -62,6 +63,7 @@ pub struct Block {
     id: [u8; ID_BYTES],
     queue_sizes: Vec<u16>,
     write_cache: Arc<WriteCache>,
+    stats: Vec<Arc<QueueStats>>,
 }
 
 impl Block {
@@ -80,7 +82,14 @@ impl Block {
             id,
             queue_sizes: vec![QUEUE_SIZE; usize::from(queues.max(1))],
             write_cache: Arc::new(WriteCache { enabled }),
+            stats: (0..queues.max(1)).map(|_| Arc::default()).collect(),
         }
+    }
+
+    /// What the queues have done, by queue. Counts on through resets.
+    #[must_use]
+    pub fn stats(&self) -> &[Arc<QueueStats>] {
+        &self.stats
     }
 
     /// The configuration structure (§5.2.4).
@@ -178,12 +187,14 @@ impl VirtioDevice for Block {
         }
         let mut workers: Vec<Worker> = Vec::with_capacity(activation.queues.len());
         for active in activation.queues {
+            let stats = self.stats.get(usize::from(active.index)).cloned().unwrap_or_default();
             let spawned = queue_worker::spawn(
                 format!("{}/q{}", self.name, active.index),
                 active,
                 activation.memory.clone(),
                 activation.faults.clone(),
                 Arc::clone(&self.backend),
+                stats,
                 BlockProtocol {
                     limits: self.limits(),
                     id: self.id,

@@ -1,0 +1,236 @@
+//! What one queue of a disk has done: counters and latencies.
+//!
+//! Written by the queue's worker alone, without atomic read-modify-write, and read by anyone at any
+//! time. A reader sees each figure whole but not all of one moment.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use block::Operation;
+
+/// A count that one thread adds to.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    fn add(&self, amount: u64) {
+        self.0.store(self.get().wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Durations by magnitude: four buckets per power of two, from 256 ns to over a minute.
+#[derive(Debug)]
+pub struct Histogram {
+    buckets: [Counter; Self::BUCKETS],
+    sum_ns: Counter,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { buckets: std::array::from_fn(|_| Counter::default()), sum_ns: Counter::default() }
+    }
+}
+
+impl Histogram {
+    /// Number of buckets.
+    pub const BUCKETS: usize = 112;
+    /// The first bucket ends here, as a power of two of nanoseconds.
+    const FIRST_LOG2: u32 = 8;
+
+    /// Counts `times` events of the same duration.
+    fn record(&self, duration_ns: u64, times: u64) {
+        if let Some(bucket) = self.buckets.get(Self::bucket(duration_ns)) {
+            bucket.add(times);
+        }
+        self.sum_ns.add(duration_ns.saturating_mul(times));
+    }
+
+    /// The bucket of a duration; the last one takes all that is longer.
+    fn bucket(duration_ns: u64) -> usize {
+        let scaled = (duration_ns >> (Self::FIRST_LOG2 - 2)).max(1);
+        let log2 = scaled.ilog2();
+        if log2 < 2 {
+            return 0;
+        }
+        // Two bits below the leading one tell the quarter of the power of two.
+        let quarter = (scaled >> (log2 - 2)) & 3;
+        let index = 1 + u64::from(log2 - 2) * 4 + quarter;
+        usize::try_from(index).map_or(Self::BUCKETS - 1, |index| index.min(Self::BUCKETS - 1))
+    }
+
+    /// Where bucket `index` ends; `None` for the last one, which has no end.
+    #[must_use]
+    pub fn bucket_end(index: usize) -> Option<Duration> {
+        if index + 1 >= Self::BUCKETS {
+            return None;
+        }
+        let (power, quarter) = (index / 4, index as u64 % 4);
+        Some(Duration::from_nanos((4 + quarter) << (Self::FIRST_LOG2 as usize - 2 + power)))
+    }
+
+    /// The counts by bucket.
+    pub fn counts(&self) -> impl Iterator<Item = u64> + '_ {
+        self.buckets.iter().map(Counter::get)
+    }
+
+    /// The sum of all durations.
+    #[must_use]
+    pub fn sum(&self) -> Duration {
+        Duration::from_nanos(self.sum_ns.get())
+    }
+}
+
+/// The kinds of requests that are counted apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Reads.
+    Read,
+    /// Writes.
+    Write,
+    /// Flushes.
+    Flush,
+    /// Discards.
+    Discard,
+    /// Zeroings.
+    WriteZeroes,
+}
+
+impl Kind {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [Self; 5] =
+        [Self::Read, Self::Write, Self::Flush, Self::Discard, Self::WriteZeroes];
+
+    /// The kind of an operation.
+    #[must_use]
+    pub const fn of(op: &Operation) -> Self {
+        match op {
+            Operation::Read { .. } => Self::Read,
+            Operation::Write { .. } => Self::Write,
+            Operation::Flush => Self::Flush,
+            Operation::Discard { .. } => Self::Discard,
+            Operation::WriteZeroes { .. } => Self::WriteZeroes,
+        }
+    }
+
+    /// Its name in status and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Flush => "flush",
+            Self::Discard => "discard",
+            Self::WriteZeroes => "write_zeroes",
+        }
+    }
+}
+
+/// What is counted of one kind of request.
+#[derive(Debug, Default)]
+pub struct KindStats {
+    /// Requests completed, with or without success.
+    pub requests: Counter,
+    /// Bytes moved, discarded or zeroed by the successful ones.
+    pub bytes: Counter,
+    /// Requests that failed.
+    pub errors: Counter,
+    /// Time in the backend: from the hand-over to the engine until its completion was reaped.
+    pub backend: Histogram,
+}
+
+/// What one queue has done.
+#[derive(Debug, Default)]
+pub struct QueueStats {
+    kinds: [KindStats; Kind::ALL.len()],
+    /// Time from the start of a round of the worker's loop until what had completed by then was
+    /// visible to the driver, per request.
+    pub completion: Histogram,
+    /// Rounds of the worker's loop, each with at most one system call for I/O.
+    pub rounds: Counter,
+    /// Interrupts sent.
+    pub interrupts: Counter,
+    /// Requests answered without the disk: asked for its name, or malformed.
+    pub answered: Counter,
+}
+
+impl QueueStats {
+    /// The figures of one kind of request.
+    #[must_use]
+    pub fn kind(&self, kind: Kind) -> &KindStats {
+        let [read, write, flush, discard, write_zeroes] = &self.kinds;
+        match kind {
+            Kind::Read => read,
+            Kind::Write => write,
+            Kind::Flush => flush,
+            Kind::Discard => discard,
+            Kind::WriteZeroes => write_zeroes,
+        }
+    }
+
+    /// A request left the backend; `bytes` is `None` if it failed.
+    pub(super) fn completed(&self, kind: Kind, bytes: Option<u64>, backend_ns: u64) {
+        let stats = self.kind(kind);
+        stats.requests.add(1);
+        match bytes {
+            Some(bytes) => stats.bytes.add(bytes),
+            None => stats.errors.add(1),
+        }
+        stats.backend.record(backend_ns, 1);
+    }
+
+    /// A request was answered without the disk.
+    pub(super) fn answered(&self) {
+        self.answered.add(1);
+    }
+
+    /// A round that settled `settled` requests took from `start_ns` to `end_ns`.
+    pub(super) fn round(&self, settled: u64, start_ns: u64, end_ns: u64, interrupt: bool) {
+        self.rounds.add(1);
+        self.interrupts.add(u64::from(interrupt));
+        if settled > 0 {
+            self.completion.record(end_ns.saturating_sub(start_ns), settled);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_ends_where_the_next_begins() {
+        for index in 0..Histogram::BUCKETS - 1 {
+            let end = u64::try_from(Histogram::bucket_end(index).unwrap().as_nanos()).unwrap();
+            assert_eq!(Histogram::bucket(end - 1), index, "below {end} ns");
+            assert_eq!(Histogram::bucket(end), index + 1, "at {end} ns");
+        }
+        assert_eq!(Histogram::bucket(0), 0);
+        assert_eq!(Histogram::bucket(u64::MAX), Histogram::BUCKETS - 1);
+        assert_eq!(Histogram::bucket_end(Histogram::BUCKETS - 1), None);
+    }
+
+    #[test]
+    fn the_range_reaches_from_microseconds_to_a_minute() {
+        assert_eq!(Histogram::bucket_end(0), Some(Duration::from_nanos(256)));
+        let last = Histogram::bucket_end(Histogram::BUCKETS - 2).unwrap();
+        assert!(last > Duration::from_secs(17), "{last:?}");
+    }
+
+    #[test]
+    fn failed_requests_count_no_bytes() {
+        let stats = QueueStats::default();
+        stats.completed(Kind::Write, Some(4096), 1000);
+        stats.completed(Kind::Write, None, 1000);
+        let write = stats.kind(Kind::Write);
+        assert_eq!((write.requests.get(), write.bytes.get(), write.errors.get()), (2, 4096, 1));
+        assert_eq!(write.backend.counts().sum::<u64>(), 2);
+        assert_eq!(stats.kind(Kind::Read).requests.get(), 0);
+    }
+}
