@@ -68,7 +68,7 @@ impl DateTime {
 
 /// A number below 100 as two decimal digits.
 fn binary_coded_decimal(value: u64) -> u8 {
-    u8::try_from((value / 10 % 10) << 4 | value % 10).unwrap_or(u8::MAX)
+    u8::try_from(((value / 10 % 10) << 4) | (value % 10)).unwrap_or(u8::MAX)
 }
 
 /// The clock and its memory.
@@ -115,8 +115,8 @@ impl Default for Cmos {
 }
 
 fn update_flag(since_epoch: Duration) -> u8 {
-    let to_next_second =
-        Duration::from_secs(1).saturating_sub(Duration::from_nanos(since_epoch.subsec_nanos().into()));
+    let to_next_second = Duration::from_secs(1)
+        .saturating_sub(Duration::from_nanos(since_epoch.subsec_nanos().into()));
     if to_next_second <= UPDATE_WARNING { A_UPDATE_IN_PROGRESS } else { 0 }
 }
 

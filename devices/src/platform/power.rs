@@ -81,8 +81,10 @@ impl PowerControl {
     /// Registers whose button raises `interrupt` and that call `on_request` when the guest wants
     /// to power off or reset.
     pub fn new(interrupt: EventFd, on_request: impl Fn(PowerRequest) + Send + 'static) -> Self {
-        let button =
-            PowerButton { pressed: Arc::new(AtomicBool::new(false)), interrupt: Arc::new(interrupt) };
+        let button = PowerButton {
+            pressed: Arc::new(AtomicBool::new(false)),
+            interrupt: Arc::new(interrupt),
+        };
         Self { button, on_request: Box::new(on_request) }
     }
 

@@ -1,0 +1,65 @@
+//! How a run ends, and the exit codes that say so.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Every way `bulkhead run` ends. The numbers are an interface: scripts and units rely on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// The guest powered off.
+    PoweredOff = 0,
+    /// The host failed, or its KVM cannot run the guest.
+    Failed = 1,
+    /// The command line or the configuration is wrong.
+    BadConfig = 2,
+    /// The guest rebooted.
+    Rebooted = 10,
+    /// The guest's kernel panicked.
+    Panicked = 11,
+    /// The guest stopped on a triple fault.
+    TripleFault = 12,
+    /// The guest was stopped: it did not power off in time, or a second signal came.
+    Stopped = 13,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PoweredOff => "the guest powered off",
+            Self::Failed => "the host failed",
+            Self::BadConfig => "the configuration is wrong",
+            Self::Rebooted => "the guest rebooted",
+            Self::Panicked => "the guest's kernel panicked",
+            Self::TripleFault => "the guest stopped on a triple fault",
+            Self::Stopped => "the guest was stopped",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_codes_are_what_scripts_rely_on() {
+        let codes = [
+            (Exit::PoweredOff, 0),
+            (Exit::Failed, 1),
+            (Exit::BadConfig, 2),
+            (Exit::Rebooted, 10),
+            (Exit::Panicked, 11),
+            (Exit::TripleFault, 12),
+            (Exit::Stopped, 13),
+        ];
+        for (exit, code) in codes {
+            assert_eq!(exit as u8, code, "{exit}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Devices on the PCI bus, made as the configuration says.
+
+use std::io;
+use std::sync::Arc;
+
+use block::{OpenError, RawFile};
+use devices::pci::{BusFull, PciRoot, Window};
+use devices::virtio::{Block, Net, PciTransport, Rng, Tap, TapError, VirtioDevice};
+use devices::{GuestMemory, Hypervisor};
+use thiserror::Error;
+
+use crate::config::{Bus, DiskConfig, MachineConfig, NetConfig};
+use crate::layout::PCI_WINDOW;
+
+/// Why a device cannot be had.
+#[derive(Debug, Error)]
+pub(crate) enum Error {
+    /// The disk cannot be opened.
+    #[error("disk {0:?}")]
+    Disk(String, #[source] OpenError),
+    /// The tap device cannot be opened.
+    #[error("network device {0:?}")]
+    Tap(String, #[source] TapError),
+    /// The host or KVM gives no event or interrupt.
+    #[error("cannot connect the device {0:?}")]
+    Connect(String, #[source] io::Error),
+    /// There are too many.
+    #[error(transparent)]
+    Full(#[from] BusFull),
+}
+
+/// The PCI bus with all devices: disks and network devices in the order of the configuration, then
+/// the entropy source.
+///
+/// # Errors
+///
+/// When a device cannot be had.
+pub(crate) fn bus(
+    config: &MachineConfig,
+    memory: &GuestMemory,
+    hypervisor: &Arc<dyn Hypervisor>,
+) -> Result<PciRoot, Error> {
+    let mut root = PciRoot::new(window());
+    let mut add = |device: Box<dyn VirtioDevice>| {
+        let name = device.name().to_owned();
+        let transport = PciTransport::new(device, memory.clone(), Arc::clone(hypervisor))
+            .map_err(|error| Error::Connect(name, error))?;
+        root.add(Box::new(transport))?;
+        Ok::<_, Error>(())
+    };
+    config.disks.iter().try_for_each(|disk| add(open_disk(disk)?))?;
+    config.nets.iter().try_for_each(|net| add(open_net(net)?))?;
+    add(Box::new(Rng))?;
+    Ok(root)
+}
+
+/// The window lies below 4 GiB.
+fn window() -> Window {
+    let [base, end] = [PCI_WINDOW.start, PCI_WINDOW.end]
+        .map(|address| u32::try_from(address).unwrap_or(u32::MAX));
+    Window { base, len: end - base }
+}
+
+fn open_disk(config: &DiskConfig) -> Result<Box<dyn VirtioDevice>, Error> {
+    let backend = RawFile::open(&config.path, config.cache, config.readonly)
+        .map_err(|error| Error::Disk(config.id.clone(), error))?;
+    Ok(match config.bus {
+        Bus::VirtioBlk => {
+            Box::new(Block::new(&config.id, &config.serial, config.queues, Arc::new(backend)))
+        }
+    })
+}
+
+fn open_net(config: &NetConfig) -> Result<Box<dyn VirtioDevice>, Error> {
+    let tap = Tap::open(&config.tap).map_err(|error| Error::Tap(config.tap.clone(), error))?;
+    Ok(Box::new(Net::new(tap, config.mac)))
+}

@@ -1,0 +1,84 @@
+//! `bulkhead run`: one machine from start to end, and back to a clean host.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::config::MachineConfig;
+use crate::console::Console;
+use crate::control::Control;
+use crate::ending::Ending;
+use crate::exit::Exit;
+use crate::kvm::KvmFailure;
+use crate::machine::{self, Machine};
+use crate::signals::Signals;
+
+/// Why a run failed on the host's side.
+#[derive(Debug, Error)]
+pub(crate) enum Error {
+    /// Signals cannot be received.
+    #[error("cannot receive signals")]
+    Signals(#[source] io::Error),
+    /// The console cannot be opened.
+    #[error("cannot open the console")]
+    Console(#[source] io::Error),
+    /// The machine cannot be had.
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
+    /// The event loop failed.
+    #[error("the event loop failed")]
+    Control(#[source] io::Error),
+    /// KVM cannot run the guest.
+    #[error(transparent)]
+    Kvm(#[from] KvmFailure),
+    /// Data may be lost.
+    #[error("a device could not be closed; data written to it may be lost")]
+    Close(#[source] io::Error),
+}
+
+/// Runs the machine until it ends. The terminal is back in its mode when this returns.
+///
+/// # Errors
+///
+/// When the host fails, before the start or while the guest runs.
+pub(crate) fn run(config: &MachineConfig) -> Result<Exit, Error> {
+    let signals = Signals::take_over().map_err(Error::Signals)?;
+    let mut console = Console::open(&config.console).map_err(Error::Console)?;
+    let ending = run_machine(config, &signals, &mut console);
+    console.close();
+    match ending? {
+        Ending::Exit(exit) => {
+            tracing::info!("{exit}");
+            Ok(exit)
+        }
+        Ending::Failure(failure) => Err(failure.into()),
+    }
+}
+
+fn run_machine(
+    config: &MachineConfig,
+    signals: &Signals,
+    console: &mut Console,
+) -> Result<Ending, Error> {
+    let interrupted = || !matches!(signals.next(), Ok(None));
+    let mut machine = match Machine::build(config, console.writer(), interrupted) {
+        Err(machine::Error::Memory(crate::memory::Error::Interrupted)) => {
+            return Ok(Ending::Exit(Exit::Stopped));
+        }
+        machine => machine?,
+    };
+    let running = machine.start()?;
+    let control = Control {
+        signals,
+        console,
+        serial: &machine.serial,
+        ending: &machine.ending,
+        button: machine.button.clone(),
+        grace: config.shutdown_grace,
+    };
+    let ending = control.run().map_err(Error::Control);
+    // Whatever the reason to leave the loop was, from here on the vCPUs have to stop.
+    machine.ending.set(ending.as_ref().map_or(Ending::Exit(Exit::Failed), Clone::clone));
+    running.stop().map_err(Error::Close)?;
+    ending
+}

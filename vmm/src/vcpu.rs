@@ -1,0 +1,139 @@
+//! A virtual processor: one thread that runs it until the machine ends.
+//!
+//! A vCPU leaves the guest only for port and memory accesses; disk and network requests do not pass
+//! here. [`Vcpu::run`] never waits for anything but KVM_RUN.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use crate::bus::Bus;
+use crate::ending::{Ending, EndingCell};
+use crate::exit::Exit;
+use crate::kvm::{Cause, KvmFailure, Vm};
+
+/// How long to wait for a vCPU that was asked to stop before asking again.
+const KICK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// A virtual processor that has not started yet.
+pub(crate) struct Vcpu {
+    pub(crate) fd: VcpuFd,
+    pub(crate) index: u8,
+    pub(crate) bus: Arc<Bus>,
+    pub(crate) ending: Arc<EndingCell>,
+    /// Keeps the guest's memory for as long as the vCPU may run; dropped after `fd`.
+    pub(crate) _vm: Arc<Vm>,
+}
+
+/// What a return from the guest asks for.
+enum Step {
+    Resume,
+    End(Ending),
+    Fail(Cause),
+    /// As `Fail`, with the cause still to be read from KVM's page.
+    FailInternally,
+}
+
+impl Vcpu {
+    fn run(mut self) {
+        while self.ending.get().is_none() {
+            if let Some(ending) = self.step() {
+                self.ending.set(ending);
+            }
+        }
+    }
+
+    /// Enters the guest once.
+    fn step(&mut self) -> Option<Ending> {
+        let cause = match handle(self.fd.run(), &self.bus) {
+            Step::Resume => return None,
+            Step::End(ending) => return Some(ending),
+            Step::Fail(cause) => cause,
+            Step::FailInternally => Cause::of_internal_error(self.fd.get_kvm_run()),
+        };
+        Some(Ending::Failure(KvmFailure::new(self.index, &self.fd, cause)))
+    }
+}
+
+/// Serves what the guest left for.
+fn handle(exit: Result<VcpuExit<'_>, kvm_ioctls::Error>, bus: &Bus) -> Step {
+    match exit {
+        Ok(VcpuExit::IoIn(port, data)) => bus.read_port(port, data),
+        Ok(VcpuExit::IoOut(port, data)) => bus.write_port(port, data),
+        Ok(VcpuExit::MmioRead(address, data)) => bus.read_memory(address, data),
+        Ok(VcpuExit::MmioWrite(address, data)) => bus.write_memory(address, data),
+        Ok(VcpuExit::Shutdown) => return Step::End(Ending::Exit(Exit::TripleFault)),
+        Ok(VcpuExit::Intr) => {}
+        Ok(VcpuExit::InternalError) => return Step::FailInternally,
+        Ok(VcpuExit::FailEntry(reason, cpu)) => {
+            return Step::Fail(Cause::FailEntry { reason, cpu });
+        }
+        Ok(exit) => return Step::Fail(Cause::Unexpected { exit: format!("{exit:?}") }),
+        // A kick, or a processor that waits for its start was disturbed.
+        Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {}
+        Err(error) => return Step::Fail(Cause::Run { error }),
+    }
+    Step::Resume
+}
+
+/// The running processors of a machine.
+#[derive(Default)]
+pub(crate) struct Vcpus {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Vcpus {
+    /// Starts `vcpu` on its own thread.
+    ///
+    /// # Errors
+    ///
+    /// When the host gives no thread.
+    pub(crate) fn start(&mut self, vcpu: Vcpu) -> io::Result<()> {
+        let name = format!("vcpu{}", vcpu.index);
+        let thread = thread::Builder::new().name(name).spawn(move || vcpu.run())?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Waits until all have stopped. The machine must have ended.
+    pub(crate) fn stop(self) {
+        // A kick is lost when it hits between the look at the ending and KVM_RUN, so kick again.
+        while self.kick() {
+            thread::sleep(KICK_INTERVAL);
+        }
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a vCPU thread panicked");
+            }
+        }
+    }
+
+    /// Interrupts those that still run; whether there were any.
+    fn kick(&self) -> bool {
+        let running: Vec<_> = self.threads.iter().filter(|thread| !thread.is_finished()).collect();
+        for thread in &running {
+            if let Err(error) = thread.kill(kick_signal()) {
+                tracing::error!(%error, "cannot stop a vCPU");
+            }
+        }
+        !running.is_empty()
+    }
+}
+
+fn kick_signal() -> libc::c_int {
+    SIGRTMIN()
+}
+
+/// Makes kicks interrupt KVM_RUN and do nothing else.
+///
+/// # Errors
+///
+/// When the host refuses the handler.
+pub(crate) fn prepare_kicks() -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+    Ok(register_signal_handler(kick_signal(), nothing)?)
+}
