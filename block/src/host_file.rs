@@ -109,6 +109,16 @@ impl HostFile {
         if promises_durability(op) { self.latch.check() } else { Ok(()) }
     }
 
+    /// Makes all completed writes durable by `fdatasync`, which blocks.
+    ///
+    /// # Errors
+    ///
+    /// The host's error, now or before; data may be lost.
+    pub(crate) fn sync_with(&self, fdatasync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.latch.check()?;
+        fdatasync().inspect_err(|error| self.sync_failed(error))
+    }
+
     /// Latches a failed `fdatasync`.
     pub(crate) fn sync_failed(&self, error: &io::Error) {
         if self.latch.set() {

@@ -13,6 +13,8 @@ mod host_file;
 mod page;
 mod raw_file;
 mod request;
+#[doc(hidden)]
+pub mod simulation;
 mod sync_latch;
 mod uring;
 

@@ -104,9 +104,6 @@ impl Backend for RawFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.host.latch.check()?;
-        rustix::fs::fdatasync(&self.host.file)
-            .map_err(io::Error::from)
-            .inspect_err(|error| self.host.sync_failed(error))
+        self.host.sync_with(|| rustix::fs::fdatasync(&self.host.file).map_err(io::Error::from))
     }
 }

@@ -7,14 +7,16 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use io_uring::{IoUring, cqueue, opcode, types};
+use io_uring::{opcode, types};
+
+use super::ring::{Answer, Ring};
 
 /// No request's tag.
 const USER_DATA: u64 = u64::MAX;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Kick {
+pub(crate) struct Kick {
     fd: OwnedFd,
     signalled: bool,
     /// Why the poll ended, as an errno.
@@ -25,31 +27,31 @@ impl Kick {
     /// # Errors
     ///
     /// The host gives no more descriptors.
-    pub(super) fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
         Ok(Self { fd: fd.try_clone_to_owned()?, signalled: false, failed: None })
     }
 
     /// Pushes the poll.
-    pub(super) fn arm(&mut self, ring: &mut IoUring) {
+    pub(super) fn arm(&mut self, ring: &mut impl Ring) {
         let events = u32::from(libc::POLLIN.unsigned_abs());
         let entry = opcode::PollAdd::new(types::Fd(self.fd.as_raw_fd()), events)
             .multi(true)
             .build()
             .user_data(USER_DATA);
         // SAFETY: the entry names no memory, and the ring holds the file once it is submitted.
-        if unsafe { ring.submission().push(&entry) }.is_err() {
+        if !unsafe { ring.push(&entry) } {
             self.failed = Some(libc::ENOBUFS);
         }
     }
 
-    /// Takes an entry of the poll; arms it again when it was the last.
-    pub(super) fn settle(&mut self, entry: &cqueue::Entry, ring: &mut IoUring) {
-        if entry.result() < 0 {
-            self.failed = Some(entry.result().wrapping_neg());
+    /// Takes an answer of the poll; arms it again when it was the last.
+    pub(super) fn settle(&mut self, answer: Answer, ring: &mut impl Ring) {
+        if answer.result < 0 {
+            self.failed = Some(answer.result.wrapping_neg());
             return;
         }
         self.signalled = true;
-        if !cqueue::more(entry.flags()) {
+        if !answer.more {
             self.arm(ring);
         }
     }

@@ -13,16 +13,17 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use io_uring::{IoUring, cqueue};
+use io_uring::IoUring;
 
 use self::in_flight::{InFlight, Progress};
-use self::kick::Kick;
+pub(crate) use self::kick::Kick;
+pub use self::ring::{Answer, Ring};
 use crate::host_file::{Admission, HostFile};
 use crate::{Completion, EngineSetup, IoEngine, OpenError, Request, Segments, Wake};
 
 /// See the module's documentation.
-pub(crate) struct UringEngine {
-    ring: IoUring,
+pub(crate) struct UringEngine<R: Ring = IoUring> {
+    ring: R,
     /// Requests the host works on, by tag.
     slots: Box<[Option<InFlight>]>,
     /// How many of `slots` are taken. Each has exactly one entry in the ring or the kernel.
@@ -49,7 +50,18 @@ impl UringEngine {
         let kick = Kick::new(setup.kick).map_err(host_error("duplicate its kick descriptor"))?;
         let file = host.reopen().map_err(host_error("open it for an engine"))?;
         let ring = ring::make(setup.depth, &file).map_err(OpenError::NoIoUring)?;
-        let depth = usize::from(setup.depth);
+        Self::over(ring, host, kick, setup.depth).map_err(OpenError::NoIoUring)
+    }
+}
+
+impl<R: Ring> UringEngine<R> {
+    /// Makes an engine over a ring with more than `depth` entries whose fixed file 0 is the disk.
+    ///
+    /// # Errors
+    ///
+    /// The kernel cannot watch the kick.
+    pub(crate) fn over(ring: R, host: Arc<HostFile>, kick: Kick, depth: u16) -> io::Result<Self> {
+        let depth = usize::from(depth);
         let mut engine = Self {
             ring,
             slots: std::iter::repeat_with(|| None).take(depth).collect(),
@@ -59,7 +71,7 @@ impl UringEngine {
             host,
             draining: false,
         };
-        engine.watch_kick().map_err(OpenError::NoIoUring)?;
+        engine.watch_kick()?;
         Ok(engine)
     }
 
@@ -75,8 +87,8 @@ impl UringEngine {
     fn enter(&mut self, want: usize) -> io::Result<()> {
         loop {
             match self.ring.submit_and_wait(want) {
-                Ok(_) if self.ring.submission().is_empty() => return Ok(()),
-                Ok(_) => {}
+                Ok(()) if !self.ring.has_unsubmitted() => return Ok(()),
+                Ok(()) => {}
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR) => {}
                     // The completion queue is full, or the kernel short of memory: make room.
@@ -89,16 +101,12 @@ impl UringEngine {
 
     /// Takes everything from the completion queue.
     fn harvest(&mut self) {
-        while let Some(entry) = self.next_entry() {
-            match u16::try_from(entry.user_data()) {
-                Ok(tag) => self.settle(tag, entry.result()),
-                Err(_) => self.kick.settle(&entry, &mut self.ring),
+        while let Some(answer) = self.ring.next_answer() {
+            match u16::try_from(answer.user_data) {
+                Ok(tag) => self.settle(tag, answer.result),
+                Err(_) => self.kick.settle(answer, &mut self.ring),
             }
         }
-    }
-
-    fn next_entry(&mut self) -> Option<cqueue::Entry> {
-        self.ring.completion().next()
     }
 
     /// Hands the next step of a request to the ring.
@@ -108,8 +116,8 @@ impl UringEngine {
         // SAFETY: the entry names the disk (a fixed file), static zeroes, or memory of the request:
         // its segments (valid until it completes, by `Segment::new`), their array and its bounce
         // buffer, which its slot keeps unmoved on the heap until the host has answered.
-        let pushed = unsafe { self.ring.submission().push(&entry) };
-        if pushed.is_err() {
+        let pushed = unsafe { self.ring.push(&entry) };
+        if !pushed {
             // The ring has an entry for each slot, so this is a bug; but never lose a request.
             self.settle(tag, -libc::ENOBUFS);
         }
@@ -135,7 +143,7 @@ impl UringEngine {
     }
 }
 
-impl IoEngine for UringEngine {
+impl<R: Ring> IoEngine for UringEngine<R> {
     fn push(&mut self, request: Request) {
         let Request { tag, op, segments } = request;
         if let Admission::Settled(result) = self.host.admit(op, &segments) {
@@ -151,12 +159,7 @@ impl IoEngine for UringEngine {
     }
 
     fn submit(&mut self) -> io::Result<()> {
-        let queue = self.ring.submission();
-        if queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
-            return Ok(());
-        }
-        drop(queue);
-        self.enter(0)
+        if self.ring.wants_entering() { self.enter(0) } else { Ok(()) }
     }
 
     fn reap(&mut self) -> Option<Completion> {
@@ -183,7 +186,7 @@ impl IoEngine for UringEngine {
     }
 }
 
-impl Drop for UringEngine {
+impl<R: Ring> Drop for UringEngine<R> {
     /// Waits until the host works on nothing of ours. The kick's poll ends with the ring.
     fn drop(&mut self) {
         self.draining = true;

@@ -1,10 +1,79 @@
-//! Making a ring. Runs on the worker's thread.
+//! The kernel as the engine sees it, and making a real one. Runs on the worker's thread.
+//!
+//! The simulator in `tests/` is the other implementer: all of the engine but this file runs over it, so
+//! that what it makes of short, failed and reordered answers is what production makes of them.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use io_uring::{Builder, IoUring};
+use io_uring::{Builder, IoUring, cqueue, squeue};
+
+/// A submission and a completion queue with a kernel behind them.
+pub trait Ring {
+    /// Adds an entry to the submission queue; `false` if it is full.
+    ///
+    /// # Safety
+    ///
+    /// The memory that the entry names stays valid until its answer was taken.
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> bool;
+
+    /// Whether the submission queue holds entries that the kernel has not taken.
+    fn has_unsubmitted(&mut self) -> bool;
+
+    /// Whether entering the kernel would do anything: take entries or post answers.
+    fn wants_entering(&mut self) -> bool;
+
+    /// Enters the kernel: it takes entries, and waits until `want` answers are there.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's error; `EINTR`, `EAGAIN` and `EBUSY` are passing.
+    fn submit_and_wait(&mut self, want: usize) -> io::Result<()>;
+
+    /// Takes the next answer.
+    fn next_answer(&mut self) -> Option<Answer>;
+}
+
+/// An entry of the completion queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// The submitted entry's own.
+    pub user_data: u64,
+    /// A count or a negated errno.
+    pub result: i32,
+    /// Whether the same entry answers again.
+    pub more: bool,
+}
+
+impl Ring for IoUring {
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: the caller's promise is the one asked for here.
+        unsafe { self.submission().push(entry) }.is_ok()
+    }
+
+    fn has_unsubmitted(&mut self) -> bool {
+        !self.submission().is_empty()
+    }
+
+    fn wants_entering(&mut self) -> bool {
+        let queue = self.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+    }
+
+    fn submit_and_wait(&mut self, want: usize) -> io::Result<()> {
+        IoUring::submit_and_wait(self, want).map(drop)
+    }
+
+    fn next_answer(&mut self) -> Option<Answer> {
+        let entry = self.completion().next()?;
+        Some(Answer {
+            user_data: entry.user_data(),
+            result: entry.result(),
+            more: cqueue::more(entry.flags()),
+        })
+    }
+}
 
 /// A name for the log, and the flags.
 type Rung = (&'static str, fn(&mut Builder));

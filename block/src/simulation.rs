@@ -1,0 +1,93 @@
+//! The door for the simulator in `tests/`: the production engine over a kernel of the simulator's own.
+//!
+//! Not for the product, and no part of the crate's promise. The seam is [`Ring`], the two queues
+//! of an io_uring: what requests are admitted, how they become entries, what an answer means, the latch
+//! and the draining are the engine's own code, which is the point.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::host_file::{DirectAlignment, HostFile, Kind};
+use crate::sync_latch::SyncLatch;
+use crate::uring::{Kick, UringEngine};
+use crate::{CacheMode, EngineSetup, Geometry, IoEngine, OpenError};
+
+pub use crate::uring::{Answer, Ring};
+
+/// What a simulated disk looks like.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// Its geometry.
+    pub geometry: Geometry,
+    /// Its cache mode.
+    pub mode: CacheMode,
+    /// Whether it is a block device rather than a regular file.
+    pub block_device: bool,
+}
+
+/// An opened disk without a host behind it.
+#[derive(Debug)]
+pub struct SimulatedDisk {
+    host: Arc<HostFile>,
+}
+
+impl SimulatedDisk {
+    /// Opens a disk. `file` is never used. Direct I/O wants memory and offsets aligned to the
+    /// logical block.
+    #[must_use]
+    pub fn new(look: Look, file: File) -> Self {
+        let Look { geometry, mode, block_device } = look;
+        let block = geometry.logical_block;
+        let direct = mode.is_direct().then_some(DirectAlignment { memory: block, offset: block });
+        let host = HostFile {
+            path: "simulated".into(),
+            file,
+            kind: if block_device { Kind::BlockDevice } else { Kind::Regular },
+            mode,
+            read_only: false,
+            geometry,
+            direct,
+            latch: SyncLatch::default(),
+            discard_refusal_noted: AtomicBool::new(false),
+        };
+        Self { host: Arc::new(host) }
+    }
+
+    /// Makes an engine over `ring`, which has room for twice the depth.
+    ///
+    /// # Errors
+    ///
+    /// When the ring does not take the kick.
+    pub fn engine<R: Ring + 'static>(
+        &self,
+        ring: R,
+        setup: &EngineSetup<'_>,
+    ) -> Result<Box<dyn IoEngine>, OpenError> {
+        let kick = Kick::new(setup.kick).map_err(OpenError::NoIoUring)?;
+        let engine = UringEngine::over(ring, Arc::clone(&self.host), kick, setup.depth);
+        Ok(Box::new(engine.map_err(OpenError::NoIoUring)?))
+    }
+
+    /// What [`crate::Backend::sync`] is, with the host's `fdatasync` given.
+    ///
+    /// # Errors
+    ///
+    /// The host's error, now or before.
+    pub fn sync_with(&self, fdatasync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.host.sync_with(fdatasync)
+    }
+
+    /// The look it was opened with.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        self.host.geometry
+    }
+
+    /// Its cache mode.
+    #[must_use]
+    pub fn cache_mode(&self) -> CacheMode {
+        self.host.mode
+    }
+}
