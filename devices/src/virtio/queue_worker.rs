@@ -90,8 +90,9 @@ pub fn spawn<P: Protocol>(
     )
 }
 
-/// One queue, one engine, one protocol.
-struct QueueWorker<P: Protocol> {
+/// One queue, one engine, one protocol. In a machine a thread [runs](Self::run) it; the simulator in
+/// `tests/` calls it [round](Self::round) by round.
+pub struct QueueWorker<P: Protocol> {
     // The engine is dropped first: it drains, and what is in flight points into `memory`.
     engine: Box<dyn IoEngine>,
     queue: Queue,
@@ -109,7 +110,12 @@ struct QueueWorker<P: Protocol> {
 }
 
 impl<P: Protocol> QueueWorker<P> {
-    fn new(
+    /// Makes the engine of a queue and the loop around both, on the thread that will use them.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses the engine.
+    pub fn new(
         active: ActiveQueue,
         memory: GuestMemory,
         faults: FaultReporter,
@@ -137,12 +143,12 @@ impl<P: Protocol> QueueWorker<P> {
     }
 
     /// Serves the queue until it is asked to end.
-    fn run(&mut self, stop: &Stop) {
+    pub fn run(&mut self, stop: &Stop) {
         while !stop.requested() {
             if !self.round() {
                 continue;
             }
-            if let Err(error) = self.engine.wait() {
+            if let Err(error) = self.wait() {
                 self.faults.needs_reset(&format_args!("its engine failed: {error}"));
                 return;
             }
@@ -151,7 +157,8 @@ impl<P: Protocol> QueueWorker<P> {
 
     /// Does what can be done now. Returns whether there is nothing more to do before the next kick or
     /// completion.
-    fn round(&mut self) -> bool {
+    #[must_use = "there may be more to do"]
+    pub fn round(&mut self) -> bool {
         let now_ns = monotonic_ns();
         self.queue.disarm_kick();
         let settled = self.settle(now_ns);
@@ -162,6 +169,15 @@ impl<P: Protocol> QueueWorker<P> {
         }
         self.stats.round(settled, now_ns, monotonic_ns(), interrupt);
         self.broken || self.in_flight.is_full() || self.queue.arm_kick()
+    }
+
+    /// Hands to the host what the round started, and sleeps until a kick or a completion.
+    ///
+    /// # Errors
+    ///
+    /// The engine cannot go on.
+    pub fn wait(&mut self) -> io::Result<()> {
+        self.engine.wait().map(drop)
     }
 
     /// Gives back to the driver what the engine completed, and returns how many.

@@ -12,8 +12,12 @@ use ::block::{Backend, Durability, Geometry};
 use self::protocol::BlockProtocol;
 use self::request::{ID_BYTES, Limits, SECTOR_BYTES};
 use super::device::read_config_bytes;
+use super::queue_worker::{self, Protocol, QueueWorker};
 use super::stats::QueueStats;
-use super::{ActivateError, Activation, DeviceType, VirtioDevice, Worker, queue_worker};
+use super::{
+    ActivateError, Activation, ActiveQueue, DeviceType, FaultReporter, VirtioDevice, Worker,
+};
+use crate::GuestMemory;
 
 pub use self::request::Status;
 
@@ -90,6 +94,42 @@ impl Block {
     #[must_use]
     pub fn stats(&self) -> &[Arc<QueueStats>] {
         &self.stats
+    }
+
+    /// Takes note of what the driver accepted.
+    pub fn negotiated(&self, features: u64) {
+        // A driver that does not flush gets durable writes (§5.2.5.2, §5.2.6.2).
+        if features & feature::FLUSH == 0 {
+            self.write_cache.enabled.store(false, Ordering::Release);
+        }
+    }
+
+    /// Makes the worker of one queue without a thread for it, as the simulator in `tests/` needs it.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses the engine.
+    pub fn worker(
+        &self,
+        active: ActiveQueue,
+        memory: GuestMemory,
+        faults: FaultReporter,
+    ) -> Result<QueueWorker<impl Protocol + use<>>, ActivateError> {
+        let stats = self.stats_of(active.index);
+        QueueWorker::new(active, memory, faults, &*self.backend, stats, self.protocol())
+    }
+
+    fn protocol(&self) -> BlockProtocol {
+        BlockProtocol {
+            limits: self.limits(),
+            id: self.id,
+            write_cache: Arc::clone(&self.write_cache),
+            name: Arc::clone(&self.name),
+        }
+    }
+
+    fn stats_of(&self, queue: u16) -> Arc<QueueStats> {
+        self.stats.get(usize::from(queue)).cloned().unwrap_or_default()
     }
 
     /// The configuration structure (§5.2.4).
@@ -181,13 +221,10 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Vec<Worker>, ActivateError> {
-        // A driver that does not flush gets durable writes (§5.2.5.2, §5.2.6.2).
-        if activation.features & feature::FLUSH == 0 {
-            self.write_cache.enabled.store(false, Ordering::Release);
-        }
+        self.negotiated(activation.features);
         let mut workers: Vec<Worker> = Vec::with_capacity(activation.queues.len());
         for active in activation.queues {
-            let stats = self.stats.get(usize::from(active.index)).cloned().unwrap_or_default();
+            let stats = self.stats_of(active.index);
             let spawned = queue_worker::spawn(
                 format!("{}/q{}", self.name, active.index),
                 active,
@@ -195,12 +232,7 @@ impl VirtioDevice for Block {
                 activation.faults.clone(),
                 Arc::clone(&self.backend),
                 stats,
-                BlockProtocol {
-                    limits: self.limits(),
-                    id: self.id,
-                    write_cache: Arc::clone(&self.write_cache),
-                    name: Arc::clone(&self.name),
-                },
+                self.protocol(),
             );
             match spawned {
                 Ok(worker) => workers.push(worker),
