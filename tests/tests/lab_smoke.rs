@@ -15,6 +15,18 @@ fn qemu_guest<'host>(host: &'host Host, more: &str) -> Result<Guest<'host>> {
     ))
 }
 
+/// Has QEMU press the button and waits until it says so.
+fn press_power_button(host: &Host) -> Result<()> {
+    let script = format!(
+        r#"coproc socat - UNIX-CONNECT:{}
+printf '{{"execute":"qmp_capabilities"}}{{"execute":"system_powerdown"}}' >&"${{COPROC[1]}}"
+while read -r line <&"${{COPROC[0]}}"; do case $line in *POWERDOWN*) kill "$COPROC_PID"; break ;; esac; done"#,
+        host.path("qmp.sock")
+    );
+    host.run(&script)?;
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
 fn a_restored_host_runs_commands_and_passes_files() -> Result<()> {
@@ -53,12 +65,29 @@ fn a_guest_obeys_its_power_button() -> Result<()> {
     let guest =
         qemu_guest(&host, &format!("-qmp unix:{},server=on,wait=off", host.path("qmp.sock")))?;
     guest.wait_up()?;
-    let press = r#"'{"execute":"qmp_capabilities"}{"execute":"system_powerdown"}'"#;
-    host.run(&format!(
-        "printf %s {press} | socat -t 1 - UNIX-CONNECT:{} >/dev/null",
-        host.path("qmp.sock")
-    ))?;
+    press_power_button(&host)?;
     guest.wait_line("GUEST-POWER-BUTTON", Duration::from_secs(60))?;
     assert_eq!(guest.wait_exit(Duration::from_secs(60))?, 0);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
+fn a_stock_debian_boots_and_obeys_its_power_button() -> Result<()> {
+    let host = Host::start("smoke-debian")?;
+    let guest = host.spawn_vmm(&format!(
+        "qemu-system-x86_64 -accel kvm -cpu host -M q35 -m 512M -nodefaults -display none -no-reboot \
+         -kernel {} -initrd {} -append 'console=ttyS0 quiet cryptomgr.notests no_timer_check root=/dev/vda' \
+         -serial unix:$CONSOLE,server=on,wait=off -qmp unix:{},server=on,wait=off \
+         -drive file={},format=raw,if=virtio",
+        host.kit("vmlinuz"),
+        host.kit("initramfs"),
+        host.path("qmp.sock"),
+        host.debian()?
+    ))?;
+    guest.wait_up()?;
+    assert_eq!(guest.run("systemctl is-active lab-agent")?.trim(), "active");
+    press_power_button(&host)?;
+    assert_eq!(guest.wait_exit(Duration::from_secs(120))?, 0);
     Ok(())
 }

@@ -171,6 +171,15 @@ impl Host {
         Ok("/scratch".to_owned())
     }
 
+    /// Full path of a disk with a stock Debian guest, to be booted as `root=/dev/vda` with the kit's `initramfs`.
+    /// What is written to it is gone after the run.
+    pub fn debian(&self) -> Result<String> {
+        match &self.place {
+            Place::Nested { .. } => Ok("/dev/disk/by-id/virtio-debian".to_owned()),
+            Place::Direct { .. } => self.put(&self.lab.debian.join("debian.img"), "debian.img"),
+        }
+    }
+
     /// Puts the `bulkhead` program on the host: the one `BULKHEAD_BIN` names, else a release build of this tree.
     pub fn put_bulkhead(&self) -> Result<String> {
         self.put(&bulkhead_binary()?, "bulkhead")

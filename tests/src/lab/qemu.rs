@@ -39,7 +39,7 @@ pub(super) enum Start {
 
 /// Everything that shapes a machine, for the key of its snapshot.
 pub(super) fn shape() -> String {
-    format!("{MACHINE} {NESTED} {APPEND} {DISKS:?} {GUEST_PORTS}")
+    format!("{MACHINE} {NESTED} {APPEND} {DISKS:?} debian {GUEST_PORTS}")
 }
 
 /// A command that runs the cached QEMU.
@@ -261,6 +261,7 @@ fn arguments(lab: &Lab, start: Start, dir: &Path, logs: &Path) -> Vec<String> {
     for (name, _) in DISKS {
         add(&drive(name, &dir.join(name), "cache=unsafe"));
     }
+    add(&drive("debian", &lab.debian.join("debian.img"), "cache=unsafe,snapshot=on"));
     add(&format!("-chardev socket,id=qmp,path={}", dir.join("qmp.sock").display()));
     add("-mon chardev=qmp,mode=control -device virtio-serial-pci");
     for name in ["cmd".to_owned()].into_iter().chain((0..GUEST_PORTS).map(|n| format!("guest{n}")))

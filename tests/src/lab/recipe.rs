@@ -1,15 +1,16 @@
 //! Builds the lab, step by step, and finds what was built.
 //!
-//! Steps: host packages, the Debian root (and its kernel), the guest kit, the disk image, the snapshot, and a try of this
-//! machine's own KVM. Each writes into a folder beside its final name and renames it when done, so a step that was
+//! Steps: host packages, the Debian root (and its kernel), the guest kit, the disk images, the snapshot, and a try of
+//! this machine's own KVM. Each writes into a folder beside its final name and renames it when done, so a step that was
 //! interrupted is simply done again. One lock keeps two builds apart; scenarios only read.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::cache::{Key, cache, recipe};
 use super::{direct, snapshot};
@@ -23,6 +24,8 @@ pub struct Lab {
     pub kit: PathBuf,
     /// Folder of L1's root disk.
     pub image: PathBuf,
+    /// Folder of the disk with a stock Debian guest.
+    pub debian: PathBuf,
     /// Folder of the saved state of a booted L1.
     pub snapshot: PathBuf,
 }
@@ -40,7 +43,7 @@ impl Lab {
     /// The lab as already built; an error says how to build it.
     pub fn find() -> Result<Self> {
         let lab = Self::plan()?.context("the lab is not built")?;
-        for product in [&lab.root, &lab.kit, &lab.image, &lab.snapshot] {
+        for product in [&lab.root, &lab.kit, &lab.image, &lab.debian, &lab.snapshot] {
             ensure!(
                 product.exists(),
                 "the lab is not built, or its recipe changed since ({} is missing): cargo run -p tests --bin lab -- build",
@@ -52,7 +55,7 @@ impl Lab {
 
     /// Names of all products, or none when even the first step is to be done (the rest depend on the kernel it finds).
     pub(super) fn plan() -> Result<Option<Self>> {
-        let root_key = Key::new().files(&["root.sh", "kernel.sh"])?;
+        let (root_key, debian_key) = (root_key()?, debian_key()?);
         let root = root_key.folder("root")?;
         let Ok(version) = fs::read(root.join("boot/version")) else { return Ok(None) };
         let kit_key = root_key.bytes(&version).files(&[
@@ -68,6 +71,11 @@ impl Lab {
             root,
             kit: kit_key.folder("kit")?,
             image: image_key.folder("image")?,
+            debian: debian_key
+                .key(root_key)
+                .bytes(&version)
+                .files(&["debian-image.sh", "debian", "guest/agent"])?
+                .folder("debian")?,
             snapshot: snapshot_key.folder("snapshot")?,
         }))
     }
@@ -87,15 +95,29 @@ impl Lab {
             rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
         }
         script("host packages", "host-packages.sh", &[])?;
-        let root = Key::new().files(&["root.sh", "kernel.sh"])?.folder("root")?;
-        step("root", &root, |out| script("root", "root.sh", &[out]))?;
+        let (root, debian) = (root_key()?.folder("root")?, debian_key()?.folder("debian-root")?);
+        both(
+            || step("root", &root, |out| script("root", "root.sh", &[out])),
+            || step("debian-root", &debian, |out| script("debian-root", "debian.sh", &[out])),
+        )?;
         let lab = Self::plan()?.context("the root step left no kernel version")?;
         eprintln!("lab: kernel {}", lab.kernel_version()?);
-        step("kit", &lab.kit, |out| lab.build_kit(out))?;
-        step("image", &lab.image, |out| {
-            fs::create_dir_all(out)?;
-            script("image", "image.sh", &[&lab.root, &lab.kit, &out.join("root.img")])
-        })?;
+        both(
+            || {
+                step("kit", &lab.kit, |out| lab.build_kit(out))?;
+                step("image", &lab.image, |out| {
+                    fs::create_dir_all(out)?;
+                    script("image", "image.sh", &[&lab.root, &lab.kit, &out.join("root.img")])
+                })
+            },
+            || {
+                step("debian", &lab.debian, |out| {
+                    fs::create_dir_all(out)?;
+                    let image = out.join("debian.img");
+                    script("debian", "debian-image.sh", &[&debian, &lab.root, &image])
+                })
+            },
+        )?;
         step("snapshot", &lab.snapshot, |out| snapshot::take(&lab, out))?;
         step("direct-kvm", &direct::verdict_folder(&lab)?, |out| direct::probe(&lab, out))?;
         Ok(lab)
@@ -109,6 +131,26 @@ impl Lab {
         script("vmlinux", "vmlinux.sh", &[&kernel, &out.join("vmlinux")])?;
         script("initramfs", "initramfs.sh", &[&self.root, out])
     }
+}
+
+fn root_key() -> Result<Key> {
+    Key::new().files(&["root.sh", "kernel.sh"])
+}
+
+fn debian_key() -> Result<Key> {
+    Key::new().file("debian.sh")
+}
+
+/// Does two things at the same time.
+fn both(
+    one: impl FnOnce() -> Result<()> + Send,
+    other: impl FnOnce() -> Result<()> + Send,
+) -> Result<()> {
+    thread::scope(|scope| {
+        let other = scope.spawn(other);
+        let result = one();
+        other.join().map_err(|_| anyhow!("a step of the recipe panicked"))?.and(result)
+    })
 }
 
 /// Makes `product` with `make` unless it exists already.

@@ -14,7 +14,7 @@ use super::recipe::Lab;
 /// Runs in L1 before it is saved: what every scenario would otherwise wait for again.
 const PREPARE: &str = "cat /usr/bin/{socat,qemu-system-x86_64} >/dev/null
 mkfs.ext4 -q -O ^has_journal -m 0 -E lazy_itable_init=1 /tmp/warm-up 8M; rm /tmp/warm-up
-blockdev --flushbufs /dev/vdb /dev/vdc /dev/vdd; test -c /dev/kvm";
+blockdev --flushbufs /dev/vdb /dev/vdc /dev/vdd /dev/vde; test -c /dev/kvm";
 
 /// What a snapshot depends on beyond the image.
 pub(super) fn key() -> Key {
