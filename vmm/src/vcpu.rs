@@ -45,6 +45,8 @@ impl Vcpu {
                 self.ending.set(ending);
             }
         }
+        let pointer = self.fd.get_regs().map(|registers| format!("{:#x}", registers.rip));
+        tracing::info!(vcpu = self.index, instruction_pointer = ?pointer, "vCPU stopped");
     }
 
     /// Enters the guest once.

@@ -1,0 +1,116 @@
+//! Each way a run ends has its exit code.
+
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use crate::guest::{
+    BUTTON, Machine, PATIENCE, PVPANIC, RESET, halt, out, power_off, print, signal, wait, wait_for,
+    wait_for_text, write_noise,
+};
+
+/// `ud2`, with an interrupt table that holds nothing.
+const UNDEFINED: [u8; 2] = [0x0f, 0x0b];
+/// `mov edi, 256 MiB; cmpxchg16b [rdi]`: KVM does not emulate this instruction on a device.
+const NOT_EMULATED: [u8; 9] = [0xbf, 0, 0, 0, 0x10, 0x48, 0x0f, 0xc7, 0x0f];
+
+fn end_of(code: &[Vec<u8>]) -> (Option<i32>, String, String) {
+    let output = Machine::new(code).run();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn power_off_is_success() {
+    let (code, stdout, stderr) = end_of(&[print("hello\n"), power_off(), halt()]);
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(0), "hello\n", ""));
+}
+
+#[test]
+fn reboot_is_ten() {
+    assert_eq!(end_of(&[out(RESET, 1), halt()]).0, Some(10));
+}
+
+#[test]
+fn panic_is_eleven() {
+    assert_eq!(end_of(&[out(PVPANIC, 1), halt()]).0, Some(11));
+}
+
+#[test]
+fn triple_fault_is_twelve() {
+    assert_eq!(end_of(&[UNDEFINED.to_vec(), halt()]).0, Some(12));
+}
+
+#[test]
+fn what_kvm_cannot_run_ends_at_once_and_is_explained() {
+    let start = Instant::now();
+    let (code, _, stderr) = end_of(&[NOT_EMULATED.to_vec(), halt()]);
+    assert_eq!(code, Some(1));
+    assert!(start.elapsed() < PATIENCE / 4);
+    assert!(stderr.contains("this host's KVM cannot run the guest"), "{stderr}");
+    assert!(stderr.contains("instruction pointer 0x100005"), "{stderr}");
+    assert!(stderr.contains("what to do"), "{stderr}");
+}
+
+#[test]
+fn the_power_button_lets_the_guest_end_itself() {
+    let machine = Machine::with(
+        &[print("up"), wait_for(BUTTON, 1), power_off(), halt()],
+        "[console]\nfile = \"console\"",
+    );
+    let mut child = machine.start();
+    wait_for_text(&machine.path("console"), "up");
+    signal(&child, Signal::TERM);
+    assert_eq!(wait(&mut child).code(), Some(0));
+}
+
+#[test]
+fn a_guest_that_ignores_the_button_is_stopped_after_the_grace() {
+    for asked in [Signal::TERM, Signal::INT] {
+        let machine = Machine::with(&[print("up"), halt()], "[console]\nfile = \"console\"");
+        let mut child = machine.start();
+        wait_for_text(&machine.path("console"), "up");
+        let start = Instant::now();
+        signal(&child, asked);
+        assert_eq!(wait(&mut child).code(), Some(13));
+        assert!(start.elapsed().as_millis() >= 300, "the grace was cut short");
+    }
+}
+
+#[test]
+fn the_second_signal_stops_at_once() {
+    // `jmp` to itself: the guest never leaves by itself.
+    let machine = Machine::with(&[print("up"), vec![0xeb, 0xfe]], "[console]\nfile = \"console\"");
+    machine
+        .configure("memory = \"32MiB\"\nshutdown_grace = \"60m\"", "[console]\nfile = \"console\"");
+    let mut child = machine.start();
+    wait_for_text(&machine.path("console"), "up");
+    signal(&child, Signal::TERM);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert!(child.try_wait().unwrap().is_none(), "one signal is not enough");
+    signal(&child, Signal::INT);
+    assert_eq!(wait(&mut child).code(), Some(13));
+}
+
+#[test]
+fn a_kernel_that_cannot_be_loaded_is_named() {
+    let machine = Machine::new(&[halt()]);
+    machine.misplace_kernel();
+    let output = machine.run();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr.contains("kernel is damaged or asks for memory the machine does not have"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn an_initramfs_that_does_not_fit_says_so() {
+    let machine = Machine::with(&[halt()], "initramfs = \"initramfs\"");
+    write_noise(&machine.path("initramfs"), 40 << 20);
+    let output = machine.run();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("it needs 40 MiB, there are 30 MiB"), "{stderr}");
+}

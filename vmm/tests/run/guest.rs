@@ -1,0 +1,170 @@
+//! Guests of a few instructions, as ELF files, and the machines around them.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Where the code is loaded and entered.
+const CODE: u64 = 0x10_0000;
+/// How long anything may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) const SERIAL: u16 = 0x3f8;
+pub(crate) const SERIAL_STATUS: u16 = 0x3fd;
+pub(crate) const PVPANIC: u16 = 0x505;
+pub(crate) const SLEEP: u16 = 0x600;
+pub(crate) const RESET: u16 = 0x602;
+pub(crate) const BUTTON: u16 = 0x603;
+const SLEEP_OFF: u8 = 0x34;
+
+/// `mov dx, port; mov al, value; out dx, al`
+pub(crate) fn out(port: u16, value: u8) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
+}
+
+/// `mov dx, port; in al, dx; test al, mask; jz` back to the start
+pub(crate) fn wait_for(port: u16, mask: u8) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    vec![0x66, 0xba, low, high, 0xec, 0xa8, mask, 0x74, 0xf7]
+}
+
+pub(crate) fn print(text: &str) -> Vec<u8> {
+    text.bytes().flat_map(|byte| out(SERIAL, byte)).collect()
+}
+
+pub(crate) fn power_off() -> Vec<u8> {
+    out(SLEEP, SLEEP_OFF)
+}
+
+/// `hlt; jmp` back to it
+pub(crate) fn halt() -> Vec<u8> {
+    vec![0xf4, 0xeb, 0xfd]
+}
+
+/// The smallest ELF file with `code` in it, to be loaded at `address`.
+fn elf(code: &[u8], address: u64) -> Vec<u8> {
+    const HEADER: u16 = 64;
+    const PROGRAM_HEADER: u16 = 56;
+    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+    file.resize(16, 0);
+    let (executable, x86_64, version) = (2_u16, 62_u16, 1_u32);
+    file.extend(executable.to_le_bytes());
+    file.extend(x86_64.to_le_bytes());
+    file.extend(version.to_le_bytes());
+    for word in [CODE, HEADER.into(), 0] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(0_u32.to_le_bytes());
+    for half in [HEADER, PROGRAM_HEADER, 1, 0, 0, 0] {
+        file.extend(half.to_le_bytes());
+    }
+    let (load, read_execute) = (1_u32, 5_u32);
+    file.extend(load.to_le_bytes());
+    file.extend(read_execute.to_le_bytes());
+    let (offset, length) = (u64::from(HEADER + PROGRAM_HEADER), code.len() as u64);
+    for word in [offset, address, address, length, length, 0x1000] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(code);
+    file
+}
+
+/// A machine's files, in a folder of their own.
+pub(crate) struct Machine {
+    folder: TempDir,
+}
+
+impl Machine {
+    /// A machine that runs `code`, with the console on standard input and output.
+    pub(crate) fn new(code: &[Vec<u8>]) -> Self {
+        Self::with(code, "")
+    }
+
+    /// As [`Machine::new`], with `more` in the configuration.
+    pub(crate) fn with(code: &[Vec<u8>], more: &str) -> Self {
+        let machine = Self { folder: TempDir::new().unwrap() };
+        fs::write(machine.path("kernel"), elf(&code.concat(), CODE)).unwrap();
+        machine.configure("memory = \"32MiB\"\nshutdown_grace = \"300ms\"", more);
+        machine
+    }
+
+    /// Replaces the kernel by one that wants to be where the machine has no memory.
+    pub(crate) fn misplace_kernel(&self) {
+        fs::write(self.path("kernel"), elf(&halt(), 1 << 30)).unwrap();
+    }
+
+    pub(crate) fn configure(&self, settings: &str, more: &str) {
+        let text = format!("[machine]\n{settings}\n[kernel]\nimage = \"kernel\"\n{more}\n");
+        fs::write(self.path("vm.toml"), text).unwrap();
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bulkhead"));
+        command.arg("run").arg(self.path("vm.toml"));
+        command
+    }
+
+    /// Runs until the end.
+    pub(crate) fn run(&self) -> Output {
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        wait(&mut child);
+        child.wait_with_output().unwrap()
+    }
+
+    /// Starts with nothing to read, and output thrown away.
+    pub(crate) fn start(&self) -> Child {
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    }
+}
+
+/// Waits for the end of a child, but not for ever.
+pub(crate) fn wait(child: &mut Child) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("it did not end");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits until `done` says so.
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits until the console file holds `text`: the guest runs.
+pub(crate) fn wait_for_text(file: &Path, text: &str) {
+    wait_until(text, || fs::read_to_string(file).is_ok_and(|seen| seen.contains(text)));
+}
+
+pub(crate) fn signal(child: &Child, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
+}
+
+/// Fills a file with what is no kernel.
+pub(crate) fn write_noise(path: &Path, length: usize) {
+    fs::File::create(path).unwrap().write_all(&vec![0x55; length]).unwrap();
+}

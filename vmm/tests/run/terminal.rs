@@ -1,0 +1,106 @@
+//! The terminal is raw while a guest runs, and as before after every end.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::Child;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Termios, tcgetattr};
+
+use crate::guest::{
+    Machine, SERIAL_STATUS, halt, power_off, print, signal, wait, wait_for, wait_until,
+};
+
+/// A terminal with nobody at it.
+struct Terminal {
+    controller: File,
+    user: OwnedFd,
+}
+
+impl Terminal {
+    fn open() -> Self {
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&controller).unwrap();
+        unlockpt(&controller).unwrap();
+        let name = ptsname(&controller, Vec::new()).unwrap();
+        let user = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        Self { controller: controller.into(), user }
+    }
+
+    fn mode(&self) -> Termios {
+        tcgetattr(&self.user).unwrap()
+    }
+
+    fn is_raw(&self) -> bool {
+        !self.mode().local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO)
+    }
+
+    fn start(&self, machine: &Machine) -> Child {
+        let end = || self.user.try_clone().unwrap();
+        machine.command().stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
+    }
+}
+
+fn same(before: &Termios, after: &Termios) -> bool {
+    before.input_modes == after.input_modes
+        && before.output_modes == after.output_modes
+        && before.control_modes == after.control_modes
+        && before.local_modes == after.local_modes
+}
+
+/// Runs a guest that halts, ends it by `signals`, and checks the terminal during and after.
+fn ends_clean(signals: &[Signal]) -> Option<i32> {
+    let terminal = Terminal::open();
+    let before = terminal.mode();
+    let machine = Machine::new(&[halt()]);
+    let mut child = terminal.start(&machine);
+    wait_until("raw mode", || terminal.is_raw());
+    signals.iter().for_each(|&each| signal(&child, each));
+    let status = wait(&mut child);
+    assert!(same(&before, &terminal.mode()), "left in another mode after {signals:?}");
+    status.code()
+}
+
+#[test]
+fn typed_characters_reach_the_guest_and_the_mode_returns() {
+    let terminal = Terminal::open();
+    let before = terminal.mode();
+    let machine = Machine::new(&[print("up"), wait_for(SERIAL_STATUS, 1), power_off(), halt()]);
+    let mut child = terminal.start(&machine);
+    let mut seen = [0; 2];
+    (&terminal.controller).read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"up");
+    assert!(terminal.is_raw());
+    // Ctrl-C is for the guest, too.
+    (&terminal.controller).write_all(b"\x03").unwrap();
+    assert_eq!(wait(&mut child).code(), Some(0));
+    assert!(same(&before, &terminal.mode()));
+}
+
+#[test]
+fn the_mode_returns_after_signals_that_ask() {
+    assert_eq!(ends_clean(&[Signal::TERM]), Some(13));
+    assert_eq!(ends_clean(&[Signal::HUP]), Some(13));
+    assert_eq!(ends_clean(&[Signal::QUIT]), Some(13));
+}
+
+#[test]
+fn the_mode_returns_after_signals_that_kill() {
+    for fatal in [Signal::ABORT, Signal::SEGV, Signal::BUS] {
+        assert_eq!(ends_clean(&[fatal]), None, "{fatal:?} is not survived");
+    }
+}
+
+#[test]
+fn the_mode_returns_after_an_error() {
+    let terminal = Terminal::open();
+    let before = terminal.mode();
+    let machine = Machine::new(&[halt()]);
+    machine.misplace_kernel();
+    let mut child = terminal.start(&machine);
+    assert_eq!(wait(&mut child).code(), Some(1));
+    assert!(same(&before, &terminal.mode()));
+}
