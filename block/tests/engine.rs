@@ -48,8 +48,7 @@ fn an_ignored_flush_asks_nothing_of_the_host() {
     done.result.unwrap();
 }
 
-/// The host takes 1024 segments at once: more of them are a short transfer that has to go on, through
-/// the page cache and, by way of the bounce buffer, around it.
+/// The host takes 1024 segments at once: more of them are a short transfer that has to go on.
 #[test]
 fn a_short_transfer_goes_on() {
     const SEGMENTS: usize = 2500;
@@ -147,6 +146,12 @@ fn requests_of_no_bytes_complete() {
     let segments = with_gaps.into_iter().map(|(at, len)| memory.segment(at, len)).collect();
     rig.run(read(512), segments).unwrap();
     assert_eq!(memory.bytes(), numbered(512, 1024));
+
+    // More empty segments than the host takes at once are no end of the file.
+    let mut segments = vec![memory.segment(0, 0); 1500];
+    segments.push(memory.segment(0, 1024));
+    rig.run(read(0), segments).unwrap();
+    assert_eq!(memory.bytes(), numbered(0, 1024));
 }
 
 #[test]
@@ -167,6 +172,14 @@ fn direct_io_takes_any_segment() {
 
     rig.run(write(MIB, Volatile), segments(&mut memory)).unwrap();
     assert!(rig.read(MIB, len).unwrap() == numbered(4096, len));
+    // Aligned addresses, odd lengths.
+    let segments = vec![memory.segment(0, 101), memory.segment(8192, 411)];
+    rig.run(read(2048), segments).unwrap();
+    assert_eq!(
+        [&memory.bytes()[..101], &memory.bytes()[8192..8192 + 411]].concat(),
+        numbered(2048, 512)
+    );
+
     let behind = MIB + len;
     assert_eq!(rig.read(behind, 4096).unwrap(), numbered(behind, 4096));
 }

@@ -118,15 +118,15 @@ impl InFlight {
         match self.step {
             Step::Read => {
                 self.cursor.filled(count);
-                self.moved(count, host)
+                self.moved(count)
             }
             Step::Write => {
                 self.cursor.advance(count);
-                self.moved(count, host)
+                self.moved(count)
             }
             Step::WriteZeroes => {
                 self.range_left = self.range_left.saturating_sub(count as u64);
-                self.moved(count, host)
+                self.moved(count)
             }
             Step::DiscardBlocks | Step::PunchHole | Step::ZeroRange => self.range_done(),
             Step::Sync => Progress::Done(Ok(())),
@@ -134,7 +134,7 @@ impl InFlight {
     }
 
     /// Bytes have moved, perhaps fewer than asked.
-    fn moved(&mut self, count: usize, host: &HostFile) -> Progress {
+    fn moved(&mut self, count: usize) -> Progress {
         self.at += count as u64;
         if self.is_all_moved() {
             return match self.step {
@@ -142,10 +142,8 @@ impl InFlight {
                 _ => Progress::Done(Ok(())),
             };
         }
-        // Direct I/O cannot go on between blocks; it stops there only where the file ends.
-        let stuck = host.direct.is_some_and(|direct| !self.at.is_multiple_of(direct.offset.into()));
         match self.step {
-            _ if count > 0 && !stuck => Progress::Again,
+            _ if count > 0 => Progress::Again,
             Step::Read => fail(io::ErrorKind::UnexpectedEof, "the file ends before the disk does"),
             _ => fail(io::ErrorKind::WriteZero, "the host stopped in the middle of a write"),
         }

@@ -130,6 +130,7 @@ impl<R: Ring> UringEngine<R> {
         let result = match request.settle(answer, &self.host) {
             Progress::Again if !self.draining => return self.issue(tag),
             Progress::Again => Err(io::Error::from_raw_os_error(libc::ECANCELED)),
+            // Of two requests, the kernel may have told the other one of what this one lost.
             Progress::Done(result) => result.and_then(|()| self.host.check_promise(request.op())),
         };
         if let Some(request) = slot.take() {

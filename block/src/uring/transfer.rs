@@ -125,8 +125,7 @@ fn fits(segments: &[Segment], alignment: DirectAlignment) -> bool {
     let (addresses, lens) = segments.iter().fold((0, 0), |(addresses, lens), segment| {
         (addresses | segment.base().addr(), lens | segment.len())
     });
-    segments.len() <= MAX_SEGMENTS
-        && addresses.is_multiple_of(alignment.memory as usize)
+    addresses.is_multiple_of(alignment.memory as usize)
         && lens.is_multiple_of(alignment.offset as usize)
 }
 
