@@ -7,6 +7,7 @@ version=$(cat "$root/boot/version")
 rm -rf "$debian/usr/lib/modules"; mkdir -p "$debian/usr/lib/modules"
 cp -rl "$root/usr/lib/modules/$version" "$debian/usr/lib/modules/"
 install -m 755 "$here/guest/agent" "$debian/usr/local/sbin/agent"
+install -m 755 "$here/debian/button-watched" "$debian/usr/local/sbin/"
 install -m 644 "$here/debian/lab-agent.service" "$debian/etc/systemd/system/"
 chroot "$debian" systemctl --quiet enable lab-agent.service
 chroot "$debian" systemctl --quiet mask serial-getty@ttyS0.service

@@ -18,7 +18,7 @@ fn qemu_guest<'host>(host: &'host Host, more: &str) -> Result<Guest<'host>> {
 /// Has QEMU press the button and waits until it says so.
 fn press_power_button(host: &Host) -> Result<()> {
     let script = format!(
-        r#"coproc socat - UNIX-CONNECT:{}
+        r#"coproc socat - UNIX-CONNECT:{} 2>/dev/null
 printf '{{"execute":"qmp_capabilities"}}{{"execute":"system_powerdown"}}' >&"${{COPROC[1]}}"
 while read -r line <&"${{COPROC[0]}}"; do case $line in *POWERDOWN*) kill "$COPROC_PID"; break ;; esac; done"#,
         host.path("qmp.sock")

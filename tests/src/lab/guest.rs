@@ -167,7 +167,8 @@ impl Guest<'_> {
             self.console.last_lines(),
             self.report()
         );
-        output.text.trim().parse().context("reading the exit status")
+        let text = output.text.trim();
+        text.parse().with_context(|| format!("reading the exit status from {text:?}"))
     }
 
     /// What the program that runs the guest has said on its standard output and error.
