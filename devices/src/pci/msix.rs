@@ -90,6 +90,7 @@ impl Msix {
 
     /// Reads the table; dwords and qwords (§6.8.2).
     pub fn read_table(&self, offset: u32, data: &mut [u8]) {
+        data.fill(0); // narrower accesses are undefined, and must not read what the caller left there
         for (index, dword) in data.chunks_exact_mut(4).enumerate() {
             let at = offset.wrapping_add(u32::try_from(index * 4).unwrap_or(0));
             dword.copy_from_slice(&self.dword(at).to_le_bytes());
@@ -113,10 +114,7 @@ impl Msix {
                 *word = u32::from_le_bytes(*dword);
             }
         }
-        let enabled = self.enabled(space);
-        if let Some(vector) = self.vectors.get_mut((offset / ENTRY_BYTES) as usize) {
-            route(vector, enabled);
-        }
+        self.update(space);
     }
 
     /// Reads the pending bits: signals that came while a vector was masked.

@@ -144,7 +144,8 @@ impl PciRoot {
     fn find(&self, addr: u64, len: usize) -> Option<(&Slot, u32)> {
         let addr = u32::try_from(addr).ok()?;
         self.slots.iter().find_map(|slot| {
-            let offset = addr.checked_sub(slot.bar.load(Ordering::Acquire))?;
+            let bar = Some(slot.bar.load(Ordering::Acquire)).filter(|bar| *bar != UNMAPPED)?;
+            let offset = addr.checked_sub(bar)?;
             let end = offset.checked_add(u32::try_from(len).ok()?)?;
             (end <= slot.bar_bytes).then_some((slot, offset))
         })

@@ -41,6 +41,11 @@ impl Chain {
         Span::new(self.buffers.get(self.writable_from..).unwrap_or_default())
     }
 
+    /// Number of buffers.
+    pub(super) fn len(&self) -> usize {
+        self.buffers.len()
+    }
+
     pub(super) fn clear(&mut self) {
         self.buffers.clear();
         self.writable_from = 0;
@@ -114,8 +119,9 @@ impl<'a> Span<'a> {
         let mut left = self.len;
         self.buffers.iter().map_while(move |buffer| {
             let len = u64::from(buffer.len - skip).min(left);
-            // The address may be the driver's fancy: whoever reads there checks it.
-            let addr = GuestAddress(buffer.addr.0.wrapping_add(u64::from(skip)));
+            // The address may be the driver's fancy: whoever reads there checks it. It must not wrap
+            // around to one that passes.
+            let addr = GuestAddress(buffer.addr.0.saturating_add(u64::from(skip)));
             skip = 0;
             left -= len;
             (len > 0).then_some(Buffer { addr, len: u32::try_from(len).unwrap_or(u32::MAX) })
@@ -171,11 +177,13 @@ impl<'a> Span<'a> {
         segments: &mut Segments,
     ) -> Result<(), OutOfMemoryRange> {
         for buffer in self.buffers() {
-            let slice =
-                memory.get_slice(buffer.addr, buffer.len as usize).map_err(|_| OutOfMemoryRange)?;
-            // SAFETY: get_slice has checked that the bytes are guest memory; the queue worker
-            // keeps its handle on the guest memory until its engine has drained.
-            segments.push(unsafe { Segment::new(slice.ptr_guard_mut().as_ptr(), slice.len()) });
+            // More than one slice where the buffer lies across neighbouring regions.
+            for slice in memory.get_slices(buffer.addr, buffer.len as usize) {
+                let slice = slice.map_err(|_| OutOfMemoryRange)?;
+                // SAFETY: get_slices has checked that the bytes are guest memory; the queue worker
+                // keeps its handle on the guest memory until its engine has drained.
+                segments.push(unsafe { Segment::new(slice.ptr_guard_mut().as_ptr(), slice.len()) });
+            }
         }
         Ok(())
     }

@@ -94,9 +94,13 @@ impl<H: ChainHandler> ChainWorker<H> {
         }
     }
 
-    /// Answers chains until there is none, or one must wait.
+    /// Answers chains until there is none or one must wait, but at most a ring full: a driver that goes
+    /// on offering must not keep the loop from its end.
     fn serve(&mut self) -> Result<(), QueueError> {
-        while !self.broken {
+        for _ in 0..self.queue.size() {
+            if self.broken {
+                break;
+            }
             let head = match self.held.take() {
                 Some(head) => head,
                 None => match self.queue.pop(&mut self.chain)? {

@@ -92,6 +92,10 @@ pub trait VirtioDevice: Send {
     /// Writes device configuration. Only what the device type declares writable changes.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
+    /// The driver's choice of features was accepted (FEATURES_OK); before it reads configuration that
+    /// depends on it.
+    fn negotiated(&mut self, _features: u64) {}
+
     /// Starts the workers of the queues.
     ///
     /// # Errors

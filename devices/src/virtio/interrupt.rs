@@ -8,6 +8,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::transport::status;
 
+/// The ISR status bit of a configuration change (Virtio 1.2 §4.1.4.5).
+const ISR_CONFIG: u8 = 2;
 /// The value of a vector register that stands for "none" (Virtio 1.2 §4.1.5.1.2).
 pub(super) const NO_VECTOR: u16 = 0xffff;
 
@@ -40,14 +42,16 @@ impl Interrupt {
 #[derive(Clone)]
 pub struct FaultReporter {
     status: Arc<AtomicU8>,
+    isr: Arc<AtomicU8>,
     config: Interrupt,
 }
 
 impl FaultReporter {
-    /// Reports into the device's status register and through its configuration interrupt.
+    /// Reports into the device's status register and through its configuration interrupt, which the
+    /// ISR status announces.
     #[must_use]
-    pub fn new(status: Arc<AtomicU8>, config: Interrupt) -> Self {
-        Self { status, config }
+    pub fn new(status: Arc<AtomicU8>, isr: Arc<AtomicU8>, config: Interrupt) -> Self {
+        Self { status, isr, config }
     }
 
     /// Sets DEVICE_NEEDS_RESET and tells the driver.
@@ -55,6 +59,8 @@ impl FaultReporter {
         tracing::warn!(target: "virtio", "device needs a reset: {why}");
         let before = self.status.fetch_or(status::NEEDS_RESET, Ordering::AcqRel);
         if before & status::DRIVER_OK != 0 {
+            // §4.1.4.5.1: with MSI-X too, and before the interrupt.
+            self.isr.fetch_or(ISR_CONFIG, Ordering::AcqRel);
             self.config.signal();
         }
     }

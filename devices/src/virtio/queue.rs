@@ -257,6 +257,9 @@ impl Queue {
 
 /// Appends a descriptor's buffer to the chain and says whether another one follows.
 fn append(chain: &mut Chain, descriptor: Descriptor) -> Result<bool, QueueError> {
+    if chain.len() == MAX_BUFFERS {
+        return Err(QueueError::ChainLength);
+    }
     let buffer = Buffer { addr: descriptor.addr, len: descriptor.len };
     if !chain.push(buffer, descriptor.flags & flag::WRITE != 0) {
         return Err(QueueError::BufferOrder);

@@ -145,10 +145,9 @@ impl<P: Protocol> QueueWorker<P> {
     /// Serves the queue until it is asked to end.
     pub fn run(&mut self, stop: &Stop) {
         while !stop.requested() {
-            if !self.round() {
-                continue;
-            }
-            if let Err(error) = self.wait() {
+            // With more to do, what the round started still goes to the host before the next one.
+            let turned = if self.round() { self.wait() } else { self.engine.submit() };
+            if let Err(error) = turned {
                 self.faults.needs_reset(&format_args!("its engine failed: {error}"));
                 return;
             }

@@ -32,9 +32,10 @@ impl Stop {
     }
 }
 
-/// A running worker thread.
+/// A running worker thread. One that is dropped is asked to end and waited for.
 pub struct Worker {
-    thread: JoinHandle<()>,
+    /// `None` once joined.
+    thread: Option<JoinHandle<()>>,
     stop: Stop,
 }
 
@@ -70,7 +71,7 @@ impl Worker {
         outcome
             .recv()
             .map_err(|_| ActivateError::Thread(io::Error::other("it ended at once")))??;
-        Ok(Self { thread, stop })
+        Ok(Self { thread: Some(thread), stop })
     }
 
     /// Asks the worker to end, without waiting for it.
@@ -81,13 +82,46 @@ impl Worker {
     /// Whether the thread has ended: nothing it was given is used any more.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits for the thread's end.
-    pub fn join(self) {
-        if self.thread.join().is_err() {
+    pub fn join(mut self) {
+        self.join_once();
+    }
+
+    fn join_once(&mut self) {
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!(target: "virtio", "a worker panicked");
         }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop.request();
+        self.join_once();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    /// A device whose second queue cannot start drops the first one's worker.
+    #[test]
+    fn a_worker_that_is_dropped_has_ended() {
+        let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+        let ended = Arc::new(AtomicBool::new(false));
+        let at_end = Arc::clone(&ended);
+        let run = move |(), stop: &Stop| {
+            while !stop.requested() {
+                thread::yield_now();
+            }
+            at_end.store(true, Ordering::Release);
+        };
+        drop(Worker::spawn("test".into(), kick, || Ok(()), run).unwrap());
+        assert!(ended.load(Ordering::Acquire));
     }
 }

@@ -48,6 +48,8 @@ mod feature {
 #[derive(Debug)]
 struct WriteCache {
     enabled: AtomicBool,
+    /// Whether the driver may switch it: it negotiated CONFIG_WCE, and FLUSH to live with a cache.
+    switchable: AtomicBool,
 }
 
 impl WriteCache {
@@ -85,7 +87,7 @@ impl Block {
             backend,
             id,
             queue_sizes: vec![QUEUE_SIZE; usize::from(queues.max(1))],
-            write_cache: Arc::new(WriteCache { enabled }),
+            write_cache: Arc::new(WriteCache { enabled, switchable: AtomicBool::new(false) }),
             stats: (0..queues.max(1)).map(|_| Arc::default()).collect(),
         }
     }
@@ -102,6 +104,8 @@ impl Block {
         if features & feature::FLUSH == 0 {
             self.write_cache.enabled.store(false, Ordering::Release);
         }
+        let switch = feature::FLUSH | feature::CONFIG_WCE;
+        self.write_cache.switchable.store(features & switch == switch, Ordering::Release);
     }
 
     /// Makes the worker of one queue without a thread for it, as the simulator in `tests/` needs it.
@@ -208,7 +212,7 @@ impl VirtioDevice for Block {
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {
         let (WRITEBACK_OFFSET, &[writeback]) = (offset, data) else { return };
-        if !self.backend.cache_mode().has_write_cache() {
+        if !self.write_cache.switchable.load(Ordering::Acquire) {
             return;
         }
         self.write_cache.enabled.store(writeback != 0, Ordering::Release);
@@ -220,8 +224,11 @@ impl VirtioDevice for Block {
         }
     }
 
+    fn negotiated(&mut self, features: u64) {
+        Self::negotiated(self, features);
+    }
+
     fn activate(&mut self, activation: Activation) -> Result<Vec<Worker>, ActivateError> {
-        self.negotiated(activation.features);
         let mut workers: Vec<Worker> = Vec::with_capacity(activation.queues.len());
         for active in activation.queues {
             let stats = self.stats_of(active.index);
@@ -234,14 +241,8 @@ impl VirtioDevice for Block {
                 stats,
                 self.protocol(),
             );
-            match spawned {
-                Ok(worker) => workers.push(worker),
-                Err(error) => {
-                    workers.iter().for_each(Worker::request_stop);
-                    workers.into_iter().for_each(Worker::join);
-                    return Err(error);
-                }
-            }
+            // On an error the workers started so far end as they are dropped.
+            workers.push(spawned?);
         }
         Ok(workers)
     }
@@ -249,6 +250,7 @@ impl VirtioDevice for Block {
     fn reset(&mut self) {
         let enabled = self.backend.cache_mode().has_write_cache();
         self.write_cache.enabled.store(enabled, Ordering::Release);
+        self.write_cache.switchable.store(false, Ordering::Release);
     }
 
     fn close(&mut self) -> io::Result<()> {

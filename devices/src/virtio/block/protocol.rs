@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use ::block::{Operation, Segments};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::WriteCache;
 use super::request::{HEADER_BYTES, Header, ID_BYTES, Kind, Limits, RANGE_BYTES, Status};
@@ -20,11 +20,15 @@ pub(super) struct BlockProtocol {
     pub(super) name: Arc<str>,
 }
 
-/// What is remembered of a request: where its status goes, and what to say was written.
+/// What is remembered of a request: where its status goes, and what to say was written. That counts
+/// from the first writable byte and ends at the first one left as it was (§2.7.8.2).
 #[derive(Debug)]
 pub(super) struct Pending {
     status: GuestAddress,
-    written: u32,
+    /// Bytes before the status.
+    data_len: u64,
+    /// How many of them a success fills.
+    filled: u64,
 }
 
 impl Pending {
@@ -33,14 +37,16 @@ impl Pending {
         // The byte was seen to lie in guest memory when the chain was parsed.
         let stored = memory.write_obj(status as u8, self.status);
         debug_assert!(stored.is_ok());
-        self.written
+        let filled = if status == Status::Ok { self.filled } else { 0 };
+        let written = filled + u64::from(filled == self.data_len);
+        u32::try_from(written).unwrap_or(u32::MAX)
     }
 }
 
 /// What a well-formed request asks.
 enum Ask {
     Disk(Operation),
-    Answered,
+    Answered { filled: u64 },
 }
 
 impl Protocol for BlockProtocol {
@@ -52,12 +58,19 @@ impl Protocol for BlockProtocol {
         memory: &GuestMemory,
         segments: &mut Segments,
     ) -> Parsed<Pending> {
-        let Some((data_in, pending)) = split_status(chain.writable(), memory) else {
+        let Some((data_in, mut pending)) = split_status(chain.writable(), memory) else {
             return Parsed::Fatal(QueueError::NoStatus);
         };
         match self.read_request(chain.readable(), data_in, memory, segments) {
-            Ok(Ask::Disk(op)) => Parsed::Io { op, pending },
-            Ok(Ask::Answered) => Parsed::Done { written: pending.finish(memory, Status::Ok) },
+            Ok(Ask::Disk(op)) => {
+                let reads = matches!(op, Operation::Read { .. });
+                pending.filled = if reads { data_in.len() } else { 0 };
+                Parsed::Io { op, pending }
+            }
+            Ok(Ask::Answered { filled }) => {
+                pending.filled = filled;
+                Parsed::Done { written: pending.finish(memory, Status::Ok) }
+            }
             Err(status) => Parsed::Done { written: pending.finish(memory, status) },
         }
     }
@@ -99,7 +112,7 @@ impl BlockProtocol {
             Kind::Flush => Operation::Flush,
             Kind::GetId => {
                 data_in.write(memory, &self.id).map_err(|_| Status::IoError)?;
-                return Ok(Ask::Answered);
+                return Ok(Ask::Answered { filled: ID_BYTES as u64 });
             }
             Kind::Discard => self.limits.discard(read_range(data_out, memory)?, durability)?,
             Kind::WriteZeroes => {
@@ -115,9 +128,8 @@ impl BlockProtocol {
 fn split_status<'a>(writable: Span<'a>, memory: &GuestMemory) -> Option<(Span<'a>, Pending)> {
     let (data, status) = writable.split_at(writable.len().checked_sub(1)?)?;
     let status = status.buffers().next()?.addr;
-    memory.read_obj::<u8>(status).ok()?;
-    let written = u32::try_from(writable.len()).unwrap_or(u32::MAX);
-    Some((data, Pending { status, written }))
+    let pending = Pending { status, data_len: data.len(), filled: 0 };
+    memory.check_range(status, 1).then_some((data, pending))
 }
 
 /// Reads the one range of a discard or zeroing: `max_discard_seg` and `max_write_zeroes_seg` are 1.

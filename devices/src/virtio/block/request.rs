@@ -107,11 +107,15 @@ impl Limits {
         raw: [u8; RANGE_BYTES],
         durability: Durability,
     ) -> Result<Operation, Status> {
-        let (range, flags) = self.decode_range(raw)?;
-        if flags != 0 || !self.discard {
+        if flags(&raw) != 0 {
             return Err(Status::Unsupported);
         }
-        Ok(Operation::Discard { range: self.check_range(range)?, durability })
+        let range = self.changeable_range(&raw)?;
+        if self.discard {
+            Ok(Operation::Discard { range, durability })
+        } else {
+            Err(Status::Unsupported)
+        }
     }
 
     /// A zeroing of the range in `raw` (§5.2.6.2).
@@ -121,12 +125,12 @@ impl Limits {
         durability: Durability,
     ) -> Result<Operation, Status> {
         const UNMAP: u32 = 1;
-        let (range, flags) = self.decode_range(raw)?;
+        let flags = flags(&raw);
         if flags & !UNMAP != 0 {
             return Err(Status::Unsupported);
         }
         let unmap = flags & UNMAP != 0 && self.discard;
-        Ok(Operation::WriteZeroes { range: self.check_range(range)?, unmap, durability })
+        Ok(Operation::WriteZeroes { range: self.changeable_range(&raw)?, unmap, durability })
     }
 
     /// The place of a transfer that lies within the disk and moves whole blocks.
@@ -138,18 +142,18 @@ impl Limits {
         Ok(self.check_range(ByteRange { start: ByteOffset(at), len })?.start)
     }
 
-    /// Decodes `struct virtio_blk_discard_write_zeroes`.
-    fn decode_range(&self, raw: [u8; RANGE_BYTES]) -> Result<(ByteRange, u32), Status> {
+    /// The range in `struct virtio_blk_discard_write_zeroes`, if it may be changed.
+    fn changeable_range(&self, raw: &[u8; RANGE_BYTES]) -> Result<ByteRange, Status> {
         if self.read_only {
             return Err(Status::IoError);
         }
-        let (sector, sectors, flags) = (le_u64(&raw, 0), le_u32(&raw, 8), le_u32(&raw, 12));
+        let (sector, sectors) = (le_u64(raw, 0), le_u32(raw, 8));
         if sectors > self.max_range_sectors {
             return Err(Status::IoError);
         }
         let start = sector.checked_mul(SECTOR_BYTES).ok_or(Status::IoError)?;
         let len = u64::from(sectors) * SECTOR_BYTES;
-        Ok((ByteRange { start: ByteOffset(start), len }, flags))
+        self.check_range(ByteRange { start: ByteOffset(start), len })
     }
 
     /// Passes a range that lies within the disk and consists of whole blocks.
@@ -159,6 +163,11 @@ impl Limits {
         let whole_blocks = range.start.0.is_multiple_of(block) && range.len.is_multiple_of(block);
         if end > self.capacity || !whole_blocks { Err(Status::IoError) } else { Ok(range) }
     }
+}
+
+/// The flags of a discard or zeroing. Unknown ones are looked for first: §5.2.6.2 knows no exception.
+fn flags(raw: &[u8; RANGE_BYTES]) -> u32 {
+    le_u32(raw, 12)
 }
 
 fn le_u32(raw: &[u8; 16], at: usize) -> u32 {

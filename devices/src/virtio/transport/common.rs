@@ -20,6 +20,10 @@ pub(super) enum Effect {
     None,
     /// The driver wrote zero to the device status.
     Reset,
+    /// The driver's features were accepted; whether it set DRIVER_OK along with it.
+    FeaturesOk {
+        driver_ok: bool,
+    },
     /// The driver set DRIVER_OK.
     DriverOk,
 }
@@ -55,6 +59,7 @@ pub(super) struct Common {
     config_vector: Arc<AtomicU16>,
     vectors: usize,
     status: Arc<AtomicU8>,
+    isr: Arc<AtomicU8>,
     queue_select: u16,
     queues: Vec<QueueSetup>,
 }
@@ -69,6 +74,7 @@ impl Common {
             config_vector: Arc::new(AtomicU16::new(NO_VECTOR)),
             vectors,
             status: Arc::new(AtomicU8::new(0)),
+            isr: Arc::new(AtomicU8::new(0)),
             queue_select: 0,
             queues: queue_sizes.iter().map(|size| QueueSetup::new(*size)).collect(),
         }
@@ -80,6 +86,7 @@ impl Common {
         self.driver_feature_select = 0;
         self.config_vector.store(NO_VECTOR, Ordering::Relaxed);
         self.status.store(0, Ordering::Release);
+        self.isr.store(0, Ordering::Release);
         self.queue_select = 0;
         self.queues.iter_mut().for_each(QueueSetup::reset);
     }
@@ -98,6 +105,15 @@ impl Common {
 
     pub(super) fn shared_status(&self) -> Arc<AtomicU8> {
         Arc::clone(&self.status)
+    }
+
+    pub(super) fn shared_isr(&self) -> Arc<AtomicU8> {
+        Arc::clone(&self.isr)
+    }
+
+    /// Reads the ISR status, which clears it (§4.1.4.5.1).
+    pub(super) fn take_isr(&self) -> u8 {
+        self.isr.swap(0, Ordering::AcqRel)
     }
 
     /// Reads registers. The driver reads each with its own width, or half of a 64-bit one (§4.1.3.1).
@@ -158,13 +174,22 @@ impl Common {
         let mut accepted = value | before;
         // §2.2.1, §3.1.1: FEATURES_OK stays clear if the driver's choice is not acceptable.
         if before & status::FEATURES_OK == 0 && !self.features_acceptable() {
-            accepted &= !(status::FEATURES_OK | status::DRIVER_OK);
+            accepted &= !status::FEATURES_OK;
         }
-        let starts = accepted & !before & status::DRIVER_OK != 0
-            && accepted & status::FEATURES_OK != 0
-            && before & status::NEEDS_RESET == 0;
+        // §3.1.1: without it the driver may not go on to DRIVER_OK.
+        if accepted & status::FEATURES_OK == 0 {
+            accepted &= !status::DRIVER_OK;
+        }
+        let starts =
+            accepted & !before & status::DRIVER_OK != 0 && before & status::NEEDS_RESET == 0;
         self.status.fetch_or(accepted, Ordering::AcqRel);
-        if starts { Effect::DriverOk } else { Effect::None }
+        if accepted & !before & status::FEATURES_OK != 0 {
+            Effect::FeaturesOk { driver_ok: starts }
+        } else if starts {
+            Effect::DriverOk
+        } else {
+            Effect::None
+        }
     }
 
     fn features_acceptable(&self) -> bool {

@@ -15,6 +15,8 @@ pub(super) const NOTIFY_MULTIPLIER: u32 = 4;
 pub(super) const MSIX_TABLE: u32 = 0x4000;
 pub(super) const MSIX_PENDING: u32 = 0x6000;
 const PAGE: u32 = 0x1000;
+/// What the MSI-X table has room for, less the vector of the configuration.
+pub(super) const MAX_QUEUES: u16 = 511;
 
 /// The features every device on this transport offers.
 pub(super) const TRANSPORT_FEATURES: u64 =

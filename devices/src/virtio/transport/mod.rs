@@ -67,6 +67,9 @@ impl PciTransport {
     ) -> io::Result<Self> {
         let mut config = ConfigSpace::new(&identity(&*device), layout::BAR_BYTES);
         let queues = u16::try_from(device.queue_sizes().len()).map_err(io::Error::other)?;
+        if queues > layout::MAX_QUEUES {
+            return Err(io::Error::other("more queues than the MSI-X table has vectors for"));
+        }
         let access = layout::add_capabilities(&mut config)
             .ok_or_else(|| io::Error::other("no room for the virtio capabilities"))?;
         let (table, pending) = (layout::MSIX_TABLE, layout::MSIX_PENDING);
@@ -128,7 +131,7 @@ impl PciTransport {
 
     fn faults(&self) -> FaultReporter {
         let config = Interrupt::new(self.msix.events(), self.common.config_vector());
-        FaultReporter::new(self.common.shared_status(), config)
+        FaultReporter::new(self.common.shared_status(), self.common.shared_isr(), config)
     }
 
     /// Asks the workers to end. The reset is complete when they have.
@@ -189,6 +192,12 @@ impl PciTransport {
         match effect {
             Effect::None => {}
             Effect::Reset => self.begin_reset(),
+            Effect::FeaturesOk { driver_ok } => {
+                self.device.negotiated(self.common.driver_features());
+                if driver_ok {
+                    self.activate();
+                }
+            }
             Effect::DriverOk => self.activate(),
         }
     }
@@ -253,8 +262,13 @@ impl PciDevice for PciTransport {
             Some((Region::Device, at)) => self.device.read_config(u64::from(at), data),
             Some((Region::MsixTable, at)) => self.msix.read_table(at, data),
             Some((Region::MsixPending, at)) => self.msix.read_pending(at, data),
-            // With MSI-X the ISR status has nothing to say (§4.1.4.5).
-            Some((Region::Isr | Region::Notify, _)) | None => data.fill(0),
+            Some((Region::Isr, at)) => {
+                data.fill(0);
+                if let (0, Some(isr)) = (at, data.first_mut()) {
+                    *isr = self.common.take_isr();
+                }
+            }
+            Some((Region::Notify, _)) | None => data.fill(0),
         }
     }
 
