@@ -1,0 +1,300 @@
+//! A disk in memory that can be slow, fail, answer out of order, and tell what it was asked.
+//!
+//! Its engines run on the workers' threads like any other; the test holds the shared [`MemoryDisk`].
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use block::{
+    Backend, CacheMode, Completion, EngineSetup, Geometry, IoEngine, OpenError, Operation, Request,
+    Segment, Wake,
+};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+/// What a [`MemoryDisk`] looks like.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Its geometry.
+    pub geometry: Geometry,
+    /// Its cache mode.
+    pub mode: CacheMode,
+    /// Whether it refuses writes.
+    pub read_only: bool,
+}
+
+impl Default for Shape {
+    /// 64 KiB in blocks of 512 bytes, write-back, with discard.
+    fn default() -> Self {
+        let discard = Some(block::DiscardLimits { granularity: 4096, alignment: 0 });
+        let geometry = Geometry {
+            capacity: 64 << 10,
+            logical_block: 512,
+            physical_block: 4096,
+            optimal_io: 8192,
+            discard,
+        };
+        Self { geometry, mode: CacheMode::WriteBack, read_only: false }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    content: Vec<u8>,
+    asked: Vec<Operation>,
+    syncs: usize,
+    failures: VecDeque<i32>,
+    last_first: bool,
+    engines: usize,
+    drained: usize,
+    waits: usize,
+}
+
+/// See the module's documentation. Clones are the same disk.
+#[derive(Clone)]
+pub struct MemoryDisk(Arc<Inner>);
+
+struct Inner {
+    shape: Shape,
+    state: Mutex<State>,
+    /// Readable while requests may complete.
+    gate: OwnedFd,
+}
+
+impl MemoryDisk {
+    /// A zeroed disk, with its gate open.
+    #[must_use]
+    pub fn new(shape: Shape) -> Self {
+        let gate = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+        let content = vec![0; usize::try_from(shape.geometry.capacity).unwrap()];
+        let state = Mutex::new(State { content, ..State::default() });
+        Self(Arc::new(Inner { shape, state, gate }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on nothing completes.
+    pub fn hold(&self) {
+        let _ = rustix::io::read(&self.0.gate, &mut [0; 8]);
+    }
+
+    /// Lets requests complete again.
+    pub fn release(&self) {
+        rustix::io::write(&self.0.gate, &1u64.to_ne_bytes()).unwrap();
+    }
+
+    fn is_open(&self) -> bool {
+        is_readable(self.0.gate.as_fd())
+    }
+
+    /// Fails the next request that completes, with this errno.
+    pub fn fail_next(&self, errno: i32) {
+        self.state().failures.push_back(errno);
+    }
+
+    /// Completes the latest request first, or the earliest.
+    pub fn last_first(&self, yes: bool) {
+        self.state().last_first = yes;
+    }
+
+    /// What was asked since the last call.
+    #[must_use]
+    pub fn take_asked(&self) -> Vec<Operation> {
+        std::mem::take(&mut self.state().asked)
+    }
+
+    /// What was asked so far and not yet taken.
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        self.state().asked.len()
+    }
+
+    /// How often [`Backend::sync`] was called.
+    #[must_use]
+    pub fn syncs(&self) -> usize {
+        self.state().syncs
+    }
+
+    /// How many engines there are now.
+    #[must_use]
+    pub fn engines(&self) -> usize {
+        self.state().engines
+    }
+
+    /// How many requests engines had in flight when they were dropped.
+    #[must_use]
+    pub fn drained(&self) -> usize {
+        self.state().drained
+    }
+
+    /// How often engines went to sleep or looked whether they should.
+    #[must_use]
+    pub fn waits(&self) -> usize {
+        self.state().waits
+    }
+
+    /// What is on the disk.
+    #[must_use]
+    pub fn content(&self) -> Vec<u8> {
+        self.state().content.clone()
+    }
+
+    /// Changes what is on the disk.
+    pub fn set_content(&self, content: &[u8]) {
+        self.state().content.copy_from_slice(content);
+    }
+
+    fn execute(&self, request: &Request) -> io::Result<()> {
+        let mut state = self.state();
+        if let Some(errno) = state.failures.pop_front() {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        let bytes = |start: u64, len: u64| {
+            let start = usize::try_from(start).unwrap();
+            start..start + usize::try_from(len).unwrap()
+        };
+        match request.op {
+            Operation::Read { at } => {
+                let content = state.content.get(bytes(at.0, total(&request.segments)));
+                scatter(content.expect("within the disk"), &request.segments);
+            }
+            Operation::Write { at, .. } => {
+                assert!(!self.0.shape.read_only, "no write reaches a read-only disk");
+                let content = state.content.get_mut(bytes(at.0, total(&request.segments)));
+                gather(&request.segments, content.expect("within the disk"));
+            }
+            Operation::Flush => {}
+            Operation::Discard { range, .. } | Operation::WriteZeroes { range, .. } => {
+                assert!(!self.0.shape.read_only, "no change reaches a read-only disk");
+                let content = state.content.get_mut(bytes(range.start.0, range.len));
+                content.expect("within the disk").fill(0);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Backend for MemoryDisk {
+    fn geometry(&self) -> Geometry {
+        self.0.shape.geometry
+    }
+
+    fn cache_mode(&self) -> CacheMode {
+        self.0.shape.mode
+    }
+
+    fn read_only(&self) -> bool {
+        self.0.shape.read_only
+    }
+
+    fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
+        let kick = setup.kick.try_clone_to_owned().unwrap();
+        self.state().engines += 1;
+        Ok(Box::new(Engine {
+            disk: self.clone(),
+            kick,
+            depth: setup.depth.into(),
+            pushed: VecDeque::new(),
+            submitted: VecDeque::new(),
+        }))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.state().syncs += 1;
+        Ok(())
+    }
+}
+
+/// One queue's share of the disk.
+struct Engine {
+    disk: MemoryDisk,
+    kick: OwnedFd,
+    depth: usize,
+    pushed: VecDeque<Request>,
+    submitted: VecDeque<Request>,
+}
+
+impl Engine {
+    fn finish(&mut self) -> Option<Completion> {
+        let last_first = self.disk.state().last_first;
+        let request =
+            if last_first { self.submitted.pop_back() } else { self.submitted.pop_front() }?;
+        let result = self.disk.execute(&request);
+        Some(Completion { tag: request.tag, result, segments: request.segments })
+    }
+}
+
+impl IoEngine for Engine {
+    fn push(&mut self, request: Request) {
+        let mut in_flight = self.pushed.iter().chain(&self.submitted);
+        assert!(in_flight.all(|other| other.tag != request.tag), "a tag is used twice");
+        self.disk.state().asked.push(request.op);
+        self.pushed.push_back(request);
+        assert!(self.pushed.len() + self.submitted.len() <= self.depth, "more than the depth");
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        self.submitted.append(&mut self.pushed);
+        Ok(())
+    }
+
+    fn reap(&mut self) -> Option<Completion> {
+        if self.disk.is_open() { self.finish() } else { None }
+    }
+
+    fn wait(&mut self) -> io::Result<Wake> {
+        self.submit()?;
+        self.disk.state().waits += 1;
+        let gate = if self.submitted.is_empty() { PollFlags::empty() } else { PollFlags::IN };
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.kick.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.disk.0.gate.as_fd(), gate),
+        ];
+        let _ = poll(&mut fds, None);
+        let kicked = rustix::io::read(&self.kick, &mut [0; 8]).is_ok();
+        Ok(Wake { kicked })
+    }
+}
+
+impl Drop for Engine {
+    /// Like a host's: waits for what is in flight, however long it takes.
+    fn drop(&mut self) {
+        self.submitted.append(&mut self.pushed);
+        self.disk.state().drained += self.submitted.len();
+        while !self.submitted.is_empty() {
+            let _ = poll(&mut [PollFd::new(&self.disk.0.gate, PollFlags::IN)], None);
+            let _ = self.finish();
+        }
+        self.disk.state().engines -= 1;
+    }
+}
+
+fn total(segments: &[Segment]) -> u64 {
+    segments.iter().map(|segment| segment.len() as u64).sum()
+}
+
+fn scatter(mut from: &[u8], segments: &[Segment]) {
+    for segment in segments {
+        let (part, rest) = from.split_at(segment.len());
+        // SAFETY: whoever made the segment keeps its memory valid until the request completes.
+        unsafe { std::ptr::copy(part.as_ptr(), segment.base(), part.len()) };
+        from = rest;
+    }
+}
+
+fn gather(segments: &[Segment], mut into: &mut [u8]) {
+    for segment in segments {
+        let (part, rest) = into.split_at_mut(segment.len());
+        // SAFETY: whoever made the segment keeps its memory valid until the request completes.
+        unsafe { std::ptr::copy(segment.base(), part.as_mut_ptr(), part.len()) };
+        into = rest;
+    }
+}
+
+fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    poll(&mut fds, Some(&rustix::event::Timespec::default())) == Ok(1)
+}

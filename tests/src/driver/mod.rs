@@ -1,0 +1,57 @@
+//! A guest driver played in process, without KVM: it finds a device on the bus as a real driver does,
+//! negotiates, lays out rings, and asks well-behaved or hostile things of it.
+//!
+//! From the bus to the request: [`Machine`] (memory, bus, a hypervisor that only keeps events),
+//! [`Function`] (one device's registers), [`Device`] (negotiation), [`Ring`] (the driver's half of a
+//! split virtqueue, every cell of it), [`Disk`] (virtio-blk requests in any framing). [`MemoryDisk`] is
+//! a backend that can be slow, fail, and tell what it was asked. All waits are bounded.
+//!
+//! Everything here runs on the thread of its test, and fails it by panicking.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a driver in a test fails by panicking"
+)]
+
+mod arena;
+mod device;
+mod disk;
+mod function;
+mod hypervisor;
+mod machine;
+mod memory_disk;
+mod ring;
+
+use std::time::{Duration, Instant};
+
+pub use arena::Arena;
+pub use device::{Device, feature, status};
+pub use disk::{Data, Disk, Framing, Outcome, Placed, Request, kind};
+pub use function::{Function, Structure};
+pub use hypervisor::{EventHypervisor, Line};
+pub use machine::{HIGH_MEMORY, HOLE, LOW_BYTES, Machine, WINDOW};
+pub use memory_disk::{MemoryDisk, Shape};
+pub use ring::{Descriptor, Ring, Used};
+
+/// After this long something hangs.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until `done` yields something; `None` after [`PATIENCE`].
+pub fn wait_for<T>(mut done: impl FnMut() -> Option<T>) -> Option<T> {
+    let start = Instant::now();
+    let mut turns = 0u32;
+    loop {
+        if let Some(value) = done() {
+            return Some(value);
+        }
+        if start.elapsed() > PATIENCE {
+            return None;
+        }
+        turns += 1;
+        // Short waits for a device that answers at once, then sleeps that leave it the processor.
+        let pause = if turns < 20 { Duration::ZERO } else { Duration::from_micros(50) };
+        std::thread::sleep(pause);
+    }
+}
