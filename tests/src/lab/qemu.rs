@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -61,8 +62,36 @@ pub(super) fn command(root: &Path) -> Command {
     command
 }
 
+/// Ends QEMU and removes its files when this process dies in a way that runs no destructor. A shell that waits for
+/// the end of its input notices that; the write end of the pipe is held here and nowhere else.
+struct Watchdog(Child);
+
+impl Watchdog {
+    fn over(qemu: u32, dir: &Path) -> Result<Self> {
+        let child = Command::new("sh")
+            .args(["-c", "read -r _; kill -9 $1; rm -rf \"$2\"", "watchdog", &qemu.to_string()])
+            .arg(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .context("starting the watchdog of the lab's QEMU")?;
+        Ok(Self(child))
+    }
+}
+
+impl Watchdog {
+    fn dismiss(&mut self) {
+        // Killed before `wait` closes its input, so it does nothing any more.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 /// A running L1, killed when dropped.
 pub(super) struct Machine {
+    watchdog: Watchdog,
     child: Child,
     /// Sockets and data disks of this run, removed with it.
     dir: tempfile::TempDir,
@@ -115,10 +144,12 @@ impl Machine {
             .stderr(log)
             .spawn()
             .context("starting the lab's QEMU")?;
+        let mut watchdog = Watchdog::over(child.id(), dir.path())?;
         let accepted: Result<Vec<UnixStream>> =
             listeners.iter().map(|listener| accept(listener, &mut child, logs)).collect();
         let mut streams = accepted
             .inspect_err(|_| {
+                watchdog.dismiss();
                 child.kill().ok();
                 child.wait().ok();
             })?
@@ -128,6 +159,7 @@ impl Machine {
         };
         let guest_ports = streams.collect();
         let mut machine = Self {
+            watchdog,
             child,
             dir,
             qmp: BufReader::new(qmp),
@@ -239,7 +271,9 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to kill.
+        // First, so that it is gone before QEMU's process id can belong to somebody else.
+        self.watchdog.dismiss();
+        // QEMU may have ended by itself; then there is nothing to kill.
         self.child.kill().ok();
         self.child.wait().ok();
     }
