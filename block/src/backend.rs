@@ -92,6 +92,50 @@ fn user(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".into(), |pid| format!("process {pid}"))
 }
 
+/// Why a disk has the size it had before.
+#[derive(Debug, thiserror::Error)]
+pub enum ResizeError {
+    /// The new size is below the one the guest knows.
+    #[error("a disk never shrinks under its guest: it has {from} bytes, and {to} are fewer")]
+    Shrink {
+        /// The size the guest knows, in bytes.
+        from: u64,
+        /// The size asked for or found, in bytes.
+        to: u64,
+    },
+    /// The new size is not made of whole blocks.
+    #[error("{size} bytes is not a multiple of the disk's block of {logical_block} bytes")]
+    Unaligned {
+        /// The size asked for or found, in bytes.
+        size: u64,
+        /// The logical block, in bytes.
+        logical_block: u32,
+    },
+    /// The disk may not be written.
+    #[error("the disk is read-only")]
+    ReadOnly,
+    /// Only the host can change the size of what holds this disk.
+    #[error("the disk is not a regular file, so only the host can give it another size")]
+    NotAFile,
+    /// The host refused.
+    #[error("cannot {what}: {source}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// The host's answer.
+        source: io::Error,
+    },
+}
+
+/// Which engine serves a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Engine {
+    /// Its name.
+    pub name: &'static str,
+    /// Why this one.
+    pub reason: &'static str,
+}
+
 /// What ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wake {
@@ -118,12 +162,33 @@ pub trait Backend: Send + Sync {
     /// When the host refuses what the engine needs.
     fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError>;
 
+    /// Which engine [`Backend::engine`] makes, and why.
+    fn engine_choice(&self) -> Engine {
+        Engine { name: "simulated", reason: "there is no host behind this disk" }
+    }
+
     /// Makes all completed writes durable. Blocks; for orderly ends, not for the data path.
     ///
     /// # Errors
     ///
     /// The host's error; the data may be lost.
     fn sync(&self) -> io::Result<()>;
+
+    /// Whether acknowledged data was lost: flushes fail until the disk is reopened.
+    fn has_lost_writes(&self) -> bool {
+        false
+    }
+
+    /// Takes note of a new size and returns it, in bytes. With a `size` the disk first grows to it,
+    /// which is durable on return; without one, whoever provides the disk has changed its size. From
+    /// then on engines take requests up to the new end. Blocks; not for the data path.
+    ///
+    /// # Errors
+    ///
+    /// Why the disk has the size it had before.
+    fn resize(&self, _size: Option<u64>) -> Result<u64, ResizeError> {
+        Err(ResizeError::NotAFile)
+    }
 }
 
 /// The data plane of one queue, used from one thread.

@@ -1,13 +1,13 @@
 //! An open file or block device of the host, and what engines have to know of it.
 //!
 //! Shared by the control thread and all engines of one disk; nothing here changes after opening but
-//! the latch.
+//! the latch and the capacity.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -32,6 +32,33 @@ pub(crate) struct DirectAlignment {
     pub(crate) offset: u32,
 }
 
+/// A geometry whose capacity may grow while engines use it.
+#[derive(Debug)]
+pub(crate) struct LiveGeometry {
+    opened: Geometry,
+    capacity: AtomicU64,
+}
+
+impl LiveGeometry {
+    pub(crate) fn new(opened: Geometry) -> Self {
+        Self { opened, capacity: AtomicU64::new(opened.capacity) }
+    }
+
+    /// The geometry as it is now.
+    pub(crate) fn get(&self) -> Geometry {
+        Geometry { capacity: self.capacity(), ..self.opened }
+    }
+
+    fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Acquire)
+    }
+
+    /// From now on requests may reach up to `capacity`, in bytes.
+    pub(crate) fn grow_to(&self, capacity: u64) {
+        self.capacity.fetch_max(capacity, Ordering::AcqRel);
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct HostFile {
@@ -40,7 +67,7 @@ pub(crate) struct HostFile {
     pub(crate) kind: Kind,
     pub(crate) mode: CacheMode,
     pub(crate) read_only: bool,
-    pub(crate) geometry: Geometry,
+    pub(crate) geometry: LiveGeometry,
     /// Present when the page cache is bypassed.
     pub(crate) direct: Option<DirectAlignment>,
     pub(crate) latch: SyncLatch,
@@ -83,8 +110,8 @@ impl HostFile {
             | Operation::WriteZeroes { range: ByteRange { start, len }, .. } => (start.0, len),
         };
         let writes = !matches!(op, Operation::Read { .. } | Operation::Flush);
-        let in_bounds = start.checked_add(len).is_some_and(|end| end <= self.geometry.capacity);
-        let aligned = (start | len).is_multiple_of(u64::from(self.geometry.logical_block));
+        let in_bounds = start.checked_add(len).is_some_and(|end| end <= self.geometry.capacity());
+        let aligned = (start | len).is_multiple_of(u64::from(self.geometry.opened.logical_block));
         if !(in_bounds && aligned) {
             return Admission::Settled(Err(io::Error::from_raw_os_error(libc::EINVAL)));
         }

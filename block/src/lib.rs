@@ -19,7 +19,8 @@ mod sync_latch;
 mod uring;
 
 pub use backend::{
-    Backend, DiscardLimits, EngineSetup, Geometry, IoEngine, MemoryRegion, OpenError, Wake,
+    Backend, DiscardLimits, Engine, EngineSetup, Geometry, IoEngine, MemoryRegion, OpenError,
+    ResizeError, Wake,
 };
 pub use cache_mode::{CacheMode, FlushAction, UnknownCacheMode};
 pub use raw_file::RawFile;

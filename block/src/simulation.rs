@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::host_file::{DirectAlignment, HostFile, Kind};
+use crate::host_file::{DirectAlignment, HostFile, Kind, LiveGeometry};
 use crate::sync_latch::SyncLatch;
 use crate::uring::{Kick, UringEngine};
 use crate::{CacheMode, EngineSetup, Geometry, IoEngine, OpenError};
@@ -47,7 +47,7 @@ impl SimulatedDisk {
             kind: if block_device { Kind::BlockDevice } else { Kind::Regular },
             mode,
             read_only: false,
-            geometry,
+            geometry: LiveGeometry::new(geometry),
             direct,
             latch: SyncLatch::default(),
             discard_refusal_noted: AtomicBool::new(false),
@@ -82,7 +82,7 @@ impl SimulatedDisk {
     /// The look it was opened with.
     #[must_use]
     pub fn geometry(&self) -> Geometry {
-        self.host.geometry
+        self.host.geometry.get()
     }
 
     /// Its cache mode.

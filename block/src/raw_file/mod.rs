@@ -5,6 +5,7 @@
 
 mod limits;
 mod lock;
+mod resize;
 
 use std::io;
 use std::path::Path;
@@ -14,10 +15,10 @@ use std::sync::atomic::AtomicBool;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::host_file::{HostFile, Kind, flags_of, open_again};
+use crate::host_file::{HostFile, Kind, LiveGeometry, flags_of, open_again};
 use crate::sync_latch::SyncLatch;
 use crate::uring::UringEngine;
-use crate::{Backend, CacheMode, EngineSetup, Geometry, IoEngine, OpenError};
+use crate::{Backend, CacheMode, Engine, EngineSetup, Geometry, IoEngine, OpenError, ResizeError};
 
 /// A raw image file or a host block device.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ impl RawFile {
                 kind,
                 mode,
                 read_only,
-                geometry: limits.geometry,
+                geometry: LiveGeometry::new(limits.geometry),
                 direct: limits.direct,
                 latch: SyncLatch::default(),
                 discard_refusal_noted: AtomicBool::new(false),
@@ -88,7 +89,7 @@ fn open_error(path: &Path, mode: CacheMode, source: io::Error) -> OpenError {
 
 impl Backend for RawFile {
     fn geometry(&self) -> Geometry {
-        self.host.geometry
+        self.host.geometry.get()
     }
 
     fn cache_mode(&self) -> CacheMode {
@@ -103,7 +104,19 @@ impl Backend for RawFile {
         Ok(Box::new(UringEngine::new(Arc::clone(&self.host), setup)?))
     }
 
+    fn engine_choice(&self) -> Engine {
+        Engine { name: "io_uring", reason: "the only engine; a host that refuses it is an error" }
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.host.sync_with(|| rustix::fs::fdatasync(&self.host.file).map_err(io::Error::from))
+    }
+
+    fn has_lost_writes(&self) -> bool {
+        self.host.latch.check().is_err()
+    }
+
+    fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
+        resize::resize(&self.host, size)
     }
 }
