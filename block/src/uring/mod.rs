@@ -83,16 +83,21 @@ impl<R: Ring> UringEngine<R> {
         self.kick.check()
     }
 
-    /// Enters the kernel with everything pushed, and waits for `want` entries of the completion queue.
-    fn enter(&mut self, want: usize) -> io::Result<()> {
+    /// Enters the kernel with everything pushed, and waits for `want` entries of the completion queue, but
+    /// not beyond the harvest of some.
+    fn enter(&mut self, mut want: usize) -> io::Result<()> {
         loop {
             match self.ring.submit_and_wait(want) {
                 Ok(()) if !self.ring.has_unsubmitted() => return Ok(()),
                 Ok(()) => {}
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR) => {}
-                    // The completion queue is full, or the kernel short of memory: make room.
-                    Some(libc::EBUSY | libc::EAGAIN) => self.harvest(),
+                    // The completion queue is full, or the kernel short of memory: make room. What the
+                    // caller waits for may have been there: it has to look before it waits again.
+                    Some(libc::EBUSY | libc::EAGAIN) => {
+                        self.harvest();
+                        want = 0;
+                    }
                     _ => return Err(error),
                 },
             }
