@@ -216,11 +216,15 @@ impl VirtioDevice for Block {
             return;
         }
         self.write_cache.enabled.store(writeback != 0, Ordering::Release);
-        // §5.2.6.2: writes that completed before the switch must not stay volatile after it.
+        // §5.2.6.2: writes that completed before the switch must not stay volatile after it. If they
+        // cannot be made durable the cache stays on, which the driver reads back, so that its
+        // flushes go on telling it.
         if writeback == 0
             && let Err(error) = self.backend.sync()
         {
-            tracing::error!(target: "virtio-blk", "{}: cannot flush: {error}", self.name);
+            self.write_cache.enabled.store(true, Ordering::Release);
+            let name = &self.name;
+            tracing::error!(target: "virtio-blk", "{name}: the write cache stays on: {error}");
         }
     }
 
