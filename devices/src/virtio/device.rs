@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{FaultReporter, Interrupt, Queue, QueueError, Worker};
+use super::{ConfigChange, FaultReporter, Interrupt, Queue, QueueError, Worker};
 use crate::GuestMemory;
 
 /// Device types (Virtio 1.2 §5).
@@ -88,6 +88,15 @@ pub trait VirtioDevice: Send {
 
     /// Reads device configuration at `offset` (§4.1.4.6); bytes beyond it read as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// A number that changes with each change of the configuration that the device makes by itself
+    /// (§4.1.4.3.1).
+    fn config_generation(&self) -> u8 {
+        0
+    }
+
+    /// Gives a device whose configuration may change the means to say so. Comes first of all.
+    fn connect(&mut self, _changed: ConfigChange) {}
 
     /// Writes device configuration. Only what the device type declares writable changes.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}

@@ -42,6 +42,11 @@ impl<P> InFlight<P> {
         }
     }
 
+    /// How many requests there are; a slot set aside counts as one.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.vacant.len()
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.vacant.is_empty()
     }
@@ -88,6 +93,7 @@ mod tests {
         let (first, second) = (slab.reserve().unwrap(), slab.reserve().unwrap());
         assert_ne!(first.tag, second.tag);
         assert!(slab.is_full());
+        assert_eq!(slab.len(), 2);
         assert!(slab.reserve().is_none());
         slab.occupy(first.tag, entry('a'));
         slab.occupy(second.tag, entry('b'));

@@ -38,12 +38,40 @@ impl Interrupt {
     }
 }
 
-/// How a worker makes its device ask for a reset (Virtio 1.2 §2.1.2).
+/// How a device tells its driver that its configuration changed (Virtio 1.2 §4.1.5.4).
 #[derive(Clone)]
-pub struct FaultReporter {
+pub struct ConfigChange {
     status: Arc<AtomicU8>,
     isr: Arc<AtomicU8>,
     config: Interrupt,
+}
+
+impl ConfigChange {
+    /// Tells through the configuration interrupt, which the ISR status announces, once `status` has
+    /// DRIVER_OK.
+    #[must_use]
+    pub fn new(status: Arc<AtomicU8>, isr: Arc<AtomicU8>, config: Interrupt) -> Self {
+        Self { status, isr, config }
+    }
+
+    /// Tells the driver, if it is ready; one that is not will read the configuration anyway.
+    pub fn notify(&self) {
+        if self.status.load(Ordering::Acquire) & status::DRIVER_OK != 0 {
+            self.interrupt();
+        }
+    }
+
+    fn interrupt(&self) {
+        // §4.1.4.5.1: with MSI-X too, and before the interrupt.
+        self.isr.fetch_or(ISR_CONFIG, Ordering::AcqRel);
+        self.config.signal();
+    }
+}
+
+/// How a worker makes its device ask for a reset (Virtio 1.2 §2.1.2).
+#[derive(Clone)]
+pub struct FaultReporter {
+    change: ConfigChange,
 }
 
 impl FaultReporter {
@@ -51,17 +79,15 @@ impl FaultReporter {
     /// ISR status announces.
     #[must_use]
     pub fn new(status: Arc<AtomicU8>, isr: Arc<AtomicU8>, config: Interrupt) -> Self {
-        Self { status, isr, config }
+        Self { change: ConfigChange::new(status, isr, config) }
     }
 
     /// Sets DEVICE_NEEDS_RESET and tells the driver.
     pub fn needs_reset(&self, why: &dyn Display) {
         tracing::warn!(target: "virtio", "device needs a reset: {why}");
-        let before = self.status.fetch_or(status::NEEDS_RESET, Ordering::AcqRel);
+        let before = self.change.status.fetch_or(status::NEEDS_RESET, Ordering::AcqRel);
         if before & status::DRIVER_OK != 0 {
-            // §4.1.4.5.1: with MSI-X too, and before the interrupt.
-            self.isr.fetch_or(ISR_CONFIG, Ordering::AcqRel);
-            self.config.signal();
+            self.change.interrupt();
         }
     }
 }

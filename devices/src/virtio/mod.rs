@@ -23,7 +23,7 @@ mod worker;
 pub use block::Block;
 pub use chain::{Buffer, Chain, OutOfMemoryRange, Span};
 pub use device::{ActivateError, Activation, ActiveQueue, DeviceType, VirtioDevice};
-pub use interrupt::{FaultReporter, Interrupt};
+pub use interrupt::{ConfigChange, FaultReporter, Interrupt};
 pub use net::{Net, Tap, TapError};
 pub use queue::{Head, Queue, QueueError, QueueLayout};
 pub use rng::Rng;

@@ -18,7 +18,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::in_flight::{Entry, InFlight, Vacancy};
 use super::queue::MAX_BUFFERS;
-use super::stats::{Kind, QueueStats};
+use super::stats::{Kind, QueueStats, Round};
 use super::worker::Stop;
 use super::{
     ActivateError, ActiveQueue, Chain, FaultReporter, Head, Interrupt, Queue, QueueError, Worker,
@@ -103,6 +103,9 @@ pub struct QueueWorker<P: Protocol> {
     faults: FaultReporter,
     memory: GuestMemory,
     stats: Arc<QueueStats>,
+    /// Since when the ring may hold what no round took, in nanoseconds of the monotonic clock: the start
+    /// of a round that had more to do. `None` if the worker slept until a kick or a completion.
+    pending_since_ns: Option<u64>,
     /// The ring is corrupt: nothing more is taken from it.
     broken: bool,
     /// Open as long as the engine watches it.
@@ -137,6 +140,7 @@ impl<P: Protocol> QueueWorker<P> {
             faults,
             memory,
             stats,
+            pending_since_ns: None,
             broken: false,
             _kick: active.kick,
         })
@@ -161,13 +165,30 @@ impl<P: Protocol> QueueWorker<P> {
         let now_ns = monotonic_ns();
         self.queue.disarm_kick();
         let settled = self.settle(now_ns);
+        let kept = self.in_flight.len();
         self.accept(now_ns);
         let interrupt = self.queue.publish();
         if interrupt {
             self.interrupt.signal();
         }
-        self.stats.round(settled, now_ns, monotonic_ns(), interrupt);
-        self.broken || self.in_flight.is_full() || self.queue.arm_kick()
+        let in_flight = self.in_flight.len();
+        self.stats.in_flight(in_flight);
+        self.stats.round(&Round {
+            start_ns: now_ns,
+            end_ns: monotonic_ns(),
+            settled,
+            taken: (in_flight - kept) as u64,
+            waited_ns: self.pending_since_ns.map_or(0, |since_ns| now_ns.saturating_sub(since_ns)),
+            interrupt,
+        });
+        let has_seen_all = self.queue_is_empty();
+        self.pending_since_ns = (!has_seen_all).then_some(now_ns);
+        self.broken || has_seen_all || self.in_flight.is_full()
+    }
+
+    /// Whether the ring holds nothing that could be taken, so that the next thing in it comes with a kick.
+    fn queue_is_empty(&mut self) -> bool {
+        !self.broken && !self.in_flight.is_full() && self.queue.arm_kick()
     }
 
     /// Hands to the host what the round started, and sleeps until a kick or a completion.
@@ -242,6 +263,13 @@ impl<P: Protocol> QueueWorker<P> {
     fn give_up(&mut self, error: QueueError) {
         self.broken = true;
         self.faults.needs_reset(&error);
+    }
+}
+
+impl<P: Protocol> Drop for QueueWorker<P> {
+    /// What the engine still holds ends with it, uncounted.
+    fn drop(&mut self) {
+        self.stats.in_flight(0);
     }
 }
 

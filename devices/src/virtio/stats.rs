@@ -2,6 +2,8 @@
 //!
 //! Written by the queue's worker alone, without atomic read-modify-write, and read by anyone at any
 //! time. A reader sees each figure whole but not all of one moment.
+//!
+//! A request's time here has three parts, without gap or overlap: `wait`, `backend`, `completion`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +17,10 @@ pub struct Counter(AtomicU64);
 impl Counter {
     fn add(&self, amount: u64) {
         self.0.store(self.get().wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     /// The count so far.
@@ -145,10 +151,31 @@ pub struct KindStats {
     pub backend: Histogram,
 }
 
+/// One round of a worker's loop. Times are of the monotonic clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Round {
+    pub(super) start_ns: u64,
+    pub(super) end_ns: u64,
+    /// Requests given back to the driver.
+    pub(super) settled: u64,
+    /// Requests handed to the engine.
+    pub(super) taken: u64,
+    /// How long those may have been in the ring.
+    pub(super) waited_ns: u64,
+    pub(super) interrupt: bool,
+}
+
 /// What one queue has done.
 #[derive(Debug, Default)]
 pub struct QueueStats {
     kinds: [KindStats; Kind::ALL.len()],
+    /// Time that requests lay in the ring while the worker was awake and busy with others: from the
+    /// start of the round that did not find them to the start of the one that took them. A ring holds
+    /// no times, so this is the most it can have been. It is zero for what came while the worker slept:
+    /// how long the host took to wake it cannot be seen from here.
+    pub wait: Histogram,
+    /// Requests that the engine holds now.
+    pub in_flight: Counter,
     /// Time from the start of a round of the worker's loop until what had completed by then was
     /// visible to the driver, per request.
     pub completion: Histogram,
@@ -190,13 +217,22 @@ impl QueueStats {
         self.answered.add(1);
     }
 
-    /// A round that settled `settled` requests took from `start_ns` to `end_ns`.
-    pub(super) fn round(&self, settled: u64, start_ns: u64, end_ns: u64, interrupt: bool) {
+    /// A round is over.
+    pub(super) fn round(&self, round: &Round) {
         self.rounds.add(1);
-        self.interrupts.add(u64::from(interrupt));
-        if settled > 0 {
-            self.completion.record(end_ns.saturating_sub(start_ns), settled);
+        self.interrupts.add(u64::from(round.interrupt));
+        if round.settled > 0 {
+            let took_ns = round.end_ns.saturating_sub(round.start_ns);
+            self.completion.record(took_ns, round.settled);
         }
+        if round.taken > 0 {
+            self.wait.record(round.waited_ns, round.taken);
+        }
+    }
+
+    /// The engine holds this many requests.
+    pub(super) fn in_flight(&self, requests: usize) {
+        self.in_flight.set(requests as u64);
     }
 }
 
@@ -221,6 +257,20 @@ mod tests {
         assert_eq!(Histogram::bucket_end(0), Some(Duration::from_nanos(256)));
         let last = Histogram::bucket_end(Histogram::BUCKETS - 2).unwrap();
         assert!(last > Duration::from_secs(17), "{last:?}");
+    }
+
+    #[test]
+    fn a_round_is_counted_once_per_request() {
+        let stats = QueueStats::default();
+        let round = Round { start_ns: 5000, end_ns: 6000, ..Round::default() };
+        stats.round(&round);
+        assert_eq!((stats.wait.counts().sum(), stats.completion.counts().sum()), (0_u64, 0_u64));
+        stats.round(&Round { taken: 3, waited_ns: 700, settled: 2, interrupt: true, ..round });
+        assert_eq!((stats.wait.counts().sum(), stats.wait.sum().as_nanos()), (3_u64, 2100));
+        assert_eq!(stats.completion.sum(), Duration::from_nanos(2000));
+        assert_eq!((stats.rounds.get(), stats.interrupts.get()), (2, 1));
+        stats.in_flight(7);
+        assert_eq!(stats.in_flight.get(), 7);
     }
 
     #[test]

@@ -1,24 +1,28 @@
 //! The virtio block device (Virtio 1.2 §5.2).
 
+mod control;
 mod protocol;
 mod request;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ::block::{Backend, Durability, Geometry};
 
+use self::control::{Capacity, Shared};
 use self::protocol::BlockProtocol;
 use self::request::{ID_BYTES, Limits, SECTOR_BYTES};
 use super::device::read_config_bytes;
 use super::queue_worker::{self, Protocol, QueueWorker};
 use super::stats::QueueStats;
 use super::{
-    ActivateError, Activation, ActiveQueue, DeviceType, FaultReporter, VirtioDevice, Worker,
+    ActivateError, Activation, ActiveQueue, ConfigChange, DeviceType, FaultReporter, VirtioDevice,
+    Worker,
 };
 use crate::GuestMemory;
 
+pub use self::control::DiskControl;
 pub use self::request::Status;
 
 /// Entries of each queue.
@@ -64,12 +68,9 @@ impl WriteCache {
 
 /// A block device over a backend.
 pub struct Block {
-    name: Arc<str>,
-    backend: Arc<dyn Backend>,
+    shared: Arc<Shared>,
     id: [u8; ID_BYTES],
     queue_sizes: Vec<u16>,
-    write_cache: Arc<WriteCache>,
-    stats: Vec<Arc<QueueStats>>,
 }
 
 impl Block {
@@ -82,30 +83,38 @@ impl Block {
             *to = from;
         }
         let enabled = AtomicBool::new(backend.cache_mode().has_write_cache());
-        Self {
+        let shared = Shared {
             name: name.into(),
+            capacity: Capacity::new(backend.geometry().capacity),
             backend,
-            id,
-            queue_sizes: vec![QUEUE_SIZE; usize::from(queues.max(1))],
-            write_cache: Arc::new(WriteCache { enabled, switchable: AtomicBool::new(false) }),
+            write_cache: WriteCache { enabled, switchable: AtomicBool::new(false) },
             stats: (0..queues.max(1)).map(|_| Arc::default()).collect(),
-        }
+            changed: Mutex::new(None),
+        };
+        let queue_sizes = vec![QUEUE_SIZE; usize::from(queues.max(1))];
+        Self { shared: Arc::new(shared), id, queue_sizes }
+    }
+
+    /// The controls of this disk.
+    #[must_use]
+    pub fn control(&self) -> DiskControl {
+        DiskControl(Arc::clone(&self.shared))
     }
 
     /// What the queues have done, by queue. Counts on through resets.
     #[must_use]
     pub fn stats(&self) -> &[Arc<QueueStats>] {
-        &self.stats
+        &self.shared.stats
     }
 
     /// Takes note of what the driver accepted.
     pub fn negotiated(&self, features: u64) {
         // A driver that does not flush gets durable writes (§5.2.5.2, §5.2.6.2).
         if features & feature::FLUSH == 0 {
-            self.write_cache.enabled.store(false, Ordering::Release);
+            self.shared.write_cache.enabled.store(false, Ordering::Release);
         }
         let switch = feature::FLUSH | feature::CONFIG_WCE;
-        self.write_cache.switchable.store(features & switch == switch, Ordering::Release);
+        self.shared.write_cache.switchable.store(features & switch == switch, Ordering::Release);
     }
 
     /// Makes the worker of one queue without a thread for it, as the simulator in `tests/` needs it.
@@ -120,36 +129,31 @@ impl Block {
         faults: FaultReporter,
     ) -> Result<QueueWorker<impl Protocol + use<>>, ActivateError> {
         let stats = self.stats_of(active.index);
-        QueueWorker::new(active, memory, faults, &*self.backend, stats, self.protocol())
+        QueueWorker::new(active, memory, faults, &*self.shared.backend, stats, self.protocol())
     }
 
     fn protocol(&self) -> BlockProtocol {
-        BlockProtocol {
-            limits: self.limits(),
-            id: self.id,
-            write_cache: Arc::clone(&self.write_cache),
-            name: Arc::clone(&self.name),
-        }
+        BlockProtocol { limits: self.limits(), id: self.id, shared: Arc::clone(&self.shared) }
     }
 
     fn stats_of(&self, queue: u16) -> Arc<QueueStats> {
-        self.stats.get(usize::from(queue)).cloned().unwrap_or_default()
+        self.shared.stats.get(usize::from(queue)).cloned().unwrap_or_default()
     }
 
     /// The configuration structure (§5.2.4).
     fn config(&self) -> [u8; 60] {
-        let geometry = self.backend.geometry();
+        let geometry = self.shared.backend.geometry();
         let mut config = [0; 60];
         let mut put = |at: usize, bytes: &[u8]| {
             if let Some(field) = config.get_mut(at..at + bytes.len()) {
                 field.copy_from_slice(bytes);
             }
         };
-        put(0, &(geometry.capacity / SECTOR_BYTES).to_le_bytes());
+        put(0, &self.shared.capacity.sectors().to_le_bytes());
         put(12, &SEG_MAX.to_le_bytes());
         put(20, &geometry.logical_block.to_le_bytes());
         put(24, &topology(&geometry));
-        put(32, &[u8::from(self.write_cache.durability() == Durability::Volatile)]);
+        put(32, &[u8::from(self.shared.write_cache.durability() == Durability::Volatile)]);
         put(34, &u16::try_from(self.queue_sizes.len()).unwrap_or(u16::MAX).to_le_bytes());
         if let Some(discard) = geometry.discard {
             let alignment = u64::from(discard.granularity) / SECTOR_BYTES;
@@ -164,11 +168,11 @@ impl Block {
     }
 
     fn limits(&self) -> Limits {
-        let geometry = self.backend.geometry();
+        let geometry = self.shared.backend.geometry();
         Limits {
-            capacity: geometry.capacity,
+            capacity: self.shared.capacity.bytes(),
             logical_block: geometry.logical_block,
-            read_only: self.backend.read_only(),
+            read_only: self.shared.backend.read_only(),
             discard: geometry.discard.is_some(),
             max_range_sectors: MAX_RANGE_SECTORS,
         }
@@ -181,7 +185,7 @@ impl VirtioDevice for Block {
     }
 
     fn name(&self) -> &str {
-        &self.name
+        &self.shared.name
     }
 
     fn features(&self) -> u64 {
@@ -190,13 +194,13 @@ impl VirtioDevice for Block {
             features |= feature::MQ;
         }
         // A mode whose writes are all durable offers no way to make them less so.
-        if self.backend.cache_mode().has_write_cache() {
+        if self.shared.backend.cache_mode().has_write_cache() {
             features |= feature::FLUSH | feature::CONFIG_WCE;
         }
-        if self.backend.read_only() {
+        if self.shared.backend.read_only() {
             return features | feature::RO;
         }
-        if self.backend.geometry().discard.is_some() {
+        if self.shared.backend.geometry().discard.is_some() {
             features |= feature::DISCARD;
         }
         features | feature::WRITE_ZEROES
@@ -210,20 +214,29 @@ impl VirtioDevice for Block {
         read_config_bytes(&self.config(), offset, data);
     }
 
+    fn config_generation(&self) -> u8 {
+        self.shared.capacity.generation()
+    }
+
+    fn connect(&mut self, changed: ConfigChange) {
+        let slot = &self.shared.changed;
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(changed);
+    }
+
     fn write_config(&mut self, offset: u64, data: &[u8]) {
         let (WRITEBACK_OFFSET, &[writeback]) = (offset, data) else { return };
-        if !self.write_cache.switchable.load(Ordering::Acquire) {
+        if !self.shared.write_cache.switchable.load(Ordering::Acquire) {
             return;
         }
-        self.write_cache.enabled.store(writeback != 0, Ordering::Release);
+        self.shared.write_cache.enabled.store(writeback != 0, Ordering::Release);
         // §5.2.6.2: writes that completed before the switch must not stay volatile after it. If they
         // cannot be made durable the cache stays on, which the driver reads back, so that its
         // flushes go on telling it.
         if writeback == 0
-            && let Err(error) = self.backend.sync()
+            && let Err(error) = self.shared.backend.sync()
         {
-            self.write_cache.enabled.store(true, Ordering::Release);
-            let name = &self.name;
+            self.shared.write_cache.enabled.store(true, Ordering::Release);
+            let name = &self.shared.name;
             tracing::error!(target: "virtio-blk", "{name}: the write cache stays on: {error}");
         }
     }
@@ -237,11 +250,11 @@ impl VirtioDevice for Block {
         for active in activation.queues {
             let stats = self.stats_of(active.index);
             let spawned = queue_worker::spawn(
-                format!("{}/q{}", self.name, active.index),
+                format!("{}/q{}", self.shared.name, active.index),
                 active,
                 activation.memory.clone(),
                 activation.faults.clone(),
-                Arc::clone(&self.backend),
+                Arc::clone(&self.shared.backend),
                 stats,
                 self.protocol(),
             );
@@ -252,13 +265,13 @@ impl VirtioDevice for Block {
     }
 
     fn reset(&mut self) {
-        let enabled = self.backend.cache_mode().has_write_cache();
-        self.write_cache.enabled.store(enabled, Ordering::Release);
-        self.write_cache.switchable.store(false, Ordering::Release);
+        let enabled = self.shared.backend.cache_mode().has_write_cache();
+        self.shared.write_cache.enabled.store(enabled, Ordering::Release);
+        self.shared.write_cache.switchable.store(false, Ordering::Release);
     }
 
     fn close(&mut self) -> io::Result<()> {
-        self.backend.sync()
+        self.shared.backend.sync()
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ::block::{Operation, Segments};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use super::WriteCache;
+use super::control::Shared;
 use super::request::{HEADER_BYTES, Header, ID_BYTES, Kind, Limits, RANGE_BYTES, Status};
 use crate::GuestMemory;
 use crate::virtio::queue_worker::{Parsed, Protocol};
@@ -14,10 +14,10 @@ use crate::virtio::{Chain, QueueError, Span};
 
 /// The protocol of one queue of a block device.
 pub(super) struct BlockProtocol {
+    /// But for the capacity, which may grow.
     pub(super) limits: Limits,
     pub(super) id: [u8; ID_BYTES],
-    pub(super) write_cache: Arc<WriteCache>,
-    pub(super) name: Arc<str>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// What is remembered of a request: where its status goes, and what to say was written. That counts
@@ -78,7 +78,7 @@ impl Protocol for BlockProtocol {
     fn complete(&mut self, pending: Pending, memory: &GuestMemory, result: io::Result<()>) -> u32 {
         let status = Status::from(&result);
         if let Err(error) = result {
-            tracing::warn!(target: "virtio-blk", "{}: a request failed: {error}", self.name);
+            tracing::warn!(target: "virtio-blk", "{}: a request failed: {error}", self.shared.name);
         }
         pending.finish(memory, status)
     }
@@ -97,15 +97,16 @@ impl BlockProtocol {
         let mut raw = [0; HEADER_BYTES];
         header.read(memory, &mut raw).map_err(|_| Status::IoError)?;
         let Header { kind, sector } = Header::decode(raw).ok_or(Status::Unsupported)?;
-        let durability = self.write_cache.durability();
+        let durability = self.shared.write_cache.durability();
+        let limits = Limits { capacity: self.shared.capacity.bytes(), ..self.limits };
         let op = match kind {
             Kind::In => {
-                let op = self.limits.read(sector, data_in.len())?;
+                let op = limits.read(sector, data_in.len())?;
                 data_in.map(memory, segments).map_err(|_| Status::IoError)?;
                 op
             }
             Kind::Out => {
-                let op = self.limits.write(sector, data_out.len(), durability)?;
+                let op = limits.write(sector, data_out.len(), durability)?;
                 data_out.map(memory, segments).map_err(|_| Status::IoError)?;
                 op
             }
@@ -114,10 +115,8 @@ impl BlockProtocol {
                 data_in.write(memory, &self.id).map_err(|_| Status::IoError)?;
                 return Ok(Ask::Answered { filled: ID_BYTES as u64 });
             }
-            Kind::Discard => self.limits.discard(read_range(data_out, memory)?, durability)?,
-            Kind::WriteZeroes => {
-                self.limits.write_zeroes(read_range(data_out, memory)?, durability)?
-            }
+            Kind::Discard => limits.discard(read_range(data_out, memory)?, durability)?,
+            Kind::WriteZeroes => limits.write_zeroes(read_range(data_out, memory)?, durability)?,
         };
         Ok(Ask::Disk(op))
     }

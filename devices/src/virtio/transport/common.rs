@@ -60,6 +60,8 @@ pub(super) struct Common {
     vectors: usize,
     status: Arc<AtomicU8>,
     isr: Arc<AtomicU8>,
+    /// As the device said last.
+    pub(super) config_generation: u8,
     queue_select: u16,
     queues: Vec<QueueSetup>,
 }
@@ -75,6 +77,7 @@ impl Common {
             vectors,
             status: Arc::new(AtomicU8::new(0)),
             isr: Arc::new(AtomicU8::new(0)),
+            config_generation: 0,
             queue_select: 0,
             queues: queue_sizes.iter().map(|size| QueueSetup::new(*size)).collect(),
         }
@@ -136,6 +139,7 @@ impl Common {
             0x10 => self.config_vector.load(Ordering::Relaxed).into(),
             0x12 => self.queues.len() as u64,
             0x14 => self.status.load(Ordering::Acquire).into(),
+            0x15 => self.config_generation.into(),
             0x16 => self.queue_select.into(),
             0x18 => layout.size.into(), // zero tells that there is no such queue
             0x1a => queue.map_or(NO_VECTOR, |q| q.vector.load(Ordering::Relaxed)).into(),

@@ -17,7 +17,8 @@ use self::common::{Common, Effect};
 use self::layout::Region;
 use super::queue::Queue;
 use super::{
-    ActivateError, Activation, ActiveQueue, FaultReporter, Interrupt, VirtioDevice, Worker,
+    ActivateError, Activation, ActiveQueue, ConfigChange, FaultReporter, Interrupt, VirtioDevice,
+    Worker,
 };
 use crate::pci::{ConfigSpace, Identity, Msix, PciDevice};
 use crate::{GuestMemory, Hypervisor};
@@ -82,7 +83,7 @@ impl PciTransport {
         let kicks = (0..queues)
             .map(|_| EventFd::new(EFD_NONBLOCK).map(Arc::new))
             .collect::<io::Result<_>>()?;
-        Ok(Self {
+        let mut transport = Self {
             device,
             memory,
             hypervisor,
@@ -93,7 +94,9 @@ impl PciTransport {
             kicks,
             doorbells: None,
             state: State::Idle,
-        })
+        };
+        transport.device.connect(transport.config_change());
+        Ok(transport)
     }
 
     /// Starts the device as the driver set it up, or asks for a reset if that cannot be.
@@ -127,6 +130,11 @@ impl PciTransport {
         let memory = self.memory.clone();
         let faults = self.faults();
         self.device.activate(Activation { memory, features, queues, faults })
+    }
+
+    fn config_change(&self) -> ConfigChange {
+        let config = Interrupt::new(self.msix.events(), self.common.config_vector());
+        ConfigChange::new(self.common.shared_status(), self.common.shared_isr(), config)
     }
 
     fn faults(&self) -> FaultReporter {
@@ -257,6 +265,7 @@ impl PciDevice for PciTransport {
         match layout::region(offset) {
             Some((Region::Common, at)) => {
                 self.poll_reset();
+                self.common.config_generation = self.device.config_generation();
                 self.common.read(at, data);
             }
             Some((Region::Device, at)) => self.device.read_config(u64::from(at), data),

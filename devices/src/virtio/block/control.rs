@@ -1,0 +1,142 @@
+//! What the control plane may see and do of a disk while its guest runs.
+//!
+//! Shared by the device, its queues' workers and whoever holds a [`DiskControl`]. Nothing here waits
+//! for a worker, and no worker waits for anything here.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ::block::{Backend, Durability, Engine, Geometry, ResizeError};
+
+use super::WriteCache;
+use super::request::SECTOR_BYTES;
+use crate::virtio::ConfigChange;
+use crate::virtio::stats::QueueStats;
+
+/// The capacity as the driver knows it, and how often it changed. Both are one word, so that a driver
+/// that reads the capacity in halves sees the generation change with it (Virtio 1.2 §4.1.4.3.1).
+#[derive(Debug)]
+pub(super) struct Capacity(AtomicU64);
+
+/// Below it the sectors, which are less than 2^55; above it the generation.
+const GENERATION_SHIFT: u32 = 56;
+
+impl Capacity {
+    pub(super) fn new(bytes: u64) -> Self {
+        Self(AtomicU64::new(bytes / SECTOR_BYTES))
+    }
+
+    pub(super) fn sectors(&self) -> u64 {
+        self.0.load(Ordering::Acquire) & ((1 << GENERATION_SHIFT) - 1)
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.sectors() * SECTOR_BYTES
+    }
+
+    pub(super) fn generation(&self) -> u8 {
+        self.0.load(Ordering::Acquire).to_le_bytes()[7]
+    }
+
+    /// Sets the capacity; whether that changed it.
+    fn set(&self, bytes: u64) -> bool {
+        let changed = bytes / SECTOR_BYTES != self.sectors();
+        if changed {
+            let generation = u64::from(self.generation().wrapping_add(1));
+            let word = (generation << GENERATION_SHIFT) | (bytes / SECTOR_BYTES);
+            self.0.store(word, Ordering::Release);
+        }
+        changed
+    }
+}
+
+/// What the device, its workers and its controllers share.
+pub(super) struct Shared {
+    pub(super) name: Arc<str>,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) capacity: Capacity,
+    pub(super) write_cache: WriteCache,
+    /// By queue.
+    pub(super) stats: Vec<Arc<QueueStats>>,
+    /// Tells the driver; nothing until the device has a transport. Held while the size changes, so
+    /// that changes come one after the other.
+    pub(super) changed: Mutex<Option<ConfigChange>>,
+}
+
+/// The controls of one disk.
+#[derive(Clone)]
+pub struct DiskControl(pub(super) Arc<Shared>);
+
+impl DiskControl {
+    /// The disk's name in the configuration.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// What is behind it.
+    #[must_use]
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.0.backend
+    }
+
+    /// The disk as its driver sees it.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        Geometry { capacity: self.0.capacity.bytes(), ..self.0.backend.geometry() }
+    }
+
+    /// Which engine serves the queues, and why.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.0.backend.engine_choice()
+    }
+
+    /// Whether the driver is told of a volatile write cache now. It may switch it.
+    #[must_use]
+    pub fn write_cache(&self) -> bool {
+        self.0.write_cache.durability() == Durability::Volatile
+    }
+
+    /// What the queues have done, by queue. Counts on through resets.
+    #[must_use]
+    pub fn stats(&self) -> &[Arc<QueueStats>] {
+        &self.0.stats
+    }
+
+    /// Lets the disk grow to `size` bytes, or without one to what its file or device has become,
+    /// and tells the driver (Virtio 1.2 §5.2.5). Returns the size, in bytes. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Why the disk has the size it had before.
+    pub fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
+        let changed = self.0.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        let size = self.0.backend.resize(size)?;
+        if self.0.capacity.set(size)
+            && let Some(changed) = &*changed
+        {
+            changed.notify();
+        }
+        Ok(size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_generation_changes_with_the_capacity() {
+        let capacity = Capacity::new(1 << 20);
+        assert_eq!((capacity.bytes(), capacity.generation()), (1 << 20, 0));
+        assert!(!capacity.set(1 << 20));
+        assert_eq!(capacity.generation(), 0);
+        assert!(capacity.set(u64::MAX - 511));
+        assert_eq!((capacity.bytes(), capacity.generation()), (u64::MAX - 511, 1));
+        for turn in 2..300_u64 {
+            assert!(capacity.set(turn << 20));
+            assert_eq!(u64::from(capacity.generation()), turn % 256);
+        }
+    }
+}
