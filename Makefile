@@ -1,7 +1,7 @@
 # What people do with this tree. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build lab clean
+.PHONY: help demo test check build lab sim clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ build: ## Build target/release/bulkhead
 lab: ## Build or refresh the cached lab image
 	@resources/lab/host-packages.sh
 	@cargo run --quiet --package tests --bin lab -- build
+
+sim: ## Cut the power of simulated disks: SEED= SCHEDULES= MODE=
+	@cargo run --quiet --release --package tests --bin sim -- \
+		$(if $(SEED),--seed $(SEED)) $(if $(SCHEDULES),--schedules $(SCHEDULES)) $(if $(MODE),--mode $(MODE))
 
 clean: ## Remove what was built, but not the cached lab image
 	cargo clean

@@ -1,4 +1,5 @@
-//! What no single crate can test: hostile driver, real guests.
+//! What no single crate can test: hostile driver, power cuts, real guests.
 
 pub mod driver;
 pub mod lab;
+pub mod sim;

@@ -1,0 +1,113 @@
+//! The simulated disk as device and engine see it: a [`Backend`] whose engines are the production
+//! io_uring engine over rings of the simulated [`Host`].
+
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use block::simulation::{Answer, Look, Ring, SimulatedDisk};
+use block::{Backend, CacheMode, DiscardLimits, EngineSetup, Geometry, IoEngine, OpenError};
+use io_uring::squeue;
+
+use super::entry::Entry;
+use super::host::Host;
+use super::plan::Plan;
+
+/// The host, shared by everything of one schedule. Never contended: there is one thread.
+#[derive(Clone)]
+pub(super) struct SharedHost(Arc<Mutex<Host>>);
+
+impl SharedHost {
+    pub(super) fn new(host: Host) -> Self {
+        Self(Arc::new(Mutex::new(host)))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Host> {
+        self.0.lock().unwrap()
+    }
+}
+
+/// See the module's documentation.
+pub(super) struct SimDisk {
+    host: SharedHost,
+    disk: SimulatedDisk,
+}
+
+impl SimDisk {
+    pub(super) fn new(plan: &Plan, host: SharedHost, file: File) -> Self {
+        let block = u32::try_from(plan.block * 512).unwrap();
+        let geometry = Geometry {
+            capacity: plan.sectors as u64 * 512,
+            logical_block: block,
+            physical_block: block,
+            optimal_io: 0,
+            discard: Some(DiscardLimits { granularity: block, alignment: 0 }),
+        };
+        let look = Look { geometry, mode: plan.mode, block_device: plan.block_device };
+        Self { host, disk: SimulatedDisk::new(look, file) }
+    }
+}
+
+impl Backend for SimDisk {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+
+    fn cache_mode(&self) -> CacheMode {
+        self.disk.cache_mode()
+    }
+
+    fn read_only(&self) -> bool {
+        false
+    }
+
+    fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
+        let id = self.host.lock().open_ring(setup.depth);
+        self.disk.engine(SimRing { host: self.host.clone(), id }, setup)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.sync_with(|| self.host.lock().sync_now().map_err(io::Error::from_raw_os_error))
+    }
+}
+
+/// The engine's end of a simulated ring.
+struct SimRing {
+    host: SharedHost,
+    id: usize,
+}
+
+impl Ring for SimRing {
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
+        let mut host = self.host.lock();
+        match Entry::decode(entry) {
+            Ok(entry) => host.push(self.id, entry),
+            Err(why) => {
+                host.refuse(why);
+                false
+            }
+        }
+    }
+
+    fn has_unsubmitted(&mut self) -> bool {
+        self.host.lock().has_unsubmitted(self.id)
+    }
+
+    fn wants_entering(&mut self) -> bool {
+        self.host.lock().wants_entering(self.id)
+    }
+
+    fn submit_and_wait(&mut self, want: usize) -> io::Result<()> {
+        self.host.lock().enter(self.id, want).map_err(io::Error::from_raw_os_error)
+    }
+
+    fn next_answer(&mut self) -> Option<Answer> {
+        self.host.lock().next_answer(self.id)
+    }
+}
+
+impl Drop for SimRing {
+    fn drop(&mut self) {
+        self.host.lock().close_ring(self.id);
+    }
+}
