@@ -146,14 +146,18 @@ impl<'a> Span<'a> {
         if into.is_empty() { Ok(()) } else { Err(OutOfMemoryRange) }
     }
 
-    /// Copies `from` over the span's first bytes.
+    /// Copies `from` over the span's first bytes, all or none of it.
     ///
     /// # Errors
     ///
     /// [`OutOfMemoryRange`] if a buffer lies outside of guest memory or the span is too short.
     pub fn write(&self, memory: &GuestMemory, from: &[u8]) -> Result<(), OutOfMemoryRange> {
+        let (target, _) = self.split_at(from.len() as u64).ok_or(OutOfMemoryRange)?;
+        if !target.buffers().all(|buffer| memory.check_range(buffer.addr, buffer.len as usize)) {
+            return Err(OutOfMemoryRange);
+        }
         let mut from = from;
-        for buffer in self.buffers() {
+        for buffer in target.buffers() {
             let (part, rest) = from.split_at(from.len().min(buffer.len as usize));
             memory.write_slice(part, buffer.addr).map_err(|_| OutOfMemoryRange)?;
             from = rest;

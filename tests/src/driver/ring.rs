@@ -97,7 +97,18 @@ impl Ring {
     /// An empty ring at `layout`, whose memory is zeroed.
     #[must_use]
     pub fn new(memory: GuestMemory, layout: QueueLayout, features: u64) -> Self {
-        let ring = Self {
+        let ring = Self::at(memory, layout, features);
+        let entries = usize::from(layout.size);
+        ring.put(layout.descriptors, &vec![0; 16 * entries]);
+        ring.put(layout.available, &vec![0; 6 + 2 * entries]);
+        ring.put(layout.used, &vec![0; 6 + 8 * entries]);
+        ring
+    }
+
+    /// A second look at the ring at `layout`, with its memory left as it is.
+    #[must_use]
+    pub fn at(memory: GuestMemory, layout: QueueLayout, features: u64) -> Self {
+        Self {
             memory,
             layout,
             event_idx: features & feature::EVENT_IDX != 0,
@@ -106,12 +117,7 @@ impl Ring {
             next_available: 0,
             published: 0,
             next_used: 0,
-        };
-        let entries = usize::from(layout.size);
-        ring.put(layout.descriptors, &vec![0; 16 * entries]);
-        ring.put(layout.available, &vec![0; 6 + 2 * entries]);
-        ring.put(layout.used, &vec![0; 6 + 8 * entries]);
-        ring
+        }
     }
 
     /// Where the ring is.

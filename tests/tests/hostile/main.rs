@@ -5,6 +5,7 @@
 
 mod chains;
 mod in_flight;
+mod judge;
 mod random;
 mod registers;
 mod requests;

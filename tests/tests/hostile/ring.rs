@@ -1,10 +1,13 @@
 //! A ring used against itself: data over the ring, one head twice, endless offers.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tests::driver::{Data, Descriptor, Request, kind, wait_for};
+use devices::GuestMemory;
+use tests::driver::{Data, Descriptor, Request, Ring, kind, wait_for};
+use vm_memory::{Bytes, GuestAddress};
 
-use super::victim::{DATA, HEADER, OK, STATUS, Victim};
+use super::victim::{DATA, HEADER, OK, STATUS, TABLE, UNTOUCHED, Victim};
 
 /// Offers a read of the first sector over `addr`, and waits until it is on the guest's side.
 fn read_over(victim: &mut Victim, addr: u64) {
@@ -121,40 +124,69 @@ fn more_requests_than_the_slab_holds() {
     victim.works_after_reset();
 }
 
+/// Where the unknown requests of [`endless_offers_starve_nobody`] are, a table and a status byte each.
+fn unknown(head: u16) -> (Descriptor, u64) {
+    (
+        Descriptor::indirect(0x24_0000 + u64::from(head) * 0x100, 32),
+        STATUS + 0x100 + u64::from(head),
+    )
+}
+
+/// All heads are unknown requests, but the first, which is a read.
+fn lay_out_endless(victim: &Victim) {
+    let _ = victim.prepare(&Request::read(0, 512));
+    victim.put(HEADER + 0x100, &Request::bare(99).readable());
+    victim.put(STATUS + 0x100, &[UNTOUCHED; 16]);
+    let ring = &victim.disk.rings[0];
+    for head in 0..16 {
+        let (pointer, status) = unknown(head);
+        let header = Descriptor::readable(HEADER + 0x100, 16).then(1);
+        ring.set_table(pointer.addr, &[header, Descriptor::writable(status, 1)]);
+        ring.set_descriptor(head, pointer);
+        ring.set_available(head, head);
+    }
+    let data = Descriptor::writable(DATA, 512).then(2);
+    let read = [Descriptor::readable(HEADER, 16).then(1), data, Descriptor::writable(STATUS, 1)];
+    ring.set_table(TABLE, &read);
+    ring.set_descriptor(0, Descriptor::indirect(TABLE, 48));
+}
+
+/// Offers for each answer the next request at once, so that the ring never runs dry, until told to stop.
+fn offer_without_end(ring: &Ring, memory: &GuestMemory, stop: &AtomicBool) {
+    let status = |head| GuestAddress(unknown(head).1);
+    let is_answered =
+        |head| memory.load::<u8>(status(head), Ordering::Acquire).unwrap() != UNTOUCHED;
+    while !is_answered(1) && !stop.load(Ordering::Relaxed) {}
+    // The read was taken: its place is free for something unknown.
+    ring.set_descriptor(0, unknown(0).0);
+    let mut index = 15u16;
+    loop {
+        index = index.wrapping_add(1);
+        ring.set_available_index(index);
+        let head = index % 16;
+        while !is_answered(head) {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+        memory.store(UNTOUCHED, status(head), Ordering::Relaxed).unwrap();
+    }
+}
+
 /// A vCPU that offers without end what is answered at once must neither keep requests from the disk
 /// nor a reset from its end.
 #[test]
 fn endless_offers_starve_nobody() {
     let mut victim = Victim::new();
-    let _ = victim.prepare(&Request::read(0, 512));
-    let ring = &mut victim.disk.rings[0];
-    // A read at entries 0 to 2, something unsupported at 3 and 4.
-    let header = Descriptor::readable(HEADER, 16);
-    ring.set_descriptor(0, header.then(1));
-    ring.set_descriptor(1, Descriptor::writable(DATA, 512).then(2));
-    ring.set_descriptor(2, Descriptor::writable(STATUS, 1));
-    ring.set_descriptor(3, Descriptor::readable(HEADER + 0x100, 16).then(4));
-    ring.set_descriptor(4, Descriptor::writable(STATUS + 0x100, 1));
-    let machine = std::sync::Arc::clone(victim.disk.device.machine());
-    machine.put(HEADER + 0x100, &Request::bare(99).readable());
-    for at in 0..16 {
-        victim.disk.rings[0].set_available(at, 3);
-    }
-    victim.disk.rings[0].set_available(0, 0);
-
-    let (layout, stop) = (victim.disk.rings[0].layout(), AtomicBool::new(false));
+    lay_out_endless(&victim);
+    let (machine, stop) = (Arc::clone(victim.disk.device.machine()), AtomicBool::new(false));
+    let ring = Ring::at(machine.memory.clone(), victim.disk.rings[0].layout(), 0);
+    ring.set_available_index(15);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            // Always 15 more than the device has used, without a pause.
-            while !stop.load(Ordering::Relaxed) {
-                let used = machine.get(layout.used + 2, 2);
-                let ahead = u16::from_le_bytes([used[0], used[1]]).wrapping_add(15);
-                machine.put(layout.available + 2, &ahead.to_le_bytes());
-            }
-        });
-        let device = &victim.disk.device;
+        scope.spawn(|| offer_without_end(&ring, &machine.memory, &stop));
         victim.kick();
         let read = wait_for(|| (victim.status() == OK).then_some(()));
+        let device = &victim.disk.device;
         device.set_status(0);
         let reset = wait_for(|| (device.status() == 0).then_some(()));
         stop.store(true, Ordering::Relaxed);

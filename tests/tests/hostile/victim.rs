@@ -8,32 +8,32 @@ use tests::driver::{
 };
 
 /// Where cases put a header, data, the status byte, and a table.
-pub const HEADER: u64 = 0x20_0000;
-pub const DATA: u64 = 0x21_0000;
-pub const STATUS: u64 = 0x22_0000;
-pub const TABLE: u64 = 0x23_0000;
+pub(crate) const HEADER: u64 = 0x20_0000;
+pub(crate) const DATA: u64 = 0x21_0000;
+pub(crate) const STATUS: u64 = 0x22_0000;
+pub(crate) const TABLE: u64 = 0x23_0000;
 
 /// What the status byte holds until the device writes it.
-pub const UNTOUCHED: u8 = 0xff;
-pub const OK: u8 = 0;
-pub const IO_ERROR: u8 = 1;
-pub const UNSUPPORTED: u8 = 2;
+pub(crate) const UNTOUCHED: u8 = 0xff;
+pub(crate) const OK: u8 = 0;
+pub(crate) const IO_ERROR: u8 = 1;
+pub(crate) const UNSUPPORTED: u8 = 2;
 
 /// Bytes of one sector, sectors of the disk.
-pub const SECTOR: u32 = 512;
-pub const SECTORS: u64 = 128;
+pub(crate) const SECTOR: u32 = 512;
+pub(crate) const SECTORS: u64 = 128;
 
-pub struct Victim {
-    pub disk: Disk,
-    pub backend: MemoryDisk,
+pub(crate) struct Victim {
+    pub(crate) disk: Disk,
+    pub(crate) backend: MemoryDisk,
 }
 
 impl Victim {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(Shape::default(), feature::INDIRECT_DESC)
     }
 
-    pub fn with(shape: Shape, features: u64) -> Self {
+    pub(crate) fn with(shape: Shape, features: u64) -> Self {
         let backend = MemoryDisk::new(shape);
         let block = Block::new("victim", "serial", 1, Arc::new(backend.clone()));
         let machine = Machine::new(vec![Box::new(block)]);
@@ -43,34 +43,34 @@ impl Victim {
         Self { disk, backend }
     }
 
-    pub fn put(&self, addr: u64, bytes: &[u8]) {
+    pub(crate) fn put(&self, addr: u64, bytes: &[u8]) {
         self.disk.device.machine().put(addr, bytes);
     }
 
-    pub fn get(&self, addr: u64, len: u64) -> Vec<u8> {
+    pub(crate) fn get(&self, addr: u64, len: u64) -> Vec<u8> {
         self.disk.device.machine().get(addr, len)
     }
 
     /// Puts a request's header and data to [`HEADER`], and takes the status byte back.
-    pub fn prepare(&self, request: &Request) -> u32 {
+    pub(crate) fn prepare(&self, request: &Request) -> u32 {
         let bytes = request.readable();
         self.put(HEADER, &bytes);
         self.put(STATUS, &[UNTOUCHED]);
         u32::try_from(bytes.len()).unwrap()
     }
 
-    pub fn status(&self) -> u8 {
+    pub(crate) fn status(&self) -> u8 {
         self.get(STATUS, 1)[0]
     }
 
     /// Kicks whatever the device says it wants.
-    pub fn kick(&self) {
+    pub(crate) fn kick(&self) {
         self.disk.device.function.kick(0);
     }
 
     /// Offers a chain of buffers with the status byte where [`STATUS`] is, and returns it and the length
     /// in the used ring.
-    pub fn answer(&mut self, chain: &[Descriptor]) -> (u8, u32) {
+    pub(crate) fn answer(&mut self, chain: &[Descriptor]) -> (u8, u32) {
         self.put(STATUS, &[UNTOUCHED]);
         let head = self.disk.rings[0].offer(chain);
         let _ = self.disk.rings[0].publish();
@@ -83,7 +83,7 @@ impl Victim {
 
     /// The device asks for a reset, interrupts, and works after it.
     #[track_caller]
-    pub fn needs_reset(mut self) {
+    pub(crate) fn needs_reset(mut self) {
         let asks = || self.disk.device.needs_reset().then_some(());
         wait_for(asks).expect("the device asks for a reset");
         assert_eq!(self.disk.device.config_line().wait(PATIENCE), 1, "and tells the driver, once");
@@ -93,14 +93,14 @@ impl Victim {
 
     /// A reset, a new start, and everything works.
     #[track_caller]
-    pub fn works_after_reset(&mut self) {
+    pub(crate) fn works_after_reset(&mut self) {
         self.disk.restart();
         self.works();
     }
 
     /// A write arrives and a read brings it back.
     #[track_caller]
-    pub fn works(&mut self) {
+    pub(crate) fn works(&mut self) {
         assert_eq!(self.backend.engines(), 1, "one worker");
         assert!(!self.disk.device.needs_reset());
         if self.disk.device.offered() & feature::BLK_RO == 0 {
@@ -113,7 +113,7 @@ impl Victim {
 }
 
 /// A chain that asks for `request` with the usual framing at the usual places.
-pub fn usual_chain(victim: &Victim, request: &Request) -> Vec<Descriptor> {
+pub(crate) fn usual_chain(victim: &Victim, request: &Request) -> Vec<Descriptor> {
     let readable = victim.prepare(request);
     let mut chain = vec![Descriptor::readable(HEADER, 16)];
     if readable > 16 {
