@@ -147,6 +147,11 @@ impl MemoryDisk {
         self.state().content.copy_from_slice(content);
     }
 
+    /// Puts the same byte everywhere on the disk.
+    pub fn fill(&self, byte: u8) {
+        self.state().content.fill(byte);
+    }
+
     fn execute(&self, request: &Request) -> io::Result<()> {
         let mut state = self.state();
         if let Some(errno) = state.failures.pop_front() {

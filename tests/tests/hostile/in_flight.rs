@@ -16,7 +16,7 @@ fn arrive(victim: &Victim, count: usize) {
 #[test]
 fn everything_is_rewritten_after_the_kick() {
     let mut victim = Victim::new();
-    victim.backend.set_content(&[0x11; 1 << 16]);
+    victim.backend.fill(0x11);
     victim.backend.hold();
     let chain = usual_chain(&victim, &Request::read(5, 512));
     let head = victim.disk.rings[0].offer(&chain);
@@ -33,7 +33,7 @@ fn everything_is_rewritten_after_the_kick() {
     let used = victim.disk.rings[0].wait_used();
     assert_eq!((used.id, used.len, victim.status()), (u32::from(head), 513, OK));
     assert_eq!(victim.get(DATA, 512), [0x11; 512]);
-    assert_eq!(victim.backend.content(), [0x11; 1 << 16], "a read stays a read");
+    assert_eq!(victim.backend.content(), vec![0x11; 1 << 16], "a read stays a read");
     victim.works_after_reset();
 }
 
@@ -66,7 +66,7 @@ const AT_ONCE: Duration = Duration::from_millis(500);
 #[test]
 fn a_reset_with_requests_in_flight() {
     let mut victim = Victim::new();
-    victim.backend.set_content(&[0x44; 1 << 16]);
+    victim.backend.fill(0x44);
     victim.backend.hold();
     let placed: Vec<_> = (0..4).map(|at| victim.disk.submit(&Request::read(at, 512))).collect();
     arrive(&victim, 4);

@@ -222,7 +222,7 @@ fn data_buffers_that_overlap() {
 #[test]
 fn data_over_header_and_status() {
     let mut victim = Victim::new();
-    victim.backend.set_content(&[0xee; 1 << 16]);
+    victim.backend.fill(0xee);
     let _ = victim.prepare(&Request::read(0, 512));
     let header = Descriptor::readable(HEADER, 16);
     let chain = [header, Descriptor::writable(HEADER, 512), Descriptor::writable(STATUS, 1)];

@@ -27,7 +27,7 @@ fn read_over(victim: &mut Victim, addr: u64) {
 #[test]
 fn data_over_the_descriptor_table() {
     let mut victim = Victim::new();
-    victim.backend.set_content(&[0xee; 1 << 16]);
+    victim.backend.fill(0xee);
     let table = victim.disk.rings[0].layout().descriptors;
     read_over(&mut victim, table);
     assert_eq!(victim.disk.rings[0].wait_used().len, 513);
@@ -41,7 +41,7 @@ fn data_over_the_descriptor_table() {
 #[test]
 fn data_over_the_available_ring() {
     let mut victim = Victim::new();
-    victim.backend.set_content(&[0xee; 1 << 16]);
+    victim.backend.fill(0xee);
     let available = victim.disk.rings[0].layout().available;
     read_over(&mut victim, available);
     victim.kick();
@@ -52,7 +52,7 @@ fn data_over_the_available_ring() {
 #[test]
 fn data_over_the_used_ring() {
     let mut victim = Victim::new();
-    victim.backend.set_content(&[0xee; 1 << 16]);
+    victim.backend.fill(0xee);
     let used = victim.disk.rings[0].layout().used;
     read_over(&mut victim, used);
     wait_for(|| (victim.disk.rings[0].used_index() == 1).then_some(())).expect("one used");

@@ -87,7 +87,7 @@ fn s5_2_6_get_id() {
 fn s5_2_6_2_zeroed_ranges_read_zero() {
     for unmap in [0, 1] {
         let (mut disk, backend) = start(u64::MAX);
-        backend.set_content(&[0xff; 1 << 16]);
+        backend.fill(0xff);
         let zero = Request::ranges(kind::WRITE_ZEROES, &[(3, 5, unmap)]);
         assert_eq!(disk.run(&zero).status, 0);
         let content = disk.read(2, 7 * 512);

@@ -13,7 +13,7 @@ use super::plug;
 /// A file of 1 MiB on the file system of the build, which unlike `/tmp` is no tmpfs.
 fn file(byte: u8) -> NamedTempFile {
     let mut file = NamedTempFile::new_in(PathBuf::from(env!("CARGO_TARGET_TMPDIR"))).unwrap();
-    file.write_all(&[byte; 1 << 20]).unwrap();
+    file.write_all(&vec![byte; 1 << 20]).unwrap();
     file
 }
 
@@ -91,7 +91,7 @@ fn many_requests_in_flight() {
             assert_eq!(status, [0]);
         }
         assert_eq!(status, [0]);
-        assert_eq!(disk.read(0, 32 * 4096), [round; 32 * 4096]);
+        assert_eq!(disk.read(0, 32 * 4096), vec![round; 32 * 4096]);
         if round % 5 == 0 {
             disk.restart();
         }

@@ -85,11 +85,10 @@ fn s2_7_7_2_interrupts_by_index() {
     let (mut disk, _) = start(feature::EVENT_IDX);
     let line = disk.device.queue_line(0);
     disk.rings[0].set_available_flags(1);
-    let mut used = 0u16;
-    for (ahead, interrupts) in [(0u16, 1), (1, 0), (0, 1), (5, 0), (u16::MAX, 0), (0, 1)] {
+    let cases = [(0u16, 1), (1, 0), (0, 1), (5, 0), (u16::MAX, 0), (0, 1)];
+    for (used, (ahead, interrupts)) in (0u16..).zip(cases) {
         disk.rings[0].set_used_event(used.wrapping_add(ahead));
         disk.flush();
-        used += 1;
         let patience = if interrupts == 1 { PATIENCE } else { QUIET };
         assert_eq!(line.wait(patience), interrupts, "used_event {ahead} ahead");
     }
