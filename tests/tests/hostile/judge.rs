@@ -61,7 +61,7 @@ fn bytes(machine: &Machine, runs: &[Run]) -> Option<Vec<u8>> {
 
 /// The addresses of the bytes, in order.
 fn addresses(runs: &[Run]) -> impl Iterator<Item = u64> + '_ {
-    runs.iter().flat_map(|(start, len)| *start..start + len)
+    runs.iter().flat_map(|(start, len)| (0..*len).map(|at| start.wrapping_add(at)))
 }
 
 /// The readable and the writable runs of a chain; `None` if it is corrupt.
@@ -139,10 +139,9 @@ pub(crate) fn judge(
     let mut written = filled.len() as u64;
     written += u64::from(written == data_len);
     let mut writes: Vec<_> = addresses(&data_in).zip(filled).collect();
-    // Where data overlaps, the last write counts: one value per address, the status at the very end.
+    // Where data overlaps, the last write counts, and the status is the very last.
     writes.push((status[0].0, code));
-    let last: std::collections::HashMap<_, _> = writes.into_iter().collect();
-    Verdict::Answer { written: u32::try_from(written).unwrap(), writes: last.into_iter().collect() }
+    Verdict::Answer { written: u32::try_from(written).unwrap(), writes }
 }
 
 /// Does the request and returns what is written into its data buffers, or its status.
