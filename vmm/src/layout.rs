@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use devices::platform::{Cmos, PowerControl, Pvpanic};
+use devices::platform::{Cmos, KeyboardReset, PowerControl, Pvpanic};
 
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const GIB: u64 = 1 << 30;
@@ -23,7 +23,9 @@ pub(crate) const BOOT_STACK: u64 = 0x8ff0;
 pub(crate) const PAGE_TABLES: u64 = 0x9000;
 pub(crate) const COMMAND_LINE: u64 = 0x2_0000;
 /// The ACPI tables; the RSDP comes first, where a guest that scans for it also looks.
-pub(crate) const ACPI_TABLES: Range<u64> = 0xe_0000..0x10_0000;
+pub(crate) const ACPI_TABLES: Range<u64> = 0xe_0000..0xf_0000;
+/// Where a processor in real mode starts: all there is of a BIOS.
+pub(crate) const RESET_VECTOR: u64 = 0xf_fff0;
 /// RAM above 1 MiB.
 pub(crate) const HIGH_RAM: u64 = MIB;
 
@@ -59,6 +61,8 @@ impl Ports {
     }
 }
 
+/// Command and status of the keyboard controller, of which there is only the reset.
+pub(crate) const KEYBOARD_PORTS: Ports = Ports { base: 0x64, length: KeyboardReset::LENGTH };
 pub(crate) const CMOS_PORTS: Ports = Ports { base: 0x70, length: Cmos::LENGTH };
 pub(crate) const SERIAL_PORTS: Ports = Ports { base: 0x3f8, length: 8 };
 pub(crate) const PVPANIC_PORTS: Ports = Ports { base: 0x505, length: Pvpanic::LENGTH };

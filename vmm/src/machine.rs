@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use devices::Hypervisor;
 use devices::pci::PciRoot;
-use devices::platform::{Cmos, PowerButton, PowerControl, PowerRequest, Pvpanic};
+use devices::platform::{Cmos, KeyboardReset, PowerButton, PowerControl, PowerRequest, Pvpanic};
 use kvm_ioctls::Kvm;
 use thiserror::Error;
 use vm_memory::GuestAddress;
@@ -143,10 +143,15 @@ fn bus(
     power: PowerControl,
     ending: &Arc<EndingCell>,
 ) -> Arc<Bus> {
-    let ending = Arc::clone(ending);
-    let pvpanic = Pvpanic::new(move || ending.set(Ending::Exit(Exit::Panicked)));
+    let end = |exit| {
+        let ending = Arc::clone(ending);
+        move || ending.set(Ending::Exit(exit))
+    };
+    let keyboard = KeyboardReset::new(end(Exit::Rebooted));
+    let pvpanic = Pvpanic::new(end(Exit::Panicked));
     let mut bus = Bus::new(Arc::clone(pci));
     bus.attach(layout::SERIAL_PORTS, serial.registers());
+    bus.attach(layout::KEYBOARD_PORTS, Arc::new(Mutex::new(keyboard)));
     bus.attach(layout::CMOS_PORTS, Arc::new(Mutex::new(Cmos::new())));
     bus.attach(layout::POWER_PORTS, Arc::new(Mutex::new(power)));
     bus.attach(layout::PVPANIC_PORTS, Arc::new(Mutex::new(pvpanic)));

@@ -192,6 +192,6 @@ mod tests {
 
     #[test]
     fn the_largest_machine_fits() {
-        assert!(tables(254).len() < 0x2_0000);
+        assert!(tables(254).len() < 0x1_0000);
     }
 }

@@ -7,6 +7,7 @@
 mod initramfs;
 mod kernel;
 mod long_mode;
+mod reset_vector;
 mod zero_page;
 
 use std::io;
@@ -72,6 +73,7 @@ pub(crate) fn load(
     write_command_line(memory, &config.cmdline, kernel.command_line_max())?;
     zero_page::write(memory, memory_bytes, &kernel, initramfs, config.cmdline.len())?;
     long_mode::write_tables(memory)?;
+    reset_vector::write(memory)?;
     Ok(kernel.entry)
 }
 

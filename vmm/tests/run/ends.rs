@@ -5,8 +5,8 @@ use std::time::Instant;
 use rustix::process::Signal;
 
 use crate::guest::{
-    BUTTON, Machine, PATIENCE, PVPANIC, RESET, halt, out, power_off, print, signal, wait, wait_for,
-    wait_for_text, write_noise,
+    BUTTON, KEYBOARD, Machine, PATIENCE, PVPANIC, RESET, halt, out, power_off, print, signal, wait,
+    wait_for, wait_for_text, write_noise,
 };
 
 /// `ud2`, with an interrupt table that holds nothing.
@@ -28,7 +28,9 @@ fn power_off_is_success() {
 
 #[test]
 fn reboot_is_ten() {
-    assert_eq!(end_of(&[out(RESET, 1), halt()]).0, Some(10));
+    for (port, value) in [(RESET, 1), (KEYBOARD, 0xfe)] {
+        assert_eq!(end_of(&[out(port, value), halt()]).0, Some(10));
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ const CODE: u64 = 0x10_0000;
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+pub(crate) const KEYBOARD: u16 = 0x64;
 pub(crate) const SERIAL: u16 = 0x3f8;
 pub(crate) const SERIAL_STATUS: u16 = 0x3fd;
 pub(crate) const PVPANIC: u16 = 0x505;
