@@ -11,7 +11,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use block::{Backend, ByteOffset, CacheMode, EngineSetup, Operation, RawFile, Request, Segment};
+use block::{
+    Backend, ByteOffset, CacheMode, DiskOptions, EngineSetup, Operation, RawFile, Request, Segment,
+};
 use rustix::event::EventfdFlags;
 use rustix::time::ClockId;
 
@@ -27,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mode: CacheMode = args.next().as_deref().unwrap_or("writeback").parse()?;
     let seconds: u64 = args.next().as_deref().unwrap_or("1").parse()?;
 
-    let disk = RawFile::open(Path::new(&path), mode, true)?;
+    let disk = RawFile::open(Path::new(&path), &DiskOptions::new(mode).read_only())?;
     let blocks = disk.geometry().capacity / BLOCK as u64;
     let kick = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
     let setup = EngineSetup { depth: DEPTH, memory: &[], kick: kick.as_fd() };

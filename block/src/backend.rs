@@ -1,10 +1,11 @@
 //! The contract between a disk's control plane, its engines, and the device models above.
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
-use crate::{CacheMode, Completion, Request};
+use crate::{CacheMode, Completion, Held, Request};
 
 /// What a disk looks like. All figures in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,12 +105,12 @@ pub enum ResizeError {
         to: u64,
     },
     /// The new size is not made of whole blocks.
-    #[error("{size} bytes is not a multiple of the disk's block of {logical_block} bytes")]
+    #[error("{size} bytes is not a multiple of the disk's block of {unit} bytes")]
     Unaligned {
         /// The size asked for or found, in bytes.
         size: u64,
-        /// The logical block, in bytes.
-        logical_block: u32,
+        /// The logical block, or what direct I/O takes at least where that is more, in bytes.
+        unit: u32,
     },
     /// The disk may not be written.
     #[error("the disk is read-only")]
@@ -128,12 +129,12 @@ pub enum ResizeError {
 }
 
 /// Which engine serves a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Engine {
     /// Its name.
     pub name: &'static str,
     /// Why this one.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
 }
 
 /// What ended a wait.
@@ -162,9 +163,9 @@ pub trait Backend: Send + Sync {
     /// When the host refuses what the engine needs.
     fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError>;
 
-    /// Which engine [`Backend::engine`] makes, and why.
+    /// Which engine [`Backend::engine`] makes, and why. The choice can fall anew with each: this is the last.
     fn engine_choice(&self) -> Engine {
-        Engine { name: "simulated", reason: "there is no host behind this disk" }
+        Engine { name: "simulated", reason: "there is no host behind this disk".into() }
     }
 
     /// Makes all completed writes durable. Blocks; for orderly ends, not for the data path.
@@ -177,6 +178,11 @@ pub trait Backend: Send + Sync {
     /// Whether acknowledged data was lost: flushes fail until the disk is reopened.
     fn has_lost_writes(&self) -> bool {
         false
+    }
+
+    /// What waits for want of space on the host.
+    fn held(&self) -> Option<Held> {
+        None
     }
 
     /// Takes note of a new size and returns it, in bytes. With a `size` the disk first grows to it,

@@ -5,15 +5,21 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::engine_choice::EngineChoice;
+use crate::failures::FailureLog;
+use crate::range_lock::RangeLock;
+use crate::space::SpaceWatch;
+use crate::steps::is_want_of_space;
 use crate::sync_latch::SyncLatch;
 use crate::{
-    ByteOffset, ByteRange, CacheMode, Durability, FlushAction, Geometry, Operation, Segment,
+    ByteOffset, ByteRange, CacheMode, Durability, FlushAction, Geometry, OpenError, Operation,
+    Segment,
 };
 
 /// What kind of file holds the disk.
@@ -68,10 +74,36 @@ pub(crate) struct HostFile {
     pub(crate) mode: CacheMode,
     pub(crate) read_only: bool,
     pub(crate) geometry: LiveGeometry,
+    /// Which engine serves it.
+    pub(crate) engine: EngineChoice,
     /// Present when the page cache is bypassed.
     pub(crate) direct: Option<DirectAlignment>,
+    /// What the host's own discarding and zeroing want ranges to be multiples of, in bytes.
+    pub(crate) range_unit: u32,
+    /// Present when a guest may write parts of what direct I/O takes.
+    pub(crate) range_lock: Option<RangeLock>,
     pub(crate) latch: SyncLatch,
+    pub(crate) space: SpaceWatch,
+    pub(crate) failures: FailureLog,
     pub(crate) discard_refusal_noted: AtomicBool,
+}
+
+/// What an engine has opened of the disk.
+#[derive(Debug)]
+pub(crate) struct EngineFiles {
+    /// For reads and writes.
+    pub(crate) disk: File,
+    /// For `fdatasync`.
+    pub(crate) syncs: File,
+}
+
+impl EngineFiles {
+    /// The two, and what ranges are discarded and zeroed with: on a block device the description that
+    /// holds it exclusively, because to any other the kernel says `EBUSY` where the page cache is dirty.
+    pub(crate) fn with_ranges<'a>(&'a self, host: &'a HostFile) -> [BorrowedFd<'a>; 3] {
+        let ranges = if host.is_block_device() { &host.file } else { &self.disk };
+        [self.disk.as_fd(), self.syncs.as_fd(), ranges.as_fd()]
+    }
 }
 
 /// What is to be done with a request before the host is asked.
@@ -83,14 +115,27 @@ pub(crate) enum Admission {
 }
 
 impl HostFile {
-    /// Opens the same file once more. Write-back errors are reported once per open file description,
-    /// so a description shared by two engines would tell only the first of two concurrent flushes.
+    /// Opens the same file twice more for one engine: for its I/O, and for its `fdatasync`. Write-back
+    /// errors are reported once per open file description, so that one shared by two engines, or by
+    /// durable writes and flushes, would tell only the first to ask.
     ///
     /// # Errors
     ///
     /// The host's error.
-    pub(crate) fn reopen(&self) -> io::Result<File> {
-        open_again(&self.file, flags_of(self.mode, self.read_only))
+    pub(crate) fn open_for_engine(&self) -> Result<EngineFiles, OpenError> {
+        let open = || {
+            let what = "open it for an engine";
+            open_again(&self.file, flags_of(self.mode, self.read_only))
+                .map_err(|source| OpenError::Host { path: self.path.clone(), what, source })
+        };
+        Ok(EngineFiles { disk: open()?, syncs: open()? })
+    }
+
+    /// What the disk's size has to be a multiple of, in bytes: a write of the last block must not make
+    /// the file longer.
+    pub(crate) fn size_unit(&self) -> u32 {
+        let block = self.geometry.get().logical_block;
+        self.direct.map_or(block, |direct| direct.offset.max(block))
     }
 
     pub(crate) fn is_block_device(&self) -> bool {
@@ -157,16 +202,21 @@ impl HostFile {
     }
 
     /// Latches a failed durable write where it may stand for more than itself: through the page
-    /// cache, its `RWF_DSYNC` half takes the error of earlier writes' pages, and no later flush
-    /// would see that error again. On a regular file a want of space is the write's own error:
-    /// file systems reserve space before they take the data.
+    /// cache, its `RWF_DSYNC` half takes the error of earlier writes' pages.
     pub(crate) fn durable_write_failed(&self, error: &io::Error) {
-        let want_of_space =
-            matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG));
-        let own_error = !self.is_block_device() && want_of_space;
+        let too_large = error.raw_os_error() == Some(libc::EFBIG);
+        let own_error = self.is_own_want_of_space(error) || (!self.is_block_device() && too_large);
         if self.direct.is_none() && !own_error {
             self.sync_failed(error);
         }
+    }
+
+    /// Whether a durable write failed for want of space and nothing but itself is lost. Past the page
+    /// cache that is so. Through it, file systems reserve space before they take the data; where one
+    /// below them runs out while earlier writes' pages go out, the error reaches the next flush as
+    /// well, whose descriptor no write uses. A block device takes any data and fails only then.
+    pub(crate) fn is_own_want_of_space(&self, error: &io::Error) -> bool {
+        is_want_of_space(error) && (self.direct.is_some() || !self.is_block_device())
     }
 
     /// Says once that discards free nothing here.

@@ -9,13 +9,20 @@
 
 mod backend;
 mod cache_mode;
+mod engine_choice;
+mod failures;
 mod host_file;
 mod page;
+mod range_lock;
 mod raw_file;
 mod request;
+mod requests;
 #[doc(hidden)]
 pub mod simulation;
+mod space;
+mod steps;
 mod sync_latch;
+mod threads;
 mod uring;
 
 pub use backend::{
@@ -23,7 +30,9 @@ pub use backend::{
     ResizeError, Wake,
 };
 pub use cache_mode::{CacheMode, FlushAction, UnknownCacheMode};
-pub use raw_file::RawFile;
+pub use engine_choice::{EngineKind, UnknownEngine};
+pub use raw_file::{DiskOptions, RawFile};
 pub use request::{
     ByteOffset, ByteRange, Completion, Durability, Operation, Request, Segment, Segments,
 };
+pub use space::{Held, OnNoSpace};

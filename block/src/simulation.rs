@@ -9,10 +9,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::engine_choice::{EngineChoice, EngineKind};
+use crate::failures::FailureLog;
 use crate::host_file::{DirectAlignment, HostFile, Kind, LiveGeometry};
+use crate::space::SpaceWatch;
 use crate::sync_latch::SyncLatch;
-use crate::uring::{Kick, UringEngine};
-use crate::{CacheMode, EngineSetup, Geometry, IoEngine, OpenError};
+use crate::uring::UringEngine;
+use crate::{CacheMode, EngineSetup, Geometry, IoEngine, OnNoSpace, OpenError};
 
 pub use crate::uring::{Answer, Ring};
 
@@ -48,8 +51,13 @@ impl SimulatedDisk {
             mode,
             read_only: false,
             geometry: LiveGeometry::new(geometry),
+            engine: EngineChoice::new(EngineKind::IoUring),
             direct,
+            range_unit: 1,
+            range_lock: None,
             latch: SyncLatch::default(),
+            space: SpaceWatch::new("simulated".into(), "simulated".into(), OnNoSpace::Report),
+            failures: FailureLog::new("simulated".into()),
             discard_refusal_noted: AtomicBool::new(false),
         };
         Self { host: Arc::new(host) }
@@ -65,8 +73,7 @@ impl SimulatedDisk {
         ring: R,
         setup: &EngineSetup<'_>,
     ) -> Result<Box<dyn IoEngine>, OpenError> {
-        let kick = Kick::new(setup.kick).map_err(OpenError::NoIoUring)?;
-        let engine = UringEngine::over(ring, Arc::clone(&self.host), kick, setup.depth);
+        let engine = UringEngine::over(ring, Arc::clone(&self.host), setup);
         Ok(Box::new(engine.map_err(OpenError::NoIoUring)?))
     }
 

@@ -7,10 +7,10 @@ mod common;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use block::{CacheMode, Durability, Operation, Segment};
+use block::{CacheMode, DiskOptions, Durability, EngineKind, Operation, RawFile, Segment};
 use proptest::prelude::*;
 
-use common::{DEPTH, Memory, Rig, discard, numbered, numbered_file, open, read, write, zero};
+use common::{DEPTH, Memory, Rig, discard, numbered, numbered_file, read, write, zero};
 
 const BLOCKS: usize = 256;
 const SECTOR: usize = 512;
@@ -164,10 +164,11 @@ fn assert_matches(found: &[u8], expected: &[Option<u8>]) {
     assert_eq!(wrong, None, "first wrong byte");
 }
 
-fn check(mode: CacheMode, steps: &[Step]) {
+fn check(mode: CacheMode, engine: EngineKind, steps: &[Step]) {
     let size = (BLOCKS * 4 + MOST_BLOCKS) * SECTOR;
     let file = numbered_file(size as u64);
-    let disk = open(file.path(), mode);
+    let options = DiskOptions { engine, ..DiskOptions::new(mode) };
+    let disk = RawFile::open(file.path(), &options).unwrap();
     let content = numbered(0, size as u64).into_iter().map(Some).collect();
     let mut model = Model { rig: Rig::new(&disk), disk: content, flying: HashMap::new() };
     for (number, step) in steps.iter().enumerate() {
@@ -185,11 +186,17 @@ proptest! {
 
     #[test]
     fn through_the_page_cache(steps in proptest::collection::vec(step(), 1..120)) {
-        check(CacheMode::WriteBack, &steps);
+        check(CacheMode::WriteBack, EngineKind::IoUring, &steps);
     }
 
     #[test]
     fn around_the_page_cache(steps in proptest::collection::vec(step(), 1..120)) {
-        check(CacheMode::None, &steps);
+        check(CacheMode::None, EngineKind::IoUring, &steps);
+    }
+
+    #[test]
+    fn through_threads(steps in proptest::collection::vec(step(), 1..120), direct: bool) {
+        let mode = if direct { CacheMode::None } else { CacheMode::WriteBack };
+        check(mode, EngineKind::Threads, &steps);
     }
 }

@@ -6,14 +6,14 @@ mod common;
 
 use std::path::Path;
 
-use block::{Backend, CacheMode, OpenError, RawFile};
+use block::{Backend, CacheMode, DiskOptions, OpenError, RawFile};
 use rustix::fs::FlockOperation;
 use tempfile::NamedTempFile;
 
 use common::{KIB, MIB, numbered_file, open, scratch};
 
 fn refusal(path: &Path, mode: CacheMode) -> OpenError {
-    RawFile::open(path, mode, false).expect_err("not a disk")
+    RawFile::open(path, &DiskOptions::new(mode)).expect_err("not a disk")
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn a_file_has_the_geometry_the_host_names() {
     assert_eq!(geometry.discard.map(|discard| discard.alignment), Some(0));
     drop(disk);
 
-    let disk = RawFile::open(file.path(), CacheMode::None, true).unwrap();
+    let disk = RawFile::open(file.path(), &DiskOptions::new(CacheMode::None).read_only()).unwrap();
     assert!(disk.read_only());
     assert_eq!(disk.geometry().discard, None, "nothing to discard on a read-only disk");
 }
@@ -57,11 +57,15 @@ fn a_writable_disk_has_one_user() {
     let first = open(file.path(), CacheMode::WriteBack);
     let second = refusal(file.path(), CacheMode::WriteBack);
     assert!(matches!(second, OpenError::InUse { pid: None, .. }), "{second}");
-    assert!(RawFile::open(file.path(), CacheMode::WriteBack, true).is_err());
+    assert!(
+        RawFile::open(file.path(), &DiskOptions::new(CacheMode::WriteBack).read_only()).is_err()
+    );
     drop(first);
 
-    let reader = RawFile::open(file.path(), CacheMode::WriteBack, true).unwrap();
-    RawFile::open(file.path(), CacheMode::WriteBack, true).expect("readers share");
+    let reader =
+        RawFile::open(file.path(), &DiskOptions::new(CacheMode::WriteBack).read_only()).unwrap();
+    RawFile::open(file.path(), &DiskOptions::new(CacheMode::WriteBack).read_only())
+        .expect("readers share");
     refusal(file.path(), CacheMode::WriteBack);
     drop(reader);
 }
@@ -78,7 +82,10 @@ fn the_holder_of_a_lock_is_named_when_the_host_knows_it() {
 #[test]
 fn direct_io_names_its_lack() {
     // No FUSE or the like at hand: procfs has regular files without direct I/O.
-    let refusal = RawFile::open(Path::new("/proc/self/status"), CacheMode::None, true)
-        .expect_err("no direct I/O");
+    let refusal = RawFile::open(
+        Path::new("/proc/self/status"),
+        &DiskOptions::new(CacheMode::None).read_only(),
+    )
+    .expect_err("no direct I/O");
     assert!(refusal.to_string().contains("direct I/O"), "{refusal}");
 }

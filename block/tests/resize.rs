@@ -4,7 +4,7 @@
 
 mod common;
 
-use block::{Backend, CacheMode, Durability, RawFile, ResizeError};
+use block::{Backend, CacheMode, DiskOptions, Durability, RawFile, ResizeError};
 
 use common::{KIB, MIB, Rig, errno, numbered, numbered_file, open};
 
@@ -29,7 +29,8 @@ fn a_grown_disk_takes_requests_up_to_its_new_end() {
 #[test]
 fn a_size_changed_from_outside_is_found() {
     let file = numbered_file(MIB);
-    let disk = RawFile::open(file.path(), CacheMode::WriteBack, true).unwrap();
+    let disk =
+        RawFile::open(file.path(), &DiskOptions::new(CacheMode::WriteBack).read_only()).unwrap();
     assert_eq!(disk.resize(None).unwrap(), MIB, "nothing changed");
     file.as_file().set_len(3 * MIB).unwrap();
     assert_eq!(disk.geometry().capacity, MIB, "not before anyone looks");
@@ -67,7 +68,8 @@ fn what_cannot_grow_says_why() {
     assert_eq!(disk.geometry().capacity, MIB);
     drop(disk);
 
-    let reader = RawFile::open(file.path(), CacheMode::WriteBack, true).unwrap();
+    let reader =
+        RawFile::open(file.path(), &DiskOptions::new(CacheMode::WriteBack).read_only()).unwrap();
     assert!(matches!(reader.resize(Some(2 * MIB)), Err(ResizeError::ReadOnly)));
 }
 
@@ -75,6 +77,8 @@ fn what_cannot_grow_says_why() {
 fn a_disk_says_which_engine_serves_it() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
+    assert_eq!(disk.engine_choice().name, "auto", "not known before there is one");
+    drop(Rig::new(&disk));
     assert_eq!(disk.engine_choice().name, "io_uring");
     assert!(!disk.has_lost_writes());
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use block::{CacheMode, RawFile, ResizeError};
+use block::{CacheMode, DiskOptions, RawFile, ResizeError};
 use devices::virtio::Block;
 use devices::virtio::block::DiskControl;
 use devices::virtio::stats::Kind;
@@ -29,7 +29,7 @@ struct Rig {
 fn plug() -> Rig {
     let mut file = NamedTempFile::new_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
     file.write_all(&[0x11; 1 << 20]).unwrap();
-    let backend = RawFile::open(file.path(), CacheMode::WriteBack, false).unwrap();
+    let backend = RawFile::open(file.path(), &DiskOptions::new(CacheMode::WriteBack)).unwrap();
     let block = Block::new("disk", "serial", 2, Arc::new(backend));
     let control = block.control();
     let device = Device::find(&Machine::new(vec![Box::new(block)]), 1);

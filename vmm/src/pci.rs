@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use block::{OpenError, RawFile};
+use block::{DiskOptions, OpenError, RawFile};
 use devices::pci::{BusFull, PciRoot, Window};
 use devices::virtio::{Block, Net, PciTransport, Rng, Tap, TapError, VirtioDevice};
 use devices::{GuestMemory, Hypervisor};
@@ -62,7 +62,12 @@ fn window() -> Window {
 }
 
 fn open_disk(config: &DiskConfig) -> Result<Box<dyn VirtioDevice>, Error> {
-    let backend = RawFile::open(&config.path, config.cache, config.readonly)
+    let options = DiskOptions {
+        id: config.id.clone(),
+        read_only: config.readonly,
+        ..DiskOptions::new(config.cache)
+    };
+    let backend = RawFile::open(&config.path, &options)
         .map_err(|error| Error::Disk(config.id.clone(), error))?;
     Ok(match config.bus {
         Bus::VirtioBlk => {

@@ -11,11 +11,15 @@ use rustix::io::Errno;
 
 use crate::host_file::{DirectAlignment, Kind};
 use crate::page::{PAGE, Page};
-use crate::{CacheMode, DiscardLimits, Geometry, OpenError};
+use crate::{DiscardLimits, DiskOptions, Geometry, OpenError};
 
 pub(super) struct Limits {
     pub(super) geometry: Geometry,
     pub(super) direct: Option<DirectAlignment>,
+    /// What discarding and zeroing by the host want ranges to be multiples of, in bytes.
+    pub(super) range_unit: u32,
+    /// The unit of direct I/O where it is larger than the guest's block, in bytes.
+    pub(super) shared_block: Option<u32>,
 }
 
 const SECTOR: u32 = 512;
@@ -29,25 +33,29 @@ pub(super) fn probe(
     file: &File,
     path: &Path,
     kind: Kind,
-    mode: CacheMode,
-    read_only: bool,
+    options: &DiskOptions,
 ) -> Result<Limits, OpenError> {
-    let probe = Probe { file, path };
+    let probe = Probe { file, path, block_size: options.block_size, read_only: options.read_only };
     let mask = StatxFlags::BASIC_STATS | StatxFlags::DIOALIGN;
     let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask)
         .map_err(|errno| probe.refused("query it", errno.into()))?;
-    let direct = if mode.is_direct() { Some(probe.direct_alignment(&stat)?) } else { None };
-    let geometry = match kind {
-        Kind::Regular => probe.file_geometry(&stat, direct, read_only)?,
-        Kind::BlockDevice => probe.device_geometry(&stat, read_only)?,
+    let direct = if options.mode.is_direct() { Some(probe.direct_alignment(&stat)?) } else { None };
+    let (mut geometry, range_unit) = match kind {
+        Kind::Regular => (probe.file_geometry(&stat)?, 1),
+        Kind::BlockDevice => probe.device_geometry(&stat)?,
     };
-    probe.check(&geometry)?;
-    Ok(Limits { geometry, direct })
+    let unit = direct.map_or(0, |direct| direct.offset);
+    geometry.physical_block = geometry.physical_block.max(unit).max(geometry.logical_block);
+    probe.check(&geometry, unit)?;
+    let shared_block = (unit > geometry.logical_block).then_some(unit);
+    Ok(Limits { geometry, direct, range_unit, shared_block })
 }
 
 struct Probe<'a> {
     file: &'a File,
     path: &'a Path,
+    block_size: Option<u32>,
+    read_only: bool,
 }
 
 impl Probe<'_> {
@@ -59,7 +67,7 @@ impl Probe<'_> {
         OpenError::Unsuitable { path: self.path.into(), why }
     }
 
-    fn check(&self, geometry: &Geometry) -> Result<(), OpenError> {
+    fn check(&self, geometry: &Geometry, unit: u32) -> Result<(), OpenError> {
         let Geometry { capacity, logical_block, .. } = *geometry;
         if logical_block != SECTOR && logical_block != 4096 {
             return Err(self.unsuitable(format!(
@@ -74,20 +82,21 @@ impl Probe<'_> {
                 "its size of {capacity} bytes is not a multiple of its block of {logical_block} bytes"
             )));
         }
+        if unit > 0 && !capacity.is_multiple_of(u64::from(unit)) {
+            return Err(self.unsuitable(format!(
+                "its size of {capacity} bytes is not a multiple of the {unit} bytes that direct I/O moves \
+                 at least here; make it longer with truncate(1), or use a cache mode with the page cache"
+            )));
+        }
         Ok(())
     }
 
     /// The file system's block is the unit of its read-modify-write and of what it frees. Larger ones
     /// (records, stripes) are a preference: some file systems name their transfer size there.
-    fn file_geometry(
-        &self,
-        stat: &Statx,
-        direct: Option<DirectAlignment>,
-        read_only: bool,
-    ) -> Result<Geometry, OpenError> {
-        let logical_block = direct.map_or(SECTOR, |direct| direct.offset.max(SECTOR));
+    fn file_geometry(&self, stat: &Statx) -> Result<Geometry, OpenError> {
+        let logical_block = self.block_size.unwrap_or(SECTOR);
         let preferred = stat.stx_blksize;
-        let discard = if !read_only && preferred > 0 && self.punches_holes(stat)? {
+        let discard = if !self.read_only && preferred > 0 && self.punches_holes(stat)? {
             Some(DiscardLimits { granularity: preferred.max(logical_block), alignment: 0 })
         } else {
             None
@@ -114,29 +123,31 @@ impl Probe<'_> {
         }
     }
 
-    fn device_geometry(&self, stat: &Statx, read_only: bool) -> Result<Geometry, OpenError> {
+    /// The geometry, and the device's own logical block, in bytes.
+    fn device_geometry(&self, stat: &Statx) -> Result<(Geometry, u32), OpenError> {
         let capacity = (&*self.file)
             .seek(SeekFrom::End(0))
             .map_err(|error| self.refused("find its size", error))?;
-        let logical_block = rustix::fs::ioctl_blksszget(self.file)
+        let own_block = rustix::fs::ioctl_blksszget(self.file)
             .map_err(|errno| self.refused("ask its logical block", errno.into()))?;
         let physical_block = rustix::fs::ioctl_blkpbszget(self.file)
             .map_err(|errno| self.refused("ask its physical block", errno.into()))?;
         let device = Sysfs::of(stat);
         let read = |name| device.read(name).map_err(|e| self.refused("read its limits in /sys", e));
         let granularity = read("queue/discard_granularity")?;
-        let frees = read("queue/discard_max_bytes")? > 0 && granularity > 0 && !read_only;
+        let frees = read("queue/discard_max_bytes")? > 0 && granularity > 0 && !self.read_only;
         let limits = DiscardLimits {
             granularity: self.as_u32(granularity)?,
             alignment: self.as_u32(read("discard_alignment")?)?,
         };
-        Ok(Geometry {
+        let geometry = Geometry {
             capacity,
-            logical_block,
-            physical_block: physical_block.max(logical_block),
+            logical_block: self.block_size.unwrap_or(own_block),
+            physical_block: physical_block.max(own_block),
             optimal_io: self.as_u32(read("queue/optimal_io_size")?)?,
             discard: frees.then_some(limits),
-        })
+        };
+        Ok((geometry, own_block))
     }
 
     fn as_u32(&self, limit: u64) -> Result<u32, OpenError> {

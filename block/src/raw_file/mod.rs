@@ -15,10 +15,55 @@ use std::sync::atomic::AtomicBool;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::engine_choice::{self, EngineChoice};
+use crate::failures::FailureLog;
 use crate::host_file::{HostFile, Kind, LiveGeometry, flags_of, open_again};
+use crate::range_lock::RangeLock;
+use crate::space::SpaceWatch;
 use crate::sync_latch::SyncLatch;
-use crate::uring::UringEngine;
-use crate::{Backend, CacheMode, Engine, EngineSetup, Geometry, IoEngine, OpenError, ResizeError};
+use crate::{
+    Backend, CacheMode, Engine, EngineKind, EngineSetup, Geometry, Held, IoEngine, OnNoSpace,
+    OpenError, ResizeError,
+};
+
+/// How a disk is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// Its name in the log; its path if empty.
+    pub id: String,
+    /// Its cache mode.
+    pub mode: CacheMode,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// The guest's block, 512 or 4096 bytes. By default that of a block device, and 512 for a file:
+    /// what direct I/O wants of the host never changes it.
+    pub block_size: Option<u32>,
+    /// Which engine serves it.
+    pub engine: EngineKind,
+    /// What becomes of writes that the host has no space for.
+    pub on_no_space: OnNoSpace,
+}
+
+impl DiskOptions {
+    /// A writable disk of the given cache mode, and the defaults for everything else.
+    #[must_use]
+    pub fn new(mode: CacheMode) -> Self {
+        Self {
+            id: String::new(),
+            mode,
+            read_only: false,
+            block_size: None,
+            engine: EngineKind::Auto,
+            on_no_space: OnNoSpace::Report,
+        }
+    }
+
+    /// The same, not to be written.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        Self { read_only: true, ..self }
+    }
+}
 
 /// A raw image file or a host block device.
 #[derive(Debug)]
@@ -35,7 +80,8 @@ impl RawFile {
     ///
     /// The host refuses the file or a question about it; another process uses it; or it cannot be
     /// a disk (neither a regular file nor a block device, empty, or of a broken size).
-    pub fn open(path: &Path, mode: CacheMode, read_only: bool) -> Result<Self, OpenError> {
+    pub fn open(path: &Path, options: &DiskOptions) -> Result<Self, OpenError> {
+        let DiskOptions { mode, read_only, .. } = *options;
         let host_error = |what| {
             move |source: Errno| OpenError::Host { path: path.into(), what, source: source.into() }
         };
@@ -58,7 +104,11 @@ impl RawFile {
         let file = open_again(&found, flags_of(mode, read_only) | exclusive)
             .map_err(|source| open_error(path, mode, source))?;
         lock::take(&file, path, read_only)?;
-        let limits = limits::probe(&file, path, kind, mode, read_only)?;
+        let limits = limits::probe(&file, path, kind, options)?;
+        let id = match options.id.as_str() {
+            "" => path.display().to_string(),
+            id => id.to_owned(),
+        };
         Ok(Self {
             host: Arc::new(HostFile {
                 path: path.into(),
@@ -67,8 +117,13 @@ impl RawFile {
                 mode,
                 read_only,
                 geometry: LiveGeometry::new(limits.geometry),
+                engine: EngineChoice::new(options.engine),
                 direct: limits.direct,
+                range_unit: limits.range_unit,
+                range_lock: limits.shared_block.map(RangeLock::new),
                 latch: SyncLatch::default(),
+                space: SpaceWatch::new(id.clone(), path.into(), options.on_no_space),
+                failures: FailureLog::new(id),
                 discard_refusal_noted: AtomicBool::new(false),
             }),
         })
@@ -101,11 +156,11 @@ impl Backend for RawFile {
     }
 
     fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
-        Ok(Box::new(UringEngine::new(Arc::clone(&self.host), setup)?))
+        engine_choice::make(&self.host, setup)
     }
 
     fn engine_choice(&self) -> Engine {
-        Engine { name: "io_uring", reason: "the only engine; a host that refuses it is an error" }
+        self.host.engine.last()
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -114,6 +169,10 @@ impl Backend for RawFile {
 
     fn has_lost_writes(&self) -> bool {
         self.host.latch.check().is_err()
+    }
+
+    fn held(&self) -> Option<Held> {
+        self.host.space.held()
     }
 
     fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {

@@ -12,22 +12,23 @@ use crate::{Geometry, ResizeError};
 pub(super) fn resize(host: &HostFile, size: Option<u64>) -> Result<u64, ResizeError> {
     let known = host.geometry.get();
     if let Some(size) = size {
-        check(&known, size)?;
+        check(host, &known, size)?;
         grow(host, size)?;
     }
     let found = found_size(host).map_err(refused("find its size"))?;
-    check(&known, found)?;
+    check(host, &known, found)?;
     host.geometry.grow_to(found);
     Ok(found)
 }
 
-fn check(known: &Geometry, size: u64) -> Result<(), ResizeError> {
-    let Geometry { capacity, logical_block, .. } = *known;
+fn check(host: &HostFile, known: &Geometry, size: u64) -> Result<(), ResizeError> {
+    let Geometry { capacity, .. } = *known;
     if size < capacity {
         return Err(ResizeError::Shrink { from: capacity, to: size });
     }
-    if !size.is_multiple_of(logical_block.into()) {
-        return Err(ResizeError::Unaligned { size, logical_block });
+    let unit = host.size_unit();
+    if !size.is_multiple_of(unit.into()) {
+        return Err(ResizeError::Unaligned { size, unit });
     }
     Ok(())
 }

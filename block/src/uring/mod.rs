@@ -2,38 +2,31 @@
 //!
 //! The kick descriptor is polled in the same ring, so that one system call submits and waits for both.
 //! The data path allocates nothing, takes no lock and blocks nowhere but in [`UringEngine::wait`].
-//! Guest memory is not registered: that would pin all of it. Linux 5.13 or newer.
+//! Linux 5.13 or newer.
 
-mod in_flight;
+mod alarm;
+mod entry;
 mod kick;
 mod ring;
-mod transfer;
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use io_uring::IoUring;
-
-use self::in_flight::{InFlight, Progress};
-pub(crate) use self::kick::Kick;
+use self::alarm::Alarm;
+use self::kick::Kick;
+use self::ring::KernelRing;
 pub use self::ring::{Answer, Ring};
-use crate::host_file::{Admission, HostFile};
-use crate::{Completion, EngineSetup, IoEngine, OpenError, Request, Segments, Wake};
+use crate::host_file::HostFile;
+use crate::requests::Requests;
+use crate::{Completion, EngineSetup, IoEngine, OpenError, Request, Wake};
 
 /// See the module's documentation.
-pub(crate) struct UringEngine<R: Ring = IoUring> {
+pub(crate) struct UringEngine<R: Ring = KernelRing> {
+    // The ring is dropped first: it ends the kick's poll and the alarm, whose memory follows.
     ring: R,
-    /// Requests the host works on, by tag.
-    slots: Box<[Option<InFlight>]>,
-    /// How many of `slots` are taken. Each has exactly one entry in the ring or the kernel.
-    in_flight: usize,
-    /// Completions not yet reaped.
-    finished: VecDeque<Completion>,
+    requests: Requests,
     kick: Kick,
-    host: Arc<HostFile>,
-    /// Being dropped: what is in flight ends with the host's next answer.
-    draining: bool,
+    alarm: Alarm,
 }
 
 impl UringEngine {
@@ -43,33 +36,26 @@ impl UringEngine {
     ///
     /// The host refuses to open the file again, or refuses the ring.
     pub(crate) fn new(host: Arc<HostFile>, setup: &EngineSetup<'_>) -> Result<Self, OpenError> {
-        let host_error = |what| {
-            let path = host.path.clone();
-            move |source| OpenError::Host { path, what, source }
-        };
-        let kick = Kick::new(setup.kick).map_err(host_error("duplicate its kick descriptor"))?;
-        let file = host.reopen().map_err(host_error("open it for an engine"))?;
-        let ring = ring::make(setup.depth, &file).map_err(OpenError::NoIoUring)?;
-        Self::over(ring, host, kick, setup.depth).map_err(OpenError::NoIoUring)
+        let files = host.open_for_engine()?;
+        let ring =
+            ring::make(setup.depth, &files.with_ranges(&host)).map_err(OpenError::NoIoUring)?;
+        Self::over(ring, host, setup).map_err(OpenError::NoIoUring)
     }
 }
 
 impl<R: Ring> UringEngine<R> {
-    /// Makes an engine over a ring with more than `depth` entries whose fixed file 0 is the disk.
+    /// Makes an engine over a ring with at least two entries more than the depth, whose fixed files are those of
+    /// `EngineFiles::with_ranges`.
     ///
     /// # Errors
     ///
-    /// The kernel cannot watch the kick.
-    pub(crate) fn over(ring: R, host: Arc<HostFile>, kick: Kick, depth: u16) -> io::Result<Self> {
-        let depth = usize::from(depth);
+    /// The host gives no more descriptors, or the kernel cannot watch the kick.
+    pub(crate) fn over(ring: R, host: Arc<HostFile>, setup: &EngineSetup<'_>) -> io::Result<Self> {
         let mut engine = Self {
             ring,
-            slots: std::iter::repeat_with(|| None).take(depth).collect(),
-            in_flight: 0,
-            finished: VecDeque::with_capacity(depth),
-            kick,
-            host,
-            draining: false,
+            requests: Requests::new(host, setup)?,
+            kick: Kick::new(setup.kick)?,
+            alarm: Alarm::default(),
         };
         engine.watch_kick()?;
         Ok(engine)
@@ -104,64 +90,50 @@ impl<R: Ring> UringEngine<R> {
         }
     }
 
-    /// Takes everything from the completion queue.
+    /// Takes everything from the completion queue, and asks what is to be asked next.
     fn harvest(&mut self) {
         while let Some(answer) = self.ring.next_answer() {
             match u16::try_from(answer.user_data) {
-                Ok(tag) => self.settle(tag, answer.result),
+                Ok(tag) => self.requests.settle(tag, answer.result),
+                Err(_) if answer.user_data == alarm::USER_DATA => self.alarm.rang(),
                 Err(_) => self.kick.settle(answer, &mut self.ring),
             }
+            self.issue();
+        }
+        if self.requests.has_set_aside() {
+            self.revive();
         }
     }
 
-    /// Hands the next step of a request to the ring.
-    fn issue(&mut self, tag: u16) {
-        let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
-        let entry = request.entry().user_data(tag.into());
-        // SAFETY: the entry names the disk (a fixed file), static zeroes, or memory of the request:
-        // its segments (valid until it completes, by `Segment::new`), their array and its bounce
-        // buffer, which its slot keeps unmoved on the heap until the host has answered.
-        let pushed = unsafe { self.ring.push(&entry) };
-        if !pushed {
-            // The ring has an entry for each slot, so this is a bug; but never lose a request.
-            self.settle(tag, -libc::ENOBUFS);
+    #[cold]
+    fn revive(&mut self) {
+        self.requests.revive();
+        self.issue();
+        if let Some(due) = self.requests.due() {
+            self.alarm.arm(due, &mut self.ring);
         }
     }
 
-    /// Takes the host's answer to a request's last entry.
-    fn settle(&mut self, tag: u16, answer: i32) {
-        let Some(slot) = self.slots.get_mut(usize::from(tag)) else { return };
-        let Some(request) = slot else { return };
-        let result = match request.settle(answer, &self.host) {
-            Progress::Again if !self.draining => return self.issue(tag),
-            Progress::Again => Err(io::Error::from_raw_os_error(libc::ECANCELED)),
-            // Of two requests, the kernel may have told the other one of what this one lost.
-            Progress::Done(result) => result.and_then(|()| self.host.check_promise(request.op())),
-        };
-        if let Some(request) = slot.take() {
-            self.in_flight -= 1;
-            self.finish(tag, result, request.into_segments());
+    /// Hands every call that is ready to the ring.
+    fn issue(&mut self) {
+        while let Some((tag, call)) = self.requests.next_call() {
+            let entry = entry::entry(&call).user_data(tag.into());
+            // SAFETY: the entry names the disk (a fixed file), static zeroes, or memory of the request:
+            // its segments (valid until it completes, by `Segment::new`), their array and its bounce
+            // buffer, which its slot keeps unmoved on the heap until the host has answered.
+            let pushed = unsafe { self.ring.push(&entry) };
+            if !pushed {
+                // The ring has an entry for each slot, so this is a bug; but never lose a request.
+                self.requests.settle(tag, -libc::ENOBUFS);
+            }
         }
-    }
-
-    fn finish(&mut self, tag: u16, result: io::Result<()>, segments: Segments) {
-        self.finished.push_back(Completion { tag, result, segments });
     }
 }
 
 impl<R: Ring> IoEngine for UringEngine<R> {
     fn push(&mut self, request: Request) {
-        let Request { tag, op, segments } = request;
-        if let Admission::Settled(result) = self.host.admit(op, &segments) {
-            return self.finish(tag, result, segments);
-        }
-        let Some(slot @ None) = self.slots.get_mut(usize::from(tag)) else {
-            let misuse = Err(io::Error::from_raw_os_error(libc::EINVAL));
-            return self.finish(tag, misuse, segments);
-        };
-        *slot = Some(InFlight::new(op, segments, &self.host));
-        self.in_flight += 1;
-        self.issue(tag);
+        self.requests.push(request);
+        self.issue();
     }
 
     fn submit(&mut self) -> io::Result<()> {
@@ -169,23 +141,23 @@ impl<R: Ring> IoEngine for UringEngine<R> {
     }
 
     fn reap(&mut self) -> Option<Completion> {
-        if self.finished.is_empty() {
+        if !self.requests.has_finished() {
             self.harvest();
         }
-        self.finished.pop_front()
+        self.requests.next_finished()
     }
 
     fn wait(&mut self) -> io::Result<Wake> {
         self.harvest();
         loop {
             self.kick.check()?;
-            if self.finished.is_empty() && !self.kick.is_signalled() {
+            if !self.requests.has_finished() && !self.kick.is_signalled() {
                 self.enter(1)?;
             } else {
                 self.submit()?;
             }
             self.harvest();
-            if !self.finished.is_empty() || self.kick.is_signalled() {
+            if self.requests.has_finished() || self.kick.is_signalled() {
                 return Ok(Wake { kicked: self.kick.take() });
             }
         }
@@ -193,10 +165,10 @@ impl<R: Ring> IoEngine for UringEngine<R> {
 }
 
 impl<R: Ring> Drop for UringEngine<R> {
-    /// Waits until the host works on nothing of ours. The kick's poll ends with the ring.
+    /// Waits until the host works on nothing of ours. The kick's poll and the alarm end with the ring.
     fn drop(&mut self) {
-        self.draining = true;
-        while self.in_flight > 0 {
+        self.requests.drain();
+        while self.requests.asked() > 0 {
             if let Err(error) = self.enter(1) {
                 // Going on would free memory that the host may still write.
                 tracing::error!(%error, "cannot wait for I/O in flight");

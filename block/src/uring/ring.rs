@@ -3,9 +3,8 @@
 //! The simulator in `tests/` is the other implementer: all of the engine but this file runs over it, so
 //! that what it makes of short, failed and reordered answers is what production makes of them.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::{Builder, IoUring, cqueue, squeue};
 
@@ -46,32 +45,45 @@ pub struct Answer {
     pub more: bool,
 }
 
-impl Ring for IoUring {
+/// A ring of the kernel.
+pub(crate) struct KernelRing(IoUring);
+
+impl Ring for KernelRing {
     unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: the caller's promise is the one asked for here.
-        unsafe { self.submission().push(entry) }.is_ok()
+        unsafe { self.0.submission().push(entry) }.is_ok()
     }
 
     fn has_unsubmitted(&mut self) -> bool {
-        !self.submission().is_empty()
+        !self.0.submission().is_empty()
     }
 
     fn wants_entering(&mut self) -> bool {
-        let queue = self.submission();
+        let queue = self.0.submission();
         !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
     }
 
     fn submit_and_wait(&mut self, want: usize) -> io::Result<()> {
-        IoUring::submit_and_wait(self, want).map(drop)
+        self.0.submit_and_wait(want).map(drop)
     }
 
     fn next_answer(&mut self) -> Option<Answer> {
-        let entry = self.completion().next()?;
+        let entry = self.0.completion().next()?;
         Some(Answer {
             user_data: entry.user_data(),
             result: entry.result(),
             more: cqueue::more(entry.flags()),
         })
+    }
+}
+
+impl Drop for KernelRing {
+    /// The kernel takes a closed ring apart when it finds time: until then its files would stay open, and
+    /// the disk in use.
+    fn drop(&mut self) {
+        if let Err(error) = self.0.submitter().unregister_files() {
+            tracing::warn!(%error, "cannot close the files of a ring");
+        }
     }
 }
 
@@ -91,15 +103,15 @@ const RUNGS: [Rung; 3] = [
 ];
 
 /// Makes a ring that never runs out of entries: each request in flight has at most one of its own, and
-/// the kick has another. The file becomes its fixed file 0.
+/// the kick and the alarm have two more. The files become its fixed files.
 ///
 /// # Errors
 ///
 /// The kernel refuses the ring or the file.
-pub(super) fn make(depth: u16, file: &File) -> io::Result<IoUring> {
+pub(super) fn make(depth: u16, files: &[BorrowedFd<'_>; 3]) -> io::Result<KernelRing> {
     let entries = (u32::from(depth) + 2).next_power_of_two();
-    let ring = build(entries)?;
-    ring.submitter().register_files(&[file.as_raw_fd()])?;
+    let ring = KernelRing(build(entries)?);
+    ring.0.submitter().register_files(&files.map(|file| file.as_raw_fd()))?;
     Ok(ring)
 }
 
@@ -110,7 +122,7 @@ fn build(entries: u32) -> io::Result<IoUring> {
         set_flags(&mut builder);
         match builder.dontfork().setup_cqsize(2 * entries).build(entries) {
             Ok(ring) => {
-                tracing::info!(engine = "io_uring", ring = name, entries, "I/O engine ready");
+                tracing::debug!(ring = name, entries, "the ring of an I/O engine is ready");
                 return Ok(ring);
             }
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refusal = error,

@@ -2,14 +2,16 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod host;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use block::{
-    Backend, ByteOffset, ByteRange, CacheMode, Completion, Durability, EngineSetup, IoEngine,
-    Operation, RawFile, Request, Segment, Wake,
+    Backend, ByteOffset, ByteRange, CacheMode, Completion, DiskOptions, Durability, EngineSetup,
+    IoEngine, OpenError, Operation, RawFile, Request, Segment, Wake,
 };
 use rustix::event::EventfdFlags;
 use tempfile::NamedTempFile;
@@ -75,7 +77,7 @@ pub(crate) fn numbered(start: u64, len: u64) -> Vec<u8> {
 }
 
 pub(crate) fn open(path: &Path, mode: CacheMode) -> RawFile {
-    RawFile::open(path, mode, false).unwrap()
+    RawFile::open(path, &DiskOptions::new(mode)).unwrap()
 }
 
 /// One engine and its kick.
@@ -86,9 +88,13 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(disk: &dyn Backend) -> Self {
+        Self::try_new(disk).unwrap()
+    }
+
+    pub(crate) fn try_new(disk: &dyn Backend) -> Result<Self, OpenError> {
         let kick = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let setup = EngineSetup { depth: DEPTH, memory: &[], kick: kick.as_fd() };
-        Self { engine: disk.engine(&setup).unwrap(), kick }
+        Ok(Self { engine: disk.engine(&setup)?, kick })
     }
 
     pub(crate) fn push(&mut self, tag: u16, op: Operation, segments: Vec<Segment>) {

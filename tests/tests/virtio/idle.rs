@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block_crate::{CacheMode, RawFile};
+use block_crate::{CacheMode, DiskOptions, RawFile};
 use devices::virtio::{Block, Rng};
 use tests::driver::{Arena, Device, Disk, Machine, feature};
 
@@ -28,7 +28,7 @@ fn busy(name: &str) -> (Duration, usize) {
 fn idle_workers_sleep() {
     let file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     file.as_file().set_len(1 << 20).unwrap();
-    let backend = RawFile::open(file.path(), CacheMode::WriteBack, false).unwrap();
+    let backend = RawFile::open(file.path(), &DiskOptions::new(CacheMode::WriteBack)).unwrap();
     let block = Block::new("idle", "", 1, Arc::new(backend));
     let machine = Machine::new(vec![Box::new(block), Box::new(Rng)]);
     let mut disk = Disk::start(Device::find(&machine, 1), u64::MAX, 16);

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use block_crate::{CacheMode, RawFile};
+use block_crate::{CacheMode, DiskOptions, RawFile};
 use tempfile::NamedTempFile;
 use tests::driver::{Disk, Framing, Request, feature, kind};
 
@@ -18,7 +18,8 @@ fn file(byte: u8) -> NamedTempFile {
 }
 
 fn start(file: &NamedTempFile, mode: CacheMode, read_only: bool, queues: u16) -> Disk {
-    let backend = RawFile::open(file.path(), mode, read_only).unwrap();
+    let options = DiskOptions { read_only, ..DiskOptions::new(mode) };
+    let backend = RawFile::open(file.path(), &options).unwrap();
     Disk::start(plug(queues, Arc::new(backend)), u64::MAX, 64)
 }
 

@@ -1,8 +1,4 @@
-//! The engine's contract, over regular files.
-
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
-
-mod common;
+//! The contract over regular files.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,9 +12,10 @@ use block::Durability::{Durable, Volatile};
 use block::{Backend, CacheMode, Operation, RawFile};
 use rustix::fs::MemfdFlags;
 
-use common::{
-    DEPTH, KIB, MIB, Memory, Rig, discard, errno, numbered, numbered_file, open, read, write, zero,
+use crate::common::{
+    DEPTH, KIB, MIB, Memory, Rig, discard, errno, numbered, numbered_file, read, write, zero,
 };
+use crate::contract::{open, options};
 
 #[test]
 fn what_is_written_is_read_in_every_mode() {
@@ -104,7 +101,7 @@ fn requests_a_device_must_refuse_do_no_harm() {
     drop(rig);
     drop(disk);
 
-    let disk = RawFile::open(file.path(), CacheMode::WriteBack, true).unwrap();
+    let disk = RawFile::open(file.path(), &options(CacheMode::WriteBack).read_only()).unwrap();
     let mut rig = Rig::new(&disk);
     let erofs = Some(libc::EROFS);
     assert_eq!(errno(rig.fill(0, 512, 1, Volatile)), erofs);

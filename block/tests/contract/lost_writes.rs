@@ -2,88 +2,24 @@
 //!
 //! Needs root. Without it each test says so and checks nothing.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
-
-mod common;
-
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use block::Durability::{Durable, Volatile};
 use block::{Backend, CacheMode, Operation, RawFile};
-use tempfile::TempDir;
 
-use common::{KIB, MIB, Rig, discard, errno, numbered, scratch, write, zero};
-
-/// Runs a command and returns its first line.
-fn sh(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {args:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("SKIPPED: mounting a file system needs root");
-    }
-    root
-}
-
-/// A mounted file system, gone with the last file open in it.
-struct Mount(TempDir);
-
-impl Mount {
-    fn new(kind: &str, options: &str) -> Self {
-        let dir = TempDir::new_in(scratch()).unwrap();
-        let target = dir.path().to_str().unwrap();
-        sh("mount", &["-t", kind, "-o", options, "bulkhead-test", target]);
-        Self(dir)
-    }
-
-    fn file(&self, size: u64) -> PathBuf {
-        let path = self.0.path().join("disk");
-        File::create(&path).unwrap().set_len(size).unwrap();
-        path
-    }
-
-    fn grow(&self, size: &str) {
-        let options = format!("remount,size={size}");
-        sh("mount", &["-o", &options, self.0.path().to_str().unwrap()]);
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        sh("umount", &["--lazy", self.0.path().to_str().unwrap()]);
-    }
-}
-
-/// A loop device, gone with its last user.
-struct Loop(PathBuf);
-
-impl Loop {
-    fn new(file: &Path) -> Self {
-        Self(sh("losetup", &["--find", "--show", file.to_str().unwrap()]).into())
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        sh("losetup", &["--detach", self.0.to_str().unwrap()]);
-    }
-}
+use crate::common::host::{Loop, Mount, is_root};
+use crate::common::{KIB, MIB, Memory, Rig, discard, errno, numbered, write, zero};
+use crate::contract::options;
 
 /// A disk of 8 MiB on a host with room for 1 MiB.
 fn overcommitted(mode: CacheMode) -> (Mount, Loop, RawFile) {
     let mount = Mount::new("tmpfs", "size=1M");
     let device = Loop::new(&mount.file(8 * MIB));
-    let disk = RawFile::open(&device.0, mode, false).unwrap();
+    let disk = RawFile::open(&device.0, &options(mode)).unwrap();
     (mount, device, disk)
 }
 
@@ -100,7 +36,7 @@ fn a_block_device_is_a_disk_with_one_user() {
     let said = geometry.discard.expect("loop devices discard").granularity;
     assert_eq!(granularity.trim(), said.to_string());
 
-    let second = RawFile::open(&device.0, CacheMode::WriteBack, false).unwrap_err();
+    let second = RawFile::open(&device.0, &options(CacheMode::WriteBack)).unwrap_err();
     assert!(second.to_string().contains("in use"), "{second}");
     // What a mount does, which knows no locks.
     let exclusive = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&device.0);
@@ -188,7 +124,7 @@ fn a_full_host_fails_the_write_and_no_flush() {
         return;
     }
     let mount = Mount::new("tmpfs", "size=1M");
-    let disk = RawFile::open(&mount.file(8 * MIB), CacheMode::WriteThrough, false).unwrap();
+    let disk = RawFile::open(&mount.file(8 * MIB), &options(CacheMode::WriteThrough)).unwrap();
     let mut rig = Rig::new(&disk);
     assert_eq!(errno(rig.fill(0, 2 * MIB, 1, Durable)), Some(libc::ENOSPC));
     rig.flush().unwrap();
@@ -206,7 +142,7 @@ fn a_discard_on_a_block_device_frees_its_space() {
         let mount = Mount::new("tmpfs", "size=16M");
         let path = mount.file(8 * MIB);
         let device = Loop::new(&path);
-        let disk = RawFile::open(&device.0, mode, false).unwrap();
+        let disk = RawFile::open(&device.0, &options(mode)).unwrap();
         let mut rig = Rig::new(&disk);
         rig.fill(0, 4 * MIB, 1, Volatile).unwrap();
         rig.flush().unwrap();
@@ -233,13 +169,13 @@ fn a_host_without_holes_ignores_discards_and_still_zeroes() {
     let mount = Mount::new("ramfs", "mode=700");
     let path = mount.file(0);
     std::fs::write(&path, numbered(0, MIB)).unwrap();
-    let disk = RawFile::open(&path, CacheMode::WriteBack, false).unwrap();
+    let disk = RawFile::open(&path, &options(CacheMode::WriteBack)).unwrap();
     assert_eq!(disk.geometry().discard, None);
     let mut rig = Rig::new(&disk);
     rig.run(discard(0, 4096, Durable), vec![]).expect("a discard is advice");
     assert_eq!(rig.read(0, 4096).unwrap(), numbered(0, 4096));
     for unmap in [true, false] {
-        rig.run(write(0, Volatile), common::Memory::filled(9, MIB).whole()).unwrap();
+        rig.run(write(0, Volatile), Memory::filled(9, MIB).whole()).unwrap();
         rig.run(zero(512, 200 * KIB, unmap, Durable), vec![]).unwrap();
         assert!(rig.read(512, 200 * KIB).unwrap().iter().all(|&byte| byte == 0));
         assert_eq!(rig.read(0, 512).unwrap(), vec![9; 512]);

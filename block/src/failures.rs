@@ -1,0 +1,106 @@
+//! The log of requests that the host failed.
+//!
+//! Each kind of failure is named when it first happens and then at most once a minute, with how many went
+//! unnamed: what a guest can bring about at will must not flood the log.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::{ByteOffset, Operation};
+
+/// How long a kind of failure goes unnamed after it was named.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// More kinds than the host has answers for; those beyond share the last.
+const MOST_KINDS: usize = 64;
+
+/// What failed, and what the host answered.
+type Kind = (&'static str, i32);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct FailureLog {
+    disk: String,
+    seen: Mutex<Vec<Seen>>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    kind: Kind,
+    named: Instant,
+    unnamed: u64,
+}
+
+impl FailureLog {
+    pub(crate) fn new(disk: String) -> Self {
+        Self { disk, seen: Mutex::default() }
+    }
+
+    /// Takes note of a failed request.
+    #[cold]
+    pub(crate) fn note(&self, op: Operation, error: &io::Error) {
+        let (what, at) = describe(op);
+        let kind = (what, error.raw_os_error().unwrap_or(0));
+        if let Some(unnamed) = self.is_news(kind, Instant::now()) {
+            tracing::error!(disk = self.disk, what, offset = at, %error, unnamed, "I/O failed");
+        }
+    }
+
+    /// How many of its kind went unnamed, if it is to be named now.
+    fn is_news(&self, kind: Kind, now: Instant) -> Option<u64> {
+        let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = all.len() >= MOST_KINDS;
+        let seen = match all.iter().position(|seen| seen.kind == kind) {
+            Some(place) => all.get_mut(place),
+            None if full => all.last_mut(),
+            None => {
+                all.push(Seen { kind, named: now, unnamed: 0 });
+                return Some(0);
+            }
+        }?;
+        if now.saturating_duration_since(seen.named) < QUIET {
+            seen.unnamed += 1;
+            return None;
+        }
+        seen.named = now;
+        Some(std::mem::take(&mut seen.unnamed))
+    }
+}
+
+fn describe(op: Operation) -> (&'static str, u64) {
+    match op {
+        Operation::Read { at: ByteOffset(at) } => ("read", at),
+        Operation::Write { at: ByteOffset(at), .. } => ("write", at),
+        Operation::Flush => ("flush", 0),
+        Operation::Discard { range, .. } => ("discard", range.start.0),
+        Operation::WriteZeroes { range, .. } => ("write zeroes", range.start.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_is_named_once_a_minute() {
+        let log = FailureLog::new("disk".into());
+        let start = Instant::now();
+        let (eio, nospc) = (("write", libc::EIO), ("write", libc::ENOSPC));
+        assert_eq!(log.is_news(eio, start), Some(0));
+        assert_eq!(log.is_news(nospc, start), Some(0), "another kind");
+        for second in 1..60 {
+            assert_eq!(log.is_news(eio, start + Duration::from_secs(second)), None);
+        }
+        assert_eq!(log.is_news(eio, start + QUIET), Some(59));
+        assert_eq!(log.is_news(eio, start + QUIET), None);
+    }
+
+    #[test]
+    fn the_number_of_kinds_is_bounded() {
+        let log = FailureLog::new("disk".into());
+        let start = Instant::now();
+        let named = (0..1000).filter(|&errno| log.is_news(("read", errno), start).is_some());
+        assert_eq!(named.count(), MOST_KINDS);
+    }
+}

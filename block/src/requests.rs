@@ -1,0 +1,281 @@
+//! The requests of one engine from push to completion: all of an engine but how the host is asked.
+//!
+//! A request is ready (its next call can be asked), asked (the host works on it), or set aside: for a
+//! claim on blocks that others change, for an `fdatasync` that runs, or for want of space. Used from the worker's
+//! thread. Nothing here waits, and nothing allocates but for what is set aside.
+//!
+//! One `fdatasync` runs at a time, for all requests that wanted one when it was asked. Two on one
+//! descriptor would share one report of a lost write, and the other would call it durable.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::host_file::{Admission, HostFile};
+use crate::range_lock::Claimant;
+use crate::space::Waiting;
+use crate::steps::{Call, InFlight, Progress};
+use crate::{Completion, EngineSetup, Operation, Request, Segments};
+
+/// See the module's documentation.
+pub(crate) struct Requests {
+    host: Arc<HostFile>,
+    /// By tag.
+    slots: Box<[Option<InFlight>]>,
+    ready: VecDeque<u16>,
+    /// How many calls the host works on.
+    asked: usize,
+    finished: VecDeque<Completion>,
+    syncs: Syncs,
+    held: Waiting,
+    /// This engine's end of the disk's range lock, and the tags that wait for it.
+    claimant: Option<Claimant>,
+    parked: Vec<u16>,
+    draining: bool,
+}
+
+/// Requests that want an `fdatasync`.
+#[derive(Debug, Default)]
+struct Syncs {
+    /// Those that the running one is for; the first has asked for it.
+    running: Vec<u16>,
+    /// Those that came later, for the next.
+    next: Vec<u16>,
+}
+
+impl Requests {
+    /// # Errors
+    ///
+    /// The host gives no more descriptors.
+    pub(crate) fn new(host: Arc<HostFile>, setup: &EngineSetup<'_>) -> io::Result<Self> {
+        let depth = usize::from(setup.depth);
+        let claimant = match host.range_lock {
+            Some(_) => Some(Claimant::new(setup.kick)?),
+            None => None,
+        };
+        let tags = || Vec::with_capacity(depth);
+        Ok(Self {
+            host,
+            slots: std::iter::repeat_with(|| None).take(depth).collect(),
+            ready: VecDeque::with_capacity(depth),
+            asked: 0,
+            finished: VecDeque::with_capacity(depth),
+            syncs: Syncs { running: tags(), next: tags() },
+            held: Waiting::new(),
+            claimant,
+            parked: Vec::new(),
+            draining: false,
+        })
+    }
+
+    /// Takes a request.
+    pub(crate) fn push(&mut self, request: Request) {
+        let Request { tag, op, segments } = request;
+        if let Admission::Settled(result) = self.host.admit(op, &segments) {
+            return self.finish(tag, op, result, segments);
+        }
+        let Some(slot @ None) = self.slots.get_mut(usize::from(tag)) else {
+            let misuse = Err(io::Error::from_raw_os_error(libc::EINVAL));
+            return self.finish(tag, op, misuse, segments);
+        };
+        let request = InFlight::new(op, segments, &self.host);
+        let empty = request.is_empty();
+        *slot = Some(request);
+        if empty {
+            return self.end(tag, Ok(()));
+        }
+        if self.claimant.is_some() { self.claim(tag) } else { self.go_on(tag) }
+    }
+
+    /// The next call to ask the host. Each has to be [settled](Self::settle).
+    pub(crate) fn next_call(&mut self) -> Option<(u16, Call)> {
+        let tag = self.ready.pop_front()?;
+        let request = self.slots.get_mut(usize::from(tag))?.as_mut()?;
+        self.asked += 1;
+        Some((tag, request.call()))
+    }
+
+    /// Takes the host's answer to a request's call: a count of bytes or a negated errno.
+    pub(crate) fn settle(&mut self, tag: u16, answer: i32) {
+        let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
+        self.asked = self.asked.saturating_sub(1);
+        let syncing = request.is_syncing();
+        match request.settle(answer, &self.host) {
+            Progress::Again if self.draining => {
+                self.end(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
+            }
+            Progress::Again => self.go_on(tag),
+            Progress::NoSpace(error) => self.hold(tag, error),
+            Progress::Done(result) if syncing => self.synced(&result),
+            Progress::Done(result) => self.end(tag, result),
+        }
+    }
+
+    /// How many calls the host works on.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked
+    }
+
+    pub(crate) fn next_finished(&mut self) -> Option<Completion> {
+        self.finished.pop_front()
+    }
+
+    pub(crate) fn has_finished(&self) -> bool {
+        !self.finished.is_empty()
+    }
+
+    /// When held requests are to be tried again.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.held.due()
+    }
+
+    /// Whether requests are set aside that [`Requests::revive`] may find ready.
+    pub(crate) fn has_set_aside(&self) -> bool {
+        !self.parked.is_empty() || self.held.due().is_some()
+    }
+
+    /// Readies what was set aside and need not be any more.
+    #[cold]
+    pub(crate) fn revive(&mut self) {
+        if self.draining {
+            return;
+        }
+        self.unpark();
+        if self.held.due().is_some() {
+            for tag in self.held.take_due(Instant::now()) {
+                if self.claimant.is_some() { self.claim(tag) } else { self.go_on(tag) }
+            }
+        }
+    }
+
+    /// From now on requests end with the host's next answer, and what is set aside is not asked any more.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Readies a request for its next call, or lets it wait for the running `fdatasync`.
+    fn go_on(&mut self, tag: u16) {
+        if self.draining {
+            return;
+        }
+        let Some(Some(request)) = self.slots.get(usize::from(tag)) else { return };
+        if request.is_syncing() {
+            match self.syncs.running.first() {
+                None => self.syncs.running.push(tag),
+                Some(&first) if first == tag => {}
+                Some(_) => return self.syncs.next.push(tag),
+            }
+        }
+        self.ready.push_back(tag);
+    }
+
+    /// An `fdatasync` has ended, for all that waited for it.
+    fn synced(&mut self, result: &io::Result<()>) {
+        let mut ended = std::mem::take(&mut self.syncs.running);
+        for &tag in &ended {
+            self.end(tag, copy_of(result));
+        }
+        ended.clear();
+        self.syncs.running = std::mem::replace(&mut self.syncs.next, ended);
+        if let Some(&first) = self.syncs.running.first() {
+            self.go_on(first);
+        }
+    }
+
+    /// Claims the blocks a request changes, and readies it when they are free.
+    fn claim(&mut self, tag: u16) {
+        let (Some(lock), Some(claimant)) = (&self.host.range_lock, &self.claimant) else { return };
+        let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
+        let Some(bytes) = request.changes() else { return self.go_on(tag) };
+        let (claim, free) = lock.claim(claimant, &bytes);
+        request.claim = Some(claim);
+        if free { self.go_on(tag) } else { self.parked.push(tag) }
+    }
+
+    /// Gives back the claim of a request, whose blocks others of this engine may wait for.
+    fn unclaim(&mut self, tag: u16) {
+        let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
+        if let (Some(lock), Some(claim)) = (&self.host.range_lock, request.claim.take()) {
+            lock.release(claim);
+            self.unpark();
+        }
+    }
+
+    /// Readies the requests whose blocks have become free.
+    fn unpark(&mut self) {
+        let Some(lock) = &self.host.range_lock else { return };
+        let slots = &self.slots;
+        let is_free = |tag: &mut u16| {
+            let request = slots.get(usize::from(*tag)).and_then(Option::as_ref);
+            request.and_then(|r| r.claim.as_ref()).is_some_and(|claim| lock.is_free(claim))
+        };
+        let freed: Vec<u16> = self.parked.extract_if(.., is_free).collect();
+        freed.into_iter().for_each(|tag| self.go_on(tag));
+    }
+
+    /// Sets a request aside until there may be space, or ends it.
+    #[cold]
+    fn hold(&mut self, tag: u16, error: io::Error) {
+        let now = Instant::now();
+        let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
+        let since = request.held_since.unwrap_or(now);
+        let deadline = self.host.space.holds_until(since).filter(|&deadline| deadline > now);
+        let Some(deadline) = deadline.filter(|_| !self.draining) else {
+            return self.end(tag, Err(error));
+        };
+        if request.held_since.replace(since).is_none() {
+            self.host.space.enter(&error, now);
+        }
+        request.lift();
+        self.held.hold(tag, now, deadline);
+        self.unclaim(tag);
+    }
+
+    /// Ends a request.
+    fn end(&mut self, tag: u16, result: io::Result<()>) {
+        self.unclaim(tag);
+        let Some(request) = self.slots.get_mut(usize::from(tag)).and_then(Option::take) else {
+            return;
+        };
+        if request.held_since.is_some() {
+            self.host.space.leave();
+            if result.is_ok() {
+                self.held.space_was_had();
+            }
+        }
+        let op = request.op();
+        // Of two requests, the kernel may have told the other one of what this one lost.
+        let result = result.and_then(|()| self.host.check_promise(op));
+        self.finish(tag, op, result, request.into_segments());
+    }
+
+    fn finish(&mut self, tag: u16, op: Operation, result: io::Result<()>, segments: Segments) {
+        if let (Err(error), false) = (&result, self.draining) {
+            self.host.failures.note(op, error);
+        }
+        self.finished.push_back(Completion { tag, result, segments });
+    }
+}
+
+impl Drop for Requests {
+    /// What is set aside ends unasked: its account and its claims are the disk's.
+    fn drop(&mut self) {
+        debug_assert!(self.asked == 0);
+        self.draining = true;
+        for tag in 0..self.slots.len() {
+            let Ok(tag) = u16::try_from(tag) else { return };
+            self.end(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
+        }
+    }
+}
+
+/// The same result for another request.
+fn copy_of(result: &io::Result<()>) -> io::Result<()> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) => Err(error
+            .raw_os_error()
+            .map_or_else(|| io::Error::from(error.kind()), io::Error::from_raw_os_error)),
+    }
+}

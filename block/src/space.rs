@@ -1,0 +1,193 @@
+//! What becomes of requests that the host has no space for.
+//!
+//! A held request has not completed: the guest runs on and waits for it as for a slow disk, and no flush covers
+//! it, so none waits for it. The policy and the account of what is held are the disk's, shared by its
+//! engines; when to ask again is each engine's own.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What to do when the host has no space for a write (`ENOSPC`) or none for us (`EDQUOT`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OnNoSpace {
+    /// Fail the request at once.
+    #[default]
+    Report,
+    /// Ask again until there is space, and fail the request only when it has waited this long.
+    Hold {
+        /// How long a request may wait.
+        deadline: Duration,
+    },
+}
+
+/// What a disk holds for want of space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// How many requests wait.
+    pub requests: u32,
+    /// Since when the disk has held any.
+    pub since: Instant,
+    /// Why: `ENOSPC` or `EDQUOT`.
+    pub errno: i32,
+}
+
+/// The account of one disk.
+#[derive(Debug)]
+pub(crate) struct SpaceWatch {
+    disk: String,
+    path: PathBuf,
+    policy: OnNoSpace,
+    episode: Mutex<Option<Held>>,
+}
+
+impl SpaceWatch {
+    pub(crate) fn new(disk: String, path: PathBuf, policy: OnNoSpace) -> Self {
+        Self { disk, path, policy, episode: Mutex::new(None) }
+    }
+
+    /// Until when a request is held that waits since `since`; nothing if it is not.
+    pub(crate) fn holds_until(&self, since: Instant) -> Option<Instant> {
+        match self.policy {
+            OnNoSpace::Report => None,
+            OnNoSpace::Hold { deadline } => since.checked_add(deadline),
+        }
+    }
+
+    pub(crate) fn held(&self) -> Option<Held> {
+        *self.lock()
+    }
+
+    /// One more request is held. The first begins an episode.
+    pub(crate) fn enter(&self, error: &io::Error, now: Instant) {
+        let mut episode = self.lock();
+        if let Some(held) = &mut *episode {
+            held.requests += 1;
+            return;
+        }
+        let errno = error.raw_os_error().unwrap_or(libc::ENOSPC);
+        *episode = Some(Held { requests: 1, since: now, errno });
+        drop(episode);
+        tracing::warn!(
+            disk = self.disk, path = %self.path.display(), %error,
+            "the host has no space: writes are held until it has, and the guest waits for them"
+        );
+    }
+
+    /// A held request has ended. The last ends the episode.
+    pub(crate) fn leave(&self) {
+        let mut episode = self.lock();
+        let Some(held) = &mut *episode else { return };
+        held.requests = held.requests.saturating_sub(1);
+        if held.requests > 0 {
+            return;
+        }
+        let since = held.since;
+        *episode = None;
+        drop(episode);
+        let seconds = since.elapsed().as_secs_f32();
+        tracing::warn!(disk = self.disk, seconds, "no write is held for want of space any more");
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Held>> {
+        // Every change is one assignment, so that a panic elsewhere leaves nothing broken.
+        self.episode.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first wait before the host is asked again, and the longest: each is twice the one before.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// An engine's held requests, by tag.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    tags: Vec<u16>,
+    due: Option<Instant>,
+    wait: Duration,
+}
+
+impl Waiting {
+    pub(crate) fn new() -> Self {
+        Self { tags: Vec::new(), due: None, wait: FIRST_WAIT }
+    }
+
+    /// Holds a request, at most until `deadline`.
+    pub(crate) fn hold(&mut self, tag: u16, now: Instant, deadline: Instant) {
+        self.tags.push(tag);
+        let next = *self.due.get_or_insert_with(|| now + self.wait);
+        self.due = Some(next.min(deadline));
+    }
+
+    /// When to ask again.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// The requests to ask again with, if it is time. They are no longer held here.
+    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<u16> {
+        if self.due.is_none_or(|due| due > now) {
+            return Vec::new();
+        }
+        self.due = None;
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        std::mem::take(&mut self.tags)
+    }
+
+    /// There was space: the next want of it is asked about soon.
+    pub(crate) fn space_was_had(&mut self) {
+        self.wait = FIRST_WAIT;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_five_seconds_and_start_anew_once_there_was_space() {
+        let start = Instant::now();
+        let far = start + Duration::from_secs(3600);
+        let mut waiting = Waiting::new();
+        let mut now = start;
+        for millis in [100, 200, 400, 800, 1600, 3200, 5000, 5000] {
+            waiting.hold(1, now, far);
+            waiting.hold(2, now + Duration::from_millis(10), far);
+            assert_eq!(waiting.due(), Some(now + Duration::from_millis(millis)));
+            assert!(waiting.take_due(now + Duration::from_millis(millis - 1)).is_empty());
+            now += Duration::from_millis(millis);
+            assert_eq!(waiting.take_due(now), [1, 2]);
+        }
+        waiting.space_was_had();
+        waiting.hold(1, now, far);
+        assert_eq!(waiting.due(), Some(now + FIRST_WAIT));
+    }
+
+    #[test]
+    fn a_deadline_is_not_slept_through() {
+        let now = Instant::now();
+        let deadline = now + Duration::from_millis(30);
+        let mut waiting = Waiting::new();
+        waiting.hold(1, now, now + LONGEST_WAIT);
+        waiting.hold(2, now, deadline);
+        assert_eq!(waiting.due(), Some(deadline));
+    }
+
+    #[test]
+    fn an_episode_lasts_from_the_first_held_request_to_the_last() {
+        let policy = OnNoSpace::Hold { deadline: Duration::from_secs(1) };
+        let watch = SpaceWatch::new("disk".into(), "path".into(), policy);
+        let now = Instant::now();
+        let error = io::Error::from_raw_os_error(libc::EDQUOT);
+        watch.enter(&error, now);
+        watch.enter(&error, now + Duration::from_secs(1));
+        let expected = Held { requests: 2, since: now, errno: libc::EDQUOT };
+        assert_eq!(watch.held(), Some(expected));
+        watch.leave();
+        assert_eq!(watch.held().map(|held| held.requests), Some(1));
+        watch.leave();
+        assert_eq!(watch.held(), None);
+        assert_eq!(watch.holds_until(now), Some(now + Duration::from_secs(1)));
+    }
+}

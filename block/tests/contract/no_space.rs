@@ -1,0 +1,145 @@
+//! Writes that the host has no space for, reported or held.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use block::Durability::{Durable, Volatile};
+use block::{Backend, CacheMode, DiskOptions, OnNoSpace, Operation, RawFile};
+
+use crate::common::host::{Mount, is_root};
+use crate::common::{KIB, MIB, Memory, Rig, errno, read, write, zero};
+use crate::contract::options;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A disk of 8 MiB on a host with room for 1 MiB, which holds what does not fit.
+fn holding(mode: CacheMode, deadline: Duration) -> (Mount, RawFile) {
+    let mount = Mount::new("tmpfs", "size=1M");
+    let options = DiskOptions { on_no_space: OnNoSpace::Hold { deadline }, ..options(mode) };
+    let disk = RawFile::open(&mount.file(8 * MIB), &options).unwrap();
+    (mount, disk)
+}
+
+/// Waits until the disk holds something.
+fn wait_until_held(rig: &mut Rig, disk: &RawFile) {
+    let start = Instant::now();
+    while disk.held().is_none() {
+        assert!(rig.reap().is_none(), "held, not completed");
+        assert!(start.elapsed() < LONG, "nothing is held");
+        thread::sleep(Duration::from_millis(1));
+        rig.submit();
+    }
+}
+
+#[test]
+fn a_held_write_completes_when_there_is_space_and_holds_up_nothing_else() {
+    if !is_root() {
+        return;
+    }
+    for durability in [Volatile, Durable] {
+        let (mount, disk) = holding(CacheMode::WriteBack, LONG);
+        let mut rig = Rig::new(&disk);
+        let mut data = Memory::filled(7, 2 * MIB);
+        rig.push(9, write(0, durability), data.whole());
+        wait_until_held(&mut rig, &disk);
+        let held = disk.held().unwrap();
+        assert_eq!((held.requests, held.errno), (1, libc::ENOSPC));
+
+        // The tag of the held write is in use; every other request goes on.
+        rig.flush().expect("a held write has not completed: no flush covers it");
+        rig.run(read(4 * MIB), Memory::filled(1, 4 * KIB).whole()).unwrap();
+        rig.fill(0, 4 * KIB, 7, Volatile).expect("there is space where the write began");
+
+        mount.grow("32M");
+        let done = rig.complete();
+        assert_eq!(done.tag, 9);
+        done.result.unwrap();
+        assert!(rig.read(0, 2 * MIB).unwrap().iter().all(|&byte| byte == 7));
+        assert_eq!(disk.held(), None);
+    }
+}
+
+#[test]
+fn zeroes_that_take_space_are_held() {
+    if !is_root() {
+        return;
+    }
+    let (mount, disk) = holding(CacheMode::WriteBack, LONG);
+    let mut rig = Rig::new(&disk);
+    rig.push(3, zero(0, 4 * MIB, false, Durable), vec![]);
+    wait_until_held(&mut rig, &disk);
+    mount.grow("32M");
+    rig.complete().result.unwrap();
+    assert!(rig.read(0, 4 * MIB).unwrap().iter().all(|&byte| byte == 0));
+}
+
+#[test]
+fn after_its_deadline_a_held_write_fails() {
+    if !is_root() {
+        return;
+    }
+    let deadline = Duration::from_millis(250);
+    let (mount, disk) = holding(CacheMode::WriteBack, deadline);
+    let mut rig = Rig::new(&disk);
+    for _ in 0..2 {
+        let start = Instant::now();
+        assert_eq!(errno(rig.fill(0, 2 * MIB, 1, Volatile)), Some(libc::ENOSPC));
+        let took = start.elapsed();
+        assert!(took >= deadline && took < LONG, "{took:?}");
+        assert_eq!(disk.held(), None);
+    }
+    mount.grow("32M");
+    rig.fill(0, 2 * MIB, 2, Volatile).unwrap();
+    rig.flush().expect("nothing was lost");
+}
+
+#[test]
+fn dropping_an_engine_ends_what_it_holds() {
+    if !is_root() {
+        return;
+    }
+    let (_mount, disk) = holding(CacheMode::WriteBack, LONG);
+    let mut rig = Rig::new(&disk);
+    let mut data: Vec<_> = (0..4).map(|_| Memory::filled(7, 2 * MIB)).collect();
+    for (tag, data) in (0..).zip(&mut data) {
+        rig.push(tag, write(u64::from(tag) * 2 * MIB, Volatile), data.whole());
+    }
+    wait_until_held(&mut rig, &disk);
+    let start = Instant::now();
+    drop(rig);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!(disk.held(), None);
+}
+
+#[test]
+fn several_held_writes_complete_once_each() {
+    if !is_root() {
+        return;
+    }
+    let (mount, disk) = holding(CacheMode::WriteBack, LONG);
+    let mut rig = Rig::new(&disk);
+    let mut data: Vec<_> = (0..4u8).map(|byte| Memory::filled(byte, 2 * MIB)).collect();
+    for (tag, data) in (0..).zip(&mut data) {
+        rig.push(tag, write(u64::from(tag) * 2 * MIB, Volatile), data.whole());
+    }
+    wait_until_held(&mut rig, &disk);
+    rig.push(20, Operation::Flush, vec![]);
+    let done = rig.complete();
+    assert_eq!(done.tag, 20);
+    done.result.unwrap();
+    mount.grow("32M");
+    let mut tags: Vec<_> = (0..4)
+        .map(|_| {
+            let done = rig.complete();
+            done.result.unwrap();
+            done.tag
+        })
+        .collect();
+    tags.sort_unstable();
+    assert_eq!(tags, [0, 1, 2, 3]);
+    for byte in 0..4u8 {
+        let found = rig.read(u64::from(byte) * 2 * MIB, 2 * MIB).unwrap();
+        assert!(found.iter().all(|&found| found == byte));
+    }
+    assert_eq!(disk.held(), None);
+}
