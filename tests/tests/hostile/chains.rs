@@ -112,18 +112,20 @@ fn more_chains_than_the_ring_holds() {
 
 #[test]
 fn an_indirect_table_within_an_indirect_table() {
-    let inner = Descriptor::indirect(TABLE + 0x1000, 32);
+    // As a plain buffer it would do for the status.
+    let inner = Descriptor { flags: 4 | 2, ..Descriptor::indirect(STATUS, 16) };
     breaks_indirect(Descriptor::indirect(TABLE, 32), &[header().then(1), inner]);
 }
 
 #[test]
 fn an_indirect_descriptor_with_a_next() {
-    breaks_indirect(Descriptor::indirect(TABLE, 16).then(1), &[header()]);
+    let table = [header().then(1), data().then(2), status()];
+    breaks_indirect(Descriptor::indirect(TABLE, 48).then(1), &table);
 }
 
 #[test]
 fn an_indirect_table_of_a_bad_length() {
-    for len in [0, 1, 15, 17, 24, u32::MAX] {
+    for len in [0, 1, 15, 17, 24, 33, 47, u32::MAX] {
         breaks_indirect(Descriptor::indirect(TABLE, len), &[header().then(1), status()]);
     }
 }

@@ -218,6 +218,11 @@ impl Case {
     }
 }
 
+fn config() -> Config {
+    // A failure is told soon rather than as short as can be: one that hangs takes long each time.
+    Config { cases: 700, failure_persistence: None, max_shrink_time: 10_000, ..Config::default() }
+}
+
 /// Plays one case and compares everything that can be seen with what [`judge`] says.
 fn play(victim: &mut Victim, case: &Case) -> Result<(), TestCaseError> {
     let (table, inner) = case.tables();
@@ -274,8 +279,7 @@ fn changed_requests_come_to_what_they_must() {
     for features in [0, feature::INDIRECT_DESC, feature::INDIRECT_DESC | feature::EVENT_IDX] {
         let victim = RefCell::new(Victim::with(Shape::default(), features));
         let steps = proptest::collection::vec(case(), 1..4);
-        let config = Config { cases: 700, failure_persistence: None, ..Config::default() };
-        TestRunner::new(config)
+        TestRunner::new(config())
             .run(&steps, |cases| {
                 let victim = &mut *victim.borrow_mut();
                 victim.disk.restart();
@@ -373,8 +377,7 @@ fn suffer(victim: &mut Victim, noise: &Noise) -> Result<(), TestCaseError> {
 fn noise_harms_nobody() {
     for features in [0, feature::INDIRECT_DESC | feature::EVENT_IDX] {
         let victim = RefCell::new(Victim::with(Shape::default(), features));
-        let config = Config { cases: 700, failure_persistence: None, ..Config::default() };
-        TestRunner::new(config)
+        TestRunner::new(config())
             .run(&noise(), |noise| suffer(&mut victim.borrow_mut(), &noise))
             .unwrap();
         victim.borrow_mut().works_after_reset();

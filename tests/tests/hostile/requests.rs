@@ -279,5 +279,13 @@ fn a_place_for_the_id_of_another_size() {
     let outcome = victim.disk.run(&id(64));
     assert_eq!((outcome.status, outcome.written), (OK, 20));
     assert_eq!(outcome.data[20..], [0xa5; 44]);
+    // Half of the place is memory: nothing is written there either.
+    let _ = victim.prepare(&id(20));
+    victim.put(DATA, &[0xa5; 10]);
+    let halves = [Descriptor::writable(DATA, 10), Descriptor::writable(HOLE, 10)];
+    let header = Descriptor::readable(HEADER, 16);
+    let chain = [header, halves[0], halves[1], Descriptor::writable(STATUS, 1)];
+    assert_eq!(victim.answer(&chain), (IO_ERROR, 0));
+    assert_eq!(victim.get(DATA, 10), [0xa5; 10]);
     victim.works_after_reset();
 }

@@ -206,6 +206,16 @@ mod tests {
         assert_eq!(LIMITS.read(2048, 512), Err(Status::IoError));
     }
 
+    /// On a disk large enough, what one request may move is still bounded.
+    #[test]
+    fn transfers_are_bounded() {
+        let limits = Limits { capacity: 1 << 40, ..LIMITS };
+        assert!(limits.read(0, MAX_TRANSFER_BYTES).is_ok());
+        assert_eq!(limits.read(0, MAX_TRANSFER_BYTES + 512), Err(Status::IoError));
+        let more = limits.write(0, 1 << 32, Durability::Volatile);
+        assert_eq!(more, Err(Status::IoError));
+    }
+
     /// A sector number whose byte offset overflows must not wrap around to a small offset
     /// (`checked_shl` would let it).
     #[test]
