@@ -28,7 +28,7 @@ struct Rig {
 
 fn plug() -> Rig {
     let mut file = NamedTempFile::new_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
-    file.write_all(&[0x11; 1 << 20]).unwrap();
+    file.write_all(&vec![0x11; 1 << 20]).unwrap();
     let backend = RawFile::open(file.path(), &DiskOptions::new(CacheMode::WriteBack)).unwrap();
     let block = Block::new("disk", "serial", 2, Arc::new(backend));
     let control = block.control();

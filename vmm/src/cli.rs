@@ -7,6 +7,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::ctl::Ask;
+
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
     .usage(AnsiColor::Green.on_default().bold())
@@ -18,6 +20,7 @@ Examples:
   bulkhead check vm.toml            show the machine, or all that is wrong with it
   bulkhead run vm.toml              run it, with its serial console on this terminal
   bulkhead run -v vm.toml 2>vm.log  run it, and keep the log apart from the console
+  bulkhead ctl vm.toml status       ask it how it does, if its configuration has a [control] socket
 
 A configuration needs no more than this:
   [machine]
@@ -29,6 +32,18 @@ const CHECK_EXIT_CODES: &str = "\
 Exit codes:
    0  the machine can run
    1  the result could not be written
+   2  the command line or the configuration is wrong";
+
+const CTL_HELP: &str = "\
+Examples:
+  bulkhead ctl vm.toml status
+  bulkhead ctl vm.toml stats root
+  bulkhead ctl vm.toml resize root 20GiB
+  bulkhead ctl control.sock status --json
+
+Exit codes:
+   0  done
+   1  the machine is not running, or refused
    2  the command line or the configuration is wrong";
 
 const RUN_EXIT_CODES: &str = "\
@@ -74,7 +89,22 @@ pub(crate) enum Command {
         /// The configuration, a TOML file
         config: PathBuf,
         /// Print JSON, for programs
+        #[arg(long, conflicts_with = "explain")]
+        json: bool,
+        /// Say of each disk what a write, a flush and a power cut do
         #[arg(long)]
+        explain: bool,
+    },
+    /// Ask a running machine, or tell it what to do
+    #[command(after_help = CTL_HELP, disable_help_subcommand = true)]
+    Ctl {
+        /// The machine's control socket, or its configuration
+        target: PathBuf,
+        /// What to ask
+        #[command(subcommand)]
+        ask: Ask,
+        /// Print the machine's JSON as it comes
+        #[arg(long, global = true)]
         json: bool,
     },
 }

@@ -1,4 +1,4 @@
-//! The event loop of the control thread: signals, console input, and the end of the machine.
+//! The event loop of the control thread: signals, commands, console input, and the end of the machine.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -7,11 +7,13 @@ use devices::platform::PowerButton;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use crate::commands::{Command, Commands, Refusal};
 use crate::console::Console;
 use crate::ending::{Ending, EndingCell};
 use crate::exit::Exit;
 use crate::serial::Serial;
 use crate::signals::Signals;
+use crate::vcpu::Vcpus;
 
 /// More than the serial port ever takes at once.
 const INPUT_CHUNK: usize = 64;
@@ -22,6 +24,9 @@ pub(crate) struct Control<'a> {
     pub(crate) console: &'a mut Console,
     pub(crate) serial: &'a Serial,
     pub(crate) ending: &'a EndingCell,
+    pub(crate) vcpus: &'a Vcpus,
+    /// From the control socket, if there is one.
+    pub(crate) commands: Option<Commands>,
     pub(crate) button: PowerButton,
     /// How long the guest has to power off after the button was pressed.
     pub(crate) grace: Duration,
@@ -30,6 +35,7 @@ pub(crate) struct Control<'a> {
 /// What woke the loop.
 struct Ready {
     signal: bool,
+    command: bool,
     input: bool,
     drained: bool,
 }
@@ -58,8 +64,15 @@ impl Control<'_> {
                 if deadline.is_some() {
                     return Ok(Ending::Exit(Exit::Stopped));
                 }
+                // A guest that is paused cannot power off.
+                self.vcpus.resume();
                 self.button.press()?;
                 deadline = Some(Instant::now() + self.grace);
+            }
+            if ready.command
+                && let Some(commands) = &self.commands
+            {
+                commands.obey(|command| self.obey(command, deadline.is_some()));
             }
             if ready.drained {
                 self.serial.forget_drained();
@@ -70,6 +83,19 @@ impl Control<'_> {
         }
     }
 
+    fn obey(&self, command: Command, is_ending: bool) -> Result<(), Refusal> {
+        match command {
+            Command::Pause if is_ending || self.ending.get().is_some() => Err(Refusal::Ending),
+            Command::Pause => Ok(self.vcpus.pause()?),
+            Command::Resume => {
+                self.vcpus.resume();
+                Ok(())
+            }
+            // While paused the press waits in the interrupt controller.
+            Command::PressPowerButton => Ok(self.button.press()?),
+        }
+    }
+
     fn wait(&self, deadline: Option<Instant>) -> io::Result<Ready> {
         let input = self.console.watched(self.serial.room() > 0);
         let mut watched = vec![
@@ -77,6 +103,8 @@ impl Control<'_> {
             PollFd::new(self.ending, PollFlags::IN),
             PollFd::from_borrowed_fd(self.serial.drained(), PollFlags::IN),
         ];
+        let commands = self.commands.as_ref();
+        watched.extend(commands.map(|commands| PollFd::new(commands, PollFlags::IN)));
         watched.extend(input.map(|input| PollFd::from_borrowed_fd(input, PollFlags::IN)));
         let timeout = deadline.map(timeout_until);
         match poll(&mut watched, timeout.as_ref()) {
@@ -84,7 +112,13 @@ impl Control<'_> {
             Err(error) => return Err(error.into()),
         }
         let is_ready = |index: usize| watched.get(index).is_some_and(|fd| !fd.revents().is_empty());
-        Ok(Ready { signal: is_ready(0), drained: is_ready(2), input: is_ready(3) })
+        let inputs_at = if commands.is_some() { 4 } else { 3 };
+        Ok(Ready {
+            signal: is_ready(0),
+            command: commands.is_some() && is_ready(3),
+            drained: is_ready(2),
+            input: is_ready(inputs_at),
+        })
     }
 
     fn take_input(&mut self) -> io::Result<()> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use devices::Hypervisor;
 use devices::pci::PciRoot;
 use devices::platform::{Cmos, KeyboardReset, PowerButton, PowerControl, PowerRequest, Pvpanic};
+use devices::virtio::block::DiskControl;
 use kvm_ioctls::Kvm;
 use thiserror::Error;
 use vm_memory::GuestAddress;
@@ -16,6 +17,7 @@ use crate::console::OutputWriter;
 use crate::cpu::{self, Cpuid};
 use crate::ending::{Ending, EndingCell};
 use crate::exit::Exit;
+use crate::gate::Gate;
 use crate::kvm::{self, KvmDevices, Vm, refused};
 use crate::serial::Serial;
 use crate::vcpu::{self, Vcpu, Vcpus};
@@ -53,6 +55,10 @@ pub(crate) struct Machine {
     pub(crate) ending: Arc<EndingCell>,
     pub(crate) serial: Serial,
     pub(crate) button: PowerButton,
+    /// In the order of the configuration.
+    pub(crate) disks: Vec<DiskControl>,
+    /// What the processors pass.
+    pub(crate) gate: Arc<Gate>,
     pci: Arc<PciRoot>,
     vcpus: Vec<Vcpu>,
 }
@@ -60,7 +66,7 @@ pub(crate) struct Machine {
 /// A machine whose guest runs.
 pub(crate) struct Running {
     pci: Arc<PciRoot>,
-    vcpus: Vcpus,
+    pub(crate) vcpus: Vcpus,
 }
 
 impl Machine {
@@ -82,7 +88,8 @@ impl Machine {
         let vm = Arc::new(Vm::new(&kvm, memory.clone())?);
         let hypervisor = Arc::new(KvmDevices::new(Arc::clone(&vm)));
         let devices: Arc<dyn Hypervisor> = hypervisor.clone();
-        let pci = Arc::new(pci::bus(config, &memory, &devices)?);
+        let (pci, disks) = pci::bus(config, &memory, &devices)?;
+        let pci = Arc::new(pci);
         let ending = Arc::new(EndingCell::new().map_err(host("create an event"))?);
         let interrupt =
             hypervisor.pin(layout::SERIAL_GSI).map_err(host("connect the serial port"))?;
@@ -90,8 +97,9 @@ impl Machine {
         let power = power_control(&hypervisor, &ending)?;
         let button = power.button();
         let bus = bus(&pci, &serial, power, &ending);
-        let vcpus = vcpus(&kvm, &vm, config.vcpus, entry, &bus, &ending)?;
-        Ok(Self { ending, serial, button, pci, vcpus })
+        let gate = Arc::new(Gate::default());
+        let vcpus = vcpus(&kvm, &vm, config.vcpus, entry, &bus, &ending, &gate)?;
+        Ok(Self { ending, serial, button, disks, gate, pci, vcpus })
     }
 
     /// Starts the processors. What else there is stays in place.
@@ -101,7 +109,8 @@ impl Machine {
     /// When the host gives no thread.
     pub(crate) fn start(&mut self) -> Result<Running, Error> {
         vcpu::prepare_kicks().map_err(host("handle the signal that stops vCPUs"))?;
-        let mut running = Running { pci: Arc::clone(&self.pci), vcpus: Vcpus::default() };
+        let vcpus = Vcpus::new(Arc::clone(&self.gate));
+        let mut running = Running { pci: Arc::clone(&self.pci), vcpus };
         for vcpu in self.vcpus.drain(..) {
             if let Err(error) = running.vcpus.start(vcpu) {
                 self.ending.set(Ending::Exit(Exit::Failed));
@@ -166,6 +175,7 @@ fn vcpus(
     entry: GuestAddress,
     bus: &Arc<Bus>,
     ending: &Arc<EndingCell>,
+    gate: &Arc<Gate>,
 ) -> Result<Vec<Vcpu>, Error> {
     let cpuid = Cpuid::new(kvm, count).map_err(refused("list processor features"))?;
     let mut vcpus = Vec::new();
@@ -177,7 +187,7 @@ fn vcpus(
             boot::enter_long_mode(&fd, entry).map_err(refused("set registers"))?;
         }
         let (vm, bus, ending) = (Arc::clone(vm), Arc::clone(bus), Arc::clone(ending));
-        vcpus.push(Vcpu { fd, index, bus, ending, _vm: vm });
+        vcpus.push(Vcpu { fd, index, bus, ending, gate: Arc::clone(gate), _vm: vm });
     }
     Ok(vcpus)
 }

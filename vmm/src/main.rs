@@ -1,15 +1,19 @@
 //! The `bulkhead` program.
 
 mod acpi;
+mod api;
 mod boot;
 mod bus;
 mod cli;
+mod commands;
 mod config;
 mod console;
 mod control;
 mod cpu;
+mod ctl;
 mod ending;
 mod exit;
+mod gate;
 mod kvm;
 mod layout;
 mod machine;
@@ -25,14 +29,18 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use config::check::Form;
 use exit::Exit;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     cli.init_log();
-    let result = match cli.command {
-        cli::Command::Check { config, json } => check(&config, json),
+    let result: anyhow::Result<_> = match cli.command {
+        cli::Command::Check { config, json, explain } => check(&config, form(json, explain)),
         cli::Command::Run { config } => run(&config),
+        cli::Command::Ctl { target, ask, json } => {
+            ctl::ctl(&target, &ask, json).map_err(Into::into)
+        }
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
@@ -40,8 +48,16 @@ fn main() -> ExitCode {
     })
 }
 
-fn check(config: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    Ok(config::check::check(config, json).map(ExitCode::from)?)
+fn form(json: bool, explain: bool) -> Form {
+    match (json, explain) {
+        (true, _) => Form::Json,
+        (false, true) => Form::Explained,
+        (false, false) => Form::Summary,
+    }
+}
+
+fn check(config: &Path, form: Form) -> anyhow::Result<ExitCode> {
+    Ok(config::check::check(config, form).map(ExitCode::from)?)
 }
 
 fn run(config: &Path) -> anyhow::Result<ExitCode> {

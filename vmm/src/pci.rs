@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use block::{DiskOptions, OpenError, RawFile};
 use devices::pci::{BusFull, PciRoot, Window};
+use devices::virtio::block::DiskControl;
 use devices::virtio::{Block, Net, PciTransport, Rng, Tap, TapError, VirtioDevice};
 use devices::{GuestMemory, Hypervisor};
 use thiserror::Error;
@@ -30,7 +31,7 @@ pub(crate) enum Error {
 }
 
 /// The PCI bus with all devices: disks and network devices in the order of the configuration, then
-/// the entropy source.
+/// the entropy source. With it the controls of the disks, in the same order.
 ///
 /// # Errors
 ///
@@ -39,7 +40,7 @@ pub(crate) fn bus(
     config: &MachineConfig,
     memory: &GuestMemory,
     hypervisor: &Arc<dyn Hypervisor>,
-) -> Result<PciRoot, Error> {
+) -> Result<(PciRoot, Vec<DiskControl>), Error> {
     let mut root = PciRoot::new(window());
     let mut add = |device: Box<dyn VirtioDevice>| {
         let name = device.name().to_owned();
@@ -48,10 +49,15 @@ pub(crate) fn bus(
         root.add(Box::new(transport))?;
         Ok::<_, Error>(())
     };
-    config.disks.iter().try_for_each(|disk| add(open_disk(disk)?))?;
+    let mut controls = Vec::new();
+    for disk in &config.disks {
+        let (device, control) = open_disk(disk)?;
+        add(device)?;
+        controls.push(control);
+    }
     config.nets.iter().try_for_each(|net| add(open_net(net)?))?;
     add(Box::new(Rng))?;
-    Ok(root)
+    Ok((root, controls))
 }
 
 /// The window lies below 4 GiB.
@@ -61,7 +67,7 @@ fn window() -> Window {
     Window { base, len: end - base }
 }
 
-fn open_disk(config: &DiskConfig) -> Result<Box<dyn VirtioDevice>, Error> {
+fn open_disk(config: &DiskConfig) -> Result<(Box<dyn VirtioDevice>, DiskControl), Error> {
     let options = DiskOptions {
         id: config.id.clone(),
         read_only: config.readonly,
@@ -71,7 +77,9 @@ fn open_disk(config: &DiskConfig) -> Result<Box<dyn VirtioDevice>, Error> {
         .map_err(|error| Error::Disk(config.id.clone(), error))?;
     Ok(match config.bus {
         Bus::VirtioBlk => {
-            Box::new(Block::new(&config.id, &config.serial, config.queues, Arc::new(backend)))
+            let block = Block::new(&config.id, &config.serial, config.queues, Arc::new(backend));
+            let control = block.control();
+            (Box::new(block), control)
         }
     })
 }

@@ -1,9 +1,13 @@
 //! `bulkhead run`: one machine from start to end, and back to a clean host.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Instant;
 
 use thiserror::Error;
 
+use crate::api::{self, Api, ControlSocket, DiskView, View};
+use crate::commands::{Commander, commands};
 use crate::config::MachineConfig;
 use crate::console::Console;
 use crate::control::Control;
@@ -25,6 +29,12 @@ pub(crate) enum Error {
     /// The machine cannot be had.
     #[error(transparent)]
     Machine(#[from] machine::Error),
+    /// The control socket cannot be had.
+    #[error(transparent)]
+    Socket(#[from] api::Error),
+    /// The control socket cannot be served.
+    #[error("cannot serve the control socket")]
+    Api(#[source] io::Error),
     /// The event loop failed.
     #[error("the event loop failed")]
     Control(#[source] io::Error),
@@ -43,8 +53,9 @@ pub(crate) enum Error {
 /// When the host fails, before the start or while the guest runs.
 pub(crate) fn run(config: &MachineConfig) -> Result<Exit, Error> {
     let signals = Signals::take_over().map_err(Error::Signals)?;
+    let socket = config.control.as_deref().map(ControlSocket::claim).transpose()?;
     let mut console = Console::open(&config.console).map_err(Error::Console)?;
-    let ending = run_machine(config, &signals, &mut console);
+    let ending = run_machine(config, &signals, &mut console, socket);
     console.close();
     match ending? {
         Ending::Exit(exit) => {
@@ -59,6 +70,7 @@ fn run_machine(
     config: &MachineConfig,
     signals: &Signals,
     console: &mut Console,
+    socket: Option<ControlSocket>,
 ) -> Result<Ending, Error> {
     let interrupted = || !matches!(signals.next(), Ok(None));
     let mut machine = match Machine::build(config, console.writer(), interrupted) {
@@ -67,18 +79,37 @@ fn run_machine(
         }
         machine => machine?,
     };
+    let (commander, commands) = commands().map_err(Error::Api)?;
+    let api = socket.map(|socket| Api::start(socket, view(config, &machine, commander)));
+    let api = api.transpose().map_err(Error::Api)?;
     let running = machine.start()?;
     let control = Control {
         signals,
         console,
         serial: &machine.serial,
         ending: &machine.ending,
+        vcpus: &running.vcpus,
+        commands: api.is_some().then_some(commands),
         button: machine.button.clone(),
         grace: config.shutdown_grace,
     };
     let ending = control.run().map_err(Error::Control);
     // Whatever the reason to leave the loop was, from here on the vCPUs have to stop.
     machine.ending.set(ending.as_ref().map_or(Ending::Exit(Exit::Failed), Clone::clone));
+    drop(api);
     running.stop().map_err(Error::Close)?;
     ending
+}
+
+/// What the control socket shows.
+fn view(config: &MachineConfig, machine: &Machine, commander: Commander) -> View {
+    let disks = config.disks.iter().cloned().zip(machine.disks.iter().cloned());
+    View {
+        started: Instant::now(),
+        vcpus: config.vcpus,
+        memory_bytes: config.memory_bytes,
+        disks: disks.map(|(config, control)| DiskView { config, control }).collect(),
+        gate: Arc::clone(&machine.gate),
+        commander,
+    }
 }

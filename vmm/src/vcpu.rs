@@ -1,12 +1,12 @@
 //! A virtual processor: one thread that runs it until the machine ends.
 //!
 //! A vCPU leaves the guest only for port and memory accesses; disk and network requests do not pass
-//! here. [`Vcpu::run`] never waits for anything but KVM_RUN.
+//! here. [`Vcpu::run`] never waits for anything but KVM_RUN and, while the machine is paused, the gate.
 
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -14,6 +14,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use crate::bus::Bus;
 use crate::ending::{Ending, EndingCell};
 use crate::exit::Exit;
+use crate::gate::Gate;
 use crate::kvm::{Cause, KvmFailure, Vm};
 
 /// How long to wait for a vCPU that was asked to stop before asking again.
@@ -25,6 +26,7 @@ pub(crate) struct Vcpu {
     pub(crate) index: u8,
     pub(crate) bus: Arc<Bus>,
     pub(crate) ending: Arc<EndingCell>,
+    pub(crate) gate: Arc<Gate>,
     /// Keeps the guest's memory for as long as the vCPU may run; dropped after `fd`.
     pub(crate) _vm: Arc<Vm>,
 }
@@ -40,7 +42,11 @@ enum Step {
 
 impl Vcpu {
     fn run(mut self) {
-        while self.ending.get().is_none() {
+        loop {
+            self.gate.pass(|| note_pause(&self.fd));
+            if self.ending.get().is_some() {
+                break;
+            }
             if let Some(ending) = self.step() {
                 self.ending.set(ending);
             }
@@ -58,6 +64,16 @@ impl Vcpu {
             Step::FailInternally => Cause::of_internal_error(self.fd.get_kvm_run()),
         };
         Some(Ending::Failure(KvmFailure::new(self.index, &self.fd, cause)))
+    }
+}
+
+/// Tells the guest that it was paused, so that its watchdogs do not take the time for a lock-up.
+fn note_pause(fd: &VcpuFd) {
+    // Refused while the guest has no KVM clock. Then its watchdogs ask nobody, and there is nobody to tell.
+    if let Err(error) = fd.kvmclock_ctrl()
+        && error.errno() != libc::EINVAL
+    {
+        tracing::warn!(%error, "the guest does not learn that it was paused");
     }
 }
 
@@ -82,13 +98,46 @@ fn handle(exit: Result<VcpuExit<'_>, kvm_ioctls::Error>, bus: &Bus) -> Step {
     Step::Resume
 }
 
+/// How long a pause may take: a vCPU leaves the guest at once, unless the host has no time for it.
+const PAUSE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The running processors of a machine.
-#[derive(Default)]
 pub(crate) struct Vcpus {
     threads: Vec<JoinHandle<()>>,
+    gate: Arc<Gate>,
 }
 
 impl Vcpus {
+    /// No processors yet. All that are started must pass `gate`.
+    pub(crate) fn new(gate: Arc<Gate>) -> Self {
+        Self { threads: Vec::new(), gate }
+    }
+
+    /// Stops all processors where they are, and returns once they have. I/O in flight goes on.
+    ///
+    /// # Errors
+    ///
+    /// When one does not stop in time. Then all go on.
+    pub(crate) fn pause(&self) -> io::Result<()> {
+        let start = Instant::now();
+        self.gate.close();
+        // A kick is lost when it hits between the gate and KVM_RUN, so kick again.
+        while self.kick() > self.gate.parked() {
+            if start.elapsed() > PAUSE_PATIENCE {
+                self.gate.open();
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "a vCPU does not stop"));
+            }
+            thread::sleep(KICK_INTERVAL);
+        }
+        tracing::info!(took = ?start.elapsed(), "paused");
+        Ok(())
+    }
+
+    /// Lets the processors go on.
+    pub(crate) fn resume(&self) {
+        self.gate.open();
+    }
+
     /// Starts `vcpu` on its own thread.
     ///
     /// # Errors
@@ -103,8 +152,9 @@ impl Vcpus {
 
     /// Waits until all have stopped. The machine must have ended.
     pub(crate) fn stop(self) {
+        self.gate.open();
         // A kick is lost when it hits between the look at the ending and KVM_RUN, so kick again.
-        while self.kick() {
+        while self.kick() > 0 {
             thread::sleep(KICK_INTERVAL);
         }
         for thread in self.threads {
@@ -114,15 +164,15 @@ impl Vcpus {
         }
     }
 
-    /// Interrupts those that still run; whether there were any.
-    fn kick(&self) -> bool {
+    /// Interrupts those that have not ended; how many there were.
+    fn kick(&self) -> usize {
         let running: Vec<_> = self.threads.iter().filter(|thread| !thread.is_finished()).collect();
         for thread in &running {
             if let Err(error) = thread.kill(kick_signal()) {
                 tracing::error!(%error, "cannot stop a vCPU");
             }
         }
-        !running.is_empty()
+        running.len()
     }
 }
 

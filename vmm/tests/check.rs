@@ -109,6 +109,7 @@ fn a_good_machine_as_json() {
       "mode": "stdio",
       "path": null
     },
+    "control": null,
     "disks": [
       {
         "bus": "virtio-blk",
@@ -144,6 +145,66 @@ fn a_good_machine_as_json() {
   },
   "ok": true
 }
+
+"#]]);
+}
+
+/// Every mode, so that each promise can be read here.
+#[test]
+fn promises_are_explained() {
+    if no_kvm() {
+        return;
+    }
+    let mut config = GOOD.to_owned();
+    for cache in ["writethrough", "unsafe"] {
+        let image = format!("{cache}.img");
+        config += &format!("[[disk]]\nid = \"{cache}\"\npath = \"{image}\"\ncache = \"{cache}\"\n");
+    }
+    let folder = lab(&config);
+    for image in ["writethrough.img", "unsafe.img"] {
+        fs::File::create(folder.path().join(image)).unwrap().set_len(1 << 20).unwrap();
+    }
+    let run = bulkhead(&folder).args(["check", "--explain", "vm.toml"]).assert();
+    run.code(0).stdout_eq(str![[r#"
+vm.toml is ready to run
+
+  vcpus      1
+  memory     64 MiB
+  kernel     vmlinuz  bzImage
+  cmdline    console=ttyS0
+  disk       root             10 GiB  writeback     rw  root.img
+  disk       data-1          1.5 MiB  writethrough  ro  data.img
+  disk       writethrough      1 MiB  writethrough  rw  writethrough.img
+  disk       unsafe            1 MiB  unsafe        rw  unsafe.img
+  console    this terminal
+
+  disk root, cache mode writeback
+    a completed write   is in the host's page cache; it survives the end of bulkhead, however it
+                        comes, but not that of the host
+    a flush             puts every write completed before it on stable storage (fdatasync); once
+                        that has failed, each later flush fails too, because the host may have
+                        dropped the data
+    the guest is told   the disk has a write cache, so it flushes where it needs to; it may switch
+                        the cache off, and then every completed write is on stable storage
+    a power cut loses   at most the writes that no completed flush came after, in any order
+
+  disk data-1, cache mode writethrough
+    the guest is told   the disk is read-only: nothing of it can be lost
+
+  disk writethrough, cache mode writethrough
+    a completed write   is on stable storage, through the host's page cache (RWF_DSYNC)
+    a flush             has nothing left to do: every completed write is on stable storage
+    the guest is told   the disk has no write cache, so there is nothing to flush
+    a power cut loses   no completed write
+
+  disk unsafe, cache mode unsafe
+    UNSAFE              only for data you can make again
+    a completed write   is in the host's page cache; it survives the end of bulkhead, however it
+                        comes, but not that of the host
+    a flush             is answered at once and does nothing
+    the guest is told   the disk has a write cache that it can flush, which is not true
+    a power cut loses   any write since the guest started, flushed or not, and so possibly all that
+                        is on the disk
 
 "#]]);
 }
@@ -313,6 +374,7 @@ Usage: bulkhead [OPTIONS] <COMMAND>
 Commands:
   run    Run the machine a configuration describes, until its guest stops
   check  Check a configuration against this host, and show the machine it describes
+  ctl    Ask a running machine, or tell it what to do
 
 Options:
   -v, --verbose...         Log more: -v for info, -vv for debug, -vvv for trace
@@ -325,6 +387,7 @@ Examples:
   bulkhead check vm.toml            show the machine, or all that is wrong with it
   bulkhead run vm.toml              run it, with its serial console on this terminal
   bulkhead run -v vm.toml 2>vm.log  run it, and keep the log apart from the console
+  bulkhead ctl vm.toml status       ask it how it does, if its configuration has a [control] socket
 
 A configuration needs no more than this:
   [machine]

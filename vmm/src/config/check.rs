@@ -8,7 +8,18 @@ use serde_json::{Value, json};
 
 use super::host::{KernelFormat, image_size, kernel_format_of};
 use super::value::{display_mac, human_size};
-use super::{Bus, ConsoleConfig, DiskConfig, MachineConfig, Report, inspect};
+use super::{Bus, ConsoleConfig, DiskConfig, MachineConfig, Report, explain, inspect};
+
+/// What is shown of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A line for each part.
+    Summary,
+    /// The same, and what each disk promises.
+    Explained,
+    /// For programs.
+    Json,
+}
 
 /// The machine can run.
 const GOOD: u8 = 0;
@@ -20,16 +31,19 @@ const CONFIG_ERROR: u8 = 2;
 /// # Errors
 ///
 /// Standard output cannot be written.
-pub(crate) fn check(path: &Path, json: bool) -> io::Result<u8> {
+pub(crate) fn check(path: &Path, form: Form) -> io::Result<u8> {
     let (machine, report) = inspect(path);
     let mut stdout = io::stdout().lock();
-    if json {
+    if form == Form::Json {
         writeln!(stdout, "{:#}", to_json(machine.as_ref(), &report))?;
     } else {
         report.print();
         if let Some(machine) = &machine {
             stdout.write_all(summary(path, machine).as_bytes())?;
         }
+    }
+    if let (Form::Explained, Some(machine)) = (form, &machine) {
+        stdout.write_all(explain::explain(machine).as_bytes())?;
     }
     stdout.flush()?;
     Ok(if machine.is_some() { GOOD } else { CONFIG_ERROR })
@@ -50,6 +64,7 @@ pub(super) fn summary(path: &Path, machine: &MachineConfig) -> String {
     let nets = machine.nets.iter();
     rows.extend(nets.map(|net| ("net", format!("{}  {}", net.tap, display_mac(net.mac)))));
     rows.push(("console", console_row(&machine.console)));
+    rows.extend(machine.control.iter().map(|path| ("control", path.display().to_string())));
 
     // What a path or a command line holds must not reach the terminal as control characters.
     let plain = |text: &str| text.replace(char::is_control, "\u{fffd}");
@@ -113,6 +128,7 @@ fn machine_json(machine: &MachineConfig) -> Value {
             "mac": display_mac(net.mac),
         })).collect::<Value>(),
         "console": { "mode": console, "path": console_path.map(|path| path.display().to_string()) },
+        "control": machine.control.as_ref().map(|path| path.display().to_string()),
     })
 }
 

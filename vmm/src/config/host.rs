@@ -2,9 +2,10 @@
 //!
 //! Looks, and changes nothing: no image is opened for writing and no tap is attached.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
@@ -52,6 +53,7 @@ impl Host {
         let taps = source.nets.iter().filter_map(|net| net.tap.as_ref());
         diagnostics.extend(taps.filter_map(|tap| self.check_tap(tap)));
         diagnostics.extend(check_console(&source.console));
+        diagnostics.extend(source.control.as_ref().and_then(check_control));
     }
 
     fn check_kvm(&self) -> Option<Diagnostic> {
@@ -367,24 +369,45 @@ fn check_shared_images(disks: &[Disk], diagnostics: &mut Vec<Diagnostic>) {
 }
 
 fn check_console(console: &Console) -> Option<Diagnostic> {
-    let (what, path) = match console {
-        Console::Stdio | Console::Off => return None,
-        Console::File(path) => ("console file", path),
-        Console::Socket(path) => ("console socket", path),
+    match console {
+        Console::Stdio | Console::Off => None,
+        Console::File(path) => check_place("console file", path, "not a file", |kind| {
+            !kind.is_dir() && !kind.is_socket()
+        }),
+        Console::Socket(path) => check_socket("console socket", path),
+    }
+}
+
+fn check_control(path: &Spanned<PathBuf>) -> Option<Diagnostic> {
+    let in_use = || {
+        UnixStream::connect(path.get_ref()).ok()?;
+        let message = format!("the control socket `{}` is in use", path.get_ref().display());
+        Some(
+            Diagnostic::error(message)
+                .at(path.span(), "another machine listens here")
+                .help("give each machine its own socket, or end the other one"),
+        )
     };
+    check_socket("control socket", path).or_else(in_use)
+}
+
+fn check_socket(what: &str, path: &Spanned<PathBuf>) -> Option<Diagnostic> {
+    check_place(what, path, "something else has this name", FileTypeExt::is_socket)
+}
+
+/// Whether something of the right kind can be made at `path`, or `replaced`.
+fn check_place(
+    what: &str,
+    path: &Spanned<PathBuf>,
+    label: &str,
+    replaced: impl FnOnce(&FileType) -> bool,
+) -> Option<Diagnostic> {
     let name = path.get_ref();
+    let error = Diagnostic::error(format!("cannot create the {what} `{}`", name.display()));
     if let Some(folder) = missing_folder(name) {
-        let message = format!("cannot create the {what} `{}`", name.display());
-        return Some(no_folder(Diagnostic::error(message), path.span(), folder));
+        return Some(no_folder(error, path.span(), folder));
     }
     let kind = name.symlink_metadata().ok()?.file_type();
-    let (refused, label) = match console {
-        Console::Socket(_) => (!kind.is_socket(), "something else has this name"),
-        _ => (kind.is_dir() || kind.is_socket(), "not a file"),
-    };
-    refused.then(|| {
-        Diagnostic::error(format!("cannot create the {what} `{}`", name.display()))
-            .at(path.span(), label)
-            .help("choose another path, or remove what is there")
-    })
+    (!replaced(&kind))
+        .then(|| error.at(path.span(), label).help("choose another path, or remove what is there"))
 }

@@ -5,6 +5,7 @@
 //! and [`inspect`] touch anything outside the text.
 
 pub(crate) mod check;
+mod explain;
 mod host;
 mod parse;
 pub(crate) mod report;
@@ -24,6 +25,7 @@ use block::CacheMode;
 use host::Host;
 use report::Diagnostic;
 pub(crate) use report::Report;
+pub(crate) use value::human_size;
 
 /// A machine which this host can run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub(crate) struct MachineConfig {
     pub(crate) nets: Vec<NetConfig>,
     /// Where the serial console goes.
     pub(crate) console: ConsoleConfig,
+    /// The socket the machine is controlled by.
+    pub(crate) control: Option<PathBuf>,
 }
 
 /// What boots.
@@ -115,6 +119,38 @@ pub(crate) fn load(path: &Path) -> Result<MachineConfig, Report> {
             Ok(config)
         }
         (None, report) => Err(report),
+    }
+}
+
+/// A size as the configuration has it, such as "512MiB", in bytes.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    value::size(&toml::de::DeValue::String(text.into())).map_err(|wrong| {
+        let help = wrong.help.map_or(String::new(), |help| format!("; {help}"));
+        format!("it {}{help}", wrong.what)
+    })
+}
+
+/// The control socket that the configuration at `path` names, of a machine that may run already: the
+/// host is not asked whether it could run another one.
+///
+/// # Errors
+///
+/// The report of every problem found in the text.
+pub(crate) fn control_socket(path: &Path) -> Result<Option<PathBuf>, Report> {
+    let name = path.display().to_string();
+    let text = match read(path) {
+        Ok(text) => text,
+        Err(diagnostic) => return Err(Report::new(name, String::new(), vec![diagnostic])),
+    };
+    let (source, diagnostics) = parse::parse(&text, path.parent().unwrap_or(Path::new("")));
+    let report = Report::new(name, text, diagnostics);
+    match source {
+        Some(source) if !report.has_errors() => Ok(source.control.map(toml::Spanned::into_inner)),
+        _ => Err(report),
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) struct Source {
     pub(super) disks: Vec<Disk>,
     pub(super) nets: Vec<Net>,
     pub(super) console: Console,
+    pub(super) control: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Debug)]
@@ -129,7 +130,7 @@ struct Reader<'t, 'd> {
 
 impl<'t> Reader<'t, '_> {
     fn source(mut self) -> Source {
-        const TABLES: [&str; 5] = ["machine", "kernel", "disk", "net", "console"];
+        const TABLES: [&str; 6] = ["machine", "kernel", "disk", "net", "console", "control"];
         report_unknown(self.root, "table", "a configuration", &TABLES, self.diagnostics);
         Source {
             machine: self.machine(),
@@ -137,6 +138,7 @@ impl<'t> Reader<'t, '_> {
             disks: self.tables("disk", "[[disk]]").iter().map(|disk| self.disk(disk)).collect(),
             nets: self.tables("net", "[[net]]").iter().map(|net| self.net(net)).collect(),
             console: self.console(),
+            control: self.control(),
         }
     }
 
@@ -292,6 +294,15 @@ impl<'t> Reader<'t, '_> {
             _ => Console::Stdio,
         }
     }
+
+    fn control(&mut self) -> Option<Spanned<PathBuf>> {
+        let table = self.table("control")?;
+        let folder = self.folder;
+        let mut table = self.open("[control]", &table);
+        let path = table.required("socket", "\"control.sock\"", |v| socket(v, folder));
+        table.finish();
+        path
+    }
 }
 
 fn path(value: &DeValue<'_>, folder: &Path) -> value::Read<PathBuf> {
@@ -351,6 +362,7 @@ impl Source {
                 Console::Socket(path) => ConsoleConfig::Socket(path.into_inner()),
                 Console::Off => ConsoleConfig::Off,
             },
+            control: self.control.map(Spanned::into_inner),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use block::CacheMode;
 use toml::Spanned;
 
-use super::parse::Source;
+use super::parse::{Console, Source};
 use super::report::{Diagnostic, Span};
 use super::value::display_mac;
 
@@ -23,6 +23,7 @@ pub(super) fn check(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
     queues(source, diagnostics);
     slots(source, diagnostics);
     unsafe_cache(source, diagnostics);
+    sockets(source, diagnostics);
 }
 
 /// Reports each value of `key` which was there before.
@@ -82,6 +83,20 @@ fn unsafe_cache(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
             Diagnostic::warning("`cache = \"unsafe\"` ignores the guest's flushes")
                 .at(Spanned::span(cache), "a host crash loses data the guest believes safe")
                 .help("write \"writeback\" for a disk you want to keep"),
+        );
+    }
+}
+
+fn sockets(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    let (Console::Socket(console), Some(control)) = (&source.console, &source.control) else {
+        return;
+    };
+    if console.get_ref() == control.get_ref() {
+        diagnostics.push(
+            Diagnostic::error("console and control have the same socket")
+                .at(control.span(), "the second")
+                .related(console.span(), "the first")
+                .help("give each a path of its own"),
         );
     }
 }

@@ -1,6 +1,8 @@
 //! What each guard says. `SNAPSHOTS=overwrite cargo test -p vmm` rewrites the expected text; read
 //! the difference before you commit it.
 
+mod control;
+
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
@@ -70,6 +72,7 @@ MachineConfig {
     disks: [],
     nets: [],
     console: Stdio,
+    control: None,
 }
 "#]]
     );
@@ -138,6 +141,7 @@ MachineConfig {
     console: Socket(
         "/vm/c",
     ),
+    control: None,
 }
 "#]]
     );
@@ -204,10 +208,10 @@ the configuration has no `[kernel]`
   write `[[disk]]`, once for each
 unknown table `netz`
   netz  <- did you mean `net`?
-  the tables of a configuration are: machine, kernel, disk, net, console
+  the tables of a configuration are: machine, kernel, disk, net, console, control
 unknown table `x`
   x  <- not a table of a configuration
-  the tables of a configuration are: machine, kernel, disk, net, console
+  the tables of a configuration are: machine, kernel, disk, net, console, control
 
 "#]]
     );

@@ -182,7 +182,7 @@ pub(super) fn exact_size(bytes: u64) -> String {
 }
 
 /// A size for people, rounded down to a tenth.
-pub(super) fn human_size(bytes: u64) -> String {
+pub(crate) fn human_size(bytes: u64) -> String {
     match SIZE_UNITS.iter().rev().find(|(_, scale)| bytes >= *scale) {
         Some((name, scale)) if bytes.is_multiple_of(*scale) => format!("{} {name}", bytes / scale),
         Some((name, scale)) => {

@@ -1,0 +1,142 @@
+//! The machine as it is at this moment. Control socket thread; nothing here waits.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use block::FlushAction;
+use devices::virtio::block::DiskControl;
+use devices::virtio::stats::{Kind, KindStats, QueueStats};
+
+use super::latency::Counts;
+use super::model::{Disk, Engine, Requests, State, Stats, Status};
+use crate::commands::Commander;
+use crate::config::DiskConfig;
+use crate::gate::Gate;
+
+/// Everything the control socket may see and do.
+pub(crate) struct View {
+    /// When the guest started.
+    pub(crate) started: Instant,
+    pub(crate) vcpus: u8,
+    pub(crate) memory_bytes: u64,
+    pub(crate) disks: Vec<DiskView>,
+    /// Closed while the machine is paused.
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) commander: Commander,
+}
+
+/// One disk: what was configured, and its controls.
+pub(crate) struct DiskView {
+    pub(crate) config: DiskConfig,
+    pub(crate) control: DiskControl,
+}
+
+impl View {
+    pub(super) fn state(&self) -> State {
+        if self.gate.is_closed() { State::Paused } else { State::Running }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            state: self.state(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            vcpus: self.vcpus,
+            memory_bytes: self.memory_bytes,
+            disks: self.disks.iter().map(DiskView::status).collect(),
+        }
+    }
+
+    pub(super) fn disk(&self, id: &str) -> Option<&DiskView> {
+        self.disks.iter().find(|disk| disk.config.id == id)
+    }
+}
+
+impl DiskView {
+    /// Whether flushes are ignored.
+    pub(super) fn is_unsafe(&self) -> bool {
+        self.config.cache.flush_action() == FlushAction::Ignore
+    }
+
+    pub(super) fn status(&self) -> Disk {
+        let Self { config, control } = self;
+        let (geometry, engine) = (control.geometry(), control.engine());
+        Disk {
+            id: config.id.clone(),
+            path: config.path.display().to_string(),
+            warnings: self.warnings(),
+            size_bytes: geometry.capacity,
+            logical_block_bytes: geometry.logical_block,
+            physical_block_bytes: geometry.physical_block,
+            readonly: config.readonly,
+            cache: config.cache.name().to_owned(),
+            write_cache: control.write_cache(),
+            lost_writes: control.backend().has_lost_writes(),
+            held: self.held(),
+            engine: Engine { name: engine.name.to_owned(), reason: engine.reason.into_owned() },
+            total: stats(control.stats()),
+            queues: control
+                .stats()
+                .iter()
+                .map(|queue| stats(std::slice::from_ref(queue)))
+                .collect(),
+        }
+    }
+
+    /// How many requests wait for space on the host.
+    pub(super) fn held(&self) -> u64 {
+        self.control.backend().held().map_or(0, |held| held.requests.into())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let cache = self.config.cache;
+        let mut warnings = Vec::new();
+        if self.is_unsafe() {
+            warnings.push(format!(
+                "cache mode {cache}: flushes are ignored, and a crash of the host loses data the guest believes safe"
+            ));
+        }
+        if self.control.backend().has_lost_writes() {
+            let lost = "write-back failed: data the guest believes written may be lost, and flushes fail until \
+                        the machine is started anew";
+            warnings.push(lost.to_owned());
+        }
+        if let Some(held) = self.control.backend().held() {
+            let (requests, since) = (held.requests, held.since.elapsed().as_secs());
+            let error = std::io::Error::from_raw_os_error(held.errno);
+            warnings.push(format!(
+                "{requests} requests have waited for space on the host for up to {since} s: {error}"
+            ));
+        }
+        warnings
+    }
+}
+
+/// The sum over `queues`.
+fn stats(queues: &[Arc<QueueStats>]) -> Stats {
+    let sum = |figure: fn(&QueueStats) -> u64| queues.iter().map(|queue| figure(queue)).sum();
+    let requests = Kind::ALL.map(|kind| {
+        let of_kind: Vec<_> = queues.iter().map(|queue| queue.kind(kind)).collect();
+        (kind.name().to_owned(), requests(&of_kind))
+    });
+    Stats {
+        in_flight: sum(|queue| queue.in_flight.get()),
+        rounds: sum(|queue| queue.rounds.get()),
+        interrupts: sum(|queue| queue.interrupts.get()),
+        answered: sum(|queue| queue.answered.get()),
+        requests: requests.into(),
+        wait: Counts::of(queues.iter().map(|queue| &queue.wait)).summary(),
+        completion: Counts::of(queues.iter().map(|queue| &queue.completion)).summary(),
+    }
+}
+
+fn requests(queues: &[&KindStats]) -> Requests {
+    let sum = |figure: fn(&KindStats) -> u64| queues.iter().map(|queue| figure(queue)).sum();
+    Requests {
+        count: sum(|queue| queue.requests.get()),
+        bytes: sum(|queue| queue.bytes.get()),
+        errors: sum(|queue| queue.errors.get()),
+        backend: Counts::of(queues.iter().map(|queue| &queue.backend)).summary(),
+    }
+}

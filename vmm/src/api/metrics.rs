@@ -1,0 +1,166 @@
+//! The same figures in Prometheus' text format, version 0.0.4. Control socket thread.
+//!
+//! Counts are by queue; latencies are summed over the queues of a disk, in buckets of powers of two.
+
+use std::fmt::Write;
+
+use devices::virtio::stats::{Histogram, Kind, QueueStats};
+
+use super::collect::{DiskView, View};
+use super::latency::Counts;
+use super::model::State;
+
+/// What `Content-Type` says.
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Every fourth bucket of [`Histogram`] ends at a power of two.
+const EVERY: usize = 4;
+
+/// All metrics of the machine.
+pub(super) fn render(view: &View) -> String {
+    let mut page = Page(String::new());
+    machine(&mut page, view);
+    disks(&mut page, view);
+    queues(&mut page, view);
+    latencies(&mut page, view);
+    page.0
+}
+
+struct Page(String);
+
+impl Page {
+    /// Begins a family of metrics.
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // A string takes all that is written to it.
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    /// `labels` are names and values; the values need no escapes, by the rules for ids.
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.0.push_str(name);
+        let mut opening = '{';
+        for (label, text) in labels {
+            let _ = write!(self.0, "{opening}{label}=\"{text}\"");
+            opening = ',';
+        }
+        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+
+    fn single(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
+        self.family(name, "gauge", help);
+        self.sample(name, &[], value);
+    }
+
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], counts: &Counts) {
+        let bucket = format!("{name}_bucket");
+        for (end, below) in counts.cumulative().step_by(EVERY) {
+            let end = end.as_secs_f64().to_string();
+            self.sample(&bucket, &[labels, &[("le", &end)]].concat(), below);
+        }
+        self.sample(&bucket, &[labels, &[("le", "+Inf")]].concat(), counts.count());
+        self.sample(&format!("{name}_sum"), labels, counts.sum().as_secs_f64());
+        self.sample(&format!("{name}_count"), labels, counts.count());
+    }
+}
+
+fn machine(page: &mut Page, view: &View) {
+    page.family("bulkhead_info", "gauge", "The program.");
+    page.sample("bulkhead_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    let paused = u8::from(view.state() == State::Paused);
+    page.single("bulkhead_paused", "Whether the machine is paused.", paused);
+    let uptime = view.started.elapsed().as_secs_f64();
+    page.single("bulkhead_uptime_seconds", "Time since the guest started.", uptime);
+    page.single("bulkhead_vcpus", "Virtual processors.", view.vcpus);
+    page.single("bulkhead_memory_bytes", "Guest memory.", view.memory_bytes);
+}
+
+fn disks(page: &mut Page, view: &View) {
+    let mut gauge = |name: &str, help: &str, value: fn(&DiskView) -> u64| {
+        page.family(name, "gauge", help);
+        for disk in &view.disks {
+            page.sample(name, &[("disk", &disk.config.id)], value(disk));
+        }
+    };
+    gauge("bulkhead_disk_size_bytes", "Size.", |disk| disk.control.geometry().capacity);
+    gauge("bulkhead_disk_write_cache", "Whether the guest has a volatile write cache.", |disk| {
+        disk.control.write_cache().into()
+    });
+    gauge("bulkhead_disk_unsafe", "Whether flushes are ignored.", |disk| disk.is_unsafe().into());
+    gauge("bulkhead_disk_held", "Requests that wait for space.", DiskView::held);
+    gauge("bulkhead_disk_lost_writes", "Whether acknowledged writes were lost.", |disk| {
+        disk.control.backend().has_lost_writes().into()
+    });
+}
+
+fn queues(page: &mut Page, view: &View) {
+    let mut family = |name: &str, kind: &str, help: &str, value: fn(&QueueStats) -> u64| {
+        page.family(name, kind, help);
+        for (disk, number, queue) in all_queues(view) {
+            page.sample(name, &[("disk", disk), ("queue", &number)], value(queue));
+        }
+    };
+    let counter = "counter";
+    family("bulkhead_disk_in_flight", "gauge", "Requests that the engine holds.", |queue| {
+        queue.in_flight.get()
+    });
+    family("bulkhead_disk_rounds_total", counter, "Turns of the worker's loop.", |queue| {
+        queue.rounds.get()
+    });
+    family("bulkhead_disk_interrupts_total", counter, "Interrupts sent.", |queue| {
+        queue.interrupts.get()
+    });
+    family("bulkhead_disk_answered_total", counter, "Requests that took no disk.", |queue| {
+        queue.answered.get()
+    });
+    let mut by_kind = |name: &str, help: &str, value: fn(&QueueStats, Kind) -> u64| {
+        page.family(name, counter, help);
+        for (disk, number, queue) in all_queues(view) {
+            for kind in Kind::ALL {
+                let labels = [("disk", disk), ("queue", &number), ("kind", kind.name())];
+                page.sample(name, &labels, value(queue, kind));
+            }
+        }
+    };
+    by_kind("bulkhead_disk_requests_total", "Requests completed.", |queue, kind| {
+        queue.kind(kind).requests.get()
+    });
+    by_kind("bulkhead_disk_bytes_total", "Bytes moved, discarded or zeroed.", |queue, kind| {
+        queue.kind(kind).bytes.get()
+    });
+    by_kind("bulkhead_disk_errors_total", "Requests that failed.", |queue, kind| {
+        queue.kind(kind).errors.get()
+    });
+}
+
+/// Disk, number and figures of each queue.
+fn all_queues(view: &View) -> impl Iterator<Item = (&str, String, &QueueStats)> {
+    view.disks.iter().flat_map(|disk| {
+        let queues = disk.control.stats().iter().enumerate();
+        queues.map(|(number, queue)| (disk.config.id.as_str(), number.to_string(), &**queue))
+    })
+}
+
+fn latencies(page: &mut Page, view: &View) {
+    let mut family = |name: &str, help: &str, histogram: fn(&QueueStats) -> &Histogram| {
+        page.family(name, "histogram", help);
+        for disk in &view.disks {
+            let queues = disk.control.stats().iter();
+            let counts = Counts::of(queues.map(|queue| histogram(queue)));
+            page.histogram(name, &[("disk", &disk.config.id)], &counts);
+        }
+    };
+    let help = "Time in the ring of a busy worker, at most.";
+    family("bulkhead_disk_wait_seconds", help, |queue| &queue.wait);
+    let help = "Time from completion until the driver could see it.";
+    family("bulkhead_disk_completion_seconds", help, |queue| &queue.completion);
+    let name = "bulkhead_disk_backend_seconds";
+    page.family(name, "histogram", "Time in the engine and the host.");
+    for disk in &view.disks {
+        for kind in Kind::ALL {
+            let queues = disk.control.stats().iter();
+            let counts = Counts::of(queues.map(|queue| &queue.kind(kind).backend));
+            let labels = [("disk", disk.config.id.as_str()), ("kind", kind.name())];
+            page.histogram(name, &labels, &counts);
+        }
+    }
+}

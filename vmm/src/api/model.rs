@@ -1,0 +1,132 @@
+//! What the control socket says, as Rust sees it. `resources/openapi.json` describes the same to others.
+//!
+//! The server writes it and `bulkhead ctl` reads it, so that the two cannot drift apart.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// The program's version.
+    pub(crate) version: String,
+    /// The program's process.
+    pub(crate) pid: u32,
+    pub(crate) state: State,
+    /// Since the guest started, pauses included.
+    pub(crate) uptime_ms: u64,
+    pub(crate) vcpus: u8,
+    pub(crate) memory_bytes: u64,
+    /// In the order of the configuration.
+    pub(crate) disks: Vec<Disk>,
+}
+
+/// Whether the guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    Running,
+    Paused,
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    pub(crate) state: State,
+}
+
+/// What a resize may ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Resize {
+    /// Grow the file to this size; absent: look at the file or device again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) size_bytes: Option<u64>,
+}
+
+/// One disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Disk {
+    pub(crate) id: String,
+    pub(crate) path: String,
+    /// What must not be overlooked; empty on a sound disk.
+    pub(crate) warnings: Vec<String>,
+    pub(crate) size_bytes: u64,
+    pub(crate) logical_block_bytes: u32,
+    pub(crate) physical_block_bytes: u32,
+    pub(crate) readonly: bool,
+    /// The cache mode.
+    pub(crate) cache: String,
+    /// Whether the guest has a volatile write cache now. It may switch it.
+    pub(crate) write_cache: bool,
+    /// Acknowledged writes were lost: flushes fail until the disk is opened anew.
+    pub(crate) lost_writes: bool,
+    /// Requests that wait until the host has space again.
+    pub(crate) held: u64,
+    pub(crate) engine: Engine,
+    /// All queues together.
+    pub(crate) total: Stats,
+    /// Each queue, by its number.
+    pub(crate) queues: Vec<Stats>,
+}
+
+/// What carries out a disk's requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Engine {
+    pub(crate) name: String,
+    /// Why this one.
+    pub(crate) reason: String,
+}
+
+/// What was done since the guest started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stats {
+    /// Requests that the engine holds now.
+    pub(crate) in_flight: u64,
+    /// Turns of the workers' loop.
+    pub(crate) rounds: u64,
+    /// Interrupts sent.
+    pub(crate) interrupts: u64,
+    /// Requests answered without the disk.
+    pub(crate) answered: u64,
+    /// By kind of request.
+    pub(crate) requests: BTreeMap<String, Requests>,
+    /// In the ring while the worker was busy, at most.
+    pub(crate) wait: Latency,
+    /// From the backend's completion until the driver could see it.
+    pub(crate) completion: Latency,
+}
+
+/// What was done of one kind of request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Requests {
+    /// Completed, with or without success.
+    pub(crate) count: u64,
+    /// Moved, discarded or zeroed with success.
+    pub(crate) bytes: u64,
+    pub(crate) errors: u64,
+    /// In the engine and the host.
+    pub(crate) backend: Latency,
+}
+
+/// Durations by magnitude. Each figure is the upper end of a bucket, at most a quarter too high; null
+/// where there is nothing to tell, or no end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Latency {
+    pub(crate) count: u64,
+    pub(crate) sum_ns: u64,
+    pub(crate) p50_ns: Option<u64>,
+    pub(crate) p99_ns: Option<u64>,
+    pub(crate) max_ns: Option<u64>,
+    /// Those with something in them.
+    pub(crate) buckets: Vec<Bucket>,
+}
+
+/// How many took at most this long, and longer than the bucket before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bucket {
+    /// Null for the last one, which has no end.
+    pub(crate) up_to_ns: Option<u64>,
+    pub(crate) count: u64,
+}

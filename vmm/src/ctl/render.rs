@@ -1,0 +1,246 @@
+//! Answers of the control socket as people read them. Pure.
+
+use std::time::Duration;
+
+use clap::builder::styling::{AnsiColor, Style};
+
+use crate::api::model::{Disk, Latency, State, Stats, Status};
+use crate::config::human_size;
+
+const BOLD: Style = Style::new().bold();
+const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+const DIM: Style = Style::new().dimmed();
+
+/// A table whose columns are as wide as they need to be.
+struct Table {
+    rows: Vec<Vec<String>>,
+    /// Columns of figures stand at the right.
+    right: &'static [bool],
+}
+
+impl Table {
+    fn new(heading: &[&str], right: &'static [bool]) -> Self {
+        Self { rows: vec![heading.iter().map(ToString::to_string).collect()], right }
+    }
+
+    fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    fn render(&self) -> String {
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let mut out = String::new();
+        for (index, row) in self.rows.iter().enumerate() {
+            let cells = row.iter().enumerate().map(|(column, cell)| {
+                let width = width(column);
+                if self.right.get(column) == Some(&true) {
+                    format!("{cell:>width$}")
+                } else {
+                    format!("{cell:<width$}")
+                }
+            });
+            let line = format!("  {}", cells.collect::<Vec<_>>().join("  "));
+            let line = line.trim_end();
+            out += &if index == 0 { format!("{DIM}{line}{DIM:#}\n") } else { format!("{line}\n") };
+        }
+        out
+    }
+}
+
+/// The machine at a glance.
+pub(super) fn status(status: &Status) -> String {
+    let Status { version, pid, vcpus, memory_bytes, .. } = status;
+    let uptime = duration(Duration::from_millis(status.uptime_ms));
+    let (style, state) = match status.state {
+        State::Running => (BOLD, "running"),
+        State::Paused => (WARNING, "paused"),
+    };
+    let memory = human_size(*memory_bytes);
+    let processors = if *vcpus == 1 { "vCPU" } else { "vCPUs" };
+    format!(
+        "{style}{state}{style:#}, started {uptime} ago: {vcpus} {processors}, {memory} of memory; \
+         bulkhead {version}, process {pid}\n\n{}",
+        disks(&status.disks)
+    )
+}
+
+/// All disks, a line each, and what must not be overlooked.
+pub(super) fn disks(disks: &[Disk]) -> String {
+    if disks.is_empty() {
+        return "  no disks\n".to_owned();
+    }
+    let heading = [
+        "DISK",
+        "SIZE",
+        "ACCESS",
+        "CACHE",
+        "WRITE CACHE",
+        "ENGINE",
+        "IN FLIGHT",
+        "READS",
+        "WRITES",
+        "PATH",
+    ];
+    let right = &[false, true, false, false, false, false, true, true, true, false];
+    let mut table = Table::new(&heading, right);
+    for disk in disks {
+        table.row(vec![
+            plain(&disk.id),
+            human_size(disk.size_bytes),
+            if disk.readonly { "ro" } else { "rw" }.to_owned(),
+            disk.cache.clone(),
+            if disk.write_cache { "on" } else { "off" }.to_owned(),
+            disk.engine.name.clone(),
+            disk.total.in_flight.to_string(),
+            grouped(requests(disk, "read")),
+            grouped(requests(disk, "write")),
+            plain(&disk.path),
+        ]);
+    }
+    let warnings: String = disks.iter().map(warnings).collect();
+    table.render() + &if warnings.is_empty() { warnings } else { format!("\n{warnings}") }
+}
+
+fn requests(disk: &Disk, kind: &str) -> u64 {
+    disk.total.requests.get(kind).map_or(0, |requests| requests.count)
+}
+
+fn warnings(disk: &Disk) -> String {
+    let line = |warning: &String| {
+        format!("{WARNING}warning{WARNING:#}: disk {}: {}\n", plain(&disk.id), plain(warning))
+    };
+    disk.warnings.iter().map(line).collect()
+}
+
+/// What a disk has done, and how long it took.
+pub(super) fn stats(disk: &Disk) -> String {
+    let Stats { in_flight, rounds, interrupts, .. } = &disk.total;
+    let queues = match disk.queues.len() {
+        1 => "1 queue".to_owned(),
+        count => format!("{count} queues"),
+    };
+    format!(
+        "{BOLD}{}{BOLD:#}: {queues}, {in_flight} in flight, {} rounds, {} interrupts; {}, because {}\n\n{}\n{}{}",
+        plain(&disk.id),
+        grouped(*rounds),
+        grouped(*interrupts),
+        disk.engine.name,
+        disk.engine.reason,
+        kinds(&disk.total),
+        parts(&disk.total),
+        warnings(disk),
+    )
+}
+
+fn kinds(stats: &Stats) -> String {
+    let heading = ["", "REQUESTS", "BYTES", "ERRORS", "BACKEND P50", "P99", "MAX"];
+    let mut table = Table::new(&heading, &[false, true, true, true, true, true, true]);
+    // In the order of the device's kinds, not of the alphabet.
+    for kind in ["read", "write", "flush", "discard", "write_zeroes"] {
+        let Some(requests) = stats.requests.get(kind) else { continue };
+        let [p50, p99, max] = figures(&requests.backend);
+        let bytes = match (kind, requests.bytes) {
+            ("flush", _) => "-".to_owned(),
+            (_, bytes) => human_size(bytes),
+        };
+        let (count, errors) = (grouped(requests.count), grouped(requests.errors));
+        table.row(vec![kind.replace('_', " "), count, bytes, errors, p50, p99, max]);
+    }
+    table.render()
+}
+
+/// The time of a request outside of the backend.
+fn parts(stats: &Stats) -> String {
+    let mut table = Table::new(&["", "P50", "P99", "MAX"], &[false, true, true, true]);
+    for (name, latency) in [("wait in the queue", &stats.wait), ("completion", &stats.completion)] {
+        let [p50, p99, max] = figures(latency);
+        table.row(vec![name.to_owned(), p50, p99, max]);
+    }
+    table.render()
+}
+
+fn figures(latency: &Latency) -> [String; 3] {
+    [latency.p50_ns, latency.p99_ns, latency.max_ns].map(|figure| match figure {
+        Some(nanoseconds) => short_time(nanoseconds),
+        None => "-".to_owned(),
+    })
+}
+
+/// Three digits and a unit.
+fn short_time(nanoseconds: u64) -> String {
+    let [us, ms, s] = [1_000, 1_000_000, 1_000_000_000];
+    let (scale, unit) = match nanoseconds {
+        0..1_000 => return format!("{nanoseconds} ns"),
+        1_000..1_000_000 => (us, "µs"),
+        1_000_000..1_000_000_000 => (ms, "ms"),
+        _ => (s, "s"),
+    };
+    let (whole, hundredths) = (nanoseconds / scale, nanoseconds % scale * 100 / scale);
+    match whole {
+        0..10 => format!("{whole}.{hundredths:02} {unit}"),
+        10..100 => format!("{whole}.{} {unit}", hundredths / 10),
+        _ => format!("{whole} {unit}"),
+    }
+}
+
+/// The two largest units.
+fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min {} s", seconds % 60),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
+/// Digits in groups of three.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// What a path holds must not reach the terminal as control characters.
+fn plain(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        let times = [256, 1_500, 12_345, 654_321, 1_050_000, 2_000_000_000];
+        let short = ["256 ns", "1.50 µs", "12.3 µs", "654 µs", "1.05 ms", "2.00 s"];
+        assert_eq!(times.map(short_time), short);
+        let seconds = [5, 65, 3_700, 90_000].map(|s| duration(Duration::from_secs(s)));
+        assert_eq!(seconds, ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let mut table = Table::new(&["A", "N"], &[false, true]);
+        table.row(vec!["long".into(), "1".into()]);
+        table.row(vec!["ä".into(), "100".into()]);
+        let text = anstream::adapter::strip_str(&table.render()).to_string();
+        assert_eq!(text, "  A       N\n  long    1\n  ä     100\n");
+    }
+
+    #[test]
+    fn nothing_reaches_the_terminal_unseen() {
+        assert_eq!(plain("a\x1b[31m\n"), "a\u{fffd}[31m\u{fffd}");
+    }
+}

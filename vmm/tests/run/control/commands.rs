@@ -1,0 +1,122 @@
+//! Pause, resume, the power button, and disks that grow.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::{CONTROL, DISK_BYTES, Rig};
+use crate::guest::{SERIAL, halt, out, signal, wait, wait_for_text, wait_until};
+
+/// A guest that prints without end, so that its progress can be seen.
+fn counting() -> Rig {
+    // The jump goes back over itself and the `out`.
+    let rig = Rig::start(&[out(SERIAL, b'.'), vec![0xeb, 0xf7]]);
+    wait_for_text(&rig.machine.path("console"), "...");
+    rig
+}
+
+fn printed(rig: &Rig) -> u64 {
+    fs::metadata(rig.machine.path("console")).unwrap().len()
+}
+
+fn goes_on(rig: &Rig) {
+    let before = printed(rig);
+    wait_until("the guest to go on", || printed(rig) > before);
+}
+
+#[test]
+fn a_paused_guest_stands_still_and_goes_on_after() {
+    let rig = counting();
+    for _ in 0..3 {
+        let answer = rig.post("/v1/pause", "");
+        assert_eq!((answer.status, answer.json()["state"].as_str()), (200, Some("paused")));
+        assert_eq!(rig.state(), "paused");
+        // What was printed before may still be on its way to the file.
+        sleep(Duration::from_millis(50));
+        let before = printed(&rig);
+        sleep(Duration::from_millis(100));
+        assert_eq!(printed(&rig), before, "it stands still");
+        assert_eq!(rig.post("/v1/pause", "").status, 200, "once more changes nothing");
+        let answer = rig.post("/v1/resume", "");
+        assert_eq!((answer.status, answer.json()["state"].as_str()), (200, Some("running")));
+        assert_eq!(rig.post("/v1/resume", "").status, 200);
+        goes_on(&rig);
+    }
+    assert_eq!(rig.end(), Some(13));
+}
+
+#[test]
+fn a_press_of_the_button_waits_for_the_end_of_the_pause() {
+    let mut rig = Rig::patient();
+    assert_eq!(rig.post("/v1/pause", "").status, 200);
+    let answer = rig.post("/v1/power-button", "");
+    assert_eq!((answer.status, answer.json()["state"].as_str()), (202, Some("paused")));
+    sleep(Duration::from_millis(200));
+    assert!(rig.child.try_wait().unwrap().is_none(), "it is paused");
+    assert_eq!(rig.post("/v1/resume", "").status, 200);
+    assert_eq!(wait(&mut rig.child).code(), Some(0));
+    assert!(!rig.socket().exists());
+}
+
+#[test]
+fn the_button_has_no_deadline() {
+    let rig = counting();
+    assert_eq!(rig.post("/v1/power-button", "").status, 202);
+    // Longer than the grace of 300 ms: the guest may do with it what it likes.
+    sleep(Duration::from_millis(600));
+    goes_on(&rig);
+}
+
+#[test]
+fn a_signal_ends_the_pause() {
+    let mut rig = Rig::patient();
+    assert_eq!(rig.post("/v1/pause", "").status, 200);
+    signal(&rig.child, Signal::TERM);
+    assert_eq!(wait(&mut rig.child).code(), Some(0), "it could power off");
+}
+
+#[test]
+fn a_machine_that_was_asked_to_end_does_not_pause() {
+    let more = format!("{CONTROL}\n");
+    let machine = crate::guest::Machine::with(&[halt()], &more);
+    machine.configure("memory = \"32MiB\"\nshutdown_grace = \"60s\"", &more);
+    let mut rig = Rig::of(machine);
+    signal(&rig.child, Signal::TERM);
+    wait_until("the refusal", || rig.post("/v1/pause", "").status == 409);
+    assert_eq!(rig.state(), "running");
+    signal(&rig.child, Signal::TERM);
+    assert_eq!(wait(&mut rig.child).code(), Some(13));
+}
+
+#[test]
+fn a_second_signal_ends_a_paused_machine_at_once() {
+    let start = Instant::now();
+    let mut rig = Rig::start(&[halt()]);
+    assert_eq!(rig.post("/v1/pause", "").status, 200);
+    signal(&rig.child, Signal::TERM);
+    signal(&rig.child, Signal::INT);
+    assert_eq!(wait(&mut rig.child).code(), Some(13));
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_disk_grows_by_size_or_from_outside() {
+    let rig = Rig::with_disks();
+    let answer = rig.post("/v1/disks/root/resize", "{\"size_bytes\": 8388608}");
+    assert_eq!((answer.status, answer.json()["size_bytes"].as_u64()), (200, Some(2 * DISK_BYTES)));
+    assert_eq!(fs::metadata(rig.machine.path("root.img")).unwrap().len(), 2 * DISK_BYTES);
+    assert_eq!(rig.get("/v1/disks/root").json()["size_bytes"], 2 * DISK_BYTES);
+
+    let fast = fs::OpenOptions::new().write(true).open(rig.machine.path("fast.img")).unwrap();
+    fast.set_len(3 * DISK_BYTES).unwrap();
+    assert_eq!(
+        rig.get("/v1/disks/fast").json()["size_bytes"],
+        DISK_BYTES,
+        "not before it is asked"
+    );
+    assert_eq!(rig.post("/v1/disks/fast/resize", "").json()["size_bytes"], 3 * DISK_BYTES);
+    assert_eq!(rig.post("/v1/disks/fast/resize", "{}").json()["size_bytes"], 3 * DISK_BYTES);
+    assert_eq!(rig.end(), Some(0));
+}
