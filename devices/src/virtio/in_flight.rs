@@ -13,7 +13,7 @@ pub(super) struct Entry<P> {
     pub(super) kind: Kind,
     /// Bytes it moves.
     pub(super) bytes: u64,
-    /// When it was handed to the engine, in nanoseconds of the monotonic clock.
+    /// When it was handed to the engine, in nanoseconds of the clock of its worker.
     pub(super) since_ns: u64,
 }
 

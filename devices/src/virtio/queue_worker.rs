@@ -8,11 +8,11 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use block::{
     Backend, Completion, EngineSetup, IoEngine, MemoryRegion, Operation, Request, Segments,
 };
-use rustix::time::{ClockId, clock_gettime};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -103,7 +103,9 @@ pub struct QueueWorker<P: Protocol> {
     faults: FaultReporter,
     memory: GuestMemory,
     stats: Arc<QueueStats>,
-    /// Since when the ring may hold what no round took, in nanoseconds of the monotonic clock: the start
+    /// When the worker was made: all times count from here.
+    epoch: Instant,
+    /// Since when the ring may hold what no round took, in nanoseconds: the start
     /// of a round that had more to do. `None` if the worker slept until a kick or a completion.
     pending_since_ns: Option<u64>,
     /// The ring is corrupt: nothing more is taken from it.
@@ -140,6 +142,7 @@ impl<P: Protocol> QueueWorker<P> {
             faults,
             memory,
             stats,
+            epoch: Instant::now(),
             pending_since_ns: None,
             broken: false,
             _kick: active.kick,
@@ -162,7 +165,7 @@ impl<P: Protocol> QueueWorker<P> {
     /// completion.
     #[must_use = "there may be more to do"]
     pub fn round(&mut self) -> bool {
-        let now_ns = monotonic_ns();
+        let now_ns = self.now_ns();
         self.queue.disarm_kick();
         let settled = self.settle(now_ns);
         let kept = self.in_flight.len();
@@ -175,7 +178,7 @@ impl<P: Protocol> QueueWorker<P> {
         self.stats.in_flight(in_flight);
         self.stats.round(&Round {
             start_ns: now_ns,
-            end_ns: monotonic_ns(),
+            end_ns: self.now_ns(),
             settled,
             taken: (in_flight - kept) as u64,
             waited_ns: self.pending_since_ns.map_or(0, |since_ns| now_ns.saturating_sub(since_ns)),
@@ -259,6 +262,12 @@ impl<P: Protocol> QueueWorker<P> {
         }
     }
 
+    /// Nanoseconds since the worker was made. Read without a system call.
+    fn now_ns(&self) -> u64 {
+        let elapsed = self.epoch.elapsed();
+        elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos())
+    }
+
     /// The ring cannot be trusted any more; what is in flight still completes.
     fn give_up(&mut self, error: QueueError) {
         self.broken = true;
@@ -282,12 +291,6 @@ fn bytes_moved(op: &Operation, segments: &Segments) -> u64 {
         Operation::Flush => 0,
         Operation::Discard { range, .. } | Operation::WriteZeroes { range, .. } => range.len,
     }
-}
-
-/// The monotonic clock, in nanoseconds. Read without a system call.
-fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// Guest memory as the engine may register it.

@@ -151,7 +151,7 @@ pub struct KindStats {
     pub backend: Histogram,
 }
 
-/// One round of a worker's loop. Times are of the monotonic clock.
+/// One round of a worker's loop. Times are of the worker's clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Round {
     pub(super) start_ns: u64,
