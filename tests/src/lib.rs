@@ -1,5 +1,6 @@
 //! What no single crate can test: hostile driver, power cuts, real guests.
 
+pub mod bench;
 pub mod driver;
 pub mod lab;
 pub mod sim;

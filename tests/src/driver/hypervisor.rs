@@ -32,6 +32,11 @@ impl Line {
         self.take()
     }
 
+    /// What the line's source signals.
+    pub fn event(&self) -> &EventFd {
+        &self.event
+    }
+
     /// The message the line raises now; `None` while it is masked.
     pub fn route(&self) -> Option<MsiMessage> {
         *self.route.lock().unwrap()
@@ -72,6 +77,11 @@ impl EventHypervisor {
     /// Where doorbells are attached.
     pub fn doorbells(&self) -> Vec<u64> {
         self.doorbells.lock().unwrap().keys().copied().collect()
+    }
+
+    /// The doorbell at `address`, to be rung by writing to it.
+    pub fn doorbell(&self, address: u64) -> Option<EventFd> {
+        self.doorbells.lock().unwrap().get(&address)?.try_clone().ok()
     }
 
     /// A guest's write to `address`: rings the doorbell there, if there is one.

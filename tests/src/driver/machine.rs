@@ -37,7 +37,12 @@ impl Machine {
     pub fn new(devices: Vec<Box<dyn VirtioDevice>>) -> Arc<Self> {
         let bytes = usize::try_from(LOW_BYTES).unwrap();
         let ranges = [(GuestAddress(0), bytes), (GuestAddress(HIGH_MEMORY), bytes)];
-        let memory = GuestMemory::from_ranges(&ranges).unwrap();
+        Self::with_memory(GuestMemory::from_ranges(&ranges).unwrap(), devices)
+    }
+
+    /// The same with guest memory of one's own.
+    #[must_use]
+    pub fn with_memory(memory: GuestMemory, devices: Vec<Box<dyn VirtioDevice>>) -> Arc<Self> {
         let hypervisor = Arc::new(EventHypervisor::default());
         let mut root = PciRoot::new(WINDOW);
         let mut lines: Vec<_> = std::iter::once(0..0).collect();

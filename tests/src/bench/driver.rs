@@ -1,0 +1,286 @@
+//! The driver both backends are measured with: what a guest's does per request, and nothing else.
+//!
+//! Each request has a slot of its own: one descriptor that points to a table of three (header, data, status), as Linux'
+//! driver lays them out. It asks for interrupts with `EVENT_IDX`, sleeps in one `read` of the interrupt's event, takes
+//! everything that was used, and offers as much again with at most one kick. It runs on one thread and allocates
+//! nothing while it measures.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use devices::GuestMemory;
+use devices::virtio::QueueLayout;
+use vm_memory::{AtomicAccess, Bytes, FileOffset, GuestAddress, GuestMemoryBackend, VolatileSlice};
+
+use super::workload::{Direction, Order, Workload};
+use crate::driver::{Descriptor, kind};
+
+/// Guest memory: 32 MiB from address 0.
+pub(super) const MEMORY_BYTES: usize = 32 << 20;
+/// Entries of the queue: as many as the device has to offer.
+pub(super) const QUEUE_SIZE: u16 = 256;
+
+/// The ring.
+pub(super) const LAYOUT: QueueLayout =
+    QueueLayout { size: QUEUE_SIZE, descriptors: 0x1000, available: 0x3000, used: 0x4000 };
+const AVAILABLE_INDEX: usize = 0x3002;
+const AVAILABLE_RING: usize = 0x3004;
+const USED_EVENT: usize = AVAILABLE_RING + 2 * QUEUE_SIZE as usize;
+const USED_INDEX: usize = 0x4002;
+const USED_RING: usize = 0x4004;
+const AVAILABLE_EVENT: usize = USED_RING + 8 * QUEUE_SIZE as usize;
+/// The slots' tables, 64 bytes each, and after each table its header and its status.
+const TABLES: usize = 0x1_0000;
+const SLOT_BYTES: usize = 128;
+const HEADER: usize = 48;
+const SECTOR: usize = HEADER + 8;
+const STATUS: usize = 64;
+/// The slots' data.
+const DATA: usize = 0x10_0000;
+
+/// What the driver leaves in the status byte.
+const NO_STATUS: u8 = 0xff;
+const SECTOR_BYTES: u64 = 512;
+
+/// Guest memory that another process can map: a file without a name.
+pub(super) fn guest_memory() -> Result<GuestMemory> {
+    let file = File::from(rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.set_len(MEMORY_BYTES as u64)?;
+    let range = (GuestAddress(0), MEMORY_BYTES, Some(FileOffset::new(file, 0)));
+    let memory = GuestMemory::from_ranges_with_files([range])?;
+    // Populated, as a machine's memory is before its guest runs.
+    memory.write_slice(&vec![0; MEMORY_BYTES], GuestAddress(0))?;
+    Ok(memory)
+}
+
+/// How driver and device wake each other.
+pub(super) struct Events {
+    /// From the driver.
+    pub(super) kick: File,
+    /// To the driver; reading it blocks.
+    pub(super) interrupt: File,
+}
+
+/// What a run came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Run {
+    pub(super) requests: u64,
+    pub(super) elapsed: Duration,
+}
+
+/// See the module's documentation.
+pub(super) struct Driver<'m> {
+    memory: VolatileSlice<'m>,
+    events: Events,
+    places: Places,
+    depth: u16,
+    next_available: u16,
+    published: u16,
+    next_used: u16,
+    /// Kicks so far.
+    pub(super) kicks: u64,
+}
+
+impl<'m> Driver<'m> {
+    /// Lays out the slots of `workload` for a disk of `capacity` bytes. The device has to start from an unused ring.
+    pub(super) fn new(
+        memory: &'m GuestMemory,
+        events: Events,
+        workload: &Workload,
+        capacity: u64,
+    ) -> Result<Self> {
+        let slice = memory.get_slice(GuestAddress(0), MEMORY_BYTES)?;
+        let driver = Self {
+            memory: slice,
+            events,
+            places: Places::new(workload, capacity),
+            depth: workload.depth,
+            next_available: 0,
+            published: 0,
+            next_used: 0,
+            kicks: 0,
+        };
+        slice.subslice(0, TABLES)?.write_slice(&vec![0; TABLES], 0)?;
+        for slot in 0..workload.depth {
+            driver.lay_out(slot, workload)?;
+        }
+        Ok(driver)
+    }
+
+    /// Writes what stays the same of a slot.
+    fn lay_out(&self, slot: u16, workload: &Workload) -> Result<()> {
+        let (at, bytes) = (table(slot), workload.block_bytes);
+        let data = DATA + usize::from(slot) * bytes as usize;
+        ensure!(
+            data + bytes as usize <= MEMORY_BYTES,
+            "the guest's memory is too small for {workload:?}"
+        );
+        let (kind, data) = match workload.direction {
+            Direction::Read => (kind::IN, Descriptor::writable(data as u64, bytes)),
+            Direction::Write => (kind::OUT, Descriptor::readable(data as u64, bytes)),
+        };
+        let chain = [
+            Descriptor::readable((at + HEADER) as u64, 16).then(1),
+            data.then(2),
+            Descriptor::writable((at + STATUS) as u64, 1),
+        ];
+        for (index, descriptor) in chain.iter().enumerate() {
+            self.memory.write_slice(&descriptor.bytes(), at + 16 * index)?;
+        }
+        self.memory.write_slice(&kind.to_le_bytes(), at + HEADER)?;
+        let pointer = Descriptor::indirect(at as u64, 48);
+        let entry = usize::try_from(LAYOUT.descriptors)? + 16 * usize::from(slot);
+        self.memory.write_slice(&pointer.bytes(), entry)?;
+        Ok(())
+    }
+
+    /// Keeps `depth` requests in flight for `duration`, and waits for the last of them.
+    pub(super) fn run(&mut self, duration: Duration) -> Result<Run> {
+        let start = Instant::now();
+        let mut requests = 0;
+        self.offer_all()?;
+        while start.elapsed() < duration {
+            self.wait_used()?;
+            requests += self.turn()?;
+        }
+        let elapsed = start.elapsed();
+        while self.next_used != self.next_available {
+            self.wait_used()?;
+            self.take_used(|_, _| Ok(()))?;
+        }
+        Ok(Run { requests, elapsed })
+    }
+
+    /// Offers a request in each slot, and kicks.
+    pub(super) fn offer_all(&mut self) -> Result<()> {
+        for slot in 0..self.depth {
+            self.offer(slot)?;
+        }
+        self.publish()
+    }
+
+    /// Takes what was used, offers as many requests again, and returns how many.
+    pub(super) fn turn(&mut self) -> Result<u64> {
+        let taken = self.take_used(Self::offer)?;
+        self.publish()?;
+        Ok(taken)
+    }
+
+    fn offer(&mut self, slot: u16) -> Result<()> {
+        let at = table(slot);
+        self.memory.store(
+            (self.places.next() / SECTOR_BYTES).to_le(),
+            at + SECTOR,
+            Ordering::Relaxed,
+        )?;
+        self.memory.store(NO_STATUS, at + STATUS, Ordering::Relaxed)?;
+        let position = usize::from(self.next_available % QUEUE_SIZE);
+        self.memory.store(slot.to_le(), AVAILABLE_RING + 2 * position, Ordering::Relaxed)?;
+        self.next_available = self.next_available.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Shows the device what was offered, and kicks if it wants that (Virtio 1.2 §2.7.13.4.1).
+    fn publish(&mut self) -> Result<()> {
+        let (old, new) = (self.published, self.next_available);
+        self.memory.store(new.to_le(), AVAILABLE_INDEX, Ordering::Release)?;
+        self.published = new;
+        fence(Ordering::SeqCst);
+        let event: u16 = self.load(AVAILABLE_EVENT)?;
+        if new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old) {
+            self.kicks += 1;
+            self.events.kick.write_all(&1u64.to_ne_bytes()).context("kicking the queue")?;
+        }
+        Ok(())
+    }
+
+    fn used_index(&self) -> io::Result<u16> {
+        self.load(USED_INDEX)
+    }
+
+    fn load<T: AtomicAccess>(&self, at: usize) -> io::Result<T> {
+        self.memory.load(at, Ordering::Acquire).map_err(io::Error::other)
+    }
+
+    /// Takes what was used and hands each slot to `then`; returns how many.
+    fn take_used(&mut self, mut then: impl FnMut(&mut Self, u16) -> Result<()>) -> Result<u64> {
+        let used = self.used_index()?;
+        let mut taken = 0;
+        while self.next_used != used {
+            let position = usize::from(self.next_used % QUEUE_SIZE);
+            let slot = u16::try_from(self.load::<u32>(USED_RING + 8 * position)?)?;
+            let status: u8 = self.load(table(slot) + STATUS)?;
+            ensure!(status == 0, "a request ended with status {status}");
+            self.next_used = self.next_used.wrapping_add(1);
+            taken += 1;
+            then(self, slot)?;
+        }
+        Ok(taken)
+    }
+
+    /// Sleeps until something was used.
+    fn wait_used(&mut self) -> Result<()> {
+        while self.used_index()? == self.next_used {
+            self.memory.store(self.next_used.to_le(), USED_EVENT, Ordering::Relaxed)?;
+            // The wish must be out before the index is read, or both sides wait (§2.7.7.1).
+            fence(Ordering::SeqCst);
+            if self.used_index()? == self.next_used {
+                self.events
+                    .interrupt
+                    .read_exact(&mut [0; 8])
+                    .context("waiting for an interrupt")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for an interrupt at the next used chain, without waiting for it.
+    pub(super) fn arm_interrupt(&self) -> Result<()> {
+        Ok(self.memory.store(self.next_used.to_le(), USED_EVENT, Ordering::SeqCst)?)
+    }
+}
+
+/// Where a slot's table is.
+fn table(slot: u16) -> usize {
+    TABLES + SLOT_BYTES * usize::from(slot)
+}
+
+/// Which blocks are asked for, in order.
+struct Places {
+    order: Order,
+    block_bytes: u64,
+    blocks: u64,
+    state: u64,
+}
+
+impl Places {
+    fn new(workload: &Workload, capacity: u64) -> Self {
+        let block_bytes = u64::from(workload.block_bytes);
+        let state = match workload.order {
+            Order::Random => 0x9e37_79b9_7f4a_7c15,
+            Order::Sequential => 0,
+        };
+        Self { order: workload.order, block_bytes, blocks: capacity / block_bytes, state }
+    }
+
+    /// The next one's place, in bytes.
+    fn next(&mut self) -> u64 {
+        let block = match self.order {
+            Order::Random => {
+                // xorshift64
+                self.state ^= self.state << 13;
+                self.state ^= self.state >> 7;
+                self.state ^= self.state << 17;
+                self.state % self.blocks
+            }
+            Order::Sequential => {
+                self.state = (self.state + 1) % self.blocks;
+                self.state
+            }
+        };
+        block * self.block_bytes
+    }
+}

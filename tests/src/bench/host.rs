@@ -1,0 +1,180 @@
+//! What the measurements need of the host: a CPU of their own, their CPU time, and disks.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{getpid, getpriority_process, setpriority_process};
+use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
+
+/// Size of each disk.
+const DISK_BYTES: usize = 512 << 20;
+
+/// Pins this thread, and whatever it starts from now on, to the last CPU it may use.
+pub(super) fn pin_to_one_cpu() -> Result<usize> {
+    let allowed = sched_getaffinity(None)?;
+    let cpu = (0..CpuSet::MAX_CPU).rfind(|cpu| allowed.is_set(*cpu)).context("no CPU to run on")?;
+    let mut one = CpuSet::new();
+    one.set(cpu);
+    sched_setaffinity(None, &one)?;
+    Ok(cpu)
+}
+
+/// Asks for precedence over what else runs here, for all contestants alike. It may be refused.
+pub(super) fn take_precedence() {
+    let _ = rustix::process::setsid();
+    let _ = fs::write("/proc/self/autogroup", "-20");
+    if getpriority_process(Some(getpid())).is_ok() {
+        let _ = setpriority_process(Some(getpid()), -20);
+    }
+}
+
+/// The CPU time of some threads since a moment, from `/proc/PID/task/*/schedstat`: with that of the kernel's workers
+/// that belong to the process, and without what others did meanwhile on the same CPU.
+pub(super) struct CpuClock {
+    tasks: PathBuf,
+    except: Option<String>,
+    start: Duration,
+}
+
+impl CpuClock {
+    /// The clock of all threads of this process but the calling one.
+    pub(super) fn of_other_threads() -> Result<Self> {
+        let own = gettid().as_raw_nonzero().to_string();
+        Self::start("/proc/self/task".into(), Some(own))
+    }
+
+    /// The clock of a process.
+    pub(super) fn of_process(pid: u32) -> Result<Self> {
+        Self::start(format!("/proc/{pid}/task").into(), None)
+    }
+
+    fn start(tasks: PathBuf, except: Option<String>) -> Result<Self> {
+        let mut clock = Self { tasks, except, start: Duration::ZERO };
+        clock.start = clock.now()?;
+        Ok(clock)
+    }
+
+    fn now(&self) -> Result<Duration> {
+        let mut sum = Duration::ZERO;
+        for task in fs::read_dir(&self.tasks)? {
+            let task = task?;
+            if self.except.as_deref().is_some_and(|except| task.file_name() == except) {
+                continue;
+            }
+            // A thread that has ended meanwhile is gone from here too.
+            let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
+            let on_cpu_ns = text.split(' ').next().context("schedstat has a first field")?;
+            sum += Duration::from_nanos(on_cpu_ns.parse()?);
+        }
+        Ok(sum)
+    }
+
+    /// How much has passed.
+    pub(super) fn elapsed(&self) -> Result<Duration> {
+        Ok(self.now()?.saturating_sub(self.start))
+    }
+}
+
+/// The disks, in files. What was mounted for them goes when this is dropped.
+pub(super) struct Disks {
+    folder: PathBuf,
+    loop_device: Option<String>,
+}
+
+impl Disks {
+    /// Makes the disks below `folder` and brings them into the page cache.
+    pub(super) fn make(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder.join("memory"))?;
+        fs::create_dir_all(folder.join("xfs"))?;
+        let folder = folder.canonicalize()?;
+        let mut disks = Self { folder, loop_device: None };
+        disks.unmount();
+        disks.mount_xfs()?;
+        fill(&disks.on_disk(), DISK_BYTES)?;
+        fill(&disks.on_xfs(), DISK_BYTES)?;
+        Ok(disks)
+    }
+
+    /// A page-cached file on the file system of the build.
+    pub(super) fn on_disk(&self) -> PathBuf {
+        self.folder.join("disk.img")
+    }
+
+    /// A file on XFS on a loop device over tmpfs.
+    pub(super) fn on_xfs(&self) -> PathBuf {
+        self.xfs().join("disk.img")
+    }
+
+    fn memory(&self) -> PathBuf {
+        self.folder.join("memory")
+    }
+
+    fn xfs(&self) -> PathBuf {
+        self.folder.join("xfs")
+    }
+
+    fn mount_xfs(&mut self) -> Result<()> {
+        let (memory, xfs) = (self.memory(), self.xfs());
+        call(Command::new("mount").args(["-t", "tmpfs", "-o", "size=2g", "bench"]).arg(&memory))?;
+        let image = memory.join("xfs.img");
+        File::create(&image)?.set_len(1 << 30)?;
+        let device = call(Command::new("losetup").args(["--find", "--show"]).arg(&image))?;
+        let device = self.loop_device.insert(device.trim().to_owned());
+        call(Command::new("mkfs.xfs").args(["-q", "-f"]).arg(&*device))?;
+        call(Command::new("mount").arg(device).arg(&xfs))?;
+        Ok(())
+    }
+
+    /// Takes down what is mounted, also what an earlier run that was killed left. That nothing is there is no error.
+    fn unmount(&mut self) {
+        let _ = Command::new("umount").arg("-q").arg(self.xfs()).status();
+        if let Some(device) = self.loop_device.take() {
+            let _ = call(Command::new("losetup").arg("--detach").arg(device));
+        }
+        let _ = Command::new("umount").arg("-q").arg(self.memory()).status();
+    }
+}
+
+impl Drop for Disks {
+    fn drop(&mut self) {
+        self.unmount();
+        let _ = fs::remove_file(self.on_disk());
+    }
+}
+
+/// The file system that holds a path, and the kernel, for the report.
+pub(super) fn describe(path: &Path) -> Result<String> {
+    let file_system = call(Command::new("stat").args(["-f", "-c", "%T"]).arg(path))?;
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let cpus = std::thread::available_parallelism()?;
+    let model = fs::read_to_string("/proc/cpuinfo")?;
+    let model = model.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let model = model.trim_start_matches([' ', '\t', ':']);
+    Ok(format!("{model}, {cpus} CPUs, Linux {}, {}", kernel.trim(), file_system.trim()))
+}
+
+/// Runs a program to its end and returns what it wrote.
+pub(super) fn call(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("starting {command:?}"))?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?} failed: {complaint}");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Writes a disk's worth of data that no file system can leave out, and leaves it clean in the page cache.
+pub(super) fn fill(path: &Path, bytes: usize) -> Result<()> {
+    let mut file = File::create(path)?;
+    let chunk: Vec<u8> = (0..1u32 << 18).flat_map(u32::to_le_bytes).collect();
+    for _ in 0..bytes / chunk.len() {
+        file.write_all(&chunk)?;
+    }
+    file.sync_all()?;
+    let mut sink = vec![0; chunk.len()];
+    let mut file = File::open(path)?;
+    while file.read(&mut sink)? > 0 {}
+    Ok(())
+}

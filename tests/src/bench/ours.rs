@@ -1,0 +1,110 @@
+//! Our stack as a contestant: the production device on its transport, its worker on a thread of its own, statistics on.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use block::{Backend, CacheMode, DiskOptions, RawFile};
+use devices::virtio::Block;
+use devices::virtio::stats::{Kind, QueueStats};
+use rustix::fs::OFlags;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::driver::{self, Driver, Events};
+use super::host::CpuClock;
+use super::workload::{Direction, Workload};
+use super::{Figures, WARM_UP};
+use crate::driver::{Device, Machine, feature};
+
+/// What the driver negotiates.
+pub(super) const FEATURES: u64 =
+    feature::VERSION_1 | feature::EVENT_IDX | feature::INDIRECT_DESC | feature::BLK_FLUSH;
+
+/// Runs a workload on the disk in `path`.
+///
+/// # Errors
+///
+/// When the host refuses something, or a request fails.
+pub(super) fn run(path: &Path, workload: &Workload, duration: Duration) -> Result<Figures> {
+    let memory = driver::guest_memory()?;
+    let read_only = workload.direction == Direction::Read;
+    let options = DiskOptions { read_only, ..DiskOptions::new(CacheMode::WriteBack) };
+    let backend = RawFile::open(path, &options)?;
+    let capacity = backend.geometry().capacity;
+    let block = Block::new("bench", "", 1, Arc::new(backend));
+    let stats = Arc::clone(block.stats().first().context("a disk has a queue")?);
+    let machine = Machine::with_memory(memory.clone(), vec![Box::new(block)]);
+    let events = start(&machine)?;
+
+    let mut driver = Driver::new(&memory, events, workload, capacity)?;
+    driver.run(WARM_UP)?;
+    let cpu = CpuClock::of_other_threads()?;
+    let before = Counts::of(&stats);
+    let run = driver.run(duration)?;
+    let cpu = cpu.elapsed()?;
+    let counts = Counts::of(&stats).since(&before);
+    ensure!(counts.requests >= run.requests, "the statistics miss requests");
+    // Each round enters the kernel at most once for I/O.
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let system_calls = (counts.rounds + counts.interrupts) as f64 / counts.requests as f64;
+    Ok(Figures { system_calls: Some(system_calls), ..Figures::of(run, cpu) })
+}
+
+/// Brings the device up, with its ring where the driver expects it.
+fn start(machine: &Arc<Machine>) -> Result<Events> {
+    let device = Device::find(machine, 1);
+    ensure!(device.negotiate(device.offered() & FEATURES), "the device takes what it offered");
+    device.enable_queue(0, driver::LAYOUT);
+    device.enable_interrupts();
+    device.start();
+    let doorbell = machine.hypervisor.doorbell(device.function.doorbell(0));
+    let line = device.queue_line(0);
+    make_blocking(line.event())?;
+    let kick = own(&doorbell.context("a queue in use has a doorbell")?)?;
+    Ok(Events { kick, interrupt: own(line.event())? })
+}
+
+/// Lets the driver sleep in its read of an event, as a guest sleeps until an interrupt.
+pub(super) fn make_blocking(event: &EventFd) -> Result<()> {
+    let event = own(event)?;
+    let flags = rustix::fs::fcntl_getfl(&event)?;
+    Ok(rustix::fs::fcntl_setfl(&event, flags - OFlags::NONBLOCK)?)
+}
+
+/// The event as a file.
+pub(super) fn own(event: &EventFd) -> Result<File> {
+    // SAFETY: the event owns the descriptor and outlives the borrow.
+    let fd: OwnedFd = unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }.try_clone_to_owned()?;
+    Ok(File::from(fd))
+}
+
+/// What the device's own statistics say.
+#[derive(Clone, Copy)]
+struct Counts {
+    requests: u64,
+    rounds: u64,
+    interrupts: u64,
+}
+
+impl Counts {
+    fn of(stats: &QueueStats) -> Self {
+        let requests = |kind| stats.kind(kind).requests.get();
+        Self {
+            requests: requests(Kind::Read) + requests(Kind::Write),
+            rounds: stats.rounds.get(),
+            interrupts: stats.interrupts.get(),
+        }
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            requests: self.requests - before.requests,
+            rounds: self.rounds - before.rounds,
+            interrupts: self.interrupts - before.interrupts,
+        }
+    }
+}

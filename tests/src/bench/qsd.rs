@@ -1,0 +1,140 @@
+//! QEMU's storage daemon as a contestant: its vhost-user-blk export, driven through the same ring by the same driver.
+
+use std::fs::File;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use devices::GuestMemory;
+
+use vhost::vhost_user::message::VhostUserVirtioFeatures;
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::driver::{self, Driver, Events};
+use super::host::CpuClock;
+use super::workload::{Direction, Workload};
+use super::{Figures, WARM_UP, ours};
+use crate::driver::wait_for;
+
+/// The daemon, and the socket of its export. Dropping it ends it.
+struct Daemon {
+    child: Child,
+    frontend: Frontend,
+}
+
+impl Daemon {
+    /// Starts the daemon on the file in `path`: io_uring, page cache on, an I/O thread that does not poll (on one CPU it would keep
+    /// the driver from running).
+    fn start(path: &Path, writable: bool) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let socket = folder.path().join("export");
+        let writable = if writable { "on" } else { "off" };
+        let child = Command::new("qemu-storage-daemon")
+            .args(["--object", "iothread,id=io,poll-max-ns=0"])
+            .arg("--blockdev")
+            .arg(format!(
+                "file,node-name=disk,filename={},aio=io_uring,cache.direct=off,auto-read-only=on",
+                path.display()
+            ))
+            .arg("--export")
+            .arg(format!(
+                "vhost-user-blk,id=export,node-name=disk,iothread=io,writable={writable},num-queues=1,\
+                 addr.type=unix,addr.path={}",
+                socket.display()
+            ))
+            .stdin(Stdio::null())
+            .spawn()
+            .context("starting qemu-storage-daemon (package qemu-utils)")?;
+        let mut daemon = Unconnected(Some(child));
+        let frontend = wait_for(|| Frontend::connect(&socket, 1).ok())
+            .context("qemu-storage-daemon does not listen")?;
+        let child = daemon.0.take().context("the daemon was just started")?;
+        Ok(Self { child, frontend })
+    }
+
+    /// Negotiates, shows it the guest's memory and hands it the ring.
+    fn connect(&mut self, memory: &GuestMemory) -> Result<Events> {
+        let frontend = &mut self.frontend;
+        frontend.set_owner()?;
+        let offered = frontend.get_features()?;
+        let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        let wanted = ours::FEATURES | protocol;
+        ensure!(offered & wanted == wanted, "qemu-storage-daemon lacks features: {offered:#x}");
+        frontend.set_features(wanted)?;
+        let supported = frontend.get_protocol_features()?;
+        frontend.set_protocol_features(
+            supported & vhost::vhost_user::VhostUserProtocolFeatures::REPLY_ACK,
+        )?;
+
+        let region = memory.find_region(GuestAddress(0)).context("there is guest memory")?;
+        frontend.set_mem_table(&[VhostUserMemoryRegionInfo::from_guest_region(region)?])?;
+        let base = region.as_ptr() as u64;
+        let layout = driver::LAYOUT;
+        frontend.set_vring_num(0, layout.size)?;
+        frontend.set_vring_base(0, 0)?;
+        frontend.set_vring_addr(
+            0,
+            &VringConfigData {
+                queue_max_size: layout.size,
+                queue_size: layout.size,
+                flags: 0,
+                desc_table_addr: base + layout.descriptors,
+                used_ring_addr: base + layout.used,
+                avail_ring_addr: base + layout.available,
+                log_addr: None,
+            },
+        )?;
+        let (kick, interrupt) = (EventFd::new(0)?, EventFd::new(0)?);
+        frontend.set_vring_call(0, &interrupt)?;
+        frontend.set_vring_kick(0, &kick)?;
+        frontend.set_vring_enable(0, true)?;
+        // It answers in order. Both sides share the event's flags, and it makes its own not to block.
+        frontend.get_features()?;
+        ours::make_blocking(&interrupt)?;
+        Ok(Events { kick: ours::own(&kick)?, interrupt: ours::own(&interrupt)? })
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// A daemon that may not get as far as being connected.
+struct Unconnected(Option<Child>);
+
+impl Drop for Unconnected {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            end(child);
+        }
+    }
+}
+
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Runs a workload on the file in `path`.
+///
+/// # Errors
+///
+/// When the daemon does not start, or a request fails.
+pub(super) fn run(path: &Path, workload: &Workload, duration: Duration) -> Result<Figures> {
+    let memory = driver::guest_memory()?;
+    let mut daemon = Daemon::start(path, workload.direction == Direction::Write)?;
+    let capacity = File::open(path)?.metadata()?.len();
+    // The driver lays out the ring's memory before the daemon looks at it.
+    let mut driver = Driver::new(&memory, daemon.connect(&memory)?, workload, capacity)?;
+    driver.run(WARM_UP)?;
+    let cpu = CpuClock::of_process(daemon.child.id())?;
+    let run = driver.run(duration)?;
+    Ok(Figures::of(run, cpu.elapsed()?))
+}

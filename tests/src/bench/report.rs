@@ -1,0 +1,121 @@
+//! Medians, ratios, the table on the screen and the file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use super::{Contestant, Figures};
+
+/// See the module's documentation.
+pub(super) struct Report {
+    machine: String,
+    /// All runs, by workload in the order of measuring, and contestant.
+    runs: Vec<(&'static str, BTreeMap<Contestant, Vec<Figures>>)>,
+}
+
+impl Report {
+    pub(super) fn new(machine: String) -> Self {
+        println!("{machine}\nmedians; all on one CPU\n");
+        println!("{:<20}{:<12}{:>10}{:>12}{:>14}", "", "", "IOPS", "CPU ns/IO", "ours/theirs");
+        Self { machine, runs: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, workload: &'static str, contestant: Contestant, figures: Figures) {
+        if self.runs.last().is_none_or(|(name, _)| *name != workload) {
+            self.runs.push((workload, BTreeMap::new()));
+        }
+        if let Some((_, contestants)) = self.runs.last_mut() {
+            contestants.entry(contestant).or_default().push(figures);
+        }
+    }
+
+    /// The medians of a workload.
+    fn medians(&self, workload: &str) -> BTreeMap<Contestant, Figures> {
+        let runs = self.runs.iter().filter(|(name, _)| *name == workload);
+        let each = runs.flat_map(|(_, contestants)| contestants.iter());
+        each.map(|(contestant, figures)| (*contestant, median_of(figures))).collect()
+    }
+
+    /// Prints what was found of a workload.
+    pub(super) fn show_workload(&self, workload: &str) {
+        let medians = self.medians(workload);
+        let ours = medians.get(&Contestant::Ours);
+        for (contestant, figures) in &medians {
+            let ratio = ours.map_or(f64::NAN, |ours| ours.iops / figures.iops);
+            println!(
+                "{workload:<20}{:<12}{:>10.0}{:>12.0}{ratio:>14.2}",
+                contestant.name(),
+                figures.iops,
+                figures.cpu_ns
+            );
+        }
+        println!();
+    }
+
+    /// Writes everything to `path`.
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let workloads: Map<String, Value> =
+            self.runs.iter().map(|(name, _)| ((*name).into(), self.workload(name))).collect();
+        let whole = json!({ "machine": self.machine, "workloads": workloads });
+        fs::write(path, serde_json::to_string_pretty(&whole)? + "\n")?;
+        Ok(())
+    }
+
+    fn workload(&self, name: &str) -> Value {
+        let medians = self.medians(name);
+        let mut value = Map::new();
+        let mut ratios = Map::new();
+        for (contestant, figures) in &medians {
+            value.insert(contestant.name().into(), figures_value(figures));
+            if let Some(ours) = medians.get(&Contestant::Ours)
+                && *contestant != Contestant::Ours
+            {
+                let ratio = (ours.iops / figures.iops * 1000.0).round() / 1000.0;
+                ratios.insert(format!("ours/{}", contestant.name()), ratio.into());
+            }
+        }
+        value.insert("ratios".into(), ratios.into());
+        value.into()
+    }
+}
+
+fn figures_value(figures: &Figures) -> Value {
+    let mut value = json!({ "iops": figures.iops.round(), "cpu_ns": figures.cpu_ns.round() });
+    if let (Some(calls), Some(fields)) = (figures.system_calls, value.as_object_mut()) {
+        fields.insert("system_calls".into(), ((calls * 1000.0).round() / 1000.0).into());
+    }
+    value
+}
+
+/// Each figure's own median.
+fn median_of(runs: &[Figures]) -> Figures {
+    Figures {
+        iops: median(runs.iter().map(|run| run.iops)),
+        cpu_ns: median(runs.iter().map(|run| run.cpu_ns)),
+        system_calls: runs
+            .iter()
+            .all(|run| run.system_calls.is_some())
+            .then(|| median(runs.iter().filter_map(|run| run.system_calls))),
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_disturbed_run_does_not_count() {
+        let run = |iops| Figures { iops, cpu_ns: 1000.0 / iops, system_calls: None };
+        let found = median_of(&[run(10.0), run(1.0), run(11.0)]);
+        assert!((found.iops - 10.0).abs() < 0.1 && (found.cpu_ns - 100.0).abs() < 0.1);
+    }
+}

@@ -1,0 +1,49 @@
+//! `make bench` and `make bench-gate`: the storage stack beside others, and what it may cost.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use tests::bench::{Selection, bench, gate, play};
+
+/// Measures the storage stack.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Measure beside fio and qemu-storage-daemon. Needs root.
+    Compare {
+        /// Interleaved rounds of 0.7 s each.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Only workloads with this in their names.
+        #[arg(long)]
+        workload: Option<String>,
+        /// Only these: ours, fio, fio_plain, fio_fixed, qsd.
+        #[arg(long = "only")]
+        contestants: Vec<String>,
+    },
+    /// Count instructions and system calls per request, and fail if there are too many.
+    Gate,
+    /// What the gate runs under its counters: so many batches of reads, then the end.
+    Play {
+        /// The disk.
+        disk: PathBuf,
+        /// Batches of as many requests as the queue is deep.
+        batches: u64,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().what {
+        What::Compare { rounds, workload, contestants } => {
+            bench(&Selection { rounds, workload, contestants })
+        }
+        What::Gate => gate(),
+        What::Play { disk, batches } => play(&disk, batches),
+    }
+}
