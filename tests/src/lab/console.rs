@@ -1,7 +1,8 @@
 //! A line-based conversation with an agent in a machine: send a command, read its output and status.
 //!
 //! A thread of its own reads all the machine says, whether or not anybody waits for it, into a buffer and a log file;
-//! otherwise a full pipe would stop the machine. It ends when the stream does.
+//! otherwise a full pipe would stop the machine. It ends when the stream does, and before its console is gone: the next
+//! console on the same stream must be the only one that reads.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -9,10 +10,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::recipe::tail;
 
@@ -38,6 +40,17 @@ pub struct Console {
     commands: AtomicU32,
     heard: Arc<(Mutex<Heard>, Condvar)>,
     log: PathBuf,
+    /// The listener ends when the first is closed.
+    listener: Option<(UnixStream, JoinHandle<()>)>,
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.listener.take() {
+            drop(stop);
+            thread.join().ok();
+        }
+    }
 }
 
 impl Console {
@@ -47,15 +60,17 @@ impl Console {
         let heard = Arc::new((Mutex::new(Heard::default()), Condvar::new()));
         let file = File::options().create(true).append(true).open(log)?;
         let (reader, sink) = (stream.try_clone()?, Arc::clone(&heard));
-        thread::Builder::new()
+        let (stop, stopped) = UnixStream::pair()?;
+        let thread = thread::Builder::new()
             .name(format!("console {name}"))
-            .spawn(move || listen(reader, file, &sink))?;
+            .spawn(move || listen(reader, &stopped, file, &sink))?;
         Ok(Self {
             name: name.to_owned(),
             stream,
             commands: AtomicU32::new(1),
             heard,
             log: log.to_owned(),
+            listener: Some((stop, thread)),
         })
     }
 
@@ -143,9 +158,14 @@ pub(super) fn abridged(command: &str) -> String {
     if short.len() < command.trim().len() { format!("{short} ...") } else { short }
 }
 
-fn listen(mut stream: UnixStream, mut log: File, sink: &(Mutex<Heard>, Condvar)) {
+fn listen(
+    mut stream: UnixStream,
+    stopped: &UnixStream,
+    mut log: File,
+    sink: &(Mutex<Heard>, Condvar),
+) {
     let mut chunk = [0; 8192];
-    loop {
+    while wait_input(&stream, stopped) {
         let count = stream.read(&mut chunk).unwrap_or(0);
         let mut heard = sink.0.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = chunk.get(..count).unwrap_or_default();
@@ -159,6 +179,14 @@ fn listen(mut stream: UnixStream, mut log: File, sink: &(Mutex<Heard>, Condvar))
             return;
         }
     }
+}
+
+/// Waits until `stream` has something to read (or has ended); false when the listener is to stop.
+fn wait_input(stream: &UnixStream, stopped: &UnixStream) -> bool {
+    let mut ready = [PollFd::new(stopped, PollFlags::IN), PollFd::new(stream, PollFlags::IN)];
+    while poll(&mut ready, None) == Err(rustix::io::Errno::INTR) {}
+    let [stopped, _] = ready;
+    stopped.revents().is_empty()
 }
 
 /// Cuts the first complete line that starts with `start`, and everything before it, off the front of `text`.
@@ -178,8 +206,26 @@ fn take_line(text: &mut Vec<u8>, start: &str) -> Option<(String, String)> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 mod tests {
-    use super::take_line;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::{Console, take_line};
+
+    #[test]
+    fn a_console_that_is_gone_takes_nothing_from_the_next() {
+        let (mut machine, stream) = UnixStream::pair().unwrap();
+        let log = tempfile::NamedTempFile::new().unwrap();
+        for round in 0..20 {
+            let console = Console::new("test", stream.try_clone().unwrap(), log.path()).unwrap();
+            for line in 0..5 {
+                writeln!(machine, "{round}.{line}").unwrap();
+                console.wait_line(&format!("{round}.{line}"), Duration::from_secs(2)).unwrap();
+            }
+        }
+    }
 
     #[test]
     fn a_line_is_taken_with_all_before_it_and_only_when_complete() {

@@ -65,7 +65,8 @@ impl Host {
     fn connect(&self, number: usize, socket: &str) -> Result<UnixStream> {
         if let Some(port) = self.guest_port(number)? {
             self.run(&format!(
-                "socat UNIX-CONNECT:{socket},retry=1000,interval=0.02 OPEN:/dev/virtio-ports/guest{number} >/dev/null 2>&1 &"
+                "socat UNIX-CONNECT:{socket},retry=1000,interval=0.02 OPEN:/dev/virtio-ports/guest{number} >/dev/null 2>&1 & echo $! >{}",
+                self.path(&format!("guest{number}.bridge"))
             ))?;
             return Ok(port);
         }
@@ -185,7 +186,12 @@ impl Drop for Guest<'_> {
     fn drop(&mut self) {
         // Best effort: the host itself goes away next. Its program's words are kept with the logs.
         let (pid, status, out) = (self.file("pid"), self.file("status"), self.file("out"));
-        let end = format!("test -e {status} || kill -9 $(cat {pid}); cat {out}");
+        // The port can be open once: the bridge has to be gone before the next guest's.
+        let end = format!(
+            "test -e {status} || kill -9 $(cat {pid}); cat {out}
+             bridge=$(cat {} 2>/dev/null) && {{ kill $bridge 2>/dev/null; while test -e /proc/$bridge; do sleep 0.02; done; }}",
+            self.file("bridge")
+        );
         if let Ok(output) = self.host.try_run_for(&end, Duration::from_secs(20)) {
             std::fs::write(self.host.logs().join(format!("guest{}.out", self.number)), output.text)
                 .ok();
