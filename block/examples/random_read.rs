@@ -1,8 +1,9 @@
 //! Random 4 KiB reads at queue depth 32 through one engine: IOPS and CPU time per read.
 //!
-//!     cargo run --release -p block --example random_read -- FILE [MODE] [SECONDS]
+//!     cargo run --release -p block --example random_read -- FILE [MODE] [SECONDS [READS]]
 //!
-//! Pin it to one CPU (`taskset -c 0`) and compare `fio --ioengine=io_uring` on the same file in the same
+//! It ends after so many seconds or reads. The difference of two counts of reads under
+//! `valgrind --tool=callgrind` tells the instructions of one. Pin it to one CPU (`taskset -c 0`) and compare `fio --ioengine=io_uring` on the same file in the same
 //! run.
 
 use std::env;
@@ -29,12 +30,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mode: CacheMode = args.next().as_deref().unwrap_or("writeback").parse()?;
     let seconds: u64 = args.next().as_deref().unwrap_or("1").parse()?;
 
+    let most: u64 = args.next().as_deref().unwrap_or("18446744073709551615").parse()?;
+
     let disk = RawFile::open(Path::new(&path), &DiskOptions::new(mode).read_only())?;
     let blocks = disk.geometry().capacity / BLOCK as u64;
     let kick = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
-    let setup = EngineSetup { depth: DEPTH, memory: &[], kick: kick.as_fd() };
     let mut pages: Vec<_> = (0..DEPTH).map(|_| Page([0; BLOCK])).collect();
     let bases: Vec<*mut u8> = pages.iter_mut().map(|page| page.0.as_mut_ptr()).collect();
+    let setup = EngineSetup { depth: DEPTH, memory: &[], kick: kick.as_fd() };
     let mut engine = disk.engine(&setup)?;
 
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
@@ -56,7 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for tag in 0..DEPTH {
         engine.push(read(tag, Vec::with_capacity(1)));
     }
-    while start.elapsed() < Duration::from_secs(seconds) {
+    while reads < most && start.elapsed() < Duration::from_secs(seconds) {
         engine.wait()?;
         while let Some(done) = engine.reap() {
             done.result?;

@@ -234,7 +234,9 @@ impl Requests {
 
     /// Ends a request.
     fn end(&mut self, tag: u16, result: io::Result<()>) {
-        self.unclaim(tag);
+        if self.claimant.is_some() {
+            self.unclaim(tag);
+        }
         let Some(request) = self.slots.get_mut(usize::from(tag)).and_then(Option::take) else {
             return;
         };
