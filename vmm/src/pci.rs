@@ -71,6 +71,9 @@ fn open_disk(config: &DiskConfig) -> Result<(Box<dyn VirtioDevice>, DiskControl)
     let options = DiskOptions {
         id: config.id.clone(),
         read_only: config.readonly,
+        block_size: config.block_size,
+        engine: config.engine,
+        on_no_space: config.on_no_space,
         ..DiskOptions::new(config.cache)
     };
     let backend = RawFile::open(&config.path, &options)

@@ -145,5 +145,7 @@ fn disk_json(disk: &DiskConfig) -> Value {
         "readonly": disk.readonly,
         "queues": disk.queues,
         "serial": disk.serial,
+        "block_size": disk.block_size,
+        "engine": disk.engine.name(),
     })
 }

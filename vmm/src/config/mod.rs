@@ -20,7 +20,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use block::CacheMode;
+use block::{CacheMode, EngineKind, OnNoSpace};
 
 use host::Host;
 use report::Diagnostic;
@@ -76,6 +76,12 @@ pub(crate) struct DiskConfig {
     pub(crate) queues: u16,
     /// What the guest reads as its serial number, at most 20 bytes of ASCII.
     pub(crate) serial: String,
+    /// The guest's block, 512 or 4096 bytes, where it is not left to the kind of disk.
+    pub(crate) block_size: Option<u32>,
+    /// Which engine serves it.
+    pub(crate) engine: EngineKind,
+    /// What becomes of writes that the host has no space for.
+    pub(crate) on_no_space: OnNoSpace,
 }
 
 /// What carries a disk to the guest.

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use block::CacheMode;
+use block::{CacheMode, EngineKind, OnNoSpace};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -50,6 +50,10 @@ pub(super) struct Disk {
     pub(super) readonly: Option<bool>,
     pub(super) queues: Option<Spanned<u16>>,
     pub(super) serial: Option<Spanned<String>>,
+    pub(super) block_size: Option<u32>,
+    pub(super) engine: Option<EngineKind>,
+    pub(super) holds: bool,
+    pub(super) hold_deadline: Option<Spanned<Duration>>,
 }
 
 #[derive(Debug)]
@@ -73,6 +77,7 @@ const VCPUS: u16 = 1;
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 const CMDLINE: &str = "console=ttyS0";
 const QUEUES: u16 = 4;
+const HOLD_DEADLINE: Duration = Duration::from_secs(5 * 60);
 
 /// Reads `text`, whose relative paths start at `folder`. Without an error among the diagnostics,
 /// the source is complete: [`Source::build`] gives a machine.
@@ -247,10 +252,30 @@ impl<'t> Reader<'t, '_> {
         }
         let queues = table.optional("queues", "1", |v| value::integer(v, 1..=VCPUS_MAX));
         let serial = table.optional("serial", "\"A1B2C3\"", value::serial);
+        let block_size = table.optional("block_size", "4096", value::block_size);
+        let engine = table.optional("engine", "\"auto\"", engine);
+        let on_enospc =
+            table.optional("on_enospc", "\"hold\"", |v| value::one_of(v, &["report", "hold"]));
+        let hold_deadline = table.optional("hold_deadline", "\"5m\"", value::duration);
         let header = table.span();
         table.finish();
         let readonly = readonly.map(Spanned::into_inner);
-        Disk { header, id, path, cache, readonly, queues, serial }
+        let block_size = block_size.map(Spanned::into_inner);
+        let engine = engine.map(Spanned::into_inner);
+        let holds = on_enospc.is_some_and(|word| *word.get_ref() == "hold");
+        Disk {
+            header,
+            id,
+            path,
+            cache,
+            readonly,
+            queues,
+            serial,
+            block_size,
+            engine,
+            holds,
+            hold_deadline,
+        }
     }
 
     fn net(&mut self, table: &Spanned<&'t DeTable<'t>>) -> Net {
@@ -330,6 +355,11 @@ fn cache(value: &DeValue<'_>) -> value::Read<CacheMode> {
     name.parse().map_err(|_| value::Wrong::kind("a cache mode", value))
 }
 
+fn engine(value: &DeValue<'_>) -> value::Read<EngineKind> {
+    let name = value::one_of(value, &EngineKind::ALL.map(EngineKind::name))?;
+    name.parse().map_err(|_| value::Wrong::kind("an engine", value))
+}
+
 fn bus(value: &DeValue<'_>) -> value::Read<Bus> {
     if value.as_str() == Some("virtio-scsi") {
         return Err(value::Wrong {
@@ -377,6 +407,14 @@ impl Disk {
             readonly: self.readonly?,
             queues: self.queues.map_or(vcpus.min(QUEUES), Spanned::into_inner),
             serial: self.serial.map_or_else(|| id.clone(), Spanned::into_inner),
+            block_size: self.block_size,
+            engine: self.engine.unwrap_or_default(),
+            on_no_space: if self.holds {
+                let deadline = self.hold_deadline.map_or(HOLD_DEADLINE, Spanned::into_inner);
+                OnNoSpace::Hold { deadline }
+            } else {
+                OnNoSpace::Report
+            },
             id,
         })
     }

@@ -23,6 +23,7 @@ pub(super) fn check(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
     queues(source, diagnostics);
     slots(source, diagnostics);
     unsafe_cache(source, diagnostics);
+    deadlines(source, diagnostics);
     sockets(source, diagnostics);
 }
 
@@ -72,6 +73,18 @@ fn slots(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
             Diagnostic::error(format!("{total} disks and nets do not fit on the PCI bus"))
                 .at((*header).clone(), "no slot is left from here on")
                 .help(format!("keep at most {DEVICES_MAX} disks and nets together")),
+        );
+    }
+}
+
+/// A deadline for what is not held is a policy that someone believes in and does not have.
+fn deadlines(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    let unheld = source.disks.iter().filter(|disk| !disk.holds);
+    for deadline in unheld.filter_map(|disk| disk.hold_deadline.as_ref()) {
+        diagnostics.push(
+            Diagnostic::error("`hold_deadline` without `on_enospc = \"hold\"`")
+                .at(deadline.span(), "nothing is held")
+                .help("write `on_enospc = \"hold\"`, or leave `hold_deadline` out"),
         );
     }
 }

@@ -84,7 +84,8 @@ fn everything_given_is_taken() {
         machine = { vcpus = 2, memory = '1 GiB', shutdown_grace = '1500ms' }
         kernel = { image = '/k', initramfs = 'i', cmdline = 'quiet' }
         disk = [{ id = 'a', path = 'a.img', cache = 'none', bus = 'virtio-blk',
-                  readonly = true, queues = 2, serial = 'S 1' }]
+                  readonly = true, queues = 2, serial = 'S 1', block_size = 4096,
+                  engine = 'threads', on_enospc = 'hold', hold_deadline = '1m' }]
         net = [{ tap = 'tap0', mac = '02:00:00:00:00:01' }, { tap = 'tap1' }]
         console = { socket = 'c' }";
     let (source, diagnostics) = parse::parse(text, Path::new("/vm"));
@@ -112,6 +113,13 @@ MachineConfig {
             readonly: true,
             queues: 2,
             serial: "S 1",
+            block_size: Some(
+                4096,
+            ),
+            engine: Threads,
+            on_no_space: Hold {
+                deadline: 60s,
+            },
         },
     ],
     nets: [
@@ -266,10 +274,10 @@ fn unknown_keys() {
         str![[r#"
 unknown key `read_only`
   read_only  <- did you mean `readonly`?
-  the keys of [[disk]] are: id, path, cache, bus, readonly, queues, serial
+  the keys of [[disk]] are: id, path, cache, bus, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline
 unknown key `colour`
   colour  <- not a key of [[disk]]
-  the keys of [[disk]] are: id, path, cache, bus, readonly, queues, serial
+  the keys of [[disk]] are: id, path, cache, bus, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline
 
 "#]]
     );
@@ -279,7 +287,8 @@ unknown key `colour`
 fn types() {
     let text = "[machine]\nvcpus='2'\nmemory=true\nshutdown_grace=[]\n[kernel]\nimage=1\n\
                 initramfs={}\ncmdline=1.5\n[[disk]]\nid=1\npath=1\ncache=1\nbus=1\nreadonly='yes'\n\
-                queues='1'\nserial=1979-05-27\n[[net]]\ntap=1\nmac=1\n";
+                queues='1'\nserial=1979-05-27\nblock_size='512'\nengine=1\non_enospc=true\n\
+                hold_deadline=5\n[[net]]\ntap=1\nmac=1\n";
     assert_data_eq!(
         said(text),
         str![[r#"
@@ -322,6 +331,18 @@ fn types() {
 `serial` must be a string
   1979-05-27  <- this is a datetime
   write `serial = "A1B2C3"`
+`block_size` must be 512 or 4096
+  '512'  <- this is a string
+  write `block_size = 4096`
+`engine` must be a string
+  1  <- this is an integer
+  write `engine = "auto"`
+`on_enospc` must be a string
+  true  <- this is a boolean
+  write `on_enospc = "hold"`
+`hold_deadline` has no unit
+  5  <- a bare number
+  write a unit, such as "5s"
 `tap` must be a string
   1  <- this is an integer
   write `tap = "tap0"`
@@ -331,6 +352,33 @@ fn types() {
 
 "#]]
     );
+}
+
+#[test]
+fn what_a_disk_can_be_is_named() {
+    let disk = "[[disk]]\nid='a'\npath='a'\n";
+    assert_data_eq!(
+        said_after_base(&format!(
+            "{disk}block_size=1024\nengine='io-uring'\non_enospc='wait'\nhold_deadline='5m'\n"
+        )),
+        str![[r#"
+`block_size` is no block size
+  1024  <- must be 512 or 4096
+  write 512 or 4096
+`engine` has an unknown value
+  'io-uring'  <- did you mean "io_uring"?
+  write one of "auto", "io_uring", "threads"
+`on_enospc` has an unknown value
+  'wait'  <- not one of its values
+  write one of "report", "hold"
+`hold_deadline` without `on_enospc = "hold"`
+  '5m'  <- nothing is held
+  write `on_enospc = "hold"`, or leave `hold_deadline` out
+
+"#]]
+    );
+    assert_eq!(said_after_base(&format!("{disk}on_enospc='hold'\n")), "");
+    assert_eq!(said_after_base(&format!("{disk}on_enospc='hold'\nhold_deadline='90s'\n")), "");
 }
 
 fn memory(value: &str) -> String {
@@ -1142,6 +1190,10 @@ fn almost_config() -> impl Strategy<Value = String> {
         "readonly",
         "queues",
         "serial",
+        "block_size",
+        "engine",
+        "on_enospc",
+        "hold_deadline",
         "tap",
         "mac",
         "file",

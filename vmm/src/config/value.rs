@@ -55,6 +55,16 @@ pub(super) fn integer(value: &DeValue<'_>, range: RangeInclusive<u16>) -> Read<u
     })
 }
 
+/// The block of a disk, in bytes.
+pub(super) fn block_size(value: &DeValue<'_>) -> Read<u32> {
+    let integer = value.as_integer().ok_or_else(|| Wrong::kind("512 or 4096", value))?;
+    match integer.as_str() {
+        "512" => Ok(512),
+        "4096" => Ok(4096),
+        _ => Err(Wrong::new("is no block size", "must be 512 or 4096", "write 512 or 4096")),
+    }
+}
+
 /// One word of a short list.
 pub(super) fn one_of<'l>(value: &DeValue<'_>, words: &[&'l str]) -> Read<&'l str> {
     let text = string(value)?;
