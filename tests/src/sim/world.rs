@@ -262,7 +262,7 @@ impl<P: Protocol> World<P> {
                 self.host.lock().step();
             }
             Some(4) => self.host.lock().write_back(),
-            Some(5) => self.toggle(),
+            Some(5) => self.toggle()?,
             Some(6) if self.random.chance(100) => return Ok(Event::Reset),
             _ => {}
         }
@@ -397,7 +397,7 @@ impl<P: Protocol> World<P> {
     }
 
     /// The driver switches the write cache.
-    fn toggle(&mut self) {
+    fn toggle(&mut self) -> Result<(), String> {
         let on = self.random.coin();
         self.now += 1;
         self.host
@@ -406,6 +406,9 @@ impl<P: Protocol> World<P> {
         self.block.write_config(WRITEBACK, &[u8::from(on)]);
         let mut writeback = [0];
         self.block.read_config(WRITEBACK, &mut writeback);
+        if writeback != [u8::from(on)] && self.host.lock().faults == 0 {
+            return Err("the write cache is not switched although nothing went wrong".into());
+        }
         if writeback == [0] {
             self.cache_off_since.get_or_insert(self.now);
             // What completed before is promised to be durable after the switch.
@@ -414,6 +417,7 @@ impl<P: Protocol> World<P> {
             self.cache_off_since = None;
         }
         self.now += 1;
+        Ok(())
     }
 
     /// The driver resets the device.
