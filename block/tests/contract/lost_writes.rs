@@ -86,6 +86,22 @@ fn each_engine_hears_of_a_lost_write() {
 }
 
 #[test]
+fn no_flush_is_told_ok_by_the_failure_of_another() {
+    if !is_root() {
+        return;
+    }
+    let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
+    let mut rig = Rig::new(&disk);
+    rig.fill(0, 4 * MIB, 1, Volatile).unwrap();
+    for tag in 0..8 {
+        rig.push(tag, Operation::Flush, vec![]);
+    }
+    for _ in 0..8 {
+        rig.complete().result.expect_err("each of them covers what was lost");
+    }
+}
+
+#[test]
 fn a_promise_made_before_a_loss_and_handed_out_after_it_is_withdrawn() {
     if !is_root() {
         return;
