@@ -156,7 +156,9 @@ impl HostFile {
         };
         let writes = !matches!(op, Operation::Read { .. } | Operation::Flush);
         let in_bounds = start.checked_add(len).is_some_and(|end| end <= self.geometry.capacity());
-        let aligned = (start | len).is_multiple_of(u64::from(self.geometry.opened.logical_block));
+        // A power of two.
+        let within_block = u64::from(self.geometry.opened.logical_block) - 1;
+        let aligned = (start | len) & within_block == 0;
         if !(in_bounds && aligned) {
             return Admission::Settled(Err(io::Error::from_raw_os_error(libc::EINVAL)));
         }

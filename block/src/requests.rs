@@ -15,13 +15,15 @@ use std::time::Instant;
 use crate::host_file::{Admission, HostFile};
 use crate::range_lock::Claimant;
 use crate::space::Waiting;
-use crate::steps::{Call, InFlight, Progress};
+use crate::steps::{Call, InFlight, Plain, Progress};
 use crate::{Completion, EngineSetup, Operation, Request, Segments};
 
 /// See the module's documentation.
 pub(crate) struct Requests {
     host: Arc<HostFile>,
-    /// By tag.
+    /// Transfers that the host has been asked for once, by tag.
+    plain: Box<[Option<Plain>]>,
+    /// All other requests, by tag.
     slots: Box<[Option<InFlight>]>,
     ready: VecDeque<u16>,
     /// How many calls the host works on.
@@ -57,6 +59,7 @@ impl Requests {
         let tags = || Vec::with_capacity(depth);
         Ok(Self {
             host,
+            plain: std::iter::repeat_with(|| None).take(depth).collect(),
             slots: std::iter::repeat_with(|| None).take(depth).collect(),
             ready: VecDeque::with_capacity(depth),
             asked: 0,
@@ -69,16 +72,39 @@ impl Requests {
         })
     }
 
-    /// Takes a request.
-    pub(crate) fn push(&mut self, request: Request) {
+    /// Takes a request. A plain transfer is returned: its call is to be asked now, and [settled](Self::settle). What else there
+    /// is to ask comes with [`Requests::next_call`].
+    pub(crate) fn push(&mut self, request: Request) -> Option<&Plain> {
         let Request { tag, op, segments } = request;
         if let Admission::Settled(result) = self.host.admit(op, &segments) {
-            return self.finish(tag, op, result, segments);
+            self.finish(tag, op, result, segments);
+            return None;
         }
-        let Some(slot @ None) = self.slots.get_mut(usize::from(tag)) else {
+        let place = usize::from(tag);
+        if !matches!((self.plain.get(place), self.slots.get(place)), (Some(None), Some(None))) {
             let misuse = Err(io::Error::from_raw_os_error(libc::EINVAL));
-            return self.finish(tag, op, misuse, segments);
-        };
+            self.finish(tag, op, misuse, segments);
+            return None;
+        }
+        if self.claimant.is_some() {
+            self.start(tag, op, segments);
+            return None;
+        }
+        match Plain::new(op, segments, &self.host) {
+            Ok(transfer) => {
+                self.asked += 1;
+                self.plain.get_mut(place).map(|slot| &*slot.insert(transfer))
+            }
+            Err(segments) => {
+                self.start(tag, op, segments);
+                None
+            }
+        }
+    }
+
+    /// Starts a request that is no plain transfer.
+    fn start(&mut self, tag: u16, op: Operation, segments: Segments) {
+        let Some(slot) = self.slots.get_mut(usize::from(tag)) else { return };
         let request = InFlight::new(op, segments, &self.host);
         let empty = request.is_empty();
         *slot = Some(request);
@@ -98,6 +124,18 @@ impl Requests {
 
     /// Takes the host's answer to a request's call: a count of bytes or a negated errno.
     pub(crate) fn settle(&mut self, tag: u16, answer: i32) {
+        let place = usize::from(tag);
+        if let Some(transfer) = self.plain.get_mut(place).and_then(Option::take) {
+            if transfer.is_done_by(answer) {
+                self.asked = self.asked.saturating_sub(1);
+                let op = transfer.op();
+                let result = self.host.check_promise(op);
+                return self.finish(tag, op, result, transfer.into_segments());
+            }
+            if let Some(slot) = self.slots.get_mut(place) {
+                *slot = Some(transfer.into_in_flight(&self.host));
+            }
+        }
         let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
         self.asked = self.asked.saturating_sub(1);
         let syncing = request.is_syncing();

@@ -5,7 +5,7 @@
 use crate::{Segment, Segments};
 
 /// The most segments of one system call (`UIO_MAXIOV`).
-const MAX_SEGMENTS: usize = 1024;
+pub(super) const MAX_SEGMENTS: usize = 1024;
 
 /// The segments of a request, less what has moved.
 #[derive(Debug)]
@@ -32,10 +32,7 @@ impl Cursor {
 
     /// What is still to move, or as much of it as the host takes at once. Valid until the next change.
     pub(super) fn memory(&self) -> Memory {
-        match self.rest() {
-            [one] => Memory::buffer(one.base(), one.len()),
-            many => Memory::Vector(many.as_ptr().cast(), clamp(many.len().min(MAX_SEGMENTS))),
-        }
+        whole(self.rest())
     }
 
     /// `bytes` are done with. Leaves the first segment that still has some.
@@ -54,6 +51,14 @@ impl Cursor {
     /// Whether everything has moved.
     pub(super) fn is_spent(&self) -> bool {
         self.first >= self.segments.len()
+    }
+}
+
+/// The segments, or as many of them as the host takes at once.
+pub(super) fn whole(segments: &[Segment]) -> Memory {
+    match segments {
+        [one] => Memory::buffer(one.base(), one.len()),
+        many => Memory::Vector(many.as_ptr().cast(), clamp(many.len().min(MAX_SEGMENTS))),
     }
 }
 

@@ -6,11 +6,13 @@
 mod bounce;
 mod cursor;
 mod in_flight;
+mod plain;
 mod ranges;
 mod zeroes;
 
 pub(crate) use self::cursor::Memory;
 pub(crate) use self::in_flight::{InFlight, Progress, is_want_of_space};
+pub(crate) use self::plain::Plain;
 
 /// One thing asked of the host. The memory it names is valid until the request is settled with the answer.
 #[derive(Clone, Copy, Debug)]

@@ -18,6 +18,7 @@ use rustix::event::epoll;
 use self::pool::Pool;
 use crate::host_file::HostFile;
 use crate::requests::Requests;
+use crate::steps::{Call, Plain};
 use crate::{Completion, EngineSetup, IoEngine, OpenError, Request, Wake};
 
 /// What an event is about.
@@ -66,11 +67,15 @@ impl ThreadEngine {
 
     fn issue(&mut self) {
         while let Some((tag, call)) = self.requests.next_call() {
-            // SAFETY: the call names static zeroes or memory of the request: its segments (valid until it
-            // completes, by `Segment::new`), their array and its bounce buffer, which its slot keeps
-            // unmoved on the heap until the pool has answered.
-            unsafe { self.pool.ask(tag, call) };
+            self.ask(tag, call);
         }
+    }
+
+    fn ask(&mut self, tag: u16, call: Call) {
+        // SAFETY: the call names static zeroes or memory of the request: its segments (valid until it
+        // completes, by `Segment::new`), their array and its bounce buffer, which its slot keeps
+        // unmoved on the heap until the pool has answered.
+        unsafe { self.pool.ask(tag, call) };
     }
 
     /// Sleeps until something happens, or held requests are due.
@@ -96,8 +101,11 @@ fn watch(events: &OwnedFd, fd: BorrowedFd<'_>, what: u64) -> io::Result<()> {
 
 impl IoEngine for ThreadEngine {
     fn push(&mut self, request: Request) {
-        self.requests.push(request);
-        self.issue();
+        let tag = request.tag;
+        match self.requests.push(request).map(Plain::call) {
+            Some(call) => self.ask(tag, call),
+            None => self.issue(),
+        }
     }
 
     fn submit(&mut self) -> io::Result<()> {

@@ -18,6 +18,7 @@ use self::ring::KernelRing;
 pub use self::ring::{Answer, Ring};
 use crate::host_file::HostFile;
 use crate::requests::Requests;
+use crate::steps::{Call, Plain};
 use crate::{Completion, EngineSetup, IoEngine, OpenError, Request, Wake};
 
 /// See the module's documentation.
@@ -117,23 +118,31 @@ impl<R: Ring> UringEngine<R> {
     /// Hands every call that is ready to the ring.
     fn issue(&mut self) {
         while let Some((tag, call)) = self.requests.next_call() {
-            let entry = entry::entry(&call).user_data(tag.into());
-            // SAFETY: the entry names the disk (a fixed file), static zeroes, or memory of the request:
-            // its segments (valid until it completes, by `Segment::new`), their array and its bounce
-            // buffer, which its slot keeps unmoved on the heap until the host has answered.
-            let pushed = unsafe { self.ring.push(&entry) };
-            if !pushed {
-                // The ring has an entry for each slot, so this is a bug; but never lose a request.
-                self.requests.settle(tag, -libc::ENOBUFS);
-            }
+            self.ask(tag, &call);
+        }
+    }
+
+    /// Hands a call to the ring.
+    fn ask(&mut self, tag: u16, call: &Call) {
+        let entry = entry::entry(call).user_data(tag.into());
+        // SAFETY: the entry names the disk (a fixed file), static zeroes, or memory of the request:
+        // its segments (valid until it completes, by `Segment::new`), their array and its bounce
+        // buffer, which its slot keeps unmoved on the heap until the host has answered.
+        let pushed = unsafe { self.ring.push(&entry) };
+        if !pushed {
+            // The ring has an entry for each slot, so this is a bug; but never lose a request.
+            self.requests.settle(tag, -libc::ENOBUFS);
         }
     }
 }
 
 impl<R: Ring> IoEngine for UringEngine<R> {
     fn push(&mut self, request: Request) {
-        self.requests.push(request);
-        self.issue();
+        let tag = request.tag;
+        match self.requests.push(request).map(Plain::call) {
+            Some(call) => self.ask(tag, &call),
+            None => self.issue(),
+        }
     }
 
     fn submit(&mut self) -> io::Result<()> {
