@@ -1,9 +1,10 @@
 //! Descriptor chains, and reading and writing through them whatever their framing (Virtio 1.2 §2.7.4).
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory};
 
 use ::block::{Segment, Segments};
 
+use super::guest_slice::slice;
 use crate::GuestMemory;
 
 /// One buffer of a chain: never empty, not yet known to lie in guest memory.
@@ -20,25 +21,42 @@ pub struct Buffer {
 pub struct Chain {
     buffers: Vec<Buffer>,
     writable_from: usize,
+    readable_len: u64,
+    writable_len: u64,
 }
 
 impl Chain {
     /// An empty chain with room for `buffers`, so that popping does not allocate.
     #[must_use]
     pub fn with_capacity(buffers: usize) -> Self {
-        Self { buffers: Vec::with_capacity(buffers), writable_from: 0 }
+        Self { buffers: Vec::with_capacity(buffers), ..Self::default() }
     }
 
     /// What the driver wrote for the device.
     #[must_use]
     pub fn readable(&self) -> Span<'_> {
-        Span::new(self.buffers.get(..self.writable_from).unwrap_or_default())
+        let buffers = self.buffers.get(..self.writable_from).unwrap_or_default();
+        Span { buffers, skip: 0, len: self.readable_len }
     }
 
     /// What the device is to write for the driver.
     #[must_use]
     pub fn writable(&self) -> Span<'_> {
-        Span::new(self.buffers.get(self.writable_from..).unwrap_or_default())
+        let buffers = self.buffers.get(self.writable_from..).unwrap_or_default();
+        Span { buffers, skip: 0, len: self.writable_len }
+    }
+
+    /// As [`Chain::writable`], with the last byte apart as its address; `None` if there is no byte.
+    #[must_use]
+    pub fn writable_but_last(&self) -> Option<(Span<'_>, GuestAddress)> {
+        let writable = self.writable();
+        let (last, before) = writable.buffers.split_last()?;
+        // Mostly it is a buffer of its own.
+        if last.len == 1 {
+            return Some((Span { buffers: before, skip: 0, len: writable.len - 1 }, last.addr));
+        }
+        let (data, last) = writable.split_at(writable.len.checked_sub(1)?)?;
+        Some((data, last.buffers().next()?.addr))
     }
 
     /// Number of buffers.
@@ -48,17 +66,21 @@ impl Chain {
 
     pub(super) fn clear(&mut self) {
         self.buffers.clear();
-        self.writable_from = 0;
+        (self.writable_from, self.readable_len, self.writable_len) = (0, 0, 0);
     }
 
     /// Appends a buffer; `false` if it is a readable one after a writable one.
     pub(super) fn push(&mut self, buffer: Buffer, writable: bool) -> bool {
-        if !writable && self.writable_from != self.buffers.len() {
+        if writable {
+            self.writable_len += u64::from(buffer.len);
+        } else if self.writable_from == self.buffers.len() {
+            self.readable_len += u64::from(buffer.len);
+            self.writable_from += usize::from(buffer.len != 0);
+        } else {
             return false;
         }
         if buffer.len != 0 {
             self.buffers.push(buffer);
-            self.writable_from += usize::from(!writable);
         }
         true
     }
@@ -146,6 +168,25 @@ impl<'a> Span<'a> {
         if into.is_empty() { Ok(()) } else { Err(OutOfMemoryRange) }
     }
 
+    /// Copies the span's first 16 bytes, the size of most of what devices are asked with.
+    ///
+    /// # Errors
+    ///
+    /// As [`Span::read`].
+    pub fn read_16(&self, memory: &GuestMemory) -> Result<[u8; 16], OutOfMemoryRange> {
+        // Mostly it is one buffer.
+        if let Some(buffer) = self.buffers().next()
+            && buffer.len >= 16
+            && let Some(slice) = slice(memory, buffer.addr, 16)
+            && let Ok(word) = slice.get_ref::<u128>(0)
+        {
+            return Ok(word.load().to_ne_bytes());
+        }
+        let mut bytes = [0; 16];
+        self.read(memory, &mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Copies `from` over the span's first bytes, all or none of it.
     ///
     /// # Errors
@@ -181,6 +222,12 @@ impl<'a> Span<'a> {
         segments: &mut Segments,
     ) -> Result<(), OutOfMemoryRange> {
         for buffer in self.buffers() {
+            if let Some(slice) = slice(memory, buffer.addr, buffer.len as usize) {
+                // SAFETY: the bytes are guest memory; the queue worker keeps its handle on it until its
+                // engine has drained.
+                segments.push(unsafe { Segment::new(slice.ptr_guard_mut().as_ptr(), slice.len()) });
+                continue;
+            }
             // More than one slice where the buffer lies across neighbouring regions.
             for slice in memory.get_slices(buffer.addr, buffer.len as usize) {
                 let slice = slice.map_err(|_| OutOfMemoryRange)?;

@@ -9,6 +9,7 @@ pub mod block;
 mod chain;
 mod chain_worker;
 mod device;
+mod guest_slice;
 mod in_flight;
 mod interrupt;
 mod net;

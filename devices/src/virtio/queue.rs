@@ -89,6 +89,8 @@ pub struct Queue {
     indirect: bool,
     /// Next entry of the available ring to take.
     next_available: u16,
+    /// Where the driver's entries ended when last looked at.
+    available_end: u16,
     /// Next entry of the used ring to fill.
     next_used: u16,
     /// The used index when the driver was last considered for an interrupt.
@@ -130,6 +132,7 @@ impl Queue {
             event_idx: features & super::feature::RING_EVENT_IDX != 0,
             indirect: features & super::feature::RING_INDIRECT_DESC != 0,
             next_available: 0,
+            available_end: 0,
             next_used: 0,
             published_used: 0,
         })
@@ -147,18 +150,24 @@ impl Queue {
     ///
     /// What is wrong with the ring or the chain. The queue cannot be used any further.
     pub fn pop(&mut self, chain: &mut Chain) -> Result<Option<Head>, QueueError> {
-        let available = self.ring.available_index();
-        let waiting = available.wrapping_sub(self.next_available);
-        if waiting == 0 {
+        if self.available_end == self.next_available && !self.look()? {
             return Ok(None);
-        }
-        if waiting > self.size() {
-            return Err(QueueError::AvailableIndex { available, next: self.next_available });
         }
         let head = self.ring.available_entry(self.next_available);
         self.walk(head, chain)?;
         self.next_available = self.next_available.wrapping_add(1);
         Ok(Some(Head(head)))
+    }
+
+    /// Looks for new entries of the available ring; `false` if there are none.
+    fn look(&mut self) -> Result<bool, QueueError> {
+        let available = self.ring.available_index();
+        let waiting = available.wrapping_sub(self.next_available);
+        if waiting > self.size() {
+            return Err(QueueError::AvailableIndex { available, next: self.next_available });
+        }
+        self.available_end = available;
+        Ok(waiting != 0)
     }
 
     /// Gives a chain back; the driver sees it after the next [`Queue::publish`]. `written` is how many

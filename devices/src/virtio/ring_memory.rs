@@ -6,8 +6,11 @@
 
 use std::sync::atomic::Ordering;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory, VolatileRef, VolatileSlice,
+};
 
+use super::guest_slice::slice;
 use crate::GuestMemory;
 
 /// Size of one descriptor (Virtio 1.2 §2.7.5).
@@ -23,23 +26,18 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
-    /// Decodes the two little-endian halves of an entry.
-    #[expect(clippy::cast_possible_truncation, reason = "the halves hold packed narrower fields")]
-    fn decode(addr: u64, rest: u64) -> Self {
-        Self {
-            addr: GuestAddress(u64::from_le(addr)),
-            len: u64::from_le(rest) as u32,
-            flags: (u64::from_le(rest) >> 32) as u16,
-            next: (u64::from_le(rest) >> 48) as u16,
-        }
-    }
-
-    /// Reads entry `index` of a table.
+    /// Reads entry `index` of a table. The table need not be aligned.
+    #[expect(clippy::cast_possible_truncation, reason = "the word holds packed narrower fields")]
     fn read(table: &VolatileSlice<'_>, index: u16) -> Option<Self> {
-        let at = usize::from(index) * DESCRIPTOR_BYTES;
-        let addr = table.load(at, Ordering::Relaxed).ok()?;
-        let rest = table.load(at + 8, Ordering::Relaxed).ok()?;
-        Some(Self::decode(addr, rest))
+        let word: VolatileRef<'_, u128> =
+            table.get_ref(usize::from(index) * DESCRIPTOR_BYTES).ok()?;
+        let word = u128::from_le(word.load());
+        Some(Self {
+            addr: GuestAddress(word as u64),
+            len: (word >> 64) as u32,
+            flags: (word >> 96) as u16,
+            next: (word >> 112) as u16,
+        })
     }
 }
 
@@ -49,17 +47,11 @@ pub(super) struct IndirectTable<'a>(VolatileSlice<'a>);
 impl<'a> IndirectTable<'a> {
     /// The table at `addr` of `len` bytes; `None` where guest memory does not hold it.
     pub(super) fn new(memory: &'a GuestMemory, addr: GuestAddress, len: u32) -> Option<Self> {
-        memory.get_slice(addr, len as usize).ok().map(Self)
+        slice(memory, addr, len as usize).map(Self)
     }
 
     pub(super) fn descriptor(&self, index: u16) -> Option<Descriptor> {
-        let mut raw = [0u8; DESCRIPTOR_BYTES];
-        self.0.read_slice(&mut raw, usize::from(index) * DESCRIPTOR_BYTES).ok()?;
-        let (addr, rest) = raw.split_first_chunk::<8>()?;
-        Some(Descriptor::decode(
-            u64::from_ne_bytes(*addr),
-            u64::from_ne_bytes(*rest.first_chunk()?),
-        ))
+        Descriptor::read(&self.0, index)
     }
 }
 
@@ -131,8 +123,11 @@ impl RingMemory {
     /// Fills the entry at position `index` (mod size) of the used ring.
     pub(super) fn set_used_entry(&self, index: u16, head: u16, written: u32) {
         let at = 4 + 8 * self.position(index);
-        store(&self.used, at, u32::from(head).to_le(), Ordering::Relaxed);
-        store(&self.used, at + 4, written.to_le(), Ordering::Relaxed);
+        let entry = u64::from(written) << 32 | u64::from(head);
+        // Nobody looks before the index has passed it.
+        if let Ok(place) = self.used.get_ref::<u64>(at) {
+            place.store(entry.to_le());
+        }
     }
 
     /// Shows the driver all entries before `index`.

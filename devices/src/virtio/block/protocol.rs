@@ -4,11 +4,12 @@ use std::io;
 use std::sync::Arc;
 
 use ::block::{Operation, Segments};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{GuestAddress, VolatileMemory};
 
 use super::control::Shared;
 use super::request::{HEADER_BYTES, Header, ID_BYTES, Kind, Limits, RANGE_BYTES, Status};
 use crate::GuestMemory;
+use crate::virtio::guest_slice::slice;
 use crate::virtio::queue_worker::{Parsed, Protocol};
 use crate::virtio::{Chain, QueueError, Span};
 
@@ -35,8 +36,11 @@ impl Pending {
     /// Writes the status byte, which comes last (§5.2.6.2), and returns the bytes written.
     fn finish(self, memory: &GuestMemory, status: Status) -> u32 {
         // The byte was seen to lie in guest memory when the chain was parsed.
-        let stored = memory.write_obj(status as u8, self.status);
-        debug_assert!(stored.is_ok());
+        if let Some(slice) = slice(memory, self.status, 1)
+            && let Ok(place) = slice.get_ref(0)
+        {
+            place.store(status as u8);
+        }
         let filled = if status == Status::Ok { self.filled } else { 0 };
         let written = filled + u64::from(filled == self.data_len);
         u32::try_from(written).unwrap_or(u32::MAX)
@@ -58,7 +62,7 @@ impl Protocol for BlockProtocol {
         memory: &GuestMemory,
         segments: &mut Segments,
     ) -> Parsed<Pending> {
-        let Some((data_in, mut pending)) = split_status(chain.writable(), memory) else {
+        let Some((data_in, mut pending)) = split_status(chain, memory) else {
             return Parsed::Fatal(QueueError::NoStatus);
         };
         match self.read_request(chain.readable(), data_in, memory, segments) {
@@ -94,8 +98,7 @@ impl BlockProtocol {
         segments: &mut Segments,
     ) -> Result<Ask, Status> {
         let (header, data_out) = readable.split_at(HEADER_BYTES as u64).ok_or(Status::IoError)?;
-        let mut raw = [0; HEADER_BYTES];
-        header.read(memory, &mut raw).map_err(|_| Status::IoError)?;
+        let raw = header.read_16(memory).map_err(|_| Status::IoError)?;
         let Header { kind, sector } = Header::decode(raw).ok_or(Status::Unsupported)?;
         let durability = self.shared.write_cache.durability();
         let limits = Limits { capacity: self.shared.capacity.bytes(), ..self.limits };
@@ -124,19 +127,16 @@ impl BlockProtocol {
 
 /// Splits the status byte, the last writable one, from the data before it; `None` if there is none
 /// in guest memory.
-fn split_status<'a>(writable: Span<'a>, memory: &GuestMemory) -> Option<(Span<'a>, Pending)> {
-    let (data, status) = writable.split_at(writable.len().checked_sub(1)?)?;
-    let status = status.buffers().next()?.addr;
+fn split_status<'a>(chain: &'a Chain, memory: &GuestMemory) -> Option<(Span<'a>, Pending)> {
+    let (data, status) = chain.writable_but_last()?;
     let pending = Pending { status, data_len: data.len(), filled: 0 };
-    memory.check_range(status, 1).then_some((data, pending))
+    slice(memory, status, 1).map(|_| (data, pending))
 }
 
 /// Reads the one range of a discard or zeroing: `max_discard_seg` and `max_write_zeroes_seg` are 1.
 fn read_range(data: Span<'_>, memory: &GuestMemory) -> Result<[u8; RANGE_BYTES], Status> {
-    let mut raw = [0; RANGE_BYTES];
     if data.len() != RANGE_BYTES as u64 {
         return Err(Status::IoError);
     }
-    data.read(memory, &mut raw).map_err(|_| Status::IoError)?;
-    Ok(raw)
+    data.read_16(memory).map_err(|_| Status::IoError)
 }

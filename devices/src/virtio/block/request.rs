@@ -158,9 +158,10 @@ impl Limits {
 
     /// Passes a range that lies within the disk and consists of whole blocks.
     fn check_range(&self, range: ByteRange) -> Result<ByteRange, Status> {
-        let block = u64::from(self.logical_block);
+        // A power of two.
+        let within_block = u64::from(self.logical_block) - 1;
         let end = range.start.0.checked_add(range.len).ok_or(Status::IoError)?;
-        let whole_blocks = range.start.0.is_multiple_of(block) && range.len.is_multiple_of(block);
+        let whole_blocks = (range.start.0 | range.len) & within_block == 0;
         if end > self.capacity || !whole_blocks { Err(Status::IoError) } else { Ok(range) }
     }
 }
