@@ -49,7 +49,11 @@ struct State {
     engines: usize,
     drained: usize,
     waits: usize,
+    on_push: Option<Hook>,
 }
+
+/// What a test does in the middle of a worker's round.
+type Hook = Box<dyn FnMut() + Send>;
 
 /// See the module's documentation. Clones are the same disk.
 #[derive(Clone)]
@@ -147,6 +151,11 @@ impl MemoryDisk {
         self.state().content.copy_from_slice(content);
     }
 
+    /// Runs `hook` on the worker's thread whenever a request arrives, as a vCPU might at that moment.
+    pub fn on_push(&self, hook: impl FnMut() + Send + 'static) {
+        self.state().on_push = Some(Box::new(hook));
+    }
+
     /// Puts the same byte everywhere on the disk.
     pub fn fill(&self, byte: u8) {
         self.state().content.fill(byte);
@@ -236,7 +245,12 @@ impl IoEngine for Engine {
     fn push(&mut self, request: Request) {
         let mut in_flight = self.pushed.iter().chain(&self.submitted);
         assert!(in_flight.all(|other| other.tag != request.tag), "a tag is used twice");
-        self.disk.state().asked.push(request.op);
+        let mut state = self.disk.state();
+        state.asked.push(request.op);
+        if let Some(hook) = &mut state.on_push {
+            hook();
+        }
+        drop(state);
         self.pushed.push_back(request);
         assert!(self.pushed.len() + self.submitted.len() <= self.depth, "more than the depth");
     }
@@ -247,6 +261,7 @@ impl IoEngine for Engine {
     }
 
     fn reap(&mut self) -> Option<Completion> {
+        assert!(self.pushed.is_empty(), "a worker that looks for completions submits first");
         if self.disk.is_open() { self.finish() } else { None }
     }
 

@@ -173,6 +173,40 @@ fn offer_without_end(ring: &Ring, memory: &GuestMemory, stop: &AtomicBool) {
     }
 }
 
+/// The same to the point: during each round a vCPU offers another ring full. A round takes no more
+/// than the ring holds, and each hands its read to the disk and shows the driver what it answered.
+#[test]
+fn a_round_takes_one_ring_full() {
+    let mut victim = Victim::new();
+    lay_out_endless(&victim);
+    victim.backend.hold();
+    let layout = victim.disk.rings[0].layout();
+    let ring = Ring::at(victim.disk.device.machine().memory.clone(), layout, 0);
+    // Each read is the first of a ring full; at that moment there is room for as many again.
+    let mut reads = 0;
+    victim.backend.on_push(move || {
+        reads += 1;
+        if reads <= 3 {
+            ring.set_available_index(reads * 16 + 1);
+        }
+    });
+    victim.disk.rings[0].set_available_index(16);
+    victim.kick();
+    let answered = || (victim.disk.rings[0].used_index() == 45).then_some(());
+    wait_for(answered).expect("three times all but the read");
+    let line = victim.disk.device.queue_line(0);
+    let mut interrupts = 0;
+    let three = || {
+        interrupts += line.take();
+        (interrupts == 3).then_some(())
+    };
+    wait_for(three).expect("three rounds with an answer to show");
+    victim.backend.release();
+    let all = || (victim.disk.rings[0].used_index() == 49).then_some(());
+    wait_for(all).expect("the reads as well");
+    victim.works_after_reset();
+}
+
 /// A vCPU that offers without end what is answered at once must neither keep requests from the disk
 /// nor a reset from its end.
 #[test]
