@@ -25,6 +25,11 @@ impl Signals {
         if blocked != 0 {
             return Err(io::Error::from_raw_os_error(blocked));
         }
+        // A write beyond the limit on file sizes is an error of that write, and no reason to end.
+        // SAFETY: sets the disposition of one signal, with no handler.
+        if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
         // SAFETY: `set` is an initialised set, and -1 asks for a new descriptor.
         let fd =
             unsafe { libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };

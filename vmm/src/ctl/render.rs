@@ -123,7 +123,7 @@ pub(super) fn stats(disk: &Disk) -> String {
         count => format!("{count} queues"),
     };
     format!(
-        "{BOLD}{}{BOLD:#}: {queues}, {in_flight} in flight, {} rounds, {} interrupts; {}, because {}\n\n{}\n{}{}",
+        "{BOLD}{}{BOLD:#}: {queues}, {in_flight} in flight, {} rounds, {} interrupts; {} ({})\n\n{}\n{}{}",
         plain(&disk.id),
         grouped(*rounds),
         grouped(*interrupts),

@@ -1,13 +1,17 @@
 //! Pause, resume, the power button, and disks that grow.
 
 use std::fs;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use super::{CONTROL, DISK_BYTES, Rig};
-use crate::guest::{SERIAL, halt, out, signal, wait, wait_for_text, wait_until};
+use crate::guest::{
+    BUTTON, Machine, SERIAL, halt, out, power_off, signal, wait, wait_for, wait_for_text,
+    wait_until,
+};
 
 /// A guest that prints without end, so that its progress can be seen.
 fn counting() -> Rig {
@@ -80,7 +84,7 @@ fn a_signal_ends_the_pause() {
 #[test]
 fn a_machine_that_was_asked_to_end_does_not_pause() {
     let more = format!("{CONTROL}\n");
-    let machine = crate::guest::Machine::with(&[halt()], &more);
+    let machine = Machine::with(&[halt()], &more);
     machine.configure("memory = \"32MiB\"\nshutdown_grace = \"60s\"", &more);
     let mut rig = Rig::of(machine);
     signal(&rig.child, Signal::TERM);
@@ -118,5 +122,24 @@ fn a_disk_grows_by_size_or_from_outside() {
     );
     assert_eq!(rig.post("/v1/disks/fast/resize", "").json()["size_bytes"], 3 * DISK_BYTES);
     assert_eq!(rig.post("/v1/disks/fast/resize", "{}").json()["size_bytes"], 3 * DISK_BYTES);
+    assert_eq!(rig.end(), Some(0));
+}
+
+#[test]
+fn a_size_that_the_host_refuses_is_no_end() {
+    let more = format!("{CONTROL}[[disk]]\nid = \"root\"\npath = \"root.img\"\n");
+    let machine = Machine::with(&[wait_for(BUTTON, 1), power_off(), halt()], &more);
+    machine.configure(super::SETTINGS, &more);
+    fs::File::create(machine.path("root.img")).unwrap().set_len(DISK_BYTES).unwrap();
+    let mut limited = Command::new("sh");
+    // In units of 512 bytes: 8 MiB.
+    limited.args(["-c", "ulimit -f 16384; exec \"$0\" run \"$1\"", env!("CARGO_BIN_EXE_bulkhead")]);
+    limited.arg(machine.path("vm.toml")).stdin(Stdio::null());
+    let child = limited.spawn().unwrap();
+    let rig = Rig::running(machine, child);
+    let answer = rig.post("/v1/disks/root/resize", "{\"size_bytes\": 16777216}");
+    assert_eq!(answer.status, 500, "{answer:?}");
+    assert!(answer.body.contains("File too large"), "{answer:?}");
+    assert_eq!(rig.get("/v1/disks/root").json()["size_bytes"], DISK_BYTES);
     assert_eq!(rig.end(), Some(0));
 }

@@ -63,6 +63,10 @@ impl Rig {
 
     fn of(machine: Machine) -> Self {
         let child = machine.start();
+        Self::running(machine, child)
+    }
+
+    fn running(machine: Machine, child: Child) -> Self {
         let rig = Self { machine, child };
         wait_until("the control socket", || UnixStream::connect(rig.socket()).is_ok());
         // It answers once the machine is there.
