@@ -11,7 +11,7 @@ use block::{
     Backend, CacheMode, Completion, EngineSetup, Geometry, IoEngine, OpenError, Operation, Request,
     Segment, Wake,
 };
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 /// What a [`MemoryDisk`] looks like.
 #[derive(Clone, Copy, Debug)]
@@ -280,12 +280,14 @@ impl IoEngine for Engine {
 }
 
 impl Drop for Engine {
-    /// Like a host's: waits for what is in flight, however long it takes.
+    /// Like a host's: waits for what is in flight. Not for ever, so that a device which waits for it where
+    /// it must not fails its test rather than hangs.
     fn drop(&mut self) {
         self.submitted.append(&mut self.pushed);
         self.disk.state().drained += self.submitted.len();
         while !self.submitted.is_empty() {
-            let _ = poll(&mut [PollFd::new(&self.disk.0.gate, PollFlags::IN)], None);
+            let patience = Timespec::try_from(super::PATIENCE).unwrap();
+            let _ = poll(&mut [PollFd::new(&self.disk.0.gate, PollFlags::IN)], Some(&patience));
             let _ = self.finish();
         }
         self.disk.state().engines -= 1;
@@ -316,5 +318,5 @@ fn gather(segments: &[Segment], mut into: &mut [u8]) {
 
 fn is_readable(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    poll(&mut fds, Some(&rustix::event::Timespec::default())) == Ok(1)
+    poll(&mut fds, Some(&Timespec::default())) == Ok(1)
 }
