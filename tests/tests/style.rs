@@ -41,13 +41,14 @@ fn sources() -> Vec<(String, String)> {
     let mut folders: Vec<_> =
         ["block", "devices", "vmm", "tests"].iter().map(|member| root().join(member)).collect();
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(&folder).expect("a folder of the tree") {
+            let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(root()).unwrap().display().to_string();
-                found.push((name, fs::read_to_string(&path).unwrap()));
+                let name =
+                    path.strip_prefix(root()).expect("a path of the tree").display().to_string();
+                found.push((name, fs::read_to_string(&path).expect("UTF-8")));
             }
         }
     }
