@@ -28,7 +28,6 @@ while read -r line <&"${{COPROC[0]}}"; do case $line in *POWERDOWN*) kill "$COPR
 }
 
 #[test]
-#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
 fn a_restored_host_runs_commands_and_passes_files() -> Result<()> {
     let started = Instant::now();
     let host = Host::start("smoke-commands")?;
@@ -45,7 +44,6 @@ fn a_restored_host_runs_commands_and_passes_files() -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
 fn a_guest_boots_takes_commands_and_powers_off() -> Result<()> {
     let host = Host::start("smoke-guest")?;
     let started = Instant::now();
@@ -59,7 +57,6 @@ fn a_guest_boots_takes_commands_and_powers_off() -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
 fn a_guest_obeys_its_power_button() -> Result<()> {
     let host = Host::start("smoke-button")?;
     let guest =
@@ -72,7 +69,6 @@ fn a_guest_obeys_its_power_button() -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
 fn a_stock_debian_boots_and_obeys_its_power_button() -> Result<()> {
     let host = Host::start("smoke-debian")?;
     let guest = host.spawn_vmm(&format!(
