@@ -114,6 +114,11 @@ impl Requests {
         if self.claimant.is_some() { self.claim(tag) } else { self.go_on(tag) }
     }
 
+    /// Whether there is a next call.
+    pub(crate) fn has_calls(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// The next call to ask the host. Each has to be [settled](Self::settle).
     pub(crate) fn next_call(&mut self) -> Option<(u16, Call)> {
         let tag = self.ready.pop_front()?;

@@ -99,7 +99,9 @@ impl<R: Ring> UringEngine<R> {
                 Err(_) if answer.user_data == alarm::USER_DATA => self.alarm.rang(),
                 Err(_) => self.kick.settle(answer, &mut self.ring),
             }
-            self.issue();
+            if self.requests.has_calls() {
+                self.issue();
+            }
         }
         if self.requests.has_set_aside() {
             self.revive();

@@ -216,6 +216,7 @@ impl<'a> Span<'a> {
     /// # Errors
     ///
     /// [`OutOfMemoryRange`] if a buffer lies outside of guest memory.
+    #[inline]
     pub fn map(
         &self,
         memory: &GuestMemory,

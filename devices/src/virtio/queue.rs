@@ -225,12 +225,14 @@ impl Queue {
         let mut index = head;
         // A chain visits each entry at most once: one that goes on is a loop.
         for _ in 0..self.size() {
-            let descriptor =
-                self.ring.descriptor(index).ok_or(QueueError::DescriptorIndex(index))?;
+            let Some(descriptor) = self.ring.descriptor(index) else {
+                return Err(QueueError::DescriptorIndex(index));
+            };
             if descriptor.flags & flag::INDIRECT != 0 {
                 return self.walk_indirect(descriptor, chain);
             }
-            if !append(chain, descriptor)? {
+            append(chain, descriptor)?;
+            if descriptor.flags & flag::NEXT == 0 {
                 return Ok(());
             }
             index = descriptor.next;
@@ -251,11 +253,14 @@ impl Queue {
         let table = IndirectTable::new(&self.memory, pointer.addr, pointer.len).ok_or(malformed)?;
         let mut index = 0;
         for _ in 0..entries.min(MAX_BUFFERS) {
-            let descriptor = table.descriptor(index).ok_or(QueueError::DescriptorIndex(index))?;
+            let Some(descriptor) = table.descriptor(index) else {
+                return Err(QueueError::DescriptorIndex(index));
+            };
             if descriptor.flags & flag::INDIRECT != 0 {
                 return Err(QueueError::IndirectMisplaced);
             }
-            if !append(chain, descriptor)? {
+            append(chain, descriptor)?;
+            if descriptor.flags & flag::NEXT == 0 {
                 return Ok(());
             }
             index = descriptor.next;
@@ -264,8 +269,8 @@ impl Queue {
     }
 }
 
-/// Appends a descriptor's buffer to the chain and says whether another one follows.
-fn append(chain: &mut Chain, descriptor: Descriptor) -> Result<bool, QueueError> {
+/// Appends a descriptor's buffer to the chain.
+fn append(chain: &mut Chain, descriptor: Descriptor) -> Result<(), QueueError> {
     if chain.len() == MAX_BUFFERS {
         return Err(QueueError::ChainLength);
     }
@@ -273,7 +278,7 @@ fn append(chain: &mut Chain, descriptor: Descriptor) -> Result<bool, QueueError>
     if !chain.push(buffer, descriptor.flags & flag::WRITE != 0) {
         return Err(QueueError::BufferOrder);
     }
-    Ok(descriptor.flags & flag::NEXT != 0)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::in_flight::{Entry, InFlight, Vacancy};
 use super::queue::MAX_BUFFERS;
-use super::stats::{Kind, QueueStats, Round};
+use super::stats::{Kind, QueueStats, Round, Tally};
 use super::worker::Stop;
 use super::{
     ActivateError, ActiveQueue, Chain, FaultReporter, Head, Interrupt, Queue, QueueError, Worker,
@@ -206,13 +206,14 @@ impl<P: Protocol> QueueWorker<P> {
     /// Gives back to the driver what the engine completed, and returns how many.
     fn settle(&mut self, now_ns: u64) -> u64 {
         let mut settled = 0;
+        let mut tally = Tally::new(&self.stats);
         while let Some(Completion { tag, result, segments }) = self.engine.reap() {
             let Some(entry) = self.in_flight.remove(tag, segments) else {
                 tracing::error!(target: "virtio", "the engine completed tag {tag} twice");
                 continue;
             };
             let bytes = result.is_ok().then_some(entry.bytes);
-            self.stats.completed(entry.kind, bytes, now_ns.saturating_sub(entry.since_ns));
+            tally.completed(entry.kind, bytes, now_ns.saturating_sub(entry.since_ns));
             let written = self.protocol.complete(entry.pending, &self.memory, result);
             self.queue.push_used(entry.head, written);
             settled += 1;

@@ -29,14 +29,15 @@ impl Descriptor {
     /// Reads entry `index` of a table. The table need not be aligned.
     #[expect(clippy::cast_possible_truncation, reason = "the word holds packed narrower fields")]
     fn read(table: &VolatileSlice<'_>, index: u16) -> Option<Self> {
-        let word: VolatileRef<'_, u128> =
-            table.get_ref(usize::from(index) * DESCRIPTOR_BYTES).ok()?;
-        let word = u128::from_le(word.load());
+        let at = usize::from(index) * DESCRIPTOR_BYTES;
+        let addr: VolatileRef<'_, u64> = table.get_ref(at).ok()?;
+        let rest: VolatileRef<'_, u64> = table.get_ref(at + 8).ok()?;
+        let rest = u64::from_le(rest.load());
         Some(Self {
-            addr: GuestAddress(word as u64),
-            len: (word >> 64) as u32,
-            flags: (word >> 96) as u16,
-            next: (word >> 112) as u16,
+            addr: GuestAddress(u64::from_le(addr.load())),
+            len: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
         })
     }
 }

@@ -201,15 +201,13 @@ impl QueueStats {
         }
     }
 
-    /// A request left the backend; `bytes` is `None` if it failed.
-    pub(super) fn completed(&self, kind: Kind, bytes: Option<u64>, backend_ns: u64) {
+    /// So many requests of a kind left the backend after the same time.
+    fn completed(&self, kind: Kind, run: Run) {
         let stats = self.kind(kind);
-        stats.requests.add(1);
-        match bytes {
-            Some(bytes) => stats.bytes.add(bytes),
-            None => stats.errors.add(1),
-        }
-        stats.backend.record(backend_ns, 1);
+        stats.requests.add(run.requests);
+        stats.bytes.add(run.bytes);
+        stats.errors.add(run.errors);
+        stats.backend.record(run.backend_ns, run.requests);
     }
 
     /// A request was answered without the disk.
@@ -233,6 +231,51 @@ impl QueueStats {
     /// The engine holds this many requests.
     pub(super) fn in_flight(&self, requests: usize) {
         self.in_flight.set(requests as u64);
+    }
+}
+
+/// Requests that leave the backend in one round. Those that entered it together are counted together.
+pub(super) struct Tally<'a> {
+    stats: &'a QueueStats,
+    kind: Kind,
+    run: Run,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Run {
+    requests: u64,
+    bytes: u64,
+    errors: u64,
+    backend_ns: u64,
+}
+
+impl<'a> Tally<'a> {
+    pub(super) fn new(stats: &'a QueueStats) -> Self {
+        Self { stats, kind: Kind::Read, run: Run::default() }
+    }
+
+    /// A request left the backend; `bytes` is `None` if it failed.
+    pub(super) fn completed(&mut self, kind: Kind, bytes: Option<u64>, backend_ns: u64) {
+        if kind != self.kind || backend_ns != self.run.backend_ns {
+            self.count();
+            self.kind = kind;
+            self.run = Run { backend_ns, ..Run::default() };
+        }
+        self.run.requests += 1;
+        self.run.bytes += bytes.unwrap_or(0);
+        self.run.errors += u64::from(bytes.is_none());
+    }
+
+    fn count(&self) {
+        if self.run.requests > 0 {
+            self.stats.completed(self.kind, self.run);
+        }
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        self.count();
     }
 }
 
@@ -276,11 +319,14 @@ mod tests {
     #[test]
     fn failed_requests_count_no_bytes() {
         let stats = QueueStats::default();
-        stats.completed(Kind::Write, Some(4096), 1000);
-        stats.completed(Kind::Write, None, 1000);
+        let mut tally = Tally::new(&stats);
+        tally.completed(Kind::Write, Some(4096), 1000);
+        tally.completed(Kind::Write, None, 1000);
+        tally.completed(Kind::Write, Some(512), 2000);
+        drop(tally);
         let write = stats.kind(Kind::Write);
-        assert_eq!((write.requests.get(), write.bytes.get(), write.errors.get()), (2, 4096, 1));
-        assert_eq!(write.backend.counts().sum::<u64>(), 2);
+        assert_eq!((write.requests.get(), write.bytes.get(), write.errors.get()), (3, 4608, 1));
+        assert_eq!(write.backend.counts().sum::<u64>(), 3);
         assert_eq!(stats.kind(Kind::Read).requests.get(), 0);
     }
 }
