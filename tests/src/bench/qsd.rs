@@ -128,7 +128,7 @@ fn end(child: &mut Child) {
 ///
 /// When the daemon does not start, or a request fails.
 pub(super) fn run(path: &Path, workload: &Workload, duration: Duration) -> Result<Figures> {
-    let memory = driver::guest_memory()?;
+    let memory = driver::shared_guest_memory()?;
     let mut daemon = Daemon::start(path, workload.direction == Direction::Write)?;
     let capacity = File::open(path)?.metadata()?.len();
     // The driver lays out the ring's memory before the daemon looks at it.
