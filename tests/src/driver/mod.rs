@@ -36,7 +36,7 @@ pub use memory_disk::{MemoryDisk, Shape};
 pub use ring::{Descriptor, Ring, Used};
 
 /// After this long something hangs.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `done` yields something; `None` after [`PATIENCE`].
 pub fn wait_for<T>(mut done: impl FnMut() -> Option<T>) -> Option<T> {

@@ -75,7 +75,7 @@ fn the_next_client_is_served_when_one_has_gone() {
 
 #[test]
 fn a_client_that_does_not_read_holds_nothing_up() {
-    let machine = Machine::with(&[echo(), flood(300_000), power_off(), halt()], ON_A_SOCKET);
+    let machine = Machine::with(&[echo(), flood(50_000), power_off(), halt()], ON_A_SOCKET);
     let mut child = machine.start();
     let mut client = connect(&machine.path("console"));
     client.write_all(b"x").unwrap();
