@@ -20,7 +20,8 @@ use super::qemu::{Machine, Start};
 use super::recipe::{Lab, tail};
 
 /// How long a command may take unless the scenario says otherwise. L1 is some 17 times slower than a real machine.
-pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(180);
+/// Generous: nobody waits for it but who waits for a failure.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(400);
 const MIB: u64 = 1 << 20;
 
 enum Place {

@@ -30,6 +30,7 @@
 //! found), `BULKHEAD_LAB_MIRROR` (Debian mirror; else apt's own), `BULKHEAD_BIN` (program under test).
 
 mod cache;
+mod config;
 mod console;
 mod deterministic;
 mod direct;
@@ -40,6 +41,7 @@ mod recipe;
 mod snapshot;
 
 pub use cache::cache;
+pub use config::{CMDLINE, disk};
 pub use console::{Console, Output};
 pub use guest::{BOOT_TIMEOUT, EXIT_TIMEOUT, Guest};
 pub use host::{COMMAND_TIMEOUT, Host, bulkhead_binary};
