@@ -1,7 +1,7 @@
 # What people do with this tree. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build lab sim bench bench-gate clean
+.PHONY: help demo test check build lab sim cycles bench bench-gate clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ lab: ## Build or refresh the cached lab image
 sim: ## Cut the power of simulated disks: SEED= SCHEDULES= MODE=
 	@cargo run --quiet --release --package tests --bin sim -- \
 		$(if $(SEED),--seed $(SEED)) $(if $(SCHEDULES),--schedules $(SCHEDULES)) $(if $(MODE),--mode $(MODE))
+
+cycles: build lab ## Boot real guests and power them off, fifty times
+	BULKHEAD_CYCLES=50 cargo test --package tests --test cycles -- --nocapture
 
 bench: ## Measure the storage stack beside fio and qemu-storage-daemon
 	@resources/bench/host-packages.sh
