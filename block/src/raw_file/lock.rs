@@ -42,3 +42,22 @@ fn lock_call(file: &File, command: libc::c_int, kind: libc::c_int) -> io::Result
     let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(lock) }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{FlockOperation, fcntl_lock};
+    use tempfile::NamedTempFile;
+
+    use super::*;
+
+    /// A lock of the other kind, which belongs to a process, conflicts even with the process's own.
+    #[test]
+    fn the_holder_is_named_when_the_host_knows_it() {
+        let held = NamedTempFile::new().unwrap();
+        fcntl_lock(held.as_file(), FlockOperation::NonBlockingLockExclusive).unwrap();
+        let again = File::options().read(true).write(true).open(held.path()).unwrap();
+        let refusal = take(&again, held.path(), false).unwrap_err().to_string();
+        let pid = std::process::id();
+        assert!(refusal.ends_with(&format!("in use by process {pid}")), "{refusal}");
+    }
+}

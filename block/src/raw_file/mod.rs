@@ -7,10 +7,14 @@ mod limits;
 mod lock;
 mod resize;
 
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -97,13 +101,7 @@ impl RawFile {
                 return Err(OpenError::Unsuitable { path: path.into(), why });
             }
         };
-        let exclusive = match kind {
-            Kind::BlockDevice if !read_only => OFlags::EXCL,
-            _ => OFlags::empty(),
-        };
-        let file = open_again(&found, flags_of(mode, read_only) | exclusive)
-            .map_err(|source| open_error(path, mode, source))?;
-        lock::take(&file, path, read_only)?;
+        let file = claim_patiently(|| claim(&found, kind, path, options))?;
         let limits = limits::probe(&file, path, kind, options)?;
         let id = match options.id.as_str() {
             "" => path.display().to_string(),
@@ -128,6 +126,38 @@ impl RawFile {
             }),
         })
     }
+}
+
+/// Repeats `claim` for as long as a disk may look used by a process that is gone: the kernel closes the
+/// files of a killed process only when it has taken its io_urings apart.
+fn claim_patiently(mut claim: impl FnMut() -> Result<File, OpenError>) -> Result<File, OpenError> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const PAUSE: Duration = Duration::from_millis(10);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match claim() {
+            Err(OpenError::InUse { .. }) if Instant::now() < deadline => thread::sleep(PAUSE),
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Opens the file that was found and keeps others off it.
+fn claim(
+    found: &OwnedFd,
+    kind: Kind,
+    path: &Path,
+    options: &DiskOptions,
+) -> Result<File, OpenError> {
+    let DiskOptions { mode, read_only, .. } = *options;
+    let exclusive = match kind {
+        Kind::BlockDevice if !read_only => OFlags::EXCL,
+        _ => OFlags::empty(),
+    };
+    let file = open_again(found, flags_of(mode, read_only) | exclusive)
+        .map_err(|source| open_error(path, mode, source))?;
+    lock::take(&file, path, read_only)?;
+    Ok(file)
 }
 
 fn open_error(path: &Path, mode: CacheMode, source: io::Error) -> OpenError {
