@@ -10,7 +10,7 @@ demo: build lab ## Boot a Debian guest that writes a file, reboots and finds it 
 	@cargo run --quiet --package tests --bin demo
 
 test: build lab ## Run everything: unit, property, hostile driver, real guests
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
 
 check: ## Formatting and lints, as CI wants them
 	cargo fmt --all --check
