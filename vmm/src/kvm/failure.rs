@@ -162,15 +162,15 @@ mod tests {
     fn instruction_bytes_come_only_with_their_flag() {
         let mut run = kvm_run::default();
         run.__bindgen_anon_1.emulation_failure.suberror = KVM_INTERNAL_ERROR_EMULATION;
-        assert_eq!(Cause::of_internal_error(&run), Cause::Emulation { instruction: vec![] });
+        run.__bindgen_anon_1.emulation_failure.ndata = 3;
         // SAFETY: all members of the union are integers, so any may be referred to.
         let failure = unsafe { &mut run.__bindgen_anon_1.emulation_failure };
-        failure.ndata = 3;
-        failure.flags = HAS_INSTRUCTION_BYTES;
         // SAFETY: as above.
         let bytes = unsafe { &mut failure.__bindgen_anon_1.__bindgen_anon_1 };
         bytes.insn_size = 2;
         bytes.insn_bytes[..3].copy_from_slice(&[0x0f, 0x0b, 0x90]);
+        assert_eq!(Cause::of_internal_error(&run), Cause::Emulation { instruction: vec![] });
+        run.__bindgen_anon_1.emulation_failure.flags = HAS_INSTRUCTION_BYTES;
         let cause = Cause::of_internal_error(&run);
         assert_eq!(cause, Cause::Emulation { instruction: vec![0x0f, 0x0b] });
     }
