@@ -49,25 +49,21 @@ fn counts(machine: &Machine, name: &str) -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
 fn a_bzimage_boots_on_one_processor() -> Result<()> {
     counts(&Machine { kernel: "vmlinuz", ..SMALL }, "boot-bzimage")
 }
 
 #[test]
-#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
 fn a_vmlinux_boots_on_one_processor() -> Result<()> {
     counts(&SMALL, "boot-vmlinux")
 }
 
 #[test]
-#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
 fn a_bzimage_boots_on_four_processors() -> Result<()> {
     counts(&Machine { kernel: "vmlinuz", vcpus: 4, ..SMALL }, "boot-bzimage-4")
 }
 
 #[test]
-#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
 fn a_vmlinux_boots_on_four_processors_with_memory_beyond_the_hole() -> Result<()> {
     let machine = Machine { vcpus: 4, memory: "5GiB", ..SMALL };
     machine.boot("boot-5g", "", |_, guest| {
@@ -81,7 +77,6 @@ fn a_vmlinux_boots_on_four_processors_with_memory_beyond_the_hole() -> Result<()
 }
 
 #[test]
-#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
 fn nothing_makes_the_guest_wait() -> Result<()> {
     SMALL.boot("boot-log", "", |host, guest| {
         let log = guest.run("dmesg")?;
@@ -111,7 +106,6 @@ fn reboot(name: &str, how: &str) -> Result<i32> {
 }
 
 #[test]
-#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
 fn a_reboot_is_ten_however_linux_does_it() -> Result<()> {
     for how in ["", "reboot=a", "reboot=k"] {
         assert_eq!(reboot("boot-reboot", how)?, 10, "{how}");
@@ -120,14 +114,12 @@ fn a_reboot_is_ten_however_linux_does_it() -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
 fn a_triple_fault_is_twelve() -> Result<()> {
     assert_eq!(reboot("boot-triple-fault", "reboot=t")?, 12);
     Ok(())
 }
 
 #[test]
-#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
 fn a_panic_is_eleven() -> Result<()> {
     SMALL.boot("boot-panic", "", |_, guest| {
         guest.send("echo c >/proc/sysrq-trigger\n")?;
@@ -137,7 +129,6 @@ fn a_panic_is_eleven() -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs the lab: cargo run -p tests --bin lab -- build"]
 fn sigterm_presses_the_power_button() -> Result<()> {
     SMALL.boot("boot-button", "", |_, guest| {
         // Who reads the button in the guest has to be there first.
