@@ -112,8 +112,10 @@ fn a_good_machine_as_json() {
     "control": null,
     "disks": [
       {
+        "block_size": null,
         "bus": "virtio-blk",
         "cache": "writeback",
+        "engine": "auto",
         "id": "root",
         "path": "root.img",
         "queues": 1,
@@ -122,8 +124,10 @@ fn a_good_machine_as_json() {
         "size_bytes": 10737418240
       },
       {
+        "block_size": null,
         "bus": "virtio-blk",
         "cache": "writethrough",
+        "engine": "auto",
         "id": "data-1",
         "path": "data.img",
         "queues": 1,
