@@ -283,8 +283,8 @@ impl Requests {
         let Some(request) = self.slots.get_mut(usize::from(tag)).and_then(Option::take) else {
             return;
         };
-        if request.held_since.is_some() {
-            self.host.space.leave();
+        if let Some(since) = request.held_since {
+            self.host.space.leave(since);
             if result.is_ok() {
                 self.held.space_was_had();
             }

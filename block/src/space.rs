@@ -27,8 +27,10 @@ pub enum OnNoSpace {
 pub struct Held {
     /// How many requests wait.
     pub requests: u32,
-    /// Since when the disk has held any.
+    /// Since when the oldest of them has waited.
     pub since: Instant,
+    /// When the oldest of them fails, if there is no space before.
+    pub deadline: Instant,
     /// Why: `ENOSPC` or `EDQUOT`.
     pub errno: i32,
 }
@@ -39,7 +41,16 @@ pub(crate) struct SpaceWatch {
     disk: String,
     path: PathBuf,
     policy: OnNoSpace,
-    episode: Mutex<Option<Held>>,
+    episode: Mutex<Option<Episode>>,
+}
+
+/// From the first held request to the last.
+#[derive(Debug)]
+struct Episode {
+    began: Instant,
+    errno: i32,
+    /// Since when each request has waited, in no order.
+    waiting: Vec<Instant>,
 }
 
 impl SpaceWatch {
@@ -56,18 +67,22 @@ impl SpaceWatch {
     }
 
     pub(crate) fn held(&self) -> Option<Held> {
-        *self.lock()
+        let episode = self.lock();
+        let Episode { errno, waiting, .. } = episode.as_ref()?;
+        let since = *waiting.iter().min()?;
+        let requests = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
+        Some(Held { requests, since, deadline: self.holds_until(since)?, errno: *errno })
     }
 
     /// One more request is held. The first begins an episode.
     pub(crate) fn enter(&self, error: &io::Error, now: Instant) {
         let mut episode = self.lock();
-        if let Some(held) = &mut *episode {
-            held.requests += 1;
+        if let Some(episode) = &mut *episode {
+            episode.waiting.push(now);
             return;
         }
         let errno = error.raw_os_error().unwrap_or(libc::ENOSPC);
-        *episode = Some(Held { requests: 1, since: now, errno });
+        *episode = Some(Episode { began: now, errno, waiting: vec![now] });
         drop(episode);
         tracing::warn!(
             disk = self.disk, path = %self.path.display(), %error,
@@ -75,23 +90,25 @@ impl SpaceWatch {
         );
     }
 
-    /// A held request has ended. The last ends the episode.
-    pub(crate) fn leave(&self) {
-        let mut episode = self.lock();
-        let Some(held) = &mut *episode else { return };
-        held.requests = held.requests.saturating_sub(1);
-        if held.requests > 0 {
+    /// A request that was held since `since` has ended. The last ends the episode.
+    pub(crate) fn leave(&self, since: Instant) {
+        let mut guard = self.lock();
+        let Some(episode) = &mut *guard else { return };
+        if let Some(place) = episode.waiting.iter().position(|entered| *entered == since) {
+            episode.waiting.swap_remove(place);
+        }
+        if !episode.waiting.is_empty() {
             return;
         }
-        let since = held.since;
-        *episode = None;
-        drop(episode);
-        let seconds = since.elapsed().as_secs_f32();
+        let began = episode.began;
+        *guard = None;
+        drop(guard);
+        let seconds = began.elapsed().as_secs_f32();
         tracing::warn!(disk = self.disk, seconds, "no write is held for want of space any more");
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Held>> {
-        // Every change is one assignment, so that a panic elsewhere leaves nothing broken.
+    fn lock(&self) -> MutexGuard<'_, Option<Episode>> {
+        // Every change is whole when it is made, so that a panic elsewhere leaves nothing broken.
         self.episode.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -180,14 +197,17 @@ mod tests {
         let watch = SpaceWatch::new("disk".into(), "path".into(), policy);
         let now = Instant::now();
         let error = io::Error::from_raw_os_error(libc::EDQUOT);
+        let second = Duration::from_secs(1);
         watch.enter(&error, now);
-        watch.enter(&error, now + Duration::from_secs(1));
-        let expected = Held { requests: 2, since: now, errno: libc::EDQUOT };
-        assert_eq!(watch.held(), Some(expected));
-        watch.leave();
-        assert_eq!(watch.held().map(|held| held.requests), Some(1));
-        watch.leave();
+        watch.enter(&error, now + second);
+        let held = |requests, since| {
+            Some(Held { requests, since, deadline: since + second, errno: libc::EDQUOT })
+        };
+        assert_eq!(watch.held(), held(2, now));
+        watch.leave(now);
+        assert_eq!(watch.held(), held(1, now + second), "the oldest is gone");
+        watch.leave(now + second);
         assert_eq!(watch.held(), None);
-        assert_eq!(watch.holds_until(now), Some(now + Duration::from_secs(1)));
+        assert_eq!(watch.holds_until(now), Some(now + second));
     }
 }

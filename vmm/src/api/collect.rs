@@ -1,14 +1,14 @@
 //! The machine as it is at this moment. Control socket thread; nothing here waits.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use block::FlushAction;
 use devices::virtio::block::DiskControl;
 use devices::virtio::stats::{Kind, KindStats, QueueStats};
 
 use super::latency::Counts;
-use super::model::{Disk, Engine, Requests, State, Stats, Status};
+use super::model::{Disk, Engine, Held, Requests, State, Stats, Status};
 use crate::commands::Commander;
 use crate::config::DiskConfig;
 use crate::gate::Gate;
@@ -62,10 +62,11 @@ impl DiskView {
     pub(super) fn status(&self) -> Disk {
         let Self { config, control } = self;
         let (geometry, engine) = (control.geometry(), control.engine());
+        let held = self.held();
         Disk {
             id: config.id.clone(),
             path: config.path.display().to_string(),
-            warnings: self.warnings(),
+            warnings: self.warnings(held.as_ref()),
             size_bytes: geometry.capacity,
             logical_block_bytes: geometry.logical_block,
             physical_block_bytes: geometry.physical_block,
@@ -73,7 +74,7 @@ impl DiskView {
             cache: config.cache.name().to_owned(),
             write_cache: control.write_cache(),
             lost_writes: control.backend().has_lost_writes(),
-            held: self.held(),
+            held,
             engine: Engine { name: engine.name.to_owned(), reason: engine.reason.into_owned() },
             total: stats(control.stats()),
             queues: control
@@ -84,12 +85,12 @@ impl DiskView {
         }
     }
 
-    /// How many requests wait for space on the host.
-    pub(super) fn held(&self) -> u64 {
-        self.control.backend().held().map_or(0, |held| held.requests.into())
+    /// What waits for space on the host.
+    pub(super) fn held(&self) -> Option<Held> {
+        self.control.backend().held().map(|held| held_at(&held, Instant::now()))
     }
 
-    fn warnings(&self) -> Vec<String> {
+    fn warnings(&self, held: Option<&Held>) -> Vec<String> {
         let cache = self.config.cache;
         let mut warnings = Vec::new();
         if self.is_unsafe() {
@@ -102,15 +103,36 @@ impl DiskView {
                         the machine is started anew";
             warnings.push(lost.to_owned());
         }
-        if let Some(held) = self.control.backend().held() {
-            let (requests, since) = (held.requests, held.since.elapsed().as_secs());
-            let error = std::io::Error::from_raw_os_error(held.errno);
+        if let Some(Held { requests, error, reason, age_ms, deadline_ms }) = held {
+            let (what, age, left) = (counted(*requests), age_ms / 1000, deadline_ms / 1000);
             warnings.push(format!(
-                "{requests} requests have waited for space on the host for up to {since} s: {error}"
+                "held for want of space on the host: {what}, for {age} s ({error}: {reason}); unless space is \
+                 freed, writes fail from {left} s on from now"
             ));
         }
         warnings
     }
+}
+
+fn held_at(held: &block::Held, now: Instant) -> Held {
+    let block::Held { requests, since, deadline, errno } = *held;
+    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    // Nothing but these two is held.
+    let (error, reason) = match errno {
+        libc::EDQUOT => ("EDQUOT", "the quota is used up"),
+        _ => ("ENOSPC", "no space is left"),
+    };
+    Held {
+        requests: requests.into(),
+        error: error.to_owned(),
+        reason: reason.to_owned(),
+        age_ms: milliseconds(now.saturating_duration_since(since)),
+        deadline_ms: milliseconds(deadline.saturating_duration_since(now)),
+    }
+}
+
+fn counted(requests: u64) -> String {
+    if requests == 1 { "1 request".to_owned() } else { format!("{requests} requests") }
 }
 
 /// The sum over `queues`.

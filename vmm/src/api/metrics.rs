@@ -3,12 +3,13 @@
 //! Counts are by queue; latencies are summed over the queues of a disk, in buckets of powers of two.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use devices::virtio::stats::{Histogram, Kind, QueueStats};
 
 use super::collect::{DiskView, View};
 use super::latency::Counts;
-use super::model::State;
+use super::model::{Held, State};
 
 /// What `Content-Type` says.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -86,10 +87,26 @@ fn disks(page: &mut Page, view: &View) {
         disk.control.write_cache().into()
     });
     gauge("bulkhead_disk_unsafe", "Whether flushes are ignored.", |disk| disk.is_unsafe().into());
-    gauge("bulkhead_disk_held", "Requests that wait for space.", DiskView::held);
+    gauge("bulkhead_disk_held", "Requests that wait for space.", |disk| {
+        disk.held().map_or(0, |held| held.requests)
+    });
     gauge("bulkhead_disk_lost_writes", "Whether acknowledged writes were lost.", |disk| {
         disk.control.backend().has_lost_writes().into()
     });
+    let help = "How long the oldest request has waited for space, and why. Absent when none does.";
+    held(page, view, "bulkhead_disk_held_age_seconds", help, |held| held.age_ms);
+    let help = "How long until the oldest of them fails, if there is no space before.";
+    held(page, view, "bulkhead_disk_held_deadline_seconds", help, |held| held.deadline_ms);
+}
+
+fn held(page: &mut Page, view: &View, name: &str, help: &str, milliseconds: fn(&Held) -> u64) {
+    page.family(name, "gauge", help);
+    for disk in &view.disks {
+        if let Some(held) = disk.held() {
+            let labels = [("disk", disk.config.id.as_str()), ("error", &held.error)];
+            page.sample(name, &labels, Duration::from_millis(milliseconds(&held)).as_secs_f64());
+        }
+    }
 }
 
 fn queues(page: &mut Page, view: &View) {

@@ -12,6 +12,8 @@ mod metrics;
 pub(crate) mod model;
 mod routes;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -62,13 +62,28 @@ pub(crate) struct Disk {
     pub(crate) write_cache: bool,
     /// Acknowledged writes were lost: flushes fail until the disk is opened anew.
     pub(crate) lost_writes: bool,
-    /// Requests that wait until the host has space again.
-    pub(crate) held: u64,
+    /// Requests that wait until the host has space again; null if none does.
+    pub(crate) held: Option<Held>,
     pub(crate) engine: Engine,
     /// All queues together.
     pub(crate) total: Stats,
     /// Each queue, by its number.
     pub(crate) queues: Vec<Stats>,
+}
+
+/// What a disk holds for want of space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Held {
+    /// How many requests wait.
+    pub(crate) requests: u64,
+    /// The host's answer: `ENOSPC` or `EDQUOT`.
+    pub(crate) error: String,
+    /// The same in words.
+    pub(crate) reason: String,
+    /// How long the oldest has waited.
+    pub(crate) age_ms: u64,
+    /// How long until it fails, if there is no space before.
+    pub(crate) deadline_ms: u64,
 }
 
 /// What carries out a disk's requests.

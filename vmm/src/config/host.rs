@@ -302,9 +302,18 @@ fn check_image(disk: &Disk, path: &Spanned<PathBuf>, file: &File) -> Option<Diag
             return Some(message.at(path.span(), failure.to_string()).help(DISK_HELP));
         }
     };
-    if !size.is_multiple_of(SECTOR) {
-        let message = error(format!("is not a multiple of {SECTOR} bytes"));
-        let help = format!("round it up with `truncate -s %{SECTOR} {name}`");
+    let block = disk.block_size.map_or(SECTOR, u64::from);
+    if !size.is_multiple_of(block) {
+        let message = error(format!("is not a multiple of {block} bytes"));
+        let help = match (kind.is_file(), block) {
+            (true, SECTOR) => format!("round it up with `truncate -s %{SECTOR} {name}`"),
+            (true, _) => {
+                format!(
+                    "round it up with `truncate -s %{block} {name}`, or write `block_size = {SECTOR}`"
+                )
+            }
+            (false, _) => format!("write `block_size = {SECTOR}`, or give the device another size"),
+        };
         return Some(message.at(path.span(), format!("{size} bytes")).help(help));
     }
     if disk.readonly == Some(false)

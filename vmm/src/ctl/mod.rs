@@ -1,7 +1,7 @@
 //! `bulkhead ctl`: asks a running machine, and shows what it says.
 
 mod client;
-mod render;
+pub(crate) mod render;
 
 use std::io::{self, Write};
 use std::os::unix::fs::FileTypeExt;

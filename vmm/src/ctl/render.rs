@@ -51,7 +51,7 @@ impl Table {
 }
 
 /// The machine at a glance.
-pub(super) fn status(status: &Status) -> String {
+pub(crate) fn status(status: &Status) -> String {
     let Status { version, pid, vcpus, memory_bytes, .. } = status;
     let uptime = duration(Duration::from_millis(status.uptime_ms));
     let (style, state) = match status.state {

@@ -221,6 +221,27 @@ the disk image `/proc/version` does not tell its size
 }
 
 #[test]
+fn an_image_is_made_of_whole_blocks() {
+    let lab = Lab::new();
+    lab.file("odd", 1 << 20 | 512);
+    let said = |block_size| {
+        lab.said_after_base(&format!("[[disk]]\nid='a'\npath='odd'\nblock_size={block_size}\n"))
+    };
+    assert_eq!(said(512), "");
+    assert_data_eq!(
+        said(4096),
+        str![[r#"
+the disk image `/vm/odd` is not a multiple of 4096 bytes
+  'odd'  <- 1049088 bytes
+  round it up with `truncate -s %4096 /vm/odd`, or write `block_size = 512`
+
+"#]]
+    );
+    lab.file("odd", 1 << 20);
+    assert_eq!(said(4096), "");
+}
+
+#[test]
 fn rights() {
     let lab = Lab::new();
     for (name, mode) in [("secret", 0o000), ("fixed", 0o444)] {

@@ -19,6 +19,12 @@ fn check(value: &Value, schema: &Value, at: &str) {
         }
         None => schema,
     };
+    if let Some(choices) = schema.get("anyOf") {
+        // Something, or null.
+        let [something, null] = choices.as_array().unwrap().as_slice() else { panic!("{at}") };
+        assert_eq!(null["type"], "null", "{at}");
+        return if value.is_null() { () } else { check(value, something, at) };
+    }
     let kinds = match &schema["type"] {
         Value::Array(kinds) => kinds.clone(),
         kind => vec![kind.clone()],

@@ -1,0 +1,172 @@
+//! What is shown of a disk in trouble: everywhere, and the same.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use block::{
+    Backend, CacheMode, EngineKind, EngineSetup, Geometry, IoEngine, OnNoSpace, OpenError,
+};
+use devices::virtio::Block;
+
+use super::metrics;
+use super::model::{Disk, Status};
+use super::{DiskView, View};
+use crate::commands::commands;
+use crate::config::{Bus, DiskConfig};
+use crate::ctl::render;
+use crate::gate::Gate;
+
+/// A backend that holds what it is told to hold, and has lost writes.
+struct Troubled {
+    held: Option<block::Held>,
+    lost: bool,
+    cache: CacheMode,
+}
+
+impl Backend for Troubled {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            capacity: 1 << 20,
+            logical_block: 512,
+            physical_block: 4096,
+            optimal_io: 0,
+            discard: None,
+        }
+    }
+
+    fn cache_mode(&self) -> CacheMode {
+        self.cache
+    }
+
+    fn read_only(&self) -> bool {
+        false
+    }
+
+    fn engine(&self, _: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
+        Err(OpenError::NoIoUring(io::Error::from_raw_os_error(libc::ENOSYS)))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn has_lost_writes(&self) -> bool {
+        self.lost
+    }
+
+    fn held(&self) -> Option<block::Held> {
+        self.held
+    }
+}
+
+fn view(backend: Troubled) -> View {
+    let config = DiskConfig {
+        id: "data".into(),
+        path: "data.img".into(),
+        bus: Bus::VirtioBlk,
+        cache: backend.cache,
+        readonly: false,
+        queues: 1,
+        serial: "data".into(),
+        block_size: None,
+        engine: EngineKind::Auto,
+        on_no_space: OnNoSpace::Report,
+    };
+    let control = Block::new("data", "data", 1, Arc::new(backend)).control();
+    View {
+        started: Instant::now(),
+        vcpus: 1,
+        memory_bytes: 1 << 20,
+        disks: vec![DiskView { config, control }],
+        gate: Arc::new(Gate::default()),
+        commander: commands().unwrap().0,
+    }
+}
+
+fn shown(view: &View) -> (Disk, String, String) {
+    let Status { disks, .. } = view.status();
+    let text = anstream::adapter::strip_str(&render::status(&view.status())).to_string();
+    (disks.into_iter().next().unwrap(), text, metrics::render(view))
+}
+
+#[test]
+fn a_hold_is_shown_with_its_reason_its_age_and_its_deadline() {
+    for (errno, name, words) in [
+        (libc::ENOSPC, "ENOSPC", "no space is left"),
+        (libc::EDQUOT, "EDQUOT", "the quota is used up"),
+    ] {
+        let now = Instant::now();
+        let held = block::Held {
+            requests: 3,
+            since: now.checked_sub(Duration::from_secs(40)).unwrap(),
+            deadline: now + Duration::from_secs(20),
+            errno,
+        };
+        let view = view(Troubled { held: Some(held), lost: false, cache: CacheMode::WriteBack });
+        let (disk, text, metrics) = shown(&view);
+        let held = disk.held.unwrap();
+        assert_eq!((held.requests, &*held.error, &*held.reason), (3, name, words));
+        assert!((40_000..41_000).contains(&held.age_ms), "{}", held.age_ms);
+        assert!((19_000..=20_000).contains(&held.deadline_ms), "{}", held.deadline_ms);
+        let said = format!(
+            "warning: disk data: held for want of space on the host: 3 requests, for 40 s ({name}: {words})"
+        );
+        assert!(text.contains(&said), "{text}");
+        assert!(text.contains("fail from 19 s on") || text.contains("fail from 20 s on"), "{text}");
+        assert!(metrics.contains("bulkhead_disk_held{disk=\"data\"} 3\n"), "{metrics}");
+        let sample = |name: &str| -> f64 {
+            let start = format!("{name}{{disk=\"data\",error=\"{}\"}} ", held.error);
+            let line = metrics.lines().find_map(|line| line.strip_prefix(&*start));
+            line.unwrap_or_else(|| panic!("no {start}: {metrics}")).parse().unwrap()
+        };
+        assert!((40.0..41.0).contains(&sample("bulkhead_disk_held_age_seconds")));
+        assert!((19.0..=20.0).contains(&sample("bulkhead_disk_held_deadline_seconds")));
+    }
+}
+
+/// The description has what the socket says of a hold, no more and no less.
+#[test]
+fn a_hold_is_described() {
+    let now = Instant::now();
+    let held = block::Held { requests: 1, since: now, deadline: now, errno: libc::ENOSPC };
+    let view = view(Troubled { held: Some(held), lost: false, cache: CacheMode::WriteBack });
+    let said = serde_json::to_value(shown(&view).0.held).unwrap();
+    let text = include_str!("../../../resources/openapi.json");
+    let described: serde_json::Value = serde_json::from_str(text).unwrap();
+    let described = &described["components"]["schemas"]["Held"];
+    let keys = |value: &serde_json::Value| -> BTreeSet<String> {
+        value.as_object().unwrap().keys().cloned().collect()
+    };
+    assert_eq!(keys(&said), keys(&described["properties"]));
+    assert!(described["properties"]["error"]["enum"].as_array().unwrap().contains(&said["error"]));
+}
+
+#[test]
+fn nothing_is_said_of_holds_where_there_are_none() {
+    let view = view(Troubled { held: None, lost: false, cache: CacheMode::WriteBack });
+    let (disk, text, metrics) = shown(&view);
+    assert_eq!((disk.held, disk.warnings.len()), (None, 0));
+    assert!(!text.contains("warning"), "{text}");
+    assert!(metrics.contains("bulkhead_disk_held{disk=\"data\"} 0\n"), "{metrics}");
+    assert!(!metrics.contains("bulkhead_disk_held_age_seconds{"), "{metrics}");
+}
+
+#[test]
+fn lost_writes_and_mode_unsafe_are_shown_everywhere() {
+    let (disk, text, metrics) =
+        shown(&view(Troubled { held: None, lost: true, cache: CacheMode::WriteBack }));
+    assert!(disk.lost_writes && disk.warnings[0].contains("may be lost"));
+    assert!(text.contains("warning: disk data: write-back failed"), "{text}");
+    assert!(metrics.contains("bulkhead_disk_lost_writes{disk=\"data\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("bulkhead_disk_unsafe{disk=\"data\"} 0\n"), "{metrics}");
+
+    let (disk, text, metrics) =
+        shown(&view(Troubled { held: None, lost: false, cache: CacheMode::Unsafe }));
+    assert!(!disk.lost_writes && disk.cache == "unsafe");
+    assert!(disk.warnings[0].contains("flushes are ignored"));
+    assert!(text.contains("warning: disk data: cache mode unsafe"), "{text}");
+    assert!(metrics.contains("bulkhead_disk_lost_writes{disk=\"data\"} 0\n"), "{metrics}");
+    assert!(metrics.contains("bulkhead_disk_unsafe{disk=\"data\"} 1\n"), "{metrics}");
+}
