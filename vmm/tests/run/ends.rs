@@ -26,6 +26,18 @@ fn power_off_is_success() {
     assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(0), "hello\n", ""));
 }
 
+/// What mode `unsafe` means is said at each start, unasked.
+#[test]
+fn mode_unsafe_is_announced_at_the_start() {
+    let disk = "[[disk]]\nid = \"fast\"\npath = \"fast.img\"\ncache = \"unsafe\"\n";
+    let machine = Machine::with(&[power_off(), halt()], disk);
+    std::fs::File::create(machine.path("fast.img")).unwrap().set_len(1 << 20).unwrap();
+    let output = machine.run();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("`cache = \"unsafe\"` ignores the guest's flushes"), "{stderr}");
+}
+
 #[test]
 fn reboot_is_ten() {
     for (port, value) in [(RESET, 1), (KEYBOARD, 0xfe)] {
