@@ -218,6 +218,11 @@ pub trait IoEngine {
     /// The next completion, if one is there.
     fn reap(&mut self) -> Option<Completion>;
 
+    /// How many requests in flight wait for space on the host, and nothing else of them is on its way.
+    fn held(&self) -> usize {
+        0
+    }
+
     /// Submits, then sleeps until a completion is there or the kick descriptor is signalled.
     ///
     /// # Errors

@@ -168,6 +168,11 @@ impl Requests {
         !self.finished.is_empty()
     }
 
+    /// How many requests wait for space.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// When held requests are to be tried again.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.held.due()

@@ -137,6 +137,10 @@ impl Waiting {
         self.due = Some(next.min(deadline));
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.tags.len()
+    }
+
     /// When to ask again.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due

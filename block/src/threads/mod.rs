@@ -119,6 +119,10 @@ impl IoEngine for ThreadEngine {
         self.requests.next_finished()
     }
 
+    fn held(&self) -> usize {
+        self.requests.held()
+    }
+
     fn wait(&mut self) -> io::Result<Wake> {
         self.harvest();
         while !self.requests.has_finished() && !self.kicked {

@@ -158,6 +158,10 @@ impl<R: Ring> IoEngine for UringEngine<R> {
         self.requests.next_finished()
     }
 
+    fn held(&self) -> usize {
+        self.requests.held()
+    }
+
     fn wait(&mut self) -> io::Result<Wake> {
         self.harvest();
         loop {

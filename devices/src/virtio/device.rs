@@ -2,10 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::SyncSender;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{ConfigChange, FaultReporter, Interrupt, Queue, QueueError, Worker};
+use super::{ConfigChange, FaultReporter, Interrupt, Position, Queue, QueueError, Worker};
 use crate::GuestMemory;
 
 /// Device types (Virtio 1.2 §5).
@@ -57,6 +59,17 @@ pub struct ActiveQueue {
     pub kick: Arc<EventFd>,
     /// Tells the driver of used buffers.
     pub interrupt: Interrupt,
+    /// How another worker goes on with the queue after this one; nothing where a reset comes in between, and what is
+    /// in flight need not be given back.
+    pub hand_over: Option<HandOver>,
+}
+
+/// Where a worker that was asked to end says how far it came.
+pub struct HandOver {
+    /// Takes the position, once the worker touches the ring no more.
+    pub position: SyncSender<Position>,
+    /// Whether requests that wait for space on the host are reported as failed. Else they are owed.
+    pub report_held: Arc<AtomicBool>,
 }
 
 /// Everything a device gets when its driver sets DRIVER_OK.

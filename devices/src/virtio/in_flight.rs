@@ -69,6 +69,19 @@ impl<P> InFlight<P> {
         }
     }
 
+    /// Forgets all requests and returns them, oldest first.
+    pub(super) fn drain(&mut self) -> Vec<Entry<P>> {
+        let mut left = Vec::new();
+        for (tag, slot) in (0..).zip(&mut self.slots) {
+            if let Some(entry) = slot.take() {
+                self.vacant.push(Vacancy { tag, segments: Segments::new() });
+                left.push(entry);
+            }
+        }
+        left.sort_by_key(|entry| entry.since_ns);
+        left
+    }
+
     /// Ends the request of a tag and vacates its slot; `None` if there is none, which would be the
     /// engine's bug.
     pub(super) fn remove(&mut self, tag: u16, segments: Segments) -> Option<Entry<P>> {

@@ -12,6 +12,7 @@ mod device;
 mod guest_slice;
 mod in_flight;
 mod interrupt;
+mod kept;
 mod net;
 mod queue;
 pub mod queue_worker;
@@ -23,8 +24,9 @@ mod worker;
 
 pub use block::Block;
 pub use chain::{Buffer, Chain, OutOfMemoryRange, Span};
-pub use device::{ActivateError, Activation, ActiveQueue, DeviceType, VirtioDevice};
+pub use device::{ActivateError, Activation, ActiveQueue, DeviceType, HandOver, VirtioDevice};
 pub use interrupt::{ConfigChange, FaultReporter, Interrupt};
+pub use kept::{Position, RecordError, RecordPlace};
 pub use net::{Net, Tap, TapError};
 pub use queue::{Head, Queue, QueueError, QueueLayout};
 pub use rng::Rng;

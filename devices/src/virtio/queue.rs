@@ -8,6 +8,7 @@ use std::sync::atomic::{Ordering, fence};
 use vm_memory::GuestAddress;
 
 use super::chain::{Buffer, Chain};
+use super::kept::{Kept, Position, Record, RecordError, RecordPlace};
 use super::ring_memory::{DESCRIPTOR_BYTES, Descriptor, IndirectTable, RingMemory};
 use crate::GuestMemory;
 
@@ -71,6 +72,9 @@ pub enum QueueError {
     /// INDIRECT together with NEXT, within an indirect table, or not negotiated (§2.7.5.3.1).
     #[error("an indirect descriptor where none may be")]
     IndirectMisplaced,
+    /// The record of chains in flight is not this queue's.
+    #[error("the record of chains in flight cannot be used: {0}")]
+    Record(#[from] RecordError),
     /// A chain without the buffers its protocol cannot do without.
     #[error("a request lacks the buffer for its status")]
     NoStatus,
@@ -95,6 +99,8 @@ pub struct Queue {
     next_used: u16,
     /// The used index when the driver was last considered for an interrupt.
     published_used: u16,
+    /// Of a queue that may go on after its worker.
+    kept: Option<Box<Kept>>,
 }
 
 impl Queue {
@@ -135,7 +141,46 @@ impl Queue {
             available_end: 0,
             next_used: 0,
             published_used: 0,
+            kept: None,
         })
+    }
+
+    /// Takes a queue into use that was in use before: where its last worker stopped, or, where there is a
+    /// record of chains in flight, where that and the used ring say.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::new`], or [`QueueError::Record`].
+    pub fn resume(
+        memory: &GuestMemory,
+        layout: QueueLayout,
+        features: u64,
+        position: Position,
+        record: Option<&RecordPlace>,
+    ) -> Result<Self, QueueError> {
+        let mut queue = Self::new(memory, layout, features)?;
+        let used = queue.ring.used_index();
+        let Position { mut next_available, mut owed } = position;
+        let mut open = None;
+        if let Some(place) = record {
+            let record;
+            (record, owed) = Record::open(place, layout.size, used)?;
+            // Each chain taken came back or is owed.
+            let in_flight = u16::try_from(owed.len()).unwrap_or(layout.size);
+            next_available = used.wrapping_add(in_flight);
+            open = Some(record);
+        }
+        (queue.next_used, queue.published_used) = (used, used);
+        (queue.next_available, queue.available_end) = (next_available, next_available);
+        queue.kept = Some(Box::new(Kept { owed: owed.into(), record: open }));
+        Ok(queue)
+    }
+
+    /// Where the queue stands while `in_flight` are owed beyond those not yet started again.
+    pub(super) fn position(&self, in_flight: impl Iterator<Item = Head>) -> Position {
+        let waiting = self.kept.iter().flat_map(|kept| kept.owed.iter().copied());
+        let owed = in_flight.map(|Head(head)| head).chain(waiting).collect();
+        Position { next_available: self.next_available, owed }
     }
 
     /// Entries.
@@ -150,6 +195,28 @@ impl Queue {
     ///
     /// What is wrong with the ring or the chain. The queue cannot be used any further.
     pub fn pop(&mut self, chain: &mut Chain) -> Result<Option<Head>, QueueError> {
+        if self.kept.is_some() { self.pop_kept(chain) } else { self.pop_available(chain) }
+    }
+
+    /// As [`Queue::pop`], of a queue that goes on: what an earlier worker did not give back comes first.
+    fn pop_kept(&mut self, chain: &mut Chain) -> Result<Option<Head>, QueueError> {
+        if let Some(head) = self.kept.as_ref().and_then(|kept| kept.owed.front().copied()) {
+            self.walk(head, chain)?;
+            self.kept.as_mut().map(|kept| kept.owed.pop_front());
+            return Ok(Some(Head(head)));
+        }
+        let head = self.pop_available(chain)?;
+        if let (Some(Head(head)), Some(record)) = (&head, self.record()) {
+            record.take(*head);
+        }
+        Ok(head)
+    }
+
+    fn record(&mut self) -> Option<&mut Record> {
+        self.kept.as_mut()?.record.as_mut()
+    }
+
+    fn pop_available(&mut self, chain: &mut Chain) -> Result<Option<Head>, QueueError> {
         if self.available_end == self.next_available && !self.look()? {
             return Ok(None);
         }
@@ -175,6 +242,9 @@ impl Queue {
     pub fn push_used(&mut self, Head(head): Head, written: u32) {
         self.ring.set_used_entry(self.next_used, head, written);
         self.next_used = self.next_used.wrapping_add(1);
+        if let Some(record) = self.record() {
+            record.give_back(head);
+        }
     }
 
     /// Shows the driver what was given back since the last time, and says whether it wants an
@@ -189,6 +259,9 @@ impl Queue {
         self.published_used = new;
         // The index must be out before the driver's wish is read, or both sides wait.
         fence(Ordering::SeqCst);
+        if let Some(record) = self.record() {
+            record.settle(new);
+        }
         if self.event_idx {
             // §2.7.10: an interrupt if the index has just passed used_event.
             let event = self.ring.used_event();

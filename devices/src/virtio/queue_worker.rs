@@ -8,6 +8,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use block::{
@@ -21,7 +22,8 @@ use super::queue::MAX_BUFFERS;
 use super::stats::{Kind, QueueStats, Round, Tally};
 use super::worker::Stop;
 use super::{
-    ActivateError, ActiveQueue, Chain, FaultReporter, Head, Interrupt, Queue, QueueError, Worker,
+    ActivateError, ActiveQueue, Chain, FaultReporter, HandOver, Head, Interrupt, Position, Queue,
+    QueueError, Worker,
 };
 use crate::{GuestMemory, event};
 
@@ -74,7 +76,7 @@ pub trait Protocol: Send + 'static {
 /// When the host refuses the engine or the thread.
 pub fn spawn<P: Protocol>(
     name: String,
-    active: ActiveQueue,
+    mut active: ActiveQueue,
     memory: GuestMemory,
     faults: FaultReporter,
     backend: Arc<dyn Backend>,
@@ -82,11 +84,21 @@ pub fn spawn<P: Protocol>(
     protocol: P,
 ) -> Result<Worker, ActivateError> {
     let kick = Arc::clone(&active.kick);
+    let hand_over = active.hand_over.take();
     Worker::spawn(
         name,
         kick,
         move || QueueWorker::new(active, memory, faults, &*backend, stats, protocol),
-        |mut worker, stop| worker.run(stop),
+        |mut worker, stop| {
+            worker.run(stop);
+            if let Some(HandOver { position, report_held }) = hand_over {
+                let reached = worker.finish(report_held.load(Ordering::Acquire));
+                // Ended before anybody asks for the position: the engine closes its files.
+                drop(worker);
+                // Whoever asked may have gone.
+                let _ = position.send(reached);
+            }
+        },
     )
 }
 
@@ -201,6 +213,37 @@ impl<P: Protocol> QueueWorker<P> {
     /// The engine cannot go on.
     pub fn wait(&mut self) -> io::Result<()> {
         self.engine.wait().map(drop)
+    }
+
+    /// Takes nothing more from the ring, gives back what is in flight as it completes, and says how far
+    /// the queue came. What waits for space on the host is not waited for: it is reported as failed, or owed.
+    pub fn finish(&mut self, report_held: bool) -> Position {
+        loop {
+            self.settle(self.now_ns());
+            let is_settled = self.in_flight.len() <= self.engine.held();
+            let left = if is_settled { self.in_flight.drain() } else { Vec::new() };
+            let mut owed = Vec::new();
+            for entry in left {
+                if report_held {
+                    let no_space = Err(io::Error::from_raw_os_error(libc::ENOSPC));
+                    let written = self.protocol.complete(entry.pending, &self.memory, no_space);
+                    self.queue.push_used(entry.head, written);
+                } else {
+                    owed.push(entry.head);
+                }
+            }
+            if self.queue.publish() {
+                self.interrupt.signal();
+            }
+            if is_settled {
+                return self.queue.position(owed.into_iter());
+            }
+            if let Err(error) = self.engine.wait() {
+                tracing::error!(target: "virtio", %error, "an engine ended with requests in flight");
+                let owed = self.in_flight.drain().into_iter().map(|entry| entry.head);
+                return self.queue.position(owed);
+            }
+        }
     }
 
     /// Gives back to the driver what the engine completed, and returns how many.

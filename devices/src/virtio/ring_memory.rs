@@ -131,6 +131,11 @@ impl RingMemory {
         }
     }
 
+    /// The index as it was last shown to the driver, whoever did.
+    pub(super) fn used_index(&self) -> u16 {
+        u16::from_le(load(&self.used, 2, Ordering::Acquire))
+    }
+
     /// Shows the driver all entries before `index`.
     pub(super) fn set_used_index(&self, index: u16) {
         store(&self.used, 2, index.to_le(), Ordering::Release);

@@ -113,7 +113,7 @@ pub fn play(disk: &Path, batches: u64) -> Result<()> {
     let interrupt = Interrupt::new(Arc::from([line]), Arc::new(AtomicU16::new(0)));
     let status = Arc::new(AtomicU8::new(0));
     let faults = FaultReporter::new(status, Arc::default(), interrupt.clone());
-    let active = ActiveQueue { index: 0, queue, kick, interrupt };
+    let active = ActiveQueue { index: 0, queue, kick, interrupt, hand_over: None };
     let mut worker = block.worker(active, memory.clone(), faults)?;
 
     ensure!(worker.round(), "the ring is empty before its driver starts");

@@ -114,6 +114,7 @@ impl Guest {
             queue: Queue::new(memory, layout, features).unwrap(),
             kick: Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()),
             interrupt: Interrupt::new(vectors, Arc::new(AtomicU16::new(0))),
+            hand_over: None,
         };
         let first = u64::from(index) * u64::from(size);
         let slots = (first..first + u64::from(size)).map(|slot| BUFFERS + slot * SLOT_BYTES);

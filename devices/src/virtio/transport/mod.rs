@@ -125,7 +125,8 @@ impl PciTransport {
             let queue = Queue::new(&self.memory, setup.layout, features)
                 .map_err(|source| ActivateError::Queue { index, source })?;
             let interrupt = Interrupt::new(Arc::clone(&events), Arc::clone(&setup.vector));
-            queues.push(ActiveQueue { index, queue, kick: Arc::clone(kick), interrupt });
+            let kick = Arc::clone(kick);
+            queues.push(ActiveQueue { index, queue, kick, interrupt, hand_over: None });
         }
         let memory = self.memory.clone();
         let faults = self.faults();
