@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
-use crate::{CacheMode, Completion, Held, Request};
+use crate::{BackingSpace, ByteOffset, ByteRange, CacheMode, Completion, Extent, Held, Request};
 
 /// What a disk looks like. All figures in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,6 +183,27 @@ pub trait Backend: Send + Sync {
     /// What waits for want of space on the host.
     fn held(&self) -> Option<Held> {
         None
+    }
+
+    /// What the host keeps data for and what it does not, from `from` to the end of the disk or for the first `most`
+    /// extents. Blocks, but only on metadata.
+    ///
+    /// # Errors
+    ///
+    /// The host refuses to answer.
+    fn allocation(&self, from: ByteOffset, most: usize) -> io::Result<Vec<Extent>> {
+        let len = self.geometry().capacity.saturating_sub(from.0);
+        let all = Extent { range: ByteRange { start: from, len }, data: true };
+        Ok([all].into_iter().filter(|_| len > 0).take(most).collect())
+    }
+
+    /// How much space is left where the disk is stored; nothing where the host does not say.
+    ///
+    /// # Errors
+    ///
+    /// The host refuses to answer.
+    fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
+        Ok(None)
     }
 
     /// Takes note of a new size and returns it, in bytes. With a `size` the disk first grows to it,

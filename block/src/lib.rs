@@ -7,7 +7,9 @@
 //! This crate knows no virtio, no KVM and no guest addresses: memory reaches it as [`Segment`]s of
 //! this process.
 
+mod allocation;
 mod backend;
+mod backing;
 mod cache_mode;
 mod engine_choice;
 mod failures;
@@ -25,13 +27,15 @@ mod sync_latch;
 mod threads;
 mod uring;
 
+pub use allocation::{Extent, Extents};
 pub use backend::{
     Backend, DiscardLimits, Engine, EngineSetup, Geometry, IoEngine, MemoryRegion, OpenError,
     ResizeError, Wake,
 };
+pub use backing::BackingSpace;
 pub use cache_mode::{CacheMode, FlushAction, UnknownCacheMode};
 pub use engine_choice::{EngineKind, UnknownEngine};
-pub use raw_file::{DiskOptions, RawFile};
+pub use raw_file::{DiskOptions, Lock, RawFile, Survey};
 pub use request::{
     ByteOffset, ByteRange, Completion, Durability, Operation, Request, Segment, Segments,
 };

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use super::holder;
 use crate::OpenError;
 
 /// Locks the file: shared when `read_only`, else exclusively.
@@ -20,13 +21,48 @@ pub(super) fn take(file: &File, path: &Path, read_only: bool) -> Result<(), Open
     match lock_call(file, libc::F_OFD_SETLK, kind) {
         Ok(_) => Ok(()),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
-            // Holders of open-file-description locks are reported as -1, others by their pid.
-            let pid = lock_call(file, libc::F_OFD_GETLK, kind).ok().map(|lock| lock.l_pid);
-            let pid = pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid > 0);
+            let pid =
+                lock_call(file, libc::F_OFD_GETLK, kind).ok().and_then(|lock| owner(&lock, file));
             Err(OpenError::InUse { path: path.into(), pid })
         }
         Err(source) => Err(OpenError::Host { path: path.into(), what: "lock it", source }),
     }
+}
+
+/// The lock on an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// Nobody uses it.
+    Free,
+    /// Others only read it.
+    Shared {
+        /// One of them, where the host says.
+        pid: Option<u32>,
+    },
+    /// Somebody writes to it.
+    Exclusive {
+        /// Who, where the host says.
+        pid: Option<u32>,
+    },
+}
+
+/// Looks who has locked the file, and takes no lock.
+///
+/// # Errors
+///
+/// The host does not say.
+pub(super) fn look(file: &File) -> io::Result<Lock> {
+    let found = lock_call(file, libc::F_OFD_GETLK, libc::F_WRLCK)?;
+    Ok(match libc::c_int::from(found.l_type) {
+        libc::F_UNLCK => Lock::Free,
+        libc::F_RDLCK => Lock::Shared { pid: owner(&found, file) },
+        _ => Lock::Exclusive { pid: owner(&found, file) },
+    })
+}
+
+/// The process that holds a lock. Open-file-description locks are reported with -1.
+fn owner(lock: &libc::flock, file: &File) -> Option<u32> {
+    u32::try_from(lock.l_pid).ok().filter(|&pid| pid > 0).or_else(|| holder::find(file))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the constants fit the fields")]

@@ -3,9 +3,11 @@
 //! Control plane: opening, locking, making engines. Runs on the control thread, but for
 //! [`Backend::engine`], which each worker calls for itself.
 
+mod holder;
 mod limits;
 mod lock;
 mod resize;
+mod survey;
 
 use std::fs::File;
 use std::io;
@@ -19,6 +21,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+pub use self::lock::Lock;
+pub use self::survey::Survey;
 use crate::engine_choice::{self, EngineChoice};
 use crate::failures::FailureLog;
 use crate::host_file::{HostFile, Kind, LiveGeometry, flags_of, open_again};
@@ -26,8 +30,8 @@ use crate::range_lock::RangeLock;
 use crate::space::SpaceWatch;
 use crate::sync_latch::SyncLatch;
 use crate::{
-    Backend, CacheMode, Engine, EngineKind, EngineSetup, Geometry, Held, IoEngine, OnNoSpace,
-    OpenError, ResizeError,
+    Backend, BackingSpace, ByteOffset, CacheMode, Engine, EngineKind, EngineSetup, Extent, Extents,
+    Geometry, Held, IoEngine, OnNoSpace, OpenError, ResizeError,
 };
 
 /// How a disk is opened.
@@ -86,21 +90,7 @@ impl RawFile {
     /// a disk (neither a regular file nor a block device, empty, or of a broken size).
     pub fn open(path: &Path, options: &DiskOptions) -> Result<Self, OpenError> {
         let DiskOptions { mode, read_only, .. } = *options;
-        let host_error = |what| {
-            move |source: Errno| OpenError::Host { path: path.into(), what, source: source.into() }
-        };
-        // Found before it is opened: opening a FIFO or a tape has effects.
-        let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-            .map_err(host_error("find it"))?;
-        let stat = rustix::fs::fstat(&found).map_err(host_error("query it"))?;
-        let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Kind::Regular,
-            FileType::BlockDevice => Kind::BlockDevice,
-            _ => {
-                let why = "a disk is a regular file or a block device; this is neither".into();
-                return Err(OpenError::Unsuitable { path: path.into(), why });
-            }
-        };
+        let (found, kind) = find(path)?;
         let file = claim_patiently(|| claim(&found, kind, path, options))?;
         let limits = limits::probe(&file, path, kind, options)?;
         let id = match options.id.as_str() {
@@ -125,6 +115,24 @@ impl RawFile {
                 discard_refusal_noted: AtomicBool::new(false),
             }),
         })
+    }
+}
+
+/// Finds the file that holds a disk, without opening it: opening a FIFO or a tape has effects.
+fn find(path: &Path) -> Result<(OwnedFd, Kind), OpenError> {
+    let host_error = |what| {
+        move |source: Errno| OpenError::Host { path: path.into(), what, source: source.into() }
+    };
+    let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(host_error("find it"))?;
+    let stat = rustix::fs::fstat(&found).map_err(host_error("query it"))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok((found, Kind::Regular)),
+        FileType::BlockDevice => Ok((found, Kind::BlockDevice)),
+        _ => {
+            let why = "a disk is a regular file or a block device; this is neither".into();
+            Err(OpenError::Unsuitable { path: path.into(), why })
+        }
     }
 }
 
@@ -203,6 +211,15 @@ impl Backend for RawFile {
 
     fn held(&self) -> Option<Held> {
         self.host.space.held()
+    }
+
+    fn allocation(&self, from: ByteOffset, most: usize) -> io::Result<Vec<Extent>> {
+        let capacity = self.host.geometry.get().capacity;
+        Extents::new(&self.host.file, from.0, capacity).take(most).collect()
+    }
+
+    fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
+        BackingSpace::of(&self.host.file)
     }
 
     fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
