@@ -8,6 +8,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::ctl::Ask;
+use crate::disk::Look;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -44,6 +45,19 @@ Examples:
 Exit codes:
    0  done
    1  the machine is not running, or refused
+   2  the command line or the configuration is wrong";
+
+const DISK_HELP: &str = "\
+Examples:
+  bulkhead disk inspect root.img
+  bulkhead disk inspect root --config vm.toml --scan
+  bulkhead disk map root.img
+
+Nothing is locked or changed: a machine may be running on the disk.
+
+Exit codes:
+   0  done
+   1  the disk cannot be looked at
    2  the command line or the configuration is wrong";
 
 const RUN_EXIT_CODES: &str = "\
@@ -104,6 +118,16 @@ pub(crate) enum Command {
         #[command(subcommand)]
         ask: Ask,
         /// Print the machine's JSON as it comes
+        #[arg(long, global = true)]
+        json: bool,
+    },
+    /// Look at a disk from outside, whether or not a machine runs on it
+    #[command(after_help = DISK_HELP, disable_help_subcommand = true)]
+    Disk {
+        /// What to look at
+        #[command(subcommand)]
+        look: Look,
+        /// Print JSON, for programs
         #[arg(long, global = true)]
         json: bool,
     },

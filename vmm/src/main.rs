@@ -11,6 +11,7 @@ mod console;
 mod control;
 mod cpu;
 mod ctl;
+mod disk;
 mod ending;
 mod exit;
 mod gate;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         cli::Command::Ctl { target, ask, json } => {
             ctl::ctl(&target, &ask, json).map_err(Into::into)
         }
+        cli::Command::Disk { look, json } => disk::disk(&look, json),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

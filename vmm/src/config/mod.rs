@@ -147,15 +147,40 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 ///
 /// The report of every problem found in the text.
 pub(crate) fn control_socket(path: &Path) -> Result<Option<PathBuf>, Report> {
+    let (source, _) = parsed(path)?;
+    Ok(source.control.map(toml::Spanned::into_inner))
+}
+
+/// The disk called `id` of the configuration at `path`, of a machine that may run already.
+///
+/// # Errors
+///
+/// The report of every problem found in the text, or that it has no such disk.
+pub(crate) fn disk(path: &Path, id: &str) -> Result<DiskConfig, Report> {
+    let (source, text) = parsed(path)?;
+    let disks = source.build().map(|machine| machine.disks).unwrap_or_default();
+    let ids: Vec<_> = disks.iter().map(|disk| format!("`{}`", disk.id)).collect();
+    let help = match ids.as_slice() {
+        [] => "it describes no disk".to_owned(),
+        ids => format!("its disks are {}", ids.join(", ")),
+    };
+    disks.into_iter().find(|disk| disk.id == id).ok_or_else(|| {
+        let missing = Diagnostic::error(format!("there is no disk `{id}`")).in_file().help(help);
+        Report::new(path.display().to_string(), text, vec![missing])
+    })
+}
+
+/// A configuration without an error in its text, and the text.
+fn parsed(path: &Path) -> Result<(parse::Source, String), Report> {
     let name = path.display().to_string();
     let text = match read(path) {
         Ok(text) => text,
         Err(diagnostic) => return Err(Report::new(name, String::new(), vec![diagnostic])),
     };
     let (source, diagnostics) = parse::parse(&text, path.parent().unwrap_or(Path::new("")));
-    let report = Report::new(name, text, diagnostics);
+    let report = Report::new(name, text.clone(), diagnostics);
     match source {
-        Some(source) if !report.has_errors() => Ok(source.control.map(toml::Spanned::into_inner)),
+        Some(source) if !report.has_errors() => Ok((source, text)),
         _ => Err(report),
     }
 }

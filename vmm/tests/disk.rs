@@ -1,0 +1,111 @@
+//! `bulkhead disk` as its user meets it: the built program over a sparse image.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a failing helper fails its test
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use serde_json::Value;
+use snapbox::cmd::{Command, OutputAssert};
+use snapbox::str;
+use tempfile::TempDir;
+
+const MIB: u64 = 1 << 20;
+
+const CONFIG: &str = r#"
+[machine]
+memory = "64MiB"
+[kernel]
+image = "a-kernel-that-is-not-there"
+[[disk]]
+id = "root"
+path = "root.img"
+cache = "none"
+"#;
+
+/// A folder with a configuration and an image of 64 MiB: data from 8 to 10 MiB, of which the second half is zero.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("vm.toml"), CONFIG).unwrap();
+    let image = File::create(folder.path().join("root.img")).unwrap();
+    image.set_len(64 * MIB).unwrap();
+    image.write_all_at(&vec![7; 1 << 20], 8 * MIB).unwrap();
+    image.write_all_at(&vec![0; 1 << 20], 9 * MIB).unwrap();
+    image.sync_all().unwrap();
+    folder
+}
+
+fn disk(folder: &TempDir, arguments: &[&str]) -> OutputAssert {
+    let program = Command::new(snapbox::cmd::cargo_bin!("bulkhead")).current_dir(folder.path());
+    program.arg("disk").args(arguments).assert()
+}
+
+fn json(output: &OutputAssert) -> Value {
+    serde_json::from_slice(&output.get_output().stdout).unwrap()
+}
+
+#[test]
+fn a_disk_is_inspected_by_path_and_by_id() {
+    let folder = folder();
+    let by_path = json(&disk(&folder, &["inspect", "root.img", "--json"]).success());
+    assert_eq!(by_path["size_bytes"], 64 * MIB);
+    assert_eq!(by_path["data"]["bytes"], 2 * MIB);
+    assert_eq!(by_path["holes"]["bytes"], 62 * MIB);
+    assert_eq!(by_path["lock"]["state"], "free");
+    assert_eq!(by_path["zero_bytes"], Value::Null);
+    assert_eq!(by_path["cache"], Value::Null);
+    assert!(by_path["allocated_bytes"].as_u64().unwrap() >= 2 * MIB, "{by_path}");
+
+    // The machine of this configuration could not run here: that does not matter.
+    let by_id = disk(&folder, &["inspect", "root", "--config", "vm.toml", "--scan", "--json"]);
+    let by_id = json(&by_id.success());
+    assert_eq!(by_id["zero_bytes"], MIB);
+    assert_eq!(by_id["cache"], "none");
+    assert_eq!(by_id["id"], "root");
+}
+
+#[test]
+fn a_map_tells_data_from_holes() {
+    let folder = folder();
+    let map = json(&disk(&folder, &["map", "root.img", "--json"]).success());
+    let extents = map["extents"].as_array().unwrap();
+    let told = |extent: &Value| {
+        let number = |key: &str| extent[key].as_u64().unwrap() / MIB;
+        (number("start"), number("bytes"), extent["data"].as_bool().unwrap())
+    };
+    let told: Vec<_> = extents.iter().map(told).collect();
+    assert_eq!(told, [(0, 8, false), (8, 2, true), (10, 54, false)]);
+    disk(&folder, &["map", "root.img", "--width", "30"]).success().stdout_eq(str![[r#"
+           0  ················
+       8 MiB  ████············
+      16 MiB  ················
+      24 MiB  ················
+      32 MiB  ················
+      40 MiB  ················
+      48 MiB  ················
+      56 MiB  ················
+
+  2 MiB of 64 MiB hold data (3.1 %); a block is 512 KiB: · none of it, █ all
+
+"#]]);
+}
+
+#[test]
+fn what_is_no_disk_is_said_so() {
+    let folder = folder();
+    disk(&folder, &["inspect", "rot"]).code(1).stderr_eq(str![[r#"
+error: there is no disk rot; to name a disk by its id, add --config CONFIG
+
+"#]]);
+    disk(&folder, &["map", "rot", "--config", "vm.toml"]).code(2).stderr_eq(str![[r#"
+error: there is no disk `rot`
+--> vm.toml
+ = help: its disks are `root`
+
+
+"#]]);
+    disk(&folder, &["inspect", "."]).code(1).stderr_eq(str![[r#"
+error: .: a disk is a regular file or a block device; this is neither
+
+"#]]);
+}
