@@ -379,6 +379,7 @@ Commands:
   run    Run the machine a configuration describes, until its guest stops
   check  Check a configuration against this host, and show the machine it describes
   ctl    Ask a running machine, or tell it what to do
+  disk   Look at a disk from outside, whether or not a machine runs on it
 
 Options:
   -v, --verbose...         Log more: -v for info, -vv for debug, -vvv for trace
