@@ -29,6 +29,8 @@ pub struct DiscardLimits {
     pub granularity: u32,
     /// Offset of the first unit's start.
     pub alignment: u32,
+    /// Whether what holds no space reads as zeroes. Of a block device the host does not promise it.
+    pub reads_zero: bool,
 }
 
 /// Memory that requests' segments will come from, so that an engine may register it.

@@ -3,11 +3,12 @@
 //! Each kind of failure is named when it first happens and then at most once a minute, with how many went
 //! unnamed: what a guest can bring about at will must not flood the log.
 
+use std::error::Error;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::{ByteOffset, Operation};
+use crate::{ByteOffset, Miscompare, Operation};
 
 /// How long a kind of failure goes unnamed after it was named.
 const QUIET: Duration = Duration::from_secs(60);
@@ -40,6 +41,9 @@ impl FailureLog {
     /// Takes note of a failed request.
     #[cold]
     pub(crate) fn note(&self, op: Operation, error: &io::Error) {
+        if error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Miscompare>) {
+            return; // An answer, and no failure of the host.
+        }
         let (what, at) = describe(op);
         let kind = (what, error.raw_os_error().unwrap_or(0));
         if let Some(unnamed) = self.is_news(kind, Instant::now()) {
@@ -72,6 +76,7 @@ fn describe(op: Operation) -> (&'static str, u64) {
     match op {
         Operation::Read { at: ByteOffset(at) } => ("read", at),
         Operation::Write { at: ByteOffset(at), .. } => ("write", at),
+        Operation::CompareAndWrite { at: ByteOffset(at), .. } => ("compare and write", at),
         Operation::Flush => ("flush", 0),
         Operation::Discard { range, .. } => ("discard", range.start.0),
         Operation::WriteZeroes { range, .. } => ("write zeroes", range.start.0),

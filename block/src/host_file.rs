@@ -151,6 +151,8 @@ impl HostFile {
             Operation::Flush => (0, 0),
             Operation::Read { at: ByteOffset(at) }
             | Operation::Write { at: ByteOffset(at), .. } => (at, total_len(segments)),
+            // Half of it is only compared.
+            Operation::CompareAndWrite { at: ByteOffset(at), .. } => (at, total_len(segments) / 2),
             Operation::Discard { range: ByteRange { start, len }, .. }
             | Operation::WriteZeroes { range: ByteRange { start, len }, .. } => (start.0, len),
         };
@@ -258,6 +260,7 @@ fn promises_durability(op: Operation) -> bool {
         op,
         Operation::Flush
             | Operation::Write { durability: Durability::Durable, .. }
+            | Operation::CompareAndWrite { durability: Durability::Durable, .. }
             | Operation::Discard { durability: Durability::Durable, .. }
             | Operation::WriteZeroes { durability: Durability::Durable, .. }
     )

@@ -37,6 +37,7 @@ pub use cache_mode::{CacheMode, FlushAction, UnknownCacheMode};
 pub use engine_choice::{EngineKind, UnknownEngine};
 pub use raw_file::{DiskOptions, Lock, RawFile, Survey};
 pub use request::{
-    ByteOffset, ByteRange, Completion, Durability, Operation, Request, Segment, Segments,
+    ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request, Segment,
+    Segments,
 };
 pub use space::{Held, OnNoSpace};

@@ -39,6 +39,15 @@ pub enum Operation {
         /// What its completion promises.
         durability: Durability,
     },
+    /// Compare the first half of the segments with what is on the disk at this offset and, if both are equal,
+    /// write the other half there. Nothing is changed in between by any other request of this disk. Where
+    /// they differ nothing is written, and the error holds a [`Miscompare`].
+    CompareAndWrite {
+        /// Where on the disk.
+        at: ByteOffset,
+        /// What its completion promises.
+        durability: Durability,
+    },
     /// Make every write that completed before this request was pushed durable.
     Flush,
     /// The range's content is no longer needed: give its space back. Afterwards it may read
@@ -58,6 +67,14 @@ pub enum Operation {
         /// What its completion promises.
         durability: Durability,
     },
+}
+
+/// Why a [`Operation::CompareAndWrite`] wrote nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("byte {offset} is not what it was said to be")]
+pub struct Miscompare {
+    /// The first byte that differs, counted from the start of the range.
+    pub offset: u64,
 }
 
 /// A piece of memory of this process that a request reads from or writes into.

@@ -1,17 +1,20 @@
 //! Device models: what a guest sees.
 //!
 //! [`pci`] is the bus and its configuration space, [`virtio`] the transport, the queues and the
-//! devices on it, [`platform`] the few devices a PC has outside PCI. Of the hypervisor this crate
-//! knows only the trait [`Hypervisor`]; it does not know KVM.
+//! devices on it, [`scsi`] a SCSI target for one of these, [`platform`] the few devices a PC has
+//! outside PCI. Of the hypervisor this crate knows only the trait [`Hypervisor`]; it does not know KVM.
 
 pub mod bus;
 mod event;
 mod hypervisor;
 pub mod pci;
 pub mod platform;
+pub mod scsi;
 pub mod virtio;
+mod write_cache;
 
 pub use hypervisor::{Hypervisor, MsiLine, MsiMessage};
+pub use write_cache::WriteCache;
 
 /// The guest's memory, as every device sees it.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

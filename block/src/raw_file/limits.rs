@@ -97,7 +97,11 @@ impl Probe<'_> {
         let logical_block = self.block_size.unwrap_or(SECTOR);
         let preferred = stat.stx_blksize;
         let discard = if !self.read_only && preferred > 0 && self.punches_holes(stat)? {
-            Some(DiscardLimits { granularity: preferred.max(logical_block), alignment: 0 })
+            Some(DiscardLimits {
+                granularity: preferred.max(logical_block),
+                alignment: 0,
+                reads_zero: true,
+            })
         } else {
             None
         };
@@ -139,6 +143,7 @@ impl Probe<'_> {
         let limits = DiscardLimits {
             granularity: self.as_u32(granularity)?,
             alignment: self.as_u32(read("discard_alignment")?)?,
+            reads_zero: false,
         };
         let geometry = Geometry {
             capacity,

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::bounce::{Bounce, fits};
+use super::compare::Compare;
 use super::cursor::{Cursor, total_len};
 use super::ranges::{Cut, Piece};
 use super::zeroes::zeroes;
@@ -54,6 +55,8 @@ pub(crate) struct InFlight {
     cursor: Cursor,
     direct: Option<DirectAlignment>,
     bounce: Option<Box<Bounce>>,
+    /// What a compare-and-write has still to compare: until then the cursor reads for it.
+    compare: Option<Box<Compare>>,
     /// The host asked to be asked again: let it block on a thread of its own.
     may_block: bool,
     /// Its claim on the blocks it changes, where the disk needs one.
@@ -68,6 +71,7 @@ impl InFlight {
         let (step, at) = match op {
             Operation::Read { at } => (Step::Read, at.0),
             Operation::Write { at, .. } => (Step::Write, at.0),
+            Operation::CompareAndWrite { at, .. } => (Step::Read, at.0),
             Operation::Flush => (Step::Sync, 0),
             Operation::Discard { range, .. } if host.is_block_device() => {
                 (Step::DiscardBlocks, range.start.0)
@@ -76,15 +80,22 @@ impl InFlight {
             | Operation::WriteZeroes { range, unmap: true, .. } => (Step::PunchHole, range.start.0),
             Operation::WriteZeroes { range, unmap: false, .. } => (Step::ZeroRange, range.start.0),
         };
+        let (compare, cursor) = if let Operation::CompareAndWrite { .. } = op {
+            let (compare, cursor) = Compare::new(segments);
+            (Some(Box::new(compare)), cursor)
+        } else {
+            (None, Cursor::new(segments))
+        };
         let mut request = Self {
             op,
             step,
             at,
             range_left: 0,
             ends: [Piece::default(); 2],
-            cursor: Cursor::new(segments),
+            cursor,
             direct: host.direct,
             bounce: None,
+            compare,
             may_block: false,
             claim: None,
             held_since: None,
@@ -123,6 +134,10 @@ impl InFlight {
             Operation::Write { .. } => {
                 Some(self.at..self.at.saturating_add(total_len(self.cursor.rest()) as u64))
             }
+            // Claimed once, before the comparison.
+            Operation::CompareAndWrite { .. } => {
+                Some(self.at..self.at.saturating_add(total_len(self.cursor.rest()) as u64))
+            }
             Operation::Discard { range: ByteRange { start, len }, .. }
             | Operation::WriteZeroes { range: ByteRange { start, len }, .. } => {
                 Some(start.0..start.0.saturating_add(len))
@@ -132,7 +147,10 @@ impl InFlight {
     }
 
     pub(crate) fn into_segments(self) -> Segments {
-        self.cursor.into_segments()
+        match self.compare {
+            Some(compare) => compare.into_segments(),
+            None => self.cursor.into_segments(),
+        }
     }
 
     /// Whether there is nothing to ask the host: a discard of parts of blocks only.
@@ -267,6 +285,7 @@ impl InFlight {
         if self.is_all_moved() {
             return match self.step {
                 Step::WriteZeroes => self.piece_done(),
+                Step::Read => self.read_done(),
                 _ => Progress::Done(Ok(())),
             };
         }
@@ -274,6 +293,24 @@ impl InFlight {
             _ if count > 0 => Progress::Again,
             Step::Read => end_of_file(),
             _ => fail(io::ErrorKind::WriteZero, "the host stopped in the middle of a write"),
+        }
+    }
+
+    /// Everything is read: the end, or what a compare-and-write has been waiting for.
+    fn read_done(&mut self) -> Progress {
+        let (Some(compare), Operation::CompareAndWrite { at, .. }) = (self.compare.take(), self.op)
+        else {
+            return Progress::Done(Ok(()));
+        };
+        match compare.finish() {
+            Ok(cursor) => {
+                (self.cursor, self.step, self.at, self.bounce) = (cursor, Step::Write, at.0, None);
+                Progress::Again
+            }
+            Err((miscompare, segments)) => {
+                self.cursor = Cursor::new(segments);
+                Progress::Done(Err(io::Error::other(miscompare)))
+            }
         }
     }
 
@@ -319,14 +356,22 @@ impl InFlight {
             Step::Sync => host.sync_failed(&error),
             Step::Write if self.is_durable_write() && !self.is_reading_edge() => {
                 host.durable_write_failed(&error);
-                if host.is_own_want_of_space(&error) {
+                if host.is_own_want_of_space(&error) && self.can_be_held() {
                     return Progress::NoSpace(error);
                 }
             }
-            _ if is_want_of_space(&error) => return Progress::NoSpace(error),
+            _ if is_want_of_space(&error) && self.can_be_held() => {
+                return Progress::NoSpace(error);
+            }
             _ => {}
         }
         Progress::Done(Err(error))
+    }
+
+    /// Whether the request may be asked again later, when others have changed its blocks. What was compared must
+    /// not have changed.
+    fn can_be_held(&self) -> bool {
+        !matches!(self.op, Operation::CompareAndWrite { .. })
     }
 
     /// What to try when the host cannot do a step at all. A discard is advice and may come to
@@ -347,7 +392,12 @@ impl InFlight {
     }
 
     fn is_durable_write(&self) -> bool {
-        matches!(self.op, Operation::Write { durability: Durability::Durable, .. })
+        let (Operation::Write { durability, .. } | Operation::CompareAndWrite { durability, .. }) =
+            self.op
+        else {
+            return false;
+        };
+        durability == Durability::Durable
     }
 
     /// Whether the last call read a block that is to be written in part.

@@ -4,6 +4,7 @@
 //! hands the answer back. No I/O happens here, so that both engines mean the same by every answer.
 
 mod bounce;
+mod compare;
 mod cursor;
 mod in_flight;
 mod plain;

@@ -1,5 +1,6 @@
 //! What every engine promises. Each engine's own test includes it.
 
+mod compare;
 mod lost_writes;
 mod no_space;
 mod requests;

@@ -332,6 +332,10 @@ fn bytes_moved(op: &Operation, segments: &Segments) -> u64 {
         Operation::Read { .. } | Operation::Write { .. } => {
             segments.iter().map(|segment| segment.len() as u64).sum()
         }
+        // Half of it is only compared.
+        Operation::CompareAndWrite { .. } => {
+            segments.iter().map(|segment| segment.len() as u64).sum::<u64>() / 2
+        }
         Operation::Flush => 0,
         Operation::Discard { range, .. } | Operation::WriteZeroes { range, .. } => range.len,
     }

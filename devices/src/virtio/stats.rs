@@ -118,7 +118,7 @@ impl Kind {
     pub const fn of(op: &Operation) -> Self {
         match op {
             Operation::Read { .. } => Self::Read,
-            Operation::Write { .. } => Self::Write,
+            Operation::Write { .. } | Operation::CompareAndWrite { .. } => Self::Write,
             Operation::Flush => Self::Flush,
             Operation::Discard { .. } => Self::Discard,
             Operation::WriteZeroes { .. } => Self::WriteZeroes,

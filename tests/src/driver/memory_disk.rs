@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block::{
-    Backend, CacheMode, Completion, EngineSetup, Geometry, IoEngine, OpenError, Operation, Request,
-    Segment, Wake,
+    Backend, CacheMode, Completion, EngineSetup, Geometry, IoEngine, Miscompare, OpenError,
+    Operation, Request, Segment, Wake,
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -27,7 +27,8 @@ pub struct Shape {
 impl Default for Shape {
     /// 64 KiB in blocks of 512 bytes, write-back, with discard.
     fn default() -> Self {
-        let discard = Some(block::DiscardLimits { granularity: 4096, alignment: 0 });
+        let discard =
+            Some(block::DiscardLimits { granularity: 4096, alignment: 0, reads_zero: false });
         let geometry = Geometry {
             capacity: 64 << 10,
             logical_block: 512,
@@ -179,6 +180,18 @@ impl MemoryDisk {
                 assert!(!self.0.shape.read_only, "no write reaches a read-only disk");
                 let content = state.content.get_mut(bytes(at.0, total(&request.segments)));
                 gather(&request.segments, content.expect("within the disk"));
+            }
+            Operation::CompareAndWrite { at, .. } => {
+                assert!(!self.0.shape.read_only, "no write reaches a read-only disk");
+                let len = total(&request.segments) / 2;
+                let content = state.content.get_mut(bytes(at.0, len)).expect("within the disk");
+                let mut data = vec![0; content.len() * 2];
+                gather(&request.segments, &mut data);
+                let (expected, new) = data.split_at(content.len());
+                if let Some(offset) = content.iter().zip(expected).position(|(a, b)| a != b) {
+                    return Err(io::Error::other(Miscompare { offset: offset as u64 }));
+                }
+                content.copy_from_slice(new);
             }
             Operation::Flush => {}
             Operation::Discard { range, .. } | Operation::WriteZeroes { range, .. } => {

@@ -41,7 +41,11 @@ impl SimDisk {
             logical_block: block,
             physical_block: block,
             optimal_io: 0,
-            discard: Some(DiscardLimits { granularity: block, alignment: 0 }),
+            discard: Some(DiscardLimits {
+                granularity: block,
+                alignment: 0,
+                reads_zero: !plan.block_device,
+            }),
         };
         let look = Look { geometry, mode: plan.mode, block_device: plan.block_device };
         Self { host, disk: SimulatedDisk::new(look, file) }

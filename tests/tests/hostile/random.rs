@@ -354,7 +354,9 @@ fn suffer(victim: &mut Victim, noise: &Noise) -> Result<(), TestCaseError> {
     let mut touched = vec![false; content.len() / 512];
     for op in victim.backend.take_asked() {
         let (start, len) = match op {
-            Operation::Write { at, .. } => (at.0, content.len() as u64),
+            Operation::Write { at, .. } | Operation::CompareAndWrite { at, .. } => {
+                (at.0, content.len() as u64)
+            }
             Operation::Discard { range, .. } | Operation::WriteZeroes { range, .. } => {
                 (range.start.0, range.len)
             }

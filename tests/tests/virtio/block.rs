@@ -15,7 +15,7 @@ fn s5_2_4_configuration_fields() {
         logical_block: 4096,
         physical_block: 16384,
         optimal_io: 65536,
-        discard: Some(DiscardLimits { granularity: 1 << 20, alignment: 0 }),
+        discard: Some(DiscardLimits { granularity: 1 << 20, alignment: 0, reads_zero: false }),
     };
     let backend = MemoryDisk::new(Shape { geometry, ..Shape::default() });
     let device = plug(3, Arc::new(backend));

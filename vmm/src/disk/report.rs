@@ -98,10 +98,10 @@ impl<'d> Inspection<'d> {
 
     fn granularity(&self) -> String {
         match self.survey.geometry.discard {
-            Some(DiscardLimits { granularity, alignment: 0 }) => {
+            Some(DiscardLimits { granularity, alignment: 0, .. }) => {
                 format!("the host frees {} at a time", human_size(granularity.into()))
             }
-            Some(DiscardLimits { granularity, alignment }) => format!(
+            Some(DiscardLimits { granularity, alignment, .. }) => format!(
                 "the host frees {} at a time, the first at {}",
                 human_size(granularity.into()),
                 human_size(alignment.into())

@@ -3,13 +3,13 @@
 //! Shared by the device, its queues' workers and whoever holds a [`DiskControl`]. Nothing here waits
 //! for a worker, and no worker waits for anything here.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::block::{Backend, Durability, Engine, Geometry, ResizeError};
+use ::block::{Backend, Engine, Geometry, ResizeError};
 
-use super::WriteCache;
 use super::request::SECTOR_BYTES;
+use crate::WriteCache;
 use crate::virtio::ConfigChange;
 use crate::virtio::stats::QueueStats;
 
@@ -56,6 +56,8 @@ pub(super) struct Shared {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) capacity: Capacity,
     pub(super) write_cache: WriteCache,
+    /// Whether the driver may switch it: it negotiated CONFIG_WCE, and FLUSH to live with a cache.
+    pub(super) cache_switchable: AtomicBool,
     /// By queue.
     pub(super) stats: Vec<Arc<QueueStats>>,
     /// Tells the driver; nothing until the device has a transport. Held while the size changes, so
@@ -95,7 +97,7 @@ impl DiskControl {
     /// Whether the driver is told of a volatile write cache now. It may switch it.
     #[must_use]
     pub fn write_cache(&self) -> bool {
-        self.0.write_cache.durability() == Durability::Volatile
+        self.0.write_cache.is_on()
     }
 
     /// What the queues have done, by queue. Counts on through resets.

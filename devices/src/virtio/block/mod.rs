@@ -8,7 +8,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::block::{Backend, Durability, Geometry};
+use ::block::{Backend, Geometry};
 
 use self::control::{Capacity, Shared};
 use self::protocol::BlockProtocol;
@@ -20,7 +20,7 @@ use super::{
     ActivateError, Activation, ActiveQueue, ConfigChange, DeviceType, FaultReporter, VirtioDevice,
     Worker,
 };
-use crate::GuestMemory;
+use crate::{GuestMemory, WriteCache};
 
 pub use self::control::DiskControl;
 pub use self::request::Status;
@@ -47,25 +47,6 @@ mod feature {
     pub(super) const WRITE_ZEROES: u64 = 1 << 14;
 }
 
-/// Whether the guest is promised durability at each write's completion or at its flush. Shared by
-/// the configuration space, which switches it, and all queues, which ask it once per write.
-#[derive(Debug)]
-struct WriteCache {
-    enabled: AtomicBool,
-    /// Whether the driver may switch it: it negotiated CONFIG_WCE, and FLUSH to live with a cache.
-    switchable: AtomicBool,
-}
-
-impl WriteCache {
-    fn durability(&self) -> Durability {
-        if self.enabled.load(Ordering::Acquire) {
-            Durability::Volatile
-        } else {
-            Durability::Durable
-        }
-    }
-}
-
 /// A block device over a backend.
 pub struct Block {
     shared: Arc<Shared>,
@@ -82,12 +63,12 @@ impl Block {
         for (to, from) in id.iter_mut().zip(serial.bytes()) {
             *to = from;
         }
-        let enabled = AtomicBool::new(backend.cache_mode().has_write_cache());
         let shared = Shared {
             name: name.into(),
             capacity: Capacity::new(backend.geometry().capacity),
+            write_cache: WriteCache::new(backend.cache_mode()),
+            cache_switchable: AtomicBool::new(false),
             backend,
-            write_cache: WriteCache { enabled, switchable: AtomicBool::new(false) },
             stats: (0..queues.max(1)).map(|_| Arc::default()).collect(),
             changed: Mutex::new(None),
         };
@@ -111,10 +92,10 @@ impl Block {
     pub fn negotiated(&self, features: u64) {
         // A driver that does not flush gets durable writes (§5.2.5.2, §5.2.6.2).
         if features & feature::FLUSH == 0 {
-            self.shared.write_cache.enabled.store(false, Ordering::Release);
+            self.shared.write_cache.switch_off();
         }
         let switch = feature::FLUSH | feature::CONFIG_WCE;
-        self.shared.write_cache.switchable.store(features & switch == switch, Ordering::Release);
+        self.shared.cache_switchable.store(features & switch == switch, Ordering::Release);
     }
 
     /// Makes the worker of one queue without a thread for it, as the simulator in `tests/` needs it.
@@ -153,7 +134,7 @@ impl Block {
         put(12, &SEG_MAX.to_le_bytes());
         put(20, &geometry.logical_block.to_le_bytes());
         put(24, &topology(&geometry));
-        put(32, &[u8::from(self.shared.write_cache.durability() == Durability::Volatile)]);
+        put(32, &[self.shared.write_cache.is_on().into()]);
         put(34, &u16::try_from(self.queue_sizes.len()).unwrap_or(u16::MAX).to_le_bytes());
         if let Some(discard) = geometry.discard {
             let alignment = u64::from(discard.granularity) / SECTOR_BYTES;
@@ -225,17 +206,18 @@ impl VirtioDevice for Block {
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {
         let (WRITEBACK_OFFSET, &[writeback]) = (offset, data) else { return };
-        if !self.shared.write_cache.switchable.load(Ordering::Acquire) {
+        if !self.shared.cache_switchable.load(Ordering::Acquire) {
             return;
         }
-        self.shared.write_cache.enabled.store(writeback != 0, Ordering::Release);
+        if writeback != 0 {
+            return self.shared.write_cache.switch_on();
+        }
+        self.shared.write_cache.switch_off();
         // §5.2.6.2: writes that completed before the switch must not stay volatile after it. If they
         // cannot be made durable the cache stays on, which the driver reads back, so that its
         // flushes go on telling it.
-        if writeback == 0
-            && let Err(error) = self.shared.backend.sync()
-        {
-            self.shared.write_cache.enabled.store(true, Ordering::Release);
+        if let Err(error) = self.shared.backend.sync() {
+            self.shared.write_cache.switch_on();
             let name = &self.shared.name;
             tracing::error!(target: "virtio-blk", "{name}: the write cache stays on: {error}");
         }
@@ -265,9 +247,8 @@ impl VirtioDevice for Block {
     }
 
     fn reset(&mut self) {
-        let enabled = self.shared.backend.cache_mode().has_write_cache();
-        self.shared.write_cache.enabled.store(enabled, Ordering::Release);
-        self.shared.write_cache.switchable.store(false, Ordering::Release);
+        self.shared.write_cache.reset(self.shared.backend.cache_mode());
+        self.shared.cache_switchable.store(false, Ordering::Release);
     }
 
     fn close(&mut self) -> io::Result<()> {

@@ -1,0 +1,128 @@
+//! Unit attention conditions: what happened to a unit that its initiator has not been told yet (SAM-5 §5.14).
+//!
+//! Raised by any thread, told once by whichever command comes next. A command looks at one flag; only when
+//! there is something to tell it takes the lock.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::sense::{Key, Sense};
+
+/// What can have happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// POWER ON, RESET, OR BUS DEVICE RESET OCCURRED.
+    PowerOn,
+    /// BUS DEVICE RESET FUNCTION OCCURRED: a LOGICAL UNIT RESET.
+    UnitReset,
+    /// I_T NEXUS LOSS OCCURRED.
+    NexusLoss,
+    /// MODE PARAMETERS CHANGED, by someone else than the initiator.
+    ModeChanged,
+    /// CAPACITY DATA HAS CHANGED.
+    CapacityChanged,
+    /// REPORTED LUNS DATA HAS CHANGED.
+    LunsChanged,
+}
+
+impl Attention {
+    /// Additional sense code and qualifier (SPC-4 annex F).
+    #[must_use]
+    pub fn code(self) -> (u8, u8) {
+        match self {
+            Self::PowerOn => (0x29, 0x00),
+            Self::UnitReset => (0x29, 0x03),
+            Self::NexusLoss => (0x29, 0x07),
+            Self::ModeChanged => (0x2a, 0x01),
+            Self::CapacityChanged => (0x2a, 0x09),
+            Self::LunsChanged => (0x3f, 0x0e),
+        }
+    }
+
+    pub(super) fn sense(self) -> Sense {
+        let (code, qualifier) = self.code();
+        Sense::new(Key::UnitAttention, code, qualifier)
+    }
+
+    /// Whether it says that the unit has started anew, so that all before is void.
+    fn is_reset(self) -> bool {
+        matches!(self, Self::PowerOn | Self::UnitReset | Self::NexusLoss)
+    }
+}
+
+/// What one unit has to tell.
+#[derive(Debug, Default)]
+pub(super) struct Attentions {
+    pending: AtomicBool,
+    list: Mutex<VecDeque<Attention>>,
+}
+
+impl Attentions {
+    /// Adds a condition. One that waits already is told once; a reset takes the place of all before it.
+    pub(super) fn raise(&self, attention: Attention) {
+        let mut list = self.lock();
+        if attention.is_reset() {
+            list.clear();
+        }
+        if !list.contains(&attention) {
+            list.push_back(attention);
+        }
+        self.pending.store(true, Ordering::Release);
+    }
+
+    /// The oldest condition, which is told by that.
+    pub(super) fn take(&self) -> Option<Attention> {
+        if !self.pending.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut list = self.lock();
+        let oldest = list.pop_front();
+        self.pending.store(!list.is_empty(), Ordering::Release);
+        oldest
+    }
+
+    /// The initiator has seen the list of units by itself.
+    pub(super) fn luns_were_reported(&self) {
+        if !self.pending.load(Ordering::Acquire) {
+            return;
+        }
+        let mut list = self.lock();
+        list.retain(|attention| *attention != Attention::LunsChanged);
+        self.pending.store(!list.is_empty(), Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Attention>> {
+        // The list is whole between any two changes.
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_condition_is_told_once_and_in_its_order() {
+        let attentions = Attentions::default();
+        assert_eq!(attentions.take(), None);
+        for attention in [Attention::CapacityChanged, Attention::LunsChanged] {
+            attentions.raise(attention);
+            attentions.raise(attention);
+        }
+        assert_eq!(attentions.take(), Some(Attention::CapacityChanged));
+        attentions.luns_were_reported();
+        assert_eq!(attentions.take(), None);
+    }
+
+    #[test]
+    fn a_reset_voids_what_was_before() {
+        let attentions = Attentions::default();
+        attentions.raise(Attention::CapacityChanged);
+        attentions.raise(Attention::UnitReset);
+        attentions.raise(Attention::ModeChanged);
+        assert_eq!(attentions.take(), Some(Attention::UnitReset));
+        assert_eq!(attentions.take(), Some(Attention::ModeChanged));
+        assert_eq!(attentions.take(), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! MODE SELECT (6) and (10) (SPC-4 §6.11): what an initiator may change of a unit.
+//!
+//! The whole list is checked before anything changes.
+
+use super::bytes::{be16, be32, be64, byte};
+use super::cdb::Form;
+use super::job::Job;
+use super::mode::{self, CACHING, CONTROL, D_SENSE, Values, WCE};
+use super::sense::Sense;
+use super::unit::LogicalUnit;
+use super::{Answer, Command, Outcome, good, good_after};
+
+/// What a list asks to change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Changes {
+    write_cache: Option<bool>,
+    descriptor_sense: Option<bool>,
+}
+
+/// See the module's documentation.
+pub(super) fn mode_select(unit: &LogicalUnit, command: &Command<'_>) -> Outcome {
+    let cdb = command.cdb;
+    if !cdb.bit(1, 4) {
+        return Err(cdb.wrong_bit(1, 4).into()); // PF: pages have the format of the standard
+    }
+    if cdb.bit(1, 0) {
+        return Err(cdb.wrong_bit(1, 0).into()); // SP: nothing can be saved
+    }
+    let long = cdb.form() == Form::Ten;
+    let len = if long { u64::from(cdb.be16(7)) } else { u64::from(cdb.byte(4)) };
+    if len == 0 {
+        return good();
+    }
+    let list = command.parameters(len)?;
+    let changes = read_list(unit, &list, long)?;
+    apply(unit, changes, len)
+}
+
+/// Writes that completed before the write cache was switched off must not stay volatile after it, so that is done
+/// when they are flushed; if they cannot be, the cache stays on and the command fails.
+fn apply(unit: &LogicalUnit, changes: Changes, len: u64) -> Outcome {
+    if let Some(descriptor_sense) = changes.descriptor_sense {
+        unit.set_descriptor_sense(descriptor_sense);
+    }
+    match changes.write_cache {
+        Some(true) => unit.write_cache().switch_on(),
+        Some(false) if unit.write_cache().is_on() => {
+            unit.write_cache().switch_off();
+            return Ok(Answer::Work(Job::cache_off(len)));
+        }
+        Some(false) | None => {}
+    }
+    good_after(len)
+}
+
+fn read_list(unit: &LogicalUnit, list: &[u8], long: bool) -> Result<Changes, Sense> {
+    let header = if long { 8 } else { 4 };
+    if list.len() < header {
+        return Err(Sense::PARAMETER_LIST_LENGTH_ERROR);
+    }
+    let (descriptor_len, long_lba) = if long {
+        (usize::from(be16(list, 6)), byte(list, 4) & 1 == 1)
+    } else {
+        (usize::from(byte(list, 3)), false)
+    };
+    let descriptor =
+        list.get(header..header + descriptor_len).ok_or(Sense::PARAMETER_LIST_LENGTH_ERROR)?;
+    check_descriptor(unit, descriptor, header, long_lba)?;
+    let mut at = header + descriptor_len;
+    let mut changes = Changes::default();
+    while at < list.len() {
+        at += read_page(unit, list, at, &mut changes)?;
+    }
+    Ok(changes)
+}
+
+/// The size of the disk and its blocks are not the initiator's to change.
+fn check_descriptor(
+    unit: &LogicalUnit,
+    descriptor: &[u8],
+    at: usize,
+    long_lba: bool,
+) -> Result<(), Sense> {
+    let (count, block, block_at) = match (descriptor.len(), long_lba) {
+        (0, _) => return Ok(()),
+        (8, false) => {
+            let count = be32(descriptor, 0);
+            let count = if count == u32::MAX { u64::MAX } else { count.into() };
+            (count, be32(descriptor, 4) & 0xff_ffff, 5)
+        }
+        (16, true) => (be64(descriptor, 0), be32(descriptor, 12), 12),
+        _ => return Err(Sense::invalid_parameter(at - 1, None)),
+    };
+    if block != unit.block() {
+        return Err(Sense::invalid_parameter(at + block_at, None));
+    }
+    // None and all ones stand for what there is (SBC-3 §6.5.2.2).
+    let same = count == 0 || count == u64::MAX || count == unit.last_block() + 1;
+    if same { Ok(()) } else { Err(Sense::invalid_parameter(at, None)) }
+}
+
+/// Reads the page at `at` and returns its length.
+fn read_page(
+    unit: &LogicalUnit,
+    list: &[u8],
+    at: usize,
+    changes: &mut Changes,
+) -> Result<usize, Sense> {
+    let code = byte(list, at);
+    if code & 0x40 != 0 {
+        return Err(Sense::invalid_parameter(at, Some(6))); // SPF: there are no subpages
+    }
+    let code = code & 0x3f;
+    let pages = [Values::Current, Values::Changeable].map(|values| mode::page(unit, code, values));
+    let [Some(current), Some(changeable)] = pages else {
+        return Err(Sense::invalid_parameter(at, Some(5)));
+    };
+    let sent = list.get(at..).unwrap_or_default();
+    if sent.len() < 2 {
+        return Err(Sense::PARAMETER_LIST_LENGTH_ERROR);
+    }
+    if byte(sent, 1) != byte(&current, 1) {
+        return Err(Sense::invalid_parameter(at + 1, None));
+    }
+    let sent = sent.get(..current.len()).ok_or(Sense::PARAMETER_LIST_LENGTH_ERROR)?;
+    for place in 2..current.len() {
+        let fixed = !byte(&changeable, place);
+        let differing = (byte(sent, place) ^ byte(&current, place)) & fixed;
+        if differing != 0 {
+            let bit = u8::try_from(differing.ilog2()).unwrap_or(0);
+            return Err(Sense::invalid_parameter(at + place, Some(bit)));
+        }
+    }
+    match code {
+        CACHING if unit.has_write_cache() => changes.write_cache = Some(byte(sent, 2) & WCE != 0),
+        CONTROL => changes.descriptor_sense = Some(byte(sent, 2) & D_SENSE != 0),
+        _ => {}
+    }
+    Ok(current.len())
+}

@@ -1,0 +1,258 @@
+//! Commands that tell of the unit: each byte that means something.
+
+use ::block::{ByteOffset, ByteRange, CacheMode, Extent};
+
+use super::*;
+
+#[test]
+fn inquiry_names_disk_and_standards() {
+    let rig = Rig::new();
+    let data = rig.ask(&hex("12 00 00 00 ff 00"));
+    assert_eq!(data[..8], hex("00 00 06 12 45 00 00 02"));
+    assert_eq!(&data[8..32], b"BULKHEADDISK            ");
+    assert_eq!(data[58..64], hex("00a0 0460 04c0"));
+    assert_eq!(rig.ask(&hex("12 00 00 00 05 00")).len(), 5, "the allocation length");
+    assert_eq!(rig.refusal(&hex("12 00 80 00 ff 00"), &[]), Sense::invalid_field_in_cdb(2, None));
+}
+
+#[test]
+fn every_page_that_is_listed_is_there_and_no_other() {
+    let rig = Rig::new();
+    let listed = rig.ask(&hex("12 01 00 00 ff 00"));
+    assert_eq!(listed, hex("00 00 00 07 00 80 83 86 b0 b1 b2"));
+    for code in 0..=255 {
+        let cdb = [0x12, 1, code, 0, 0xff, 0];
+        if listed[4..].contains(&code) {
+            let page = rig.ask(&cdb);
+            assert_eq!(page[..2], [0, code]);
+            assert_eq!(page.len(), 4 + usize::from(page[2]) * 256 + usize::from(page[3]));
+        } else {
+            assert_eq!(rig.refusal(&cdb, &[]), Sense::invalid_field_in_cdb(2, None));
+        }
+    }
+    assert_eq!(&rig.ask(&hex("12 01 80 00 ff 00"))[4..], b"serial");
+}
+
+/// The identity is the same in every run: guests keep it in their configuration.
+#[test]
+fn the_identity_is_stable_and_of_this_disk_alone() {
+    let page = Rig::new().ask(&hex("12 01 83 00 ff 00"));
+    assert_eq!(page[4..8], hex("01 03 00 08"));
+    assert_eq!(page[8..16], hex("3ea033fa c3f595df"));
+    assert_eq!(page[16..20], hex("02 01 00 0e"));
+    assert_eq!(&page[20..], b"BULKHEADserial");
+    let naa = |serial, place| Identity::new(serial, place).naa;
+    let all = [naa("a", "b"), naa("a", "c"), naa("ab", ""), naa("", "ab")];
+    for (index, one) in all.iter().enumerate() {
+        assert_eq!(one >> 60, 3, "locally assigned");
+        assert!(!all[index + 1..].contains(one));
+    }
+}
+
+#[test]
+fn block_limits_are_those_that_commands_obey() {
+    let page = Rig::new().ask(&hex("12 01 b0 00 ff 00"));
+    assert_eq!(page.len(), 64);
+    assert_eq!(page[4..8], hex("01 80 0008"), "WSNZ, 64 KiB to compare and write, 4 KiB at once");
+    assert_eq!(page[8..16], hex("00010000 00000080"), "32 MiB at most, 64 KiB at best");
+    assert_eq!(page[20..36], hex("00400000 00000100 00000008 80000000"));
+    assert_eq!(page[36..44], hex("0000000000400000"));
+    let page = Rig::with(Look { discard: false, ..Look::default() }).ask(&hex("12 01 b0 00 ff 00"));
+    assert_eq!(page[20..36], [0; 16], "nothing can be unmapped");
+}
+
+#[test]
+fn provisioning_is_told_as_it_is() {
+    let rig = Rig::new();
+    assert_eq!(rig.ask(&hex("12 01 b2 00 ff 00")), hex("00 b2 0004 0b e4 02 00"));
+    let long = rig.ask(&hex("9e10 0000000000000000 00000020 0000"));
+    assert_eq!(long[..16], hex("00000000000007ff 00000200 00 03 c0 00"));
+    let rig = Rig::with(Look { discard: false, ..Look::default() });
+    assert_eq!(rig.ask(&hex("12 01 b2 00 ff 00")), hex("00 b2 0004 00 00 00 00"));
+    assert_eq!(rig.ask(&hex("9e10 0000000000000000 00000020 0000"))[14], 0);
+    assert_eq!(rig.refusal(&hex("42 00 00 00 00 00 00 0018 00"), &[]), Sense::INVALID_COMMAND);
+}
+
+#[test]
+fn capacity_beyond_thirty_two_bits_is_told_by_the_long_form() {
+    let rig = Rig::with(Look { capacity: 3 << 40, ..Look::default() });
+    assert_eq!(rig.ask(&hex("25 00 00000000 0000 00 00")), hex("ffffffff 00000200"));
+    let long = rig.ask(&hex("9e10 0000000000000000 0000000c 0000"));
+    assert_eq!(long, hex("000000017fffffff 00000200"));
+    let rig = Rig::with(Look { block: 4096, ..Look::default() });
+    assert_eq!(rig.ask(&hex("25 00 00000000 0000 00 00")), hex("000000ff 00001000"));
+    assert_eq!(rig.ask(&hex("9e10 0000000000000000 00000020 0000"))[13], 0, "4 KiB in 4 KiB");
+}
+
+#[test]
+fn mode_pages_are_told_in_both_forms() {
+    let rig = Rig::new();
+    let caching = hex("08 12 04 00 0000 0000 0000 0000 00 00 0000 00 000000");
+    let control = hex("0a 0a 02 10 00 00 0000 0000 0000");
+    let short = rig.ask(&hex("1a 00 3f 00 ff 00"));
+    assert_eq!(short[..12], hex("2b 00 10 08 00000800 00000200"));
+    assert_eq!(short[12..], [caching.clone(), control].concat());
+    let long = rig.ask(&hex("5a 10 08 00 00 00 00 00ff 00"));
+    assert_eq!(long[..24], hex("002a 00 10 01 00 0010 0000000000000800 00000000 00000200"));
+    assert_eq!(long[24..], caching);
+    let changeable = rig.ask(&hex("1a 08 7f 00 ff 00"));
+    assert_eq!((changeable[6], changeable[26]), (0x04, 0x04), "WCE and D_SENSE alone");
+    assert_eq!(changeable.iter().map(|byte| byte.count_ones()).sum::<u32>(), {
+        let headers = [changeable[0], changeable[2], 0x08, 0x12, 0x0a, 0x0a];
+        2 + headers.iter().map(|byte| byte.count_ones()).sum::<u32>()
+    });
+    assert_eq!(rig.refusal(&hex("1a 00 c8 00 ff 00"), &[]), Sense::SAVING_NOT_SUPPORTED);
+    assert_eq!(
+        rig.refusal(&hex("1a 00 01 00 ff 00"), &[]),
+        Sense::invalid_field_in_cdb(2, Some(5))
+    );
+    assert_eq!(rig.refusal(&hex("1a 00 08 01 ff 00"), &[]), Sense::invalid_field_in_cdb(3, None));
+}
+
+#[test]
+fn a_disk_without_a_write_cache_has_none_to_switch() {
+    for mode in [CacheMode::DirectSync, CacheMode::WriteThrough] {
+        let rig = Rig::with(Look { mode, ..Look::default() });
+        for values in ["1a 08 08 00 ff 00", "1a 08 48 00 ff 00", "1a 08 88 00 ff 00"] {
+            assert_eq!(rig.ask(&hex(values))[6], 0, "{mode}, {values}");
+        }
+    }
+    let rig = Rig::with(Look { read_only: true, ..Look::default() });
+    assert_eq!(rig.ask(&hex("1a 08 08 00 ff 00"))[2], 0x90, "WP and DPOFUA");
+}
+
+#[test]
+fn luns_are_listed_whichever_is_asked() {
+    let mut rig = Rig::new();
+    for lun in [300, 7] {
+        assert!(rig.target.add(lun, Arc::clone(&rig.unit)));
+    }
+    assert!(!rig.target.add(7, Arc::clone(&rig.unit)), "taken");
+    assert!(!rig.target.add(0x4000, Arc::clone(&rig.unit)), "too high");
+    let expected = hex("00000018 00000000 0000000000000000 0007000000000000 412c000000000000");
+    for lun in [Some(0), Some(7), Some(9), None] {
+        let cdb = Cdb::new(&hex("a0 00 00 000000 00000100 00 00"));
+        let Ok(Answer::Good { data, .. }) = rig.target.execute(lun, &cdb, &&[0; 0][..]) else {
+            panic!("{lun:?}");
+        };
+        assert_eq!(data, expected);
+    }
+    assert_eq!(rig.ask(&hex("a0 00 01 000000 00000100 00 00")), hex("0000000000000000"));
+    assert_eq!(
+        rig.refusal(&hex("a0 00 00 000000 0000000f 00 00"), &[]),
+        Sense::invalid_field_in_cdb(6, None)
+    );
+}
+
+#[test]
+fn a_number_without_a_unit_says_so_its_own_way() {
+    let rig = Rig::new();
+    let ask = |text: &str| rig.target.execute(Some(1), &Cdb::new(&hex(text)), &&[0; 0][..]);
+    let Ok(Answer::Good { data, .. }) = ask("12 00 00 00 24 00") else { panic!() };
+    assert_eq!((data[0], data.len()), (0x7f, 36));
+    let Ok(Answer::Good { data, .. }) = ask("03 00 00 00 ff 00") else { panic!() };
+    assert_eq!((data[2], data[12], data[13]), (5, 0x25, 0));
+    for other in ["00 00 00 00 00 00", "28 00 00000000 00 0001 00", "12 01 00 00 ff 00"] {
+        assert!(matches!(ask(other), Err(Failure::Check(_))), "{other}");
+    }
+    let Err(Failure::Check(sense)) = ask("00 00 00 00 00 00") else { panic!() };
+    assert_eq!(sense, Sense::NO_SUCH_UNIT);
+}
+
+#[test]
+fn lba_status_follows_what_the_host_holds() {
+    let rig = Rig::new();
+    let extent = |start: u64, len: u64, allocated| Extent {
+        range: ByteRange { start: ByteOffset(start), len },
+        data: allocated,
+    };
+    *rig.disk.extents.lock().unwrap() = vec![
+        extent(0, 4096, true),
+        extent(4096, MIB - 8192, false),
+        extent(MIB - 4096, 4096, true),
+    ];
+    let all = rig.ask(&hex("9e12 0000000000000000 00000100 00 00"));
+    assert_eq!(
+        all,
+        hex(
+            "00000034 00000000 0000000000000000 00000008 00000000 0000000000000008 000007f0 01000000 \
+             00000000000007f8 00000008 00000000"
+        )
+    );
+    let one = rig.ask(&hex("9e12 0000000000000008 00000018 00 00"));
+    assert_eq!(one, hex("00000014 00000000 0000000000000008 000007f0 01000000"));
+    let end = hex("9e12 0000000000000800 00000018 00 00");
+    assert_eq!(rig.refusal(&end, &[]), Sense::LBA_OUT_OF_RANGE);
+}
+
+#[test]
+fn log_pages_tell_what_is_left() {
+    let rig = Rig::new();
+    assert_eq!(rig.ask(&hex("4d 00 40 00 00 0000 00ff 00")), hex("00 00 0002 00 0c"));
+    assert_eq!(rig.ask(&hex("4d 00 40 ff 00 0000 00ff 00")), hex("40 ff 0004 0000 0c00"));
+    let page = rig.ask(&hex("4d 00 4c 00 00 0000 00ff 00"));
+    assert_eq!(page[..4], hex("0c 00 0018"));
+    assert_eq!(page[4..16], hex("0001 03 08 00000007 02 000000"), "7 MiB left for all");
+    assert_eq!(page[16..], hex("0002 03 08 00000004 02 000000"), "a little over 3 MiB used");
+    assert_eq!(rig.ask(&hex("4d 00 4c 00 00 0002 00ff 00")).len(), 16, "from the second on");
+    for (cdb, at) in [
+        ("4d 01 40 00 00 0000 00ff 00", (1, Some(0))),
+        ("4d 00 41 00 00 0000 00ff 00", (2, Some(5))),
+    ] {
+        assert_eq!(rig.refusal(&hex(cdb), &[]), Sense::invalid_field_in_cdb(at.0, at.1));
+    }
+    assert_eq!(
+        rig.refusal(&hex("4d 00 4c 00 00 0003 00ff 00"), &[]),
+        Sense::invalid_field_in_cdb(5, None)
+    );
+}
+
+/// A page counts in sets of blocks: the counts of a huge disk must fit their fields.
+#[test]
+fn threshold_sets_grow_with_the_disk() {
+    for (capacity, exponent) in [(MIB, 11), (1 << 50, 11), (1 << 53, 13), (1 << 60, 20)] {
+        let rig = Rig::with(Look { capacity, ..Look::default() });
+        assert_eq!(rig.ask(&hex("12 01 b2 00 ff 00"))[4], exponent, "{capacity}");
+    }
+}
+
+#[test]
+fn every_command_that_is_reported_is_understood() {
+    let rig = Rig::new();
+    let all = rig.ask(&hex("a3 0c 80 00 0000 00010000 00 00"));
+    let descriptors: Vec<_> = all[4..].chunks(20).collect();
+    assert_eq!(
+        all.len() - 4,
+        usize::try_from(u32::from_be_bytes(*all.first_chunk().unwrap())).unwrap()
+    );
+    assert!(descriptors.len() > 40);
+    for descriptor in descriptors {
+        let (opcode, action, servactv) = (descriptor[0], descriptor[3], descriptor[5] & 1);
+        let options = 1 + servactv;
+        let one = rig.ask(&[0xa3, 0x0c, options, opcode, 0, action, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(one[..2], [0, 3]);
+        assert_eq!(one[2..4], descriptor[6..8]);
+        assert_eq!(one.len(), 4 + usize::from(one[3]));
+        assert_eq!(one[4], opcode);
+        let mut cdb = vec![0; usize::from(one[3])];
+        cdb[0] = opcode;
+        cdb[1] = if servactv == 1 { action } else { 0 };
+        let refused = rig
+            .execute(&cdb, &[])
+            .is_err_and(|error| error == Failure::Check(Sense::INVALID_COMMAND));
+        assert!(!refused, "{opcode:#x}");
+    }
+    for (opcode, name) in
+        [(0x48, "SANITIZE"), (0x04, "FORMAT UNIT"), (0x16, "RESERVE"), (0x7f, "variable")]
+    {
+        let one = rig.ask(&[0xa3, 0x0c, 1, opcode, 0, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(one, [0, 1, 0, 0], "{name}");
+        assert_eq!(rig.refusal(&[opcode, 1, 0, 0, 0, 0, 0, 0, 0, 0], &[]), Sense::INVALID_COMMAND);
+    }
+    let wrong = Sense::invalid_field_in_cdb(2, Some(2));
+    assert_eq!(rig.refusal(&hex("a3 0c 01 9e 0000 00000100 00 00"), &[]), wrong, "has actions");
+    assert_eq!(rig.refusal(&hex("a3 0c 02 28 0000 00000100 00 00"), &[]), wrong, "has none");
+    assert_eq!(rig.ask(&hex("a3 0c 03 9e 0013 00000100 00 00")), [0, 1, 0, 0], "no such action");
+    assert_eq!(rig.ask(&hex("a3 0d 00 00 0000 00000100 00 00")), hex("dc 03 00 00"));
+    assert_eq!(rig.ask(&hex("a3 0d 80 00 0000 00000100 00 00")).len(), 16);
+}

@@ -1,0 +1,82 @@
+//! Whatever the bytes of a command and its data: no panic, and nothing beyond the disk.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Bytes that are more often a command than random ones are.
+fn commands() -> impl Strategy<Value = Vec<u8>> {
+    let opcodes = [
+        0x00, 0x03, 0x08, 0x0a, 0x12, 0x15, 0x1a, 0x1b, 0x1d, 0x1e, 0x25, 0x28, 0x2a, 0x2e, 0x2f,
+        0x35, 0x41, 0x42, 0x4d, 0x55, 0x5a, 0x5e, 0x5f, 0x88, 0x89, 0x8a, 0x8e, 0x8f, 0x91, 0x93,
+        0x9e, 0xa0, 0xa3, 0xa8, 0xaa, 0xae, 0xaf,
+    ];
+    let byte = prop_oneof![4 => Just(0u8), 1 => any::<u8>(), 1 => 0..16u8];
+    let opcode = prop_oneof![9 => prop::sample::select(opcodes.to_vec()), 1 => any::<u8>()];
+    (opcode, prop::collection::vec(byte, 0..32)).prop_map(|(opcode, rest)| {
+        let mut bytes = vec![opcode];
+        bytes.extend(rest);
+        bytes
+    })
+}
+
+/// The bytes of the disk that an operation touches.
+fn touched(op: Operation, data: Data) -> (u64, u64) {
+    let len = match data {
+        Data::None => 0,
+        Data::Initiator(len) => len,
+        Data::Own(segment) => segment.len() as u64,
+    };
+    match op {
+        Operation::Read { at } | Operation::Write { at, .. } => (at.0, len),
+        Operation::CompareAndWrite { at, .. } => (at.0, len / 2),
+        Operation::Flush => (0, 0),
+        Operation::Discard { range, .. } | Operation::WriteZeroes { range, .. } => {
+            (range.start.0, range.len)
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_leaves_the_disk(
+        cdb in commands(),
+        out in prop::collection::vec(prop_oneof![3 => Just(0u8), 1 => any::<u8>()], 0..80),
+        big: bool,
+        block in prop::sample::select(vec![512, 4096]),
+        read_only: bool,
+        lun in prop::option::of(0..2u16),
+    ) {
+        let capacity = if big { u64::MAX / 8192 * 4096 } else { 64 << 10 };
+        let rig = Rig::with(Look { capacity, block, read_only, ..Look::default() });
+        match rig.target.execute(lun, &Cdb::new(&cdb), &&out[..]) {
+            Ok(Answer::Good { data, taken }) => {
+                prop_assert!(taken <= out.len() as u64);
+                prop_assert!(data.len() <= 1 << 20);
+            }
+            Ok(Answer::Work(mut job)) => {
+                let mut step = job.step();
+                // Enough for what must end; a long one is as good after that.
+                for _ in 0..64 {
+                    let (start, len) = touched(step.op, step.data);
+                    prop_assert!(start.checked_add(len).is_some_and(|end| end <= capacity));
+                    prop_assert!((start | len) % u64::from(block) == 0);
+                    if read_only {
+                        let changes = !matches!(step.op, Operation::Read { .. } | Operation::Flush);
+                        prop_assert!(!changes);
+                    }
+                    match job.next(&rig.unit, Ok(()), &&out[..]) {
+                        Next::Step(next) => step = next,
+                        Next::Done(_) => break,
+                    }
+                }
+            }
+            Err(Failure::Check(sense)) => {
+                prop_assert!(sense.encode(false).len() == 18 && sense.encode(true).len() >= 8);
+            }
+            Err(_) => {}
+        }
+    }
+}

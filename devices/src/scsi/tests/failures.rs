@@ -1,0 +1,213 @@
+//! The table of refusals: key, code, qualifier and field, exactly.
+
+use super::*;
+
+/// A command, its data-out, and what it must be told.
+type Row = (&'static str, &'static str, Failure);
+
+const fn field(byte: u16, bit: Option<u8>) -> Failure {
+    Failure::Check(Sense::invalid_field_in_cdb(byte, bit))
+}
+
+fn parameter(byte: usize, bit: Option<u8>) -> Failure {
+    Failure::Check(Sense::invalid_parameter(byte, bit))
+}
+
+fn check(rig: &Rig, rows: &[Row]) {
+    for (cdb, out, expected) in rows {
+        let outcome = rig.execute(&hex(cdb), &hex(out));
+        assert_eq!(outcome.err(), Some(*expected), "{cdb} {out}");
+    }
+    assert_eq!(rig.asked(), []);
+}
+
+#[test]
+fn blocks_beyond_the_end() {
+    let range = Failure::Check(Sense::LBA_OUT_OF_RANGE);
+    let unmap = "0016 0010 00000000 0000000000000000 00000001 00000000";
+    check(
+        &Rig::new(),
+        &[
+            ("08 00 07ff 02 00", "", range),
+            ("28 00 00000800 00 0001 00", "", range),
+            ("28 00 00000801 00 0000 00", "", range),
+            ("2a 00 ffffffff 00 ffff 00", "", range),
+            ("88 00 ffffffffffffffff 00000001 00 00", "", range),
+            ("88 00 0080000000000000 00000001 00 00", "", range),
+            ("8a 00 00000000000007ff 00000002 00 00", "", range),
+            ("a8 00 000007ff 00000002 00 00", "", range),
+            ("35 00 00000800 00 0001 00", "", range),
+            ("91 00 0000000000000801 00000000 00 00", "", range),
+            ("2f 00 00000800 00 0001 00", "", range),
+            ("8e 00 0000000000000800 00000001 00 00", "", range),
+            ("89 00 0000000000000800 000000 01 00 00", "", range),
+            ("41 00 00000800 00 0001 00", "", range),
+            ("93 00 0000000000000800 00000001 00 00", "", range),
+            (
+                "42 00 00000000 00 0018 00",
+                "0016 0010 00000000 0000000000000800 00000001 00000000",
+                range,
+            ),
+            (
+                "42 00 00000000 00 0018 00",
+                "0016 0010 00000000 ffffffffffffffff 00000002 00000000",
+                range,
+            ),
+        ],
+    );
+    assert!(Rig::new().execute(&hex("42 00 00000000 00 0018 00"), &hex(unmap)).is_ok());
+    assert!(Rig::new().execute(&hex("28 00 00000800 00 0000 00"), &[]).is_ok());
+}
+
+#[test]
+fn fields_of_commands() {
+    check(
+        &Rig::with(Look { capacity: 64 * MIB, ..Look::default() }),
+        &[
+            ("48 01 00 00 00 00 00 0000 00", "", Failure::Check(Sense::INVALID_COMMAND)),
+            ("ff 00 00 00 00 00", "", Failure::Check(Sense::INVALID_COMMAND)),
+            ("9e 1f 0000000000000000 00000000 00 00", "", field(1, Some(4))),
+            ("5e 04 00 00 00 00 00 0000 00", "", field(1, Some(4))),
+            ("5f 07 00 00 00 00000018 00", "", field(1, Some(4))),
+            ("28 20 00000000 00 0001 00", "", field(1, Some(7))),
+            ("2a e0 00000000 00 0001 00", "", field(1, Some(7))),
+            ("93 20 0000000000000000 00000001 00 00", "", field(1, Some(7))),
+            ("28 00 00000000 00 0001 04", "", field(9, Some(2))),
+            ("00 00 00 00 00 04", "", field(5, Some(2))),
+            ("88 00 0000000000000000 00010001 00 00", "", field(10, None)),
+            ("a8 00 00000000 00010001 00 00", "", field(6, None)),
+            ("89 00 0000000000000000 000000 81 00 00", "", field(13, None)),
+            ("2f 04 00000000 00 0001 00", "", field(1, Some(2))),
+            ("2e 06 00000000 00 0001 00", "", field(1, Some(2))),
+            ("41 00 00000000 00 0000 00", "", field(7, None)),
+            ("93 00 0000000000000000 00400001 00 00", "", field(10, None)),
+            ("93 18 0000000000000000 00000001 00 00", "", field(1, Some(4))),
+            ("93 02 0000000000000000 00000001 00 00", "", field(1, Some(1))),
+            ("42 01 00000000 00 0018 00", "", field(1, Some(0))),
+            ("1b 00 00 00 11 00", "", field(4, Some(7))),
+            ("1b 00 00 00 02 00", "", field(4, Some(1))),
+            ("1e 00 00 00 02 00", "", field(4, Some(1))),
+            ("1d 20 00 0000 00", "", field(1, Some(7))),
+            ("1d 00 00 0001 00", "", field(3, None)),
+            ("15 00 00 00 04 00", "00000000", field(1, Some(4))),
+            ("15 11 00 00 04 00", "00000000", field(1, Some(0))),
+        ],
+    );
+    let rig = Rig::with(Look { discard: false, ..Look::default() });
+    check(&rig, &[("93 08 0000000000000000 00000001 00 00", "", field(1, Some(3)))]);
+    // A driver may say that its commands are short.
+    let short = rig.execute(&hex("88 00 00 00 00 00 00 00 00 00"), &[]);
+    assert_eq!(short.err(), Some(field(10, None)));
+}
+
+#[test]
+fn parameter_lists() {
+    let length = Failure::Check(Sense::PARAMETER_LIST_LENGTH_ERROR);
+    let caching = "00000000 08 12 00 00 0000 0000 0000 0000 00 00 0000 00 000000";
+    check(
+        &Rig::new(),
+        &[
+            ("42 00 00000000 00 0007 00", "00000000000000", length),
+            ("42 00 00000000 00 0018 00", "0016", Failure::Overrun),
+            (
+                "42 00 00000000 00 0018 00",
+                "0016 0010 00000000 0000000000000000 00400001 00000000",
+                Failure::Check(Sense::LBA_OUT_OF_RANGE),
+            ),
+            ("15 10 00 00 03 00", "000000", length),
+            ("15 10 00 00 04 00", "00000008", length),
+            ("15 10 00 00 0c 00", "00000008 00000001 00000200", parameter(4, None)),
+            ("15 10 00 00 0c 00", "00000008 00000800 00001000", parameter(9, None)),
+            ("15 10 00 00 05 00", "00000000 08", length),
+            ("15 10 00 00 06 00", "00000000 0812", length),
+            ("15 10 00 00 06 00", "00000000 0813", parameter(5, None)),
+            ("15 10 00 00 06 00", "00000000 0100", parameter(4, Some(5))),
+            ("15 10 00 00 06 00", "00000000 4812", parameter(4, Some(6))),
+            (
+                "15 10 00 00 18 00",
+                "00000000 08 12 01 00 0000 0000 0000 0000 00 00 0000 00 000000",
+                parameter(6, Some(0)),
+            ),
+            (
+                "15 10 00 00 18 00",
+                "00000000 08 12 04 00 0000 0000 0000 0000 00 80 0000 00 000000",
+                parameter(17, Some(7)),
+            ),
+            (
+                "15 10 00 00 10 00",
+                "00000000 0a 0a 00 10 00 00 0000 0000 0000",
+                parameter(6, Some(1)),
+            ),
+            ("15 10 00 00 18 00", "", Failure::Overrun),
+            ("5f 00 00 0000 00000017 00", "", length),
+            ("5f 00 00 0000 00000018 00", "00", Failure::Overrun),
+            ("93 00 0000000000000000 00000001 00 00", "00", Failure::Overrun),
+        ],
+    );
+    // Nothing of a list is done if some of it is wrong.
+    let rig = Rig::new();
+    let both = format!("{caching} 0a 0a 06 00 00 00 0000 0000 0000");
+    assert_eq!(
+        rig.execute(&hex("15 10 00 00 24 00"), &hex(&both)).err(),
+        Some(parameter(27, Some(4)))
+    );
+    assert!(rig.unit.write_cache().is_on());
+    // More blocks than one UNMAP may name, on a disk that has them.
+    let rig = Rig::with(Look { capacity: 64 << 30, ..Look::default() });
+    let two =
+        "0026 0020 00000000 0000000000000000 00400000 00000000 0000000000000000 00000001 00000000";
+    let outcome = rig.execute(&hex("42 00 00000000 00 0028 00"), &hex(two));
+    assert_eq!(outcome.err(), Some(parameter(32, None)));
+}
+
+#[test]
+fn a_read_only_disk_refuses_every_change() {
+    let rig = Rig::with(Look { read_only: true, ..Look::default() });
+    let protected = Failure::Check(Sense::WRITE_PROTECTED);
+    check(
+        &rig,
+        &[
+            ("0a 00 0000 01 00", "", protected),
+            ("2a 00 00000000 00 0001 00", "", protected),
+            ("8a 00 0000000000000000 00000001 00 00", "", protected),
+            ("aa 00 00000000 00000001 00 00", "", protected),
+            ("2e 00 00000000 00 0001 00", "", protected),
+            ("89 00 0000000000000000 000000 01 00 00", "", protected),
+            ("41 00 00000000 00 0001 00", "", protected),
+            ("93 00 0000000000000000 00000001 00 00", "", protected),
+            ("42 00 00000000 00 0018 00", "", Failure::Check(Sense::INVALID_COMMAND)),
+        ],
+    );
+}
+
+#[test]
+fn unit_attention_comes_before_all_but_three_commands() {
+    let rig = Rig::fresh(Look::default());
+    assert_eq!(rig.ask(&hex("12 00 00 00 24 00")).len(), 36);
+    assert_eq!(rig.ask(&hex("a0 00 00 000000 00000010 00 00")).len(), 16);
+    let told = rig.refusal(&hex("ff 00 00 00 00 00"), &[]);
+    assert_eq!(told.triple(), (Key::UnitAttention, 0x29, 0));
+    assert_eq!(rig.refusal(&hex("ff 00 00 00 00 00"), &[]), Sense::INVALID_COMMAND, "told once");
+    assert!(rig.unit.set_capacity(2 * MIB));
+    assert!(!rig.unit.set_capacity(2 * MIB));
+    let data = rig.ask(&hex("03 00 00 00 ff 00"));
+    assert_eq!((data[2], data[12], data[13]), (6, 0x2a, 9), "as data of REQUEST SENSE");
+    assert_eq!(rig.ask(&hex("03 01 00 00 ff 00")), hex("72 00 0000 00000000"));
+    assert_eq!(rig.ask(&hex("25 00 00000000 0000 00 00"))[..4], hex("00000fff"));
+}
+
+#[test]
+fn a_stopped_unit_is_not_ready() {
+    let rig = Rig::new();
+    assert_eq!(rig.run(&hex("1b 00 00 00 00 00"), &[]), Ok(vec![]));
+    assert_eq!(rig.asked(), [Operation::Flush]);
+    for cdb in ["00 00 00 00 00 00", "28 00 00000000 00 0001 00", "25 00 00000000 0000 00 00"] {
+        assert_eq!(rig.refusal(&hex(cdb), &[]), Sense::STOPPED);
+    }
+    assert_eq!(rig.ask(&hex("03 00 00 00 ff 00"))[12..14], [4, 2]);
+    assert_eq!(rig.run(&hex("1b 00 00 00 01 00"), &[]), Ok(vec![]));
+    assert_eq!(rig.ask(&hex("00 00 00 00 00 00")), []);
+    *rig.disk.errno.lock().unwrap() = Some(libc::EIO);
+    assert_eq!(rig.run(&hex("1b 00 00 00 00 00"), &[]), Err(Sense::WRITE_ERROR));
+    assert_eq!(rig.ask(&hex("00 00 00 00 00 00")), [], "what is not flushed does not stop");
+}

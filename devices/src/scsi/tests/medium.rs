@@ -1,0 +1,224 @@
+//! Commands that work on the medium, carried out on a disk in memory.
+
+use ::block::{ByteOffset, ByteRange, Durability};
+
+use super::*;
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|index| u8::try_from(index % 251 + 1).unwrap()).collect()
+}
+
+const VOLATILE: Durability = Durability::Volatile;
+const DURABLE: Durability = Durability::Durable;
+
+fn range(start: u64, len: u64) -> ByteRange {
+    ByteRange { start: ByteOffset(start), len }
+}
+
+#[test]
+fn what_one_form_writes_another_reads() {
+    let rig = Rig::new();
+    let writes = [
+        "0a 00 0001 02 00",
+        "2a 00 00000001 00 0002 00",
+        "aa 00 00000001 00000002 00 00",
+        "8a 00 0000000000000001 00000002 00 00",
+    ];
+    let reads = [
+        "08 00 0001 02 00",
+        "28 00 00000001 00 0002 00",
+        "a8 00 00000001 00000002 00 00",
+        "88 00 0000000000000001 00000002 00 00",
+    ];
+    for (turn, write) in writes.iter().enumerate() {
+        let mut data = pattern(1024);
+        data[0] = u8::try_from(turn).unwrap();
+        assert_eq!(rig.run(&hex(write), &data), Ok(vec![]));
+        assert_eq!(rig.asked(), [Operation::Write { at: ByteOffset(512), durability: VOLATILE }]);
+        for read in reads {
+            assert_eq!(rig.run(&hex(read), &[]), Ok(data.clone()));
+        }
+        rig.asked();
+    }
+    // No blocks are 256 in the short form, and none in the others.
+    assert_eq!(rig.run(&hex("08 00 0000 00 00"), &[]).map(|data| data.len()), Ok(256 * 512));
+    assert_eq!(rig.run(&hex("28 00 00000000 00 0000 00"), &[]), Ok(vec![]));
+    assert_eq!(rig.asked().len(), 1);
+}
+
+#[test]
+fn fua_reaches_the_medium() {
+    let rig = Rig::new();
+    assert!(rig.run(&hex("2a 08 00000000 00 0001 00"), &pattern(512)).is_ok());
+    assert_eq!(rig.asked(), [Operation::Write { at: ByteOffset(0), durability: DURABLE }]);
+    assert_eq!(rig.run(&hex("28 08 00000000 00 0001 00"), &[]), Ok(pattern(512)));
+    assert_eq!(rig.asked(), [Operation::Flush, Operation::Read { at: ByteOffset(0) }]);
+    let rig = Rig::with(Look { mode: CacheMode::WriteThrough, ..Look::default() });
+    assert!(rig.run(&hex("28 08 00000000 00 0001 00"), &[]).is_ok());
+    assert_eq!(rig.asked(), [Operation::Read { at: ByteOffset(0) }]);
+}
+
+#[test]
+fn the_write_cache_is_flushed_when_it_is_switched_off() {
+    let rig = Rig::new();
+    let mut page = rig.ask(&hex("1a 08 08 00 ff 00"));
+    (page[0], page[2], page[6]) = (0, 0, 0);
+    assert_eq!(rig.run(&hex("15 10 00 00 18 00"), &page), Ok(vec![]));
+    assert_eq!(rig.asked(), [Operation::Flush]);
+    assert_eq!(rig.ask(&hex("1a 08 08 00 ff 00"))[6], 0);
+    assert!(rig.run(&hex("2a 00 00000000 00 0001 00"), &pattern(512)).is_ok());
+    assert_eq!(rig.asked(), [Operation::Write { at: ByteOffset(0), durability: DURABLE }]);
+    page[6] = 4;
+    assert_eq!(rig.run(&hex("15 10 00 00 18 00"), &page), Ok(vec![]));
+    assert!(rig.unit.write_cache().is_on());
+    page[6] = 0;
+    *rig.disk.errno.lock().unwrap() = Some(libc::EIO);
+    assert_eq!(rig.run(&hex("15 10 00 00 18 00"), &page), Err(Sense::WRITE_ERROR));
+    assert!(rig.unit.write_cache().is_on(), "what cannot be flushed is still cached");
+}
+
+/// A write that was under way when the cache was switched off is not covered by that flush.
+#[test]
+fn a_write_that_ends_after_the_switch_is_flushed() {
+    for (cdb, out) in [
+        ("2a 00 00000000 00 0001 00", 512),
+        ("93 00 0000000000000000 00000001 00 00", 512),
+        ("89 00 0000000000000000 000000 01 00 00", 1024),
+    ] {
+        let rig = Rig::new();
+        let out = pattern(out);
+        let Ok(Answer::Work(mut job)) = rig.execute(&hex(cdb), &out) else { panic!() };
+        rig.unit.write_cache().switch_off();
+        let Next::Step(step) = job.next(&rig.unit, Ok(()), &&out[..]) else { panic!("{cdb}") };
+        assert_eq!(step.op, Operation::Flush);
+        assert!(matches!(job.next(&rig.unit, Ok(()), &&out[..]), Next::Done(Ok(()))));
+    }
+}
+
+#[test]
+fn descriptor_sense_is_chosen_by_the_control_page() {
+    let rig = Rig::new();
+    assert!(!rig.unit.descriptor_sense());
+    let list = hex("0000000000000000 0a 0a 06 10 00 00 0000 0000 0000");
+    assert_eq!(rig.run(&hex("55 10 00 00 00 00 00 0014 00"), &list), Ok(vec![]));
+    assert!(rig.unit.descriptor_sense());
+    rig.unit.reset(Attention::UnitReset);
+    assert!(!rig.unit.descriptor_sense());
+}
+
+#[test]
+fn unmap_takes_its_ranges_one_after_the_other() {
+    let rig = Rig::new();
+    rig.disk.content.lock().unwrap().fill(7);
+    let list = hex(
+        "0036 0030 00000000 0000000000000008 00000008 00000000 0000000000000000 00000000 00000000 \
+                    0000000000000020 00000010 00000000",
+    );
+    assert_eq!(rig.run(&hex("42 00 00000000 00 0038 00"), &list), Ok(vec![]));
+    let discard =
+        |start, len| Operation::Discard { range: range(start, len), durability: VOLATILE };
+    assert_eq!(rig.asked(), [discard(4096, 4096), discard(16384, 8192)]);
+    // No list, no ranges, and a descriptor that is not there whole.
+    for (cdb, list) in [
+        ("42 00 00000000 00 0000 00", ""),
+        ("42 00 00000000 00 0008 00", "0006 0000 00000000"),
+        ("42 00 00000000 00 0010 00", "000e 0008 00000000 0000000000000000"),
+    ] {
+        assert_eq!(rig.run(&hex(cdb), &hex(list)), Ok(vec![]));
+        assert_eq!(rig.asked(), []);
+    }
+}
+
+#[test]
+fn write_same_zeroes_or_repeats() {
+    let rig = Rig::new();
+    let zero =
+        |len, unmap| Operation::WriteZeroes { range: range(512, len), unmap, durability: VOLATILE };
+    let rows = [("93 00", false), ("93 08", true)];
+    for (start, unmap) in rows {
+        let cdb = format!("{start} 0000000000000001 00000010 00 00");
+        assert_eq!(rig.run(&hex(&cdb), &[0; 512]), Ok(vec![]));
+        assert_eq!(rig.asked(), [zero(8192, unmap)]);
+        let ndob = format!("93 0{} 0000000000000001 00000010 00 00", if unmap { 9 } else { 1 });
+        assert_eq!(rig.run(&hex(&ndob), &[]), Ok(vec![]));
+        assert_eq!(rig.asked(), [zero(8192, unmap)]);
+    }
+    assert_eq!(rig.run(&hex("41 08 00000001 00 0010 00"), &[0; 512]), Ok(vec![]));
+    assert_eq!(rig.asked(), [zero(8192, true)]);
+    // Data that no unmapped block reads as is written, UNMAP or not: 300 blocks in pieces of 64 KiB.
+    let block = pattern(512);
+    assert_eq!(rig.run(&hex("93 08 0000000000000001 0000012c 00 00"), &block), Ok(vec![]));
+    assert_eq!(rig.asked().len(), 3);
+    let content = rig.disk.content.lock().unwrap();
+    assert!(content[512..301 * 512].chunks(512).all(|found| found == block));
+    assert!(content[..512].iter().chain(&content[301 * 512..]).all(|byte| *byte == 0));
+}
+
+#[test]
+fn verify_reads_and_compares() {
+    let rig = Rig::new();
+    let data = pattern(200 * 512);
+    rig.disk.content.lock().unwrap()[512..201 * 512].copy_from_slice(&data);
+    assert_eq!(rig.run(&hex("2f 00 00000001 00 00c8 00"), &[]), Ok(vec![]));
+    assert_eq!(rig.asked().len(), 3, "a flush, and two reads");
+    assert_eq!(rig.run(&hex("2f 02 00000001 00 00c8 00"), &data), Ok(vec![]));
+    let mut other = data.clone();
+    other[100_000] ^= 1;
+    assert_eq!(
+        rig.run(&hex("8f 02 0000000000000001 000000c8 00 00"), &other),
+        Err(Sense::miscompare(100_000))
+    );
+    // One block against many.
+    rig.disk.content.lock().unwrap()[..1024]
+        .copy_from_slice(&[pattern(512), pattern(512)].concat());
+    assert_eq!(rig.run(&hex("af 06 00000000 00000002 00 00"), &pattern(512)), Ok(vec![]));
+    let found = rig.run(&hex("af 06 00000000 00000003 00 00"), &pattern(512));
+    assert_eq!(found, Err(Sense::miscompare(0)));
+    *rig.disk.errno.lock().unwrap() = Some(libc::EIO);
+    assert!(rig.run(&hex("2f 00 00000001 00 00c8 00"), &[]).is_err());
+}
+
+#[test]
+fn write_and_verify_does_both_durably() {
+    let rig = Rig::new();
+    let data = pattern(1024);
+    assert_eq!(rig.run(&hex("2e 02 00000004 00 0002 00"), &data), Ok(vec![]));
+    let at = ByteOffset(2048);
+    assert_eq!(rig.asked(), [Operation::Write { at, durability: DURABLE }, Operation::Read { at }]);
+    assert_eq!(rig.run(&hex("28 00 00000004 00 0002 00"), &[]), Ok(data));
+}
+
+#[test]
+fn compare_and_write_writes_only_what_compares() {
+    let rig = Rig::new();
+    let cdb = hex("89 00 0000000000000003 000000 02 00 00");
+    let new = pattern(1024);
+    assert_eq!(rig.run(&cdb, &[vec![0; 1024], new.clone()].concat()), Ok(vec![]));
+    assert_eq!(
+        rig.asked(),
+        [Operation::CompareAndWrite { at: ByteOffset(1536), durability: VOLATILE }]
+    );
+    assert_eq!(rig.run(&hex("28 00 00000003 00 0002 00"), &[]), Ok(new.clone()));
+    let mut wrong = new.clone();
+    wrong[700] ^= 0x80;
+    assert_eq!(rig.run(&cdb, &[wrong, vec![0; 1024]].concat()), Err(Sense::miscompare(700)));
+    assert_eq!(rig.run(&hex("28 00 00000003 00 0002 00"), &[]), Ok(new));
+}
+
+#[test]
+fn an_error_of_the_host_is_told_as_what_it_is() {
+    let rig = Rig::new();
+    for (errno, cdb, expected) in [
+        (libc::EIO, "28 00 00000000 00 0001 00", Sense::UNRECOVERED_READ_ERROR),
+        (libc::EIO, "2a 00 00000000 00 0001 00", Sense::WRITE_ERROR),
+        (libc::ENOSPC, "2a 00 00000000 00 0001 00", Sense::NO_SPACE),
+        (libc::EDQUOT, "93 00 0000000000000000 00000001 00 00", Sense::NO_SPACE),
+        (libc::EROFS, "2a 00 00000000 00 0001 00", Sense::WRITE_PROTECTED),
+        (libc::EIO, "35 00 00000000 00 0000 00", Sense::WRITE_ERROR),
+        (libc::EIO, "89 00 0000000000000000 000000 01 00 00", Sense::WRITE_ERROR),
+        (libc::ENOSPC, "2e 00 00000000 00 0001 00", Sense::NO_SPACE),
+    ] {
+        *rig.disk.errno.lock().unwrap() = Some(errno);
+        assert_eq!(rig.run(&hex(cdb), &pattern(1024)), Err(expected), "{cdb}");
+    }
+}

@@ -1,0 +1,234 @@
+//! The target without a transport: commands in, answers and sense data out, over a disk in memory.
+
+mod answers;
+mod any_command;
+mod failures;
+mod medium;
+mod reserving;
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use ::block::{
+    Backend, BackingSpace, ByteOffset, CacheMode, DiscardLimits, EngineSetup, Extent, Geometry,
+    IoEngine, Miscompare, OpenError, Operation,
+};
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+/// A disk in memory. What it is asked is remembered, and it fails as told.
+struct Disk {
+    geometry: Geometry,
+    mode: CacheMode,
+    read_only: bool,
+    content: Mutex<Vec<u8>>,
+    asked: Mutex<Vec<Operation>>,
+    errno: Mutex<Option<i32>>,
+    extents: Mutex<Vec<Extent>>,
+}
+
+impl Backend for Disk {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn cache_mode(&self) -> CacheMode {
+        self.mode
+    }
+
+    fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn engine(&self, _: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
+        unreachable!("the target makes no engines")
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        unreachable!("the target flushes through its unit's engine")
+    }
+
+    fn allocation(&self, from: ByteOffset, most: usize) -> io::Result<Vec<Extent>> {
+        let extents = self.extents.lock().unwrap();
+        let within = |extent: &&Extent| extent.range.start.0 >= from.0;
+        Ok(extents.iter().filter(within).take(most).copied().collect())
+    }
+
+    fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
+        Ok(Some(BackingSpace { used: 3 * MIB + 1, available: 7 * MIB + 5 }))
+    }
+}
+
+impl Disk {
+    /// Carries out an operation on bytes that stand for the initiator's or the job's memory.
+    fn carry_out(&self, op: Operation, data: &mut [u8]) -> io::Result<()> {
+        self.asked.lock().unwrap().push(op);
+        if let Some(errno) = *self.errno.lock().unwrap() {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        let mut content = self.content.lock().unwrap();
+        let at = |start: u64, len: u64| {
+            let start = usize::try_from(start).unwrap();
+            start..start + usize::try_from(len).unwrap()
+        };
+        match op {
+            Operation::Read { at: from } => {
+                data.copy_from_slice(&content[at(from.0, data.len() as u64)]);
+            }
+            Operation::Write { at: to, .. } => {
+                content[at(to.0, data.len() as u64)].copy_from_slice(data);
+            }
+            Operation::CompareAndWrite { at: to, .. } => {
+                let (expected, new) = data.split_at(data.len() / 2);
+                let found = &mut content[at(to.0, new.len() as u64)];
+                if let Some(offset) = found.iter().zip(expected).position(|(a, b)| a != b) {
+                    return Err(io::Error::other(Miscompare { offset: offset as u64 }));
+                }
+                found.copy_from_slice(new);
+            }
+            Operation::Flush => {}
+            Operation::Discard { range, .. } | Operation::WriteZeroes { range, .. } => {
+                content[at(range.start.0, range.len)].fill(0);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a test wants of its disk.
+#[derive(Clone, Copy)]
+struct Look {
+    capacity: u64,
+    block: u32,
+    mode: CacheMode,
+    read_only: bool,
+    discard: bool,
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        let mode = CacheMode::WriteBack;
+        Self { capacity: MIB, block: 512, mode, read_only: false, discard: true }
+    }
+}
+
+/// A target with one unit, number 0, whose power-on condition has been told.
+struct Rig {
+    target: Target,
+    unit: Arc<LogicalUnit>,
+    disk: Arc<Disk>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::with(Look::default())
+    }
+
+    fn with(look: Look) -> Self {
+        let rig = Self::fresh(look);
+        rig.unit.take_attention();
+        rig
+    }
+
+    fn fresh(look: Look) -> Self {
+        let limits = DiscardLimits { granularity: 4096, alignment: 0, reads_zero: true };
+        let content = usize::try_from(look.capacity.min(64 * MIB)).unwrap();
+        let disk = Arc::new(Disk {
+            geometry: Geometry {
+                capacity: look.capacity,
+                logical_block: look.block,
+                physical_block: 4096,
+                optimal_io: 64 << 10,
+                discard: (look.discard && !look.read_only).then_some(limits),
+            },
+            mode: look.mode,
+            read_only: look.read_only,
+            content: Mutex::new(vec![0; content]),
+            asked: Mutex::default(),
+            errno: Mutex::default(),
+            extents: Mutex::default(),
+        });
+        let identity = Identity::new("serial", "/disk");
+        let unit = Arc::new(LogicalUnit::new("disk", identity, disk.clone()));
+        let mut target = Target::default();
+        assert!(target.add(0, Arc::clone(&unit)));
+        Self { target, unit, disk }
+    }
+
+    /// What becomes of a command for unit 0, before the medium is asked.
+    fn execute(&self, cdb: &[u8], out: &[u8]) -> Outcome {
+        self.target.execute(Some(0), &Cdb::new(cdb), &out)
+    }
+
+    /// The data-in of a command that needs no medium.
+    #[track_caller]
+    fn ask(&self, cdb: &[u8]) -> Vec<u8> {
+        match self.execute(cdb, &[]) {
+            Ok(Answer::Good { data, .. }) => data,
+            other => panic!("{cdb:02x?}: {other:?}"),
+        }
+    }
+
+    /// The whole of a command: its data-in, or its sense data.
+    #[track_caller]
+    fn run(&self, cdb: &[u8], out: &[u8]) -> Result<Vec<u8>, Sense> {
+        let mut job = match self.execute(cdb, out) {
+            Ok(Answer::Good { data, taken }) => {
+                assert!(taken <= out.len() as u64);
+                return Ok(data);
+            }
+            Err(Failure::Check(sense)) => return Err(sense),
+            Err(other) => panic!("{cdb:02x?}: {other:?}"),
+            Ok(Answer::Work(job)) => job,
+        };
+        let mut data = vec![0; usize::try_from(job.given()).unwrap()];
+        let mut step = job.step();
+        loop {
+            let result = self.carry_out(step, &mut data, out);
+            match job.next(&self.unit, result, &out) {
+                Next::Step(next) => step = next,
+                Next::Done(result) => return result.map(|()| data),
+            }
+        }
+    }
+
+    fn carry_out(&self, step: Step, data_in: &mut [u8], out: &[u8]) -> io::Result<()> {
+        match step.data {
+            Data::None => self.disk.carry_out(step.op, &mut []),
+            Data::Initiator(len) => {
+                let len = usize::try_from(len).unwrap();
+                if matches!(step.op, Operation::Read { .. }) {
+                    self.disk.carry_out(step.op, &mut data_in[..len])
+                } else {
+                    self.disk.carry_out(step.op, &mut out[..len].to_vec())
+                }
+            }
+            Data::Own(segment) => {
+                // SAFETY: the job's buffer, which nobody else looks at during the step.
+                let own = unsafe { std::slice::from_raw_parts_mut(segment.base(), segment.len()) };
+                self.disk.carry_out(step.op, own)
+            }
+        }
+    }
+
+    /// What the disk has been asked since the last call.
+    fn asked(&self) -> Vec<Operation> {
+        std::mem::take(&mut *self.disk.asked.lock().unwrap())
+    }
+
+    #[track_caller]
+    fn refusal(&self, cdb: &[u8], out: &[u8]) -> Sense {
+        match self.execute(cdb, out) {
+            Err(Failure::Check(sense)) => sense,
+            other => panic!("{cdb:02x?}: {other:?}"),
+        }
+    }
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let digit = |byte: u8| u8::try_from(char::from(byte).to_digit(16).unwrap()).unwrap();
+    digits.chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+}
