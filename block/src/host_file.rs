@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::clock::Clock;
 use crate::engine_choice::EngineChoice;
 use crate::failures::FailureLog;
 use crate::range_lock::RangeLock;
@@ -84,6 +85,7 @@ pub(crate) struct HostFile {
     pub(crate) range_lock: Option<RangeLock>,
     pub(crate) latch: SyncLatch,
     pub(crate) space: SpaceWatch,
+    pub(crate) clock: Clock,
     pub(crate) failures: FailureLog,
     pub(crate) discard_refusal_noted: AtomicBool,
 }

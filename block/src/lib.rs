@@ -11,6 +11,7 @@ mod allocation;
 mod backend;
 mod backing;
 mod cache_mode;
+mod clock;
 mod engine_choice;
 mod failures;
 mod host_file;

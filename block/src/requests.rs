@@ -178,6 +178,11 @@ impl Requests {
         self.held.due()
     }
 
+    /// The time that [`Requests::due`] is of.
+    pub(crate) fn now(&self) -> Instant {
+        self.host.clock.now()
+    }
+
     /// Whether requests are set aside that [`Requests::revive`] may find ready.
     pub(crate) fn has_set_aside(&self) -> bool {
         !self.parked.is_empty() || self.held.due().is_some()
@@ -191,7 +196,7 @@ impl Requests {
         }
         self.unpark();
         if self.held.due().is_some() {
-            for tag in self.held.take_due(Instant::now()) {
+            for tag in self.held.take_due(self.now()) {
                 if self.claimant.is_some() { self.claim(tag) } else { self.go_on(tag) }
             }
         }
@@ -265,7 +270,7 @@ impl Requests {
     /// Sets a request aside until there may be space, or ends it.
     #[cold]
     fn hold(&mut self, tag: u16, error: io::Error) {
-        let now = Instant::now();
+        let now = self.now();
         let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
         let since = request.held_since.unwrap_or(now);
         let deadline = self.host.space.holds_until(since).filter(|&deadline| deadline > now);

@@ -12,11 +12,13 @@ use std::sync::atomic::AtomicBool;
 use crate::engine_choice::{EngineChoice, EngineKind};
 use crate::failures::FailureLog;
 use crate::host_file::{DirectAlignment, HostFile, Kind, LiveGeometry};
+use crate::range_lock::RangeLock;
 use crate::space::SpaceWatch;
 use crate::sync_latch::SyncLatch;
 use crate::uring::UringEngine;
-use crate::{CacheMode, EngineSetup, Geometry, IoEngine, OnNoSpace, OpenError};
+use crate::{CacheMode, EngineSetup, Geometry, Held, IoEngine, OnNoSpace, OpenError};
 
+pub use crate::clock::Clock;
 pub use crate::uring::{Answer, Ring};
 
 /// What a simulated disk looks like.
@@ -28,6 +30,10 @@ pub struct Look {
     pub mode: CacheMode,
     /// Whether it is a block device rather than a regular file.
     pub block_device: bool,
+    /// The block that direct I/O takes at least, and a device's own, in bytes: the logical block or more.
+    pub host_block: u32,
+    /// What becomes of writes that the host has no space for.
+    pub on_no_space: OnNoSpace,
 }
 
 /// An opened disk without a host behind it.
@@ -37,13 +43,13 @@ pub struct SimulatedDisk {
 }
 
 impl SimulatedDisk {
-    /// Opens a disk. `file` is never used. Direct I/O wants memory and offsets aligned to the
-    /// logical block.
+    /// Opens a disk, whose deadlines `clock` measures. `file` is never used. Direct I/O wants memory and
+    /// offsets aligned to the host's block.
     #[must_use]
-    pub fn new(look: Look, file: File) -> Self {
-        let Look { geometry, mode, block_device } = look;
-        let block = geometry.logical_block;
-        let direct = mode.is_direct().then_some(DirectAlignment { memory: block, offset: block });
+    pub fn new(look: Look, clock: Clock, file: File) -> Self {
+        let Look { geometry, mode, block_device, host_block, on_no_space } = look;
+        let aligned = DirectAlignment { memory: host_block, offset: host_block };
+        let shared = mode.is_direct() && host_block > geometry.logical_block;
         let host = HostFile {
             path: "simulated".into(),
             file,
@@ -52,11 +58,12 @@ impl SimulatedDisk {
             read_only: false,
             geometry: LiveGeometry::new(geometry),
             engine: EngineChoice::new(EngineKind::IoUring),
-            direct,
-            range_unit: 1,
-            range_lock: None,
+            direct: mode.is_direct().then_some(aligned),
+            range_unit: if block_device { host_block } else { 1 },
+            range_lock: shared.then(|| RangeLock::new(host_block)),
             latch: SyncLatch::default(),
-            space: SpaceWatch::new("simulated".into(), "simulated".into(), OnNoSpace::Report),
+            space: SpaceWatch::new("simulated".into(), "simulated".into(), on_no_space),
+            clock,
             failures: FailureLog::new("simulated".into()),
             discard_refusal_noted: AtomicBool::new(false),
         };
@@ -90,6 +97,12 @@ impl SimulatedDisk {
     #[must_use]
     pub fn geometry(&self) -> Geometry {
         self.host.geometry.get()
+    }
+
+    /// What waits for want of space.
+    #[must_use]
+    pub fn held(&self) -> Option<Held> {
+        self.host.space.held()
     }
 
     /// Its cache mode.

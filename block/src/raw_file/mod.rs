@@ -23,6 +23,7 @@ use rustix::io::Errno;
 
 pub use self::lock::Lock;
 pub use self::survey::Survey;
+use crate::clock::Clock;
 use crate::engine_choice::{self, EngineChoice};
 use crate::failures::FailureLog;
 use crate::host_file::{HostFile, Kind, LiveGeometry, flags_of, open_again};
@@ -111,6 +112,7 @@ impl RawFile {
                 range_lock: limits.shared_block.map(RangeLock::new),
                 latch: SyncLatch::default(),
                 space: SpaceWatch::new(id.clone(), path.into(), options.on_no_space),
+                clock: Clock::Host,
                 failures: FailureLog::new(id),
                 discard_refusal_noted: AtomicBool::new(false),
             }),

@@ -10,7 +10,7 @@ mod pool;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::Timespec;
 use rustix::event::epoll;
@@ -81,7 +81,8 @@ impl ThreadEngine {
     /// Sleeps until something happens, or held requests are due.
     fn sleep(&mut self) -> io::Result<()> {
         let timeout = self.requests.due().map(|due| {
-            let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            let left =
+                due.saturating_duration_since(self.requests.now()) + Duration::from_millis(1);
             Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
         });
         let mut found = [const { std::mem::MaybeUninit::uninit() }; 2];

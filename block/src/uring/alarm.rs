@@ -21,14 +21,14 @@ pub(super) struct Alarm {
 }
 
 impl Alarm {
-    /// Sees to it that the ring answers once `due` is reached, or before.
-    pub(super) fn arm(&mut self, due: Instant, ring: &mut impl Ring) {
+    /// Sees to it that the ring answers once `due` is reached, or before; it is `now`.
+    pub(super) fn arm(&mut self, due: Instant, now: Instant, ring: &mut impl Ring) {
         if self.armed.is_some() {
             return;
         }
         // An alarm that is armed already may ring late for a request with less time left, by no more
         // than the longest wait.
-        let after = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let after = due.saturating_duration_since(now) + Duration::from_millis(1);
         *self.after = types::Timespec::new().sec(after.as_secs()).nsec(after.subsec_nanos());
         let entry = opcode::Timeout::new(&raw const *self.after).build().user_data(USER_DATA);
         // SAFETY: the entry names the boxed time, which is changed or freed only when the timeout has

@@ -113,7 +113,7 @@ impl<R: Ring> UringEngine<R> {
         self.requests.revive();
         self.issue();
         if let Some(due) = self.requests.due() {
-            self.alarm.arm(due, &mut self.ring);
+            self.alarm.arm(due, self.requests.now(), &mut self.ring);
         }
     }
 

@@ -5,8 +5,10 @@ use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use block::simulation::{Answer, Look, Ring, SimulatedDisk};
-use block::{Backend, CacheMode, DiscardLimits, EngineSetup, Geometry, IoEngine, OpenError};
+use block::simulation::{Answer, Clock, Look, Ring, SimulatedDisk};
+use block::{
+    Backend, CacheMode, DiscardLimits, EngineSetup, Geometry, Held, IoEngine, OnNoSpace, OpenError,
+};
 use io_uring::squeue;
 
 use super::entry::Entry;
@@ -34,12 +36,13 @@ pub(super) struct SimDisk {
 }
 
 impl SimDisk {
-    pub(super) fn new(plan: &Plan, host: SharedHost, file: File) -> Self {
+    pub(super) fn new(plan: &Plan, clock: Clock, host: SharedHost, file: File) -> Self {
         let block = u32::try_from(plan.block * 512).unwrap();
+        let host_block = u32::try_from(plan.host_block * 512).unwrap();
         let geometry = Geometry {
             capacity: plan.sectors as u64 * 512,
             logical_block: block,
-            physical_block: block,
+            physical_block: host_block,
             optimal_io: 0,
             discard: Some(DiscardLimits {
                 granularity: block,
@@ -47,8 +50,16 @@ impl SimDisk {
                 reads_zero: !plan.block_device,
             }),
         };
-        let look = Look { geometry, mode: plan.mode, block_device: plan.block_device };
-        Self { host, disk: SimulatedDisk::new(look, file) }
+        let look = Look {
+            geometry,
+            mode: plan.mode,
+            block_device: plan.block_device,
+            host_block,
+            on_no_space: plan
+                .hold
+                .map_or(OnNoSpace::Report, |deadline| OnNoSpace::Hold { deadline }),
+        };
+        Self { host, disk: SimulatedDisk::new(look, clock, file) }
     }
 }
 
@@ -68,6 +79,10 @@ impl Backend for SimDisk {
     fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
         let id = self.host.lock().open_ring(setup.depth);
         self.disk.engine(SimRing { host: self.host.clone(), id }, setup)
+    }
+
+    fn held(&self) -> Option<Held> {
+        self.disk.held()
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -64,6 +64,8 @@ pub(super) struct Shape {
 /// A request on its way.
 struct Pending {
     asked: Asked,
+    /// When it was offered.
+    since_ns: u64,
     slot: u64,
     data: Vec<(u64, usize)>,
     /// Bytes from the device but the status.
@@ -74,6 +76,8 @@ struct Pending {
 /// A request that came back.
 pub(super) struct Returned {
     pub(super) asked: Asked,
+    /// When it was offered.
+    pub(super) since_ns: u64,
     pub(super) status: u8,
     pub(super) data: Vec<u8>,
 }
@@ -149,7 +153,7 @@ impl Guest {
     }
 
     /// Makes a request available, not shown before [`Guest::publish`].
-    pub(super) fn offer(&mut self, shape: &Shape, asked: Asked, random: &mut Random) {
+    pub(super) fn offer(&mut self, shape: &Shape, asked: Asked, now_ns: u64, random: &mut Random) {
         let slot = self.slots.pop().expect("has_room was asked");
         self.put(slot, &POISON);
         let mut header = [0; 16];
@@ -180,8 +184,9 @@ impl Guest {
         };
         let descriptors = if chained { 1 } else { chain.len() };
         self.free_descriptors -= descriptors;
-        self.outstanding
-            .insert(head, Pending { asked, slot, data, wanted: shape.wanted, descriptors });
+        let pending =
+            Pending { asked, since_ns: now_ns, slot, data, wanted: shape.wanted, descriptors };
+        self.outstanding.insert(head, pending);
     }
 
     /// Shows what was offered; whether the device wants a kick.
@@ -245,7 +250,7 @@ impl Guest {
                 "chain {head} came back with {written} of {writable} bytes written"
             ));
         }
-        Ok(Returned { asked: pending.asked, status, data })
+        Ok(Returned { asked: pending.asked, since_ns: pending.since_ns, status, data })
     }
 
     fn put(&self, addr: u64, bytes: &[u8]) {

@@ -5,8 +5,9 @@
 //! write-back loses data and is reported once to each open file description, as Linux does.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use block::simulation::Answer;
+use block::simulation::{Answer, Clock};
 
 use super::call::{Call, Fate, errno};
 use super::entry::{Ask, Entry};
@@ -29,6 +30,8 @@ struct Ring {
     deferred: VecDeque<Answer>,
     /// The poll of the kick, by its user data.
     poll: Option<u64>,
+    /// The timeout: when it ends, in nanoseconds, and its user data.
+    alarm: Option<(u64, u64)>,
     /// Whether the kick was ever signalled: nobody reads it, so that it stays readable.
     kicked: bool,
     /// How many write-back errors were reported here.
@@ -48,8 +51,15 @@ pub(super) struct Host {
     told: u64,
     /// Errors told to the control plane's own description.
     reported_to_backend: u64,
-    /// How often a request was made to fail.
+    /// How often a request was made to fail, but for want of space where that is waited for.
     pub(super) faults: u64,
+    /// How often there was no space for one that may wait for it.
+    pub(super) space_faults: u64,
+    /// There is no space at all.
+    full: bool,
+    /// What deadlines are measured by, and how far it is.
+    clock: Clock,
+    pub(super) now_ns: u64,
     /// Power is off: calls are answered and do nothing.
     pub(super) dead: bool,
     /// A full wait moves the host on rather than give up.
@@ -60,7 +70,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn new(plan: &Plan, random: Random, traced: bool) -> Self {
+    pub(super) fn new(plan: &Plan, clock: Clock, random: Random, traced: bool) -> Self {
         Self {
             plan: plan.clone(),
             random,
@@ -71,6 +81,10 @@ impl Host {
             told: 0,
             reported_to_backend: 0,
             faults: 0,
+            space_faults: 0,
+            full: false,
+            clock,
+            now_ns: 0,
             dead: false,
             blocking: false,
             violation: None,
@@ -108,6 +122,7 @@ impl Host {
             self.violate(|| "an engine was dropped with calls in flight".into());
         }
         self.rings[ring].poll = None;
+        self.rings[ring].alarm = None;
     }
 
     fn violate(&mut self, what: impl FnOnce() -> String) {
@@ -118,6 +133,7 @@ impl Host {
         let state = &self.rings[ring];
         let same = |user_data| user_data == entry.user_data;
         let twice = state.submitted.iter().any(|other| same(other.user_data))
+            || state.alarm.is_some_and(|(_, user_data)| same(user_data))
             || self.calls.iter().any(|call| call.ring == ring && same(call.entry.user_data));
         if twice {
             self.violate(|| format!("two entries in flight for {:#x}", entry.user_data));
@@ -207,6 +223,10 @@ impl Host {
             }
             return;
         }
+        if let Ask::Timeout(after_ns) = entry.ask {
+            self.rings[ring].alarm = Some((self.now_ns.saturating_add(after_ns), entry.user_data));
+            return;
+        }
         if !is_tag(entry.user_data) {
             self.violate(|| format!("{:#x} is no tag", entry.user_data));
         }
@@ -248,16 +268,18 @@ impl Host {
     fn draw_fate(&mut self, entry: &Entry) -> Fate {
         let odds = self.plan.odds;
         let random = &mut self.random;
-        let alignment = 512 * self.plan.block as u64;
+        let alignment = 512 * self.plan.host_block as u64;
         let end = entry.at.checked_add(entry.total());
         if end.is_none_or(|end| end > 512 * self.plan.sectors as u64) {
             self.violate(|| format!("{entry:?} reaches beyond the disk"));
             return Fate::Refuse(errno::INVAL);
         }
-        if self.plan.mode.is_direct() && !entry.is_aligned(alignment) {
+        let is_transfer = matches!(entry.ask, Ask::Read | Ask::Write(_));
+        // A device zeroes and discards whole blocks of its own; a file, any range.
+        let picky = if is_transfer { self.plan.mode.is_direct() } else { self.plan.block_device };
+        if picky && !entry.is_aligned(alignment) {
             return Fate::Refuse(errno::INVAL);
         }
-        let is_transfer = matches!(entry.ask, Ask::Read | Ask::Write(_));
         if random.chance(odds.interrupted) {
             return Fate::Refuse(errno::INTR);
         }
@@ -282,11 +304,13 @@ impl Host {
             return Fate::Fail(errno::IO, random.below(total / 512 + 1));
         }
         let takes_space = !matches!(entry.ask, Ask::Read | Ask::Discard | Ask::PunchHole);
-        if takes_space && random.chance(odds.no_space) {
+        if takes_space && (self.full || random.chance(odds.no_space)) {
             return Fate::Fail(errno::NOSPC, random.below(total / 512 + 1));
         }
         if is_transfer && total > 1 && random.chance(odds.short) {
-            let unit = if self.plan.ragged { 1 } else { usize::try_from(alignment).unwrap() };
+            let whole =
+                if self.plan.mode.is_direct() { alignment } else { 512 * self.plan.block as u64 };
+            let unit = if self.plan.ragged { 1 } else { usize::try_from(whole).unwrap() };
             // A transfer that starts within a sector ends at a sector's end, or anywhere.
             let lead = usize::try_from(entry.at).unwrap() % unit;
             let most = (total - 1 + lead) / unit;
@@ -308,6 +332,36 @@ impl Host {
         let at = self.random.below(self.calls.len());
         self.work(at);
         true
+    }
+
+    /// Runs out of space, or has some again.
+    pub(super) fn turn_full(&mut self) {
+        self.full = !self.full;
+        let full = self.full;
+        self.note(|| format!("  host has {} space", if full { "no" } else { "some" }));
+    }
+
+    /// Whether anything happens when time passes.
+    pub(super) fn has_alarm(&self) -> bool {
+        self.rings.iter().any(|ring| ring.alarm.is_some())
+    }
+
+    /// Lets time pass: a moment, or with `until_alarm` as long as it takes. Alarms that are due ring.
+    pub(super) fn pass_time(&mut self, until_alarm: bool) {
+        let mut by_ns = self.random.within(1, 20) as u64 * 1_000_000;
+        if until_alarm {
+            let next = self.rings.iter().filter_map(|ring| ring.alarm).map(|(due, _)| due).min();
+            by_ns += next.map_or(0, |due| due.saturating_sub(self.now_ns));
+        }
+        self.now_ns += by_ns;
+        self.clock.advance(Duration::from_nanos(by_ns));
+        let now = self.now_ns;
+        self.note(|| format!("  time is {} ms", now / 1_000_000));
+        for ring in 0..self.rings.len() {
+            if let Some((_, user_data)) = self.rings[ring].alarm.take_if(|(due, _)| *due <= now) {
+                self.post(ring, Answer { user_data, result: -errno::TIME, more: false });
+            }
+        }
     }
 
     pub(super) fn has_calls(&self) -> bool {
@@ -338,7 +392,7 @@ impl Host {
                         self.media.write(chunk.sector, chunk.offset, &bytes[..chunk.len]);
                     }
                 }
-                Ask::Sync | Ask::Poll => {}
+                Ask::Sync | Ask::Poll | Ask::Timeout(_) => {}
             }
         }
     }
@@ -348,7 +402,14 @@ impl Host {
         let result = match call.fate {
             Fate::Refuse(errno) => -errno,
             Fate::Fail(errno, _) => {
-                self.faults += 1;
+                // What a durable write through the page cache hears of a device may be of other writes.
+                let own =
+                    !call.is_durable() || !self.plan.block_device || self.plan.mode.is_direct();
+                if errno == errno::NOSPC && own && self.plan.hold.is_some() {
+                    self.space_faults += 1;
+                } else {
+                    self.faults += 1;
+                }
                 -errno
             }
             Fate::LoseAndFail => {
@@ -381,7 +442,7 @@ impl Host {
                 if hears { -errno::IO } else { moved }
             }
             Ask::Write(false) | Ask::Read => moved,
-            Ask::PunchHole | Ask::ZeroRange | Ask::Discard | Ask::Poll => 0,
+            Ask::PunchHole | Ask::ZeroRange | Ask::Discard | Ask::Poll | Ask::Timeout(_) => 0,
         }
     }
 

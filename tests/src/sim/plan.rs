@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use block::CacheMode;
 
@@ -17,11 +18,15 @@ pub enum Scenario {
     Toggle,
     /// A mode with a write cache and a driver that did not negotiate FLUSH.
     NoFlush,
+    /// Any mode on a host whose blocks are larger than the guest's: writes of parts of them are made of reads and writes.
+    Blocks,
+    /// Any mode on a host that has no space at times, which holds writes until it has or they have waited too long.
+    Hold,
 }
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Mode(CacheMode::None),
         Self::Mode(CacheMode::DirectSync),
         Self::Mode(CacheMode::WriteThrough),
@@ -29,6 +34,8 @@ impl Scenario {
         Self::Mode(CacheMode::Unsafe),
         Self::Toggle,
         Self::NoFlush,
+        Self::Blocks,
+        Self::Hold,
     ];
 
     fn mode(self, random: &mut Random) -> CacheMode {
@@ -36,6 +43,12 @@ impl Scenario {
         match self {
             Self::Mode(mode) => mode,
             Self::Toggle | Self::NoFlush => with_cache[random.below(with_cache.len())],
+            Self::Blocks => {
+                // Past the page cache most of the time: there they are ours to put together.
+                [CacheMode::None, CacheMode::DirectSync, CacheMode::None, CacheMode::WriteBack]
+                    [random.below(4)]
+            }
+            Self::Hold => CacheMode::ALL[random.below(CacheMode::ALL.len())],
         }
     }
 }
@@ -46,13 +59,17 @@ impl fmt::Display for Scenario {
             Self::Mode(mode) => mode.fmt(f),
             Self::Toggle => f.write_str("toggle"),
             Self::NoFlush => f.write_str("noflush"),
+            Self::Blocks => f.write_str("blocks"),
+            Self::Hold => f.write_str("hold"),
         }
     }
 }
 
 /// The text names no scenario.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{0:?} is none of none, directsync, writethrough, writeback, unsafe, toggle, noflush")]
+#[error(
+    "{0:?} is none of none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, hold"
+)]
 pub struct UnknownScenario(String);
 
 impl FromStr for Scenario {
@@ -101,6 +118,8 @@ pub(super) struct Weights {
     pub(super) write_back: u32,
     pub(super) toggle: u32,
     pub(super) reset: u32,
+    /// The host runs out of space, or has some again.
+    pub(super) space: u32,
 }
 
 /// How a schedule ends. A power cut follows in any case, and the disk is looked at.
@@ -124,6 +143,10 @@ pub(super) struct Plan {
     pub(super) sectors: usize,
     /// Sectors of a logical block.
     pub(super) block: usize,
+    /// Sectors of the host's own block, which is at least as large.
+    pub(super) host_block: usize,
+    /// How long a write may wait for space, if it is held at all.
+    pub(super) hold: Option<Duration>,
     pub(super) operations: usize,
     /// The step before which power is cut, if the ending says so.
     pub(super) cut_at: usize,
@@ -155,16 +178,19 @@ impl Plan {
             write_back: weight(0, 8),
             toggle: if scenario == Scenario::Toggle { weight(1, 4) } else { 0 },
             reset: 0,
+            space: 0,
         };
         let operations = random.within(1, 60);
         let block = if random.chance(150) { 8 } else { 1 };
-        Self {
+        let plan = Self {
             mode,
             flush: mode.has_write_cache() && scenario != Scenario::NoFlush,
             queues: u16::try_from(random.within(1, 3)).unwrap(),
             queue_size: [4, 8, 16][random.below(3)],
             sectors: if block == 8 { random.within(2, 8) * 8 } else { random.within(4, 64) },
             block,
+            host_block: block,
+            hold: None,
             operations,
             cut_at: random.within(1, operations * 30),
             event_idx: random.coin(),
@@ -182,6 +208,36 @@ impl Plan {
                 4..7 => Ending::Quiet,
                 _ => Ending::Close,
             },
+        };
+        match scenario {
+            Scenario::Blocks => plan.on_large_blocks(random),
+            Scenario::Hold => {
+                let large = random.chance(300);
+                let plan = if large { plan.on_large_blocks(random) } else { plan };
+                plan.holding(random)
+            }
+            Scenario::Mode(_) | Scenario::Toggle | Scenario::NoFlush => plan,
+        }
+    }
+
+    /// The same with blocks of the guest's that are parts of the host's. Few, so that requests meet.
+    fn on_large_blocks(self, random: &mut Random) -> Self {
+        let host_block = [2, 4, 8][random.below(3)];
+        let sectors = random.within(1, 4) * host_block;
+        let plan = Self { block: 1, host_block, sectors, ..self };
+        if random.chance(400) { plan.holding(random) } else { plan }
+    }
+
+    /// The same on a host that has no space at times.
+    fn holding(self, random: &mut Random) -> Self {
+        let milliseconds = [20, 300, 3_000, 20_000][random.below(4)];
+        let space = u32::try_from(random.below(3)).unwrap();
+        let no_space = if space == 0 || random.coin() { 300 } else { 0 };
+        Self {
+            hold: Some(Duration::from_millis(milliseconds)),
+            odds: Odds { no_space, ..self.odds },
+            weights: Weights { space, ..self.weights },
+            ..self
         }
     }
 
@@ -189,6 +245,8 @@ impl Plan {
     pub(super) fn discard_effect(&self) -> Discarded {
         match (self.block_device, self.discards, self.punches) {
             (true, true, _) => Discarded::Anything,
+            // Parts of the device's blocks stay as they are.
+            (true, _, true) if self.host_block > self.block => Discarded::Anything,
             (_, _, true) => Discarded::Zero,
             (_, _, false) => Discarded::Untouched,
         }

@@ -4,12 +4,15 @@
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::time::Duration;
 
-use block::CacheMode;
+use block::simulation::Clock;
+use block::{Backend, CacheMode};
 use devices::GuestMemory;
 use devices::virtio::queue_worker::{Protocol, QueueWorker};
 use devices::virtio::{Block, FaultReporter, Interrupt, VirtioDevice};
 use vm_memory::GuestAddress;
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::driver::{feature, kind, status};
 
@@ -27,6 +30,10 @@ const SERIAL: &str = "simulated";
 const WRITEBACK: u64 = 32;
 /// More steps than any schedule needs.
 const MOST_STEPS: usize = 100_000;
+/// More than anything takes that waits for no space.
+const SLOW: Duration = Duration::from_secs(2);
+/// How long after its deadline a write is asked for again at the latest: an alarm for others may come first.
+const LATE: Duration = Duration::from_secs(7);
 
 /// What schedules share to be fast; none of it carries anything from one to the next.
 pub(super) struct Bench {
@@ -75,6 +82,8 @@ enum Phase {
 /// A worker with the ring its engine uses.
 struct Running<P: Protocol> {
     worker: QueueWorker<P>,
+    /// Other engines' workers signal it as well.
+    kick: Arc<EventFd>,
     ring: usize,
     phase: Phase,
 }
@@ -84,6 +93,7 @@ struct World<P: Protocol> {
     plan: Plan,
     random: Random,
     host: SharedHost,
+    disk: Arc<SimDisk>,
     block: Block,
     memory: GuestMemory,
     workers: Vec<Running<P>>,
@@ -106,13 +116,17 @@ pub(super) fn play(
     random: &mut Random,
     traced: bool,
 ) -> (Result<Counts, String>, Vec<String>) {
-    let host = SharedHost::new(Host::new(plan, random.fork(), traced));
-    let disk = SimDisk::new(plan, host.clone(), bench.null.try_clone().unwrap());
-    let block = Block::new("sim", SERIAL, plan.queues, Arc::new(disk));
+    let clock = Clock::simulated();
+    let host = SharedHost::new(Host::new(plan, clock.clone(), random.fork(), traced));
+    let null = bench.null.try_clone().unwrap();
+    let disk = Arc::new(SimDisk::new(plan, clock, host.clone(), null));
+    let backend: Arc<dyn Backend> = Arc::clone(&disk) as _;
+    let block = Block::new("sim", SERIAL, plan.queues, backend);
     let make = |block: &Block, active, memory, faults| block.worker(active, memory, faults);
     let mut world = World {
         random: random.fork(),
         host: host.clone(),
+        disk,
         block,
         memory: bench.memory.clone(),
         workers: Vec::new(),
@@ -169,10 +183,11 @@ impl<P: Protocol> World<P> {
             let config = Interrupt::new(Arc::new([]), Arc::new(AtomicU16::new(0xffff)));
             let faults =
                 FaultReporter::new(Arc::clone(&self.status), Arc::new(AtomicU8::new(0)), config);
+            let kick = Arc::clone(&active.kick);
             let worker = make(&self.block, active, self.memory.clone(), faults)
                 .map_err(|error| format!("no worker: {error}"))?;
             let ring = self.host.lock().last_ring();
-            self.workers.push(Running { worker, ring, phase: Phase::Round });
+            self.workers.push(Running { worker, kick, ring, phase: Phase::Round });
             self.guests.push(guest);
         }
         Ok(())
@@ -228,9 +243,13 @@ impl<P: Protocol> World<P> {
             (0..self.guests.len()).filter(|at| wakes(&self.guests[*at])).collect();
         let rooms: Vec<usize> =
             (0..self.guests.len()).filter(|at| self.guests[*at].has_room()).collect();
-        let busy = self.host.lock().has_calls();
+        let (busy, timed) = {
+            let host = self.host.lock();
+            (host.has_calls(), host.has_alarm())
+        };
         let submits = self.left > 0 && !rooms.is_empty();
-        if !(submits || busy) && workers.is_empty() && guests.is_empty() {
+        let idle = !(submits || busy) && workers.is_empty() && guests.is_empty();
+        if idle && !timed {
             let waiting: usize = self.guests.iter().map(Guest::outstanding).sum();
             if waiting > 0 || self.left > 0 {
                 return Err(format!("stuck: {waiting} requests never come back"));
@@ -244,6 +263,8 @@ impl<P: Protocol> World<P> {
             weights.write_back,
             weights.toggle,
             ready(self.resets_left > 0 && self.left > 0, weights.reset),
+            ready(timed, if idle { 20 } else { 1 }),
+            weights.space,
         ];
         match self.random.weighted(&weights) {
             Some(0) => {
@@ -264,6 +285,8 @@ impl<P: Protocol> World<P> {
             Some(4) => self.host.lock().write_back(),
             Some(5) => self.toggle()?,
             Some(6) if self.random.chance(100) => return Ok(Event::Reset),
+            Some(7) => self.host.lock().pass_time(idle),
+            Some(8) => self.host.lock().turn_full(),
             _ => {}
         }
         Ok(Event::Step)
@@ -286,7 +309,19 @@ impl<P: Protocol> World<P> {
             }
         };
         self.guests[at].listen();
+        if self.plan.host_block > self.plan.block {
+            self.pass_kicks_on();
+        }
         Ok(())
+    }
+
+    /// An engine that gives up blocks kicks those that wait for them.
+    fn pass_kicks_on(&self) {
+        for running in &self.workers {
+            if running.kick.read().is_ok() {
+                self.host.lock().kick(running.ring);
+            }
+        }
     }
 
     /// A driver offers one request or a few, and shows them at once.
@@ -299,7 +334,8 @@ impl<P: Protocol> World<P> {
             self.counts.requests += 1;
             let (shape, asked) = self.draw_request();
             self.host.lock().note(|| describe(at, &shape, &asked));
-            self.guests[at].offer(&shape, asked, &mut self.random);
+            let now_ns = self.host.lock().now_ns;
+            self.guests[at].offer(&shape, asked, now_ns, &mut self.random);
         }
         if self.guests[at].publish() {
             self.host.lock().kick(self.workers[at].ring);
@@ -364,17 +400,18 @@ impl<P: Protocol> World<P> {
 
     /// Looks at what came of a request.
     fn judge(&mut self, at: usize, returned: Returned) -> Result<(), String> {
-        let Returned { asked, status, data } = returned;
+        let Returned { asked, since_ns, status, data } = returned;
         let succeeded = status == 0;
-        let (faults, lost_data) = {
+        let (faults, lost_data, took_ns) = {
             let mut host = self.host.lock();
             host.note(|| format!("driver {at} sees status {status} of {asked}"));
-            (host.faults, host.lost_data())
+            (host.faults, host.lost_data(), host.now_ns - since_ns)
         };
         self.counts.failed += u64::from(!succeeded);
-        if !succeeded && faults == 0 {
+        if !succeeded && faults == 0 && !self.may_lack_space(&asked, took_ns) {
             return Err(format!("{asked} fails with status {status} although nothing went wrong"));
         }
+        self.check_patience(&asked, took_ns)?;
         match asked {
             Asked::Read { first, reading } if succeeded => {
                 for (sector, bytes) in (first..).zip(data.chunks(SECTOR)) {
@@ -392,6 +429,26 @@ impl<P: Protocol> World<P> {
                 return Err("the device does not know its own name".into());
             }
             Asked::Read { .. } | Asked::Id => {}
+        }
+        Ok(())
+    }
+
+    /// Whether it has waited for space for as long as it may.
+    fn may_lack_space(&self, asked: &Asked, took_ns: u64) -> bool {
+        let has_waited = |deadline: Duration| u128::from(took_ns) >= deadline.as_nanos();
+        self.host.lock().space_faults > 0
+            && matches!(asked, Asked::Change { .. })
+            && self.plan.hold.is_some_and(has_waited)
+    }
+
+    /// Only what changes the disk waits for space, and that only until its deadline.
+    fn check_patience(&self, asked: &Asked, took_ns: u64) -> Result<(), String> {
+        let most = match (asked, self.plan.hold) {
+            (Asked::Change { .. }, Some(deadline)) => deadline + LATE,
+            _ => SLOW,
+        };
+        if u128::from(took_ns) > most.as_nanos() {
+            return Err(format!("{asked} took {} ms", took_ns / 1_000_000));
         }
         Ok(())
     }
@@ -472,6 +529,11 @@ impl<P: Protocol> World<P> {
     fn check_bystanders(&self) -> Result<(), String> {
         if self.status.load(Ordering::Acquire) & status::NEEDS_RESET != 0 {
             return Err("the device asks for a reset".into());
+        }
+        let outstanding: usize = self.guests.iter().map(Guest::outstanding).sum();
+        let held = self.disk.held().map_or(0, |held| held.requests as usize);
+        if held > outstanding {
+            return Err(format!("{held} requests are held, of {outstanding}"));
         }
         self.host.lock().violation.clone().map_or(Ok(()), Err)
     }
