@@ -73,6 +73,16 @@ fn a_driver_that_cannot_flush_has_durable_writes() {
 }
 
 #[test]
+fn parts_of_the_hosts_blocks_are_written_without_undoing_each_other() {
+    play_all("blocks");
+}
+
+#[test]
+fn what_finds_no_space_waits_for_it_and_not_for_ever() {
+    play_all("hold");
+}
+
+#[test]
 fn what_was_found_stays_fixed() {
     let simulator = Simulator::default();
     for (name, seed) in FOUND {

@@ -1,5 +1,7 @@
 //! A real guest whose host has no space left: with `on_enospc = "hold"` it runs on, is shown as held, and loses nothing.
 
+#![allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 use std::thread;
 use std::time::{Duration, Instant};
 
