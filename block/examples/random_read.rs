@@ -13,7 +13,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use block::{
-    Backend, ByteOffset, CacheMode, DiskOptions, EngineSetup, Operation, RawFile, Request, Segment,
+    Backend, ByteOffset, CacheMode, DiskOptions, EngineSetup, IoEngine, Operation, RawFile,
+    Request, Segment,
 };
 use rustix::event::EventfdFlags;
 use rustix::time::ClockId;
@@ -41,7 +42,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut engine = disk.engine(&setup)?;
 
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
-    let mut read = |tag: u16, mut segments: Vec<Segment>| {
+    let mut segments = Vec::with_capacity(1);
+    let mut read = |engine: &mut dyn IoEngine, tag: u16| {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
@@ -51,20 +53,22 @@ fn main() -> Result<(), Box<dyn Error>> {
             // SAFETY: a page of its own for each tag; the pages outlive the engine.
             segments.push(unsafe { Segment::new(base, BLOCK) });
         }
-        Request { tag, op: Operation::Read { at }, segments }
+        engine.push(Request { tag, op: Operation::Read { at }, segments: &mut segments });
     };
 
     let (start, cpu) = (Instant::now(), cpu_time());
     let mut reads = 0u64;
+    let mut completed = Vec::with_capacity(usize::from(DEPTH));
     for tag in 0..DEPTH {
-        engine.push(read(tag, Vec::with_capacity(1)));
+        read(&mut *engine, tag);
     }
     while reads < most && start.elapsed() < Duration::from_secs(seconds) {
         engine.wait()?;
-        while let Some(done) = engine.reap() {
+        engine.reap(&mut completed);
+        for done in completed.drain(..) {
             done.result?;
             reads += 1;
-            engine.push(read(done.tag, done.segments));
+            read(&mut *engine, done.tag);
         }
     }
     let (elapsed, cpu) = (start.elapsed(), cpu_time() - cpu);

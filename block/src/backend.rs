@@ -227,7 +227,7 @@ pub trait Backend: Send + Sync {
 /// waits for what is in flight, so that no memory is touched afterwards.
 pub trait IoEngine {
     /// Takes a request. At most `depth` are in flight, which the caller sees to.
-    fn push(&mut self, request: Request);
+    fn push(&mut self, request: Request<'_>);
 
     /// Hands everything pushed to the host, and lets it post completions. Does not wait. A worker
     /// that polls [`IoEngine::reap`] calls this on every turn: it costs a system call only when there
@@ -238,8 +238,8 @@ pub trait IoEngine {
     /// The host refuses the ring itself; requests in flight are then settled by dropping the engine.
     fn submit(&mut self) -> io::Result<()>;
 
-    /// The next completion, if one is there.
-    fn reap(&mut self) -> Option<Completion>;
+    /// Appends the completions that are there to `completed`.
+    fn reap(&mut self, completed: &mut Vec<Completion>);
 
     /// How many requests in flight wait for space on the host, and nothing else of them is on its way.
     fn held(&self) -> usize {

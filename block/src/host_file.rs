@@ -20,7 +20,6 @@ use crate::steps::is_want_of_space;
 use crate::sync_latch::SyncLatch;
 use crate::{
     ByteOffset, ByteRange, CacheMode, Durability, FlushAction, Geometry, OpenError, Operation,
-    Segment,
 };
 
 /// What kind of file holds the disk.
@@ -144,26 +143,23 @@ impl HostFile {
         self.kind == Kind::BlockDevice
     }
 
-    /// Judges a request. Devices check what guests ask, so a refusal here is a bug of ours.
-    pub(crate) fn admit(&self, op: Operation, segments: &[Segment]) -> Admission {
+    /// Judges a request that moves `bytes` by its segments. Devices check what guests ask, so a refusal here is a bug of ours.
+    pub(crate) fn admit(&self, op: Operation, bytes: u64) -> Admission {
         let (start, len) = match op {
             Operation::Flush if self.mode.flush_action() == FlushAction::Ignore => {
                 return Admission::Settled(Ok(()));
             }
             Operation::Flush => (0, 0),
             Operation::Read { at: ByteOffset(at) }
-            | Operation::Write { at: ByteOffset(at), .. } => (at, total_len(segments)),
+            | Operation::Write { at: ByteOffset(at), .. } => (at, bytes),
             // Half of it is only compared.
-            Operation::CompareAndWrite { at: ByteOffset(at), .. } => (at, total_len(segments) / 2),
+            Operation::CompareAndWrite { at: ByteOffset(at), .. } => (at, bytes / 2),
             Operation::Discard { range: ByteRange { start, len }, .. }
             | Operation::WriteZeroes { range: ByteRange { start, len }, .. } => (start.0, len),
         };
         let writes = !matches!(op, Operation::Read { .. } | Operation::Flush);
         let in_bounds = start.checked_add(len).is_some_and(|end| end <= self.geometry.capacity());
-        // A power of two.
-        let within_block = u64::from(self.geometry.opened.logical_block) - 1;
-        let aligned = (start | len) & within_block == 0;
-        if !(in_bounds && aligned) {
+        if !(in_bounds && self.is_block_aligned(start | len)) {
             return Admission::Settled(Err(io::Error::from_raw_os_error(libc::EINVAL)));
         }
         if writes && self.read_only {
@@ -178,11 +174,28 @@ impl HostFile {
         Admission::Carry
     }
 
+    /// Whether [`HostFile::admit`] would let the host carry out such a transfer, which promises no durability.
+    #[inline]
+    pub(crate) fn may_transfer(&self, at: u64, bytes: u32, writes: bool) -> bool {
+        let len = u64::from(bytes);
+        self.is_block_aligned(at | len)
+            && at.checked_add(len).is_some_and(|end| end <= self.geometry.capacity())
+            && !(writes && self.read_only)
+    }
+
+    /// Whether all of the bits that were put together are of whole blocks.
+    #[inline]
+    fn is_block_aligned(&self, bits: u64) -> bool {
+        // A power of two.
+        bits & (u64::from(self.geometry.opened.logical_block) - 1) == 0
+    }
+
     /// Whether what `op` promises of durability can still be kept.
     ///
     /// # Errors
     ///
     /// `EIO` when acknowledged data was lost before.
+    #[inline]
     pub(crate) fn check_promise(&self, op: Operation) -> io::Result<()> {
         if promises_durability(op) { self.latch.check() } else { Ok(()) }
     }
@@ -251,10 +264,6 @@ pub(crate) fn flags_of(mode: CacheMode, read_only: bool) -> OFlags {
 pub(crate) fn open_again(fd: impl AsFd, flags: OFlags) -> io::Result<File> {
     let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
     Ok(File::from(rustix::fs::open(link, flags, Mode::empty())?))
-}
-
-fn total_len(segments: &[Segment]) -> u64 {
-    segments.iter().fold(0u64, |sum, segment| sum.saturating_add(segment.len() as u64))
 }
 
 fn promises_durability(op: Operation) -> bool {

@@ -120,19 +120,20 @@ impl Segment {
     }
 }
 
-/// The segments of one request. It lives with its slot and is lent to the engine with the request:
-/// its capacity stays, so that the data path does not allocate.
+/// The segments of one request. Lists are swapped rather than made: their capacity stays, so that the data path
+/// does not allocate.
 pub type Segments = Vec<Segment>;
 
 /// One request. An engine owns it from `push` until it hands the completion out.
 #[derive(Debug)]
-pub struct Request {
+pub struct Request<'a> {
     /// Below the engine's depth, and unique among its requests in flight.
     pub tag: u16,
     /// What is asked.
     pub op: Operation,
-    /// Where the data is; empty for operations that move none.
-    pub segments: Segments,
+    /// Where the data is; empty for operations that move none. The engine takes the list and leaves a
+    /// spent one in its place, to be cleared and filled for the next request.
+    pub segments: &'a mut Segments,
 }
 
 /// The end of one request, exactly once for each that was pushed.
@@ -142,6 +143,4 @@ pub struct Completion {
     pub tag: u16,
     /// `Ok` means that every byte moved, with the promised durability.
     pub result: io::Result<()>,
-    /// The request's segments, given back for the next request (their content is spent).
-    pub segments: Segments,
 }

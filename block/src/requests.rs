@@ -15,26 +15,108 @@ use std::time::Instant;
 use crate::host_file::{Admission, HostFile};
 use crate::range_lock::Claimant;
 use crate::space::Waiting;
-use crate::steps::{Call, InFlight, Plain, Progress};
-use crate::{Completion, EngineSetup, Operation, Request, Segments};
+use crate::steps::{Call, Fit, InFlight, Progress, SimpleTransfer, plain_call, total_len};
+use crate::{
+    ByteOffset, Completion, Durability, EngineSetup, Operation, Request, Segment, Segments,
+};
 
 /// See the module's documentation.
 pub(crate) struct Requests {
     host: Arc<HostFile>,
-    /// Transfers that the host has been asked for once, by tag.
-    plain: Box<[Option<Plain>]>,
-    /// All other requests, by tag.
+    /// By tag.
+    places: Box<[Place]>,
+    /// Requests that are no plain transfer, or not any more, by tag.
     slots: Box<[Option<InFlight>]>,
     ready: VecDeque<u16>,
     /// How many calls the host works on.
     asked: usize,
-    finished: VecDeque<Completion>,
+    fit: Fit,
+    finished: Vec<Completion>,
     syncs: Syncs,
     held: Waiting,
     /// This engine's end of the disk's range lock, and the tags that wait for it.
     claimant: Option<Claimant>,
     parked: Vec<u16>,
     draining: bool,
+}
+
+/// A request's place. That is all there is of a plain transfer, which the host was asked for once.
+#[derive(Debug)]
+struct Place {
+    state: State,
+    /// What the host has to answer for a plain transfer to be complete.
+    bytes: u32,
+    /// Where on the disk a plain transfer is.
+    at: ByteOffset,
+    /// Its data, if that is in one piece.
+    one: Option<Segment>,
+    /// Else its data; spent in any other case.
+    segments: Segments,
+}
+
+/// What is in a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Vacant,
+    /// Plain transfers.
+    Read,
+    Write,
+    DurableWrite,
+    /// A request in flight, which is in its slot.
+    InFlight,
+}
+
+impl State {
+    /// That of a plain transfer that asks this, and where it is on the disk.
+    #[inline]
+    fn of(op: Operation) -> Option<(Self, ByteOffset)> {
+        match op {
+            Operation::Read { at } => Some((Self::Read, at)),
+            Operation::Write { at, durability: Durability::Volatile } => Some((Self::Write, at)),
+            Operation::Write { at, .. } => Some((Self::DurableWrite, at)),
+            Operation::CompareAndWrite { .. }
+            | Operation::Flush
+            | Operation::Discard { .. }
+            | Operation::WriteZeroes { .. } => None,
+        }
+    }
+}
+
+impl Place {
+    const VACANT: Self = Self {
+        state: State::Vacant,
+        bytes: 0,
+        at: ByteOffset(0),
+        one: None,
+        segments: Segments::new(),
+    };
+
+    /// What is asked with a plain transfer.
+    fn plain_op(&self) -> Option<Operation> {
+        let write = |durability| Operation::Write { at: self.at, durability };
+        match self.state {
+            State::Read => Some(Operation::Read { at: self.at }),
+            State::Write => Some(write(Durability::Volatile)),
+            State::DurableWrite => Some(write(Durability::Durable)),
+            State::Vacant | State::InFlight => None,
+        }
+    }
+
+    /// Takes the segments of a plain transfer.
+    fn take_segments(&mut self) -> Segments {
+        if let Some(one) = self.one.take() {
+            self.segments.clear();
+            self.segments.push(one);
+        }
+        std::mem::take(&mut self.segments)
+    }
+
+    /// The place is free for the next request.
+    fn vacate(&mut self, mut segments: Segments) {
+        segments.clear();
+        self.segments = segments;
+        self.state = State::Vacant;
+    }
 }
 
 /// Requests that want an `fdatasync`.
@@ -58,12 +140,13 @@ impl Requests {
         };
         let tags = || Vec::with_capacity(depth);
         Ok(Self {
+            fit: Fit::of(&host),
             host,
-            plain: std::iter::repeat_with(|| None).take(depth).collect(),
+            places: std::iter::repeat_with(|| Place::VACANT).take(depth).collect(),
             slots: std::iter::repeat_with(|| None).take(depth).collect(),
             ready: VecDeque::with_capacity(depth),
             asked: 0,
-            finished: VecDeque::with_capacity(depth),
+            finished: Vec::with_capacity(depth),
             syncs: Syncs { running: tags(), next: tags() },
             held: Waiting::new(),
             claimant,
@@ -72,51 +155,73 @@ impl Requests {
         })
     }
 
-    /// Takes a request. A plain transfer is returned: its call is to be asked now, and [settled](Self::settle). What else there
-    /// is to ask comes with [`Requests::next_call`].
-    pub(crate) fn push(&mut self, request: Request) -> Option<&Plain> {
+    /// Takes a request that is what most are: a transfer of one piece that promises no durability and that the host takes
+    /// as it is. Its call is returned, to be asked now and [settled](Self::settle). Of any other request nothing happens: it is
+    /// for [`Requests::push`].
+    #[inline]
+    pub(crate) fn push_simple(&mut self, request: &Request<'_>) -> Option<SimpleTransfer> {
+        let &Request { tag, op, ref segments } = request;
+        let (state, at) = State::of(op).filter(|(state, _)| *state != State::DurableWrite)?;
+        let &[segment] = segments.as_slice() else { return None };
+        let place = self.places.get_mut(usize::from(tag))?;
+        let bytes = u32::try_from(segment.len()).ok().filter(|bytes| *bytes != 0)?;
+        let writes = state == State::Write;
+        if place.state != State::Vacant
+            || !self.fit.takes(&segment, at.0)
+            || !self.host.may_transfer(at.0, bytes, writes)
+        {
+            return None;
+        }
+        (place.state, place.bytes, place.at, place.one) = (state, bytes, at, Some(segment));
+        self.asked += 1;
+        Some(SimpleTransfer { at: at.0, base: segment.base(), bytes, writes })
+    }
+
+    /// Takes a request. The call of a plain transfer is returned: it is to be asked now, and [settled](Self::settle). What
+    /// else there is to ask comes with [`Requests::next_call`].
+    pub(crate) fn push(&mut self, request: Request<'_>) -> Option<Call> {
         let Request { tag, op, segments } = request;
-        if let Admission::Settled(result) = self.host.admit(op, &segments) {
-            self.finish(tag, op, result, segments);
+        let bytes = total_len(segments) as u64;
+        if let Admission::Settled(result) = self.host.admit(op, bytes) {
+            self.finish(tag, op, result);
             return None;
         }
-        let place = usize::from(tag);
-        if !matches!((self.plain.get(place), self.slots.get(place)), (Some(None), Some(None))) {
-            let misuse = Err(io::Error::from_raw_os_error(libc::EINVAL));
-            self.finish(tag, op, misuse, segments);
+        let place = self.places.get_mut(usize::from(tag));
+        let Some(place) = place.filter(|place| place.state == State::Vacant) else {
+            self.finish(tag, op, Err(io::Error::from_raw_os_error(libc::EINVAL)));
             return None;
+        };
+        std::mem::swap(&mut place.segments, segments);
+        if self.claimant.is_none()
+            && let Ok(bytes) = u32::try_from(bytes)
+            && let Some((state, at)) = State::of(op)
+            && let Some(call) = plain_call(op, &place.segments, &self.host)
+        {
+            (place.state, place.bytes, place.at, place.one) = (state, bytes, at, None);
+            self.asked += 1;
+            return Some(call);
         }
-        if self.claimant.is_some() {
-            self.start(tag, op, segments);
-            return None;
-        }
-        match Plain::new(op, segments, &self.host) {
-            Ok(transfer) => {
-                self.asked += 1;
-                self.plain.get_mut(place).map(|slot| &*slot.insert(transfer))
-            }
-            Err(segments) => {
-                self.start(tag, op, segments);
-                None
-            }
-        }
+        let segments = std::mem::take(&mut place.segments);
+        self.start(tag, op, segments);
+        None
     }
 
     /// Starts a request that is no plain transfer.
     fn start(&mut self, tag: u16, op: Operation, segments: Segments) {
-        let Some(slot) = self.slots.get_mut(usize::from(tag)) else { return };
-        let request = InFlight::new(op, segments, &self.host);
-        let empty = request.is_empty();
-        *slot = Some(request);
-        if empty {
+        self.make_in_flight(tag, op, segments);
+        let Some(Some(request)) = self.slots.get(usize::from(tag)) else { return };
+        if request.is_empty() {
             return self.end(tag, Ok(()));
         }
         if self.claimant.is_some() { self.claim(tag) } else { self.go_on(tag) }
     }
 
-    /// Whether there is a next call.
-    pub(crate) fn has_calls(&self) -> bool {
-        !self.ready.is_empty()
+    fn make_in_flight(&mut self, tag: u16, op: Operation, segments: Segments) {
+        let place = usize::from(tag);
+        if let (Some(place), Some(slot)) = (self.places.get_mut(place), self.slots.get_mut(place)) {
+            place.state = State::InFlight;
+            *slot = Some(InFlight::new(op, segments, &self.host));
+        }
     }
 
     /// The next call to ask the host. Each has to be [settled](Self::settle).
@@ -127,24 +232,41 @@ impl Requests {
         Some((tag, request.call()))
     }
 
-    /// Takes the host's answer to a request's call: a count of bytes or a negated errno.
-    pub(crate) fn settle(&mut self, tag: u16, answer: i32) {
-        let place = usize::from(tag);
-        if let Some(transfer) = self.plain.get_mut(place).and_then(Option::take) {
-            if transfer.is_done_by(answer) {
-                self.asked = self.asked.saturating_sub(1);
-                let op = transfer.op();
-                let result = self.host.check_promise(op);
-                return self.finish(tag, op, result, transfer.into_segments());
+    /// Takes the host's answer to a request's call: a count of bytes or a negated errno. `true` if another call may be
+    /// ready after it.
+    #[inline]
+    pub(crate) fn settle(&mut self, tag: u16, answer: i32) -> bool {
+        if let Some(place) = self.places.get_mut(usize::from(tag))
+            && matches!(place.state, State::Read | State::Write)
+            && i64::from(answer) == i64::from(place.bytes)
+        {
+            place.state = State::Vacant;
+            self.asked -= 1;
+            self.finished.push(Completion { tag, result: Ok(()) });
+            return false;
+        }
+        self.settle_step(tag, answer);
+        true
+    }
+
+    /// As [`Requests::settle`], for all but what most requests are.
+    #[cold]
+    fn settle_step(&mut self, tag: u16, answer: i32) {
+        let Some(place) = self.places.get_mut(usize::from(tag)) else { return };
+        if let Some(op) = place.plain_op() {
+            if i64::from(answer) == i64::from(place.bytes) {
+                place.state = State::Vacant;
+                self.asked -= 1;
+                return self.finish(tag, op, self.host.check_promise(op));
             }
-            if let Some(slot) = self.slots.get_mut(place) {
-                *slot = Some(transfer.into_in_flight(&self.host));
-            }
+            let segments = place.take_segments();
+            self.make_in_flight(tag, op, segments);
         }
         let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
-        self.asked = self.asked.saturating_sub(1);
         let syncing = request.is_syncing();
-        match request.settle(answer, &self.host) {
+        let progress = request.settle(answer, &self.host);
+        self.asked = self.asked.saturating_sub(1);
+        match progress {
             Progress::Again if self.draining => {
                 self.end(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
             }
@@ -160,8 +282,10 @@ impl Requests {
         self.asked
     }
 
-    pub(crate) fn next_finished(&mut self) -> Option<Completion> {
-        self.finished.pop_front()
+    /// Moves what has finished to the end of `completed`.
+    #[inline]
+    pub(crate) fn take_finished(&mut self, completed: &mut Vec<Completion>) {
+        completed.append(&mut self.finished);
     }
 
     pub(crate) fn has_finished(&self) -> bool {
@@ -302,14 +426,18 @@ impl Requests {
         let op = request.op();
         // Of two requests, the kernel may have told the other one of what this one lost.
         let result = result.and_then(|()| self.host.check_promise(op));
-        self.finish(tag, op, result, request.into_segments());
+        if let Some(place) = self.places.get_mut(usize::from(tag)) {
+            place.vacate(request.into_segments());
+        }
+        self.finish(tag, op, result);
     }
 
-    fn finish(&mut self, tag: u16, op: Operation, result: io::Result<()>, segments: Segments) {
+    #[cold]
+    fn finish(&mut self, tag: u16, op: Operation, result: io::Result<()>) {
         if let (Err(error), false) = (&result, self.draining) {
             self.host.failures.note(op, error);
         }
-        self.finished.push_back(Completion { tag, result, segments });
+        self.finished.push(Completion { tag, result });
     }
 }
 

@@ -24,6 +24,7 @@ const UNSAFE_MODULES: &[&str] = &[
     "devices/src/event.rs",
     "devices/src/scsi/scratch.rs",
     "devices/src/virtio/chain.rs",
+    "devices/src/virtio/guest_map.rs",
     "devices/src/virtio/net/tap.rs",
     "devices/src/virtio/ring_memory.rs",
     "vmm/src/kvm/failure.rs",

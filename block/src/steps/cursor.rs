@@ -55,6 +55,7 @@ impl Cursor {
 }
 
 /// The segments, or as many of them as the host takes at once.
+#[inline]
 pub(super) fn whole(segments: &[Segment]) -> Memory {
     match segments {
         [one] => Memory::buffer(one.base(), one.len()),
@@ -88,6 +89,8 @@ fn clamp(len: usize) -> u32 {
     u32::try_from(len).map_or(MOST, |len| len.min(MOST))
 }
 
-pub(super) fn total_len(segments: &[Segment]) -> usize {
+/// Bytes of all segments.
+#[inline]
+pub(crate) fn total_len(segments: &[Segment]) -> usize {
     segments.iter().fold(0, |sum, segment| sum.saturating_add(segment.len()))
 }

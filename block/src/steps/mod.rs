@@ -11,9 +11,9 @@ mod plain;
 mod ranges;
 mod zeroes;
 
-pub(crate) use self::cursor::Memory;
+pub(crate) use self::cursor::{Memory, total_len};
 pub(crate) use self::in_flight::{InFlight, Progress, is_want_of_space};
-pub(crate) use self::plain::Plain;
+pub(crate) use self::plain::{Fit, SimpleTransfer, plain_call};
 
 /// One thing asked of the host. The memory it names is valid until the request is settled with the answer.
 #[derive(Clone, Copy, Debug)]

@@ -4,77 +4,77 @@
 //! else does a transfer become a request in flight, which then takes that answer.
 
 use super::bounce::fits;
-use super::cursor::{MAX_SEGMENTS, total_len, whole};
-use super::{Ask, Call, InFlight};
+use super::cursor::{MAX_SEGMENTS, Memory, whole};
+use super::{Ask, Call};
 use crate::host_file::HostFile;
-use crate::{ByteOffset, Durability, Operation, Segments};
+use crate::{Durability, Operation, Segment};
 
-/// See the module's documentation.
-#[derive(Debug)]
-pub(crate) struct Plain {
-    way: Way,
-    at: ByteOffset,
-    segments: Segments,
-    bytes: usize,
+/// The call of a request if it is such a transfer: not if the host does not take the segments
+/// as they are. The memory that the call names is that of `segments` and, where it is more than one, their list.
+pub(crate) fn plain_call(op: Operation, segments: &[Segment], host: &HostFile) -> Option<Call> {
+    let (Operation::Read { at } | Operation::Write { at, .. }) = op else { return None };
+    let misfits = |direct| !fits(segments, at.0, direct);
+    if segments.len() > MAX_SEGMENTS || host.direct.is_some_and(misfits) {
+        return None;
+    }
+    let (memory, at) = (whole(segments), at.0);
+    let ask = match op {
+        Operation::Write { durability, .. } => {
+            Ask::Write { memory, at, durable: durability == Durability::Durable }
+        }
+        _ => Ask::Read { memory, at },
+    };
+    Some(Call { ask, may_block: false })
 }
 
+/// A transfer in one piece that promises no durability.
 #[derive(Clone, Copy, Debug)]
-enum Way {
-    Read,
-    Write(Durability),
+pub(crate) struct SimpleTransfer {
+    /// Where on the disk, in bytes.
+    pub(crate) at: u64,
+    pub(crate) base: *mut u8,
+    pub(crate) bytes: u32,
+    pub(crate) writes: bool,
 }
 
-impl Plain {
-    /// The transfer; the segments again if it is none, or if the host does not take them as they are.
-    pub(crate) fn new(
-        op: Operation,
-        segments: Segments,
-        host: &HostFile,
-    ) -> Result<Self, Segments> {
-        let (way, at) = match op {
-            Operation::Read { at } => (Way::Read, at),
-            Operation::Write { at, durability } => (Way::Write(durability), at),
-            _ => return Err(segments),
-        };
-        let misfits = |direct| !fits(&segments, at.0, direct);
-        if segments.len() > MAX_SEGMENTS || host.direct.is_some_and(misfits) {
-            return Err(segments);
-        }
-        let bytes = total_len(&segments);
-        Ok(Self { way, at, segments, bytes })
-    }
-
-    pub(crate) fn op(&self) -> Operation {
-        match self.way {
-            Way::Read => Operation::Read { at: self.at },
-            Way::Write(durability) => Operation::Write { at: self.at, durability },
-        }
-    }
-
-    pub(crate) fn into_segments(self) -> Segments {
-        self.segments
-    }
-
-    /// What to ask the host. The memory it names stays valid as long as this.
-    pub(crate) fn call(&self) -> Call {
-        let (memory, at) = (whole(&self.segments), self.at.0);
-        let ask = match self.way {
-            Way::Read => Ask::Read { memory, at },
-            Way::Write(durability) => {
-                Ask::Write { memory, at, durable: durability == Durability::Durable }
-            }
+impl SimpleTransfer {
+    /// What to ask the host.
+    pub(crate) fn call(self) -> Call {
+        let Self { at, base, bytes, writes } = self;
+        let memory = Memory::Buffer(base, bytes);
+        let ask = if writes {
+            Ask::Write { memory, at, durable: false }
+        } else {
+            Ask::Read { memory, at }
         };
         Call { ask, may_block: false }
     }
+}
 
-    /// Whether an answer of the host says that every byte has moved.
-    pub(crate) fn is_done_by(&self, answer: i32) -> bool {
-        usize::try_from(answer).is_ok_and(|count| count == self.bytes)
+/// What a disk takes in one piece as it is: [`fits`] as masks of what must be zero, which let all pass where nothing is
+/// asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fit {
+    memory: usize,
+    offset: u64,
+    /// Blocks have to be claimed.
+    shared: bool,
+}
+
+impl Fit {
+    /// What the disk takes: nothing of it where blocks have to be claimed first.
+    pub(crate) fn of(host: &HostFile) -> Self {
+        let direct = host
+            .direct
+            .map_or((0, 0), |direct| (direct.memory as usize - 1, u64::from(direct.offset) - 1));
+        Self { memory: direct.0, offset: direct.1, shared: host.range_lock.is_some() }
     }
 
-    /// The same as a request in flight, whose first call has been asked.
-    #[cold]
-    pub(crate) fn into_in_flight(self, host: &HostFile) -> InFlight {
-        InFlight::new(self.op(), self.segments, host)
+    /// Whether the disk takes this piece at this offset as it is.
+    #[inline]
+    pub(crate) fn takes(self, segment: &Segment, at: u64) -> bool {
+        let odd = (segment.base().addr() & self.memory) as u64
+            | ((segment.len() as u64 | at) & self.offset);
+        odd == 0 && !self.shared
     }
 }

@@ -18,7 +18,7 @@ use rustix::event::epoll;
 use self::pool::Pool;
 use crate::host_file::HostFile;
 use crate::requests::Requests;
-use crate::steps::{Call, Plain};
+use crate::steps::{Call, SimpleTransfer};
 use crate::{Completion, EngineSetup, IoEngine, OpenError, Request, Wake};
 
 /// What an event is about.
@@ -101,9 +101,10 @@ fn watch(events: &OwnedFd, fd: BorrowedFd<'_>, what: u64) -> io::Result<()> {
 }
 
 impl IoEngine for ThreadEngine {
-    fn push(&mut self, request: Request) {
+    fn push(&mut self, request: Request<'_>) {
         let tag = request.tag;
-        match self.requests.push(request).map(Plain::call) {
+        let simple = self.requests.push_simple(&request).map(SimpleTransfer::call);
+        match simple.or_else(|| self.requests.push(request)) {
             Some(call) => self.ask(tag, call),
             None => self.issue(),
         }
@@ -113,11 +114,9 @@ impl IoEngine for ThreadEngine {
         Ok(())
     }
 
-    fn reap(&mut self) -> Option<Completion> {
-        if !self.requests.has_finished() {
-            self.harvest();
-        }
-        self.requests.next_finished()
+    fn reap(&mut self, completed: &mut Vec<Completion>) {
+        self.harvest();
+        self.requests.take_finished(completed);
     }
 
     fn held(&self) -> usize {

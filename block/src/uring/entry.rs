@@ -2,7 +2,7 @@
 
 use io_uring::{opcode, squeue, types};
 
-use crate::steps::{Ask, Call, Memory};
+use crate::steps::{Ask, Call, Memory, SimpleTransfer};
 
 /// The ring's registered files, in the order of `EngineFiles`.
 const DISK: types::Fixed = types::Fixed(0);
@@ -23,6 +23,17 @@ pub(super) fn entry(call: &Call) -> squeue::Entry {
         Ask::Sync => opcode::Fsync::new(SYNCS).flags(types::FsyncFlags::DATASYNC).build(),
     };
     if call.may_block { entry.flags(squeue::Flags::ASYNC) } else { entry }
+}
+
+/// The entry of a transfer in one piece.
+#[inline]
+pub(super) fn simple(transfer: SimpleTransfer) -> squeue::Entry {
+    let SimpleTransfer { at, base, bytes, writes } = transfer;
+    if writes {
+        opcode::Write::new(DISK, base, bytes).offset(at).build()
+    } else {
+        opcode::Read::new(DISK, base, bytes).offset(at).build()
+    }
 }
 
 fn read(memory: Memory, at: u64) -> squeue::Entry {

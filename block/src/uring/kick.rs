@@ -12,7 +12,7 @@ use io_uring::{opcode, types};
 use super::ring::{Answer, Ring};
 
 /// No request's tag.
-const USER_DATA: u64 = u64::MAX;
+pub(super) const USER_DATA: u64 = u64::MAX;
 
 /// See the module's documentation.
 #[derive(Debug)]

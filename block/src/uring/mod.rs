@@ -12,13 +12,15 @@ mod ring;
 use std::io;
 use std::sync::Arc;
 
+use io_uring::squeue;
+
 use self::alarm::Alarm;
 use self::kick::Kick;
 use self::ring::KernelRing;
 pub use self::ring::{Answer, Ring};
 use crate::host_file::HostFile;
 use crate::requests::Requests;
-use crate::steps::{Call, Plain};
+use crate::steps::Call;
 use crate::{Completion, EngineSetup, IoEngine, OpenError, Request, Wake};
 
 /// See the module's documentation.
@@ -95,16 +97,23 @@ impl<R: Ring> UringEngine<R> {
     fn harvest(&mut self) {
         while let Some(answer) = self.ring.next_answer() {
             match u16::try_from(answer.user_data) {
-                Ok(tag) => self.requests.settle(tag, answer.result),
-                Err(_) if answer.user_data == alarm::USER_DATA => self.alarm.rang(),
-                Err(_) => self.kick.settle(answer, &mut self.ring),
-            }
-            if self.requests.has_calls() {
-                self.issue();
+                Ok(tag) if !self.requests.settle(tag, answer.result) => {}
+                _ => self.go_on(answer.user_data, answer.result, answer.more),
             }
         }
         if self.requests.has_set_aside() {
             self.revive();
+        }
+    }
+
+    /// What follows an answer that has not completed a request.
+    #[cold]
+    fn go_on(&mut self, user_data: u64, result: i32, more: bool) {
+        let answer = Answer { user_data, result, more };
+        match user_data {
+            alarm::USER_DATA => self.alarm.rang(),
+            kick::USER_DATA => self.kick.settle(answer, &mut self.ring),
+            _ => self.issue(),
         }
     }
 
@@ -126,7 +135,13 @@ impl<R: Ring> UringEngine<R> {
 
     /// Hands a call to the ring.
     fn ask(&mut self, tag: u16, call: &Call) {
-        let entry = entry::entry(call).user_data(tag.into());
+        self.enqueue(tag, entry::entry(call));
+    }
+
+    /// Hands an entry of a request to the ring.
+    #[inline]
+    fn enqueue(&mut self, tag: u16, entry: squeue::Entry) {
+        let entry = entry.user_data(tag.into());
         // SAFETY: the entry names the disk (a fixed file), static zeroes, or memory of the request:
         // its segments (valid until it completes, by `Segment::new`), their array and its bounce
         // buffer, which its slot keeps unmoved on the heap until the host has answered.
@@ -136,14 +151,22 @@ impl<R: Ring> UringEngine<R> {
             self.requests.settle(tag, -libc::ENOBUFS);
         }
     }
+
+    #[cold]
+    fn push_other(&mut self, request: Request<'_>) {
+        let tag = request.tag;
+        match self.requests.push(request) {
+            Some(call) => self.ask(tag, &call),
+            None => self.issue(),
+        }
+    }
 }
 
 impl<R: Ring> IoEngine for UringEngine<R> {
-    fn push(&mut self, request: Request) {
-        let tag = request.tag;
-        match self.requests.push(request).map(Plain::call) {
-            Some(call) => self.ask(tag, &call),
-            None => self.issue(),
+    fn push(&mut self, request: Request<'_>) {
+        match self.requests.push_simple(&request) {
+            Some(transfer) => self.enqueue(request.tag, entry::simple(transfer)),
+            None => self.push_other(request),
         }
     }
 
@@ -151,11 +174,9 @@ impl<R: Ring> IoEngine for UringEngine<R> {
         if self.ring.wants_entering() { self.enter(0) } else { Ok(()) }
     }
 
-    fn reap(&mut self) -> Option<Completion> {
-        if !self.requests.has_finished() {
-            self.harvest();
-        }
-        self.requests.next_finished()
+    fn reap(&mut self, completed: &mut Vec<Completion>) {
+        self.harvest();
+        self.requests.take_finished(completed);
     }
 
     fn held(&self) -> usize {

@@ -83,6 +83,7 @@ pub(crate) fn open(path: &Path, mode: CacheMode) -> RawFile {
 /// One engine and its kick.
 pub(crate) struct Rig {
     engine: Box<dyn IoEngine>,
+    reaped: Vec<Completion>,
     pub(crate) kick: OwnedFd,
 }
 
@@ -94,11 +95,11 @@ impl Rig {
     pub(crate) fn try_new(disk: &dyn Backend) -> Result<Self, OpenError> {
         let kick = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let setup = EngineSetup { depth: DEPTH, memory: &[], kick: kick.as_fd() };
-        Ok(Self { engine: disk.engine(&setup)?, kick })
+        Ok(Self { engine: disk.engine(&setup)?, reaped: Vec::new(), kick })
     }
 
-    pub(crate) fn push(&mut self, tag: u16, op: Operation, segments: Vec<Segment>) {
-        self.engine.push(Request { tag, op, segments });
+    pub(crate) fn push(&mut self, tag: u16, op: Operation, mut segments: Vec<Segment>) {
+        self.engine.push(Request { tag, op, segments: &mut segments });
     }
 
     pub(crate) fn submit(&mut self) {
@@ -106,7 +107,8 @@ impl Rig {
     }
 
     pub(crate) fn reap(&mut self) -> Option<Completion> {
-        self.engine.reap()
+        self.engine.reap(&mut self.reaped);
+        if self.reaped.is_empty() { None } else { Some(self.reaped.remove(0)) }
     }
 
     pub(crate) fn wait(&mut self) -> Wake {
@@ -116,7 +118,7 @@ impl Rig {
     /// The next completion, however long it takes.
     pub(crate) fn complete(&mut self) -> Completion {
         loop {
-            if let Some(completion) = self.engine.reap() {
+            if let Some(completion) = self.reap() {
                 return completion;
             }
             self.wait();

@@ -1,11 +1,12 @@
 //! Descriptor chains, and reading and writing through them whatever their framing (Virtio 1.2 §2.7.4).
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use ::block::{Segment, Segments};
 
-use super::guest_slice::slice;
-use crate::GuestMemory;
+use super::QueueError;
+use super::guest_map::GuestMap;
+use super::queue::MAX_BUFFERS;
 
 /// One buffer of a chain: never empty, not yet known to lie in guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,72 +18,140 @@ pub struct Buffer {
 }
 
 /// A chain as it was when popped. One value is used again and again for all chains of a queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Chain {
-    buffers: Vec<Buffer>,
+    /// Room for the longest chain, so that popping does not allocate.
+    buffers: Box<[Buffer; MAX_BUFFERS]>,
+    extent: Extent,
+}
+
+/// How much of a chain's room is in use, and for what.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Extent {
+    buffers: usize,
     writable_from: usize,
     readable_len: u64,
     writable_len: u64,
 }
 
-impl Chain {
-    /// An empty chain with room for `buffers`, so that popping does not allocate.
-    #[must_use]
-    pub fn with_capacity(buffers: usize) -> Self {
-        Self { buffers: Vec::with_capacity(buffers), ..Self::default() }
+impl Default for Chain {
+    fn default() -> Self {
+        let none = Buffer { addr: GuestAddress(0), len: 0 };
+        Self { buffers: Box::new([none; MAX_BUFFERS]), extent: Extent::default() }
     }
+}
 
+impl Chain {
     /// What the driver wrote for the device.
     #[must_use]
     pub fn readable(&self) -> Span<'_> {
-        let buffers = self.buffers.get(..self.writable_from).unwrap_or_default();
-        Span { buffers, skip: 0, len: self.readable_len }
+        let buffers = self.buffers.get(..self.extent.writable_from).unwrap_or_default();
+        Span { buffers, skip: 0, len: self.extent.readable_len }
     }
 
     /// What the device is to write for the driver.
     #[must_use]
     pub fn writable(&self) -> Span<'_> {
-        let buffers = self.buffers.get(self.writable_from..).unwrap_or_default();
-        Span { buffers, skip: 0, len: self.writable_len }
+        let Extent { buffers, writable_from, writable_len, .. } = self.extent;
+        let buffers = self.buffers.get(writable_from..buffers).unwrap_or_default();
+        Span { buffers, skip: 0, len: writable_len }
+    }
+
+    /// The chain as most requests for a disk are framed: a buffer of 16 bytes, then data in one piece, then a buffer of one byte.
+    #[inline]
+    #[must_use]
+    pub fn framed(&self) -> Option<Framed> {
+        let [header, data, status, ..] = &*self.buffers;
+        if self.extent.buffers != 3 || header.len != 16 || status.len != 1 {
+            return None;
+        }
+        let writable = match self.extent.writable_from {
+            1 => true,
+            2 => false,
+            _ => return None,
+        };
+        Some(Framed { header: header.addr, data: *data, writable, status: status.addr })
     }
 
     /// As [`Chain::writable`], with the last byte apart as its address; `None` if there is no byte.
     #[must_use]
     pub fn writable_but_last(&self) -> Option<(Span<'_>, GuestAddress)> {
         let writable = self.writable();
-        let (last, before) = writable.buffers.split_last()?;
-        // Mostly it is a buffer of its own.
-        if last.len == 1 {
-            return Some((Span { buffers: before, skip: 0, len: writable.len - 1 }, last.addr));
-        }
         let (data, last) = writable.split_at(writable.len.checked_sub(1)?)?;
         Some((data, last.buffers().next()?.addr))
     }
 
-    /// Number of buffers.
-    pub(super) fn len(&self) -> usize {
-        self.buffers.len()
+    /// Fills the chain behind `extent`, which is empty or the extent of what was filled before.
+    #[inline]
+    pub(super) fn fill(&mut self, extent: Extent) -> Filling<'_> {
+        Filling { buffers: &mut self.buffers, extent }
     }
 
-    pub(super) fn clear(&mut self) {
-        self.buffers.clear();
-        (self.writable_from, self.readable_len, self.writable_len) = (0, 0, 0);
+    /// Makes a chain of these three, the device-writable ones from the one or two on. `false` if one of them is empty.
+    #[inline]
+    pub(super) fn set_three(&mut self, three: [Buffer; 3], writable_from: usize) -> bool {
+        let lens = three.map(|buffer| u64::from(buffer.len));
+        let [header, data, status] = lens;
+        let data_out = if writable_from == 1 { 0 } else { data };
+        let [first, second, third, ..] = &mut *self.buffers;
+        [*first, *second, *third] = three;
+        self.extent = Extent {
+            buffers: 3,
+            writable_from,
+            readable_len: header + data_out,
+            writable_len: data - data_out + status,
+        };
+        lens.iter().all(|len| *len != 0)
     }
 
-    /// Appends a buffer; `false` if it is a readable one after a writable one.
-    pub(super) fn push(&mut self, buffer: Buffer, writable: bool) -> bool {
+    /// The chain is complete.
+    #[inline]
+    pub(super) fn set_extent(&mut self, extent: Extent) {
+        self.extent = extent;
+    }
+}
+
+/// See [`Chain::framed`].
+#[derive(Clone, Copy, Debug)]
+pub struct Framed {
+    /// Where the 16 bytes are. They are device-readable.
+    pub header: GuestAddress,
+    /// The data.
+    pub data: Buffer,
+    /// Whether the data is device-writable.
+    pub writable: bool,
+    /// Where the last byte is. It is device-writable.
+    pub status: GuestAddress,
+}
+
+/// A chain while its buffers are appended.
+pub(super) struct Filling<'a> {
+    buffers: &'a mut [Buffer; MAX_BUFFERS],
+    pub(super) extent: Extent,
+}
+
+impl Filling<'_> {
+    /// Appends a buffer.
+    ///
+    /// # Errors
+    ///
+    /// It is a readable one after a writable one, or one too many.
+    #[inline(always)]
+    pub(super) fn push(&mut self, buffer: Buffer, writable: bool) -> Result<(), QueueError> {
+        let (extent, len) = (&mut self.extent, u64::from(buffer.len));
+        let used = usize::from(len != 0);
         if writable {
-            self.writable_len += u64::from(buffer.len);
-        } else if self.writable_from == self.buffers.len() {
-            self.readable_len += u64::from(buffer.len);
-            self.writable_from += usize::from(buffer.len != 0);
+            extent.writable_len += len;
+        } else if extent.writable_from == extent.buffers {
+            extent.readable_len += len;
+            extent.writable_from += used;
         } else {
-            return false;
+            return Err(QueueError::BufferOrder);
         }
-        if buffer.len != 0 {
-            self.buffers.push(buffer);
-        }
-        true
+        // One that is empty is overwritten by the next.
+        *self.buffers.get_mut(extent.buffers).ok_or(QueueError::ChainLength)? = buffer;
+        extent.buffers += used;
+        Ok(())
     }
 }
 
@@ -155,11 +224,11 @@ impl<'a> Span<'a> {
     /// # Errors
     ///
     /// [`OutOfMemoryRange`] if a buffer lies outside of guest memory or the span is too short.
-    pub fn read(&self, memory: &GuestMemory, into: &mut [u8]) -> Result<(), OutOfMemoryRange> {
+    pub fn read(&self, map: &GuestMap, into: &mut [u8]) -> Result<(), OutOfMemoryRange> {
         let mut into = into;
         for buffer in self.buffers() {
             let (part, rest) = into.split_at_mut(into.len().min(buffer.len as usize));
-            memory.read_slice(part, buffer.addr).map_err(|_| OutOfMemoryRange)?;
+            map.memory().read_slice(part, buffer.addr).map_err(|_| OutOfMemoryRange)?;
             into = rest;
             if into.is_empty() {
                 break;
@@ -173,18 +242,21 @@ impl<'a> Span<'a> {
     /// # Errors
     ///
     /// As [`Span::read`].
-    pub fn read_16(&self, memory: &GuestMemory) -> Result<[u8; 16], OutOfMemoryRange> {
-        // Mostly it is one buffer.
-        if let Some(buffer) = self.buffers().next()
-            && buffer.len >= 16
-            && let Some(slice) = slice(memory, buffer.addr, 16)
-            && let Ok(word) = slice.get_ref::<u128>(0)
-        {
-            return Ok(word.load().to_ne_bytes());
-        }
+    pub fn read_16(&self, map: &GuestMap) -> Result<[u8; 16], OutOfMemoryRange> {
         let mut bytes = [0; 16];
-        self.read(memory, &mut bytes)?;
+        self.read(map, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Copies the span's first 16 bytes as two little-endian words.
+    ///
+    /// # Errors
+    ///
+    /// As [`Span::read`].
+    pub fn read_words(&self, map: &GuestMap) -> Result<[u64; 2], OutOfMemoryRange> {
+        let mut bytes = [[0; 8]; 2];
+        self.read(map, bytes.as_flattened_mut())?;
+        Ok(bytes.map(u64::from_le_bytes))
     }
 
     /// Copies `from` over the span's first bytes, all or none of it.
@@ -192,7 +264,8 @@ impl<'a> Span<'a> {
     /// # Errors
     ///
     /// [`OutOfMemoryRange`] if a buffer lies outside of guest memory or the span is too short.
-    pub fn write(&self, memory: &GuestMemory, from: &[u8]) -> Result<(), OutOfMemoryRange> {
+    pub fn write(&self, map: &GuestMap, from: &[u8]) -> Result<(), OutOfMemoryRange> {
+        let memory = map.memory();
         let (target, _) = self.split_at(from.len() as u64).ok_or(OutOfMemoryRange)?;
         if !target.buffers().all(|buffer| memory.check_range(buffer.addr, buffer.len as usize)) {
             return Err(OutOfMemoryRange);
@@ -211,32 +284,34 @@ impl<'a> Span<'a> {
 
     /// Appends the span's bytes to `segments` as memory of this process.
     ///
-    /// The caller keeps `memory` until the request made of the segments has completed.
+    /// The caller keeps `map` until the request made of the segments has completed.
     ///
     /// # Errors
     ///
     /// [`OutOfMemoryRange`] if a buffer lies outside of guest memory.
-    #[inline]
-    pub fn map(
-        &self,
-        memory: &GuestMemory,
-        segments: &mut Segments,
-    ) -> Result<(), OutOfMemoryRange> {
+    pub fn map(&self, map: &GuestMap, segments: &mut Segments) -> Result<(), OutOfMemoryRange> {
         for buffer in self.buffers() {
-            if let Some(slice) = slice(memory, buffer.addr, buffer.len as usize) {
-                // SAFETY: the bytes are guest memory; the queue worker keeps its handle on it until its
-                // engine has drained.
-                segments.push(unsafe { Segment::new(slice.ptr_guard_mut().as_ptr(), slice.len()) });
-                continue;
-            }
-            // More than one slice where the buffer lies across neighbouring regions.
-            for slice in memory.get_slices(buffer.addr, buffer.len as usize) {
-                let slice = slice.map_err(|_| OutOfMemoryRange)?;
-                // SAFETY: get_slices has checked that the bytes are guest memory; the queue worker
-                // keeps its handle on the guest memory until its engine has drained.
-                segments.push(unsafe { Segment::new(slice.ptr_guard_mut().as_ptr(), slice.len()) });
+            match map.segment(buffer.addr, buffer.len) {
+                Some(segment) => segments.push(segment),
+                None => map_across(buffer, map, segments)?,
             }
         }
         Ok(())
     }
+}
+
+/// Appends a buffer that lies across neighbouring regions, which is more than one piece of this process.
+#[cold]
+fn map_across(
+    buffer: Buffer,
+    map: &GuestMap,
+    segments: &mut Segments,
+) -> Result<(), OutOfMemoryRange> {
+    for slice in map.memory().get_slices(buffer.addr, buffer.len as usize) {
+        let slice = slice.map_err(|_| OutOfMemoryRange)?;
+        // SAFETY: get_slices has checked that the bytes are guest memory; the queue worker
+        // keeps its map until its engine has drained.
+        segments.push(unsafe { Segment::new(slice.ptr_guard_mut().as_ptr(), slice.len()) });
+    }
+    Ok(())
 }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::queue::MAX_BUFFERS;
+use super::guest_map::GuestMap;
 use super::{
     ActivateError, ActiveQueue, Chain, FaultReporter, Head, Interrupt, Queue, QueueError, Stop,
     Worker,
 };
-use crate::{GuestMemory, event};
+use crate::event;
 
 /// What became of a chain.
 pub(super) enum Handled {
@@ -30,7 +30,7 @@ pub(super) trait ChainHandler: Send + 'static {
     /// # Errors
     ///
     /// What the driver did wrong, if there is no way to answer.
-    fn handle(&mut self, chain: &Chain, memory: &GuestMemory) -> Result<Handled, QueueError>;
+    fn handle(&mut self, chain: &Chain, map: &GuestMap) -> Result<Handled, QueueError>;
 
     /// What to wait for after [`Handled::Wait`].
     fn source(&self) -> Option<BorrowedFd<'_>> {
@@ -42,7 +42,6 @@ pub(super) trait ChainHandler: Send + 'static {
 pub(super) fn spawn(
     name: String,
     active: ActiveQueue,
-    memory: GuestMemory,
     faults: FaultReporter,
     handler: impl ChainHandler,
 ) -> Result<Worker, ActivateError> {
@@ -52,10 +51,9 @@ pub(super) fn spawn(
             queue: active.queue,
             kick: active.kick,
             interrupt: active.interrupt,
-            chain: Chain::with_capacity(MAX_BUFFERS),
+            chain: Chain::default(),
             held: None,
             broken: false,
-            memory,
             faults,
             handler,
         })
@@ -72,7 +70,6 @@ struct ChainWorker<H> {
     held: Option<Head>,
     /// The ring is corrupt: nothing more is taken from it.
     broken: bool,
-    memory: GuestMemory,
     faults: FaultReporter,
     handler: H,
 }
@@ -108,7 +105,7 @@ impl<H: ChainHandler> ChainWorker<H> {
                     None => break,
                 },
             };
-            match self.handler.handle(&self.chain, &self.memory)? {
+            match self.handler.handle(&self.chain, self.queue.map())? {
                 Handled::Used(written) => self.queue.push_used(head, written),
                 Handled::Wait => {
                     self.held = Some(head);

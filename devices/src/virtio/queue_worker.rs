@@ -17,13 +17,12 @@ use block::{
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::in_flight::{Entry, InFlight, Vacancy};
-use super::queue::MAX_BUFFERS;
+use super::in_flight::{Entry, InFlight};
 use super::stats::{Kind, QueueStats, Round, Tally};
 use super::worker::Stop;
 use super::{
-    ActivateError, ActiveQueue, Chain, FaultReporter, HandOver, Head, Interrupt, Position, Queue,
-    QueueError, Worker,
+    ActivateError, ActiveQueue, Chain, FaultReporter, GuestMap, HandOver, Head, Interrupt,
+    Position, Queue, QueueError, Worker,
 };
 use crate::{GuestMemory, event};
 
@@ -56,15 +55,15 @@ pub trait Protocol: Send + 'static {
     fn parse(
         &mut self,
         chain: &Chain,
-        memory: &GuestMemory,
+        map: &GuestMap,
         segments: &mut Segments,
     ) -> Parsed<Self::Pending>;
 
-    /// Writes a request's outcome and returns the bytes written into its writable buffers.
+    /// Writes a request's outcome and returns the bytes written into its writable buffers. `pending` is spent then.
     fn complete(
         &mut self,
-        pending: Self::Pending,
-        memory: &GuestMemory,
+        pending: &mut Self::Pending,
+        map: &GuestMap,
         result: io::Result<()>,
     ) -> u32;
 }
@@ -77,7 +76,6 @@ pub trait Protocol: Send + 'static {
 pub fn spawn<P: Protocol>(
     name: String,
     mut active: ActiveQueue,
-    memory: GuestMemory,
     faults: FaultReporter,
     backend: Arc<dyn Backend>,
     stats: Arc<QueueStats>,
@@ -88,7 +86,7 @@ pub fn spawn<P: Protocol>(
     Worker::spawn(
         name,
         kick,
-        move || QueueWorker::new(active, memory, faults, &*backend, stats, protocol),
+        move || QueueWorker::new(active, faults, &*backend, stats, protocol),
         |mut worker, stop| {
             worker.run(stop);
             if let Some(HandOver { position, report_held }) = hand_over {
@@ -105,15 +103,18 @@ pub fn spawn<P: Protocol>(
 /// One queue, one engine, one protocol. In a machine a thread [runs](Self::run) it; the simulator in
 /// `tests/` calls it [round](Self::round) by round.
 pub struct QueueWorker<P: Protocol> {
-    // The engine is dropped first: it drains, and what is in flight points into `memory`.
+    // The engine is dropped first: it drains, and what is in flight points into the memory that `queue` keeps.
     engine: Box<dyn IoEngine>,
     queue: Queue,
     protocol: P,
     in_flight: InFlight<P::Pending>,
     chain: Chain,
+    /// Those of the request that is being parsed.
+    segments: Segments,
+    /// What the engine completed since the last round.
+    completed: Vec<Completion>,
     interrupt: Interrupt,
     faults: FaultReporter,
-    memory: GuestMemory,
     stats: Arc<QueueStats>,
     /// When the worker was made: all times count from here.
     epoch: Instant,
@@ -134,25 +135,25 @@ impl<P: Protocol> QueueWorker<P> {
     /// When the host refuses the engine.
     pub fn new(
         active: ActiveQueue,
-        memory: GuestMemory,
         faults: FaultReporter,
         backend: &dyn Backend,
         stats: Arc<QueueStats>,
         protocol: P,
     ) -> Result<Self, ActivateError> {
         let depth = active.queue.size();
-        let regions = memory_regions(&memory)?;
+        let regions = memory_regions(active.queue.map().memory())?;
         let setup = EngineSetup { depth, memory: &regions, kick: event::as_fd(&active.kick) };
         let engine = backend.engine(&setup)?;
         Ok(Self {
             engine,
             in_flight: InFlight::new(depth),
-            chain: Chain::with_capacity(MAX_BUFFERS.min(usize::from(depth))),
+            chain: Chain::default(),
+            segments: Segments::new(),
+            completed: Vec::with_capacity(usize::from(depth)),
             queue: active.queue,
             protocol,
             interrupt: active.interrupt,
             faults,
-            memory,
             stats,
             epoch: Instant::now(),
             pending_since_ns: None,
@@ -192,7 +193,7 @@ impl<P: Protocol> QueueWorker<P> {
             start_ns: now_ns,
             end_ns: self.now_ns(),
             settled,
-            taken: (in_flight - kept) as u64,
+            taken: u64::from(in_flight - kept),
             waited_ns: self.pending_since_ns.map_or(0, |since_ns| now_ns.saturating_sub(since_ns)),
             interrupt,
         });
@@ -220,16 +221,17 @@ impl<P: Protocol> QueueWorker<P> {
     pub fn finish(&mut self, report_held: bool) -> Position {
         loop {
             self.settle(self.now_ns());
-            let is_settled = self.in_flight.len() <= self.engine.held();
+            let is_settled = usize::from(self.in_flight.len()) <= self.engine.held();
             let left = if is_settled { self.in_flight.drain() } else { Vec::new() };
             let mut owed = Vec::new();
-            for entry in left {
+            for (head, mut entry) in left {
                 if report_held {
                     let no_space = Err(io::Error::from_raw_os_error(libc::ENOSPC));
-                    let written = self.protocol.complete(entry.pending, &self.memory, no_space);
-                    self.queue.push_used(entry.head, written);
+                    let map = self.queue.map();
+                    let written = self.protocol.complete(&mut entry.pending, map, no_space);
+                    self.queue.push_used(head, written);
                 } else {
-                    owed.push(entry.head);
+                    owed.push(head);
                 }
             }
             if self.queue.publish() {
@@ -240,25 +242,27 @@ impl<P: Protocol> QueueWorker<P> {
             }
             if let Err(error) = self.engine.wait() {
                 tracing::error!(target: "virtio", %error, "an engine ended with requests in flight");
-                let owed = self.in_flight.drain().into_iter().map(|entry| entry.head);
+                let owed = self.in_flight.drain().into_iter().map(|(head, _)| head);
                 return self.queue.position(owed);
             }
         }
     }
 
     /// Gives back to the driver what the engine completed, and returns how many.
+    #[inline(never)]
     fn settle(&mut self, now_ns: u64) -> u64 {
+        self.engine.reap(&mut self.completed);
         let mut settled = 0;
         let mut tally = Tally::new(&self.stats);
-        while let Some(Completion { tag, result, segments }) = self.engine.reap() {
-            let Some(entry) = self.in_flight.remove(tag, segments) else {
+        for Completion { tag, result } in self.completed.drain(..) {
+            let Some((head, entry)) = self.in_flight.remove(tag) else {
                 tracing::error!(target: "virtio", "the engine completed tag {tag} twice");
                 continue;
             };
             let bytes = result.is_ok().then_some(entry.bytes);
             tally.completed(entry.kind, bytes, now_ns.saturating_sub(entry.since_ns));
-            let written = self.protocol.complete(entry.pending, &self.memory, result);
-            self.queue.push_used(entry.head, written);
+            let written = self.protocol.complete(&mut entry.pending, self.queue.map(), result);
+            self.queue.push_used(head, written);
             settled += 1;
         }
         settled
@@ -266,40 +270,36 @@ impl<P: Protocol> QueueWorker<P> {
 
     /// Takes what the driver made available, as far as there are free slots. No more than the queue
     /// holds, so that a driver that offers without end does not keep the worker from its other duties.
+    #[inline(never)]
     fn accept(&mut self, now_ns: u64) {
         for _ in 0..self.queue.size() {
-            if self.broken {
+            if self.broken || self.in_flight.is_full() {
                 return;
             }
-            let Some(vacancy) = self.in_flight.reserve() else { return };
             match self.queue.pop(&mut self.chain) {
-                Ok(Some(head)) => self.start(head, vacancy, now_ns),
-                Ok(None) => return self.in_flight.vacate(vacancy.tag, vacancy.segments),
-                Err(error) => {
-                    self.in_flight.vacate(vacancy.tag, vacancy.segments);
-                    self.give_up(error);
-                }
+                Ok(Some(head)) => self.start(head, now_ns),
+                Ok(None) => return,
+                Err(error) => self.give_up(error),
             }
         }
     }
 
-    /// Starts one request.
-    fn start(&mut self, head: Head, vacancy: Vacancy, now_ns: u64) {
-        let Vacancy { tag, mut segments } = vacancy;
-        match self.protocol.parse(&self.chain, &self.memory, &mut segments) {
+    /// Starts one request. There is a slot for it.
+    #[inline]
+    fn start(&mut self, head: Head, now_ns: u64) {
+        self.segments.clear();
+        match self.protocol.parse(&self.chain, self.queue.map(), &mut self.segments) {
             Parsed::Io { op, pending } => {
-                let bytes = bytes_moved(&op, &segments);
-                let kind = Kind::of(&op);
-                self.in_flight.occupy(tag, Entry { head, pending, kind, bytes, since_ns: now_ns });
-                self.engine.push(Request { tag, op, segments });
+                let bytes = bytes_moved(&op, &self.segments);
+                let entry = Entry { pending, kind: Kind::of(&op), bytes, since_ns: now_ns };
+                let Some(tag) = self.in_flight.insert(head, entry) else { return };
+                self.engine.push(Request { tag, op, segments: &mut self.segments });
             }
             Parsed::Done { written } => {
-                self.in_flight.vacate(tag, segments);
                 self.stats.answered();
                 self.queue.push_used(head, written);
             }
             Parsed::Fatal(error) => {
-                self.in_flight.vacate(tag, segments);
                 self.queue.push_used(head, 0);
                 self.give_up(error);
             }
@@ -313,6 +313,7 @@ impl<P: Protocol> QueueWorker<P> {
     }
 
     /// The ring cannot be trusted any more; what is in flight still completes.
+    #[cold]
     fn give_up(&mut self, error: QueueError) {
         self.broken = true;
         self.faults.needs_reset(&error);
@@ -329,9 +330,10 @@ impl<P: Protocol> Drop for QueueWorker<P> {
 /// How many bytes an operation moves, discards or zeroes.
 fn bytes_moved(op: &Operation, segments: &Segments) -> u64 {
     match op {
-        Operation::Read { .. } | Operation::Write { .. } => {
-            segments.iter().map(|segment| segment.len() as u64).sum()
-        }
+        Operation::Read { .. } | Operation::Write { .. } => match segments.as_slice() {
+            [one] => one.len() as u64,
+            several => several.iter().map(|segment| segment.len() as u64).sum(),
+        },
         // Half of it is only compared.
         Operation::CompareAndWrite { .. } => {
             segments.iter().map(|segment| segment.len() as u64).sum::<u64>() / 2

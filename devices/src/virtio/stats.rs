@@ -229,8 +229,8 @@ impl QueueStats {
     }
 
     /// The engine holds this many requests.
-    pub(super) fn in_flight(&self, requests: usize) {
-        self.in_flight.set(requests as u64);
+    pub(super) fn in_flight(&self, requests: u16) {
+        self.in_flight.set(requests.into());
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block::{
     Backend, CacheMode, Completion, EngineSetup, Geometry, IoEngine, Miscompare, OpenError,
-    Operation, Request, Segment, Wake,
+    Operation, Request, Segment, Segments, Wake,
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -162,7 +162,7 @@ impl MemoryDisk {
         self.state().content.fill(byte);
     }
 
-    fn execute(&self, request: &Request) -> io::Result<()> {
+    fn execute(&self, request: &Pushed) -> io::Result<()> {
         let mut state = self.state();
         if let Some(errno) = state.failures.pop_front() {
             return Err(io::Error::from_raw_os_error(errno));
@@ -240,8 +240,15 @@ struct Engine {
     disk: MemoryDisk,
     kick: OwnedFd,
     depth: usize,
-    pushed: VecDeque<Request>,
-    submitted: VecDeque<Request>,
+    pushed: VecDeque<Pushed>,
+    submitted: VecDeque<Pushed>,
+}
+
+/// A request that the engine has.
+struct Pushed {
+    tag: u16,
+    op: Operation,
+    segments: Segments,
 }
 
 impl Engine {
@@ -250,21 +257,21 @@ impl Engine {
         let request =
             if last_first { self.submitted.pop_back() } else { self.submitted.pop_front() }?;
         let result = self.disk.execute(&request);
-        Some(Completion { tag: request.tag, result, segments: request.segments })
+        Some(Completion { tag: request.tag, result })
     }
 }
 
 impl IoEngine for Engine {
-    fn push(&mut self, request: Request) {
+    fn push(&mut self, Request { tag, op, segments }: Request<'_>) {
         let mut in_flight = self.pushed.iter().chain(&self.submitted);
-        assert!(in_flight.all(|other| other.tag != request.tag), "a tag is used twice");
+        assert!(in_flight.all(|other| other.tag != tag), "a tag is used twice");
         let mut state = self.disk.state();
-        state.asked.push(request.op);
+        state.asked.push(op);
         if let Some(hook) = &mut state.on_push {
             hook();
         }
         drop(state);
-        self.pushed.push_back(request);
+        self.pushed.push_back(Pushed { tag, op, segments: std::mem::take(segments) });
         assert!(self.pushed.len() + self.submitted.len() <= self.depth, "more than the depth");
     }
 
@@ -273,9 +280,13 @@ impl IoEngine for Engine {
         Ok(())
     }
 
-    fn reap(&mut self) -> Option<Completion> {
+    fn reap(&mut self, completed: &mut Vec<Completion>) {
         assert!(self.pushed.is_empty(), "a worker that looks for completions submits first");
-        if self.disk.is_open() { self.finish() } else { None }
+        while self.disk.is_open()
+            && let Some(done) = self.finish()
+        {
+            completed.push(done);
+        }
     }
 
     fn wait(&mut self) -> io::Result<Wake> {

@@ -122,7 +122,7 @@ pub(super) fn play(
     let disk = Arc::new(SimDisk::new(plan, clock, host.clone(), null));
     let backend: Arc<dyn Backend> = Arc::clone(&disk) as _;
     let block = Block::new("sim", SERIAL, plan.queues, backend);
-    let make = |block: &Block, active, memory, faults| block.worker(active, memory, faults);
+    let make = |block: &Block, active, faults| block.worker(active, faults);
     let mut world = World {
         random: random.fork(),
         host: host.clone(),
@@ -154,12 +154,7 @@ impl<P: Protocol> World<P> {
     /// The driver negotiates, lays out its queues and starts the device.
     fn bring_up<E: std::fmt::Display>(
         &mut self,
-        make: impl Fn(
-            &Block,
-            devices::virtio::ActiveQueue,
-            GuestMemory,
-            FaultReporter,
-        ) -> Result<QueueWorker<P>, E>,
+        make: impl Fn(&Block, devices::virtio::ActiveQueue, FaultReporter) -> Result<QueueWorker<P>, E>,
     ) -> Result<(), String> {
         let offered = self.block.features()
             | feature::INDIRECT_DESC
@@ -184,8 +179,8 @@ impl<P: Protocol> World<P> {
             let faults =
                 FaultReporter::new(Arc::clone(&self.status), Arc::new(AtomicU8::new(0)), config);
             let kick = Arc::clone(&active.kick);
-            let worker = make(&self.block, active, self.memory.clone(), faults)
-                .map_err(|error| format!("no worker: {error}"))?;
+            let worker =
+                make(&self.block, active, faults).map_err(|error| format!("no worker: {error}"))?;
             let ring = self.host.lock().last_ring();
             self.workers.push(Running { worker, kick, ring, phase: Phase::Round });
             self.guests.push(guest);
@@ -195,12 +190,7 @@ impl<P: Protocol> World<P> {
 
     fn run<E: std::fmt::Display>(
         &mut self,
-        make: impl Fn(
-            &Block,
-            devices::virtio::ActiveQueue,
-            GuestMemory,
-            FaultReporter,
-        ) -> Result<QueueWorker<P>, E>,
+        make: impl Fn(&Block, devices::virtio::ActiveQueue, FaultReporter) -> Result<QueueWorker<P>, E>,
     ) -> Result<Counts, String> {
         let cut_at = match self.plan.ending {
             Ending::Cut => self.plan.cut_at,

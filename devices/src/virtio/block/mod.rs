@@ -20,7 +20,7 @@ use super::{
     ActivateError, Activation, ActiveQueue, ConfigChange, DeviceType, FaultReporter, VirtioDevice,
     Worker,
 };
-use crate::{GuestMemory, WriteCache};
+use crate::WriteCache;
 
 pub use self::control::DiskControl;
 pub use self::request::Status;
@@ -106,11 +106,10 @@ impl Block {
     pub fn worker(
         &self,
         active: ActiveQueue,
-        memory: GuestMemory,
         faults: FaultReporter,
     ) -> Result<QueueWorker<impl Protocol + use<>>, ActivateError> {
         let stats = self.stats_of(active.index);
-        QueueWorker::new(active, memory, faults, &*self.shared.backend, stats, self.protocol())
+        QueueWorker::new(active, faults, &*self.shared.backend, stats, self.protocol())
     }
 
     fn protocol(&self) -> BlockProtocol {
@@ -234,7 +233,6 @@ impl VirtioDevice for Block {
             let spawned = queue_worker::spawn(
                 format!("{}/q{}", self.shared.name, active.index),
                 active,
-                activation.memory.clone(),
                 activation.faults.clone(),
                 Arc::clone(&self.shared.backend),
                 stats,

@@ -57,9 +57,11 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Decodes `struct virtio_blk_req` up to its data; `None` for a type that is not known.
-    pub(super) fn decode(raw: [u8; HEADER_BYTES]) -> Option<Self> {
-        let kind = match le_u32(&raw, 0) {
+    /// Decodes `struct virtio_blk_req` up to its data, as two little-endian words; `None` for a type that is not known.
+    #[inline]
+    pub(super) fn decode([kind, sector]: [u64; 2]) -> Option<Self> {
+        // Above the type is a field that is reserved.
+        let kind = match kind & u64::from(u32::MAX) {
             0 => Kind::In,
             1 => Kind::Out,
             4 => Kind::Flush,
@@ -68,7 +70,7 @@ impl Header {
             13 => Kind::WriteZeroes,
             _ => return None,
         };
-        Some(Self { kind, sector: le_u64(&raw, 8) })
+        Some(Self { kind, sector })
     }
 }
 

@@ -13,8 +13,8 @@ use ::block::Segments;
 pub use self::tap::{Tap, TapError};
 use super::chain_worker::{self, ChainHandler, Handled};
 use super::device::read_config_bytes;
+use super::guest_map::GuestMap;
 use super::{ActivateError, Activation, Chain, DeviceType, QueueError, VirtioDevice, Worker};
-use crate::GuestMemory;
 
 const QUEUE_SIZE: u16 = 256;
 /// `struct virtio_net_hdr` (§5.1.6), the same with and without merged buffers.
@@ -71,23 +71,23 @@ impl VirtioDevice for Net {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Vec<Worker>, ActivateError> {
-        let Activation { memory, features, queues, faults } = activation;
+        let Activation { features, queues, faults, .. } = activation;
         self.tap
             .set_offloads(features & feature::GUEST_CSUM != 0)
             .map_err(|source| ActivateError::Host { what: "set the tap's offloads", source })?;
         queues
             .into_iter()
             .map(|active| {
-                let (memory, faults) = (memory.clone(), faults.clone());
+                let faults = faults.clone();
                 let tap = Arc::clone(&self.tap);
                 let segments = Segments::with_capacity(64);
                 if active.index == 0 {
                     let name = format!("{}/rx", tap.name());
                     let receive = Receive { tap, segments, gone: false };
-                    chain_worker::spawn(name, active, memory, faults, receive)
+                    chain_worker::spawn(name, active, faults, receive)
                 } else {
                     let name = format!("{}/tx", tap.name());
-                    chain_worker::spawn(name, active, memory, faults, Transmit { tap, segments })
+                    chain_worker::spawn(name, active, faults, Transmit { tap, segments })
                 }
             })
             .collect()
@@ -103,11 +103,10 @@ struct Receive {
 }
 
 impl ChainHandler for Receive {
-    fn handle(&mut self, chain: &Chain, memory: &GuestMemory) -> Result<Handled, QueueError> {
+    fn handle(&mut self, chain: &Chain, map: &GuestMap) -> Result<Handled, QueueError> {
         self.segments.clear();
         let buffer = chain.writable();
-        if buffer.len() < u64::from(HEADER_BYTES) || buffer.map(memory, &mut self.segments).is_err()
-        {
+        if buffer.len() < u64::from(HEADER_BYTES) || buffer.map(map, &mut self.segments).is_err() {
             return Ok(Handled::Used(0));
         }
         let received = match self.tap.receive(&mut self.segments) {
@@ -121,7 +120,7 @@ impl ChainHandler for Receive {
         };
         // §5.1.6.4.1: one buffer per frame unless merging was negotiated.
         if let Some((_, tail)) = buffer.split_at(NUM_BUFFERS_OFFSET) {
-            let _ = tail.write(memory, &1u16.to_le_bytes());
+            let _ = tail.write(map, &1u16.to_le_bytes());
         }
         Ok(Handled::Used(received))
     }
@@ -138,9 +137,9 @@ struct Transmit {
 }
 
 impl ChainHandler for Transmit {
-    fn handle(&mut self, chain: &Chain, memory: &GuestMemory) -> Result<Handled, QueueError> {
+    fn handle(&mut self, chain: &Chain, map: &GuestMap) -> Result<Handled, QueueError> {
         self.segments.clear();
-        if chain.readable().map(memory, &mut self.segments).is_ok() {
+        if chain.readable().map(map, &mut self.segments).is_ok() {
             self.tap.send(&self.segments);
         }
         Ok(Handled::Used(0))
