@@ -246,6 +246,31 @@ pub trait IoEngine {
         0
     }
 
+    /// Ends a request with `ECANCELED` that the host is not asked for now: one that waits for space, or for others.
+    /// `false` if the host works on it: then it completes as if nothing had happened.
+    fn cancel(&mut self, _tag: u16) -> bool {
+        false
+    }
+
+    /// Whether [`IoEngine::wait`] would return at once, as far as is known without asking the host.
+    fn is_ready(&self) -> bool {
+        false
+    }
+
+    /// A descriptor to sleep on where [`IoEngine::wait`] would not do because there are several engines. It becomes
+    /// readable when a completion may be there or the kick is signalled, and stays so until [`IoEngine::quiet`]. One that
+    /// has [held](Self::held) requests wants to be looked at now and then all the same.
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    fn descriptor(&mut self) -> io::Result<BorrowedFd<'_>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Makes the descriptor silent until there is news. What it told of is to be [reaped](Self::reap) after that.
+    fn quiet(&mut self) {}
+
     /// Submits, then sleeps until a completion is there or the kick descriptor is signalled.
     ///
     /// # Errors

@@ -80,8 +80,8 @@ pub(crate) struct HostFile {
     pub(crate) direct: Option<DirectAlignment>,
     /// What the host's own discarding and zeroing want ranges to be multiples of, in bytes.
     pub(crate) range_unit: u32,
-    /// Present when a guest may write parts of what direct I/O takes.
-    pub(crate) range_lock: Option<RangeLock>,
+    /// Required from the start where a guest may write parts of what direct I/O takes.
+    pub(crate) range_lock: RangeLock,
     pub(crate) latch: SyncLatch,
     pub(crate) space: SpaceWatch,
     pub(crate) clock: Clock,

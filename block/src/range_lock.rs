@@ -1,8 +1,12 @@
-//! Who may change which blocks of a disk, where a write may have to read them first.
+//! Who may change which blocks of a disk, where a change must find them as it has read them.
 //!
-//! Shared by all engines of a disk whose direct I/O wants larger blocks than its guest writes. Such a write
-//! reads the blocks at its ends, puts its bytes in and writes them back: a write to the rest of the same block
-//! in between, from this queue or another, would be undone. So every change claims its blocks first.
+//! Two kinds of requests read before they write: a write of parts of the blocks that direct I/O moves, which reads
+//! them, puts its bytes in and writes them back, and a compare-and-write. A change to the same blocks in between,
+//! from this queue or another, would be undone or overlooked. So every change claims its blocks first.
+//!
+//! Where only compare-and-write needs that, nobody claims anything until the first one comes. It requires claims
+//! for good: each engine of the disk is kicked, claims from then on, and says so once the changes that it began
+//! without a claim are done. Until all have, no compare-and-write begins.
 //!
 //! Nobody blocks: a claim that is not free is waited for in its engine, which is kicked when it may have
 //! become free. Claims are served in the order they were made, each request has one, and none is kept
@@ -11,7 +15,7 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The claims on one disk.
@@ -19,17 +23,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) struct RangeLock {
     /// Bytes of a block.
     unit: u64,
+    /// Whether every change has to be claimed. Stays so once it is.
+    required: AtomicBool,
     next: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
     /// In the order they were made.
-    claims: Mutex<Vec<Entry>>,
+    claims: Vec<Entry>,
+    /// The disk's engines.
+    engines: Vec<Engine>,
 }
 
 #[derive(Debug)]
 struct Entry {
     ticket: u64,
     bytes: Range<u64>,
+    /// It needs all others to be claimed.
+    compares: bool,
     waiting: bool,
     kick: Arc<OwnedFd>,
+}
+
+#[derive(Debug)]
+struct Engine {
+    kick: Arc<OwnedFd>,
+    /// Nothing that it changes is without a claim.
+    claims: bool,
 }
 
 /// A claim on a range, free or waited for. To be given to [`RangeLock::release`].
@@ -41,64 +63,126 @@ pub(crate) struct Claim(u64);
 #[derive(Clone, Debug)]
 pub(crate) struct Claimant(Arc<OwnedFd>);
 
-impl Claimant {
+impl RangeLock {
+    /// A lock on blocks of `unit` bytes.
+    pub(crate) fn new(unit: u32, required: bool) -> Self {
+        let required = AtomicBool::new(required);
+        Self { unit: unit.into(), required, next: AtomicU64::new(0), state: Mutex::default() }
+    }
+
+    /// Whether every change has to be claimed.
+    pub(crate) fn is_required(&self) -> bool {
+        self.required.load(Ordering::Acquire)
+    }
+
+    /// A new engine, to be taken away by [`RangeLock::leave`]. If claims are required, it has to make them.
+    ///
     /// # Errors
     ///
     /// The host gives no more descriptors.
-    pub(crate) fn new(kick: BorrowedFd<'_>) -> io::Result<Self> {
-        Ok(Self(Arc::new(kick.try_clone_to_owned()?)))
-    }
-}
-
-impl RangeLock {
-    /// A lock on blocks of `unit` bytes.
-    pub(crate) fn new(unit: u32) -> Self {
-        Self { unit: unit.into(), next: AtomicU64::new(0), claims: Mutex::default() }
+    pub(crate) fn enter(&self, kick: BorrowedFd<'_>) -> io::Result<Claimant> {
+        let kick = Arc::new(kick.try_clone_to_owned()?);
+        let mut state = self.lock();
+        let claims = self.is_required();
+        state.engines.push(Engine { kick: Arc::clone(&kick), claims });
+        Ok(Claimant(kick))
     }
 
-    /// Claims every block that `bytes` touch. Returns whether they are free for it already.
-    pub(crate) fn claim(&self, by: &Claimant, bytes: &Range<u64>) -> (Claim, bool) {
+    /// An engine has ended.
+    pub(crate) fn leave(&self, claimant: &Claimant) {
+        self.change(claimant, |state| {
+            state.engines.retain(|engine| !Arc::ptr_eq(&engine.kick, &claimant.0));
+        });
+    }
+
+    /// From now on every change has to be claimed. The engines are kicked.
+    pub(crate) fn require(&self) {
+        let state = self.lock();
+        if !self.required.swap(true, Ordering::AcqRel) {
+            state.engines.iter().for_each(|engine| kick(&engine.kick));
+        }
+    }
+
+    /// An engine claims whatever it changes, and all is done that it began before without a claim.
+    pub(crate) fn claims_all(&self, claimant: &Claimant) {
+        self.change(claimant, |state| {
+            for engine in &mut state.engines {
+                engine.claims |= Arc::ptr_eq(&engine.kick, &claimant.0);
+            }
+        });
+    }
+
+    /// Claims every block that `bytes` touch; for a request that compares what others must not change, if
+    /// `compares`. Returns whether they are free for it already.
+    pub(crate) fn claim(&self, by: &Claimant, bytes: &Range<u64>, compares: bool) -> (Claim, bool) {
         let start = bytes.start - bytes.start % self.unit;
         let end = bytes.end.checked_next_multiple_of(self.unit).unwrap_or(u64::MAX);
-        let mut claims = self.lock();
+        let mut state = self.lock();
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
-        let waiting = claims.iter().any(|other| overlap(&other.bytes, &(start..end)));
-        claims.push(Entry { ticket, bytes: start..end, waiting, kick: Arc::clone(&by.0) });
-        (Claim(ticket), !waiting)
+        let kick = Arc::clone(&by.0);
+        let mut entry = Entry { ticket, bytes: start..end, compares, waiting: true, kick };
+        entry.waiting = state.must_wait(&entry, state.claims.len());
+        let free = !entry.waiting;
+        state.claims.push(entry);
+        (Claim(ticket), free)
     }
 
     /// Whether the claimed blocks are free for it.
     pub(crate) fn is_free(&self, claim: &Claim) -> bool {
-        self.lock().iter().any(|entry| entry.ticket == claim.0 && !entry.waiting)
+        self.lock().claims.iter().any(|entry| entry.ticket == claim.0 && !entry.waiting)
     }
 
-    /// Gives a claim up, and kicks the engines whose claims have become free by that.
+    /// Gives a claim up, and kicks the engines whose claims have become free by that, but for that of `by`.
     #[expect(clippy::needless_pass_by_value, reason = "a released claim is gone")]
-    pub(crate) fn release(&self, claim: Claim) {
-        let mut claims = self.lock();
-        let Some(place) = claims.iter().position(|entry| entry.ticket == claim.0) else { return };
-        let gone = claims.remove(place);
+    pub(crate) fn release(&self, by: &Claimant, claim: Claim) {
+        self.change(by, |state| state.claims.retain(|entry| entry.ticket != claim.0));
+    }
+
+    /// Changes what claims may wait for.
+    fn change(&self, by: &Claimant, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        let freed = state.free();
+        drop(state);
+        for freed in freed.iter().filter(|freed| !Arc::ptr_eq(freed, &by.0)) {
+            kick(freed);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Entries are pushed or removed whole, so that a panic elsewhere leaves nothing broken.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether a claim must wait that has `before` others before it.
+    fn must_wait(&self, entry: &Entry, before: usize) -> bool {
+        let unclaimed = entry.compares && self.engines.iter().any(|engine| !engine.claims);
+        unclaimed
+            || self.claims.iter().take(before).any(|other| overlap(&other.bytes, &entry.bytes))
+    }
+
+    /// Frees the claims that need not wait any more, and returns how their engines are kicked.
+    fn free(&mut self) -> Vec<Arc<OwnedFd>> {
+        let must_wait =
+            |(place, entry): (usize, &Entry)| entry.waiting && self.must_wait(entry, place);
+        let waiting: Vec<bool> = self.claims.iter().enumerate().map(must_wait).collect();
         let mut freed = Vec::new();
-        for place in place..claims.len() {
-            let (before, rest) = claims.split_at_mut(place);
-            let Some(entry) = rest.first_mut().filter(|entry| entry.waiting) else { continue };
-            entry.waiting = before.iter().any(|other| overlap(&other.bytes, &entry.bytes));
-            if !entry.waiting && !Arc::ptr_eq(&entry.kick, &gone.kick) {
+        for (entry, waiting) in self.claims.iter_mut().zip(waiting) {
+            if entry.waiting && !waiting {
+                entry.waiting = false;
                 freed.push(Arc::clone(&entry.kick));
             }
         }
-        drop(claims);
-        for kick in freed {
-            // It fails only when the counter is full, and then the descriptor is readable anyway.
-            if let Err(error) = rustix::io::write(&kick, &1u64.to_ne_bytes()) {
-                tracing::warn!(%error, "cannot wake the engine that waits for a range");
-            }
-        }
+        freed
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
-        // A claim is pushed or removed whole, so that a panic elsewhere leaves nothing broken.
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+fn kick(kick: &OwnedFd) {
+    // It fails only when the counter is full, and then the descriptor is readable anyway.
+    if let Err(error) = rustix::io::write(kick, &1u64.to_ne_bytes()) {
+        tracing::warn!(%error, "cannot wake the engine that waits for a range");
     }
 }
 
@@ -114,10 +198,10 @@ mod tests {
 
     use super::*;
 
-    fn claimant() -> (OwnedFd, Claimant) {
+    fn claimant(lock: &RangeLock) -> (OwnedFd, Claimant) {
         let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
         let kick = rustix::event::eventfd(0, flags).unwrap();
-        let claimant = Claimant::new(kick.as_fd()).unwrap();
+        let claimant = lock.enter(kick.as_fd()).unwrap();
         (kick, claimant)
     }
 
@@ -127,23 +211,45 @@ mod tests {
 
     #[test]
     fn claims_on_one_block_are_served_in_their_order() {
-        let lock = RangeLock::new(4096);
-        let ((_, one), (kick, two)) = (claimant(), claimant());
-        let (first, free) = lock.claim(&one, &(0..512));
+        let lock = RangeLock::new(4096, true);
+        let ((_, one), (kick, two)) = (claimant(&lock), claimant(&lock));
+        let (first, free) = lock.claim(&one, &(0..512), false);
         assert!(free);
-        let (second, free) = lock.claim(&two, &(3584..4608));
+        let (second, free) = lock.claim(&two, &(3584..4608), false);
         assert!(!free, "another sector of the same block");
-        let (third, free) = lock.claim(&one, &(4096..8192));
+        let (third, free) = lock.claim(&one, &(4096..8192), false);
         assert!(!free, "behind the second, although nobody writes there yet");
-        let (elsewhere, free) = lock.claim(&two, &(8192..8704));
+        let (elsewhere, free) = lock.claim(&two, &(8192..8704), true);
         assert!(free);
-        lock.release(first);
+        lock.release(&one, first);
         assert!(lock.is_free(&second) && is_kicked(&kick) && !lock.is_free(&third));
-        lock.release(elsewhere);
+        lock.release(&two, elsewhere);
         assert!(!lock.is_free(&third) && !is_kicked(&kick));
-        lock.release(second);
+        lock.release(&two, second);
         assert!(lock.is_free(&third));
-        lock.release(third);
-        assert!(lock.lock().is_empty());
+        lock.release(&one, third);
+        assert!(lock.lock().claims.is_empty());
+    }
+
+    #[test]
+    fn what_compares_waits_until_every_engine_claims() {
+        let lock = RangeLock::new(1, false);
+        let ((_, one), (kick, two)) = (claimant(&lock), claimant(&lock));
+        lock.require();
+        assert!(lock.is_required() && is_kicked(&kick));
+        lock.claims_all(&one);
+        let (claim, free) = lock.claim(&one, &(0..512), true);
+        assert!(!free, "the other engine may be writing there");
+        let (write, free) = lock.claim(&one, &(512..1024), false);
+        assert!(free);
+        let (late, three) = claimant(&lock);
+        assert!(!lock.is_free(&claim));
+        lock.leave(&two);
+        assert!(lock.is_free(&claim), "an engine that came later claims from its start");
+        lock.release(&one, claim);
+        lock.release(&one, write);
+        lock.leave(&three);
+        assert!(!is_kicked(&late));
+        assert_eq!(lock.lock().engines.len(), 1);
     }
 }

@@ -35,8 +35,12 @@ pub(crate) struct Requests {
     syncs: Syncs,
     held: Waiting,
     /// This engine's end of the disk's range lock, and the tags that wait for it.
-    claimant: Option<Claimant>,
+    claimant: Claimant,
     parked: Vec<u16>,
+    /// Whether changes are claimed.
+    claims: bool,
+    /// How many changes in flight began before that, without a claim.
+    unclaimed: usize,
     draining: bool,
 }
 
@@ -134,13 +138,12 @@ impl Requests {
     /// The host gives no more descriptors.
     pub(crate) fn new(host: Arc<HostFile>, setup: &EngineSetup<'_>) -> io::Result<Self> {
         let depth = usize::from(setup.depth);
-        let claimant = match host.range_lock {
-            Some(_) => Some(Claimant::new(setup.kick)?),
-            None => None,
-        };
+        let claimant = host.range_lock.enter(setup.kick)?;
+        // Looked at behind that: who requires claims from then on kicks this engine.
+        let claims = host.range_lock.is_required();
         let tags = || Vec::with_capacity(depth);
         Ok(Self {
-            fit: Fit::of(&host),
+            fit: if claims { Fit::NOTHING } else { Fit::of(&host) },
             host,
             places: std::iter::repeat_with(|| Place::VACANT).take(depth).collect(),
             slots: std::iter::repeat_with(|| None).take(depth).collect(),
@@ -151,6 +154,8 @@ impl Requests {
             held: Waiting::new(),
             claimant,
             parked: Vec::new(),
+            claims,
+            unclaimed: 0,
             draining: false,
         })
     }
@@ -192,7 +197,7 @@ impl Requests {
             return None;
         };
         std::mem::swap(&mut place.segments, segments);
-        if self.claimant.is_none()
+        if !self.claims
             && let Ok(bytes) = u32::try_from(bytes)
             && let Some((state, at)) = State::of(op)
             && let Some(call) = plain_call(op, &place.segments, &self.host)
@@ -208,12 +213,16 @@ impl Requests {
 
     /// Starts a request that is no plain transfer.
     fn start(&mut self, tag: u16, op: Operation, segments: Segments) {
+        if matches!(op, Operation::CompareAndWrite { .. }) {
+            self.host.range_lock.require();
+            self.heed_claims();
+        }
         self.make_in_flight(tag, op, segments);
         let Some(Some(request)) = self.slots.get(usize::from(tag)) else { return };
         if request.is_empty() {
             return self.end(tag, Ok(()));
         }
-        if self.claimant.is_some() { self.claim(tag) } else { self.go_on(tag) }
+        if self.claims { self.claim(tag) } else { self.go_on(tag) }
     }
 
     fn make_in_flight(&mut self, tag: u16, op: Operation, segments: Segments) {
@@ -321,7 +330,7 @@ impl Requests {
         self.unpark();
         if self.held.due().is_some() {
             for tag in self.held.take_due(self.now()) {
-                if self.claimant.is_some() { self.claim(tag) } else { self.go_on(tag) }
+                if self.claims { self.claim(tag) } else { self.go_on(tag) }
             }
         }
     }
@@ -360,35 +369,95 @@ impl Requests {
         }
     }
 
+    /// Claims what is changed from now on, if that has become required. To be asked after each kick.
+    #[cold]
+    pub(crate) fn heed_claims(&mut self) {
+        if self.claims || !self.host.range_lock.is_required() {
+            return;
+        }
+        self.claims = true;
+        self.fit = Fit::NOTHING;
+        for tag in 0..self.places.len() {
+            let Ok(tag) = u16::try_from(tag) else { break };
+            self.count_unclaimed(tag);
+        }
+        self.check_unclaimed();
+    }
+
+    /// Counts a change that is in flight without a claim. Plain transfers are so no more: their end is looked at.
+    fn count_unclaimed(&mut self, tag: u16) {
+        let Some(place) = self.places.get_mut(usize::from(tag)) else { return };
+        if let State::Write | State::DurableWrite = place.state
+            && let Some(op) = place.plain_op()
+        {
+            let segments = place.take_segments();
+            self.make_in_flight(tag, op, segments);
+        }
+        let request = self.slots.get(usize::from(tag)).and_then(Option::as_ref);
+        let changes = request.is_some_and(|request| request.changes().is_some());
+        // One that is held claims when it is asked again.
+        if changes && !self.held.contains(tag) {
+            self.unclaimed += 1;
+        }
+    }
+
+    /// Says so once nothing is in flight without a claim.
+    fn check_unclaimed(&mut self) {
+        if self.unclaimed == 0 {
+            self.host.range_lock.claims_all(&self.claimant);
+            self.unpark();
+        }
+    }
+
     /// Claims the blocks a request changes, and readies it when they are free.
     fn claim(&mut self, tag: u16) {
-        let (Some(lock), Some(claimant)) = (&self.host.range_lock, &self.claimant) else { return };
         let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
         let Some(bytes) = request.changes() else { return self.go_on(tag) };
-        let (claim, free) = lock.claim(claimant, &bytes);
+        let compares = matches!(request.op(), Operation::CompareAndWrite { .. });
+        let (claim, free) = self.host.range_lock.claim(&self.claimant, &bytes, compares);
         request.claim = Some(claim);
         if free { self.go_on(tag) } else { self.parked.push(tag) }
     }
 
-    /// Gives back the claim of a request, whose blocks others of this engine may wait for.
+    /// Gives back the claim of a request, whose blocks others of this engine may wait for; or takes one that began
+    /// without a claim out of the count.
     fn unclaim(&mut self, tag: u16) {
         let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
-        if let (Some(lock), Some(claim)) = (&self.host.range_lock, request.claim.take()) {
-            lock.release(claim);
+        if let Some(claim) = request.claim.take() {
+            self.host.range_lock.release(&self.claimant, claim);
             self.unpark();
+        } else if self.unclaimed > 0 && request.changes().is_some() {
+            self.unclaimed -= 1;
+            self.check_unclaimed();
         }
     }
 
     /// Readies the requests whose blocks have become free.
     fn unpark(&mut self) {
-        let Some(lock) = &self.host.range_lock else { return };
-        let slots = &self.slots;
+        let (lock, slots) = (&self.host.range_lock, &self.slots);
         let is_free = |tag: &mut u16| {
             let request = slots.get(usize::from(*tag)).and_then(Option::as_ref);
             request.and_then(|r| r.claim.as_ref()).is_some_and(|claim| lock.is_free(claim))
         };
         let freed: Vec<u16> = self.parked.extract_if(.., is_free).collect();
         freed.into_iter().for_each(|tag| self.go_on(tag));
+    }
+
+    /// Ends a request that the host is not asked for now, with `ECANCELED`: one that is set aside, or waits for its turn.
+    /// `false` if the host works on it, or there is none.
+    #[cold]
+    pub(crate) fn cancel(&mut self, tag: u16) -> bool {
+        let lists = [&mut self.parked, &mut self.syncs.next, self.held.tags()];
+        let mut found = false;
+        for list in lists {
+            let before = list.len();
+            list.retain(|waiting| *waiting != tag);
+            found |= list.len() != before;
+        }
+        if found {
+            self.end(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
+        }
+        found
     }
 
     /// Sets a request aside until there may be space, or ends it.
@@ -406,12 +475,14 @@ impl Requests {
         }
         request.lift();
         self.held.hold(tag, now, deadline);
-        self.unclaim(tag);
+        if self.claims {
+            self.unclaim(tag);
+        }
     }
 
     /// Ends a request.
     fn end(&mut self, tag: u16, result: io::Result<()>) {
-        if self.claimant.is_some() {
+        if self.claims {
             self.unclaim(tag);
         }
         let Some(request) = self.slots.get_mut(usize::from(tag)).and_then(Option::take) else {
@@ -447,9 +518,10 @@ impl Drop for Requests {
         debug_assert!(self.asked == 0);
         self.draining = true;
         for tag in 0..self.slots.len() {
-            let Ok(tag) = u16::try_from(tag) else { return };
+            let Ok(tag) = u16::try_from(tag) else { break };
             self.end(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
         }
+        self.host.range_lock.leave(&self.claimant);
     }
 }
 

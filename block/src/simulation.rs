@@ -60,7 +60,7 @@ impl SimulatedDisk {
             engine: EngineChoice::new(EngineKind::IoUring),
             direct: mode.is_direct().then_some(aligned),
             range_unit: if block_device { host_block } else { 1 },
-            range_lock: shared.then(|| RangeLock::new(host_block)),
+            range_lock: RangeLock::new(if shared { host_block } else { 1 }, shared),
             latch: SyncLatch::default(),
             space: SpaceWatch::new("simulated".into(), "simulated".into(), on_no_space),
             clock,

@@ -141,6 +141,15 @@ impl Waiting {
         self.tags.len()
     }
 
+    pub(crate) fn contains(&self, tag: u16) -> bool {
+        self.tags.contains(&tag)
+    }
+
+    /// Those that wait.
+    pub(crate) fn tags(&mut self) -> &mut Vec<u16> {
+        &mut self.tags
+    }
+
     /// When to ask again.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due

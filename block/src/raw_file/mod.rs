@@ -109,7 +109,10 @@ impl RawFile {
                 engine: EngineChoice::new(options.engine),
                 direct: limits.direct,
                 range_unit: limits.range_unit,
-                range_lock: limits.shared_block.map(RangeLock::new),
+                range_lock: RangeLock::new(
+                    limits.shared_block.unwrap_or(1),
+                    limits.shared_block.is_some(),
+                ),
                 latch: SyncLatch::default(),
                 space: SpaceWatch::new(id.clone(), path.into(), options.on_no_space),
                 clock: Clock::Host,

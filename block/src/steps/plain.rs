@@ -57,17 +57,20 @@ impl SimpleTransfer {
 pub(crate) struct Fit {
     memory: usize,
     offset: u64,
-    /// Blocks have to be claimed.
-    shared: bool,
+    /// Nothing is taken: blocks have to be claimed.
+    nothing: bool,
 }
 
 impl Fit {
-    /// What the disk takes: nothing of it where blocks have to be claimed first.
+    /// Where blocks have to be claimed first.
+    pub(crate) const NOTHING: Self = Self { memory: 0, offset: 0, nothing: true };
+
+    /// What the disk takes where they have not.
     pub(crate) fn of(host: &HostFile) -> Self {
         let direct = host
             .direct
             .map_or((0, 0), |direct| (direct.memory as usize - 1, u64::from(direct.offset) - 1));
-        Self { memory: direct.0, offset: direct.1, shared: host.range_lock.is_some() }
+        Self { memory: direct.0, offset: direct.1, nothing: false }
     }
 
     /// Whether the disk takes this piece at this offset as it is.
@@ -75,6 +78,6 @@ impl Fit {
     pub(crate) fn takes(self, segment: &Segment, at: u64) -> bool {
         let odd = (segment.base().addr() & self.memory) as u64
             | ((segment.len() as u64 | at) & self.offset);
-        odd == 0 && !self.shared
+        odd == 0 && !self.nothing
     }
 }

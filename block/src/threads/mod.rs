@@ -8,7 +8,7 @@ mod calls;
 mod pool;
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +59,7 @@ impl ThreadEngine {
         for (tag, answer) in self.pool.take_answers() {
             self.requests.settle(tag, answer);
         }
+        self.requests.heed_claims();
         if self.requests.has_set_aside() {
             self.requests.revive();
         }
@@ -121,6 +122,28 @@ impl IoEngine for ThreadEngine {
 
     fn held(&self) -> usize {
         self.requests.held()
+    }
+
+    fn cancel(&mut self, tag: u16) -> bool {
+        let canceled = self.requests.cancel(tag);
+        self.issue();
+        canceled
+    }
+
+    fn is_ready(&self) -> bool {
+        self.requests.has_finished() || self.kicked
+    }
+
+    fn descriptor(&mut self) -> io::Result<BorrowedFd<'_>> {
+        Ok(self.events.as_fd())
+    }
+
+    fn quiet(&mut self) {
+        // Edges are gone once they were looked at.
+        let mut found = [const { std::mem::MaybeUninit::uninit() }; 2];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let _ = epoll::wait(&self.events, &mut found, Some(&at_once));
+        self.kicked = false;
     }
 
     fn wait(&mut self) -> io::Result<Wake> {

@@ -10,9 +10,11 @@ mod kick;
 mod ring;
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use io_uring::squeue;
+use rustix::event::{EventfdFlags, eventfd};
 
 use self::alarm::Alarm;
 use self::kick::Kick;
@@ -30,6 +32,8 @@ pub(crate) struct UringEngine<R: Ring = KernelRing> {
     requests: Requests,
     kick: Kick,
     alarm: Alarm,
+    /// Signalled with each entry of the completion queue, once somebody wants to sleep on it.
+    signal: Option<OwnedFd>,
 }
 
 impl UringEngine {
@@ -59,6 +63,7 @@ impl<R: Ring> UringEngine<R> {
             requests: Requests::new(host, setup)?,
             kick: Kick::new(setup.kick)?,
             alarm: Alarm::default(),
+            signal: None,
         };
         engine.watch_kick()?;
         Ok(engine)
@@ -112,7 +117,11 @@ impl<R: Ring> UringEngine<R> {
         let answer = Answer { user_data, result, more };
         match user_data {
             alarm::USER_DATA => self.alarm.rang(),
-            kick::USER_DATA => self.kick.settle(answer, &mut self.ring),
+            kick::USER_DATA => {
+                self.kick.settle(answer, &mut self.ring);
+                self.requests.heed_claims();
+                self.issue();
+            }
             _ => self.issue(),
         }
     }
@@ -181,6 +190,38 @@ impl<R: Ring> IoEngine for UringEngine<R> {
 
     fn held(&self) -> usize {
         self.requests.held()
+    }
+
+    fn cancel(&mut self, tag: u16) -> bool {
+        let canceled = self.requests.cancel(tag);
+        self.issue();
+        canceled
+    }
+
+    fn is_ready(&self) -> bool {
+        self.requests.has_finished() || self.kick.is_signalled()
+    }
+
+    fn descriptor(&mut self) -> io::Result<BorrowedFd<'_>> {
+        let signal = match self.signal.take() {
+            Some(signal) => signal,
+            None => {
+                // What is there already signals nothing.
+                let signal = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+                self.ring.signal_to(signal.as_fd())?;
+                signal
+            }
+        };
+        let signal: &OwnedFd = self.signal.insert(signal);
+        Ok(signal.as_fd())
+    }
+
+    fn quiet(&mut self) {
+        if let Some(signal) = &self.signal {
+            // Empty if it was silent.
+            let _ = rustix::io::read(signal, &mut [0; 8]);
+        }
+        self.kick.take();
     }
 
     fn wait(&mut self) -> io::Result<Wake> {

@@ -32,6 +32,15 @@ pub trait Ring {
 
     /// Takes the next answer.
     fn next_answer(&mut self) -> Option<Answer>;
+
+    /// Signals an eventfd whenever an answer is there, or will be once the kernel is entered.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's error.
+    fn signal_to(&mut self, _eventfd: BorrowedFd<'_>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// An entry of the completion queue.
@@ -74,6 +83,10 @@ impl Ring for KernelRing {
             result: entry.result(),
             more: cqueue::more(entry.flags()),
         })
+    }
+
+    fn signal_to(&mut self, eventfd: BorrowedFd<'_>) -> io::Result<()> {
+        self.0.submitter().register_eventfd(eventfd.as_raw_fd())
     }
 }
 

@@ -13,7 +13,7 @@ use block::{
     Backend, ByteOffset, ByteRange, CacheMode, Completion, DiskOptions, Durability, EngineSetup,
     IoEngine, OpenError, Operation, RawFile, Request, Segment, Wake,
 };
-use rustix::event::EventfdFlags;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, poll};
 use tempfile::NamedTempFile;
 
 pub(crate) const DEPTH: u16 = 32;
@@ -109,6 +109,20 @@ impl Rig {
     pub(crate) fn reap(&mut self) -> Option<Completion> {
         self.engine.reap(&mut self.reaped);
         if self.reaped.is_empty() { None } else { Some(self.reaped.remove(0)) }
+    }
+
+    pub(crate) fn cancel(&mut self, tag: u16) -> bool {
+        self.engine.cancel(tag)
+    }
+
+    /// Sleeps on the engine's descriptor rather than in it; `false` if nothing happens for `millis` milliseconds.
+    pub(crate) fn sleep_outside(&mut self, millis: i64) -> bool {
+        let timeout = Timespec { tv_sec: millis / 1000, tv_nsec: millis % 1000 * 1_000_000 };
+        let descriptor = self.engine.descriptor().unwrap();
+        let mut fds = [PollFd::new(&descriptor, PollFlags::IN)];
+        let woken = poll(&mut fds, Some(&timeout)).unwrap() > 0;
+        self.engine.quiet();
+        woken
     }
 
     pub(crate) fn wait(&mut self) -> Wake {

@@ -1,9 +1,11 @@
 //! Compare-and-write.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use block::Durability::{Durable, Volatile};
-use block::{ByteOffset, CacheMode, Durability, Miscompare, Operation};
+use block::{Backend, ByteOffset, CacheMode, Completion, Durability, Miscompare, Operation};
 
 use crate::common::{KIB, MIB, Memory, Rig, numbered, numbered_file};
 use crate::contract::open;
@@ -69,4 +71,97 @@ fn it_is_kept_within_the_disk() {
     rig.run(compare_and_write(MIB - KIB, Volatile), memory.whole()).unwrap();
     let mut memory = halves(&[0; 1024], 1);
     assert!(rig.run(compare_and_write(MIB - 512, Volatile), memory.whole()).is_err());
+}
+
+/// Adds one to a number in the first sector until it has been done `times` times.
+fn count_up(disk: &dyn Backend, times: u32) {
+    let mut rig = Rig::new(disk);
+    for _ in 0..times {
+        loop {
+            let found = rig.read(0, 512).unwrap();
+            let number = u32::from_le_bytes(*found.first_chunk().unwrap());
+            let mut memory = halves(&found, 0);
+            for (at, byte) in (512..).zip((number + 1).to_le_bytes()) {
+                memory.set(at, byte);
+            }
+            match rig.run(compare_and_write(0, Volatile), memory.whole()) {
+                Ok(()) => break,
+                error => assert!(offset(error).is_some()),
+            }
+        }
+    }
+}
+
+/// The number is only ever what one of the counters made it, whatever else is written beside it.
+#[test]
+fn nothing_comes_between_comparing_and_writing() {
+    const TIMES: u32 = 300;
+    for mode in [CacheMode::WriteBack, CacheMode::None] {
+        let file = numbered_file(MIB);
+        let disk = open(file.path(), mode);
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // Writes of another queue, next to the number, that are under way when the first comparison comes.
+            let neighbour = scope.spawn(|| {
+                let mut rig = Rig::new(&disk);
+                while !done.load(Ordering::Acquire) {
+                    rig.fill(512, 4 * KIB - 512, 1, Volatile).unwrap();
+                }
+            });
+            Rig::new(&disk).fill(0, 512, 0, Volatile).unwrap();
+            let counters: Vec<_> = (0..3).map(|_| scope.spawn(|| count_up(&disk, TIMES))).collect();
+            counters.into_iter().for_each(|counter| counter.join().unwrap());
+            done.store(true, Ordering::Release);
+            neighbour.join().unwrap();
+        });
+        let found = Rig::new(&disk).read(0, 512).unwrap();
+        assert_eq!(u32::from_le_bytes(*found.first_chunk().unwrap()), 3 * TIMES, "{mode}");
+    }
+}
+
+/// A write that another queue began before must end first, and one that comes later must wait.
+#[test]
+fn writes_of_other_queues_are_waited_for() {
+    let file = numbered_file(MIB);
+    let disk = open(file.path(), CacheMode::WriteBack);
+    let (mut one, mut two) = (Rig::new(&disk), Rig::new(&disk));
+    let mut write_memory = Memory::filled(7, 4 * KIB);
+    // Pushed and not submitted: the host does not know of it yet.
+    two.push(5, crate::common::write(0, Volatile), write_memory.whole());
+    let mut memory = halves(&[7; 512], 8);
+    one.push(0, compare_and_write(0, Volatile), memory.whole());
+    one.submit();
+    assert!(one.reap().is_none(), "the other engine has not said that it claims");
+    let Completion { tag, result } = two.complete();
+    assert!(tag == 5 && result.is_ok());
+    // Kicked by the first, it claims from now on.
+    let Completion { result, .. } = loop {
+        two.submit();
+        assert!(two.reap().is_none());
+        one.submit();
+        if let Some(completion) = one.reap() {
+            break completion;
+        }
+    };
+    result.unwrap();
+    assert_eq!(two.read(0, 512).unwrap(), vec![8; 512]);
+}
+
+/// What waits for its turn can be taken back; what the host works on cannot.
+#[test]
+fn a_request_that_waits_can_be_cancelled() {
+    let file = numbered_file(MIB);
+    let disk = open(file.path(), CacheMode::WriteBack);
+    let (mut one, two) = (Rig::new(&disk), Rig::new(&disk));
+    let mut memory = halves(&numbered(0, 512), 8);
+    one.push(3, compare_and_write(0, Volatile), memory.whole());
+    assert!(one.cancel(3), "it waits for the other engine");
+    assert!(!one.cancel(3) && !one.cancel(4));
+    let Completion { tag, result } = one.complete();
+    assert_eq!((tag, result.unwrap_err().raw_os_error()), (3, Some(libc::ECANCELED)));
+    assert!(one.reap().is_none());
+    drop(two);
+    assert_eq!(one.read(0, 512).unwrap(), numbered(0, 512));
+    let mut memory = halves(&numbered(0, 512), 8);
+    one.run(compare_and_write(0, Volatile), memory.whole()).unwrap();
 }

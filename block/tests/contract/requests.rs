@@ -327,3 +327,38 @@ fn two_engines_share_a_disk() {
         assert!(rig.read(half * MIB / 2, MIB / 2).unwrap().iter().all(|&found| found == byte));
     }
 }
+
+/// Who has several engines sleeps on their descriptors: whatever happens shows there, and nothing else does.
+#[test]
+fn the_descriptor_tells_of_completions_and_kicks() {
+    let file = numbered_file(MIB);
+    for mode in [CacheMode::WriteBack, CacheMode::None] {
+        let disk = open(file.path(), mode);
+        let mut rig = Rig::new(&disk);
+        assert!(rig.reap().is_none());
+        rig.sleep_outside(0);
+        assert!(!rig.sleep_outside(50), "{mode}: nothing has happened");
+        for turn in 0..100 {
+            let mut memory = Memory::filled(0, 4 * KIB);
+            rig.push(1, read(turn * 4 * KIB), memory.whole());
+            rig.submit();
+            let completion = loop {
+                if let Some(completion) = rig.reap() {
+                    break completion;
+                }
+                assert!(rig.sleep_outside(10_000), "{mode}: a completion that does not show");
+                rig.submit();
+            };
+            completion.result.unwrap();
+            assert_eq!(memory.bytes(), numbered(turn * 4 * KIB, 4 * KIB));
+        }
+        // What the loop has not slept for is told once more.
+        rig.sleep_outside(0);
+        rig.submit();
+        assert!(rig.reap().is_none());
+        rig.sleep_outside(0);
+        assert!(!rig.sleep_outside(50), "{mode}: nothing has happened");
+        rustix::io::write(&rig.kick, &1u64.to_ne_bytes()).unwrap();
+        assert!(rig.sleep_outside(10_000), "{mode}: a kick that does not show");
+    }
+}
