@@ -3,4 +3,5 @@
 pub mod bench;
 pub mod driver;
 pub mod lab;
+pub mod serve;
 pub mod sim;

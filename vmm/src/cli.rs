@@ -70,6 +70,23 @@ Exit codes:
   12  the guest stopped on a triple fault
   13  the guest did not power off within `shutdown_grace` and was stopped";
 
+const SERVE_HELP: &str = "\
+Example:
+  bulkhead serve --socket /run/root.sock disk.toml
+  qemu-system-x86_64 ... -object memory-backend-memfd,id=mem,size=4G,share=on -machine memory-backend=mem \\
+    -chardev socket,id=root,path=/run/root.sock,reconnect-ms=100 -device vhost-user-blk-pci,chardev=root
+
+A configuration needs no more than this:
+  [disk]
+  id = \"root\"
+  path = \"root.img\"
+
+Exit codes:
+   0  asked to end by a signal
+   1  the host failed
+   2  the command line or the configuration is wrong
+  13  a second signal came before requests in flight were finished";
+
 /// Runs Linux guests on KVM, with disks that tell the truth about durability.
 #[derive(Debug, Parser)]
 #[command(name = "bulkhead", version, styles = STYLES, after_help = EXAMPLES)]
@@ -95,6 +112,15 @@ pub(crate) enum Command {
     #[command(after_help = RUN_EXIT_CODES)]
     Run {
         /// The configuration, a TOML file
+        config: PathBuf,
+    },
+    /// Serve a disk to the guest of another monitor, as a vhost-user-blk back end
+    #[command(after_help = SERVE_HELP)]
+    Serve {
+        /// Where the monitor connects
+        #[arg(long, value_name = "PATH")]
+        socket: PathBuf,
+        /// The disk's configuration, a TOML file
         config: PathBuf,
     },
     /// Check a configuration against this host, and show the machine it describes

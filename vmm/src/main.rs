@@ -22,7 +22,9 @@ mod memory;
 mod pci;
 mod run;
 mod serial;
+mod serve;
 mod signals;
+mod socket;
 mod terminal;
 mod vcpu;
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
     let result: anyhow::Result<_> = match cli.command {
         cli::Command::Check { config, json, explain } => check(&config, form(json, explain)),
         cli::Command::Run { config } => run(&config),
+        cli::Command::Serve { socket, config } => serve(&config, &socket),
         cli::Command::Ctl { target, ask, json } => {
             ctl::ctl(&target, &ask, json).map_err(Into::into)
         }
@@ -65,6 +68,16 @@ fn check(config: &Path, form: Form) -> anyhow::Result<ExitCode> {
 fn run(config: &Path) -> anyhow::Result<ExitCode> {
     match config::load(config) {
         Ok(config) => Ok(run::run(&config).map(ExitCode::from)?),
+        Err(report) => {
+            report.print();
+            Ok(Exit::BadConfig.into())
+        }
+    }
+}
+
+fn serve(config: &Path, socket: &Path) -> anyhow::Result<ExitCode> {
+    match config::disk_file::load(config) {
+        Ok(config) => Ok(serve::serve(&config, socket)?),
         Err(report) => {
             report.print();
             Ok(Exit::BadConfig.into())

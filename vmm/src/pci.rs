@@ -68,6 +68,21 @@ fn window() -> Window {
 }
 
 fn open_disk(config: &DiskConfig) -> Result<(Box<dyn VirtioDevice>, DiskControl), Error> {
+    Ok(match config.bus {
+        Bus::VirtioBlk => {
+            let block = open_block(config)?;
+            let control = block.control();
+            (Box::new(block), control)
+        }
+    })
+}
+
+/// The disk as a virtio-blk device.
+///
+/// # Errors
+///
+/// When it cannot be opened.
+pub(crate) fn open_block(config: &DiskConfig) -> Result<Block, Error> {
     let options = DiskOptions {
         id: config.id.clone(),
         read_only: config.readonly,
@@ -78,13 +93,7 @@ fn open_disk(config: &DiskConfig) -> Result<(Box<dyn VirtioDevice>, DiskControl)
     };
     let backend = RawFile::open(&config.path, &options)
         .map_err(|error| Error::Disk(config.id.clone(), error))?;
-    Ok(match config.bus {
-        Bus::VirtioBlk => {
-            let block = Block::new(&config.id, &config.serial, config.queues, Arc::new(backend));
-            let control = block.control();
-            (Box::new(block), control)
-        }
-    })
+    Ok(Block::new(&config.id, &config.serial, config.queues, Arc::new(backend)))
 }
 
 fn open_net(config: &NetConfig) -> Result<Box<dyn VirtioDevice>, Error> {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-use crate::api::{self, Api, ControlSocket, DiskView, View};
+use crate::api::{Api, DiskView, MachineView, View};
 use crate::commands::{Commander, commands};
 use crate::config::MachineConfig;
 use crate::console::Console;
@@ -16,6 +16,7 @@ use crate::exit::Exit;
 use crate::kvm::KvmFailure;
 use crate::machine::{self, Machine};
 use crate::signals::Signals;
+use crate::socket::{self, Socket};
 
 /// Why a run failed on the host's side.
 #[derive(Debug, Error)]
@@ -31,7 +32,7 @@ pub(crate) enum Error {
     Machine(#[from] machine::Error),
     /// The control socket cannot be had.
     #[error(transparent)]
-    Socket(#[from] api::Error),
+    Socket(#[from] socket::Error),
     /// The control socket cannot be served.
     #[error("cannot serve the control socket")]
     Api(#[source] io::Error),
@@ -53,7 +54,8 @@ pub(crate) enum Error {
 /// When the host fails, before the start or while the guest runs.
 pub(crate) fn run(config: &MachineConfig) -> Result<Exit, Error> {
     let signals = Signals::take_over().map_err(Error::Signals)?;
-    let socket = config.control.as_deref().map(ControlSocket::claim).transpose()?;
+    let socket = config.control.as_deref();
+    let socket = socket.map(|path| Socket::claim("control socket", path)).transpose()?;
     let mut console = Console::open(&config.console).map_err(Error::Console)?;
     let ending = run_machine(config, &signals, &mut console, socket);
     console.close();
@@ -70,7 +72,7 @@ fn run_machine(
     config: &MachineConfig,
     signals: &Signals,
     console: &mut Console,
-    socket: Option<ControlSocket>,
+    socket: Option<Socket>,
 ) -> Result<Ending, Error> {
     let interrupted = || !matches!(signals.next(), Ok(None));
     let mut machine = match Machine::build(config, console.writer(), interrupted) {
@@ -106,10 +108,12 @@ fn view(config: &MachineConfig, machine: &Machine, commander: Commander) -> View
     let disks = config.disks.iter().cloned().zip(machine.disks.iter().cloned());
     View {
         started: Instant::now(),
-        vcpus: config.vcpus,
-        memory_bytes: config.memory_bytes,
+        machine: Some(MachineView {
+            vcpus: config.vcpus,
+            memory_bytes: config.memory_bytes,
+            gate: Arc::clone(&machine.gate),
+            commander,
+        }),
         disks: disks.map(|(config, control)| DiskView { config, control }).collect(),
-        gate: Arc::clone(&machine.gate),
-        commander,
     }
 }

@@ -377,6 +377,7 @@ Usage: bulkhead [OPTIONS] <COMMAND>
 
 Commands:
   run    Run the machine a configuration describes, until its guest stops
+  serve  Serve a disk to the guest of another monitor, as a vhost-user-blk back end
   check  Check a configuration against this host, and show the machine it describes
   ctl    Ask a running machine, or tell it what to do
   disk   Look at a disk from outside, whether or not a machine runs on it

@@ -20,6 +20,7 @@ mod ring_memory;
 mod rng;
 pub mod stats;
 mod transport;
+pub mod vhost_user;
 mod worker;
 
 pub use block::Block;

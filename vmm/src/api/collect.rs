@@ -15,11 +15,17 @@ use crate::gate::Gate;
 
 /// Everything the control socket may see and do.
 pub(crate) struct View {
-    /// When the guest started.
+    /// When the guest started, or the disk was first served.
     pub(crate) started: Instant,
+    /// Nothing where a disk is served to another monitor.
+    pub(crate) machine: Option<MachineView>,
+    pub(crate) disks: Vec<DiskView>,
+}
+
+/// The machine around the disks.
+pub(crate) struct MachineView {
     pub(crate) vcpus: u8,
     pub(crate) memory_bytes: u64,
-    pub(crate) disks: Vec<DiskView>,
     /// Closed while the machine is paused.
     pub(crate) gate: Arc<Gate>,
     pub(crate) commander: Commander,
@@ -33,7 +39,8 @@ pub(crate) struct DiskView {
 
 impl View {
     pub(super) fn state(&self) -> State {
-        if self.gate.is_closed() { State::Paused } else { State::Running }
+        let is_paused = self.machine.as_ref().is_some_and(|machine| machine.gate.is_closed());
+        if is_paused { State::Paused } else { State::Running }
     }
 
     pub(super) fn status(&self) -> Status {
@@ -42,8 +49,8 @@ impl View {
             pid: std::process::id(),
             state: self.state(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            vcpus: self.vcpus,
-            memory_bytes: self.memory_bytes,
+            vcpus: self.machine.as_ref().map(|machine| machine.vcpus),
+            memory_bytes: self.machine.as_ref().map(|machine| machine.memory_bytes),
             disks: self.disks.iter().map(DiskView::status).collect(),
         }
     }

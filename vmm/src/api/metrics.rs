@@ -71,8 +71,10 @@ fn machine(page: &mut Page, view: &View) {
     page.single("bulkhead_paused", "Whether the machine is paused.", paused);
     let uptime = view.started.elapsed().as_secs_f64();
     page.single("bulkhead_uptime_seconds", "Time since the guest started.", uptime);
-    page.single("bulkhead_vcpus", "Virtual processors.", view.vcpus);
-    page.single("bulkhead_memory_bytes", "Guest memory.", view.memory_bytes);
+    if let Some(machine) = &view.machine {
+        page.single("bulkhead_vcpus", "Virtual processors.", machine.vcpus);
+        page.single("bulkhead_memory_bytes", "Guest memory.", machine.memory_bytes);
+    }
 }
 
 fn disks(page: &mut Page, view: &View) {

@@ -11,7 +11,6 @@ mod latency;
 mod metrics;
 pub(crate) mod model;
 mod routes;
-mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -25,10 +24,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-pub(crate) use collect::{DiskView, View};
+use crate::socket::Socket;
+
+pub(crate) use collect::{DiskView, MachineView, View};
 use connection::{Connection, Next};
 pub(crate) use http::Problem;
-pub(crate) use socket::{ControlSocket, Error};
 
 /// Clients served side by side; the next ones wait for the first to leave, which none can put off.
 const CLIENTS_MAX: usize = 8;
@@ -41,7 +41,7 @@ const RESPITE: Duration = Duration::from_millis(50);
 pub(crate) struct Api {
     thread: Option<JoinHandle<()>>,
     stop: Arc<OwnedFd>,
-    _socket: Arc<ControlSocket>,
+    _socket: Arc<Socket>,
 }
 
 impl Api {
@@ -50,7 +50,7 @@ impl Api {
     /// # Errors
     ///
     /// When the host gives no event or thread.
-    pub(crate) fn start(socket: ControlSocket, view: View) -> io::Result<Self> {
+    pub(crate) fn start(socket: Socket, view: View) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
         let socket = Arc::new(socket);
         let server = Server {
@@ -79,7 +79,7 @@ impl Drop for Api {
 }
 
 struct Server {
-    socket: Arc<ControlSocket>,
+    socket: Arc<Socket>,
     stop: Arc<OwnedFd>,
     view: View,
     clients: Vec<Connection>,

@@ -16,8 +16,9 @@ pub(crate) struct Status {
     pub(crate) state: State,
     /// Since the guest started, pauses included.
     pub(crate) uptime_ms: u64,
-    pub(crate) vcpus: u8,
-    pub(crate) memory_bytes: u64,
+    /// Null where a disk is served to another monitor, as the memory is.
+    pub(crate) vcpus: Option<u8>,
+    pub(crate) memory_bytes: Option<u64>,
     /// In the order of the configuration.
     pub(crate) disks: Vec<Disk>,
 }

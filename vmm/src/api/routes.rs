@@ -108,7 +108,11 @@ fn power_button(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
 
 fn command(view: &View, call: &Call<'_>, command: Command, done: u16) -> Result<Response, Problem> {
     call.without_body()?;
-    view.commander.give(command).map_err(|refusal| {
+    let Some(machine) = &view.machine else {
+        let remedy = "ask the monitor that runs the guest";
+        return Err(Problem::new(409, "this serves a disk and runs no guest", remedy));
+    };
+    machine.commander.give(command).map_err(|refusal| {
         let detail = refusal.to_string();
         match refusal {
             Refusal::Ending => Problem::new(409, detail, "start it again"),

@@ -12,7 +12,7 @@ use devices::virtio::Block;
 
 use super::metrics;
 use super::model::{Disk, Status};
-use super::{DiskView, View};
+use super::{DiskView, MachineView, View};
 use crate::commands::commands;
 use crate::config::{Bus, DiskConfig};
 use crate::ctl::render;
@@ -77,11 +77,13 @@ fn view(backend: Troubled) -> View {
     let control = Block::new("data", "data", 1, Arc::new(backend)).control();
     View {
         started: Instant::now(),
-        vcpus: 1,
-        memory_bytes: 1 << 20,
+        machine: Some(MachineView {
+            vcpus: 1,
+            memory_bytes: 1 << 20,
+            gate: Arc::new(Gate::default()),
+            commander: commands().unwrap().0,
+        }),
         disks: vec![DiskView { config, control }],
-        gate: Arc::new(Gate::default()),
-        commander: commands().unwrap().0,
     }
 }
 

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::disk_file::{self, DiskFile};
 use super::host::{KernelFormat, image_size, kernel_format_of};
 use super::value::{display_mac, human_size};
-use super::{Bus, ConsoleConfig, DiskConfig, MachineConfig, Report, explain, inspect};
+use super::{Bus, ConsoleConfig, DiskConfig, MachineConfig, Report, explain, inspect, parse, read};
 
 /// What is shown of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,11 @@ const CONFIG_ERROR: u8 = 2;
 ///
 /// Standard output cannot be written.
 pub(crate) fn check(path: &Path, form: Form) -> io::Result<u8> {
+    if let Ok(text) = read(path)
+        && parse::is_disk(&text)
+    {
+        return check_disk(path, text, form);
+    }
     let (machine, report) = inspect(path);
     let mut stdout = io::stdout().lock();
     if form == Form::Json {
@@ -47,6 +53,45 @@ pub(crate) fn check(path: &Path, form: Form) -> io::Result<u8> {
     }
     stdout.flush()?;
     Ok(if machine.is_some() { GOOD } else { CONFIG_ERROR })
+}
+
+/// As [`check`], for a file that describes one disk.
+fn check_disk(path: &Path, text: String, form: Form) -> io::Result<u8> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let (file, report) = disk_file::inspect(path.display().to_string(), text, folder);
+    let mut stdout = io::stdout().lock();
+    if form == Form::Json {
+        let json = json!({
+            "ok": file.is_some(),
+            "disk": file.as_ref().map(|file| disk_json(&file.disk)),
+            "control": file.as_ref().and_then(|file| file.control.as_deref()).map(display),
+            "diagnostics": report.to_json(),
+        });
+        writeln!(stdout, "{json:#}")?;
+    } else {
+        report.print();
+        if let Some(file) = &file {
+            stdout.write_all(disk_summary(path, file).as_bytes())?;
+        }
+    }
+    if let (Form::Explained, Some(file)) = (form, &file) {
+        stdout.write_all(file.promises().as_bytes())?;
+    }
+    stdout.flush()?;
+    Ok(if file.is_some() { GOOD } else { CONFIG_ERROR })
+}
+
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn disk_summary(path: &Path, file: &DiskFile) -> String {
+    let mut rows = vec![
+        ("disk", disk_row(&file.disk, file.disk.id.len())),
+        ("queues", file.disk.queues.to_string()),
+    ];
+    rows.extend(file.control.iter().map(|path| ("control", display(path))));
+    titled(&format!("{} is ready to serve", path.display()), rows)
 }
 
 pub(super) fn summary(path: &Path, machine: &MachineConfig) -> String {
@@ -66,9 +111,13 @@ pub(super) fn summary(path: &Path, machine: &MachineConfig) -> String {
     rows.push(("console", console_row(&machine.console)));
     rows.extend(machine.control.iter().map(|path| ("control", path.display().to_string())));
 
+    titled(&format!("{} is ready to run", path.display()), rows)
+}
+
+fn titled(title: &str, rows: Vec<(&str, String)>) -> String {
     // What a path or a command line holds must not reach the terminal as control characters.
     let plain = |text: &str| text.replace(char::is_control, "\u{fffd}");
-    let mut out = format!("{} is ready to run\n\n", plain(&path.display().to_string()));
+    let mut out = format!("{}\n\n", plain(title));
     for (name, value) in rows {
         out += &format!("  {name:<9}  {}\n", plain(&value));
     }

@@ -16,7 +16,7 @@ pub(super) fn explain(machine: &MachineConfig) -> String {
     machine.disks.iter().map(paragraph).collect()
 }
 
-fn paragraph(disk: &DiskConfig) -> String {
+pub(super) fn paragraph(disk: &DiskConfig) -> String {
     let DiskConfig { id, cache, readonly, .. } = disk;
     let lines = if *readonly {
         vec![("the guest is told", "the disk is read-only: nothing of it can be lost".to_owned())]

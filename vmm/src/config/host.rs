@@ -275,7 +275,7 @@ fn check_initramfs(initramfs: &Spanned<PathBuf>) -> Option<Diagnostic> {
 /// Disks are counted in sectors of this size.
 const SECTOR: u64 = 512;
 
-fn check_disk(disk: &Disk) -> Option<Diagnostic> {
+pub(super) fn check_disk(disk: &Disk) -> Option<Diagnostic> {
     let path = disk.path.as_ref()?;
     match open(DISK, path) {
         Ok(file) => check_image(disk, path, &file),
@@ -387,7 +387,7 @@ fn check_console(console: &Console) -> Option<Diagnostic> {
     }
 }
 
-fn check_control(path: &Spanned<PathBuf>) -> Option<Diagnostic> {
+pub(super) fn check_control(path: &Spanned<PathBuf>) -> Option<Diagnostic> {
     let in_use = || {
         UnixStream::connect(path.get_ref()).ok()?;
         let message = format!("the control socket `{}` is in use", path.get_ref().display());

@@ -5,6 +5,7 @@
 //! and [`inspect`] touch anything outside the text.
 
 pub(crate) mod check;
+pub(crate) mod disk_file;
 mod explain;
 mod host;
 mod parse;
@@ -140,13 +141,16 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     })
 }
 
-/// The control socket that the configuration at `path` names, of a machine that may run already: the
+/// The control socket that the configuration at `path` names, of a machine or disk that may be up already: the
 /// host is not asked whether it could run another one.
 ///
 /// # Errors
 ///
 /// The report of every problem found in the text.
 pub(crate) fn control_socket(path: &Path) -> Result<Option<PathBuf>, Report> {
+    if let Some(file) = disk_file::parsed(path) {
+        return file.map(|file| file.control);
+    }
     let (source, _) = parsed(path)?;
     Ok(source.control.map(toml::Spanned::into_inner))
 }
@@ -157,8 +161,13 @@ pub(crate) fn control_socket(path: &Path) -> Result<Option<PathBuf>, Report> {
 ///
 /// The report of every problem found in the text, or that it has no such disk.
 pub(crate) fn disk(path: &Path, id: &str) -> Result<DiskConfig, Report> {
-    let (source, text) = parsed(path)?;
-    let disks = source.build().map(|machine| machine.disks).unwrap_or_default();
+    let (disks, text) = match disk_file::parsed(path) {
+        Some(file) => (vec![file?.disk], String::new()),
+        None => {
+            let (source, text) = parsed(path)?;
+            (source.build().map(|machine| machine.disks).unwrap_or_default(), text)
+        }
+    };
     let ids: Vec<_> = disks.iter().map(|disk| format!("`{}`", disk.id)).collect();
     let help = match ids.as_slice() {
         [] => "it describes no disk".to_owned(),
@@ -189,6 +198,12 @@ fn parsed(path: &Path) -> Result<(parse::Source, String), Report> {
 fn inspect(path: &Path) -> (Option<MachineConfig>, Report) {
     let name = path.display().to_string();
     match read(path) {
+        Ok(text) if parse::is_disk(&text) => {
+            let diagnostic = Diagnostic::error("this is the configuration of a disk, not of a machine")
+                .in_file()
+                .help("serve it to another monitor with `bulkhead serve`, or write `[[disk]]` and `[machine]`");
+            (None, Report::new(name, text, vec![diagnostic]))
+        }
         Ok(text) => {
             let folder = path.parent().unwrap_or(Path::new(""));
             inspect_text(name, text, folder, &Host::probe())

@@ -25,6 +25,14 @@ pub(super) struct Source {
     pub(super) control: Option<Spanned<PathBuf>>,
 }
 
+/// One disk as written, to be served without a machine.
+#[derive(Debug)]
+pub(super) struct DiskSource {
+    /// Nothing where there is none, which is reported.
+    pub(super) disk: Option<Disk>,
+    pub(super) control: Option<Spanned<PathBuf>>,
+}
+
 #[derive(Debug)]
 pub(super) struct Machine {
     /// Stands at the header where it is the default.
@@ -93,6 +101,27 @@ pub(super) fn parse(text: &str, folder: &Path) -> (Option<Source>, Vec<Diagnosti
     (Some(source), diagnostics)
 }
 
+/// As [`parse`], for a file that describes one disk.
+pub(super) fn parse_disk(text: &str, folder: &Path) -> (Option<DiskSource>, Vec<Diagnostic>) {
+    let (tree, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        return (None, syntax(text, &errors));
+    }
+    let mut diagnostics = Vec::new();
+    let reader = Reader { root: tree.get_ref(), folder, diagnostics: &mut diagnostics };
+    let source = reader.disk_source();
+    rules::check_disks(source.disk.as_slice(), &mut diagnostics);
+    (Some(source), diagnostics)
+}
+
+/// Whether the text describes a disk rather than a machine.
+pub(super) fn is_disk(text: &str) -> bool {
+    let (tree, _) = DeTable::parse_recoverable(text);
+    let root = tree.get_ref();
+    let is_machine = root.contains_key("machine") || root.contains_key("kernel");
+    !is_machine && root.get("disk").is_some_and(|disk| disk.get_ref().as_table().is_some())
+}
+
 const BARE_WORD: &str = "string values must be quoted";
 const DUPLICATE: &str = "duplicate key";
 
@@ -140,11 +169,22 @@ impl<'t> Reader<'t, '_> {
         Source {
             machine: self.machine(),
             kernel: self.kernel(),
-            disks: self.tables("disk", "[[disk]]").iter().map(|disk| self.disk(disk)).collect(),
+            disks: self
+                .tables("disk", "[[disk]]")
+                .iter()
+                .map(|disk| self.disk("[[disk]]", disk))
+                .collect(),
             nets: self.tables("net", "[[net]]").iter().map(|net| self.net(net)).collect(),
             console: self.console(),
             control: self.control(),
         }
+    }
+
+    fn disk_source(mut self) -> DiskSource {
+        const TABLES: [&str; 2] = ["disk", "control"];
+        report_unknown(self.root, "table", "a disk's configuration", &TABLES, self.diagnostics);
+        let table = self.required_table("disk", "id = \"root\"");
+        DiskSource { disk: table.map(|table| self.disk("[disk]", &table)), control: self.control() }
     }
 
     /// The one table `name`.
@@ -239,9 +279,9 @@ impl<'t> Reader<'t, '_> {
         Kernel { image, initramfs, cmdline: cmdline.map(Spanned::into_inner) }
     }
 
-    fn disk(&mut self, table: &Spanned<&'t DeTable<'t>>) -> Disk {
+    fn disk(&mut self, name: &'static str, table: &Spanned<&'t DeTable<'t>>) -> Disk {
         let folder = self.folder;
-        let mut table = self.open("[[disk]]", table);
+        let mut table = self.open(name, table);
         let id = table.required("id", "\"root\"", value::id);
         let path = table.required("path", "\"root.img\"", |v| path(v, folder));
         let cache = table.optional("cache", "\"writeback\"", cache);
@@ -398,6 +438,11 @@ impl Source {
 }
 
 impl Disk {
+    /// The disk of a guest whose processors are not known.
+    pub(super) fn build_alone(self) -> Option<DiskConfig> {
+        self.build(VCPUS_MAX)
+    }
+
     fn build(self, vcpus: u16) -> Option<DiskConfig> {
         let id = self.id?.into_inner();
         Some(DiskConfig {

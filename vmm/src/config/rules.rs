@@ -5,7 +5,7 @@ use std::fmt::Display;
 use block::CacheMode;
 use toml::Spanned;
 
-use super::parse::{Console, Source};
+use super::parse::{Console, Disk, Source};
 use super::report::{Diagnostic, Span};
 use super::value::display_mac;
 
@@ -22,9 +22,14 @@ pub(super) fn check(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
     twice("mac", macs.map(|mac| (display_mac(*mac.get_ref()), mac.span())), diagnostics);
     queues(source, diagnostics);
     slots(source, diagnostics);
-    unsafe_cache(source, diagnostics);
-    deadlines(source, diagnostics);
+    check_disks(&source.disks, diagnostics);
     sockets(source, diagnostics);
+}
+
+/// Adds what is wrong with each disk by itself.
+pub(super) fn check_disks(disks: &[Disk], diagnostics: &mut Vec<Diagnostic>) {
+    unsafe_cache(disks, diagnostics);
+    deadlines(disks, diagnostics);
 }
 
 /// Reports each value of `key` which was there before.
@@ -78,8 +83,8 @@ fn slots(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
 }
 
 /// A deadline for what is not held is a policy that someone believes in and does not have.
-fn deadlines(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
-    let unheld = source.disks.iter().filter(|disk| !disk.holds);
+fn deadlines(disks: &[Disk], diagnostics: &mut Vec<Diagnostic>) {
+    let unheld = disks.iter().filter(|disk| !disk.holds);
     for deadline in unheld.filter_map(|disk| disk.hold_deadline.as_ref()) {
         diagnostics.push(
             Diagnostic::error("`hold_deadline` without `on_enospc = \"hold\"`")
@@ -89,8 +94,8 @@ fn deadlines(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
     }
 }
 
-fn unsafe_cache(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
-    let caches = source.disks.iter().filter_map(|disk| disk.cache.as_ref());
+fn unsafe_cache(disks: &[Disk], diagnostics: &mut Vec<Diagnostic>) {
+    let caches = disks.iter().filter_map(|disk| disk.cache.as_ref());
     for cache in caches.filter(|cache| *cache.get_ref() == CacheMode::Unsafe) {
         diagnostics.push(
             Diagnostic::warning("`cache = \"unsafe\"` ignores the guest's flushes")

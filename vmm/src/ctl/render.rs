@@ -52,16 +52,21 @@ impl Table {
 
 /// The machine at a glance.
 pub(crate) fn status(status: &Status) -> String {
-    let Status { version, pid, vcpus, memory_bytes, .. } = status;
+    let Status { version, pid, .. } = status;
     let uptime = duration(Duration::from_millis(status.uptime_ms));
     let (style, state) = match status.state {
         State::Running => (BOLD, "running"),
         State::Paused => (WARNING, "paused"),
     };
-    let memory = human_size(*memory_bytes);
-    let processors = if *vcpus == 1 { "vCPU" } else { "vCPUs" };
+    let machine = match (status.vcpus, status.memory_bytes) {
+        (Some(vcpus), Some(memory)) => {
+            let processors = if vcpus == 1 { "vCPU" } else { "vCPUs" };
+            format!("{vcpus} {processors}, {} of memory", human_size(memory))
+        }
+        _ => "serves a disk".to_owned(),
+    };
     format!(
-        "{style}{state}{style:#}, started {uptime} ago: {vcpus} {processors}, {memory} of memory; \
+        "{style}{state}{style:#}, started {uptime} ago: {machine}; \
          bulkhead {version}, process {pid}\n\n{}",
         disks(&status.disks)
     )

@@ -32,16 +32,16 @@ const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 /// The longest discard or zeroing in one request, 2 GiB in sectors.
 const MAX_RANGE_SECTORS: u32 = 1 << 22;
 /// Offset of the one field that the driver may write (§5.2.4).
-const WRITEBACK_OFFSET: u64 = 32;
+pub(super) const WRITEBACK_OFFSET: u64 = 32;
 
 /// Feature bits (§5.2.3).
-mod feature {
+pub(super) mod feature {
     pub(super) const SEG_MAX: u64 = 1 << 2;
     pub(super) const RO: u64 = 1 << 5;
     pub(super) const BLK_SIZE: u64 = 1 << 6;
-    pub(super) const FLUSH: u64 = 1 << 9;
+    pub(in crate::virtio) const FLUSH: u64 = 1 << 9;
     pub(super) const TOPOLOGY: u64 = 1 << 10;
-    pub(super) const CONFIG_WCE: u64 = 1 << 11;
+    pub(in crate::virtio) const CONFIG_WCE: u64 = 1 << 11;
     pub(super) const MQ: u64 = 1 << 12;
     pub(super) const DISCARD: u64 = 1 << 13;
     pub(super) const WRITE_ZEROES: u64 = 1 << 14;

@@ -1,4 +1,4 @@
-//! The control socket in the file system: only its owner may use it, and only one machine has it.
+//! A socket in the file system that others connect to: only its owner may use it, and only one process has it.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,37 +18,39 @@ const BACKLOG: i32 = 16;
 pub(crate) enum Error {
     /// Somebody listens there.
     #[error(
-        "the control socket {0} is in use: another machine runs with it; end that one, or name another path"
+        "the {0} {1} is in use: another process listens there; end that one, or name another path"
     )]
-    InUse(PathBuf),
+    InUse(&'static str, PathBuf),
     /// The host refused.
-    #[error("cannot listen at the control socket {0}")]
-    Host(PathBuf, #[source] io::Error),
+    #[error("cannot listen at the {0} {1}")]
+    Host(&'static str, PathBuf, #[source] io::Error),
 }
 
 /// A socket that is listened at, and removed in the end.
 #[derive(Debug)]
-pub(crate) struct ControlSocket {
+pub(crate) struct Socket {
+    /// What it is for, to say so in messages.
+    what: &'static str,
     path: PathBuf,
     listener: UnixListener,
     /// Device and inode of what was made at `path`.
     identity: (u64, u64),
 }
 
-impl ControlSocket {
+impl Socket {
     /// Listens at `path`; takes the place of a socket that nobody listens at any more.
     ///
     /// # Errors
     ///
     /// When somebody does, or the host refuses.
-    pub(crate) fn claim(path: &Path) -> Result<Self, Error> {
-        let host = |source| Error::Host(path.into(), source);
+    pub(crate) fn claim(what: &'static str, path: &Path) -> Result<Self, Error> {
+        let host = |source| Error::Host(what, path.into(), source);
         // Of two who find an abandoned socket, one comes second and finds the other's.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(host)?;
         flock(&folder, FlockOperation::LockExclusive).map_err(|errno| host(errno.into()))?;
         match UnixStream::connect(path) {
-            Ok(_) => return Err(Error::InUse(path.into())),
+            Ok(_) => return Err(Error::InUse(what, path.into())),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 // A file that is no socket refuses, too.
                 remove_socket(path).map_err(host)?;
@@ -57,10 +59,10 @@ impl ControlSocket {
         }
         let listener = listen(path).map_err(host)?;
         let identity = identity(path).map_err(host)?;
-        Ok(Self { path: path.into(), listener, identity })
+        Ok(Self { what, path: path.into(), listener, identity })
     }
 
-    pub(super) fn listener(&self) -> &UnixListener {
+    pub(crate) fn listener(&self) -> &UnixListener {
         &self.listener
     }
 }
@@ -85,14 +87,14 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-impl Drop for ControlSocket {
+impl Drop for Socket {
     fn drop(&mut self) {
         // What somebody else put there is not ours to remove.
         if !identity(&self.path).is_ok_and(|found| found == self.identity) {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "control socket not removed");
+            tracing::warn!(%error, path = %self.path.display(), "{} not removed", self.what);
         }
     }
 }
@@ -111,7 +113,7 @@ mod tests {
     fn only_the_owner_may_use_it_and_it_goes_in_the_end() {
         let folder = folder();
         let path = folder.path().join("c");
-        let socket = ControlSocket::claim(&path).unwrap();
+        let socket = Socket::claim("test socket", &path).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         UnixStream::connect(&path).unwrap();
@@ -123,9 +125,9 @@ mod tests {
     fn a_live_socket_is_left_alone() {
         let folder = folder();
         let path = folder.path().join("c");
-        let _live = ControlSocket::claim(&path).unwrap();
-        let error = ControlSocket::claim(&path).unwrap_err();
-        assert!(matches!(error, Error::InUse(_)));
+        let _live = Socket::claim("test socket", &path).unwrap();
+        let error = Socket::claim("test socket", &path).unwrap_err();
+        assert!(matches!(error, Error::InUse(..)));
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
         UnixStream::connect(&path).expect("still there");
     }
@@ -136,7 +138,7 @@ mod tests {
         let path = folder.path().join("c");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let _socket = ControlSocket::claim(&path).unwrap();
+        let _socket = Socket::claim("test socket", &path).unwrap();
         UnixStream::connect(&path).unwrap();
     }
 
@@ -145,7 +147,7 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("c");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(ControlSocket::claim(&path), Err(Error::Host(..))));
+        assert!(matches!(Socket::claim("test socket", &path), Err(Error::Host(..))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 
@@ -153,9 +155,9 @@ mod tests {
     fn the_socket_of_a_successor_stays() {
         let folder = folder();
         let path = folder.path().join("c");
-        let first = ControlSocket::claim(&path).unwrap();
+        let first = Socket::claim("test socket", &path).unwrap();
         fs::rename(&path, folder.path().join("moved")).unwrap();
-        let _second = ControlSocket::claim(&path).unwrap();
+        let _second = Socket::claim("test socket", &path).unwrap();
         drop(first);
         UnixStream::connect(&path).unwrap();
     }

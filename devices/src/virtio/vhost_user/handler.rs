@@ -1,0 +1,247 @@
+//! The messages of the vhost-user protocol, one by one. Each that is not obeyed ends the connection.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use vhost::vhost_user::GpuBackend;
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
+    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig,
+    VhostUserSharedMsg, VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vhost::vhost_user::{Error, Result, VhostUserBackendReqHandlerMut};
+
+use super::Fault;
+use super::disk::{Disk, bad_event, check_ring_size};
+use super::inflight::Inflight;
+use super::memory::{MAX_REGIONS, MemoryTable};
+use super::ring::Addresses;
+use crate::event;
+use crate::virtio::VirtioDevice;
+
+/// Where a region was mapped, which is told only in postcopy migration.
+type Base = vhost::VhostUserMemoryRegionBase;
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        Self::ReqHandlerError(std::io::Error::other(fault))
+    }
+}
+
+/// Of the protocol's features, those that are not named here are not offered.
+const OFFERED: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
+    .union(VhostUserProtocolFeatures::REPLY_ACK)
+    .union(VhostUserProtocolFeatures::CONFIG)
+    .union(VhostUserProtocolFeatures::BACKEND_REQ)
+    .union(VhostUserProtocolFeatures::INFLIGHT_SHMFD)
+    .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS);
+
+/// What was not offered and is asked for all the same.
+const NOT_OFFERED: Error = Error::InvalidOperation("it was not offered");
+
+impl VhostUserBackendReqHandlerMut for Disk {
+    fn set_owner(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn reset_owner(&mut self) -> Result<()> {
+        self.rings.iter_mut().for_each(|ring| {
+            ring.stop(false);
+            ring.kick = None;
+        });
+        Ok(())
+    }
+
+    fn reset_device(&mut self) -> Result<()> {
+        Err(NOT_OFFERED)
+    }
+
+    fn get_features(&mut self) -> Result<u64> {
+        Ok(self.offered())
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<()> {
+        Ok(self.accept_features(features)?)
+    }
+
+    fn set_mem_table(
+        &mut self,
+        regions: &[VhostUserMemoryRegion],
+        files: Vec<File>,
+        _postcopy: Option<bool>,
+    ) -> Result<Option<Vec<Base>>> {
+        let table = MemoryTable::new(regions, files)?;
+        self.while_stopped(|disk| {
+            disk.table = table;
+            Ok(())
+        })?;
+        Ok(None)
+    }
+
+    fn get_max_mem_slots(&mut self) -> Result<u64> {
+        Ok(MAX_REGIONS as u64)
+    }
+
+    fn add_mem_region(
+        &mut self,
+        region: &VhostUserSingleMemoryRegion,
+        file: File,
+        _postcopy: Option<bool>,
+    ) -> Result<Option<Base>> {
+        let table = self.table.with(region, file)?;
+        self.while_stopped(|disk| {
+            disk.table = table;
+            Ok(())
+        })?;
+        Ok(None)
+    }
+
+    fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        let table = self.table.without(region)?;
+        Ok(self.while_stopped(|disk| {
+            disk.table = table;
+            Ok(())
+        })?)
+    }
+
+    fn set_vring_num(&mut self, index: u32, size: u32) -> Result<()> {
+        let ring = self.ring(index)?;
+        ring.check_stopped()?;
+        ring.size = check_ring_size(size)?;
+        Ok(())
+    }
+
+    fn set_vring_addr(
+        &mut self,
+        index: u32,
+        flags: VhostUserVringAddrFlags,
+        descriptors: u64,
+        used: u64,
+        available: u64,
+        _log: u64,
+    ) -> Result<()> {
+        if !flags.is_empty() {
+            return Err(NOT_OFFERED);
+        }
+        let ring = self.ring(index)?;
+        let addresses = Some(Addresses { descriptors, available, used });
+        if ring.addresses != addresses {
+            ring.check_stopped()?;
+            ring.addresses = addresses;
+        }
+        Ok(())
+    }
+
+    fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+        let ring = self.ring(index)?;
+        ring.check_stopped()?;
+        let value = base.into();
+        ring.position.next_available =
+            u16::try_from(base).map_err(|_| Fault::Value { what: "an available index", value })?;
+        ring.position.owed.clear();
+        Ok(())
+    }
+
+    fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+        let reached = self.stop_ring(index)?;
+        Ok(VhostUserVringState::new(index, reached.into()))
+    }
+
+    fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let ring = self.ring(index.into())?;
+        let Some(file) = file else {
+            let what = "a ring without a kick would have to be polled, which is not supported";
+            return Err(Fault::Order { ring: index.into(), what }.into());
+        };
+        let kick = event::adopt(file).map_err(bad_event)?;
+        ring.stop(false);
+        ring.kick = Some(Arc::new(kick));
+        Ok(self.start_ready()?)
+    }
+
+    fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        Ok(self.ring(index.into())?.call.connect(file).map_err(bad_event)?)
+    }
+
+    fn set_vring_err(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        Ok(self.ring(index.into())?.error.connect(file).map_err(bad_event)?)
+    }
+
+    fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
+        let ring = self.ring(index)?;
+        ring.enabled = enable;
+        if !enable {
+            ring.stop(false);
+        }
+        Ok(self.start_ready()?)
+    }
+
+    fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
+        Ok(OFFERED)
+    }
+
+    fn set_protocol_features(&mut self, features: u64) -> Result<()> {
+        match features & !OFFERED.bits() {
+            0 => Ok(()),
+            unknown => Err(Fault::Features(unknown).into()),
+        }
+    }
+
+    fn get_queue_num(&mut self) -> Result<u64> {
+        Ok(self.rings.len() as u64)
+    }
+
+    fn get_config(
+        &mut self,
+        offset: u32,
+        size: u32,
+        _flags: VhostUserConfigFlags,
+    ) -> Result<Vec<u8>> {
+        // The message is bounded by the size of any message.
+        let mut data = vec![0; size as usize];
+        self.device.read_config(offset.into(), &mut data);
+        Ok(data)
+    }
+
+    fn set_config(&mut self, offset: u32, data: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
+        self.write_config(offset, data);
+        Ok(())
+    }
+
+    fn get_inflight_fd(&mut self, asked: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        Ok(self.create_inflight(asked.num_queues, asked.queue_size)?)
+    }
+
+    fn set_inflight_fd(&mut self, told: &VhostUserInflight, file: File) -> Result<()> {
+        Ok(self.take_inflight(Inflight::open(told, file)?)?)
+    }
+
+    fn set_gpu_socket(&mut self, _gpu: GpuBackend) -> Result<()> {
+        Err(NOT_OFFERED)
+    }
+
+    fn get_shared_object(&mut self, _object: VhostUserSharedMsg) -> Result<File> {
+        Err(NOT_OFFERED)
+    }
+
+    fn set_device_state_fd(
+        &mut self,
+        _direction: VhostTransferStateDirection,
+        _phase: VhostTransferStatePhase,
+        _file: File,
+    ) -> Result<Option<File>> {
+        Err(NOT_OFFERED)
+    }
+
+    fn check_device_state(&mut self) -> Result<()> {
+        Err(NOT_OFFERED)
+    }
+
+    fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
+        Err(NOT_OFFERED)
+    }
+
+    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
+        Err(NOT_OFFERED)
+    }
+}
