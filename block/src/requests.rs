@@ -4,6 +4,9 @@
 //! claim on blocks that others change, for an `fdatasync` that runs, or for want of space. Used from the worker's
 //! thread. Nothing here waits, and nothing allocates but for what is set aside.
 //!
+//! Two ranges at most are discarded or zeroed at a time, so that however many there are, and however long the host
+//! takes for them, it always has a thread for a read.
+//!
 //! One `fdatasync` runs at a time, for all requests that wanted one when it was asked. Two on one
 //! descriptor would share one report of a lost write, and the other would call it durable.
 
@@ -33,6 +36,7 @@ pub(crate) struct Requests {
     fit: Fit,
     finished: Vec<Completion>,
     syncs: Syncs,
+    ranges: Ranges,
     held: Waiting,
     /// This engine's end of the disk's range lock, and the tags that wait for it.
     claimant: Claimant,
@@ -132,6 +136,18 @@ struct Syncs {
     next: Vec<u16>,
 }
 
+/// The most ranges that the host is asked to discard or zero at a time. With the one `fdatasync` they are fewer than
+/// the threads of a pool.
+const MOST_RANGES: usize = 2;
+
+/// Requests that want a range discarded or zeroed.
+#[derive(Debug)]
+struct Ranges {
+    running: usize,
+    /// Those that wait for their turn.
+    next: Vec<u16>,
+}
+
 impl Requests {
     /// # Errors
     ///
@@ -151,6 +167,7 @@ impl Requests {
             asked: 0,
             finished: Vec::with_capacity(depth),
             syncs: Syncs { running: tags(), next: tags() },
+            ranges: Ranges { running: 0, next: tags() },
             held: Waiting::new(),
             claimant,
             parked: Vec::new(),
@@ -273,6 +290,7 @@ impl Requests {
         }
         let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
         let syncing = request.is_syncing();
+        let ranging = request.is_ranging();
         let progress = request.settle(answer, &self.host);
         self.asked = self.asked.saturating_sub(1);
         match progress {
@@ -283,6 +301,13 @@ impl Requests {
             Progress::NoSpace(error) => self.hold(tag, error),
             Progress::Done(result) if syncing => self.synced(&result),
             Progress::Done(result) => self.end(tag, result),
+        }
+        if ranging {
+            self.ranges.running = self.ranges.running.saturating_sub(1);
+            if !self.ranges.next.is_empty() {
+                let next = self.ranges.next.remove(0);
+                self.go_on(next);
+            }
         }
     }
 
@@ -352,6 +377,12 @@ impl Requests {
                 Some(&first) if first == tag => {}
                 Some(_) => return self.syncs.next.push(tag),
             }
+        }
+        if request.is_ranging() {
+            if self.ranges.running >= MOST_RANGES {
+                return self.ranges.next.push(tag);
+            }
+            self.ranges.running += 1;
         }
         self.ready.push_back(tag);
     }
@@ -447,7 +478,8 @@ impl Requests {
     /// `false` if the host works on it, or there is none.
     #[cold]
     pub(crate) fn cancel(&mut self, tag: u16) -> bool {
-        let lists = [&mut self.parked, &mut self.syncs.next, self.held.tags()];
+        let lists =
+            [&mut self.parked, &mut self.syncs.next, &mut self.ranges.next, self.held.tags()];
         let mut found = false;
         for list in lists {
             let before = list.len();

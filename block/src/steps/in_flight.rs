@@ -168,6 +168,11 @@ impl InFlight {
         self.step == Step::Sync
     }
 
+    /// Whether the next step discards or zeroes a range by one call, which may take the host long.
+    pub(crate) fn is_ranging(&self) -> bool {
+        matches!(self.step, Step::DiscardBlocks | Step::PunchHole | Step::ZeroRange)
+    }
+
     /// Forgets what was read of the disk: others may have changed it.
     pub(crate) fn lift(&mut self) {
         if let Some(bounce) = &mut self.bounce {
