@@ -229,7 +229,7 @@ pub(super) fn fresh_logs(name: &str) -> Result<PathBuf> {
     Ok(logs.canonicalize()?)
 }
 
-fn target_folder() -> PathBuf {
+pub(super) fn target_folder() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
 }

@@ -1,0 +1,98 @@
+//! A guest that QEMU emulates on this very machine, for what needs another monitor and no KVM.
+
+use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::console::Console;
+use super::guest::BOOT_TIMEOUT;
+use super::host::target_folder;
+use super::qemu;
+use super::recipe::{Lab, tail};
+use crate::driver::wait_for;
+
+/// See the module's documentation. Killed when dropped.
+pub struct Emulated {
+    child: Child,
+    console: Console,
+    logs: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Emulated {
+    /// Starts the lab's small guest with two processors, 256 MiB of memory that other processes can map, and `more` on QEMU's
+    /// command line; waits until it takes commands. Logs are in `target/lab/NAME`.
+    pub fn start(name: &str, more: &[String]) -> Result<Self> {
+        let lab = Lab::find()?;
+        let logs = target_folder().join("lab").join(name);
+        fs::create_dir_all(&logs)?;
+        let folder = tempfile::tempdir()?;
+        let socket = folder.path().join("console.sock");
+        let log = File::create(logs.join("qemu.log"))?;
+        let child = qemu::command(&lab.root)
+            .args(["-accel", "tcg", "-M", "q35,memory-backend=memory", "-smp", "2", "-m", "256M"])
+            .args(["-object", "memory-backend-memfd,id=memory,size=256M,share=on"])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+            .args(["-append", "console=ttyS0 quiet panic=-1 cryptomgr.notests no_timer_check"])
+            .arg("-kernel")
+            .arg(lab.kit.join("vmlinuz"))
+            .arg("-initrd")
+            .arg(lab.kit.join("initramfs"))
+            .arg("-serial")
+            .arg(format!("unix:{},server=on,wait=on", socket.display()))
+            .args(more)
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("starting QEMU")?;
+        let mut unconnected = Unconnected(Some(child));
+        let stream = wait_for(|| UnixStream::connect(&socket).ok());
+        let Some(stream) = stream else {
+            bail!("QEMU offers no console:\n{}", tail(&logs.join("qemu.log"), 20))
+        };
+        let console = Console::new("the guest", stream, &logs.join("console.log"))?;
+        let child = unconnected.0.take().context("QEMU was just started")?;
+        let guest = Self { child, console, logs, _folder: folder };
+        guest.console.wait_line("##READY", BOOT_TIMEOUT)?;
+        Ok(guest)
+    }
+
+    /// Runs a shell command in the guest; a status other than zero is an error that shows the output.
+    pub fn run(&self, command: &str) -> Result<String> {
+        let output = self.console.run(command, Duration::from_secs(120))?;
+        ensure!(
+            output.status == 0,
+            "status {} from {command}\n{}\n{}",
+            output.status,
+            output.text,
+            tail(&self.logs.join("qemu.log"), 20)
+        );
+        Ok(output.text)
+    }
+}
+
+impl Drop for Emulated {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// QEMU before there is anything to talk to.
+struct Unconnected(Option<Child>);
+
+impl Drop for Unconnected {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            end(child);
+        }
+    }
+}
+
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
