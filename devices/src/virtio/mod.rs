@@ -14,6 +14,7 @@ mod in_flight;
 mod interrupt;
 mod kept;
 mod net;
+mod polling;
 mod queue;
 pub mod queue_worker;
 mod ring_memory;

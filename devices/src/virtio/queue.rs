@@ -91,6 +91,8 @@ pub struct Queue {
     ring: RingMemory,
     event_idx: bool,
     indirect: bool,
+    /// The driver was asked to kick (with `EVENT_IDX`).
+    armed: bool,
     /// Next entry of the available ring to take.
     next_available: u16,
     /// Where the driver's entries ended when last looked at.
@@ -136,6 +138,8 @@ impl Queue {
             ring,
             event_idx: features & super::feature::RING_EVENT_IDX != 0,
             indirect: features & super::feature::RING_INDIRECT_DESC != 0,
+            // The driver finds zeroes, which ask it to kick at the first chain.
+            armed: true,
             next_available: 0,
             available_end: 0,
             next_used: 0,
@@ -292,19 +296,30 @@ impl Queue {
     pub fn arm_kick(&mut self) -> bool {
         if self.event_idx {
             self.ring.set_available_event(self.next_available);
+            self.armed = true;
         } else {
             self.ring.set_kicks_suppressed(false);
         }
         // The wish must be out before the index is read, or both sides wait (§2.7.13.4.1).
         fence(Ordering::SeqCst);
-        self.ring.available_index() == self.next_available
+        !self.has_available()
     }
 
-    /// Tells the driver that kicks are not needed for now. With `EVENT_IDX` silence says so.
+    /// Tells the driver that kicks are not needed for now. It may kick all the same.
     pub fn disarm_kick(&mut self) {
         if !self.event_idx {
             self.ring.set_kicks_suppressed(true);
+        } else if std::mem::take(&mut self.armed) {
+            // An index that no driver reaches from here: half of all there are ahead.
+            self.ring.set_available_event(self.next_available.wrapping_add(1 << 15));
         }
+    }
+
+    /// Whether there is something to take.
+    #[inline]
+    pub fn has_available(&self) -> bool {
+        self.ring.available_index() != self.next_available
+            || self.kept.as_ref().is_some_and(|kept| !kept.owed.is_empty())
     }
 
     /// Follows what most chains are: a table of three descriptors in their order, the first one device-readable and the last

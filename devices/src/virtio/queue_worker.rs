@@ -1,14 +1,15 @@
 //! The loop between one queue and one engine, the same for every storage protocol.
 //!
 //! Runs on the queue's own thread. A round is: settle what the engine completed, accept what the driver
-//! made available, publish both with at most one interrupt, and sleep in the engine until there
-//! is more. Nothing in it allocates, locks or hashes per request. It must never end or block because
+//! made available, publish both with at most one interrupt. After it the worker looks for more for a moment
+//! (`polling.rs`), or asks the driver for a kick and sleeps in the engine until there is more. Nothing in it allocates, locks or hashes per request. It must never end or block because
 //! of what a driver wrote: a bad request gets its status, a corrupt ring asks for a reset and
 //! leaves the thread waiting for it.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Instant;
 
 use block::{
@@ -18,6 +19,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::in_flight::{Entry, InFlight};
+use super::polling::Polling;
 use super::stats::{Kind, QueueStats, Round, Tally};
 use super::worker::Stop;
 use super::{
@@ -121,6 +123,9 @@ pub struct QueueWorker<P: Protocol> {
     /// Since when the ring may hold what no round took, in nanoseconds: the start
     /// of a round that had more to do. `None` if the worker slept until a kick or a completion.
     pending_since_ns: Option<u64>,
+    /// When the last round began and ended.
+    round_ns: (u64, u64),
+    polling: Polling,
     /// The ring is corrupt: nothing more is taken from it.
     broken: bool,
     /// Open as long as the engine watches it.
@@ -157,6 +162,8 @@ impl<P: Protocol> QueueWorker<P> {
             stats,
             epoch: Instant::now(),
             pending_since_ns: None,
+            round_ns: (0, 0),
+            polling: Polling::default(),
             broken: false,
             _kick: active.kick,
         })
@@ -166,7 +173,11 @@ impl<P: Protocol> QueueWorker<P> {
     pub fn run(&mut self, stop: &Stop) {
         while !stop.requested() {
             // With more to do, what the round started still goes to the host before the next one.
-            let turned = if self.round() { self.wait() } else { self.engine.submit() };
+            let turned = match self.round() {
+                false => self.engine.submit(),
+                true if self.poll(stop) => Ok(()),
+                true => self.wait(),
+            };
             if let Err(error) = turned {
                 self.faults.needs_reset(&format_args!("its engine failed: {error}"));
                 return;
@@ -174,8 +185,8 @@ impl<P: Protocol> QueueWorker<P> {
         }
     }
 
-    /// Does what can be done now. Returns whether there is nothing more to do before the next kick or
-    /// completion.
+    /// Does what can be done now. Returns whether there was nothing more to do when it ended: the driver was
+    /// not asked for a kick, which [`Self::wait`] does.
     #[must_use = "there may be more to do"]
     pub fn round(&mut self) -> bool {
         let now_ns = self.now_ns();
@@ -189,31 +200,68 @@ impl<P: Protocol> QueueWorker<P> {
         }
         let in_flight = self.in_flight.len();
         self.stats.in_flight(in_flight);
+        let end_ns = self.now_ns();
         self.stats.round(&Round {
             start_ns: now_ns,
-            end_ns: self.now_ns(),
+            end_ns,
             settled,
             taken: u64::from(in_flight - kept),
             waited_ns: self.pending_since_ns.map_or(0, |since_ns| now_ns.saturating_sub(since_ns)),
             interrupt,
         });
-        let has_seen_all = self.queue_is_empty();
-        self.pending_since_ns = (!has_seen_all).then_some(now_ns);
-        self.broken || has_seen_all || self.in_flight.is_full()
+        self.round_ns = (now_ns, end_ns);
+        let has_more = self.can_take() && self.queue.has_available();
+        self.pending_since_ns = (has_more || !self.can_take()).then_some(now_ns);
+        !has_more
     }
 
-    /// Whether the ring holds nothing that could be taken, so that the next thing in it comes with a kick.
-    fn queue_is_empty(&mut self) -> bool {
-        !self.broken && !self.in_flight.is_full() && self.queue.arm_kick()
+    /// Whether the next chain would be taken.
+    fn can_take(&self) -> bool {
+        !self.broken && !self.in_flight.is_full()
     }
 
-    /// Hands to the host what the round started, and sleeps until a kick or a completion.
+    /// Asks the driver for a kick, hands to the host what the round started, and sleeps until a kick or a completion. Does
+    /// not sleep if the driver came before it was asked.
     ///
     /// # Errors
     ///
     /// The engine cannot go on.
     pub fn wait(&mut self) -> io::Result<()> {
-        self.engine.wait().map(drop)
+        if self.can_take() && !self.queue.arm_kick() {
+            self.pending_since_ns = Some(self.round_ns.0);
+            return self.engine.submit();
+        }
+        if self.in_flight.len() > 0 {
+            return self.engine.wait().map(drop);
+        }
+        let since_ns = self.now_ns();
+        let woken = self.engine.wait();
+        self.polling.slept(self.now_ns() - since_ns);
+        self.stats.polls_for(self.polling.budget_ns());
+        woken.map(drop)
+    }
+
+    /// Looks at the ring for a moment, if the driver is likely to come back within it. Returns whether there is something
+    /// to do.
+    fn poll(&mut self, stop: &Stop) -> bool {
+        if self.in_flight.len() > 0 || !self.can_take() {
+            return false;
+        }
+        let Some(mut poll) = self.polling.begin(self.round_ns.1) else { return false };
+        loop {
+            let looked_ns = poll.looked_ns();
+            let found = poll.spin(|| self.queue.has_available()) || {
+                thread::yield_now();
+                self.stats.yielded();
+                self.queue.has_available()
+            };
+            let now_ns = self.now_ns();
+            if let Some(found) = self.polling.looked(&mut poll, found || stop.requested(), now_ns) {
+                self.pending_since_ns = found.then_some(looked_ns);
+                self.stats.polls_for(self.polling.budget_ns());
+                return found;
+            }
+        }
     }
 
     /// Takes nothing more from the ring, gives back what is in flight as it completes, and says how far

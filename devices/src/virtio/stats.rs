@@ -183,6 +183,10 @@ pub struct QueueStats {
     pub rounds: Counter,
     /// Interrupts sent.
     pub interrupts: Counter,
+    /// How often the worker gave its CPU away (`sched_yield`) while it polled.
+    pub yields: Counter,
+    /// How long the worker would poll now before it sleeps, in nanoseconds.
+    pub poll_ns: Counter,
     /// Requests answered without the disk: asked for its name, or malformed.
     pub answered: Counter,
 }
@@ -226,6 +230,16 @@ impl QueueStats {
         if round.taken > 0 {
             self.wait.record(round.waited_ns, round.taken);
         }
+    }
+
+    /// The worker gave its CPU away.
+    pub(super) fn yielded(&self) {
+        self.yields.add(1);
+    }
+
+    /// The worker would poll for so long now.
+    pub(super) fn polls_for(&self, ns: u64) {
+        self.poll_ns.set(ns);
     }
 
     /// The engine holds this many requests.

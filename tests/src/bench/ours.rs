@@ -48,9 +48,10 @@ pub(super) fn run(path: &Path, workload: &Workload, duration: Duration) -> Resul
     let cpu = cpu.elapsed()?;
     let counts = Counts::of(&stats).since(&before);
     ensure!(counts.requests >= run.requests, "the statistics miss requests");
-    // Each round enters the kernel at most once for I/O.
+    // Each round enters the kernel at most once for I/O, and each poll gives the CPU away.
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let system_calls = (counts.rounds + counts.interrupts) as f64 / counts.requests as f64;
+    let system_calls =
+        (counts.rounds + counts.interrupts + counts.yields) as f64 / counts.requests as f64;
     Ok(Figures { system_calls: Some(system_calls), ..Figures::of(run, cpu) })
 }
 
@@ -88,6 +89,7 @@ struct Counts {
     requests: u64,
     rounds: u64,
     interrupts: u64,
+    yields: u64,
 }
 
 impl Counts {
@@ -97,6 +99,7 @@ impl Counts {
             requests: requests(Kind::Read) + requests(Kind::Write),
             rounds: stats.rounds.get(),
             interrupts: stats.interrupts.get(),
+            yields: stats.yields.get(),
         }
     }
 
@@ -105,6 +108,7 @@ impl Counts {
             requests: self.requests - before.requests,
             rounds: self.rounds - before.rounds,
             interrupts: self.interrupts - before.interrupts,
+            yields: self.yields - before.yields,
         }
     }
 }

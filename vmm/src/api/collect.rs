@@ -153,6 +153,8 @@ fn stats(queues: &[Arc<QueueStats>]) -> Stats {
         in_flight: sum(|queue| queue.in_flight.get()),
         rounds: sum(|queue| queue.rounds.get()),
         interrupts: sum(|queue| queue.interrupts.get()),
+        yields: sum(|queue| queue.yields.get()),
+        poll_ns: queues.iter().map(|queue| queue.poll_ns.get()).max().unwrap_or(0),
         answered: sum(|queue| queue.answered.get()),
         requests: requests.into(),
         wait: Counts::of(queues.iter().map(|queue| &queue.wait)).summary(),

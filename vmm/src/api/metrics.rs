@@ -128,6 +128,9 @@ fn queues(page: &mut Page, view: &View) {
     family("bulkhead_disk_interrupts_total", counter, "Interrupts sent.", |queue| {
         queue.interrupts.get()
     });
+    family("bulkhead_disk_yields_total", counter, "CPU given away while polling.", |queue| {
+        queue.yields.get()
+    });
     family("bulkhead_disk_answered_total", counter, "Requests that took no disk.", |queue| {
         queue.answered.get()
     });

@@ -104,6 +104,10 @@ pub(crate) struct Stats {
     pub(crate) rounds: u64,
     /// Interrupts sent.
     pub(crate) interrupts: u64,
+    /// How often the workers gave their CPU away while they polled.
+    pub(crate) yields: u64,
+    /// How long a worker would poll now before it sleeps, the longest of all queues, in nanoseconds.
+    pub(crate) poll_ns: u64,
     /// Requests answered without the disk.
     pub(crate) answered: u64,
     /// By kind of request.
