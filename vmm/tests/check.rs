@@ -189,7 +189,8 @@ vm.toml is ready to run
                         that has failed, each later flush fails too, because the host may have
                         dropped the data
     the guest is told   the disk has a write cache, so it flushes where it needs to; it may switch
-                        the cache off, and then every completed write is on stable storage
+                        the cache off: that flushes, and each write begun afterwards is on stable
+                        storage when it completes (one in flight meanwhile may not be)
     a power cut loses   at most the writes that no completed flush came after, in any order
 
   disk data-1, cache mode writethrough

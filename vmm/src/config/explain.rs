@@ -87,8 +87,8 @@ fn told(cache: CacheMode) -> &'static str {
     if is_unsafe(cache) {
         return "the disk has a write cache that it can flush, which is not true";
     }
-    "the disk has a write cache, so it flushes where it needs to; it may switch the cache off, and then \
-     every completed write is on stable storage"
+    "the disk has a write cache, so it flushes where it needs to; it may switch the cache off: that \
+     flushes, and each write begun afterwards is on stable storage when it completes (one in flight meanwhile may not be)"
 }
 
 fn power_cut(cache: CacheMode) -> &'static str {

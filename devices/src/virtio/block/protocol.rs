@@ -78,7 +78,8 @@ impl Protocol for BlockProtocol {
 impl BlockProtocol {
     #[cold]
     fn warn(&self, error: &io::Error) {
-        tracing::warn!(target: "virtio-blk", "{}: a request failed: {error}", self.shared.name);
+        // The disk names each kind of failure once a minute; a guest can bring them about at will.
+        tracing::debug!(target: "virtio-blk", "{}: a request failed: {error}", self.shared.name);
     }
 
     /// Parses what most requests are: a read or write of one piece of memory, with nothing wrong. Of any other
