@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use block::{CacheMode, DiskOptions, RawFile, ResizeError};
 use devices::virtio::Block;
-use devices::virtio::block::DiskControl;
+use devices::virtio::DiskControl;
 use devices::virtio::stats::Kind;
 use tempfile::NamedTempFile;
 use tests::driver::{Device, Disk, Machine, PATIENCE, Request, Structure, status};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use devices::Hypervisor;
 use devices::pci::PciRoot;
 use devices::platform::{Cmos, KeyboardReset, PowerButton, PowerControl, PowerRequest, Pvpanic};
-use devices::virtio::block::DiskControl;
+use devices::virtio::DiskControl;
 use kvm_ioctls::Kvm;
 use thiserror::Error;
 use vm_memory::GuestAddress;

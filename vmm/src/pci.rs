@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use block::{DiskOptions, OpenError, RawFile};
 use devices::pci::{BusFull, PciRoot, Window};
-use devices::virtio::block::DiskControl;
+use devices::virtio::DiskControl;
 use devices::virtio::{Block, Net, PciTransport, Rng, Tap, TapError, VirtioDevice};
 use devices::{GuestMemory, Hypervisor};
 use thiserror::Error;

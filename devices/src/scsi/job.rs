@@ -214,10 +214,14 @@ impl Job {
         self.given
     }
 
-    /// Whether a later step looks at the data-out buffer.
+    /// Whether a later step needs the initiator's buffers again.
     #[must_use]
-    pub fn keeps_data_out(&self) -> bool {
-        matches!(&self.work, Work::Verify(verify) if matches!(verify.against, Against::DataOut))
+    pub fn keeps_buffers(&self) -> bool {
+        match &self.work {
+            Work::Read(_) => true,
+            Work::Verify(verify) => matches!(verify.against, Against::DataOut),
+            _ => false,
+        }
     }
 
     /// Takes the result of the step and says what follows.

@@ -18,6 +18,8 @@ pub enum Key {
     MediumError = 0x3,
     /// The command is wrong.
     IllegalRequest = 0x5,
+    /// The unit failed.
+    HardwareError = 0x4,
     /// Something happened to the unit since the last command.
     UnitAttention = 0x6,
     /// The blocks may not be changed, or cannot for want of space.
@@ -60,6 +62,8 @@ impl Sense {
     pub(super) const LBA_OUT_OF_RANGE: Self = Self::new(Key::IllegalRequest, 0x21, 0x00);
     /// LOGICAL UNIT NOT SUPPORTED.
     pub const NO_SUCH_UNIT: Self = Self::new(Key::IllegalRequest, 0x25, 0x00);
+    /// INTERNAL TARGET FAILURE: a fault of ours.
+    pub const TARGET_FAILURE: Self = Self::new(Key::HardwareError, 0x44, 0x00);
     pub(super) const INVALID_RELEASE: Self = Self::new(Key::IllegalRequest, 0x26, 0x04);
     pub(super) const WRITE_PROTECTED: Self = Self::new(Key::DataProtect, 0x27, 0x00);
     /// SPACE ALLOCATION FAILED WRITE PROTECT: the store behind a thin disk is full.

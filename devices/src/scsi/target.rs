@@ -10,7 +10,7 @@ use super::unit::LogicalUnit;
 use super::{Cdb, Command, DataOut, Outcome};
 
 /// See the module's documentation.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Target {
     /// Ascending; the units in the same order.
     luns: Vec<u16>,
@@ -33,10 +33,23 @@ impl Target {
         }
     }
 
+    /// Takes the unit of a number away.
+    pub fn remove(&mut self, lun: u16) -> Option<Arc<LogicalUnit>> {
+        let place = self.position(lun)?;
+        self.luns.remove(place);
+        Some(self.units.remove(place))
+    }
+
+    /// Which of the units, counted in the order of their numbers, has this number.
+    #[must_use]
+    pub fn position(&self, lun: u16) -> Option<usize> {
+        self.luns.binary_search(&lun).ok()
+    }
+
     /// The unit of a number.
     #[must_use]
     pub fn unit(&self, lun: u16) -> Option<&Arc<LogicalUnit>> {
-        self.units.get(self.luns.binary_search(&lun).ok()?)
+        self.units.get(self.position(lun)?)
     }
 
     /// All units with their numbers, ascending.

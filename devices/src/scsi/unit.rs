@@ -151,12 +151,6 @@ impl LogicalUnit {
         self.raise(reason);
     }
 
-    /// Everything as after a power cycle, which ends reservations as well.
-    pub fn power_on(&self) {
-        *self.reservations() = Reservations::default();
-        self.reset(Attention::PowerOn);
-    }
-
     /// Whether sense data is sent in descriptor format.
     #[must_use]
     pub fn descriptor_sense(&self) -> bool {

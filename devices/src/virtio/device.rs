@@ -20,6 +20,8 @@ pub enum DeviceType {
     Block = 2,
     /// Entropy device (§5.4).
     Entropy = 4,
+    /// SCSI host (§5.6).
+    Scsi = 8,
 }
 
 /// Why a device could not start although its driver said it may.

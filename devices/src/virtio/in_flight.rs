@@ -79,6 +79,21 @@ impl<P> InFlight<P> {
         left
     }
 
+    /// All requests with their tags.
+    pub(super) fn entries(&mut self) -> impl Iterator<Item = (u16, &mut Entry<P>)> {
+        let slots = (0..).zip(&mut self.slots).filter(|(_, slot)| slot.head.is_some());
+        slots.filter_map(|(tag, slot)| Some((tag, slot.entry.as_mut()?)))
+    }
+
+    /// Takes back that a request was [removed](Self::remove), with its entry as it is. Nothing else happened since.
+    #[cold]
+    pub(super) fn keep(&mut self, tag: u16, head: Head) {
+        let Some(slot) = self.slots.get_mut(usize::from(tag)) else { return };
+        self.vacant = slot.next;
+        self.len += 1;
+        slot.head = Some(head);
+    }
+
     /// Ends the request of a tag; `None` if there is none, which would be the engine's bug.
     #[inline]
     pub(super) fn remove(&mut self, tag: u16) -> Option<(Head, &mut Entry<P>)> {
@@ -117,5 +132,12 @@ mod tests {
         assert_eq!(slab.remove(first), Some((head(2), &mut entry('c'))));
         assert_eq!(slab.remove(99), None);
         assert_eq!(slab.len(), 0);
+        let tag = slab.insert(head(3), entry('d')).unwrap();
+        assert_eq!(slab.remove(tag), Some((head(3), &mut entry('d'))));
+        slab.keep(tag, head(3));
+        assert_eq!(slab.entries().map(|(tag, _)| tag).collect::<Vec<_>>(), [tag]);
+        assert_ne!(slab.insert(head(4), entry('e')), Some(tag));
+        assert!(slab.is_full() && slab.len() == 2);
+        assert_eq!(slab.remove(tag), Some((head(3), &mut entry('d'))));
     }
 }

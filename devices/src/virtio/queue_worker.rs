@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Instant;
 
 use block::{
-    Backend, Completion, EngineSetup, IoEngine, MemoryRegion, Operation, Request, Segments,
+    Completion, EngineSetup, IoEngine, MemoryRegion, OpenError, Operation, Request, Segments,
 };
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
@@ -33,6 +33,8 @@ use crate::{GuestMemory, event};
 pub enum Parsed<P> {
     /// A request for the engine. Its segments were filled in.
     Io {
+        /// Which of the queue's disks it is for; 0 where there is one.
+        unit: u16,
         /// What is asked of the disk.
         op: Operation,
         /// What the protocol needs to complete it.
@@ -52,6 +54,9 @@ pub trait Protocol: Send + 'static {
     /// What is remembered of a request until it completes.
     type Pending;
 
+    /// What serves a queue.
+    type Engines: Engines;
+
     /// Reads a request out of its chain, once, and checks it. Does no I/O. `segments` is empty
     /// and takes the request's data buffers.
     fn parse(
@@ -61,16 +66,118 @@ pub trait Protocol: Send + 'static {
         segments: &mut Segments,
     ) -> Parsed<Self::Pending>;
 
-    /// Writes a request's outcome and returns the bytes written into its writable buffers. `pending` is spent then.
+    /// Writes a request's outcome, or asks on. `pending` is spent when the request is done. `segments` is empty and takes
+    /// the data buffers of what is asked next.
     fn complete(
         &mut self,
         pending: &mut Self::Pending,
         map: &GuestMap,
         result: io::Result<()>,
-    ) -> u32;
+        segments: &mut Segments,
+    ) -> Completed;
+
+    /// An engine has completed what it was asked for a request. `bytes` is `None` if it failed.
+    #[inline]
+    fn count(&mut self, _pending: &Self::Pending, _kind: Kind, _bytes: Option<u64>, _took_ns: u64) {
+    }
+
+    /// A round is over.
+    #[inline]
+    fn count_round(&mut self, _round: &Round) {}
+
+    /// Whether the requests in flight are to be [looked at](Self::review): somebody wants an end of some.
+    #[inline]
+    fn wants_review(&mut self) -> bool {
+        false
+    }
+
+    /// Looks at a request in flight. Returns its unit if it is to be cancelled where it can be.
+    fn review(&mut self, _pending: &mut Self::Pending) -> Option<u16> {
+        None
+    }
+
+    /// The driver can see all that was completed.
+    #[inline]
+    fn published(&mut self) {}
 }
 
-/// Starts the worker of one queue on the given disk.
+/// What an engine's completion led to.
+#[derive(Clone, Copy, Debug)]
+pub enum Completed {
+    /// The request is done.
+    Done {
+        /// Bytes written into the chain's writable buffers.
+        written: u32,
+    },
+    /// More has to be asked. Its segments were filled in.
+    Again {
+        /// Which of the queue's disks is asked.
+        unit: u16,
+        /// What is asked of it.
+        op: Operation,
+    },
+}
+
+/// The engines of one queue: one for each disk. With one disk it is that disk's engine.
+pub trait Engines {
+    /// Takes a request for a unit. See [`IoEngine::push`].
+    fn push(&mut self, unit: u16, request: Request<'_>);
+
+    /// See [`IoEngine::submit`].
+    ///
+    /// # Errors
+    ///
+    /// An engine cannot go on.
+    fn submit(&mut self) -> io::Result<()>;
+
+    /// See [`IoEngine::reap`].
+    fn reap(&mut self, completed: &mut Vec<Completion>);
+
+    /// See [`IoEngine::held`].
+    fn held(&self) -> usize;
+
+    /// See [`IoEngine::cancel`].
+    fn cancel(&mut self, unit: u16, tag: u16) -> bool;
+
+    /// See [`IoEngine::wait`].
+    ///
+    /// # Errors
+    ///
+    /// An engine cannot go on.
+    fn wait(&mut self) -> io::Result<()>;
+}
+
+impl Engines for Box<dyn IoEngine> {
+    #[inline]
+    fn push(&mut self, _unit: u16, request: Request<'_>) {
+        (**self).push(request);
+    }
+
+    #[inline]
+    fn submit(&mut self) -> io::Result<()> {
+        (**self).submit()
+    }
+
+    #[inline]
+    fn reap(&mut self, completed: &mut Vec<Completion>) {
+        (**self).reap(completed);
+    }
+
+    fn held(&self) -> usize {
+        (**self).held()
+    }
+
+    fn cancel(&mut self, _unit: u16, tag: u16) -> bool {
+        (**self).cancel(tag)
+    }
+
+    #[inline]
+    fn wait(&mut self) -> io::Result<()> {
+        (**self).wait().map(drop)
+    }
+}
+
+/// Starts the worker of one queue on the engines that `engines` makes on its thread.
 ///
 /// # Errors
 ///
@@ -79,7 +186,7 @@ pub fn spawn<P: Protocol>(
     name: String,
     mut active: ActiveQueue,
     faults: FaultReporter,
-    backend: Arc<dyn Backend>,
+    engines: impl FnOnce(&EngineSetup<'_>) -> Result<P::Engines, OpenError> + Send + 'static,
     stats: Arc<QueueStats>,
     protocol: P,
 ) -> Result<Worker, ActivateError> {
@@ -88,7 +195,7 @@ pub fn spawn<P: Protocol>(
     Worker::spawn(
         name,
         kick,
-        move || QueueWorker::new(active, faults, &*backend, stats, protocol),
+        move || QueueWorker::new(active, faults, engines, stats, protocol),
         |mut worker, stop| {
             worker.run(stop);
             if let Some(HandOver { position, report_held }) = hand_over {
@@ -105,8 +212,8 @@ pub fn spawn<P: Protocol>(
 /// One queue, one engine, one protocol. In a machine a thread [runs](Self::run) it; the simulator in
 /// `tests/` calls it [round](Self::round) by round.
 pub struct QueueWorker<P: Protocol> {
-    // The engine is dropped first: it drains, and what is in flight points into the memory that `queue` keeps.
-    engine: Box<dyn IoEngine>,
+    // The engines are dropped first: they drain, and what is in flight points into the memory that `queue` keeps.
+    engines: P::Engines,
     queue: Queue,
     protocol: P,
     in_flight: InFlight<P::Pending>,
@@ -141,16 +248,16 @@ impl<P: Protocol> QueueWorker<P> {
     pub fn new(
         active: ActiveQueue,
         faults: FaultReporter,
-        backend: &dyn Backend,
+        engines: impl FnOnce(&EngineSetup<'_>) -> Result<P::Engines, OpenError>,
         stats: Arc<QueueStats>,
         protocol: P,
     ) -> Result<Self, ActivateError> {
         let depth = active.queue.size();
         let regions = memory_regions(active.queue.map().memory())?;
         let setup = EngineSetup { depth, memory: &regions, kick: event::as_fd(&active.kick) };
-        let engine = backend.engine(&setup)?;
+        let engines = engines(&setup)?;
         Ok(Self {
-            engine,
+            engines,
             in_flight: InFlight::new(depth),
             chain: Chain::default(),
             segments: Segments::new(),
@@ -174,7 +281,7 @@ impl<P: Protocol> QueueWorker<P> {
         while !stop.requested() {
             // With more to do, what the round started still goes to the host before the next one.
             let turned = match self.round() {
-                false => self.engine.submit(),
+                false => self.engines.submit(),
                 true if self.poll(stop) => Ok(()),
                 true => self.wait(),
             };
@@ -194,25 +301,42 @@ impl<P: Protocol> QueueWorker<P> {
         let settled = self.settle(now_ns);
         let kept = self.in_flight.len();
         self.accept(now_ns);
+        if self.protocol.wants_review() {
+            self.review();
+        }
         let interrupt = self.queue.publish();
         if interrupt {
             self.interrupt.signal();
         }
+        self.protocol.published();
         let in_flight = self.in_flight.len();
         self.stats.in_flight(in_flight);
         let end_ns = self.now_ns();
-        self.stats.round(&Round {
+        let round = Round {
             start_ns: now_ns,
             end_ns,
             settled,
             taken: u64::from(in_flight - kept),
             waited_ns: self.pending_since_ns.map_or(0, |since_ns| now_ns.saturating_sub(since_ns)),
             interrupt,
-        });
+        };
+        self.stats.round(&round);
+        self.protocol.count_round(&round);
         self.round_ns = (now_ns, end_ns);
         let has_more = self.can_take() && self.queue.has_available();
         self.pending_since_ns = (has_more || !self.can_take()).then_some(now_ns);
         !has_more
+    }
+
+    /// Cancels what the protocol wants an end of.
+    #[cold]
+    fn review(&mut self) {
+        for (tag, entry) in self.in_flight.entries() {
+            if let Some(unit) = self.protocol.review(&mut entry.pending) {
+                // What cannot be cancelled ends by itself.
+                let _ = self.engines.cancel(unit, tag);
+            }
+        }
     }
 
     /// Whether the next chain would be taken.
@@ -229,16 +353,16 @@ impl<P: Protocol> QueueWorker<P> {
     pub fn wait(&mut self) -> io::Result<()> {
         if self.can_take() && !self.queue.arm_kick() {
             self.pending_since_ns = Some(self.round_ns.0);
-            return self.engine.submit();
+            return self.engines.submit();
         }
         if self.in_flight.len() > 0 {
-            return self.engine.wait().map(drop);
+            return self.engines.wait();
         }
         let since_ns = self.now_ns();
-        let woken = self.engine.wait();
+        let woken = self.engines.wait();
         self.polling.slept(self.now_ns() - since_ns);
         self.stats.polls_for(self.polling.budget_ns());
-        woken.map(drop)
+        woken
     }
 
     /// Looks at the ring for a moment, if the driver is likely to come back within it. Returns whether there is something
@@ -269,15 +393,18 @@ impl<P: Protocol> QueueWorker<P> {
     pub fn finish(&mut self, report_held: bool) -> Position {
         loop {
             self.settle(self.now_ns());
-            let is_settled = usize::from(self.in_flight.len()) <= self.engine.held();
+            let is_settled = usize::from(self.in_flight.len()) <= self.engines.held();
             let left = if is_settled { self.in_flight.drain() } else { Vec::new() };
             let mut owed = Vec::new();
             for (head, mut entry) in left {
                 if report_held {
                     let no_space = Err(io::Error::from_raw_os_error(libc::ENOSPC));
-                    let map = self.queue.map();
-                    let written = self.protocol.complete(&mut entry.pending, map, no_space);
-                    self.queue.push_used(head, written);
+                    let (map, segments) = (self.queue.map(), &mut self.segments);
+                    let pending = &mut entry.pending;
+                    match self.protocol.complete(pending, map, no_space, segments) {
+                        Completed::Done { written } => self.queue.push_used(head, written),
+                        Completed::Again { .. } => owed.push(head),
+                    }
                 } else {
                     owed.push(head);
                 }
@@ -288,7 +415,7 @@ impl<P: Protocol> QueueWorker<P> {
             if is_settled {
                 return self.queue.position(owed.into_iter());
             }
-            if let Err(error) = self.engine.wait() {
+            if let Err(error) = self.engines.wait() {
                 tracing::error!(target: "virtio", %error, "an engine ended with requests in flight");
                 let owed = self.in_flight.drain().into_iter().map(|(head, _)| head);
                 return self.queue.position(owed);
@@ -299,7 +426,8 @@ impl<P: Protocol> QueueWorker<P> {
     /// Gives back to the driver what the engine completed, and returns how many.
     #[inline(never)]
     fn settle(&mut self, now_ns: u64) -> u64 {
-        self.engine.reap(&mut self.completed);
+        self.engines.reap(&mut self.completed);
+        self.segments.clear();
         let mut settled = 0;
         let mut tally = Tally::new(&self.stats);
         for Completion { tag, result } in self.completed.drain(..) {
@@ -308,10 +436,23 @@ impl<P: Protocol> QueueWorker<P> {
                 continue;
             };
             let bytes = result.is_ok().then_some(entry.bytes);
-            tally.completed(entry.kind, bytes, now_ns.saturating_sub(entry.since_ns));
-            let written = self.protocol.complete(&mut entry.pending, self.queue.map(), result);
-            self.queue.push_used(head, written);
-            settled += 1;
+            let took_ns = now_ns.saturating_sub(entry.since_ns);
+            tally.completed(entry.kind, bytes, took_ns);
+            self.protocol.count(&entry.pending, entry.kind, bytes, took_ns);
+            let (map, segments) = (self.queue.map(), &mut self.segments);
+            match self.protocol.complete(&mut entry.pending, map, result, segments) {
+                Completed::Done { written } => {
+                    self.queue.push_used(head, written);
+                    settled += 1;
+                }
+                Completed::Again { unit, op } => {
+                    (entry.kind, entry.bytes) = (Kind::of(&op), bytes_moved(&op, segments));
+                    entry.since_ns = now_ns;
+                    self.in_flight.keep(tag, head);
+                    self.engines.push(unit, Request { tag, op, segments });
+                    segments.clear();
+                }
+            }
         }
         settled
     }
@@ -337,11 +478,11 @@ impl<P: Protocol> QueueWorker<P> {
     fn start(&mut self, head: Head, now_ns: u64) {
         self.segments.clear();
         match self.protocol.parse(&self.chain, self.queue.map(), &mut self.segments) {
-            Parsed::Io { op, pending } => {
+            Parsed::Io { unit, op, pending } => {
                 let bytes = bytes_moved(&op, &self.segments);
                 let entry = Entry { pending, kind: Kind::of(&op), bytes, since_ns: now_ns };
                 let Some(tag) = self.in_flight.insert(head, entry) else { return };
-                self.engine.push(Request { tag, op, segments: &mut self.segments });
+                self.engines.push(unit, Request { tag, op, segments: &mut self.segments });
             }
             Parsed::Done { written } => {
                 self.stats.answered();

@@ -153,7 +153,7 @@ pub struct KindStats {
 
 /// One round of a worker's loop. Times are of the worker's clock.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Round {
+pub struct Round {
     pub(super) start_ns: u64,
     pub(super) end_ns: u64,
     /// Requests given back to the driver.
@@ -163,6 +163,13 @@ pub(super) struct Round {
     /// How long those may have been in the ring.
     pub(super) waited_ns: u64,
     pub(super) interrupt: bool,
+}
+
+impl Round {
+    /// The part that one of several disks had in it.
+    pub(super) fn part(&self, taken: u64, settled: u64) -> Self {
+        Self { taken, settled, ..*self }
+    }
 }
 
 /// What one queue has done.
@@ -212,6 +219,12 @@ impl QueueStats {
         stats.bytes.add(run.bytes);
         stats.errors.add(run.errors);
         stats.backend.record(run.backend_ns, run.requests);
+    }
+
+    /// A request left the backend; `bytes` is `None` if it failed.
+    pub(super) fn completed_one(&self, kind: Kind, bytes: Option<u64>, backend_ns: u64) {
+        let mut tally = Tally::new(self);
+        tally.completed(kind, bytes, backend_ns);
     }
 
     /// A request was answered without the disk.

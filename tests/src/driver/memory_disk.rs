@@ -47,6 +47,7 @@ struct State {
     syncs: usize,
     failures: VecDeque<i32>,
     last_first: bool,
+    cancels: bool,
     engines: usize,
     drained: usize,
     waits: usize,
@@ -103,6 +104,11 @@ impl MemoryDisk {
     /// Completes the latest request first, or the earliest.
     pub fn last_first(&self, yes: bool) {
         self.state().last_first = yes;
+    }
+
+    /// Whether requests that have not completed can be cancelled.
+    pub fn cancels(&self, yes: bool) {
+        self.state().cancels = yes;
     }
 
     /// What was asked since the last call.
@@ -226,6 +232,7 @@ impl Backend for MemoryDisk {
             depth: setup.depth.into(),
             pushed: VecDeque::new(),
             submitted: VecDeque::new(),
+            cancelled: Vec::new(),
         }))
     }
 
@@ -242,6 +249,7 @@ struct Engine {
     depth: usize,
     pushed: VecDeque<Pushed>,
     submitted: VecDeque<Pushed>,
+    cancelled: Vec<u16>,
 }
 
 /// A request that the engine has.
@@ -281,6 +289,10 @@ impl IoEngine for Engine {
     }
 
     fn reap(&mut self, completed: &mut Vec<Completion>) {
+        for tag in self.cancelled.drain(..) {
+            let result = Err(io::Error::from(rustix::io::Errno::CANCELED));
+            completed.push(Completion { tag, result });
+        }
         assert!(self.pushed.is_empty(), "a worker that looks for completions submits first");
         while self.disk.is_open()
             && let Some(done) = self.finish()
@@ -289,8 +301,22 @@ impl IoEngine for Engine {
         }
     }
 
+    fn cancel(&mut self, tag: u16) -> bool {
+        let before = self.submitted.len() + self.pushed.len();
+        if self.disk.state().cancels {
+            self.submitted.retain(|request| request.tag != tag);
+            self.pushed.retain(|request| request.tag != tag);
+        }
+        let cancelled = self.submitted.len() + self.pushed.len() < before;
+        self.cancelled.extend(cancelled.then_some(tag));
+        cancelled
+    }
+
     fn wait(&mut self) -> io::Result<Wake> {
         self.submit()?;
+        if !self.cancelled.is_empty() {
+            return Ok(Wake { kicked: false });
+        }
         self.disk.state().waits += 1;
         let gate = if self.submitted.is_empty() { PollFlags::empty() } else { PollFlags::IN };
         let mut fds = [

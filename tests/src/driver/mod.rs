@@ -3,7 +3,8 @@
 //!
 //! From the bus to the request: [`Machine`] (memory, bus, a hypervisor that only keeps events),
 //! [`Function`] (one device's registers), [`Device`] (negotiation), [`Ring`] (the driver's half of a
-//! split virtqueue, every cell of it), [`Disk`] (virtio-blk requests in any framing). [`MemoryDisk`] is
+//! split virtqueue, every cell of it), [`Disk`] (virtio-blk requests in any framing), [`Host`] (the same for SCSI
+//! commands and task management). [`MemoryDisk`] is
 //! a backend that can be slow, fail, and tell what it was asked. All waits are bounded.
 //!
 //! Everything here runs on the thread of its test, and fails it by panicking.
@@ -23,6 +24,7 @@ mod hypervisor;
 mod machine;
 mod memory_disk;
 mod ring;
+mod scsi;
 
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,7 @@ pub use hypervisor::{EventHypervisor, Line};
 pub use machine::{HIGH_MEMORY, HOLE, LOW_BYTES, Machine, WINDOW};
 pub use memory_disk::{MemoryDisk, Shape};
 pub use ring::{Descriptor, Ring, Used};
+pub use scsi::{Answer, Command, Host, Sent, response};
 
 /// After this long something hangs.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use block::FlushAction;
-use devices::virtio::block::DiskControl;
+use devices::virtio::DiskControl;
 use devices::virtio::stats::{Kind, KindStats, QueueStats};
 
 use super::latency::Counts;

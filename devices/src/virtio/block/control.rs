@@ -1,16 +1,14 @@
-//! What the control plane may see and do of a disk while its guest runs.
-//!
-//! Shared by the device, its queues' workers and whoever holds a [`DiskControl`]. Nothing here waits
-//! for a worker, and no worker waits for anything here.
+//! What the device, its queues' workers and the control plane share of a disk.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::block::{Backend, Engine, Geometry, ResizeError};
+use ::block::{Backend, ResizeError};
 
 use super::request::SECTOR_BYTES;
 use crate::WriteCache;
 use crate::virtio::ConfigChange;
+use crate::virtio::disk_control::ControlledDisk;
 use crate::virtio::stats::QueueStats;
 
 /// The capacity as the driver knows it, and how often it changed. Both are one word, so that a driver
@@ -65,57 +63,32 @@ pub(super) struct Shared {
     pub(super) changed: Mutex<Option<ConfigChange>>,
 }
 
-/// The controls of one disk.
-#[derive(Clone)]
-pub struct DiskControl(pub(super) Arc<Shared>);
-
-impl DiskControl {
-    /// The disk's name in the configuration.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.0.name
+impl ControlledDisk for Shared {
+    fn name(&self) -> &str {
+        &self.name
     }
 
-    /// What is behind it.
-    #[must_use]
-    pub fn backend(&self) -> &dyn Backend {
-        &*self.0.backend
+    fn backend(&self) -> &dyn Backend {
+        &*self.backend
     }
 
-    /// The disk as its driver sees it.
-    #[must_use]
-    pub fn geometry(&self) -> Geometry {
-        Geometry { capacity: self.0.capacity.bytes(), ..self.0.backend.geometry() }
+    fn capacity(&self) -> u64 {
+        self.capacity.bytes()
     }
 
-    /// Which engine serves the queues, and why.
-    #[must_use]
-    pub fn engine(&self) -> Engine {
-        self.0.backend.engine_choice()
+    fn write_cache(&self) -> bool {
+        self.write_cache.is_on()
     }
 
-    /// Whether the driver is told of a volatile write cache now. It may switch it.
-    #[must_use]
-    pub fn write_cache(&self) -> bool {
-        self.0.write_cache.is_on()
+    fn stats(&self) -> &[Arc<QueueStats>] {
+        &self.stats
     }
 
-    /// What the queues have done, by queue. Counts on through resets.
-    #[must_use]
-    pub fn stats(&self) -> &[Arc<QueueStats>] {
-        &self.0.stats
-    }
-
-    /// Lets the disk grow to `size` bytes, or without one to what its file or device has become,
-    /// and tells the driver (Virtio 1.2 §5.2.5). Returns the size, in bytes. Blocks.
-    ///
-    /// # Errors
-    ///
-    /// Why the disk has the size it had before.
-    pub fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
-        let changed = self.0.changed.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = self.0.backend.resize(size)?;
-        if self.0.capacity.set(size)
+    /// The driver is told through the configuration (Virtio 1.2 §5.2.5).
+    fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
+        let changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        let size = self.backend.resize(size)?;
+        if self.capacity.set(size)
             && let Some(changed) = &*changed
         {
             changed.notify();

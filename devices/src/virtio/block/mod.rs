@@ -8,12 +8,13 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::block::{Backend, Geometry};
+use ::block::{Backend, EngineSetup, Geometry, IoEngine, OpenError};
 
 use self::control::{Capacity, Shared};
 use self::protocol::BlockProtocol;
 use self::request::{ID_BYTES, Limits, SECTOR_BYTES};
 use super::device::read_config_bytes;
+use super::disk_control::DiskControl;
 use super::queue_worker::{self, Protocol, QueueWorker};
 use super::stats::QueueStats;
 use super::{
@@ -22,7 +23,6 @@ use super::{
 };
 use crate::WriteCache;
 
-pub use self::control::DiskControl;
 pub use self::request::Status;
 
 /// Entries of each queue.
@@ -46,6 +46,8 @@ pub(super) mod feature {
     pub(super) const DISCARD: u64 = 1 << 13;
     pub(super) const WRITE_ZEROES: u64 = 1 << 14;
 }
+
+type Made = Result<Box<dyn IoEngine>, OpenError>;
 
 /// A block device over a backend.
 pub struct Block {
@@ -79,7 +81,7 @@ impl Block {
     /// The controls of this disk.
     #[must_use]
     pub fn control(&self) -> DiskControl {
-        DiskControl(Arc::clone(&self.shared))
+        DiskControl(self.shared.clone())
     }
 
     /// What the queues have done, by queue. Counts on through resets.
@@ -109,7 +111,13 @@ impl Block {
         faults: FaultReporter,
     ) -> Result<QueueWorker<impl Protocol + use<>>, ActivateError> {
         let stats = self.stats_of(active.index);
-        QueueWorker::new(active, faults, &*self.shared.backend, stats, self.protocol())
+        QueueWorker::new(active, faults, self.engine(), stats, self.protocol())
+    }
+
+    /// Makes the engine of a queue on its worker's thread.
+    fn engine(&self) -> impl FnOnce(&EngineSetup<'_>) -> Made + Send + use<> {
+        let backend = Arc::clone(&self.shared.backend);
+        move |setup| backend.engine(setup)
     }
 
     fn protocol(&self) -> BlockProtocol {
@@ -234,7 +242,7 @@ impl VirtioDevice for Block {
                 format!("{}/q{}", self.shared.name, active.index),
                 active,
                 activation.faults.clone(),
-                Arc::clone(&self.shared.backend),
+                self.engine(),
                 stats,
                 self.protocol(),
             );

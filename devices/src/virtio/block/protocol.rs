@@ -3,12 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
-use ::block::{Operation, Segments};
+use ::block::{IoEngine, Operation, Segments};
 use vm_memory::GuestAddress;
 
 use super::control::Shared;
 use super::request::{HEADER_BYTES, Header, ID_BYTES, Kind, Limits, RANGE_BYTES, Status};
-use crate::virtio::queue_worker::{Parsed, Protocol};
+use crate::virtio::queue_worker::{Completed, Parsed, Protocol};
 use crate::virtio::{Chain, GuestMap, QueueError, Span};
 
 /// The protocol of one queue of a block device.
@@ -56,22 +56,29 @@ enum Ask {
 
 impl Protocol for BlockProtocol {
     type Pending = Pending;
+    type Engines = Box<dyn IoEngine>;
 
     #[inline]
     fn parse(&mut self, chain: &Chain, map: &GuestMap, segments: &mut Segments) -> Parsed<Pending> {
         match self.parse_simple(chain, map, segments) {
-            Some((op, pending)) => Parsed::Io { op, pending },
+            Some((op, pending)) => Parsed::Io { unit: 0, op, pending },
             None => self.parse_any(chain, map, segments),
         }
     }
 
     #[inline]
-    fn complete(&mut self, pending: &mut Pending, map: &GuestMap, result: io::Result<()>) -> u32 {
+    fn complete(
+        &mut self,
+        pending: &mut Pending,
+        map: &GuestMap,
+        result: io::Result<()>,
+        _segments: &mut Segments,
+    ) -> Completed {
         let status = Status::from(&result);
         if let Err(error) = result {
             self.warn(&error);
         }
-        pending.finish(map, status)
+        Completed::Done { written: pending.finish(map, status) }
     }
 }
 
@@ -121,7 +128,7 @@ impl BlockProtocol {
         match self.read_request(chain.readable(), data_in, map, segments) {
             Ok(Ask::Disk(op)) => {
                 let reads = matches!(op, Operation::Read { .. });
-                Parsed::Io { op, pending: pending(if reads { data_in.len() } else { 0 }) }
+                Parsed::Io { unit: 0, op, pending: pending(if reads { data_in.len() } else { 0 }) }
             }
             Ok(Ask::Answered { filled }) => {
                 Parsed::Done { written: pending(filled).finish(map, Status::Ok) }

@@ -315,11 +315,11 @@ impl PciDevice for PciTransport {
 }
 
 fn identity(device: &dyn VirtioDevice) -> Identity {
-    use super::DeviceType::{Block, Entropy, Net};
+    use super::DeviceType::{Block, Entropy, Net, Scsi};
     let kind = device.device_type();
     let class = match kind {
         Net => [0x02, 0x00, 0x00],
-        Block => [0x01, 0x00, 0x00],
+        Block | Scsi => [0x01, 0x00, 0x00],
         Entropy => [0xff, 0x00, 0x00],
     };
     let number = kind as u16;

@@ -1,0 +1,229 @@
+//! The engines of one request queue: one for each disk that it has I/O for, made at the first.
+//!
+//! With one engine the worker sleeps in it, where the kick is watched as well: one system call for everything. With
+//! several it sleeps in a poll of the kick and of their descriptors. Used on the worker's thread.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use ::block::{Completion, EngineSetup, IoEngine, MemoryRegion, OpenError, Request};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::shared::Shared;
+use crate::event;
+use crate::virtio::queue_worker::Engines;
+
+/// How often engines are looked at that hold requests until the host has space again: that shows on no descriptor.
+const HELD_PERIOD: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// See the module's documentation.
+pub(super) struct UnitEngines {
+    // Dropped first: engines use what follows.
+    engines: Vec<Unit>,
+    /// The place of each unit's engine, by the unit's number.
+    places: Vec<Option<usize>>,
+    /// Requests that no engine could be made for.
+    refused: Vec<Completion>,
+    completed: Vec<Completion>,
+    shared: Arc<Shared>,
+    version: u64,
+    depth: u16,
+    memory: Vec<MemoryRegion>,
+    kick: Arc<EventFd>,
+}
+
+struct Unit {
+    number: u16,
+    engine: Box<dyn IoEngine>,
+    in_flight: usize,
+    /// It has been woken.
+    signalled: bool,
+    /// Whether the queue's kick wakes it.
+    watches_kick: bool,
+    /// How others wake it, where the queue's kick does not.
+    _own_kick: Option<EventFd>,
+}
+
+impl UnitEngines {
+    pub(super) fn new(shared: Arc<Shared>, setup: &EngineSetup<'_>, kick: Arc<EventFd>) -> Self {
+        let EngineSetup { depth, memory, .. } = *setup;
+        Self {
+            engines: Vec::new(),
+            places: Vec::new(),
+            refused: Vec::new(),
+            completed: Vec::with_capacity(usize::from(depth)),
+            version: shared.version(),
+            shared,
+            depth,
+            memory: memory.to_vec(),
+            kick,
+        }
+    }
+
+    fn place(&self, number: u16) -> Option<usize> {
+        *self.places.get(usize::from(number))?
+    }
+
+    /// Makes the engine of a unit, which is added to the others.
+    #[cold]
+    fn make(&mut self, number: u16) -> Result<usize, OpenError> {
+        let refused = |what| move |source| OpenError::Host { path: "/".into(), what, source };
+        let map = self.shared.map();
+        let gone = || io::Error::from_raw_os_error(libc::ENODEV);
+        let disk = map.disk(number).ok_or_else(gone).map_err(refused("find the disk"))?;
+        let watches_kick = self.engines.is_empty();
+        let own_kick = if watches_kick {
+            None
+        } else {
+            Some(EventFd::new(EFD_NONBLOCK).map_err(refused("create an event"))?)
+        };
+        let kick = event::as_fd(own_kick.as_ref().unwrap_or(&self.kick));
+        let setup = EngineSetup { depth: self.depth, memory: &self.memory, kick };
+        let engine = disk.unit.backend().engine(&setup)?;
+        let unit = Unit {
+            number,
+            engine,
+            in_flight: 0,
+            signalled: true,
+            watches_kick,
+            _own_kick: own_kick,
+        };
+        self.engines.push(unit);
+        self.place_all();
+        Ok(self.engines.len() - 1)
+    }
+
+    fn place_all(&mut self) {
+        self.places.clear();
+        for (place, unit) in self.engines.iter().enumerate() {
+            let number = usize::from(unit.number);
+            if self.places.len() <= number {
+                self.places.resize(number + 1, None);
+            }
+            if let Some(entry) = self.places.get_mut(number) {
+                *entry = Some(place);
+            }
+        }
+    }
+
+    /// Drops the engines of disks that are gone, once nothing of them is in flight.
+    fn follow(&mut self) {
+        let version = self.shared.version();
+        if version == self.version {
+            return;
+        }
+        let map = self.shared.map();
+        let is_gone = |unit: &Unit| map.disk(unit.number).is_none();
+        self.engines.retain(|unit| unit.in_flight > 0 || !is_gone(unit));
+        if !self.engines.iter().any(is_gone) {
+            self.version = version;
+        }
+        self.place_all();
+    }
+
+    /// Sleeps until the kick or an engine has something.
+    fn sleep(&mut self) -> io::Result<()> {
+        let held = self.engines.iter().any(|unit| (*unit.engine).held() > 0);
+        let mut fds = Vec::with_capacity(1 + self.engines.len());
+        fds.push(poll_in(event::as_fd(&self.kick)));
+        for unit in &mut self.engines {
+            fds.push(poll_in(unit.engine.descriptor()?));
+        }
+        match poll(&mut fds, held.then_some(&HELD_PERIOD)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let woken: Vec<bool> = fds.iter().skip(1).map(|fd| !fd.revents().is_empty()).collect();
+        drop(fds);
+        let _ = self.kick.read();
+        for (unit, woken) in self.engines.iter_mut().zip(woken) {
+            if woken || held {
+                // Silent before it is reaped, so that nothing is overlooked that comes in between. What woke it may
+                // still have to be posted.
+                unit.engine.quiet();
+                (*unit.engine).submit()?;
+                unit.signalled = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn poll_in(fd: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::from_borrowed_fd(fd, PollFlags::IN)
+}
+
+impl Engines for UnitEngines {
+    fn push(&mut self, unit: u16, request: Request<'_>) {
+        let place = match self.place(unit) {
+            Some(place) => Ok(place),
+            None => self.make(unit),
+        };
+        match place {
+            Ok(place) => {
+                if let Some(unit) = self.engines.get_mut(place) {
+                    unit.in_flight += 1;
+                    (*unit.engine).push(request);
+                }
+            }
+            Err(error) => {
+                let name = &self.shared.name;
+                tracing::error!(target: "virtio-scsi", "{name}: a disk has no engine: {error}");
+                let result = Err(io::Error::from_raw_os_error(libc::EIO));
+                self.refused.push(Completion { tag: request.tag, result });
+            }
+        }
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        let mut busy = self.engines.iter_mut().filter(|unit| unit.in_flight > 0);
+        busy.try_for_each(|unit| (*unit.engine).submit())
+    }
+
+    fn reap(&mut self, completed: &mut Vec<Completion>) {
+        completed.append(&mut self.refused);
+        for unit in &mut self.engines {
+            if unit.in_flight > 0 || unit.signalled {
+                unit.signalled = false;
+                (*unit.engine).reap(&mut self.completed);
+                unit.in_flight = unit.in_flight.saturating_sub(self.completed.len());
+                completed.append(&mut self.completed);
+            }
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.engines.iter().map(|unit| (*unit.engine).held()).sum()
+    }
+
+    fn cancel(&mut self, unit: u16, tag: u16) -> bool {
+        let place = self.place(unit);
+        let unit = place.and_then(|place| self.engines.get_mut(place));
+        unit.is_some_and(|unit| (*unit.engine).cancel(tag))
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        self.follow();
+        if !self.refused.is_empty() {
+            return Ok(());
+        }
+        if let [only] = self.engines.as_mut_slice()
+            && only.watches_kick
+        {
+            only.signalled = true;
+            return (*only.engine).wait().map(drop);
+        }
+        self.submit()?;
+        if self.engines.iter().any(|unit| unit.engine.is_ready()) {
+            for unit in self.engines.iter_mut().filter(|unit| unit.engine.is_ready()) {
+                unit.engine.quiet();
+                unit.signalled = true;
+            }
+            return Ok(());
+        }
+        self.sleep()
+    }
+}

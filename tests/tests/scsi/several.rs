@@ -1,0 +1,84 @@
+//! Many disks behind one request queue: one worker, an engine for each.
+
+use std::sync::Arc;
+
+use block::{CacheMode, DiskOptions, EngineKind, RawFile};
+use devices::virtio::stats::Kind;
+use tests::driver::{Command, Host};
+
+use super::{attach, controller, file_disk, read_10, write_10};
+
+/// Requests to all disks at once, over and over; each gets its own data, whichever engines there are.
+#[test]
+fn one_queue_serves_many_disks() {
+    const DISKS: u8 = 9;
+    for engine in [EngineKind::IoUring, EngineKind::Threads] {
+        let (device, bus) = controller(2);
+        let mut files = Vec::new();
+        let mut controls = Vec::new();
+        for lun in 0..DISKS {
+            let (file, disk) = file_disk(1 << 20, CacheMode::WriteBack);
+            drop(disk);
+            let mode = if lun % 2 == 0 { CacheMode::WriteBack } else { CacheMode::None };
+            let options = DiskOptions { engine, ..DiskOptions::new(mode) };
+            let disk = RawFile::open(file.path(), &options).unwrap();
+            controls.push(attach(&bus, 0, lun.into(), Arc::new(disk)));
+            files.push(file);
+        }
+        let mut host = Host::start(device, u64::MAX);
+        (0..DISKS).for_each(|lun| host.hear_attention(lun));
+        for turn in 0..50u8 {
+            let lba = u32::from(turn) * 8;
+            let byte = |lun: u8| lun.wrapping_mul(31).wrapping_add(turn);
+            for (cdb, reads) in [(write_10(lba, 8), false), (read_10(lba, 8), true)] {
+                let command = |lun: u8| {
+                    let command = Command::new(lun, &cdb);
+                    if reads { command.room(4096) } else { command.out(&[byte(lun); 4096]) }
+                };
+                let sent: Vec<_> = (0..DISKS).map(|lun| host.send(0, &command(lun))).collect();
+                let mut used: Vec<_> = sent.iter().map(|_| host.rings[2].wait_used()).collect();
+                for (lun, sent) in (0..).zip(&sent) {
+                    let mine = used.iter().position(|used| u64::from(used.id) == sent.head_id());
+                    let answer = host.answer(sent, used.remove(mine.unwrap()));
+                    assert_eq!((answer.response, answer.status), (0, 0));
+                    if reads {
+                        assert_eq!(answer.data, [byte(lun); 4096], "{engine}, LUN {lun}");
+                    }
+                }
+            }
+        }
+        for control in &controls {
+            let stats = &control.stats()[0];
+            for kind in [Kind::Read, Kind::Write] {
+                let of_kind = stats.kind(kind);
+                assert_eq!((of_kind.requests.get(), of_kind.bytes.get()), (50, 50 * 4096));
+            }
+            assert!(stats.rounds.get() > 0 && stats.answered.get() >= 1);
+            assert_eq!(control.stats().len(), 2);
+        }
+        host.device.reset();
+        assert!(controls.iter().all(|control| control.stats()[0].in_flight.get() == 0));
+    }
+}
+
+/// The first comparison on a disk makes the engines of all its queues claim, also those that sleep.
+#[test]
+fn queues_that_sleep_do_not_hold_up_a_comparison() {
+    let (device, bus) = controller(3);
+    let (_file, disk) = file_disk(1 << 20, CacheMode::WriteBack);
+    let (_other_file, other) = file_disk(1 << 20, CacheMode::WriteBack);
+    attach(&bus, 0, 0, Arc::new(disk));
+    attach(&bus, 0, 1, Arc::new(other));
+    let mut host = Host::start(device, u64::MAX);
+    (0..2).for_each(|lun| host.hear_attention(lun));
+    // Queue 0 sleeps in one engine, queue 1 in a poll of two, queue 2 has none.
+    assert_eq!(host.run(0, &Command::new(0, &read_10(0, 1)).room(512)).status, 0);
+    for lun in [1, 0] {
+        assert_eq!(host.run(1, &Command::new(lun, &read_10(0, 1)).room(512)).status, 0);
+    }
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let cdb = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
+    let command = Command::new(0, &cdb).out(&[[0; 512], [1; 512]].concat());
+    assert_eq!(host.run(2, &command).status, 0);
+    assert_eq!(host.run(1, &Command::new(0, &read_10(0, 1)).room(512)).data, [1; 512]);
+}
