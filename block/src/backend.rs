@@ -5,7 +5,10 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
-use crate::{BackingSpace, ByteOffset, ByteRange, CacheMode, Completion, Extent, Held, Request};
+use crate::{
+    BackingSpace, ByteOffset, ByteRange, CacheMode, Completion, Crossing, Extent, Held, Request,
+    SoftLimitState,
+};
 
 /// What a disk looks like. All figures in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,6 +208,20 @@ pub trait Backend: Send + Sync {
     ///
     /// The host refuses to answer.
     fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
+        Ok(None)
+    }
+
+    /// The mark on the space of what stores the disk, if it has one.
+    fn soft_limit(&self) -> Option<SoftLimitState> {
+        None
+    }
+
+    /// Looks whether the store's space has passed the disk's mark since the last look.
+    ///
+    /// # Errors
+    ///
+    /// The host refuses to say how much space there is.
+    fn check_soft_limit(&self) -> io::Result<Option<Crossing>> {
         Ok(None)
     }
 

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::engine_choice::EngineChoice;
 use crate::failures::FailureLog;
 use crate::range_lock::RangeLock;
+use crate::soft_limit::SoftLimit;
 use crate::space::SpaceWatch;
 use crate::steps::is_want_of_space;
 use crate::sync_latch::SyncLatch;
@@ -85,6 +86,7 @@ pub(crate) struct HostFile {
     pub(crate) latch: SyncLatch,
     pub(crate) space: SpaceWatch,
     pub(crate) clock: Clock,
+    pub(crate) soft_limit: Option<SoftLimit>,
     pub(crate) failures: FailureLog,
     pub(crate) discard_refusal_noted: AtomicBool,
 }

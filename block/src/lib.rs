@@ -12,6 +12,7 @@ mod backend;
 mod backing;
 mod cache_mode;
 mod clock;
+mod detect_zeroes;
 mod engine_choice;
 mod failures;
 mod host_file;
@@ -22,10 +23,13 @@ mod request;
 mod requests;
 #[doc(hidden)]
 pub mod simulation;
+mod soft_limit;
 mod space;
 mod steps;
 mod sync_latch;
 mod threads;
+#[allow(dead_code)]
+mod trim;
 mod uring;
 
 pub use allocation::{Extent, Extents};
@@ -35,10 +39,12 @@ pub use backend::{
 };
 pub use backing::BackingSpace;
 pub use cache_mode::{CacheMode, FlushAction, UnknownCacheMode};
+pub use detect_zeroes::{DetectZeroes, UnknownDetectZeroes};
 pub use engine_choice::{EngineKind, UnknownEngine};
 pub use raw_file::{DiskOptions, Lock, RawFile, Survey};
 pub use request::{
     ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request, Segment,
     Segments,
 };
+pub use soft_limit::{Crossing, SoftLimitState};
 pub use space::{Held, OnNoSpace};

@@ -64,6 +64,7 @@ impl SimulatedDisk {
             latch: SyncLatch::default(),
             space: SpaceWatch::new("simulated".into(), "simulated".into(), on_no_space),
             clock,
+            soft_limit: None,
             failures: FailureLog::new("simulated".into()),
             discard_refusal_noted: AtomicBool::new(false),
         };

@@ -115,25 +115,31 @@ fn a_good_machine_as_json() {
         "block_size": null,
         "bus": "virtio-blk",
         "cache": "writeback",
+        "detect_zeroes": "off",
+        "discard": "unmap",
         "engine": "auto",
         "id": "root",
         "path": "root.img",
         "queues": 1,
         "readonly": false,
         "serial": "root",
-        "size_bytes": 10737418240
+        "size_bytes": 10737418240,
+        "soft_limit_percent": null
       },
       {
         "block_size": null,
         "bus": "virtio-blk",
         "cache": "writethrough",
+        "detect_zeroes": "off",
+        "discard": "unmap",
         "engine": "auto",
         "id": "data-1",
         "path": "data.img",
         "queues": 1,
         "readonly": true,
         "serial": "data-1",
-        "size_bytes": 1572864
+        "size_bytes": 1572864,
+        "soft_limit_percent": null
       }
     ],
     "kernel": {

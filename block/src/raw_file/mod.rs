@@ -28,11 +28,13 @@ use crate::engine_choice::{self, EngineChoice};
 use crate::failures::FailureLog;
 use crate::host_file::{HostFile, Kind, LiveGeometry, flags_of, open_again};
 use crate::range_lock::RangeLock;
+use crate::soft_limit::SoftLimit;
 use crate::space::SpaceWatch;
 use crate::sync_latch::SyncLatch;
 use crate::{
-    Backend, BackingSpace, ByteOffset, CacheMode, Engine, EngineKind, EngineSetup, Extent, Extents,
-    Geometry, Held, IoEngine, OnNoSpace, OpenError, ResizeError,
+    Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DetectZeroes, Engine, EngineKind,
+    EngineSetup, Extent, Extents, Geometry, Held, IoEngine, OnNoSpace, OpenError, ResizeError,
+    SoftLimitState,
 };
 
 /// How a disk is opened.
@@ -51,6 +53,12 @@ pub struct DiskOptions {
     pub engine: EngineKind,
     /// What becomes of writes that the host has no space for.
     pub on_no_space: OnNoSpace,
+    /// Of the space of what stores it, so many percent used are to be told of.
+    pub soft_limit: Option<u8>,
+    /// Whether guests may give space back. If not, they are not offered it.
+    pub discard: bool,
+    /// What becomes of writes of nothing but zeroes.
+    pub detect_zeroes: DetectZeroes,
 }
 
 impl DiskOptions {
@@ -64,6 +72,9 @@ impl DiskOptions {
             block_size: None,
             engine: EngineKind::Auto,
             on_no_space: OnNoSpace::Report,
+            soft_limit: None,
+            discard: true,
+            detect_zeroes: DetectZeroes::Off,
         }
     }
 
@@ -116,6 +127,7 @@ impl RawFile {
                 latch: SyncLatch::default(),
                 space: SpaceWatch::new(id.clone(), path.into(), options.on_no_space),
                 clock: Clock::Host,
+                soft_limit: options.soft_limit.map(SoftLimit::new),
                 failures: FailureLog::new(id),
                 discard_refusal_noted: AtomicBool::new(false),
             }),
@@ -225,6 +237,15 @@ impl Backend for RawFile {
 
     fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
         BackingSpace::of(&self.host.file)
+    }
+
+    fn soft_limit(&self) -> Option<SoftLimitState> {
+        self.host.soft_limit.as_ref().map(SoftLimit::state)
+    }
+
+    fn check_soft_limit(&self) -> io::Result<Option<Crossing>> {
+        let Some(limit) = &self.host.soft_limit else { return Ok(None) };
+        Ok(self.backing_space()?.and_then(|space| limit.look(space)))
     }
 
     fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use block::{
-    Backend, CacheMode, EngineKind, EngineSetup, Geometry, IoEngine, OnNoSpace, OpenError,
+    Backend, CacheMode, DetectZeroes, EngineKind, EngineSetup, Geometry, IoEngine, OnNoSpace,
+    OpenError,
 };
 use devices::virtio::Block;
 
@@ -73,6 +74,9 @@ fn view(backend: Troubled) -> View {
         block_size: None,
         engine: EngineKind::Auto,
         on_no_space: OnNoSpace::Report,
+        discard: true,
+        detect_zeroes: DetectZeroes::Off,
+        soft_limit: None,
     };
     let control = Block::new("data", "data", 1, Arc::new(backend)).control();
     View {

@@ -196,5 +196,8 @@ fn disk_json(disk: &DiskConfig) -> Value {
         "serial": disk.serial,
         "block_size": disk.block_size,
         "engine": disk.engine.name(),
+        "discard": if disk.discard { "unmap" } else { "ignore" },
+        "detect_zeroes": disk.detect_zeroes.name(),
+        "soft_limit_percent": disk.soft_limit,
     })
 }

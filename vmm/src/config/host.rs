@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use block::BackingSpace;
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use rustix::io::Errno;
 use toml::Spanned;
@@ -326,7 +327,19 @@ fn check_image(disk: &Disk, path: &Spanned<PathBuf>, file: &File) -> Option<Diag
                 .help(help),
         );
     }
-    check_direct(disk, path)
+    check_direct(disk, path).or_else(|| check_soft_limit(disk, path, file))
+}
+
+/// Whether the host says how full the store is.
+fn check_soft_limit(disk: &Disk, path: &Spanned<PathBuf>, file: &File) -> Option<Diagnostic> {
+    let limit = disk.soft_limit.as_ref()?;
+    let told = BackingSpace::of(file).is_ok_and(|space| space.is_some());
+    (!told).then(|| {
+        Diagnostic::error("`soft_limit` cannot be watched")
+            .at(limit.span(), "the host does not say how much space is left")
+            .related(path.span(), "where this is stored")
+            .help("leave `[disk.thin]` out, or put the disk into an image file")
+    })
 }
 
 /// Whether a cache mode that bypasses the page cache can be had.

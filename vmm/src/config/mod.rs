@@ -21,7 +21,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use block::{CacheMode, EngineKind, OnNoSpace};
+use block::{CacheMode, DetectZeroes, EngineKind, OnNoSpace};
 
 use host::Host;
 use report::Diagnostic;
@@ -83,6 +83,12 @@ pub(crate) struct DiskConfig {
     pub(crate) engine: EngineKind,
     /// What becomes of writes that the host has no space for.
     pub(crate) on_no_space: OnNoSpace,
+    /// Whether the guest may give space back.
+    pub(crate) discard: bool,
+    /// What becomes of writes of nothing but zeroes.
+    pub(crate) detect_zeroes: DetectZeroes,
+    /// So many percent used of the space of what stores it are told to the guest.
+    pub(crate) soft_limit: Option<u8>,
 }
 
 /// What carries a disk to the guest.

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use block::{CacheMode, EngineKind, OnNoSpace};
+use block::{CacheMode, DetectZeroes, EngineKind, OnNoSpace};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -62,6 +62,9 @@ pub(super) struct Disk {
     pub(super) engine: Option<EngineKind>,
     pub(super) holds: bool,
     pub(super) hold_deadline: Option<Spanned<Duration>>,
+    pub(super) discard: Option<bool>,
+    pub(super) detect_zeroes: Option<Spanned<DetectZeroes>>,
+    pub(super) soft_limit: Option<Spanned<u8>>,
 }
 
 #[derive(Debug)]
@@ -297,8 +300,12 @@ impl<'t> Reader<'t, '_> {
         let on_enospc =
             table.optional("on_enospc", "\"hold\"", |v| value::one_of(v, &["report", "hold"]));
         let hold_deadline = table.optional("hold_deadline", "\"5m\"", value::duration);
+        let discard = table.optional("discard", "\"unmap\"", discard);
+        let detect_zeroes = table.optional("detect_zeroes", "\"unmap\"", detect_zeroes);
+        let thin = table.optional("thin", "{ soft_limit = \"80%\" }", value::table);
         let header = table.span();
         table.finish();
+        let soft_limit = thin.and_then(|thin| self.thin(&thin));
         let readonly = readonly.map(Spanned::into_inner);
         let block_size = block_size.map(Spanned::into_inner);
         let engine = engine.map(Spanned::into_inner);
@@ -315,7 +322,17 @@ impl<'t> Reader<'t, '_> {
             engine,
             holds,
             hold_deadline,
+            discard: discard.map(Spanned::into_inner),
+            detect_zeroes,
+            soft_limit,
         }
+    }
+
+    fn thin(&mut self, table: &Spanned<&'t DeTable<'t>>) -> Option<Spanned<u8>> {
+        let mut table = self.open("[disk.thin]", table);
+        let soft_limit = table.required("soft_limit", "\"80%\"", value::percent);
+        table.finish();
+        soft_limit
     }
 
     fn net(&mut self, table: &Spanned<&'t DeTable<'t>>) -> Net {
@@ -400,6 +417,15 @@ fn engine(value: &DeValue<'_>) -> value::Read<EngineKind> {
     name.parse().map_err(|_| value::Wrong::kind("an engine", value))
 }
 
+fn discard(value: &DeValue<'_>) -> value::Read<bool> {
+    Ok(value::one_of(value, &["unmap", "ignore"])? == "unmap")
+}
+
+fn detect_zeroes(value: &DeValue<'_>) -> value::Read<DetectZeroes> {
+    let name = value::one_of(value, &DetectZeroes::ALL.map(DetectZeroes::name))?;
+    name.parse().map_err(|_| value::Wrong::kind("a way to detect zeroes", value))
+}
+
 fn bus(value: &DeValue<'_>) -> value::Read<Bus> {
     if value.as_str() == Some("virtio-scsi") {
         return Err(value::Wrong {
@@ -460,6 +486,9 @@ impl Disk {
             } else {
                 OnNoSpace::Report
             },
+            discard: self.discard.unwrap_or(true),
+            detect_zeroes: self.detect_zeroes.map_or(DetectZeroes::Off, Spanned::into_inner),
+            soft_limit: self.soft_limit.map(Spanned::into_inner),
             id,
         })
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use block::CacheMode;
+use block::{CacheMode, DetectZeroes};
 use toml::Spanned;
 
 use super::parse::{Console, Disk, Source};
@@ -30,6 +30,7 @@ pub(super) fn check(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
 pub(super) fn check_disks(disks: &[Disk], diagnostics: &mut Vec<Diagnostic>) {
     unsafe_cache(disks, diagnostics);
     deadlines(disks, diagnostics);
+    zeroes(disks, diagnostics);
 }
 
 /// Reports each value of `key` which was there before.
@@ -90,6 +91,19 @@ fn deadlines(disks: &[Disk], diagnostics: &mut Vec<Diagnostic>) {
             Diagnostic::error("`hold_deadline` without `on_enospc = \"hold\"`")
                 .at(deadline.span(), "nothing is held")
                 .help("write `on_enospc = \"hold\"`, or leave `hold_deadline` out"),
+        );
+    }
+}
+
+/// Zeroes that may not be unmapped cannot be detected to be.
+fn zeroes(disks: &[Disk], diagnostics: &mut Vec<Diagnostic>) {
+    let kept = disks.iter().filter(|disk| disk.discard == Some(false));
+    let detected = kept.filter_map(|disk| disk.detect_zeroes.as_ref());
+    for detect in detected.filter(|detect| *detect.get_ref() == DetectZeroes::Unmap) {
+        diagnostics.push(
+            Diagnostic::error("`detect_zeroes = \"unmap\"` with `discard = \"ignore\"`")
+                .at(detect.span(), "no space is given back")
+                .help("write `detect_zeroes = \"on\"`, or `discard = \"unmap\"`"),
         );
     }
 }

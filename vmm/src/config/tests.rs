@@ -89,7 +89,8 @@ fn everything_given_is_taken() {
         kernel = { image = '/k', initramfs = 'i', cmdline = 'quiet' }
         disk = [{ id = 'a', path = 'a.img', cache = 'none', bus = 'virtio-blk',
                   readonly = true, queues = 2, serial = 'S 1', block_size = 4096,
-                  engine = 'threads', on_enospc = 'hold', hold_deadline = '1m' }]
+                  engine = 'threads', on_enospc = 'hold', hold_deadline = '1m',
+                  discard = 'ignore', detect_zeroes = 'on', thin = { soft_limit = '80%' } }]
         net = [{ tap = 'tap0', mac = '02:00:00:00:00:01' }, { tap = 'tap1' }]
         console = { socket = 'c' }";
     let (source, diagnostics) = parse::parse(text, Path::new("/vm"));
@@ -124,6 +125,11 @@ MachineConfig {
             on_no_space: Hold {
                 deadline: 60s,
             },
+            discard: false,
+            detect_zeroes: On,
+            soft_limit: Some(
+                80,
+            ),
         },
     ],
     nets: [
@@ -278,10 +284,10 @@ fn unknown_keys() {
         str![[r#"
 unknown key `read_only`
   read_only  <- did you mean `readonly`?
-  the keys of [[disk]] are: id, path, cache, bus, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline
+  the keys of [[disk]] are: id, path, cache, bus, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline, discard, detect_zeroes, thin
 unknown key `colour`
   colour  <- not a key of [[disk]]
-  the keys of [[disk]] are: id, path, cache, bus, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline
+  the keys of [[disk]] are: id, path, cache, bus, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline, discard, detect_zeroes, thin
 
 "#]]
     );
@@ -292,7 +298,7 @@ fn types() {
     let text = "[machine]\nvcpus='2'\nmemory=true\nshutdown_grace=[]\n[kernel]\nimage=1\n\
                 initramfs={}\ncmdline=1.5\n[[disk]]\nid=1\npath=1\ncache=1\nbus=1\nreadonly='yes'\n\
                 queues='1'\nserial=1979-05-27\nblock_size='512'\nengine=1\non_enospc=true\n\
-                hold_deadline=5\n[[net]]\ntap=1\nmac=1\n";
+                hold_deadline=5\ndiscard=1\ndetect_zeroes=false\nthin=1\n[[net]]\ntap=1\nmac=1\n";
     assert_data_eq!(
         said(text),
         str![[r#"
@@ -347,6 +353,15 @@ fn types() {
 `hold_deadline` has no unit
   5  <- a bare number
   write a unit, such as "5s"
+`discard` must be a string
+  1  <- this is an integer
+  write `discard = "unmap"`
+`detect_zeroes` must be a string
+  false  <- this is a boolean
+  write `detect_zeroes = "unmap"`
+`thin` must be a table
+  1  <- this is an integer
+  write `thin = { soft_limit = "80%" }`
 `tap` must be a string
   1  <- this is an integer
   write `tap = "tap0"`
@@ -356,6 +371,47 @@ fn types() {
 
 "#]]
     );
+}
+
+#[test]
+fn thin_disks() {
+    let disk = "[[disk]]\nid='a'\npath='a'\n";
+    let text = "discard='no'\ndetect_zeroes='yes'\n[disk.thin]\nsoft_limit='100%'\nlimit=1\n";
+    assert_data_eq!(said_after_base(&format!("{disk}{text}")), str![[r#"
+`discard` has an unknown value
+  'no'  <- not one of its values
+  write one of "unmap", "ignore"
+`detect_zeroes` has an unknown value
+  'yes'  <- not one of its values
+  write one of "off", "on", "unmap"
+`soft_limit` is no share
+  '100%'  <- not from 1 to 99
+  write a share from "1%" to "99%", such as "80%"
+unknown key `limit`
+  limit  <- not a key of [disk.thin]
+  the keys of [disk.thin] are: soft_limit
+
+"#]]);
+    let text = "discard='ignore'\ndetect_zeroes='unmap'\n[disk.thin]\nsoft_limit=80\n";
+    assert_data_eq!(said_after_base(&format!("{disk}{text}")), str![[r#"
+`detect_zeroes = "unmap"` with `discard = "ignore"`
+  'unmap'  <- no space is given back
+  write `detect_zeroes = "on"`, or `discard = "unmap"`
+`soft_limit` is no share
+  80  <- a bare number
+  write a share from "1%" to "99%", such as "80%"
+
+"#]]);
+    assert_data_eq!(said_after_base(&format!("{disk}[disk.thin]\n")), str![[r#"
+`[disk.thin]` has no `soft_limit`
+  [disk.thin]  <- needs `soft_limit`
+  add `soft_limit = "80%"`
+
+"#]]);
+    for share in ["1%", "80 %", "99%"] {
+        let text = format!("{disk}thin={{soft_limit='{share}'}}\n");
+        assert_eq!(said_after_base(&text), "", "{share}");
+    }
 }
 
 #[test]

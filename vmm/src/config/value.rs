@@ -6,7 +6,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use toml::de::DeValue;
+use toml::de::{DeTable, DeValue};
 
 /// Why a value is refused. The message reads "`key` {what}".
 #[derive(Debug, PartialEq, Eq)]
@@ -53,6 +53,25 @@ pub(super) fn integer(value: &DeValue<'_>, range: RangeInclusive<u16>) -> Read<u
             format!("write a number from {min} to {max}"),
         )
     })
+}
+
+/// A table within a table.
+pub(super) fn table<'v>(value: &'v DeValue<'v>) -> Read<&'v DeTable<'v>> {
+    value.as_table().ok_or_else(|| Wrong::kind("a table", value))
+}
+
+/// A share such as "80%", from 1 to 99.
+pub(super) fn percent(value: &DeValue<'_>) -> Read<u8> {
+    let wrong = |label: &str| {
+        let help = "write a share from \"1%\" to \"99%\", such as \"80%\"";
+        Wrong::new("is no share", label, help)
+    };
+    if value.as_integer().is_some() {
+        return Err(wrong("a bare number"));
+    }
+    let Some(number) = string(value)?.strip_suffix('%') else { return Err(wrong("without a `%`")) };
+    let share = number.trim_end().parse().ok().filter(|share| (1..=99).contains(share));
+    share.ok_or_else(|| wrong("not from 1 to 99"))
 }
 
 /// The block of a disk, in bytes.
