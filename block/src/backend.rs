@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::{
     BackingSpace, ByteOffset, ByteRange, CacheMode, Completion, Crossing, Extent, Held, Request,
-    SoftLimitState,
+    SoftLimitState, Trimmed,
 };
 
 /// What a disk looks like. All figures in bytes.
@@ -209,6 +209,11 @@ pub trait Backend: Send + Sync {
     /// The host refuses to answer.
     fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
         Ok(None)
+    }
+
+    /// What became of what was asked to be discarded.
+    fn trimmed(&self) -> Trimmed {
+        Trimmed::default()
     }
 
     /// The mark on the space of what stores the disk, if it has one.

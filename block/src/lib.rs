@@ -48,3 +48,4 @@ pub use request::{
 };
 pub use soft_limit::{Crossing, SoftLimitState};
 pub use space::{Held, OnNoSpace};
+pub use trim::Trimmed;

@@ -13,6 +13,7 @@ mod cpu;
 mod ctl;
 mod disk;
 mod ending;
+mod events;
 mod exit;
 mod gate;
 mod kvm;
@@ -25,6 +26,7 @@ mod serial;
 mod serve;
 mod signals;
 mod socket;
+mod space_watch;
 mod terminal;
 mod vcpu;
 

@@ -89,6 +89,9 @@ pub(crate) fn open_block(config: &DiskConfig) -> Result<Block, Error> {
         block_size: config.block_size,
         engine: config.engine,
         on_no_space: config.on_no_space,
+        soft_limit: config.soft_limit,
+        discard: config.discard,
+        detect_zeroes: config.detect_zeroes,
         ..DiskOptions::new(config.cache)
     };
     let backend = RawFile::open(&config.path, &options)

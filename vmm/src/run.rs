@@ -12,11 +12,13 @@ use crate::config::MachineConfig;
 use crate::console::Console;
 use crate::control::Control;
 use crate::ending::Ending;
+use crate::events::Events;
 use crate::exit::Exit;
 use crate::kvm::KvmFailure;
 use crate::machine::{self, Machine};
 use crate::signals::Signals;
 use crate::socket::{self, Socket};
+use crate::space_watch::SpaceWatch;
 
 /// Why a run failed on the host's side.
 #[derive(Debug, Error)]
@@ -36,6 +38,9 @@ pub(crate) enum Error {
     /// The control socket cannot be served.
     #[error("cannot serve the control socket")]
     Api(#[source] io::Error),
+    /// The host's stores cannot be watched.
+    #[error("cannot watch the space of the disks' stores")]
+    SpaceWatch(#[source] io::Error),
     /// The event loop failed.
     #[error("the event loop failed")]
     Control(#[source] io::Error),
@@ -82,9 +87,12 @@ fn run_machine(
         machine => machine?,
     };
     let (commander, commands) = commands().map_err(Error::Api)?;
-    let api = socket.map(|socket| Api::start(socket, view(config, &machine, commander)));
+    let events = Arc::new(Events::default());
+    let view = view(config, &machine, commander, Arc::clone(&events));
+    let api = socket.map(|socket| Api::start(socket, view));
     let api = api.transpose().map_err(Error::Api)?;
     let running = machine.start()?;
+    let _space = SpaceWatch::start(&machine.disks, events).map_err(Error::SpaceWatch)?;
     let control = Control {
         signals,
         console,
@@ -104,7 +112,12 @@ fn run_machine(
 }
 
 /// What the control socket shows.
-fn view(config: &MachineConfig, machine: &Machine, commander: Commander) -> View {
+fn view(
+    config: &MachineConfig,
+    machine: &Machine,
+    commander: Commander,
+    events: Arc<Events>,
+) -> View {
     let disks = config.disks.iter().cloned().zip(machine.disks.iter().cloned());
     View {
         started: Instant::now(),
@@ -115,5 +128,6 @@ fn view(config: &MachineConfig, machine: &Machine, commander: Commander) -> View
             commander,
         }),
         disks: disks.map(|(config, control)| DiskView { config, control }).collect(),
+        events,
     }
 }

@@ -1,16 +1,19 @@
 //! The machine as it is at this moment. Control socket thread; nothing here waits.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use block::FlushAction;
+use block::{FlushAction, SoftLimitState};
 use devices::virtio::DiskControl;
 use devices::virtio::stats::{Kind, KindStats, QueueStats};
 
 use super::latency::Counts;
-use super::model::{Disk, Engine, Held, Requests, State, Stats, Status};
+use super::model::{
+    Disk, Engine, Event, Events, Held, Requests, SoftLimit, State, Stats, Status, Trimmed,
+};
 use crate::commands::Commander;
 use crate::config::DiskConfig;
+use crate::events;
 use crate::gate::Gate;
 
 /// Everything the control socket may see and do.
@@ -20,6 +23,7 @@ pub(crate) struct View {
     /// Nothing where a disk is served to another monitor.
     pub(crate) machine: Option<MachineView>,
     pub(crate) disks: Vec<DiskView>,
+    pub(crate) events: Arc<events::Events>,
 }
 
 /// The machine around the disks.
@@ -48,11 +52,22 @@ impl View {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             state: self.state(),
-            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: milliseconds(self.started.elapsed()),
             vcpus: self.machine.as_ref().map(|machine| machine.vcpus),
             memory_bytes: self.machine.as_ref().map(|machine| machine.memory_bytes),
             disks: self.disks.iter().map(DiskView::status).collect(),
         }
+    }
+
+    pub(super) fn events(&self) -> Events {
+        let event = |event: events::Event| Event {
+            number: event.number,
+            time_ms: event.time.duration_since(UNIX_EPOCH).map_or(0, milliseconds),
+            event: event.what.name().to_owned(),
+            disk: event.disk,
+            text: event.text,
+        };
+        Events { events: self.events.all().into_iter().map(event).collect() }
     }
 
     pub(super) fn disk(&self, id: &str) -> Option<&DiskView> {
@@ -82,6 +97,8 @@ impl DiskView {
             write_cache: control.write_cache(),
             lost_writes: control.backend().has_lost_writes(),
             held,
+            soft_limit: self.soft_limit(),
+            trimmed: self.trimmed(),
             engine: Engine { name: engine.name.to_owned(), reason: engine.reason.into_owned() },
             total: stats(control.stats()),
             queues: control
@@ -97,6 +114,30 @@ impl DiskView {
         self.control.backend().held().map(|held| held_at(&held, Instant::now()))
     }
 
+    /// The mark on the space of what stores the disk.
+    fn soft_limit(&self) -> Option<SoftLimit> {
+        let backend = self.control.backend();
+        let SoftLimitState { percent, reached } = backend.soft_limit()?;
+        let space = backend.backing_space().ok().flatten();
+        Some(SoftLimit {
+            percent,
+            reached,
+            used_bytes: space.map(|space| space.used),
+            available_bytes: space.map(|space| space.available),
+        })
+    }
+
+    /// What became of what the guest discarded.
+    pub(super) fn trimmed(&self) -> Trimmed {
+        let block::Trimmed { asked, gathered, freed, skipped } = self.control.backend().trimmed();
+        Trimmed {
+            asked_bytes: asked,
+            gathered_bytes: gathered,
+            freed_bytes: freed,
+            skipped_bytes: skipped,
+        }
+    }
+
     fn warnings(&self, held: Option<&Held>) -> Vec<String> {
         let cache = self.config.cache;
         let mut warnings = Vec::new();
@@ -109,6 +150,12 @@ impl DiskView {
             let lost = "write-back failed: data the guest believes written may be lost, and flushes fail until \
                         the machine is started anew";
             warnings.push(lost.to_owned());
+        }
+        if let Some(SoftLimitState { percent, reached: true }) = self.control.backend().soft_limit()
+        {
+            warnings.push(format!(
+                "soft limit: {percent} % of the space it is stored on is used; free some, or its writes will fail"
+            ));
         }
         if let Some(Held { requests, error, reason, age_ms, deadline_ms }) = held {
             let (what, age, left) = (counted(*requests), age_ms / 1000, deadline_ms / 1000);
@@ -123,7 +170,6 @@ impl DiskView {
 
 fn held_at(held: &block::Held, now: Instant) -> Held {
     let block::Held { requests, since, deadline, errno } = *held;
-    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     // Nothing but these two is held.
     let (error, reason) = match errno {
         libc::EDQUOT => ("EDQUOT", "the quota is used up"),
@@ -136,6 +182,10 @@ fn held_at(held: &block::Held, now: Instant) -> Held {
         age_ms: milliseconds(now.saturating_duration_since(since)),
         deadline_ms: milliseconds(deadline.saturating_duration_since(now)),
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn counted(requests: u64) -> String {

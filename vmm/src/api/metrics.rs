@@ -9,7 +9,7 @@ use devices::virtio::stats::{Histogram, Kind, QueueStats};
 
 use super::collect::{DiskView, View};
 use super::latency::Counts;
-use super::model::{Held, State};
+use super::model::{Held, State, Trimmed};
 
 /// What `Content-Type` says.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -95,10 +95,29 @@ fn disks(page: &mut Page, view: &View) {
     gauge("bulkhead_disk_lost_writes", "Whether acknowledged writes were lost.", |disk| {
         disk.control.backend().has_lost_writes().into()
     });
+    let help = "Whether the soft limit on the space of its store is reached.";
+    gauge("bulkhead_disk_soft_limit_reached", help, |disk| {
+        disk.control.backend().soft_limit().is_some_and(|limit| limit.reached).into()
+    });
+    trimmed(page, view);
     let help = "How long the oldest request has waited for space, and why. Absent when none does.";
     held(page, view, "bulkhead_disk_held_age_seconds", help, |held| held.age_ms);
     let help = "How long until the oldest of them fails, if there is no space before.";
     held(page, view, "bulkhead_disk_held_deadline_seconds", help, |held| held.deadline_ms);
+}
+
+fn trimmed(page: &mut Page, view: &View) {
+    let mut counter = |what: &str, help: &str, bytes: fn(&Trimmed) -> u64| {
+        let name = format!("bulkhead_disk_trim_{what}_bytes_total");
+        page.family(&name, "counter", help);
+        for disk in &view.disks {
+            page.sample(&name, &[("disk", &disk.config.id)], bytes(&disk.trimmed()));
+        }
+    };
+    counter("asked", "Bytes that the guest discarded.", |trimmed| trimmed.asked_bytes);
+    let help = "Of those freed, bytes in pieces too small to free one by one.";
+    counter("gathered", help, |trimmed| trimmed.gathered_bytes);
+    counter("freed", "Bytes given back to the host.", |trimmed| trimmed.freed_bytes);
 }
 
 fn held(page: &mut Page, view: &View, name: &str, help: &str, milliseconds: fn(&Held) -> u64) {

@@ -65,6 +65,10 @@ pub(crate) struct Disk {
     pub(crate) lost_writes: bool,
     /// Requests that wait until the host has space again; null if none does.
     pub(crate) held: Option<Held>,
+    /// The mark on the space of what stores it; null if it has none.
+    pub(crate) soft_limit: Option<SoftLimit>,
+    /// What became of what the guest discarded.
+    pub(crate) trimmed: Trimmed,
     pub(crate) engine: Engine,
     /// All queues together.
     pub(crate) total: Stats,
@@ -85,6 +89,53 @@ pub(crate) struct Held {
     pub(crate) age_ms: u64,
     /// How long until it fails, if there is no space before.
     pub(crate) deadline_ms: u64,
+}
+
+/// A mark on the space of what stores a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SoftLimit {
+    /// The mark, in percent of all space.
+    pub(crate) percent: u8,
+    /// Whether so much is used.
+    pub(crate) reached: bool,
+    /// Used by everybody; null where the host does not say.
+    pub(crate) used_bytes: Option<u64>,
+    /// Still to be had.
+    pub(crate) available_bytes: Option<u64>,
+}
+
+/// What became of what a guest discarded, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Trimmed {
+    /// Asked for.
+    pub(crate) asked_bytes: u64,
+    /// Freed only because neighbouring pieces were gathered; part of what was freed.
+    pub(crate) gathered_bytes: u64,
+    /// Given back to the host.
+    pub(crate) freed_bytes: u64,
+    /// Not given back: parts of what the host frees at a time, and what it refused.
+    pub(crate) skipped_bytes: u64,
+}
+
+/// The latest events, the oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Events {
+    pub(crate) events: Vec<Event>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Event {
+    /// Counts from 1 without a gap; only the latest are kept.
+    pub(crate) number: u64,
+    /// Since 1970, in UTC.
+    pub(crate) time_ms: u64,
+    /// `soft_limit_reached` or `soft_limit_receded`.
+    pub(crate) event: String,
+    /// The disk it happened to.
+    pub(crate) disk: String,
+    /// In words.
+    pub(crate) text: String,
 }
 
 /// What carries out a disk's requests.

@@ -22,13 +22,14 @@ struct Call<'r> {
     body: &'r [u8],
 }
 
-const ROUTES: [Route; 7] = [
+const ROUTES: [Route; 8] = [
     Route { method: "GET", path: "/v1/status", answer: status },
     Route { method: "GET", path: "/v1/disks/{id}", answer: disk },
     Route { method: "POST", path: "/v1/disks/{id}/resize", answer: resize },
     Route { method: "POST", path: "/v1/pause", answer: pause },
     Route { method: "POST", path: "/v1/resume", answer: resume },
     Route { method: "POST", path: "/v1/power-button", answer: power_button },
+    Route { method: "GET", path: "/v1/events", answer: events },
     Route { method: "GET", path: "/metrics", answer: metrics_page },
 ];
 
@@ -80,6 +81,11 @@ impl Call<'_> {
 fn status(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
     call.without_body()?;
     Ok(Response::json(200, &view.status()))
+}
+
+fn events(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
+    call.without_body()?;
+    Ok(Response::json(200, &view.events()))
 }
 
 fn disk(view: &View, call: &Call<'_>) -> Result<Response, Problem> {

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use block::{
-    Backend, CacheMode, DetectZeroes, EngineKind, EngineSetup, Geometry, IoEngine, OnNoSpace,
-    OpenError,
+    Backend, CacheMode, DetectZeroes, DiskOptions, EngineKind, EngineSetup, Geometry, IoEngine,
+    OnNoSpace, OpenError, RawFile,
 };
 use devices::virtio::Block;
+use serde_json::Value;
 
 use super::metrics;
 use super::model::{Disk, Status};
@@ -18,6 +20,7 @@ use crate::commands::commands;
 use crate::config::{Bus, DiskConfig};
 use crate::ctl::render;
 use crate::gate::Gate;
+use crate::space_watch::SpaceWatch;
 
 /// A backend that holds what it is told to hold, and has lost writes.
 struct Troubled {
@@ -62,12 +65,12 @@ impl Backend for Troubled {
     }
 }
 
-fn view(backend: Troubled) -> View {
+fn view(backend: impl Backend + 'static) -> View {
     let config = DiskConfig {
         id: "data".into(),
         path: "data.img".into(),
         bus: Bus::VirtioBlk,
-        cache: backend.cache,
+        cache: backend.cache_mode(),
         readonly: false,
         queues: 1,
         serial: "data".into(),
@@ -88,6 +91,7 @@ fn view(backend: Troubled) -> View {
             commander: commands().unwrap().0,
         }),
         disks: vec![DiskView { config, control }],
+        events: Arc::default(),
     }
 }
 
@@ -132,6 +136,18 @@ fn a_hold_is_shown_with_its_reason_its_age_and_its_deadline() {
     }
 }
 
+/// The keys of an object.
+fn keys(value: &Value) -> BTreeSet<String> {
+    value.as_object().unwrap().keys().cloned().collect()
+}
+
+/// What the description has of a thing.
+fn described(thing: &str) -> Value {
+    let text = include_str!("../../../resources/openapi.json");
+    let description: Value = serde_json::from_str(text).unwrap();
+    description["components"]["schemas"][thing]["properties"].clone()
+}
+
 /// The description has what the socket says of a hold, no more and no less.
 #[test]
 fn a_hold_is_described() {
@@ -139,14 +155,49 @@ fn a_hold_is_described() {
     let held = block::Held { requests: 1, since: now, deadline: now, errno: libc::ENOSPC };
     let view = view(Troubled { held: Some(held), lost: false, cache: CacheMode::WriteBack });
     let said = serde_json::to_value(shown(&view).0.held).unwrap();
-    let text = include_str!("../../../resources/openapi.json");
-    let described: serde_json::Value = serde_json::from_str(text).unwrap();
-    let described = &described["components"]["schemas"]["Held"];
-    let keys = |value: &serde_json::Value| -> BTreeSet<String> {
-        value.as_object().unwrap().keys().cloned().collect()
-    };
-    assert_eq!(keys(&said), keys(&described["properties"]));
-    assert!(described["properties"]["error"]["enum"].as_array().unwrap().contains(&said["error"]));
+    let described = described("Held");
+    assert_eq!(keys(&said), keys(&described));
+    assert!(described["error"]["enum"].as_array().unwrap().contains(&said["error"]));
+}
+
+/// A disk whose store is fuller than its limit, as any file system of tests is that holds one percent.
+#[test]
+fn a_soft_limit_that_is_reached_is_shown_everywhere_and_is_an_event() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(1 << 20).unwrap();
+    let options = DiskOptions { soft_limit: Some(1), ..DiskOptions::new(CacheMode::WriteBack) };
+    let view = view(RawFile::open(image.path(), &options).unwrap());
+    assert!(!shown(&view).0.soft_limit.unwrap().reached, "nobody has looked yet");
+
+    let control = view.disks[0].control.clone();
+    let watch = SpaceWatch::start(&[control], Arc::clone(&view.events)).unwrap();
+    assert!(watch.is_some());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while view.events().events.is_empty() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let (disk, text, metrics) = shown(&view);
+    let limit = disk.soft_limit.as_ref().unwrap();
+    assert!(limit.reached && limit.percent == 1 && limit.used_bytes > Some(0), "{limit:?}");
+    assert!(text.contains("warning: disk data: soft limit: 1 % of the space"), "{text}");
+    assert!(metrics.contains("bulkhead_disk_soft_limit_reached{disk=\"data\"} 1\n"), "{metrics}");
+
+    let events = view.events();
+    let text = anstream::adapter::strip_str(&render::events(&events)).to_string();
+    let [event] = events.events.as_slice() else { panic!("{events:?}") };
+    assert_eq!((event.number, &*event.event, &*event.disk), (1, "soft_limit_reached", "data"));
+    assert!(
+        text.contains("soft limit reached  1 % of the space it is stored on is used"),
+        "{text}"
+    );
+    for (said, thing) in [
+        (serde_json::to_value(event).unwrap(), "Event"),
+        (serde_json::to_value(limit).unwrap(), "SoftLimit"),
+        (serde_json::to_value(&disk.trimmed).unwrap(), "Trimmed"),
+        (serde_json::to_value(&disk).unwrap(), "Disk"),
+    ] {
+        assert_eq!(keys(&said), keys(&described(thing)), "{thing}");
+    }
 }
 
 #[test]

@@ -377,7 +377,9 @@ fn types() {
 fn thin_disks() {
     let disk = "[[disk]]\nid='a'\npath='a'\n";
     let text = "discard='no'\ndetect_zeroes='yes'\n[disk.thin]\nsoft_limit='100%'\nlimit=1\n";
-    assert_data_eq!(said_after_base(&format!("{disk}{text}")), str![[r#"
+    assert_data_eq!(
+        said_after_base(&format!("{disk}{text}")),
+        str![[r#"
 `discard` has an unknown value
   'no'  <- not one of its values
   write one of "unmap", "ignore"
@@ -391,9 +393,12 @@ unknown key `limit`
   limit  <- not a key of [disk.thin]
   the keys of [disk.thin] are: soft_limit
 
-"#]]);
+"#]]
+    );
     let text = "discard='ignore'\ndetect_zeroes='unmap'\n[disk.thin]\nsoft_limit=80\n";
-    assert_data_eq!(said_after_base(&format!("{disk}{text}")), str![[r#"
+    assert_data_eq!(
+        said_after_base(&format!("{disk}{text}")),
+        str![[r#"
 `detect_zeroes = "unmap"` with `discard = "ignore"`
   'unmap'  <- no space is given back
   write `detect_zeroes = "on"`, or `discard = "unmap"`
@@ -401,13 +406,17 @@ unknown key `limit`
   80  <- a bare number
   write a share from "1%" to "99%", such as "80%"
 
-"#]]);
-    assert_data_eq!(said_after_base(&format!("{disk}[disk.thin]\n")), str![[r#"
+"#]]
+    );
+    assert_data_eq!(
+        said_after_base(&format!("{disk}[disk.thin]\n")),
+        str![[r#"
 `[disk.thin]` has no `soft_limit`
   [disk.thin]  <- needs `soft_limit`
   add `soft_limit = "80%"`
 
-"#]]);
+"#]]
+    );
     for share in ["1%", "80 %", "99%"] {
         let text = format!("{disk}thin={{soft_limit='{share}'}}\n");
         assert_eq!(said_after_base(&text), "", "{share}");

@@ -27,6 +27,8 @@ pub(crate) enum Ask {
         /// Only this disk
         id: Option<String>,
     },
+    /// Show what happened: soft limits reached
+    Events,
     /// Stop the guest's processors where they are
     Pause,
     /// Let the guest go on
@@ -115,6 +117,7 @@ impl Machine<'_> {
             Ask::Stats { id: None } => self.get("/v1/status", |status: &Status| {
                 status.disks.iter().map(render::stats).collect::<Vec<_>>().join("\n")
             }),
+            Ask::Events => self.get("/v1/events", render::events),
             Ask::Pause => self.post("/v1/pause", "", state),
             Ask::Resume => self.post("/v1/resume", "", state),
             Ask::PowerButton => self.post("/v1/power-button", "", |outcome: &Outcome| {

@@ -1,10 +1,10 @@
 //! Answers of the control socket as people read them. Pure.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::builder::styling::{AnsiColor, Style};
 
-use crate::api::model::{Disk, Latency, State, Stats, Status};
+use crate::api::model::{Disk, Event, Events, Latency, State, Stats, Status, Trimmed};
 use crate::config::human_size;
 
 const BOLD: Style = Style::new().bold();
@@ -120,6 +120,21 @@ fn warnings(disk: &Disk) -> String {
     disk.warnings.iter().map(line).collect()
 }
 
+/// What happened, the latest last.
+pub(crate) fn events(Events { events }: &Events) -> String {
+    if events.is_empty() {
+        return "  nothing happened yet\n".to_owned();
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut table = Table::new(&["", "AGO", "DISK", "EVENT", ""], &[true]);
+    for Event { number, time_ms, event, disk, text } in events {
+        let ago = duration(now.saturating_sub(Duration::from_millis(*time_ms)));
+        let event = event.replace('_', " ");
+        table.row(vec![number.to_string(), ago, plain(disk), plain(&event), plain(text)]);
+    }
+    table.render()
+}
+
 /// What a disk has done, and how long it took.
 pub(super) fn stats(disk: &Disk) -> String {
     let Stats { in_flight, rounds, interrupts, .. } = &disk.total;
@@ -134,7 +149,7 @@ pub(super) fn stats(disk: &Disk) -> String {
         grouped(*interrupts),
         disk.engine.name,
         disk.engine.reason,
-        kinds(&disk.total),
+        kinds(&disk.total) + &trimmed(&disk.trimmed),
         parts(&disk.total),
         warnings(disk),
     )
@@ -155,6 +170,19 @@ fn kinds(stats: &Stats) -> String {
         table.row(vec![kind.replace('_', " "), count, bytes, errors, p50, p99, max]);
     }
     table.render()
+}
+
+/// What became of discards; nothing where there were none.
+fn trimmed(trimmed: &Trimmed) -> String {
+    let Trimmed { asked_bytes, gathered_bytes, freed_bytes, skipped_bytes } = *trimmed;
+    if asked_bytes == 0 {
+        return String::new();
+    }
+    let [asked, gathered, freed, skipped] =
+        [asked_bytes, gathered_bytes, freed_bytes, skipped_bytes].map(human_size);
+    format!(
+        "\n  trimmed: {asked} asked, {freed} freed ({gathered} of it gathered), {skipped} skipped\n"
+    )
 }
 
 /// The time of a request outside of the backend.

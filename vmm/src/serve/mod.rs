@@ -22,6 +22,7 @@ use crate::exit::Exit;
 use crate::pci;
 use crate::signals::Signals;
 use crate::socket::{self, Socket};
+use crate::space_watch::SpaceWatch;
 use frontend::Frontend;
 
 /// Why a disk is not served any more.
@@ -62,13 +63,17 @@ pub(crate) fn serve(config: &DiskFile, path: &Path) -> Result<ExitCode, Error> {
     let controls = block.control();
     let bytes = controls.geometry().capacity;
     let disk = Disk::new(block).map_err(host("make a vhost-user device"))?;
+    let events = Arc::default();
     let view = View {
         started: Instant::now(),
         machine: None,
-        disks: vec![DiskView { config: config.disk.clone(), control: controls }],
+        disks: vec![DiskView { config: config.disk.clone(), control: controls.clone() }],
+        events: Arc::clone(&events),
     };
     let api = control.map(|socket| Api::start(socket, view)).transpose();
     let api = api.map_err(host("serve the control socket"))?;
+    let watch = SpaceWatch::start(&[controls], events);
+    let _space = watch.map_err(host("watch the space of the disk's store"))?;
     say(&announcement(config, bytes, path));
     let disk = Arc::new(Mutex::new(disk));
     let ended = Server { signals: &signals, socket: &socket, disk: &disk, frontend: None }.run();
