@@ -19,8 +19,10 @@ use crate::soft_limit::SoftLimit;
 use crate::space::SpaceWatch;
 use crate::steps::is_want_of_space;
 use crate::sync_latch::SyncLatch;
+use crate::trim::{Account, Activity};
 use crate::{
-    ByteOffset, ByteRange, CacheMode, Durability, FlushAction, Geometry, OpenError, Operation,
+    ByteOffset, ByteRange, CacheMode, DetectZeroes, Durability, FlushAction, Geometry, OpenError,
+    Operation,
 };
 
 /// What kind of file holds the disk.
@@ -87,6 +89,11 @@ pub(crate) struct HostFile {
     pub(crate) space: SpaceWatch,
     pub(crate) clock: Clock,
     pub(crate) soft_limit: Option<SoftLimit>,
+    /// What became of what was to be discarded.
+    pub(crate) trimmed: Account,
+    /// Whether transfers go on.
+    pub(crate) activity: Activity,
+    pub(crate) detect_zeroes: DetectZeroes,
     pub(crate) failures: FailureLog,
     pub(crate) discard_refusal_noted: AtomicBool,
 }
@@ -268,7 +275,8 @@ pub(crate) fn open_again(fd: impl AsFd, flags: OFlags) -> io::Result<File> {
     Ok(File::from(rustix::fs::open(link, flags, Mode::empty())?))
 }
 
-fn promises_durability(op: Operation) -> bool {
+/// Whether the completion of `op` says that something survives a power cut.
+pub(crate) fn promises_durability(op: Operation) -> bool {
     matches!(
         op,
         Operation::Flush

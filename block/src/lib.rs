@@ -28,7 +28,6 @@ mod space;
 mod steps;
 mod sync_latch;
 mod threads;
-#[allow(dead_code)]
 mod trim;
 mod uring;
 

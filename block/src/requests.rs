@@ -15,12 +15,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::host_file::{Admission, HostFile};
+use crate::host_file::{Admission, HostFile, promises_durability};
 use crate::range_lock::Claimant;
 use crate::space::Waiting;
-use crate::steps::{Call, Fit, InFlight, Progress, SimpleTransfer, plain_call, total_len};
+use crate::steps::{Call, Fit, InFlight, Progress, SimpleTransfer, is_zero, plain_call, total_len};
+use crate::trim::{Run, Turns};
 use crate::{
-    ByteOffset, Completion, Durability, EngineSetup, Operation, Request, Segment, Segments,
+    ByteOffset, ByteRange, Completion, DetectZeroes, Durability, EngineSetup, Operation, Request,
+    Segment, Segments,
 };
 
 /// See the module's documentation.
@@ -38,6 +40,7 @@ pub(crate) struct Requests {
     syncs: Syncs,
     ranges: Ranges,
     held: Waiting,
+    trims: Turns,
     /// This engine's end of the disk's range lock, and the tags that wait for it.
     claimant: Claimant,
     parked: Vec<u16>,
@@ -160,6 +163,7 @@ impl Requests {
         let tags = || Vec::with_capacity(depth);
         Ok(Self {
             fit: if claims { Fit::NOTHING } else { Fit::of(&host) },
+            trims: Turns::new(host.geometry.get().discard, &host.activity),
             host,
             places: std::iter::repeat_with(|| Place::VACANT).take(depth).collect(),
             slots: std::iter::repeat_with(|| None).take(depth).collect(),
@@ -189,13 +193,14 @@ impl Requests {
         let bytes = u32::try_from(segment.len()).ok().filter(|bytes| *bytes != 0)?;
         let writes = state == State::Write;
         if place.state != State::Vacant
-            || !self.fit.takes(&segment, at.0)
+            || !self.fit.takes(&segment, at.0, writes)
             || !self.host.may_transfer(at.0, bytes, writes)
         {
             return None;
         }
         (place.state, place.bytes, place.at, place.one) = (state, bytes, at, Some(segment));
         self.asked += 1;
+        self.trims.transfer();
         Some(SimpleTransfer { at: at.0, base: segment.base(), bytes, writes })
     }
 
@@ -213,6 +218,7 @@ impl Requests {
             self.finish(tag, op, Err(io::Error::from_raw_os_error(libc::EINVAL)));
             return None;
         };
+        let op = without_zeroes(op, segments, &self.host);
         std::mem::swap(&mut place.segments, segments);
         if !self.claims
             && let Ok(bytes) = u32::try_from(bytes)
@@ -221,6 +227,7 @@ impl Requests {
         {
             (place.state, place.bytes, place.at, place.one) = (state, bytes, at, None);
             self.asked += 1;
+            self.trims.transfer();
             return Some(call);
         }
         let segments = std::mem::take(&mut place.segments);
@@ -235,6 +242,25 @@ impl Requests {
             self.heed_claims();
         }
         self.make_in_flight(tag, op, segments);
+        match op {
+            Operation::Discard { range, .. } => {
+                self.host.trimmed.asked(range.len);
+                if self.trims.gather(tag, range, self.now()) {
+                    return;
+                }
+            }
+            Operation::WriteZeroes { range, unmap: true, .. } => {
+                self.host.trimmed.asked(range.len);
+            }
+            // Nothing is held past a flush.
+            Operation::Flush => self.discard_gathered(),
+            _ => {}
+        }
+        self.set_off(tag);
+    }
+
+    /// Lets a request go its way, which ends at once if there is nothing to do.
+    fn set_off(&mut self, tag: u16) {
         let Some(Some(request)) = self.slots.get(usize::from(tag)) else { return };
         if request.is_empty() {
             return self.end(tag, Ok(()));
@@ -290,9 +316,14 @@ impl Requests {
         }
         let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
         let syncing = request.is_syncing();
-        let ranging = request.is_ranging();
+        let trimming = request.is_trimming().then(|| request.range_left());
+        let ranging = request.is_ranging() && trimming.is_none();
         let progress = request.settle(answer, &self.host);
+        let left = request.range_left();
         self.asked = self.asked.saturating_sub(1);
+        if let Some(before) = trimming {
+            self.trims.end(self.host.clock.now(), before.saturating_sub(left), &self.host.activity);
+        }
         match progress {
             Progress::Again if self.draining => {
                 self.end(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
@@ -309,6 +340,7 @@ impl Requests {
                 self.go_on(next);
             }
         }
+        self.take_turns();
     }
 
     /// How many calls the host works on.
@@ -336,14 +368,19 @@ impl Requests {
         self.held.due()
     }
 
-    /// The time that [`Requests::due`] is of.
+    /// When discards are to go on.
+    pub(crate) fn trims_due(&self) -> Option<Instant> {
+        self.trims.due()
+    }
+
+    /// The time that [`Requests::due`] and [`Requests::trims_due`] are of.
     pub(crate) fn now(&self) -> Instant {
         self.host.clock.now()
     }
 
     /// Whether requests are set aside that [`Requests::revive`] may find ready.
     pub(crate) fn has_set_aside(&self) -> bool {
-        !self.parked.is_empty() || self.held.due().is_some()
+        !self.parked.is_empty() || self.held.due().is_some() || self.trims.due().is_some()
     }
 
     /// Readies what was set aside and need not be any more.
@@ -358,6 +395,46 @@ impl Requests {
                 if self.claims { self.claim(tag) } else { self.go_on(tag) }
             }
         }
+        if self.trims.due().is_some() {
+            if self.trims.is_gathered(self.now()) {
+                self.discard_gathered();
+            }
+            self.take_turns();
+        }
+    }
+
+    /// Lets the discards go that have waited for their neighbours.
+    fn discard_gathered(&mut self) {
+        for Run { tags, range, gathered } in self.trims.release() {
+            let Some((&first, others)) = tags.split_first() else { continue };
+            for other in others {
+                if let Some(Some(request)) = self.slots.get_mut(usize::from(*other)) {
+                    request.ride();
+                }
+            }
+            let durable = tags.iter().any(|tag| {
+                let request = self.slots.get(usize::from(*tag)).and_then(Option::as_ref);
+                request.is_some_and(|request| promises_durability(request.op()))
+            });
+            let durability = if durable { Durability::Durable } else { Durability::Volatile };
+            if let Some(Some(request)) = self.slots.get_mut(usize::from(first)) {
+                request.discard_instead(range, durability, &self.host);
+                self.host.trimmed.gathered(gathered);
+                self.set_off(first);
+            }
+        }
+    }
+
+    /// Readies the next chunk to discard, if it is time.
+    fn take_turns(&mut self) {
+        if self.draining {
+            return;
+        }
+        let Some(tag) = self.trims.next_turn(|| self.host.clock.now()) else { return };
+        if let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) {
+            request.set_chunk(self.trims.cut(request.range_left()));
+            self.ready.push_back(tag);
+        }
     }
 
     /// From now on requests end with the host's next answer, and what is set aside is not asked any more.
@@ -371,6 +448,10 @@ impl Requests {
             return;
         }
         let Some(Some(request)) = self.slots.get(usize::from(tag)) else { return };
+        if request.is_trimming() {
+            self.trims.queue(tag);
+            return self.take_turns();
+        }
         if request.is_syncing() {
             match self.syncs.running.first() {
                 None => self.syncs.running.push(tag),
@@ -426,8 +507,8 @@ impl Requests {
         }
         let request = self.slots.get(usize::from(tag)).and_then(Option::as_ref);
         let changes = request.is_some_and(|request| request.changes().is_some());
-        // One that is held claims when it is asked again.
-        if changes && !self.held.contains(tag) {
+        // One that is held claims when it is asked again, and one that is gathered when it sets off.
+        if changes && !self.held.contains(tag) && !self.trims.gathers(tag) {
             self.unclaimed += 1;
         }
     }
@@ -480,7 +561,7 @@ impl Requests {
     pub(crate) fn cancel(&mut self, tag: u16) -> bool {
         let lists =
             [&mut self.parked, &mut self.syncs.next, &mut self.ranges.next, self.held.tags()];
-        let mut found = false;
+        let mut found = self.trims.cancel(tag);
         for list in lists {
             let before = list.len();
             list.retain(|waiting| *waiting != tag);
@@ -532,6 +613,9 @@ impl Requests {
         if let Some(place) = self.places.get_mut(usize::from(tag)) {
             place.vacate(request.into_segments());
         }
+        while let Some(rider) = self.trims.next_rider(tag) {
+            self.end(rider, copy_of(&result));
+        }
         self.finish(tag, op, result);
     }
 
@@ -554,6 +638,20 @@ impl Drop for Requests {
             self.end(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
         }
         self.host.range_lock.leave(&self.claimant);
+    }
+}
+
+/// The operation, or a zeroing in place of a write of nothing but zeroes.
+fn without_zeroes(op: Operation, segments: &[Segment], host: &HostFile) -> Operation {
+    match op {
+        Operation::Write { at, durability }
+            if host.detect_zeroes != DetectZeroes::Off && is_zero(segments) =>
+        {
+            let range = ByteRange { start: at, len: total_len(segments) as u64 };
+            let unmap = host.detect_zeroes == DetectZeroes::Unmap;
+            Operation::WriteZeroes { range, unmap, durability }
+        }
+        _ => op,
     }
 }
 

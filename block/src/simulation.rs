@@ -15,8 +15,9 @@ use crate::host_file::{DirectAlignment, HostFile, Kind, LiveGeometry};
 use crate::range_lock::RangeLock;
 use crate::space::SpaceWatch;
 use crate::sync_latch::SyncLatch;
+use crate::trim::{Account, Activity};
 use crate::uring::UringEngine;
-use crate::{CacheMode, EngineSetup, Geometry, Held, IoEngine, OnNoSpace, OpenError};
+use crate::{CacheMode, DetectZeroes, EngineSetup, Geometry, Held, IoEngine, OnNoSpace, OpenError};
 
 pub use crate::clock::Clock;
 pub use crate::uring::{Answer, Ring};
@@ -34,6 +35,8 @@ pub struct Look {
     pub host_block: u32,
     /// What becomes of writes that the host has no space for.
     pub on_no_space: OnNoSpace,
+    /// What becomes of writes of nothing but zeroes.
+    pub detect_zeroes: DetectZeroes,
 }
 
 /// An opened disk without a host behind it.
@@ -47,7 +50,7 @@ impl SimulatedDisk {
     /// offsets aligned to the host's block.
     #[must_use]
     pub fn new(look: Look, clock: Clock, file: File) -> Self {
-        let Look { geometry, mode, block_device, host_block, on_no_space } = look;
+        let Look { geometry, mode, block_device, host_block, on_no_space, detect_zeroes } = look;
         let aligned = DirectAlignment { memory: host_block, offset: host_block };
         let shared = mode.is_direct() && host_block > geometry.logical_block;
         let host = HostFile {
@@ -65,6 +68,9 @@ impl SimulatedDisk {
             space: SpaceWatch::new("simulated".into(), "simulated".into(), on_no_space),
             clock,
             soft_limit: None,
+            trimmed: Account::default(),
+            activity: Activity::default(),
+            detect_zeroes,
             failures: FailureLog::new("simulated".into()),
             discard_refusal_noted: AtomicBool::new(false),
         };

@@ -35,7 +35,12 @@ pub(super) fn probe(
     kind: Kind,
     options: &DiskOptions,
 ) -> Result<Limits, OpenError> {
-    let probe = Probe { file, path, block_size: options.block_size, read_only: options.read_only };
+    let probe = Probe {
+        file,
+        path,
+        block_size: options.block_size,
+        discards: options.discard && !options.read_only,
+    };
     let mask = StatxFlags::BASIC_STATS | StatxFlags::DIOALIGN;
     let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask)
         .map_err(|errno| probe.refused("query it", errno.into()))?;
@@ -55,7 +60,8 @@ struct Probe<'a> {
     file: &'a File,
     path: &'a Path,
     block_size: Option<u32>,
-    read_only: bool,
+    /// Whether guests may give space back.
+    discards: bool,
 }
 
 impl Probe<'_> {
@@ -96,7 +102,7 @@ impl Probe<'_> {
     fn file_geometry(&self, stat: &Statx) -> Result<Geometry, OpenError> {
         let logical_block = self.block_size.unwrap_or(SECTOR);
         let preferred = stat.stx_blksize;
-        let discard = if !self.read_only && preferred > 0 && self.punches_holes(stat)? {
+        let discard = if self.discards && preferred > 0 && self.punches_holes(stat)? {
             Some(DiscardLimits {
                 granularity: preferred.max(logical_block),
                 alignment: 0,
@@ -139,7 +145,7 @@ impl Probe<'_> {
         let device = Sysfs::of(stat);
         let read = |name| device.read(name).map_err(|e| self.refused("read its limits in /sys", e));
         let granularity = read("queue/discard_granularity")?;
-        let frees = read("queue/discard_max_bytes")? > 0 && granularity > 0 && !self.read_only;
+        let frees = read("queue/discard_max_bytes")? > 0 && granularity > 0 && self.discards;
         let limits = DiscardLimits {
             granularity: self.as_u32(granularity)?,
             alignment: self.as_u32(read("discard_alignment")?)?,

@@ -31,10 +31,11 @@ use crate::range_lock::RangeLock;
 use crate::soft_limit::SoftLimit;
 use crate::space::SpaceWatch;
 use crate::sync_latch::SyncLatch;
+use crate::trim::{Account, Activity};
 use crate::{
     Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DetectZeroes, Engine, EngineKind,
     EngineSetup, Extent, Extents, Geometry, Held, IoEngine, OnNoSpace, OpenError, ResizeError,
-    SoftLimitState,
+    SoftLimitState, Trimmed,
 };
 
 /// How a disk is opened.
@@ -128,6 +129,9 @@ impl RawFile {
                 space: SpaceWatch::new(id.clone(), path.into(), options.on_no_space),
                 clock: Clock::Host,
                 soft_limit: options.soft_limit.map(SoftLimit::new),
+                trimmed: Account::default(),
+                activity: Activity::default(),
+                detect_zeroes: options.detect_zeroes,
                 failures: FailureLog::new(id),
                 discard_refusal_noted: AtomicBool::new(false),
             }),
@@ -237,6 +241,10 @@ impl Backend for RawFile {
 
     fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
         BackingSpace::of(&self.host.file)
+    }
+
+    fn trimmed(&self) -> Trimmed {
+        self.host.trimmed.read()
     }
 
     fn soft_limit(&self) -> Option<SoftLimitState> {

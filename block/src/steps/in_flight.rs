@@ -49,6 +49,10 @@ pub(crate) struct InFlight {
     at: u64,
     /// What is still to be zeroed or discarded of the piece at `at`, in bytes.
     range_left: u64,
+    /// How much of that the host is asked for at once.
+    chunk: u64,
+    /// Another request discards for this one.
+    rides: bool,
     /// What is to be zeroed after that.
     ends: [Piece; 2],
     /// What is still to be read or written.
@@ -91,6 +95,8 @@ impl InFlight {
             step,
             at,
             range_left: 0,
+            chunk: u64::MAX,
+            rides: false,
             ends: [Piece::default(); 2],
             cursor,
             direct: host.direct,
@@ -138,8 +144,9 @@ impl InFlight {
             Operation::CompareAndWrite { .. } => {
                 Some(self.at..self.at.saturating_add(total_len(self.cursor.rest()) as u64))
             }
-            Operation::Discard { range: ByteRange { start, len }, .. }
-            | Operation::WriteZeroes { range: ByteRange { start, len }, .. } => {
+            Operation::Discard { .. } if self.rides => None,
+            Operation::Discard { .. } => Some(self.at..self.at.saturating_add(self.range_left)),
+            Operation::WriteZeroes { range: ByteRange { start, len }, .. } => {
                 Some(start.0..start.0.saturating_add(len))
             }
             Operation::Read { .. } | Operation::Flush => None,
@@ -163,6 +170,39 @@ impl InFlight {
         }
     }
 
+    /// Whether the next step discards a chunk of what is only to be discarded, which can wait.
+    pub(crate) fn is_trimming(&self) -> bool {
+        matches!(self.op, Operation::Discard { .. })
+            && matches!(self.step, Step::DiscardBlocks | Step::PunchHole)
+    }
+
+    /// What is left of the range.
+    pub(crate) fn range_left(&self) -> u64 {
+        self.range_left
+    }
+
+    /// How much of the range the host is to be asked for at once.
+    pub(crate) fn set_chunk(&mut self, chunk: u64) {
+        self.chunk = chunk;
+    }
+
+    /// From now on another request discards for this one, which changes nothing itself.
+    pub(crate) fn ride(&mut self) {
+        self.rides = true;
+    }
+
+    /// Discards for others, too: all that is asked for together is this range of whole granules, as durable as any of them
+    /// wants it.
+    pub(crate) fn discard_instead(
+        &mut self,
+        range: ByteRange,
+        durability: Durability,
+        host: &HostFile,
+    ) {
+        self.op = Operation::Discard { range, durability };
+        self.cut(Cut::of(range, self.op, host));
+    }
+
     /// Whether the next step makes earlier writes durable.
     pub(crate) fn is_syncing(&self) -> bool {
         self.step == Step::Sync
@@ -183,7 +223,7 @@ impl InFlight {
     /// The next step. The memory it names stays valid until [`InFlight::settle`] or
     /// [`InFlight::into_segments`].
     pub(crate) fn call(&mut self) -> Call {
-        let (at, len) = (self.at, self.range_left);
+        let (at, len) = (self.at, self.range_left.min(self.chunk));
         let ask = match self.step {
             Step::Read => self.read(),
             Step::Write => self.write(),
@@ -262,7 +302,7 @@ impl InFlight {
                 self.moved(count)
             }
             Step::Write | Step::WriteZeroes => self.written(count),
-            Step::DiscardBlocks | Step::PunchHole | Step::ZeroRange => self.piece_done(),
+            Step::DiscardBlocks | Step::PunchHole | Step::ZeroRange => self.chunk_done(host),
             Step::Sync => Progress::Done(Ok(())),
         }
     }
@@ -324,6 +364,17 @@ impl InFlight {
             Step::WriteZeroes => self.range_left == 0,
             _ => self.cursor.is_spent(),
         }
+    }
+
+    /// The host has discarded or zeroed a chunk.
+    fn chunk_done(&mut self, host: &HostFile) -> Progress {
+        let chunk = self.range_left.min(self.chunk);
+        if self.step != Step::ZeroRange {
+            host.trimmed.freed(chunk);
+        }
+        self.at += chunk;
+        self.range_left -= chunk;
+        if self.range_left > 0 { Progress::Again } else { self.piece_done() }
     }
 
     /// A piece of the range is zeroed or discarded. With the last, it becomes durable like a write.

@@ -7,7 +7,7 @@ use super::bounce::fits;
 use super::cursor::{MAX_SEGMENTS, Memory, whole};
 use super::{Ask, Call};
 use crate::host_file::HostFile;
-use crate::{Durability, Operation, Segment};
+use crate::{DetectZeroes, Durability, Operation, Segment};
 
 /// The call of a request if it is such a transfer: not if the host does not take the segments
 /// as they are. The memory that the call names is that of `segments` and, where it is more than one, their list.
@@ -59,25 +59,33 @@ pub(crate) struct Fit {
     offset: u64,
     /// Nothing is taken: blocks have to be claimed.
     nothing: bool,
+    /// Writes have to be looked at.
+    detects_zeroes: bool,
 }
 
 impl Fit {
     /// Where blocks have to be claimed first.
-    pub(crate) const NOTHING: Self = Self { memory: 0, offset: 0, nothing: true };
+    pub(crate) const NOTHING: Self =
+        Self { memory: 0, offset: 0, nothing: true, detects_zeroes: false };
 
     /// What the disk takes where they have not.
     pub(crate) fn of(host: &HostFile) -> Self {
         let direct = host
             .direct
             .map_or((0, 0), |direct| (direct.memory as usize - 1, u64::from(direct.offset) - 1));
-        Self { memory: direct.0, offset: direct.1, nothing: false }
+        Self {
+            memory: direct.0,
+            offset: direct.1,
+            nothing: false,
+            detects_zeroes: host.detect_zeroes != DetectZeroes::Off,
+        }
     }
 
     /// Whether the disk takes this piece at this offset as it is.
     #[inline]
-    pub(crate) fn takes(self, segment: &Segment, at: u64) -> bool {
+    pub(crate) fn takes(self, segment: &Segment, at: u64, writes: bool) -> bool {
         let odd = (segment.base().addr() & self.memory) as u64
             | ((segment.len() as u64 | at) & self.offset);
-        odd == 0 && !self.nothing
+        odd == 0 && !self.nothing && !(writes && self.detects_zeroes)
     }
 }

@@ -79,9 +79,10 @@ impl ThreadEngine {
         unsafe { self.pool.ask(tag, call) };
     }
 
-    /// Sleeps until something happens, or held requests are due.
+    /// Sleeps until something happens, or what is set aside is due.
     fn sleep(&mut self) -> io::Result<()> {
-        let timeout = self.requests.due().map(|due| {
+        let due = [self.requests.due(), self.requests.trims_due()].into_iter().flatten().min();
+        let timeout = due.map(|due| {
             let left =
                 due.saturating_duration_since(self.requests.now()) + Duration::from_millis(1);
             Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })

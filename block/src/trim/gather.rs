@@ -47,6 +47,18 @@ impl Gather {
         true
     }
 
+    /// Whether a request waits.
+    pub(crate) fn holds(&self, tag: u16) -> bool {
+        self.held.iter().any(|(held, _)| *held == tag)
+    }
+
+    /// Lets a request wait no more, and nothing else; `false` if it did not.
+    pub(crate) fn drop_one(&mut self, tag: u16) -> bool {
+        let before = self.held.len();
+        self.held.retain(|(held, _)| *held != tag);
+        self.held.len() != before
+    }
+
     /// When the first that waits has waited long enough.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due
@@ -109,7 +121,11 @@ mod tests {
     }
 
     fn gather() -> Gather {
-        Gather::new(Granules::new(DiscardLimits { granularity: 16 << 10, alignment: 0 }))
+        Gather::new(Granules::new(DiscardLimits {
+            granularity: 16 << 10,
+            alignment: 0,
+            reads_zero: true,
+        }))
     }
 
     #[test]

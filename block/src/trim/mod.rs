@@ -3,13 +3,18 @@
 //! Pure: the engines' requests ask here what to do, and say what became of it.
 
 mod account;
+mod activity;
 mod gather;
 mod pace;
+mod turns;
 
 pub(crate) use self::account::Account;
 pub use self::account::Trimmed;
-pub(crate) use self::gather::{Gather, Run};
-pub(crate) use self::pace::Pace;
+pub(crate) use self::activity::Activity;
+use self::gather::Gather;
+pub(crate) use self::gather::Run;
+use self::pace::Pace;
+pub(crate) use self::turns::Turns;
 
 use crate::{ByteRange, DiscardLimits};
 
@@ -53,7 +58,7 @@ mod tests {
     use super::*;
 
     fn granules(granularity: u32, alignment: u32) -> Granules {
-        Granules::new(DiscardLimits { granularity, alignment })
+        Granules::new(DiscardLimits { granularity, alignment, reads_zero: true })
     }
 
     #[test]

@@ -27,11 +27,14 @@ use crate::{Completion, EngineSetup, IoEngine, OpenError, Request, Wake};
 
 /// See the module's documentation.
 pub(crate) struct UringEngine<R: Ring = KernelRing> {
-    // The ring is dropped first: it ends the kick's poll and the alarm, whose memory follows.
+    // The ring is dropped first: it ends the kick's poll and the alarms, whose memory follows.
     ring: R,
     requests: Requests,
     kick: Kick,
-    alarm: Alarm,
+    /// For what is held for want of space.
+    held_alarm: Alarm,
+    /// For discards, whose times are much shorter.
+    trims_alarm: Alarm,
     /// Signalled with each entry of the completion queue, once somebody wants to sleep on it.
     signal: Option<OwnedFd>,
 }
@@ -51,7 +54,7 @@ impl UringEngine {
 }
 
 impl<R: Ring> UringEngine<R> {
-    /// Makes an engine over a ring with at least two entries more than the depth, whose fixed files are those of
+    /// Makes an engine over a ring with at least three entries more than the depth, whose fixed files are those of
     /// `EngineFiles::with_ranges`.
     ///
     /// # Errors
@@ -62,7 +65,8 @@ impl<R: Ring> UringEngine<R> {
             ring,
             requests: Requests::new(host, setup)?,
             kick: Kick::new(setup.kick)?,
-            alarm: Alarm::default(),
+            held_alarm: Alarm::new(alarm::HELD),
+            trims_alarm: Alarm::new(alarm::TRIMS),
             signal: None,
         };
         engine.watch_kick()?;
@@ -116,7 +120,8 @@ impl<R: Ring> UringEngine<R> {
     fn go_on(&mut self, user_data: u64, result: i32, more: bool) {
         let answer = Answer { user_data, result, more };
         match user_data {
-            alarm::USER_DATA => self.alarm.rang(),
+            alarm::HELD => self.held_alarm.rang(),
+            alarm::TRIMS => self.trims_alarm.rang(),
             kick::USER_DATA => {
                 self.kick.settle(answer, &mut self.ring);
                 self.requests.heed_claims();
@@ -131,7 +136,10 @@ impl<R: Ring> UringEngine<R> {
         self.requests.revive();
         self.issue();
         if let Some(due) = self.requests.due() {
-            self.alarm.arm(due, self.requests.now(), &mut self.ring);
+            self.held_alarm.arm(due, self.requests.now(), &mut self.ring);
+        }
+        if let Some(due) = self.requests.trims_due() {
+            self.trims_alarm.arm(due, self.requests.now(), &mut self.ring);
         }
     }
 
@@ -242,7 +250,7 @@ impl<R: Ring> IoEngine for UringEngine<R> {
 }
 
 impl<R: Ring> Drop for UringEngine<R> {
-    /// Waits until the host works on nothing of ours. The kick's poll and the alarm end with the ring.
+    /// Waits until the host works on nothing of ours. The kick's poll and the alarms end with the ring.
     fn drop(&mut self) {
         self.requests.drain();
         while self.requests.asked() > 0 {

@@ -116,13 +116,13 @@ const RUNGS: [Rung; 3] = [
 ];
 
 /// Makes a ring that never runs out of entries: each request in flight has at most one of its own, and
-/// the kick and the alarm have two more. The files become its fixed files.
+/// the kick and the alarms have three more. The files become its fixed files.
 ///
 /// # Errors
 ///
 /// The kernel refuses the ring or the file.
 pub(super) fn make(depth: u16, files: &[BorrowedFd<'_>; 3]) -> io::Result<KernelRing> {
-    let entries = (u32::from(depth) + 2).next_power_of_two();
+    let entries = (u32::from(depth) + 3).next_power_of_two();
     let ring = KernelRing(build(entries)?);
     ring.0.submitter().register_files(&files.map(|file| file.as_raw_fd()))?;
     Ok(ring)

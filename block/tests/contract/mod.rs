@@ -4,6 +4,7 @@ mod compare;
 mod lost_writes;
 mod no_space;
 mod requests;
+mod trims;
 
 use std::path::Path;
 

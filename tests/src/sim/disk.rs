@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use block::simulation::{Answer, Clock, Look, Ring, SimulatedDisk};
 use block::{
-    Backend, CacheMode, DiscardLimits, EngineSetup, Geometry, Held, IoEngine, OnNoSpace, OpenError,
+    Backend, CacheMode, DetectZeroes, DiscardLimits, EngineSetup, Geometry, Held, IoEngine,
+    OnNoSpace, OpenError,
 };
 use io_uring::squeue;
 
@@ -45,7 +46,7 @@ impl SimDisk {
             physical_block: host_block,
             optimal_io: 0,
             discard: Some(DiscardLimits {
-                granularity: block,
+                granularity: u32::try_from(plan.granule() * 512).unwrap(),
                 alignment: 0,
                 reads_zero: !plan.block_device,
             }),
@@ -58,6 +59,7 @@ impl SimDisk {
             on_no_space: plan
                 .hold
                 .map_or(OnNoSpace::Report, |deadline| OnNoSpace::Hold { deadline }),
+            detect_zeroes: DetectZeroes::Off,
         };
         Self { host, disk: SimulatedDisk::new(look, clock, file) }
     }

@@ -30,8 +30,8 @@ struct Ring {
     deferred: VecDeque<Answer>,
     /// The poll of the kick, by its user data.
     poll: Option<u64>,
-    /// The timeout: when it ends, in nanoseconds, and its user data.
-    alarm: Option<(u64, u64)>,
+    /// The timeouts: when each ends, in nanoseconds, and its user data.
+    alarms: Vec<(u64, u64)>,
     /// Whether the kick was ever signalled: nobody reads it, so that it stays readable.
     kicked: bool,
     /// How many write-back errors were reported here.
@@ -122,7 +122,7 @@ impl Host {
             self.violate(|| "an engine was dropped with calls in flight".into());
         }
         self.rings[ring].poll = None;
-        self.rings[ring].alarm = None;
+        self.rings[ring].alarms.clear();
     }
 
     fn violate(&mut self, what: impl FnOnce() -> String) {
@@ -133,7 +133,7 @@ impl Host {
         let state = &self.rings[ring];
         let same = |user_data| user_data == entry.user_data;
         let twice = state.submitted.iter().any(|other| same(other.user_data))
-            || state.alarm.is_some_and(|(_, user_data)| same(user_data))
+            || state.alarms.iter().any(|(_, user_data)| same(*user_data))
             || self.calls.iter().any(|call| call.ring == ring && same(call.entry.user_data));
         if twice {
             self.violate(|| format!("two entries in flight for {:#x}", entry.user_data));
@@ -224,7 +224,8 @@ impl Host {
             return;
         }
         if let Ask::Timeout(after_ns) = entry.ask {
-            self.rings[ring].alarm = Some((self.now_ns.saturating_add(after_ns), entry.user_data));
+            let due = self.now_ns.saturating_add(after_ns);
+            self.rings[ring].alarms.push((due, entry.user_data));
             return;
         }
         if !is_tag(entry.user_data) {
@@ -343,14 +344,14 @@ impl Host {
 
     /// Whether anything happens when time passes.
     pub(super) fn has_alarm(&self) -> bool {
-        self.rings.iter().any(|ring| ring.alarm.is_some())
+        self.rings.iter().any(|ring| !ring.alarms.is_empty())
     }
 
     /// Lets time pass: a moment, or with `until_alarm` as long as it takes. Alarms that are due ring.
     pub(super) fn pass_time(&mut self, until_alarm: bool) {
         let mut by_ns = self.random.within(1, 20) as u64 * 1_000_000;
         if until_alarm {
-            let next = self.rings.iter().filter_map(|ring| ring.alarm).map(|(due, _)| due).min();
+            let next = self.rings.iter().flat_map(|ring| &ring.alarms).map(|(due, _)| *due).min();
             by_ns += next.map_or(0, |due| due.saturating_sub(self.now_ns));
         }
         self.now_ns += by_ns;
@@ -358,7 +359,8 @@ impl Host {
         let now = self.now_ns;
         self.note(|| format!("  time is {} ms", now / 1_000_000));
         for ring in 0..self.rings.len() {
-            if let Some((_, user_data)) = self.rings[ring].alarm.take_if(|(due, _)| *due <= now) {
+            let due = self.rings[ring].alarms.extract_if(.., |(due, _)| *due <= now);
+            for (_, user_data) in due.collect::<Vec<_>>() {
                 self.post(ring, Answer { user_data, result: -errno::TIME, more: false });
             }
         }

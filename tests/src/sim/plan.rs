@@ -241,12 +241,20 @@ impl Plan {
         }
     }
 
+    /// The sectors that the host frees at a time: more than many a discard asks for, so that pieces are gathered.
+    pub(super) fn granule(&self) -> usize {
+        4 * self.block
+    }
+
     /// What a discard makes of the sectors it names, on this host.
-    pub(super) fn discard_effect(&self) -> Discarded {
+    pub(super) fn discard_effect(&self, first: usize, count: usize) -> Discarded {
+        let is_whole = (first | count).is_multiple_of(self.granule());
         match (self.block_device, self.discards, self.punches) {
             (true, true, _) => Discarded::Anything,
             // Parts of the device's blocks stay as they are.
             (true, _, true) if self.host_block > self.block => Discarded::Anything,
+            // Of a granule that is named in part nothing may be freed, or with its neighbours all.
+            (_, _, true) if !is_whole => Discarded::Anything,
             (_, _, true) => Discarded::Zero,
             (_, _, false) => Discarded::Untouched,
         }

@@ -354,7 +354,7 @@ impl<P: Protocol> World<P> {
             }
             Some(2) => (guest::bare(kind::FLUSH, 0, 0), Asked::Flush { offered: self.now }),
             Some(3) => {
-                let asked = match self.plan.discard_effect() {
+                let asked = match self.plan.discard_effect(first, count) {
                     Discarded::Anything => self.change(Effect::Anything, first, count),
                     Discarded::Zero => self.change(Effect::Put(Value::Zero), first, count),
                     Discarded::Untouched => self.change(Effect::Anything, first, 0),

@@ -1,0 +1,124 @@
+//! The discards of one engine: who waits for neighbours, whose turn it is, and who shares another's fate.
+//!
+//! Pure but for the account. The times are of the engine's clock.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::{Activity, Gather, Granules, Pace, Run};
+use crate::{ByteRange, DiscardLimits};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    /// Nothing where the host discards nothing.
+    gather: Option<Gather>,
+    pace: Pace,
+    /// Those that are to discard a chunk, in their order.
+    waiting: VecDeque<u16>,
+    /// Pairs of a request and the one that discards for it too.
+    riders: Vec<(u16, u16)>,
+    /// That this engine transfers.
+    active: Arc<AtomicBool>,
+}
+
+impl Turns {
+    pub(crate) fn new(limits: Option<DiscardLimits>, activity: &Activity) -> Self {
+        Self {
+            gather: limits.map(|limits| Gather::new(Granules::new(limits))),
+            pace: Pace::new(limits.map_or(1, |limits| limits.granularity)),
+            waiting: VecDeque::new(),
+            riders: Vec::new(),
+            active: activity.join(),
+        }
+    }
+
+    /// A read or write goes to the host.
+    #[inline]
+    pub(crate) fn transfer(&self) {
+        self.active.store(true, Ordering::Relaxed);
+    }
+
+    /// Sets a discard aside that may gain by waiting for its neighbours; `false` if it would not.
+    pub(crate) fn gather(&mut self, tag: u16, range: ByteRange, now: Instant) -> bool {
+        self.gather.as_mut().is_some_and(|gather| gather.hold(tag, range, now))
+    }
+
+    /// Whether a request waits for its neighbours.
+    pub(crate) fn gathers(&self, tag: u16) -> bool {
+        self.gather.as_ref().is_some_and(|gather| gather.holds(tag))
+    }
+
+    /// Takes a request out that waits, for its neighbours or for its turn and not also for others; `false` if it does not.
+    pub(crate) fn cancel(&mut self, tag: u16) -> bool {
+        if self.gather.as_mut().is_some_and(|gather| gather.drop_one(tag)) {
+            return true;
+        }
+        let place = self.waiting.iter().position(|waiting| *waiting == tag);
+        let carries = self.riders.iter().any(|(_, carrier)| *carrier == tag);
+        match place.filter(|_| !carries) {
+            Some(place) => self.waiting.remove(place).is_some(),
+            None => false,
+        }
+    }
+
+    /// Whether discards wait for their neighbours, and have waited long enough.
+    pub(crate) fn is_gathered(&self, now: Instant) -> bool {
+        self.gather.as_ref().and_then(Gather::due).is_some_and(|due| due <= now)
+    }
+
+    /// Everything that waited for its neighbours. The first request of a run discards for the others.
+    pub(crate) fn release(&mut self) -> Vec<Run> {
+        let Some(gather) = &mut self.gather else { return Vec::new() };
+        let runs = gather.release();
+        for run in &runs {
+            if let Some((first, others)) = run.tags.split_first() {
+                self.riders.extend(others.iter().map(|rider| (*rider, *first)));
+            }
+        }
+        runs
+    }
+
+    /// One of those that `tag` discards for, if there is one left.
+    pub(crate) fn next_rider(&mut self, tag: u16) -> Option<u16> {
+        let place = self.riders.iter().position(|(_, carrier)| *carrier == tag)?;
+        Some(self.riders.swap_remove(place).0)
+    }
+
+    /// A request is to discard a chunk when its turn comes.
+    pub(crate) fn queue(&mut self, tag: u16) {
+        self.waiting.push_back(tag);
+    }
+
+    /// Whose turn it is, if it is time for a chunk. It is asked for now.
+    pub(crate) fn next_turn(&mut self, now: impl FnOnce() -> Instant) -> Option<u16> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let now = now();
+        if !self.pace.is_ready(now) {
+            return None;
+        }
+        self.pace.begin(now);
+        self.waiting.pop_front()
+    }
+
+    /// How much of a range to ask for at once.
+    pub(crate) fn cut(&self, len: u64) -> u64 {
+        self.pace.cut(len)
+    }
+
+    /// The host has answered a chunk of so many bytes.
+    pub(crate) fn end(&mut self, now: Instant, bytes: u64, activity: &Activity) {
+        self.pace.end(now, bytes, activity.take());
+    }
+
+    /// When there is something to do, if no answer comes first.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let gathered = self.gather.as_ref().and_then(Gather::due);
+        let turn = if self.waiting.is_empty() { None } else { self.pace.due() };
+        [gathered, turn].into_iter().flatten().min()
+    }
+}

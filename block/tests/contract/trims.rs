@@ -1,0 +1,191 @@
+//! What guests discard, and what comes back to the host.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use block::Durability::{Durable, Volatile};
+use block::{Backend, CacheMode, DetectZeroes, DiskOptions, RawFile, Trimmed};
+
+use crate::common::host::{Loop, is_root};
+use crate::common::{KIB, MIB, Rig, discard, numbered, numbered_file, zero};
+use crate::contract::{open, options};
+
+/// Bytes that a file takes of its file system.
+fn allocated(path: &Path) -> u64 {
+    path.metadata().unwrap().blocks() * 512
+}
+
+/// Waits for the ends of requests `0..count`, all good.
+fn complete(rig: &mut Rig, count: u16) {
+    let mut tags: Vec<_> = (0..count)
+        .map(|_| {
+            let done = rig.complete();
+            done.result.unwrap();
+            done.tag
+        })
+        .collect();
+    tags.sort_unstable();
+    assert_eq!(tags, (0..count).collect::<Vec<_>>());
+}
+
+#[test]
+fn pieces_of_a_granule_free_it_together() {
+    for mode in [CacheMode::WriteBack, CacheMode::None] {
+        let file = numbered_file(MIB);
+        let disk = open(file.path(), mode);
+        assert_eq!(disk.geometry().discard.unwrap().granularity, 4096);
+        let mut rig = Rig::new(&disk);
+        let before = allocated(file.path());
+        // From the last to the first, the last of them durable.
+        for (tag, sector) in (8..16).rev().enumerate() {
+            let durability = if tag == 7 { Durable } else { Volatile };
+            rig.push(u16::try_from(tag).unwrap(), discard(sector * 512, 512, durability), vec![]);
+        }
+        complete(&mut rig, 8);
+        let all = Trimmed { asked: 4 * KIB, gathered: 4 * KIB, freed: 4 * KIB, skipped: 0 };
+        assert_eq!(disk.trimmed(), all, "{mode}");
+        assert_eq!(before - allocated(file.path()), 4 * KIB, "{mode}");
+        assert_eq!(
+            rig.read(0, 4 * KIB).unwrap(),
+            numbered(0, 4 * KIB),
+            "what lies before it stays"
+        );
+        assert_eq!(rig.read(8 * KIB, 4 * KIB).unwrap(), numbered(8 * KIB, 4 * KIB));
+    }
+}
+
+#[test]
+fn a_piece_without_neighbours_ends_by_itself_and_keeps_its_data() {
+    let file = numbered_file(MIB);
+    let disk = open(file.path(), CacheMode::WriteBack);
+    let mut rig = Rig::new(&disk);
+    rig.run(discard(512, 2 * KIB, Volatile), vec![]).unwrap();
+    rig.run(discard(512, 2 * KIB, Durable), vec![]).unwrap();
+    assert_eq!(disk.trimmed(), Trimmed { asked: 4 * KIB, skipped: 4 * KIB, ..Trimmed::default() });
+    assert_eq!(rig.read(0, 4 * KIB).unwrap(), numbered(0, 4 * KIB));
+    // A piece that is still waiting ends with its engine.
+    rig.push(1, discard(512, 512, Volatile), vec![]);
+}
+
+#[test]
+fn only_the_ends_of_a_large_discard_are_skipped() {
+    let file = numbered_file(MIB);
+    let disk = open(file.path(), CacheMode::WriteBack);
+    let mut rig = Rig::new(&disk);
+    rig.run(discard(512, MIB - KIB, Volatile), vec![]).unwrap();
+    let Trimmed { asked, gathered, freed, skipped } = disk.trimmed();
+    assert_eq!((asked, gathered), (MIB - KIB, 0));
+    assert_eq!((freed, skipped), (MIB - 8 * KIB, 7 * KIB));
+    assert_eq!(allocated(file.path()), 8 * KIB);
+    rig.run(zero(0, MIB, true, Volatile), vec![]).unwrap();
+    assert_eq!(disk.trimmed().freed, MIB - 8 * KIB + MIB, "zeroing that may unmap counts too");
+}
+
+/// Seen from outside: a part of it is freed before all of it is, and other requests go on meanwhile.
+#[test]
+fn a_large_discard_goes_in_chunks_and_reads_go_between_them() {
+    const GIB: u64 = 1 << 30;
+    let file = numbered_file(MIB);
+    file.as_file().set_len(4 * GIB).unwrap();
+    let disk = open(file.path(), CacheMode::WriteBack);
+    let mut rig = Rig::new(&disk);
+    rig.push(9, discard(MIB, 4 * GIB - MIB, Volatile), vec![]);
+    let mut partly = 0;
+    let mut reads = 0;
+    loop {
+        let mut memory = crate::common::Memory::filled(0, 4 * KIB);
+        rig.push(1, crate::common::read(0), memory.whole());
+        let first = rig.complete();
+        first.result.unwrap();
+        let freed = disk.trimmed().freed;
+        partly += usize::from(freed > 0 && freed < 4 * GIB - MIB);
+        if first.tag == 9 {
+            assert_eq!(rig.complete().tag, 1);
+            break;
+        }
+        reads += 1;
+        assert_eq!(memory.bytes(), numbered(0, 4 * KIB));
+    }
+    assert!(partly > 0 && reads > 10, "{partly} looks in between, {reads} reads");
+    assert_eq!(disk.trimmed().freed, 4 * GIB - MIB);
+}
+
+#[test]
+fn a_block_device_frees_what_is_discarded_in_pieces() {
+    if !is_root() {
+        return;
+    }
+    let file = numbered_file(4 * MIB);
+    let device = Loop::new(file.path());
+    let disk = open(&device.0, CacheMode::WriteBack);
+    let granularity = u64::from(disk.geometry().discard.unwrap().granularity);
+    assert_eq!(granularity, 4096);
+    let before = allocated(file.path());
+    let mut rig = Rig::new(&disk);
+    for tag in 0..16 {
+        rig.push(tag, discard(MIB + u64::from(tag) * 512, 512, Volatile), vec![]);
+    }
+    complete(&mut rig, 16);
+    assert_eq!(before - allocated(file.path()), 2 * granularity);
+    assert_eq!(disk.trimmed().gathered, 2 * granularity);
+    let space = disk.backing_space().unwrap().expect("the store of a loop device is its file's");
+    assert!(space.available > 0);
+}
+
+#[test]
+fn discards_are_not_offered_where_they_are_to_be_ignored() {
+    let file = numbered_file(MIB);
+    let options = DiskOptions { discard: false, ..options(CacheMode::WriteBack) };
+    let disk = RawFile::open(file.path(), &options).unwrap();
+    assert_eq!(disk.geometry().discard, None);
+}
+
+#[test]
+fn zeroes_are_detected_and_give_their_space_back_only_where_asked_for() {
+    for (way, freed) in
+        [(DetectZeroes::Off, 0), (DetectZeroes::On, 0), (DetectZeroes::Unmap, 64 * KIB)]
+    {
+        for mode in [CacheMode::WriteBack, CacheMode::None, CacheMode::WriteThrough] {
+            let file = numbered_file(MIB);
+            let options = DiskOptions { detect_zeroes: way, ..options(mode) };
+            let disk = RawFile::open(file.path(), &options).unwrap();
+            let mut rig = Rig::new(&disk);
+            let before = allocated(file.path());
+            let durability = mode.write_durability();
+            rig.fill(64 * KIB, 64 * KIB, 0, durability).unwrap();
+            rig.flush().unwrap();
+            assert_eq!(before - allocated(file.path()), freed, "{way} {mode}");
+            assert_eq!(disk.trimmed().freed, freed, "{way} {mode}");
+            assert!(rig.read(64 * KIB, 64 * KIB).unwrap().iter().all(|byte| *byte == 0));
+            assert_eq!(rig.read(0, 64 * KIB).unwrap(), numbered(0, 64 * KIB));
+        }
+    }
+}
+
+/// One byte that is not zero, wherever it is, is data; and so is a piece of a block.
+#[test]
+fn what_is_not_all_zero_is_written() {
+    let file = numbered_file(MIB);
+    let options =
+        DiskOptions { detect_zeroes: DetectZeroes::Unmap, ..options(CacheMode::WriteBack) };
+    let disk = RawFile::open(file.path(), &options).unwrap();
+    let mut rig = Rig::new(&disk);
+    // Aligned in memory or not, in one segment or in three.
+    for (start, cuts) in [(0, vec![4096]), (3, vec![4096]), (5, vec![512, 7, 4096 - 519])] {
+        for at in [0, 1, 7, 8, 511, 518, 519, 2048, 4088, 4095] {
+            let mut memory = crate::common::Memory::filled(0, 8 * KIB);
+            memory.set(start + at, 1);
+            let mut from = start;
+            let segments = cuts.iter().map(|len| {
+                from += len;
+                memory.segment(from - len, *len)
+            });
+            let segments = segments.collect();
+            rig.run(crate::common::write(4 * KIB, Volatile), segments).unwrap();
+            let mut expected = vec![0; 4096];
+            expected[at] = 1;
+            assert_eq!(rig.read(4 * KIB, 4 * KIB).unwrap(), expected, "byte {at} from {start}");
+        }
+    }
+    assert_eq!(disk.trimmed(), Trimmed::default());
+}
