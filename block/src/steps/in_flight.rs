@@ -30,6 +30,9 @@ enum Step {
     Sync,
 }
 
+/// How much the host is asked to zero at once: it keeps others out of a file meanwhile.
+const ZEROED_AT_ONCE: u64 = 64 << 20;
+
 /// What follows an answer of the host.
 pub(crate) enum Progress {
     /// Ask again: [`InFlight::call`] has the next step.
@@ -95,7 +98,7 @@ impl InFlight {
             step,
             at,
             range_left: 0,
-            chunk: u64::MAX,
+            chunk: ZEROED_AT_ONCE,
             rides: false,
             ends: [Piece::default(); 2],
             cursor,

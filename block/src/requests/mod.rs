@@ -10,20 +10,22 @@
 //! One `fdatasync` runs at a time, for all requests that wanted one when it was asked. Two on one
 //! descriptor would share one report of a lost write, and the other would call it durable.
 
+mod discards;
+mod place;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::host_file::{Admission, HostFile, promises_durability};
+use self::discards::without_zeroes;
+use self::place::{Place, State};
+use crate::host_file::{Admission, HostFile};
 use crate::range_lock::Claimant;
 use crate::space::Waiting;
-use crate::steps::{Call, Fit, InFlight, Progress, SimpleTransfer, is_zero, plain_call, total_len};
-use crate::trim::{Run, Turns};
-use crate::{
-    ByteOffset, ByteRange, Completion, DetectZeroes, Durability, EngineSetup, Operation, Request,
-    Segment, Segments,
-};
+use crate::steps::{Call, Fit, InFlight, Progress, SimpleTransfer, plain_call, total_len};
+use crate::trim::Turns;
+use crate::{Completion, EngineSetup, Operation, Request, Segments};
 
 /// See the module's documentation.
 pub(crate) struct Requests {
@@ -49,85 +51,6 @@ pub(crate) struct Requests {
     /// How many changes in flight began before that, without a claim.
     unclaimed: usize,
     draining: bool,
-}
-
-/// A request's place. That is all there is of a plain transfer, which the host was asked for once.
-#[derive(Debug)]
-struct Place {
-    state: State,
-    /// What the host has to answer for a plain transfer to be complete.
-    bytes: u32,
-    /// Where on the disk a plain transfer is.
-    at: ByteOffset,
-    /// Its data, if that is in one piece.
-    one: Option<Segment>,
-    /// Else its data; spent in any other case.
-    segments: Segments,
-}
-
-/// What is in a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Vacant,
-    /// Plain transfers.
-    Read,
-    Write,
-    DurableWrite,
-    /// A request in flight, which is in its slot.
-    InFlight,
-}
-
-impl State {
-    /// That of a plain transfer that asks this, and where it is on the disk.
-    #[inline]
-    fn of(op: Operation) -> Option<(Self, ByteOffset)> {
-        match op {
-            Operation::Read { at } => Some((Self::Read, at)),
-            Operation::Write { at, durability: Durability::Volatile } => Some((Self::Write, at)),
-            Operation::Write { at, .. } => Some((Self::DurableWrite, at)),
-            Operation::CompareAndWrite { .. }
-            | Operation::Flush
-            | Operation::Discard { .. }
-            | Operation::WriteZeroes { .. } => None,
-        }
-    }
-}
-
-impl Place {
-    const VACANT: Self = Self {
-        state: State::Vacant,
-        bytes: 0,
-        at: ByteOffset(0),
-        one: None,
-        segments: Segments::new(),
-    };
-
-    /// What is asked with a plain transfer.
-    fn plain_op(&self) -> Option<Operation> {
-        let write = |durability| Operation::Write { at: self.at, durability };
-        match self.state {
-            State::Read => Some(Operation::Read { at: self.at }),
-            State::Write => Some(write(Durability::Volatile)),
-            State::DurableWrite => Some(write(Durability::Durable)),
-            State::Vacant | State::InFlight => None,
-        }
-    }
-
-    /// Takes the segments of a plain transfer.
-    fn take_segments(&mut self) -> Segments {
-        if let Some(one) = self.one.take() {
-            self.segments.clear();
-            self.segments.push(one);
-        }
-        std::mem::take(&mut self.segments)
-    }
-
-    /// The place is free for the next request.
-    fn vacate(&mut self, mut segments: Segments) {
-        segments.clear();
-        self.segments = segments;
-        self.state = State::Vacant;
-    }
 }
 
 /// Requests that want an `fdatasync`.
@@ -403,40 +326,6 @@ impl Requests {
         }
     }
 
-    /// Lets the discards go that have waited for their neighbours.
-    fn discard_gathered(&mut self) {
-        for Run { tags, range, gathered } in self.trims.release() {
-            let Some((&first, others)) = tags.split_first() else { continue };
-            for other in others {
-                if let Some(Some(request)) = self.slots.get_mut(usize::from(*other)) {
-                    request.ride();
-                }
-            }
-            let durable = tags.iter().any(|tag| {
-                let request = self.slots.get(usize::from(*tag)).and_then(Option::as_ref);
-                request.is_some_and(|request| promises_durability(request.op()))
-            });
-            let durability = if durable { Durability::Durable } else { Durability::Volatile };
-            if let Some(Some(request)) = self.slots.get_mut(usize::from(first)) {
-                request.discard_instead(range, durability, &self.host);
-                self.host.trimmed.gathered(gathered);
-                self.set_off(first);
-            }
-        }
-    }
-
-    /// Readies the next chunk to discard, if it is time.
-    fn take_turns(&mut self) {
-        if self.draining {
-            return;
-        }
-        let Some(tag) = self.trims.next_turn(|| self.host.clock.now()) else { return };
-        if let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) {
-            request.set_chunk(self.trims.cut(request.range_left()));
-            self.ready.push_back(tag);
-        }
-    }
-
     /// From now on requests end with the host's next answer, and what is set aside is not asked any more.
     pub(crate) fn drain(&mut self) {
         self.draining = true;
@@ -638,20 +527,6 @@ impl Drop for Requests {
             self.end(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
         }
         self.host.range_lock.leave(&self.claimant);
-    }
-}
-
-/// The operation, or a zeroing in place of a write of nothing but zeroes.
-fn without_zeroes(op: Operation, segments: &[Segment], host: &HostFile) -> Operation {
-    match op {
-        Operation::Write { at, durability }
-            if host.detect_zeroes != DetectZeroes::Off && is_zero(segments) =>
-        {
-            let range = ByteRange { start: at, len: total_len(segments) as u64 };
-            let unmap = host.detect_zeroes == DetectZeroes::Unmap;
-            Operation::WriteZeroes { range, unmap, durability }
-        }
-        _ => op,
     }
 }
 
