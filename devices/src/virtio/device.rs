@@ -8,7 +8,6 @@ use std::sync::mpsc::SyncSender;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{ConfigChange, FaultReporter, Interrupt, Position, Queue, QueueError, Worker};
-use crate::GuestMemory;
 
 /// Device types (Virtio 1.2 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +75,6 @@ pub struct HandOver {
 
 /// Everything a device gets when its driver sets DRIVER_OK.
 pub struct Activation {
-    /// Guest memory.
-    pub memory: GuestMemory,
     /// The negotiated features.
     pub features: u64,
     /// The queues the driver enabled, by number.

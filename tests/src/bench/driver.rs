@@ -156,10 +156,18 @@ impl<'m> Driver<'m> {
 
     /// Keeps `depth` requests in flight for `duration`, and waits for the last of them.
     pub(super) fn run(&mut self, duration: Duration) -> Result<Run> {
+        self.run_paced(duration, Duration::ZERO)
+    }
+
+    /// The same, with a sleep of `pause` before each look at what was used.
+    pub(super) fn run_paced(&mut self, duration: Duration, pause: Duration) -> Result<Run> {
         let start = Instant::now();
         let mut requests = 0;
         self.offer_all()?;
         while start.elapsed() < duration {
+            if !pause.is_zero() {
+                std::thread::sleep(pause);
+            }
             self.wait_used()?;
             requests += self.turn()?;
         }

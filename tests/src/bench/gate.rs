@@ -1,8 +1,8 @@
 //! `make bench-gate`: instructions and system calls per request, which unlike times repeat from run to run.
 //!
 //! Both are counted over the same play: one thread is driver and worker in turn, in the steps both take when they
-//! share a CPU (the worker's sleep, a kick, a round that accepts, a wait that submits and finds the page-cached reads done, a
-//! round that settles and interrupts). So there is no race whose outcome would change a count. Counting two plays of different
+//! share a CPU (a wait that finds the driver back before it sleeps, a round that accepts, a wait that submits and finds the page-cached
+//! reads done, a round that settles and interrupts). So there is no race whose outcome would change a count. Counting two plays of different
 //! length and taking the difference leaves out all that happens once. What the driver does is left out too: its
 //! instructions because only those below [`serve_queue`] are counted, its system calls because it makes none but kicks,
 //! whose number is known.

@@ -10,6 +10,7 @@ mod host;
 mod ours;
 mod qsd;
 mod report;
+mod wake;
 mod workload;
 
 use std::path::{Path, PathBuf};
@@ -97,6 +98,30 @@ pub struct Selection {
     pub contestants: Vec<String>,
 }
 
+/// Prints the CPU time of a worker whose driver comes back slowly, at queue depth 1: what polling costs where it is of no use.
+///
+/// # Errors
+///
+/// As [`bench`].
+pub fn pauses() -> Result<()> {
+    std::fs::create_dir_all(folder())?;
+    let disk = folder().join("pauses.img");
+    host::fill(&disk, 64 << 20)?;
+    host::pin_to_one_cpu()?;
+    let one = Workload { depth: 1, ..workload::RANDOM_READS };
+    for pause_us in [1_000_000, 1000, 100, 40, 0] {
+        let pause = Duration::from_micros(pause_us);
+        let run = ours::run_paced(&disk, &one, RUN.max(3 * pause), pause)?;
+        let share = run.cpu_ns * run.iops / 1e9 * 100.0;
+        let Figures { iops, cpu_ns, system_calls } = run;
+        let calls = system_calls.unwrap_or_default();
+        println!(
+            "{pause_us:>8} us: {iops:>8.0} IOPS, {cpu_ns:>6.0} ns of CPU per request, {share:>5.1} % of one, {calls:.1} calls"
+        );
+    }
+    Ok(std::fs::remove_file(&disk)?)
+}
+
 /// Where the disks and the results go.
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench")
@@ -112,6 +137,7 @@ pub fn bench(selection: &Selection) -> Result<()> {
     let disks = Disks::make(&folder())?;
     let mut report = Report::new(host::describe(&disks.on_disk())?);
     host::pin_to_one_cpu()?;
+    report.show_wake(wake::measure()?);
     let wanted = |name: &str| selection.workload.as_ref().is_none_or(|part| name.contains(part));
     let contests = |contestant: &Contestant| {
         let names = &selection.contestants;

@@ -30,6 +30,20 @@ pub(super) const FEATURES: u64 =
 ///
 /// When the host refuses something, or a request fails.
 pub(super) fn run(path: &Path, workload: &Workload, duration: Duration) -> Result<Figures> {
+    run_paced(path, workload, duration, Duration::ZERO)
+}
+
+/// The same with a driver that sleeps for `pause` before each look at what was used.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(super) fn run_paced(
+    path: &Path,
+    workload: &Workload,
+    duration: Duration,
+    pause: Duration,
+) -> Result<Figures> {
     let memory = driver::guest_memory()?;
     let read_only = workload.direction == Direction::Read;
     let options = DiskOptions { read_only, ..DiskOptions::new(CacheMode::WriteBack) };
@@ -44,7 +58,7 @@ pub(super) fn run(path: &Path, workload: &Workload, duration: Duration) -> Resul
     driver.run(WARM_UP)?;
     let cpu = CpuClock::of_other_threads()?;
     let before = Counts::of(&stats);
-    let run = driver.run(duration)?;
+    let run = driver.run_paced(duration, pause)?;
     let cpu = cpu.elapsed()?;
     let counts = Counts::of(&stats).since(&before);
     ensure!(counts.requests >= run.requests, "the statistics miss requests");

@@ -7,11 +7,13 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
+use super::wake::Turn;
 use super::{Contestant, Figures};
 
 /// See the module's documentation.
 pub(super) struct Report {
     machine: String,
+    wake: Option<Turn>,
     /// All runs, by workload in the order of measuring, and contestant.
     runs: Vec<(&'static str, BTreeMap<Contestant, Vec<Figures>>)>,
 }
@@ -20,7 +22,13 @@ impl Report {
     pub(super) fn new(machine: String) -> Self {
         println!("{machine}\nmedians; all on one CPU\n");
         println!("{:<20}{:<12}{:>10}{:>12}{:>14}", "", "", "IOPS", "CPU ns/IO", "ours/theirs");
-        Self { machine, runs: Vec::new() }
+        Self { machine, wake: None, runs: Vec::new() }
+    }
+
+    /// Prints what waking costs.
+    pub(super) fn show_wake(&mut self, turn: Turn) {
+        let Turn { polled, kicked } = self.wake.insert(turn);
+        println!("an interrupt alone takes {polled:?}, with a kick {kicked:?}\n");
     }
 
     pub(super) fn add(&mut self, workload: &'static str, contestant: Contestant, figures: Figures) {
@@ -59,7 +67,10 @@ impl Report {
     pub(super) fn write(&self, path: &Path) -> Result<()> {
         let workloads: Map<String, Value> =
             self.runs.iter().map(|(name, _)| ((*name).into(), self.workload(name))).collect();
-        let whole = json!({ "machine": self.machine, "workloads": workloads });
+        let wake = self.wake.map(|turn| {
+            json!({ "interrupt": turn.polled.as_nanos(), "interrupt_and_kick": turn.kicked.as_nanos() })
+        });
+        let whole = json!({ "machine": self.machine, "wake_ns": wake, "workloads": workloads });
         fs::write(path, serde_json::to_string_pretty(&whole)? + "\n")?;
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use tests::bench::{Selection, bench, gate, play};
+use tests::bench::{Selection, bench, gate, pauses, play};
 
 /// Measures the storage stack.
 #[derive(Parser)]
@@ -29,6 +29,8 @@ enum What {
     },
     /// Count instructions and system calls per request, and fail if there are too many.
     Gate,
+    /// Measure the CPU time of a worker whose driver pauses between requests.
+    Pauses,
     /// What the gate runs under its counters: so many batches of reads, then the end.
     Play {
         /// The disk.
@@ -44,6 +46,7 @@ fn main() -> Result<()> {
             bench(&Selection { rounds, workload, contestants })
         }
         What::Gate => gate(),
+        What::Pauses => pauses(),
         What::Play { disk, batches } => play(&disk, batches),
     }
 }

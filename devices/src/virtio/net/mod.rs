@@ -71,7 +71,7 @@ impl VirtioDevice for Net {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Vec<Worker>, ActivateError> {
-        let Activation { features, queues, faults, .. } = activation;
+        let Activation { features, queues, faults } = activation;
         self.tap
             .set_offloads(features & feature::GUEST_CSUM != 0)
             .map_err(|source| ActivateError::Host { what: "set the tap's offloads", source })?;

@@ -128,9 +128,8 @@ impl PciTransport {
             let kick = Arc::clone(kick);
             queues.push(ActiveQueue { index, queue, kick, interrupt, hand_over: None });
         }
-        let memory = self.memory.clone();
         let faults = self.faults();
-        self.device.activate(Activation { memory, features, queues, faults })
+        self.device.activate(Activation { features, queues, faults })
     }
 
     fn config_change(&self) -> ConfigChange {

@@ -112,9 +112,8 @@ impl Ring {
         let layout = self.layout(table)?;
         let record =
             inflight.map(|inflight| inflight.record(self.index, layout.size)).transpose()?;
-        let memory = table.memory().clone();
         let position = self.position.clone();
-        let queue = Queue::resume(&memory, layout, features, position, record.as_ref())
+        let queue = Queue::resume(table.memory(), layout, features, position, record.as_ref())
             .map_err(|source| Fault::Queue { ring: self.index, source })?;
         let (position, reached) = sync_channel(1);
         let report_held = Arc::new(AtomicBool::new(false));
@@ -127,7 +126,7 @@ impl Ring {
         };
         let ready = Arc::new(AtomicU8::new(status::DRIVER_OK));
         let faults = FaultReporter::new(ready, Arc::default(), self.error.interrupt());
-        let activation = Activation { memory, features, queues: vec![active], faults };
+        let activation = Activation { features, queues: vec![active], faults };
         let workers = device.activate(activation)?;
         self.running = Some(Running { workers, position: reached, report_held });
         // An earlier back end may have been killed between the used index and the interrupt for it.
