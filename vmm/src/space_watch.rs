@@ -69,7 +69,7 @@ impl Watched {
     }
 
     fn look(&mut self, events: &Events) {
-        let crossing = match self.disk.backend().check_soft_limit() {
+        let crossing = match self.disk.check_soft_limit() {
             Ok(crossing) => crossing,
             Err(error) => {
                 if !std::mem::replace(&mut self.failing, true) {

@@ -24,6 +24,8 @@ pub enum Attention {
     CapacityChanged,
     /// REPORTED LUNS DATA HAS CHANGED.
     LunsChanged,
+    /// THIN PROVISIONING SOFT THRESHOLD REACHED (SBC-3 §4.7.3.7.6).
+    SoftThreshold,
 }
 
 impl Attention {
@@ -37,6 +39,7 @@ impl Attention {
             Self::ModeChanged => (0x2a, 0x01),
             Self::CapacityChanged => (0x2a, 0x09),
             Self::LunsChanged => (0x3f, 0x0e),
+            Self::SoftThreshold => (0x38, 0x07),
         }
     }
 

@@ -2,9 +2,10 @@
 //!
 //! Nothing here waits for a worker, and no worker waits for anything here.
 
+use std::io;
 use std::sync::Arc;
 
-use ::block::{Backend, Engine, Geometry, ResizeError};
+use ::block::{Backend, Crossing, Engine, Geometry, ResizeError};
 
 use super::stats::QueueStats;
 
@@ -18,6 +19,8 @@ pub(super) trait ControlledDisk: Send + Sync {
     /// By queue.
     fn stats(&self) -> &[Arc<QueueStats>];
     fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError>;
+    /// Tells the driver that the disk's soft limit is reached, if its protocol has words for that.
+    fn tell_soft_limit(&self) {}
 }
 
 /// The controls of one disk.
@@ -59,6 +62,20 @@ impl DiskControl {
     #[must_use]
     pub fn stats(&self) -> &[Arc<QueueStats>] {
         self.0.stats()
+    }
+
+    /// Looks whether the space of the disk's store has passed its soft limit since the last look, and tells the driver
+    /// when it is reached. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The host refuses to say how much space there is.
+    pub fn check_soft_limit(&self) -> io::Result<Option<Crossing>> {
+        let crossing = self.backend().check_soft_limit()?;
+        if crossing == Some(Crossing::Reached) {
+            self.0.tell_soft_limit();
+        }
+        Ok(crossing)
     }
 
     /// Lets the disk grow to `size` bytes, or without one to what its file or device has become,

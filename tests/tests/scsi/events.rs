@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use block::CacheMode;
+use block::{CacheMode, Crossing, DiskOptions, RawFile};
 use devices::virtio::Address;
 use tests::driver::{Command, Host, MemoryDisk, Shape, response};
 
@@ -25,6 +25,35 @@ fn a_disk_that_grows_is_told_twice() {
     assert_eq!(host.run(0, &capacity).sense_triple(), (6, 0x2a, 9));
     assert_eq!(host.run(0, &capacity).data, [0, 0, 0x0f, 0xff, 0, 0, 2, 0]);
     assert_eq!(control.geometry().capacity, 2 << 20);
+}
+
+/// More than one percent of any file system that tests run on is used.
+#[test]
+fn a_soft_limit_that_is_reached_is_told_with_the_next_command() {
+    let (device, bus) = controller(1);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    let options = DiskOptions { soft_limit: Some(1), ..DiskOptions::new(CacheMode::WriteBack) };
+    let disk = RawFile::open(file.path(), &options).unwrap();
+    let control = attach(&bus, 0, 0, Arc::new(disk));
+    let mut host = Host::start(device, u64::MAX);
+    host.hear_attention(0);
+    let read = Command::new(0, &super::read_10(0, 1)).room(512);
+    assert_eq!(host.succeed(&read), [0; 512]);
+    assert_eq!(control.check_soft_limit().unwrap(), Some(Crossing::Reached));
+    assert_eq!(control.check_soft_limit().unwrap(), None);
+    assert_eq!(host.run(0, &read).sense_triple(), (6, 0x38, 7));
+    assert_eq!(host.succeed(&read), [0; 512], "told once");
+    // Page 0Ch has what is available and what is used, in sets of the size that page B2h tells.
+    let log = host.succeed(&Command::new(0, &[0x4d, 0, 0x4c, 0, 0, 0, 0, 0, 64, 0]).room(64));
+    let count = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().unwrap());
+    let page = host.succeed(&Command::new(0, &[0x12, 1, 0xb2, 0, 64, 0]).room(64));
+    let space = control.backend().backing_space().unwrap().unwrap();
+    let set = 512_u64 << page[4];
+    for (told, bytes) in [(count(8), space.available), (count(20), space.used)] {
+        // Others use the file system meanwhile.
+        assert!((u64::from(told) * set).abs_diff(bytes) < space.total() / 100, "{told} of {bytes}");
+    }
 }
 
 #[test]

@@ -197,6 +197,17 @@ fn unit_attention_comes_before_all_but_three_commands() {
 }
 
 #[test]
+fn a_soft_threshold_is_told_once_by_whatever_comes_next() {
+    let rig = Rig::new();
+    rig.unit.raise(Attention::SoftThreshold);
+    rig.unit.raise(Attention::SoftThreshold);
+    let told = rig.refusal(&hex("2a 00 00000000 00 0001 00"), &[7; 512]);
+    assert_eq!(told.triple(), (Key::UnitAttention, 0x38, 0x07));
+    assert_eq!(rig.asked(), [], "the write is for the initiator to repeat");
+    assert_eq!(rig.run(&hex("2a 00 00000000 00 0001 00"), &[7; 512]), Ok(vec![]));
+}
+
+#[test]
 fn a_stopped_unit_is_not_ready() {
     let rig = Rig::new();
     assert_eq!(rig.run(&hex("1b 00 00 00 00 00"), &[]), Ok(vec![]));

@@ -50,4 +50,8 @@ impl ControlledDisk for Disk {
         }
         Ok(size)
     }
+
+    fn tell_soft_limit(&self) {
+        self.unit.raise(Attention::SoftThreshold);
+    }
 }
