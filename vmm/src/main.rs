@@ -21,6 +21,7 @@ mod layout;
 mod machine;
 mod memory;
 mod pci;
+mod plain;
 mod run;
 mod serial;
 mod serve;

@@ -139,6 +139,19 @@ impl Rig {
         }
     }
 
+    /// Waits for the good ends of requests 0 to `count`.
+    pub(crate) fn complete_all(&mut self, count: u16) {
+        let mut tags: Vec<_> = (0..count)
+            .map(|_| {
+                let done = self.complete();
+                done.result.unwrap();
+                done.tag
+            })
+            .collect();
+        tags.sort_unstable();
+        assert_eq!(tags, (0..count).collect::<Vec<_>>());
+    }
+
     /// Runs one request to its end.
     pub(crate) fn run(&mut self, op: Operation, segments: Vec<Segment>) -> io::Result<()> {
         self.push(0, op, segments);

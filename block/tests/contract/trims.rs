@@ -15,19 +15,6 @@ fn allocated(path: &Path) -> u64 {
     path.metadata().unwrap().blocks() * 512
 }
 
-/// Waits for the ends of requests `0..count`, all good.
-fn complete(rig: &mut Rig, count: u16) {
-    let mut tags: Vec<_> = (0..count)
-        .map(|_| {
-            let done = rig.complete();
-            done.result.unwrap();
-            done.tag
-        })
-        .collect();
-    tags.sort_unstable();
-    assert_eq!(tags, (0..count).collect::<Vec<_>>());
-}
-
 #[test]
 fn pieces_of_a_granule_free_it_together() {
     for mode in [CacheMode::WriteBack, CacheMode::None] {
@@ -41,7 +28,7 @@ fn pieces_of_a_granule_free_it_together() {
             let durability = if tag == 7 { Durable } else { Volatile };
             rig.push(u16::try_from(tag).unwrap(), discard(sector * 512, 512, durability), vec![]);
         }
-        complete(&mut rig, 8);
+        rig.complete_all(8);
         let all = Trimmed { asked: 4 * KIB, gathered: 4 * KIB, freed: 4 * KIB, skipped: 0 };
         assert_eq!(disk.trimmed(), all, "{mode}");
         assert_eq!(before - allocated(file.path()), 4 * KIB, "{mode}");
@@ -125,7 +112,7 @@ fn a_block_device_frees_what_is_discarded_in_pieces() {
     for tag in 0..16 {
         rig.push(tag, discard(MIB + u64::from(tag) * 512, 512, Volatile), vec![]);
     }
-    complete(&mut rig, 16);
+    rig.complete_all(16);
     assert_eq!(before - allocated(file.path()), 2 * granularity);
     assert_eq!(disk.trimmed().gathered, 2 * granularity);
     let space = disk.backing_space().unwrap().expect("the store of a loop device is its file's");

@@ -10,6 +10,7 @@ use super::disk_file::{self, DiskFile};
 use super::host::{KernelFormat, image_size, kernel_format_of};
 use super::value::{display_mac, human_size};
 use super::{Bus, ConsoleConfig, DiskConfig, MachineConfig, Report, explain, inspect, parse, read};
+use crate::plain::plain;
 
 /// What is shown of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +116,6 @@ pub(super) fn summary(path: &Path, machine: &MachineConfig) -> String {
 }
 
 fn titled(title: &str, rows: Vec<(&str, String)>) -> String {
-    // What a path or a command line holds must not reach the terminal as control characters.
-    let plain = |text: &str| text.replace(char::is_control, "\u{fffd}");
     let mut out = format!("{}\n\n", plain(title));
     for (name, value) in rows {
         out += &format!("  {name:<9}  {}\n", plain(&value));

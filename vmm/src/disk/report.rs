@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Found;
 use super::strip::percent;
 use crate::config::human_size;
+use crate::plain::plain;
 
 const BOLD: Style = Style::new().bold();
 
@@ -195,9 +196,4 @@ fn name_of(pid: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let name = plain(name.trim_end());
     if name.is_empty() { name } else { format!(" ({name})") }
-}
-
-/// What a path holds must not reach the terminal as control characters.
-fn plain(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
 }
