@@ -1,16 +1,19 @@
 //! Devices on the PCI bus, made as the configuration says.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use block::{DiskOptions, OpenError, RawFile};
 use devices::pci::{BusFull, PciRoot, Window};
-use devices::virtio::DiskControl;
-use devices::virtio::{Block, Net, PciTransport, Rng, Tap, TapError, VirtioDevice};
+use devices::scsi::Identity;
+use devices::virtio::{
+    Block, DiskControl, Net, NoPlace, PciTransport, Rng, Scsi, ScsiBus, Tap, TapError, VirtioDevice,
+};
 use devices::{GuestMemory, Hypervisor};
 use thiserror::Error;
 
-use crate::config::{Bus, DiskConfig, MachineConfig, NetConfig};
+use crate::config::{Bus, DiskConfig, MachineConfig, NetConfig, ScsiPlace};
 use crate::layout::PCI_WINDOW;
 
 /// Why a device cannot be had.
@@ -19,6 +22,9 @@ pub(crate) enum Error {
     /// The disk cannot be opened.
     #[error("disk {0:?}")]
     Disk(String, #[source] OpenError),
+    /// The disk cannot be attached to its controller.
+    #[error("disk {0:?}")]
+    Place(String, #[source] NoPlace),
     /// The tap device cannot be opened.
     #[error("network device {0:?}")]
     Tap(String, #[source] TapError),
@@ -49,11 +55,23 @@ pub(crate) fn bus(
         root.add(Box::new(transport))?;
         Ok::<_, Error>(())
     };
+    let mut scsi = Controllers::default();
     let mut controls = Vec::new();
     for disk in &config.disks {
-        let (device, control) = open_disk(disk)?;
-        add(device)?;
-        controls.push(control);
+        controls.push(match disk.bus {
+            Bus::VirtioBlk => {
+                let block = open_block(disk)?;
+                let control = block.control();
+                add(Box::new(block))?;
+                control
+            }
+            Bus::VirtioScsi(place) => {
+                if let Some(controller) = scsi.controller(place.controller, config)? {
+                    add(controller)?;
+                }
+                scsi.attach(disk, place)?
+            }
+        });
     }
     config.nets.iter().try_for_each(|net| add(open_net(net)?))?;
     add(Box::new(Rng))?;
@@ -67,14 +85,41 @@ fn window() -> Window {
     Window { base, len: end - base }
 }
 
-fn open_disk(config: &DiskConfig) -> Result<(Box<dyn VirtioDevice>, DiskControl), Error> {
-    Ok(match config.bus {
-        Bus::VirtioBlk => {
-            let block = open_block(config)?;
-            let control = block.control();
-            (Box::new(block), control)
+/// SCSI controllers, by their numbers; each is made with its first disk.
+#[derive(Default)]
+struct Controllers(BTreeMap<u8, ScsiBus>);
+
+impl Controllers {
+    /// The controller, if it was not there yet. It has as many queues as the one of its disks that wants the most.
+    fn controller(
+        &mut self,
+        number: u8,
+        config: &MachineConfig,
+    ) -> Result<Option<Box<dyn VirtioDevice>>, Error> {
+        if self.0.contains_key(&number) {
+            return Ok(None);
         }
-    })
+        let on_it = |disk: &&DiskConfig| matches!(disk.bus, Bus::VirtioScsi(place) if place.controller == number);
+        let queues = config.disks.iter().filter(on_it).map(|disk| disk.queues).max();
+        let name = format!("scsi{number}");
+        let scsi = Scsi::new(&name, queues.unwrap_or(1)).map_err(|e| Error::Connect(name, e))?;
+        self.0.insert(number, scsi.bus());
+        Ok(Some(Box::new(scsi)))
+    }
+
+    fn attach(&self, disk: &DiskConfig, place: ScsiPlace) -> Result<DiskControl, Error> {
+        let no_place = |error| Error::Place(disk.id.clone(), error);
+        let backend = open_backend(disk)?;
+        let identity = Identity::new(&disk.serial, &place_of_data(disk));
+        let bus = self.0.get(&place.controller).ok_or_else(|| no_place(NoPlace::Exhausted))?;
+        bus.attach(place.address, &disk.id, identity, Arc::new(backend)).map_err(no_place)
+    }
+}
+
+/// What tells a disk from another one with the same serial number: where its data is, by its full name.
+fn place_of_data(disk: &DiskConfig) -> String {
+    let path = std::fs::canonicalize(&disk.path).unwrap_or_else(|_| disk.path.clone());
+    path.display().to_string()
 }
 
 /// The disk as a virtio-blk device.
@@ -83,6 +128,11 @@ fn open_disk(config: &DiskConfig) -> Result<(Box<dyn VirtioDevice>, DiskControl)
 ///
 /// When it cannot be opened.
 pub(crate) fn open_block(config: &DiskConfig) -> Result<Block, Error> {
+    let backend = open_backend(config)?;
+    Ok(Block::new(&config.id, &config.serial, config.queues, Arc::new(backend)))
+}
+
+fn open_backend(config: &DiskConfig) -> Result<RawFile, Error> {
     let options = DiskOptions {
         id: config.id.clone(),
         read_only: config.readonly,
@@ -94,9 +144,7 @@ pub(crate) fn open_block(config: &DiskConfig) -> Result<Block, Error> {
         detect_zeroes: config.detect_zeroes,
         ..DiskOptions::new(config.cache)
     };
-    let backend = RawFile::open(&config.path, &options)
-        .map_err(|error| Error::Disk(config.id.clone(), error))?;
-    Ok(Block::new(&config.id, &config.serial, config.queues, Arc::new(backend)))
+    RawFile::open(&config.path, &options).map_err(|error| Error::Disk(config.id.clone(), error))
 }
 
 fn open_net(config: &NetConfig) -> Result<Box<dyn VirtioDevice>, Error> {

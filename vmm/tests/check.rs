@@ -122,6 +122,7 @@ fn a_good_machine_as_json() {
         "path": "root.img",
         "queues": 1,
         "readonly": false,
+        "scsi": null,
         "serial": "root",
         "size_bytes": 10737418240,
         "soft_limit_percent": null
@@ -137,6 +138,7 @@ fn a_good_machine_as_json() {
         "path": "data.img",
         "queues": 1,
         "readonly": true,
+        "scsi": null,
         "serial": "data-1",
         "size_bytes": 1572864,
         "soft_limit_percent": null

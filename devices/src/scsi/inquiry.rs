@@ -7,6 +7,9 @@ use super::{Answer, Cdb, Command, Outcome, data_in, vpd};
 /// What a disk calls itself.
 pub(super) const VENDOR: &str = "BULKHEAD";
 const PRODUCT: &str = "DISK";
+/// The program's version, without its last number.
+const REVISION: &str =
+    concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
 /// Bytes of standard data.
 const STANDARD: usize = 74;
 /// A peripheral qualifier and type that say: there can be no unit here.
@@ -46,7 +49,7 @@ fn standard(peripheral: u8) -> Vec<u8> {
     put(&mut data, 4, &[additional]);
     put(&mut data, 8, &ascii::<8>(VENDOR));
     put(&mut data, 16, &ascii::<16>(PRODUCT));
-    put(&mut data, 32, &ascii::<4>(env!("CARGO_PKG_VERSION")));
+    put(&mut data, 32, &ascii::<4>(REVISION));
     for (index, version) in VERSIONS.iter().enumerate() {
         put(&mut data, 58 + 2 * index, &version.to_be_bytes());
     }
@@ -123,6 +126,6 @@ mod tests {
     fn standard_data_is_as_long_as_it_says() {
         let data = standard(0);
         assert_eq!(data.len(), usize::from(data[4]) + 5);
-        assert_eq!(data.get(8..36), Some(&b"BULKHEADDISK            0.1."[..]));
+        assert_eq!(data.get(8..36), Some(&b"BULKHEADDISK            0.1 "[..]));
     }
 }

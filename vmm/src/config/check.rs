@@ -4,12 +4,15 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+use devices::virtio::Address;
 use serde_json::{Value, json};
 
 use super::disk_file::{self, DiskFile};
 use super::host::{KernelFormat, image_size, kernel_format_of};
 use super::value::{display_mac, human_size};
-use super::{Bus, ConsoleConfig, DiskConfig, MachineConfig, Report, explain, inspect, parse, read};
+use super::{
+    Bus, ConsoleConfig, DiskConfig, MachineConfig, Report, ScsiPlace, explain, inspect, parse, read,
+};
 use crate::plain::plain;
 
 /// What is shown of a machine.
@@ -128,7 +131,14 @@ fn disk_row(disk: &DiskConfig, id_width: usize) -> String {
     let access = if disk.readonly { "ro" } else { "rw" };
     let DiskConfig { id, cache, path, .. } = disk;
     let cache = cache.name();
-    format!("{id:<id_width$}  {size:>9}  {cache:<12}  {access}  {}", path.display())
+    let path = path.display();
+    let place = match disk.bus {
+        Bus::VirtioBlk => String::new(),
+        Bus::VirtioScsi(ScsiPlace { controller, address: Address { target, lun } }) => {
+            format!("  scsi {controller}:{target}:{lun}")
+        }
+    };
+    format!("{id:<id_width$}  {size:>9}  {cache:<12}  {access}  {path}{place}")
 }
 
 fn disk_bytes(disk: &DiskConfig) -> Option<u64> {
@@ -181,14 +191,19 @@ fn machine_json(machine: &MachineConfig) -> Value {
 }
 
 fn disk_json(disk: &DiskConfig) -> Value {
-    let bus = match disk.bus {
-        Bus::VirtioBlk => "virtio-blk",
+    let (bus, place) = match disk.bus {
+        Bus::VirtioBlk => ("virtio-blk", None),
+        Bus::VirtioScsi(ScsiPlace { controller, address: Address { target, lun } }) => {
+            let place = json!({ "controller": controller, "target": target, "lun": lun });
+            ("virtio-scsi", Some(place))
+        }
     };
     json!({
         "id": disk.id,
         "path": disk.path.display().to_string(),
         "size_bytes": disk_bytes(disk),
         "bus": bus,
+        "scsi": place,
         "cache": disk.cache.name(),
         "readonly": disk.readonly,
         "queues": disk.queues,

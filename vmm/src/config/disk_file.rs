@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
-use super::parse::{self, DiskSource};
+use super::parse::{self, BusKind, Disk, DiskSource};
 use super::report::Diagnostic;
 use super::{DiskConfig, Report, explain, host, read};
 
@@ -54,9 +54,19 @@ pub(super) fn inspect(name: String, text: String, folder: &Path) -> (Option<Disk
     let (source, mut diagnostics) = parse::parse_disk(&text, folder);
     if let Some(DiskSource { disk, control }) = &source {
         diagnostics.extend(disk.as_ref().and_then(host::check_disk));
+        diagnostics.extend(disk.as_ref().and_then(only_virtio_blk));
         diagnostics.extend(control.as_ref().and_then(host::check_control));
     }
     built(name, text, source, diagnostics)
+}
+
+/// Other monitors are served one disk, not a controller of disks.
+fn only_virtio_blk(disk: &Disk) -> Option<Diagnostic> {
+    (disk.bus != BusKind::VirtioBlk).then(|| {
+        Diagnostic::error("a disk is served to other monitors on virtio-blk only")
+            .at(disk.header.clone(), "is on virtio-scsi")
+            .help("leave `bus` out")
+    })
 }
 
 fn built(

@@ -11,6 +11,7 @@ mod host;
 mod parse;
 pub(crate) mod report;
 mod rules;
+mod scsi;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use block::{CacheMode, DetectZeroes, EngineKind, OnNoSpace};
 use host::Host;
 use report::Diagnostic;
 pub(crate) use report::Report;
+pub(crate) use scsi::ScsiPlace;
 pub(crate) use value::human_size;
 
 /// A machine which this host can run.
@@ -96,6 +98,8 @@ pub(crate) struct DiskConfig {
 pub(crate) enum Bus {
     /// virtio-blk over PCI.
     VirtioBlk,
+    /// A place on a virtio-scsi controller.
+    VirtioScsi(ScsiPlace),
 }
 
 /// One network device.

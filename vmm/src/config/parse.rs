@@ -12,7 +12,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::report::{Diagnostic, Span};
 use super::table::{Table, report_unknown};
-use super::{Bus, ConsoleConfig, DiskConfig, KernelConfig, MachineConfig, NetConfig, rules, value};
+use super::{
+    Bus, ConsoleConfig, DiskConfig, KernelConfig, MachineConfig, NetConfig, ScsiPlace, rules, scsi,
+    value,
+};
 
 /// A configuration as written, each value with its place.
 #[derive(Debug)]
@@ -54,6 +57,10 @@ pub(super) struct Disk {
     pub(super) id: Option<Spanned<String>>,
     pub(super) path: Option<Spanned<PathBuf>>,
     pub(super) cache: Option<Spanned<CacheMode>>,
+    pub(super) bus: BusKind,
+    pub(super) controller: Option<Spanned<u16>>,
+    pub(super) target: Option<Spanned<u16>>,
+    pub(super) lun: Option<Spanned<u16>>,
     /// Nothing where it was refused.
     pub(super) readonly: Option<bool>,
     pub(super) queues: Option<Spanned<u16>>,
@@ -65,6 +72,14 @@ pub(super) struct Disk {
     pub(super) discard: Option<bool>,
     pub(super) detect_zeroes: Option<Spanned<DetectZeroes>>,
     pub(super) soft_limit: Option<Spanned<u8>>,
+}
+
+/// What carries a disk, apart from its place there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum BusKind {
+    #[default]
+    VirtioBlk,
+    VirtioScsi,
 }
 
 #[derive(Debug)]
@@ -288,7 +303,11 @@ impl<'t> Reader<'t, '_> {
         let id = table.required("id", "\"root\"", value::id);
         let path = table.required("path", "\"root.img\"", |v| path(v, folder));
         let cache = table.optional("cache", "\"writeback\"", cache);
-        table.optional("bus", "\"virtio-blk\"", bus);
+        let bus = table.optional("bus", "\"virtio-scsi\"", bus);
+        let number = |most| move |v: &DeValue<'_>| value::integer(v, 0..=most);
+        let controller = table.optional("controller", "0", number(scsi::CONTROLLER_MOST));
+        let target = table.optional("target", "0", number(scsi::TARGET_MOST));
+        let lun = table.optional("lun", "0", number(scsi::LUN_MOST));
         let mut readonly = table.optional("readonly", "true", value::boolean);
         if !table.has("readonly") {
             readonly = Some(Spanned::new(table.span(), false));
@@ -315,6 +334,10 @@ impl<'t> Reader<'t, '_> {
             id,
             path,
             cache,
+            bus: bus.map(Spanned::into_inner).unwrap_or_default(),
+            controller,
+            target,
+            lun,
             readonly,
             queues,
             serial,
@@ -426,21 +449,16 @@ fn detect_zeroes(value: &DeValue<'_>) -> value::Read<DetectZeroes> {
     name.parse().map_err(|_| value::Wrong::kind("a way to detect zeroes", value))
 }
 
-fn bus(value: &DeValue<'_>) -> value::Read<Bus> {
-    if value.as_str() == Some("virtio-scsi") {
-        return Err(value::Wrong {
-            what: "virtio-scsi is not available yet".to_owned(),
-            label: "still to come".to_owned(),
-            help: Some("write \"virtio-blk\", or leave `bus` out".to_owned()),
-        });
-    }
-    value::one_of(value, &["virtio-blk"]).map(|_| Bus::VirtioBlk)
+fn bus(value: &DeValue<'_>) -> value::Read<BusKind> {
+    let name = value::one_of(value, &["virtio-blk", "virtio-scsi"])?;
+    Ok(if name == "virtio-scsi" { BusKind::VirtioScsi } else { BusKind::VirtioBlk })
 }
 
 impl Source {
     /// The machine, or nothing where a value was refused.
     pub(super) fn build(self) -> Option<MachineConfig> {
         let vcpus = self.machine.vcpus?.into_inner();
+        let places = scsi::places(&self.disks);
         Some(MachineConfig {
             vcpus: u8::try_from(vcpus).ok()?,
             memory_bytes: self.machine.memory?.into_inner(),
@@ -450,7 +468,12 @@ impl Source {
                 initramfs: self.kernel.initramfs.map(Spanned::into_inner),
                 cmdline: self.kernel.cmdline.unwrap_or_else(|| CMDLINE.to_owned()),
             },
-            disks: self.disks.into_iter().map(|disk| disk.build(vcpus)).collect::<Option<_>>()?,
+            disks: self
+                .disks
+                .into_iter()
+                .zip(places)
+                .map(|(disk, place)| disk.build(vcpus, place))
+                .collect::<Option<_>>()?,
             nets: self.nets.into_iter().map(Net::build).collect::<Option<_>>()?,
             console: match self.console {
                 Console::Stdio => ConsoleConfig::Stdio,
@@ -466,14 +489,14 @@ impl Source {
 impl Disk {
     /// The disk of a guest whose processors are not known.
     pub(super) fn build_alone(self) -> Option<DiskConfig> {
-        self.build(VCPUS_MAX)
+        self.build(VCPUS_MAX, None)
     }
 
-    fn build(self, vcpus: u16) -> Option<DiskConfig> {
+    fn build(self, vcpus: u16, place: Option<ScsiPlace>) -> Option<DiskConfig> {
         let id = self.id?.into_inner();
         Some(DiskConfig {
             path: self.path?.into_inner(),
-            bus: Bus::VirtioBlk,
+            bus: place.map_or(Bus::VirtioBlk, Bus::VirtioScsi),
             cache: self.cache.map_or(CacheMode::WriteBack, Spanned::into_inner),
             readonly: self.readonly?,
             queues: self.queues.map_or(vcpus.min(QUEUES), Spanned::into_inner),

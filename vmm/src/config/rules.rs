@@ -7,6 +7,7 @@ use toml::Spanned;
 
 use super::parse::{Console, Disk, Source};
 use super::report::{Diagnostic, Span};
+use super::scsi;
 use super::value::display_mac;
 
 /// A PCI bus has 32 slots; the host bridge and the entropy device take one each.
@@ -31,6 +32,7 @@ pub(super) fn check_disks(disks: &[Disk], diagnostics: &mut Vec<Diagnostic>) {
     unsafe_cache(disks, diagnostics);
     deadlines(disks, diagnostics);
     zeroes(disks, diagnostics);
+    scsi::check(disks, diagnostics);
 }
 
 /// Reports each value of `key` which was there before.
@@ -69,7 +71,16 @@ fn queues(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
 }
 
 fn slots(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
-    let disks = source.disks.iter().map(|disk| &disk.header);
+    // The first disk of a controller stands for it.
+    let mut controllers = scsi::controllers(&source.disks);
+    let mut takes_slot = |disk: &&Disk| match scsi::controller(disk) {
+        Some(controller) => {
+            let first = controllers.iter().position(|other| *other == controller);
+            first.map(|place| controllers.remove(place)).is_some()
+        }
+        None => true,
+    };
+    let disks = source.disks.iter().filter(|disk| takes_slot(disk)).map(|disk| &disk.header);
     let nets = source.nets.iter().map(|net| &net.header);
     let mut headers: Vec<_> = disks.chain(nets).collect();
     headers.sort_by_key(|header| header.start);
@@ -78,7 +89,10 @@ fn slots(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
         diagnostics.push(
             Diagnostic::error(format!("{total} disks and nets do not fit on the PCI bus"))
                 .at((*header).clone(), "no slot is left from here on")
-                .help(format!("keep at most {DEVICES_MAX} disks and nets together")),
+                .help(format!(
+                    "keep at most {DEVICES_MAX} disks and nets together, or put disks on one controller with \
+                     `bus = \"virtio-scsi\"`"
+                )),
         );
     }
 }

@@ -5,6 +5,7 @@ mod any_text;
 mod control;
 mod devices;
 mod host;
+mod scsi;
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -284,10 +285,10 @@ fn unknown_keys() {
         str![[r#"
 unknown key `read_only`
   read_only  <- did you mean `readonly`?
-  the keys of [[disk]] are: id, path, cache, bus, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline, discard, detect_zeroes, thin
+  the keys of [[disk]] are: id, path, cache, bus, controller, target, lun, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline, discard, detect_zeroes, thin
 unknown key `colour`
   colour  <- not a key of [[disk]]
-  the keys of [[disk]] are: id, path, cache, bus, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline, discard, detect_zeroes, thin
+  the keys of [[disk]] are: id, path, cache, bus, controller, target, lun, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline, discard, detect_zeroes, thin
 
 "#]]
     );
@@ -331,7 +332,7 @@ fn types() {
   write `cache = "writeback"`
 `bus` must be a string
   1  <- this is an integer
-  write `bus = "virtio-blk"`
+  write `bus = "virtio-scsi"`
 `readonly` must be true or false
   'yes'  <- this is a string
   write `readonly = true`

@@ -147,13 +147,10 @@ fn disk_words() {
   write one of "none", "directsync", "writethrough", "writeback", "unsafe"
 `bus` has an unknown value
   'scsi'  <- not one of its values
-  write one of "virtio-blk"
+  write one of "virtio-blk", "virtio-scsi"
 `cache` has an unknown value
   'fast'  <- not one of its values
   write one of "none", "directsync", "writethrough", "writeback", "unsafe"
-`bus` virtio-scsi is not available yet
-  'virtio-scsi'  <- still to come
-  write "virtio-blk", or leave `bus` out
 warning: `cache = "unsafe"` ignores the guest's flushes
   'unsafe'  <- a host crash loses data the guest believes safe
   write "writeback" for a disk you want to keep
@@ -300,7 +297,7 @@ fn the_pci_bus_is_finite() {
         str![[r#"
 31 disks and nets do not fit on the PCI bus
   [[disk]]  <- no slot is left from here on
-  keep at most 30 disks and nets together
+  keep at most 30 disks and nets together, or put disks on one controller with `bus = "virtio-scsi"`
 
 "#]]
     );

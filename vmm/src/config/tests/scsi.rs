@@ -1,0 +1,85 @@
+//! SCSI disks: where they are, and what is said when that cannot be.
+
+use snapbox::{assert_data_eq, str};
+
+use super::super::{parse, scsi};
+use super::said_after_base;
+
+/// Controller, target and LUN of each disk.
+fn places(disks: &[&str]) -> Vec<Option<(u8, u8, u16)>> {
+    let table = |(n, keys): (usize, &&str)| format!("[[disk]]\nid='d{n}'\npath='d{n}'\n{keys}\n");
+    let text: String = disks.iter().enumerate().map(table).collect();
+    let (source, _) = parse::parse(&text, std::path::Path::new("/"));
+    let found = scsi::places(&source.unwrap().disks).into_iter();
+    let numbers = |place: super::super::ScsiPlace| {
+        (place.controller, place.address.target, place.address.lun)
+    };
+    found.map(|place| place.map(numbers)).collect()
+}
+
+#[test]
+fn numbers_that_are_left_out_are_found() {
+    let scsi = "bus='virtio-scsi'";
+    assert_eq!(
+        places(&[
+            scsi,
+            "",
+            scsi,
+            "bus='virtio-scsi'\nlun=1",
+            scsi,
+            "bus='virtio-scsi'\ntarget=3",
+            scsi
+        ]),
+        [
+            Some((0, 0, 0)),
+            None,
+            Some((0, 0, 2)),
+            Some((0, 0, 1)),
+            Some((0, 0, 3)),
+            Some((0, 3, 0)),
+            Some((0, 0, 4)),
+        ]
+    );
+    assert_eq!(
+        places(&["bus='virtio-scsi'\ncontroller=2\ntarget=255\nlun=16383", scsi]),
+        [Some((2, 255, 16383)), Some((0, 0, 0))]
+    );
+}
+
+#[test]
+fn places_that_cannot_be() {
+    assert_data_eq!(
+        said_after_base(
+            "[[disk]]\nid='a'\npath='a'\nlun=3\n[[disk]]\nid='b'\npath='b'\nbus='virtio-scsi'\ntarget=256\nlun=16384\n\
+             [[disk]]\nid='c'\npath='c'\nbus='virtio-scsi'\nlun=1\n[[disk]]\nid='d'\npath='d'\nbus='virtio-scsi'\ntarget=0\nlun=1\n"
+        ),
+        str![[r#"
+`lun` without `bus = "virtio-scsi"`
+  3  <- only SCSI disks have one
+  write `bus = "virtio-scsi"`, or leave `lun` out
+`target` is out of range
+  256  <- must be 0 to 255
+  write a number from 0 to 255
+`lun` is out of range
+  16384  <- must be 0 to 16383
+  write a number from 0 to 16383
+two disks are LUN 1 of one target
+  1  <- and here again
+  1  <- first here
+  give each its own `lun`, or leave it out
+
+"#]]
+    );
+}
+
+/// Disks on one controller take one slot.
+#[test]
+fn many_disks_fit_on_a_controller() {
+    let disk = |n| format!("[[disk]]\nid='d{n}'\npath='d{n}'\nbus='virtio-scsi'\n");
+    let disks: String = (0..200).map(disk).collect();
+    let nets: String = (1..30).map(|n| format!("[[net]]\ntap='t{n}'\n")).collect();
+    assert_eq!(said_after_base(&format!("{disks}{nets}")), "");
+    let more =
+        format!("{disks}{nets}[[disk]]\nid='x'\npath='x'\nbus='virtio-scsi'\ncontroller=1\n");
+    assert!(said_after_base(&more).contains("31 disks and nets do not fit"), "{more}");
+}
