@@ -263,7 +263,8 @@ pub trait IoEngine {
     /// Appends the completions that are there to `completed`.
     fn reap(&mut self, completed: &mut Vec<Completion>);
 
-    /// How many requests in flight wait for space on the host, and nothing else of them is on its way.
+    /// How many requests in flight wait for a time: until the host may have space, or it is a discard's turn. Nothing of them is on
+    /// its way, and that the time has come need not show on [`IoEngine::descriptor`].
     fn held(&self) -> usize {
         0
     }

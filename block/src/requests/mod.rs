@@ -281,9 +281,9 @@ impl Requests {
         !self.finished.is_empty()
     }
 
-    /// How many requests wait for space.
+    /// How many requests wait for a time.
     pub(crate) fn held(&self) -> usize {
-        self.held.len()
+        self.held.len() + self.trims.len()
     }
 
     /// When held requests are to be tried again.

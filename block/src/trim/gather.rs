@@ -47,6 +47,11 @@ impl Gather {
         true
     }
 
+    /// How many requests wait.
+    pub(crate) fn len(&self) -> usize {
+        self.held.len()
+    }
+
     /// Whether a request waits.
     pub(crate) fn holds(&self, tag: u16) -> bool {
         self.held.iter().any(|(held, _)| *held == tag)

@@ -46,6 +46,11 @@ impl Turns {
         self.gather.as_mut().is_some_and(|gather| gather.hold(tag, range, now))
     }
 
+    /// How many wait, for their neighbours or for their turn.
+    pub(crate) fn len(&self) -> usize {
+        self.gather.as_ref().map_or(0, Gather::len) + self.waiting.len()
+    }
+
     /// Whether a request waits for its neighbours.
     pub(crate) fn gathers(&self, tag: u16) -> bool {
         self.gather.as_ref().is_some_and(|gather| gather.holds(tag))

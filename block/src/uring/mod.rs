@@ -188,6 +188,10 @@ impl<R: Ring> IoEngine for UringEngine<R> {
     }
 
     fn submit(&mut self) -> io::Result<()> {
+        if self.requests.has_set_aside() {
+            // Who sleeps on the descriptor is woken by the alarms.
+            self.revive();
+        }
         if self.ring.wants_entering() { self.enter(0) } else { Ok(()) }
     }
 

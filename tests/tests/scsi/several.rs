@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use block::{CacheMode, DiskOptions, EngineKind, RawFile};
+use block::{Backend as _, CacheMode, DiskOptions, EngineKind, RawFile};
 use devices::virtio::stats::Kind;
 use tests::driver::{Command, Host};
 
@@ -58,6 +58,35 @@ fn one_queue_serves_many_disks() {
         }
         host.device.reset();
         assert!(controls.iter().all(|control| control.stats()[0].in_flight.get() == 0));
+    }
+}
+
+/// A piece that waits for its neighbours wakes the worker, also where it sleeps on several engines and nothing else comes.
+#[test]
+fn a_piece_of_a_granule_is_answered_by_a_worker_of_many_disks() {
+    for engine in [EngineKind::IoUring, EngineKind::Threads] {
+        let (device, bus) = controller(1);
+        let mut files = Vec::new();
+        for lun in 0..3 {
+            let (file, disk) = file_disk(1 << 20, CacheMode::WriteBack);
+            drop(disk);
+            let options = DiskOptions { engine, ..DiskOptions::new(CacheMode::WriteBack) };
+            let disk = RawFile::open(file.path(), &options).unwrap();
+            assert!(disk.geometry().discard.unwrap().granularity > 512);
+            attach(&bus, 0, lun, Arc::new(disk));
+            files.push(file);
+        }
+        let mut host = Host::start(device, u64::MAX);
+        (0..3).for_each(|lun| host.hear_attention(lun));
+        for lun in 0..3 {
+            host.succeed(&Command::new(lun, &read_10(0, 8)).room(4096));
+        }
+        let mut unmap = vec![0, 22, 0, 16, 0, 0, 0, 0];
+        unmap.extend(1_u64.to_be_bytes());
+        unmap.extend([0, 0, 0, 1, 0, 0, 0, 0]);
+        for lun in 0..3 {
+            host.succeed(&Command::new(lun, &[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0]).out(&unmap));
+        }
     }
 }
 
