@@ -56,6 +56,11 @@ fn one_queue_serves_many_disks() {
             assert!(stats.rounds.get() > 0 && stats.answered.get() >= 1);
             assert_eq!(control.stats().len(), 2);
         }
+        let idle = || controls.iter().all(|disk| disk.stats()[0].in_flight.get() == 0);
+        tests::driver::wait_for(|| idle().then_some(())).expect("nothing is in flight any more");
+        for control in &controls {
+            assert_eq!(control.stats()[0].completion.counts().sum::<u64>(), 100);
+        }
         host.device.reset();
         assert!(controls.iter().all(|control| control.stats()[0].in_flight.get() == 0));
     }

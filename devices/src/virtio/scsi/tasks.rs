@@ -246,3 +246,78 @@ impl Drop for Obedience {
         self.orders.iter().for_each(|obeying| obeying.order.obeyed());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DISK: Address = Address { target: 0, lun: 1 };
+    const OTHER: Address = Address { target: 0, lun: 2 };
+
+    fn queue() -> (Arc<Shared>, Obedience) {
+        let shared = Arc::new(Shared::new("scsi", 2).unwrap());
+        let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+        let obedience = Obedience::new(Arc::clone(&shared), 0, &kick).unwrap();
+        assert!(Obedience::new(Arc::clone(&shared), 2, &kick).is_none());
+        (shared, obedience)
+    }
+
+    fn abort(shared: &Shared, which: Which) -> Arc<Order> {
+        Order::give(which, Some(Response::Aborted), &shared.mailboxes).unwrap()
+    }
+
+    #[test]
+    fn an_order_is_done_when_the_tasks_it_found_have_ended() {
+        let (shared, mut queue) = queue();
+        let (first, second) = (queue.next_task(), queue.next_task());
+        let order = abort(&shared, Which::Disk(DISK));
+        assert!(!order.is_done() && queue.take_orders() && !queue.take_orders());
+        assert_eq!(queue.end_of(DISK, 1), Some(Response::Aborted));
+        assert_eq!(queue.end_of(OTHER, 2), None);
+        queue.published();
+        assert!(!order.is_done());
+        // One that came later is not meant, whatever the driver calls it.
+        let later = queue.next_task();
+        queue.ended(later, DISK, 1);
+        queue.ended(second, OTHER, 2);
+        queue.published();
+        assert!(!order.is_done());
+        queue.ended(first, DISK, 1);
+        assert!(!order.is_done(), "the driver cannot see it yet");
+        queue.published();
+        assert!(order.is_done() && order.has_found());
+    }
+
+    /// A task is counted once for each order, however many come while it goes on.
+    #[test]
+    fn orders_do_not_disturb_each_other() {
+        let (shared, mut queue) = queue();
+        let task = queue.next_task();
+        let orders: Vec<_> = [Which::Disk(DISK), Which::Task(DISK, 1), Which::Target(0)]
+            .into_iter()
+            .map(|which| {
+                let order = abort(&shared, which);
+                assert!(queue.take_orders());
+                assert_eq!(queue.end_of(DISK, 1), Some(Response::Aborted));
+                queue.published();
+                order
+            })
+            .collect();
+        queue.ended(task, DISK, 1);
+        queue.published();
+        assert!(orders.iter().all(|order| order.is_done()));
+    }
+
+    #[test]
+    fn a_queue_that_ends_has_obeyed() {
+        let (shared, mut queue) = queue();
+        queue.next_task();
+        let taken = abort(&shared, Which::Disk(DISK));
+        assert!(queue.take_orders());
+        assert!(queue.end_of(DISK, 1).is_some());
+        let waiting = abort(&shared, Which::Disk(DISK));
+        drop(queue);
+        assert!(taken.is_done() && waiting.is_done());
+        assert!(abort(&shared, Which::Disk(DISK)).is_done(), "no queue is in use");
+    }
+}
