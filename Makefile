@@ -1,7 +1,7 @@
 # What people do with this tree. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build lab sim cycles bench bench-gate clean
+.PHONY: help demo test check build lab sim cycles thin bench bench-gate clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ sim: ## Cut the power of simulated disks: SEED= SCHEDULES= MODE=
 
 cycles: build lab ## Boot real guests and power them off, fifty times
 	BULKHEAD_CYCLES=50 cargo test --package tests --test cycles -- --nocapture
+
+thin: build lab ## Let real guests give space back: each file system, store, bus and way
+	BULKHEAD_THIN=all cargo test --package tests --test thin -- --nocapture
 
 bench: ## Measure the storage stack beside fio and qemu-storage-daemon
 	@resources/bench/host-packages.sh

@@ -1,0 +1,388 @@
+//! Thin disks as a real guest and its host see them: what the guest's file systems free, the host has again.
+//!
+//! By default each of the guest's file systems, each store of the host's, each bus and both ways to give space back
+//! have their turn; with `BULKHEAD_THIN=all`, each with each (`make thin`).
+
+#![allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::lab::{Guest, Host, disk};
+
+const MIB: u64 = 1 << 20;
+/// What a guest writes and deletes.
+const WRITTEN: u64 = 400 * MIB;
+/// How much of it may not come back: file systems keep what they made of their own.
+const TOLERANCE: u64 = WRITTEN / 50;
+const WRITE_TIMEOUT: Duration = Duration::from_secs(900);
+/// How long file systems may take to discard behind a deletion.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a crossing may take to be told. The host is looked at every two seconds.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(120);
+/// What Linux says of a unit attention 38h/07h.
+const SOFT_THRESHOLD: &str = "thin provisioning soft threshold";
+
+/// What holds the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Store {
+    Ext4,
+    Xfs,
+    Loop,
+}
+
+/// How a guest gives space back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Fstrim,
+    MountedDiscard,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bus {
+    Block,
+    Scsi,
+}
+
+impl Bus {
+    /// What a disk's table says of it.
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Block => "",
+            Self::Scsi => "bus = \"virtio-scsi\"\n",
+        }
+    }
+
+    /// The guest's name of its disk of that number. SCSI disks are found all at once and named as they come.
+    fn node(self, number: usize) -> String {
+        match self {
+            Self::Block => format!("/dev/vd{}", ["a", "b", "c"][number]),
+            Self::Scsi => format!("/dev/$(ls /sys/bus/scsi/devices/0:0:0:{number}/block)"),
+        }
+    }
+}
+
+/// A guest with a disk for each of its file systems, and a control socket.
+struct Rig<'host> {
+    host: &'host Host,
+    guest: Guest<'host>,
+    /// The files of the host whose blocks count, by disk.
+    files: Vec<String>,
+}
+
+impl<'host> Rig<'host> {
+    fn start(host: &'host Host, store: Store, bus: Bus, disks: &[&str]) -> Result<Self> {
+        host.put_bulkhead()?;
+        let scratch = host.scratch(if store == Store::Xfs { "xfs" } else { "ext4" })?;
+        let files: Vec<_> = disks.iter().map(|id| format!("{scratch}/{id}.img")).collect();
+        let mut tables = format!("[control]\nsocket = \"{}\"\n", host.path("control.sock"));
+        for (id, file) in disks.iter().zip(&files) {
+            host.run(&format!("truncate -s 1G {file}"))?;
+            let path = match store {
+                Store::Loop => host.run(&format!("modprobe loop; losetup -f --show {file}"))?,
+                Store::Ext4 | Store::Xfs => file.clone(),
+            };
+            tables += &disk(id, path.trim(), bus.setting());
+        }
+        let guest =
+            host.spawn_guest(&host.guest_config(2, "512MiB", "initramfs-tools", "", &tables))?;
+        guest.wait_up()?;
+        Ok(Self { host, guest, files })
+    }
+
+    /// Bytes that the image of a disk takes on the host.
+    fn allocated(&self, number: usize) -> Result<u64> {
+        let blocks = self.host.run(&format!("sync; stat -c %b {}", self.files[number]))?;
+        Ok(blocks.trim().parse::<u64>().context("reading a number of blocks")? * 512)
+    }
+
+    fn ctl(&self, arguments: &str) -> Result<String> {
+        let (bulkhead, socket) = (self.host.path("bulkhead"), self.host.path("control.sock"));
+        self.host.run(&format!("{bulkhead} ctl {socket} {arguments}"))
+    }
+
+    /// What became of what the guest discarded.
+    fn trimmed(&self, id: &str) -> Result<Value> {
+        let disk: Value = serde_json::from_str(&self.ctl(&format!("stats {id} --json"))?)?;
+        Ok(disk["trimmed"].clone())
+    }
+
+    fn asked(&self, id: &str) -> Result<u64> {
+        self.trimmed(id)?["asked_bytes"].as_u64().context("no count of bytes")
+    }
+
+    /// Waits until the image of a disk takes no more than that, or until it will not.
+    fn wait_for(&self, number: usize, bytes: u64) -> Result<()> {
+        let start = Instant::now();
+        while self.allocated(number)? > bytes && start.elapsed() < DISCARD_TIMEOUT {
+            thread::sleep(Duration::from_secs(1));
+        }
+        Ok(())
+    }
+}
+
+/// Makes a file system with nothing left to do for later, which would change what it takes, and mounts it.
+fn make_and_mount(file_system: &str, node: &str, way: Way) -> String {
+    let make = match file_system {
+        "ext4" => "mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0",
+        "xfs" => "mkfs.xfs -q -f",
+        _ => "mkfs.btrfs -q -f",
+    };
+    // Left to itself btrfs discards, but minutes later.
+    let option = match (way, file_system) {
+        (Way::Fstrim, _) => "nodiscard",
+        (Way::MountedDiscard, "btrfs") => "discard=sync",
+        (Way::MountedDiscard, _) => "discard",
+    };
+    format!("{make} {node} && mount -t {file_system} -o {option} {node} /mnt && sync")
+}
+
+/// A guest of one rig: which of its file systems, and how.
+struct Round {
+    store: Store,
+    bus: Bus,
+    way: Way,
+    file_systems: &'static [&'static str],
+}
+
+/// Everything has a turn on each store: both buses, both ways, two file systems.
+fn rounds(store: Store) -> Vec<Round> {
+    if std::env::var_os("BULKHEAD_THIN").is_some_and(|wanted| wanted == "all") {
+        let buses = [Bus::Block, Bus::Scsi];
+        let ways = [Way::Fstrim, Way::MountedDiscard];
+        let each = buses.into_iter().flat_map(|bus| ways.map(|way| (bus, way)));
+        let file_systems = &["ext4", "xfs", "btrfs"];
+        return each.map(|(bus, way)| Round { store, bus, way, file_systems }).collect();
+    }
+    let (bus, way, file_systems): (_, _, &[_]) = match store {
+        Store::Ext4 => (Bus::Block, Way::Fstrim, &["xfs", "btrfs"]),
+        Store::Xfs => (Bus::Scsi, Way::MountedDiscard, &["ext4", "xfs"]),
+        Store::Loop => (Bus::Block, Way::Fstrim, &["ext4", "btrfs"]),
+    };
+    vec![Round { store, bus, way, file_systems }]
+}
+
+/// What became of one disk, in bytes that its image took on the host.
+#[derive(Debug)]
+struct Outcome {
+    empty: u64,
+    full: u64,
+    after: u64,
+}
+
+impl Round {
+    fn run(&self) -> Result<()> {
+        let Self { store, bus, way, file_systems } = self;
+        let host = Host::start(&format!("thin-{store:?}-{bus:?}-{way:?}").to_lowercase())?;
+        let rig = Rig::start(&host, *store, *bus, file_systems)?;
+        // No two blocks of it are alike, and nothing compresses.
+        rig.guest.run("head -c 20971520 /dev/urandom >/tmp/noise")?;
+        for (number, file_system) in file_systems.iter().enumerate() {
+            let start = Instant::now();
+            let outcome = self.write_and_delete(&rig, number, file_system)?;
+            let Outcome { empty, full, after } = outcome;
+            println!(
+                "{file_system:5} {bus:5?} {store:4?} {way:14?} {empty:>9} {full:>9} {after:>9} bytes, {:.2} % kept, {:.0} s",
+                percent(after.saturating_sub(empty)),
+                start.elapsed().as_secs_f32()
+            );
+            assert!(full + TOLERANCE >= empty + WRITTEN, "{outcome:?}");
+            assert!(after <= empty + TOLERANCE, "{outcome:?}");
+        }
+        assert_eq!(rig.guest.power_off()?, 0);
+        Ok(())
+    }
+
+    fn write_and_delete(&self, rig: &Rig<'_>, number: usize, file_system: &str) -> Result<Outcome> {
+        rig.guest.run(&make_and_mount(file_system, &self.bus.node(number), self.way))?;
+        let empty = rig.allocated(number)?;
+        rig.guest.run_for(
+            "for n in $(seq 20); do cat /tmp/noise >/mnt/$n || exit 1; done; sync",
+            WRITE_TIMEOUT,
+        )?;
+        let full = rig.allocated(number)?;
+        let before = rig.asked(file_system)?;
+        rig.guest.run("rm /mnt/[0-9]* && sync")?;
+        match self.way {
+            Way::Fstrim => {
+                let said = rig.guest.run("fstrim -v /mnt")?;
+                let asked = rig.asked(file_system)? - before;
+                assert!(says_truly(&said, asked, file_system)?, "{asked} bytes asked; {said}");
+            }
+            // What has not been discarded when it is unmounted, ext4 does not discard any more.
+            Way::MountedDiscard => rig.wait_for(number, empty + TOLERANCE)?,
+        }
+        rig.guest.run("umount /mnt")?;
+        let after = rig.allocated(number)?;
+        let account = rig.trimmed(file_system)?;
+        assert_eq!(account["asked_bytes"], account["freed_bytes"], "{account}");
+        assert_eq!(account["skipped_bytes"], 0);
+        Ok(Outcome { empty, full, after })
+    }
+}
+
+/// Whether `fstrim -v` speaks of as many bytes as the disk counted. XFS names all that it went through.
+fn says_truly(said: &str, asked: u64, file_system: &str) -> Result<bool> {
+    let digits: String =
+        said.rsplit(": ").next().unwrap_or_default().chars().filter(char::is_ascii_digit).collect();
+    let trimmed: u64 = digits.parse().with_context(|| format!("reading {said:?}"))?;
+    let exact = file_system != "xfs";
+    Ok(asked >= WRITTEN && if exact { asked == trimmed } else { asked <= trimmed })
+}
+
+#[allow(clippy::cast_precision_loss, reason = "to print it")]
+fn percent(bytes: u64) -> f64 {
+    bytes as f64 * 100.0 / WRITTEN as f64
+}
+
+fn space_comes_back(store: Store) -> Result<()> {
+    rounds(store).iter().try_for_each(Round::run)
+}
+
+#[test]
+fn space_comes_back_on_ext4() -> Result<()> {
+    space_comes_back(Store::Ext4)
+}
+
+#[test]
+fn space_comes_back_on_xfs() -> Result<()> {
+    space_comes_back(Store::Xfs)
+}
+
+#[test]
+fn space_comes_back_on_a_loop_device() -> Result<()> {
+    space_comes_back(Store::Loop)
+}
+
+/// A disk on a file system of the host's that is to be filled.
+struct Filling<'host> {
+    host: &'host Host,
+    rig: Rig<'host>,
+}
+
+impl<'host> Filling<'host> {
+    fn start(host: &'host Host, bus: Bus) -> Result<Self> {
+        host.put_bulkhead()?;
+        let (scratch, small) = (host.scratch("ext4")?, host.path("small"));
+        let image = format!("{small}/data.img");
+        host.run(&format!(
+            "modprobe loop; truncate -s 256M {scratch}/small && mkfs.ext4 -q -F {scratch}/small && mkdir {small} && \
+             mount -o loop {scratch}/small {small} && truncate -s 64M {image}"
+        ))?;
+        let settings = format!("{}thin = {{ soft_limit = \"60%\" }}", bus.setting());
+        let tables = disk("data", &image, &settings)
+            + &format!("[control]\nsocket = \"{}\"\n", host.path("control.sock"));
+        let guest =
+            host.spawn_guest(&host.guest_config(1, "512MiB", "initramfs-tools", "", &tables))?;
+        guest.wait_up()?;
+        Ok(Self { host, rig: Rig { host, guest, files: vec![image] } })
+    }
+
+    fn reached(&self) -> Result<Value> {
+        let disk: Value = serde_json::from_str(&self.rig.ctl("stats data --json")?)?;
+        Ok(disk["soft_limit"]["reached"].clone())
+    }
+
+    /// What happened to the disk so far.
+    fn events(&self) -> Result<Vec<String>> {
+        let events: Value = serde_json::from_str(&self.rig.ctl("events --json")?)?;
+        let events = events["events"].as_array().context("no events")?;
+        assert!(events.iter().all(|event| event["disk"] == "data"), "{events:?}");
+        Ok(events.iter().filter_map(|event| event["event"].as_str().map(str::to_owned)).collect())
+    }
+
+    fn wait_for_events(&self, expected: &[&str]) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let events = self.events()?;
+            if events == expected {
+                return Ok(());
+            }
+            ensure!(
+                events.len() < expected.len() && start.elapsed() < EVENT_TIMEOUT,
+                "{events:?} and not {expected:?}"
+            );
+            thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// Something else takes three quarters of what is left to it of the file system.
+    fn fill(&self) -> Result<()> {
+        let small = self.host.path("small");
+        self.host.run(&format!(
+            "fallocate -l $(( ($(stat -f -c '%a * %S' {small})) / 4 * 3 )) {small}/ballast"
+        ))?;
+        Ok(())
+    }
+
+    fn empty(&self) -> Result<()> {
+        self.host.run(&format!("rm {}", self.host.path("small/ballast")))?;
+        Ok(())
+    }
+
+    /// The guest reads and writes, and its kernel has spoken of a threshold so many times.
+    fn guest_heard(&self, bus: Bus) -> Result<usize> {
+        let node = bus.node(0);
+        self.rig.guest.run(&format!(
+            "dd if=/dev/zero of={node} bs=4k count=1 oflag=direct 2>/dev/null && dd if={node} of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null"
+        ))?;
+        let log = self.rig.guest.run("dmesg")?;
+        assert!(!log.contains("I/O error"), "{log}");
+        let heard = log.lines().filter(|line| line.contains(SOFT_THRESHOLD));
+        Ok(heard.inspect(|line| println!("{line}")).count())
+    }
+}
+
+impl Drop for Filling<'_> {
+    fn drop(&mut self) {
+        // Where the host is this machine.
+        let small = self.host.path("small");
+        self.host.try_run(&format!("umount -l {small}")).ok();
+    }
+}
+
+/// Each crossing is told once, to whoever asks the control socket and, where the bus has a way to, to the guest.
+fn a_store_that_fills_is_told_of(bus: Bus) -> Result<()> {
+    let host = Host::start(&format!("thin-limit-{bus:?}").to_lowercase())?;
+    let filling = Filling::start(&host, bus)?;
+    let heard = |times| if bus == Bus::Scsi { times } else { 0 };
+    let (reached, receded) = ("soft_limit_reached", "soft_limit_receded");
+    thread::sleep(Duration::from_secs(5)); // Longer than two looks at the store.
+    assert_eq!((filling.reached()?, filling.events()?), (Value::Bool(false), vec![]));
+    assert_eq!(filling.guest_heard(bus)?, 0);
+
+    filling.fill()?;
+    filling.wait_for_events(&[reached])?;
+    assert_eq!(filling.reached()?, Value::Bool(true));
+    let status = filling.rig.ctl("status")?;
+    assert!(status.contains("warning: disk data: soft limit: 60 % of the space"), "{status}");
+    assert_eq!(filling.guest_heard(bus)?, heard(1));
+    assert_eq!(filling.guest_heard(bus)?, heard(1), "once for each crossing");
+
+    filling.empty()?;
+    filling.wait_for_events(&[reached, receded])?;
+    assert_eq!(filling.reached()?, Value::Bool(false));
+    assert!(!filling.rig.ctl("status")?.contains("soft limit"));
+    assert_eq!(filling.guest_heard(bus)?, heard(1));
+
+    filling.fill()?;
+    filling.wait_for_events(&[reached, receded, reached])?;
+    assert_eq!(filling.guest_heard(bus)?, heard(2));
+    println!("{}", filling.rig.ctl("events")?);
+    assert_eq!(filling.rig.guest.power_off()?, 0);
+    let log = filling.rig.guest.vmm_output()?;
+    assert_eq!(log.matches("soft limit reached: 60 % of the space").count(), 2, "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_store_that_fills_is_told_of_over_virtio_blk() -> Result<()> {
+    a_store_that_fills_is_told_of(Bus::Block)
+}
+
+#[test]
+fn a_store_that_fills_is_told_of_over_virtio_scsi() -> Result<()> {
+    a_store_that_fills_is_told_of(Bus::Scsi)
+}
