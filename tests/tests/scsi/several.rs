@@ -95,6 +95,42 @@ fn a_piece_of_a_granule_is_answered_by_a_worker_of_many_disks() {
     }
 }
 
+/// Large discards rest while reads go on: what comes during a rest goes on after it, with nothing else to wake the worker.
+#[test]
+fn large_discards_go_on_beside_reads_of_a_worker_of_many_disks() {
+    const UNMAP: [u8; 10] = [0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0];
+    for engine in [EngineKind::IoUring, EngineKind::Threads] {
+        let (device, bus) = controller(1);
+        let mut files = Vec::new();
+        for lun in 0..2 {
+            let (file, disk) = file_disk(8 << 30, CacheMode::WriteBack);
+            drop(disk);
+            let options = DiskOptions { engine, ..DiskOptions::new(CacheMode::WriteBack) };
+            let disk = RawFile::open(file.path(), &options).unwrap();
+            attach(&bus, 0, lun, Arc::new(disk));
+            files.push(file);
+        }
+        let mut host = Host::start(device, u64::MAX);
+        (0..2).for_each(|lun| host.hear_attention(lun));
+        let read = |lun| Command::new(lun, &read_10(0, 8)).room(4096);
+        (0..2).for_each(|lun| assert_eq!(host.succeed(&read(lun)), [0; 4096]));
+        let blocks = 1_u32 << 21;
+        for _ in 0..10 {
+            let mut sent = 0;
+            for piece in 0..8_u64 {
+                let mut list = vec![0, 22, 0, 16, 0, 0, 0, 0];
+                list.extend((piece * u64::from(blocks)).to_be_bytes());
+                list.extend(blocks.to_be_bytes());
+                list.extend([0; 4]);
+                host.send(0, &Command::new(1, &UNMAP).out(&list));
+                host.send(0, &read(1));
+                sent += 2;
+            }
+            (0..sent).for_each(|_| drop(host.rings[2].wait_used()));
+        }
+    }
+}
+
 /// The first comparison on a disk makes the engines of all its queues claim, also those that sleep.
 #[test]
 fn queues_that_sleep_do_not_hold_up_a_comparison() {
