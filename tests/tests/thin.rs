@@ -159,7 +159,7 @@ fn rounds(store: Store) -> Vec<Round> {
     let (bus, way, file_systems): (_, _, &[_]) = match store {
         Store::Ext4 => (Bus::Block, Way::Fstrim, &["xfs", "btrfs"]),
         Store::Xfs => (Bus::Scsi, Way::MountedDiscard, &["ext4", "xfs"]),
-        Store::Loop => (Bus::Block, Way::Fstrim, &["ext4", "btrfs"]),
+        Store::Loop => (Bus::Scsi, Way::Fstrim, &["ext4", "btrfs"]),
     };
     vec![Round { store, bus, way, file_systems }]
 }
