@@ -1,10 +1,10 @@
 # What people do with this tree. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build lab sim cycles thin scsi-guests bench bench-gate clean
+.PHONY: help demo test check build lab sim cycles thin bench bench-gate clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build lab ## Boot a Debian guest that writes a file, reboots and finds it again
 	@cargo run --quiet --package tests --bin demo
@@ -29,9 +29,6 @@ sim: ## Cut the power of simulated disks: SEED= SCHEDULES= MODE=
 
 cycles: build lab ## Boot real guests and power them off, fifty times
 	BULKHEAD_CYCLES=50 cargo test --package tests --test cycles -- --nocapture
-
-scsi-guests: build lab ## Real guests with SCSI disks, which `make test` leaves out for now
-	cargo test --package tests --test scsi_guest --test thin -- --ignored --test-threads=2
 
 thin: build lab ## Let real guests give space back: each file system, store, bus and way
 	BULKHEAD_THIN=all cargo test --package tests --test thin -- --nocapture

@@ -44,7 +44,6 @@ fn name_of(guest: &Guest<'_>, target: u8, lun: u16) -> Result<String> {
 
 /// More disks than a PCI bus has slots, on one controller and two targets: each has its size, its serial number and its content.
 #[test]
-#[ignore = "three of some twenty-five such guests hung or triple-faulted, and why is not known: make scsi-guests"]
 fn many_disks_share_a_controller() -> Result<()> {
     const DISKS: u64 = 40;
     let host = host("scsi-many")?;
@@ -78,7 +77,6 @@ fn many_disks_share_a_controller() -> Result<()> {
 
 /// 64 MiB with a checksum, a reboot without unmounting, and the same again.
 #[test]
-#[ignore = "three of some twenty-five such guests hung or triple-faulted, and why is not known: make scsi-guests"]
 fn what_is_written_survives_a_reboot() -> Result<()> {
     let host = host("scsi-reboot")?;
     let scratch = host.scratch("ext4")?;
@@ -106,7 +104,6 @@ fn what_is_written_survives_a_reboot() -> Result<()> {
 
 /// `bulkhead ctl resize` under a running guest.
 #[test]
-#[ignore = "three of some twenty-five such guests hung or triple-faulted, and why is not known: make scsi-guests"]
 fn the_guest_sees_a_scsi_disk_grow() -> Result<()> {
     let host = host("scsi-resize")?;
     let scratch = host.scratch("ext4")?;
@@ -226,7 +223,6 @@ fn has(text: &str, lines: &[&str]) {
 }
 
 #[test]
-#[ignore = "three of some twenty-five such guests hung or triple-faulted, and why is not known: make scsi-guests"]
 fn the_tools_find_what_the_standard_says() -> Result<()> {
     let host = host("scsi-tools")?;
     let rig = Rig::start(&host)?;
