@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -20,10 +20,11 @@ use super::host::CpuClock;
 use super::workload::{Direction, Workload};
 use super::{Figures, WARM_UP, ours};
 use crate::driver::wait_for;
+use crate::owned_child::OwnedChild;
 
 /// The daemon, and the socket of its export. Dropping it ends it.
 struct Daemon {
-    child: Child,
+    child: OwnedChild,
     frontend: Frontend,
 }
 
@@ -34,7 +35,8 @@ impl Daemon {
         let folder = tempfile::tempdir()?;
         let socket = folder.path().join("export");
         let writable = if writable { "on" } else { "off" };
-        let child = Command::new("qemu-storage-daemon")
+        let child = OwnedChild(
+            Command::new("qemu-storage-daemon")
             .args(["--object", "iothread,id=io,poll-max-ns=0"])
             .arg("--blockdev")
             .arg(format!(
@@ -49,11 +51,10 @@ impl Daemon {
             ))
             .stdin(Stdio::null())
             .spawn()
-            .context("starting qemu-storage-daemon (package qemu-utils)")?;
-        let mut daemon = Unconnected(Some(child));
+            .context("starting qemu-storage-daemon (package qemu-utils)")?,
+        );
         let frontend = wait_for(|| Frontend::connect(&socket, 1).ok())
             .context("qemu-storage-daemon does not listen")?;
-        let child = daemon.0.take().context("the daemon was just started")?;
         Ok(Self { child, frontend })
     }
 
@@ -100,28 +101,6 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        end(&mut self.child);
-    }
-}
-
-/// A daemon that may not get as far as being connected.
-struct Unconnected(Option<Child>);
-
-impl Drop for Unconnected {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            end(child);
-        }
-    }
-}
-
-fn end(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
 /// Runs a workload on the file in `path`.
 ///
 /// # Errors
@@ -134,7 +113,7 @@ pub(super) fn run(path: &Path, workload: &Workload, duration: Duration) -> Resul
     // The driver lays out the ring's memory before the daemon looks at it.
     let mut driver = Driver::new(&memory, daemon.connect(&memory)?, workload, capacity)?;
     driver.run(WARM_UP)?;
-    let cpu = CpuClock::of_process(daemon.child.id())?;
+    let cpu = CpuClock::of_process(daemon.child.0.id())?;
     let run = driver.run(duration)?;
     Ok(Figures::of(run, cpu.elapsed()?))
 }

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Child;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,10 +13,11 @@ use super::host::target_folder;
 use super::qemu;
 use super::recipe::{Lab, tail};
 use crate::driver::wait_for;
+use crate::owned_child::OwnedChild;
 
 /// See the module's documentation. Killed when dropped.
 pub struct Emulated {
-    child: Child,
+    _child: OwnedChild,
     console: Console,
     logs: PathBuf,
     _folder: tempfile::TempDir,
@@ -33,30 +33,39 @@ impl Emulated {
         let folder = tempfile::tempdir()?;
         let socket = folder.path().join("console.sock");
         let log = File::create(logs.join("qemu.log"))?;
-        let child = qemu::command(&lab.root)
-            .args(["-accel", "tcg", "-M", "q35,memory-backend=memory", "-smp", "2", "-m", "256M"])
-            .args(["-object", "memory-backend-memfd,id=memory,size=256M,share=on"])
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .args(["-append", "console=ttyS0 quiet panic=-1 cryptomgr.notests no_timer_check"])
-            .arg("-kernel")
-            .arg(lab.kit.join("vmlinuz"))
-            .arg("-initrd")
-            .arg(lab.kit.join("initramfs"))
-            .arg("-serial")
-            .arg(format!("unix:{},server=on,wait=on", socket.display()))
-            .args(more)
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("starting QEMU")?;
-        let mut unconnected = Unconnected(Some(child));
+        let child = OwnedChild(
+            qemu::command(&lab.root)
+                .args([
+                    "-accel",
+                    "tcg",
+                    "-M",
+                    "q35,memory-backend=memory",
+                    "-smp",
+                    "2",
+                    "-m",
+                    "256M",
+                ])
+                .args(["-object", "memory-backend-memfd,id=memory,size=256M,share=on"])
+                .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+                .args(["-append", "console=ttyS0 quiet panic=-1 cryptomgr.notests no_timer_check"])
+                .arg("-kernel")
+                .arg(lab.kit.join("vmlinuz"))
+                .arg("-initrd")
+                .arg(lab.kit.join("initramfs"))
+                .arg("-serial")
+                .arg(format!("unix:{},server=on,wait=on", socket.display()))
+                .args(more)
+                .stdout(log.try_clone()?)
+                .stderr(log)
+                .spawn()
+                .context("starting QEMU")?,
+        );
         let stream = wait_for(|| UnixStream::connect(&socket).ok());
         let Some(stream) = stream else {
             bail!("QEMU offers no console:\n{}", tail(&logs.join("qemu.log"), 20))
         };
         let console = Console::new("the guest", stream, &logs.join("console.log"))?;
-        let child = unconnected.0.take().context("QEMU was just started")?;
-        let guest = Self { child, console, logs, _folder: folder };
+        let guest = Self { _child: child, console, logs, _folder: folder };
         guest.console.wait_line("##READY", BOOT_TIMEOUT)?;
         Ok(guest)
     }
@@ -73,26 +82,4 @@ impl Emulated {
         );
         Ok(output.text)
     }
-}
-
-impl Drop for Emulated {
-    fn drop(&mut self) {
-        end(&mut self.child);
-    }
-}
-
-/// QEMU before there is anything to talk to.
-struct Unconnected(Option<Child>);
-
-impl Drop for Unconnected {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            end(child);
-        }
-    }
-}
-
-fn end(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
 }
