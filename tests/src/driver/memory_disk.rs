@@ -96,7 +96,7 @@ impl MemoryDisk {
         is_readable(self.0.gate.as_fd())
     }
 
-    /// Fails the next request that completes, with this errno.
+    /// Fails the next request that completes, or the next [`Backend::sync`], with this errno.
     pub fn fail_next(&self, errno: i32) {
         self.state().failures.push_back(errno);
     }
@@ -237,8 +237,9 @@ impl Backend for MemoryDisk {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.state().syncs += 1;
-        Ok(())
+        let mut state = self.state();
+        state.syncs += 1;
+        state.failures.pop_front().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
     }
 }
 

@@ -102,6 +102,16 @@ fn s5_2_6_2_the_cache_is_switched_live() {
     assert_eq!(durability(&mut disk, &backend), Durability::Volatile);
 }
 
+/// What cannot be made durable keeps the cache on, and the driver reads that back: it goes on flushing.
+#[test]
+fn s5_2_6_2_a_switch_that_cannot_flush_is_refused() {
+    let (mut disk, backend) = start(CacheMode::WriteBack, FLUSH | WCE);
+    backend.fail_next(libc::EIO);
+    disk.device.function.write(Structure::Device, 32, &[0]);
+    assert_eq!((disk.device.config::<1>(32), backend.syncs()), ([1], 1));
+    assert_eq!(durability(&mut disk, &backend), Durability::Volatile);
+}
+
 /// A driver that did not negotiate both features has no switch: it could not flush.
 #[test]
 fn s5_2_4_writeback_is_read_only_unless_negotiated() {

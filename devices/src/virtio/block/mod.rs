@@ -211,6 +211,10 @@ impl VirtioDevice for Block {
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(changed);
     }
 
+    /// Switches the write cache. Switching it off flushes on the vCPU's own thread, by the register's nature: a driver that
+    /// reads zero back ceases to flush (Linux reads it in the next instruction or so), so that zero must not be read before
+    /// all that completed is durable; and one would be read as a refusal, after which nothing tells the driver of success.
+    /// Neither the write nor the read can be left unanswered. A mode page of a SCSI disk is switched without that wait.
     fn write_config(&mut self, offset: u64, data: &[u8]) {
         let (WRITEBACK_OFFSET, &[writeback]) = (offset, data) else { return };
         if !self.shared.cache_switchable.load(Ordering::Acquire) {
