@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tests::lab::{EXIT_TIMEOUT, Guest, Host, disk};
+use tests::lab::{EXIT_TIMEOUT, Guest, Host, ManyDisks, disk};
 
 const MIB: u64 = 1 << 20;
 /// How long fio may take: it shares the emulated processors with the host and with other scenarios.
@@ -34,30 +34,10 @@ fn allocated(host: &Host, file: &str) -> Result<u64> {
 fn each_disk_is_found_by_its_serial() -> Result<()> {
     let host = host("disks-many")?;
     for count in [1, 24] {
-        let name = |n: u64| format!("disk-{n:02}");
-        let image = |n: u64| host.path(&format!("{}.img", name(n)));
-        let tables: String = (1..=count).map(|n| disk(&name(n), &image(n), "")).collect();
-        let make: String =
-            (1..=count).map(|n| format!("truncate -s {n}M {}; ", image(n))).collect();
-        host.run(&make)?;
+        let disks = ManyDisks::make(&host, count)?;
+        let tables = disks.tables(|_, name, image| disk(name, image, ""));
         let guest = boot(&host, &host.small_guest(1, &tables))?;
-
-        let seen = guest.run(
-            "for disk in /sys/block/vd*; do echo $(cat $disk/serial) $(cat $disk/size); done | sort",
-        )?;
-        let expected: String =
-            (1..=count).map(|n| format!("{} {}\n", name(n), n * MIB / 512)).collect();
-        assert_eq!(seen.trim(), expected.trim());
-
-        // Each writes its own name to its sector 7, and each name is found in its own image.
-        guest.run(
-            "for disk in /sys/block/vd*; do echo $disk; dd if=$disk/serial bs=512 conv=sync of=/dev/${disk##*/} \
-             seek=7 oflag=direct 2>&1 || exit 1; done",
-        )?;
-        for n in 1..=count {
-            let written = host.run(&format!("head -c 3591 {} | tail -c 7", image(n)))?;
-            assert_eq!(written, name(n));
-        }
+        disks.are_told_apart(&guest, "vd*", "cat $disk/serial")?;
         assert_eq!(guest.power_off()?, 0);
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use devices::scsi::Identity;
 use serde_json::Value;
-use tests::lab::{EXIT_TIMEOUT, Guest, Host, disk};
+use tests::lab::{EXIT_TIMEOUT, Guest, Host, ManyDisks, disk};
 
 const MIB: u64 = 1 << 20;
 /// How long writing hundreds of MiB in an emulated guest may take.
@@ -47,30 +47,13 @@ fn name_of(guest: &Guest<'_>, target: u8, lun: u16) -> Result<String> {
 fn many_disks_share_a_controller() -> Result<()> {
     const DISKS: u64 = 40;
     let host = host("scsi-many")?;
-    let name = |n: u64| format!("disk-{n:02}");
-    let image = |n: u64| host.path(&format!("{}.img", name(n)));
+    let disks = ManyDisks::make(&host, DISKS)?;
     let place = |n: u64| if n.is_multiple_of(4) { "target = 3" } else { "" };
-    let tables: String = (1..=DISKS).map(|n| scsi_disk(&name(n), &image(n), place(n))).collect();
-    let make: String = (1..=DISKS).map(|n| format!("truncate -s {n}M {}; ", image(n))).collect();
-    host.run(&make)?;
+    let tables = disks.tables(|n, name, image| scsi_disk(name, image, place(n)));
     let guest = boot(&host, &host.small_guest(2, &tables))?;
     wait_for_disks(&guest, DISKS.try_into()?)?;
-
     // VPD page 80h, behind its header.
-    let seen = guest.run(
-        "for disk in /sys/block/sd*; do echo $(tail -c +5 $disk/device/vpd_pg80) $(cat $disk/size); done | sort",
-    )?;
-    let expected: String =
-        (1..=DISKS).map(|n| format!("{} {}\n", name(n), n * MIB / 512)).collect();
-    assert_eq!(seen.trim(), expected.trim());
-    guest.run(
-        "for disk in /sys/block/sd*; do tail -c +5 $disk/device/vpd_pg80 | dd bs=512 conv=sync of=/dev/${disk##*/} \
-         seek=7 oflag=direct 2>&1 || exit 1; done",
-    )?;
-    for n in 1..=DISKS {
-        let written = host.run(&format!("head -c 3591 {} | tail -c 7", image(n)))?;
-        assert_eq!(written, name(n));
-    }
+    disks.are_told_apart(&guest, "sd*", "tail -c +5 $disk/device/vpd_pg80")?;
     assert_eq!(guest.power_off()?, 0);
     Ok(())
 }

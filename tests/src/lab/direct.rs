@@ -10,6 +10,7 @@ use anyhow::Result;
 use super::cache::Key;
 use super::qemu;
 use super::recipe::{Lab, tail};
+use crate::owned_child::OwnedChild;
 
 const TRY_FOR: Duration = Duration::from_secs(20);
 
@@ -34,7 +35,7 @@ pub(super) fn probe(lab: &Lab, out: &Path) -> Result<()> {
     fs::create_dir_all(out)?;
     let log = File::create(out.join("qemu.log"))?;
     let console = out.join("console.log");
-    let mut child = qemu::command(&lab.root)
+    let qemu = qemu::command(&lab.root)
         .args([
             "-accel",
             "kvm",
@@ -58,12 +59,12 @@ pub(super) fn probe(lab: &Lab, out: &Path) -> Result<()> {
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()?;
+    let mut child = OwnedChild(qemu);
     let deadline = Instant::now() + TRY_FOR;
-    while child.try_wait()?.is_none() && Instant::now() < deadline {
+    while child.0.try_wait()?.is_none() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(50));
     }
-    child.kill().ok();
-    child.wait()?;
+    drop(child);
     if tail(&console, 100).contains("GUEST-UP") {
         File::create(out.join("yes"))?;
     }

@@ -18,6 +18,7 @@ use super::console::{Console, Output, abridged};
 use super::direct;
 use super::qemu::{Machine, Start};
 use super::recipe::{Lab, tail};
+use crate::owned_child::OwnedChild;
 
 /// How long a command may take unless the scenario says otherwise. L1 is some 17 times slower than a real machine.
 /// Generous: nobody waits for it but who waits for a failure.
@@ -251,7 +252,7 @@ pub fn bulkhead_binary() -> Result<PathBuf> {
 
 fn run_here(command: &str, dir: &Path, timeout: Duration) -> Result<Output> {
     let log = tempfile::NamedTempFile::new()?;
-    let mut child = Command::new("bash")
+    let child = Command::new("bash")
         .arg("-c")
         .arg(command)
         .current_dir(dir)
@@ -259,15 +260,14 @@ fn run_here(command: &str, dir: &Path, timeout: Duration) -> Result<Output> {
         .stdout(log.reopen()?)
         .stderr(File::options().append(true).open(log.path())?)
         .spawn()?;
+    let mut child = OwnedChild(child);
     let deadline = Instant::now() + timeout;
     loop {
-        if let Some(status) = child.try_wait()? {
+        if let Some(status) = child.0.try_wait()? {
             let text = String::from_utf8_lossy(&fs::read(log.path())?).into_owned();
             return Ok(Output { status: status.code().unwrap_or(-1), text });
         }
         if Instant::now() > deadline {
-            child.kill().ok();
-            child.wait()?;
             bail!(
                 "not done within {} s: {}\n{}",
                 timeout.as_secs(),

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::recipe::{Lab, tail};
+use crate::owned_child::OwnedChild;
 
 /// Consoles of guests that can be bridged out of L1 at the same time.
 pub(super) const GUEST_PORTS: usize = 3;
@@ -64,35 +65,24 @@ pub(super) fn command(root: &Path) -> Command {
 
 /// Ends QEMU and removes its files when this process dies in a way that runs no destructor. A shell that waits for
 /// the end of its input notices that; the write end of the pipe is held here and nowhere else.
-struct Watchdog(Child);
-
-impl Watchdog {
-    fn over(qemu: u32, dir: &Path) -> Result<Self> {
-        let child = Command::new("sh")
-            .args(["-c", "read -r _; kill -9 $1; rm -rf \"$2\"", "watchdog", &qemu.to_string()])
-            .arg(dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .context("starting the watchdog of the lab's QEMU")?;
-        Ok(Self(child))
-    }
-}
-
-impl Watchdog {
-    fn dismiss(&mut self) {
-        // Killed before `wait` closes its input, so it does nothing any more.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
+fn watchdog(qemu: u32, dir: &Path) -> Result<OwnedChild> {
+    let child = Command::new("sh")
+        .args(["-c", "read -r _; kill -9 $1; rm -rf \"$2\"", "watchdog", &qemu.to_string()])
+        .arg(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .context("starting the watchdog of the lab's QEMU")?;
+    Ok(OwnedChild(child))
 }
 
 /// A running L1, killed when dropped.
 pub(super) struct Machine {
-    watchdog: Watchdog,
-    child: Child,
+    /// Goes first, so that it is gone before QEMU's process id can belong to somebody else.
+    _watchdog: OwnedChild,
+    child: OwnedChild,
     /// Sockets and data disks of this run, removed with it.
     dir: tempfile::TempDir,
     qmp: BufReader<UnixStream>,
@@ -138,28 +128,23 @@ impl Machine {
             })
             .collect::<Result<Vec<_>>>()?;
         let log = File::create(logs.join("qemu.log"))?;
-        let mut child = command(&lab.root)
+        let qemu = command(&lab.root)
             .args(arguments(lab, start, dir.path(), logs))
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .context("starting the lab's QEMU")?;
-        let mut watchdog = Watchdog::over(child.id(), dir.path())?;
+        let mut child = OwnedChild(qemu);
+        let watchdog = watchdog(child.0.id(), dir.path())?;
         let accepted: Result<Vec<UnixStream>> =
-            listeners.iter().map(|listener| accept(listener, &mut child, logs)).collect();
-        let mut streams = accepted
-            .inspect_err(|_| {
-                watchdog.dismiss();
-                child.kill().ok();
-                child.wait().ok();
-            })?
-            .into_iter();
+            listeners.iter().map(|listener| accept(listener, &mut child.0, logs)).collect();
+        let mut streams = accepted?.into_iter();
         let (Some(qmp), Some(command_port)) = (streams.next(), streams.next()) else {
             bail!("sockets are missing")
         };
         let guest_ports = streams.collect();
         let mut machine = Self {
-            watchdog,
+            _watchdog: watchdog,
             child,
             dir,
             qmp: BufReader::new(qmp),
@@ -245,7 +230,7 @@ impl Machine {
     /// Waits for the machine to switch itself off.
     pub(super) fn wait_off(&mut self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
-        while self.child.try_wait()?.is_none() {
+        while self.child.0.try_wait()?.is_none() {
             if Instant::now() > deadline {
                 bail!(
                     "the lab's machine was still running after {} s; its console:\n{}",
@@ -265,17 +250,7 @@ impl Machine {
 
     /// Process id of QEMU, for tests that cut its power.
     pub(super) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // First, so that it is gone before QEMU's process id can belong to somebody else.
-        self.watchdog.dismiss();
-        // QEMU may have ended by itself; then there is nothing to kill.
-        self.child.kill().ok();
-        self.child.wait().ok();
+        self.child.0.id()
     }
 }
 
