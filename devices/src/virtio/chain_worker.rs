@@ -4,6 +4,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys_util::eventfd::EventFd;
@@ -21,6 +22,8 @@ pub(super) enum Handled {
     Used(u32),
     /// Not yet: to be offered again when [`ChainHandler::source`] is readable.
     Wait,
+    /// Not now: to be offered again after this time.
+    Later(Duration),
 }
 
 /// What a device does with the chains of one queue.
@@ -53,6 +56,7 @@ pub(super) fn spawn(
             interrupt: active.interrupt,
             chain: Chain::default(),
             held: None,
+            later: None,
             broken: false,
             faults,
             handler,
@@ -66,8 +70,10 @@ struct ChainWorker<H> {
     kick: Arc<EventFd>,
     interrupt: Interrupt,
     chain: Chain,
-    /// The head of `chain`, while it waits for the source.
+    /// The head of `chain`, while it waits.
     held: Option<Head>,
+    /// How long, if not for the source.
+    later: Option<Duration>,
     /// The ring is corrupt: nothing more is taken from it.
     broken: bool,
     faults: FaultReporter,
@@ -105,26 +111,30 @@ impl<H: ChainHandler> ChainWorker<H> {
                     None => break,
                 },
             };
-            match self.handler.handle(&self.chain, self.queue.map())? {
-                Handled::Used(written) => self.queue.push_used(head, written),
-                Handled::Wait => {
-                    self.held = Some(head);
-                    break;
+            self.later = match self.handler.handle(&self.chain, self.queue.map())? {
+                Handled::Used(written) => {
+                    self.queue.push_used(head, written);
+                    continue;
                 }
-            }
+                Handled::Wait => None,
+                Handled::Later(pause) => Some(pause),
+            };
+            self.held = Some(head);
+            break;
         }
         Ok(())
     }
 
-    /// Sleeps until a kick, or until the source has something for the chain that waits.
+    /// Sleeps until a kick, or until there is something for the chain that waits, or its time has come.
     fn sleep(&mut self) {
         let kick = PollFd::from_borrowed_fd(event::as_fd(&self.kick), PollFlags::IN);
-        let source = self.handler.source().filter(|_| self.held.is_some());
+        let later = self.later.filter(|_| self.held.is_some());
+        let source = self.handler.source().filter(|_| self.held.is_some() && later.is_none());
         // Without a source the kick is polled twice, which does no harm.
         let source = source.unwrap_or(event::as_fd(&self.kick));
         let mut fds = [kick, PollFd::from_borrowed_fd(source, PollFlags::IN)];
         // Interrupted or not, the loop looks again.
-        let _ = poll(&mut fds, None);
+        let _ = poll(&mut fds, later.and_then(|pause| pause.try_into().ok()).as_ref());
         let _ = self.kick.read();
     }
 }

@@ -3,9 +3,11 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use devices::virtio::{Net, Tap};
-use tests::driver::{Arena, Descriptor, Device, Machine, Ring, feature, wait_for};
+use tests::driver::{Arena, Descriptor, Device, Machine, Ring, Used, feature, wait_for};
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 /// An EtherType for experiments, so that nothing else answers.
@@ -76,6 +78,13 @@ fn frame(to: [u8; 6], len: usize) -> Vec<u8> {
     frame
 }
 
+/// Runs `ip` in the network namespace of the test.
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output();
+    let output = output.expect("this test needs the program `ip` (Debian: iproute2)");
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+}
+
 /// A card on a fresh tap device, its two rings, and the host's end.
 fn start(name: &str, features: u64) -> (Device, [Ring; 2], Host) {
     assert!(
@@ -109,19 +118,25 @@ fn offer(device: &Device, rings: &mut [Ring; 2], queue: u16, chain: &[Descriptor
 /// The next frame of ours in a receive buffer, its header apart; the host's own chatter is given back.
 fn next_frame(device: &Device, rings: &mut [Ring; 2], place: u64) -> (Vec<u8>, Vec<u8>) {
     loop {
-        offer(
-            device,
-            rings,
-            RECEIVE,
-            &[Descriptor::writable(place, 5), Descriptor::writable(place + 5, 2000)],
-        );
+        offer_buffer(device, rings, place);
         let used = rings[0].wait_used();
-        let mut header = device.machine().get(place, used.len.into());
-        let frame = header.split_off(12);
+        let (header, frame) = split(device, place, used);
         if frame[12..14] == PROTOCOL.to_be_bytes() {
             return (header, frame);
         }
     }
+}
+
+fn offer_buffer(device: &Device, rings: &mut [Ring; 2], place: u64) {
+    let buffer = [Descriptor::writable(place, 5), Descriptor::writable(place + 5, 2000)];
+    offer(device, rings, RECEIVE, &buffer);
+}
+
+/// What was received, its header apart.
+fn split(device: &Device, place: u64, used: Used) -> (Vec<u8>, Vec<u8>) {
+    let mut header = device.machine().get(place, used.len.into());
+    let frame = header.split_off(12);
+    (header, frame)
 }
 
 /// §5.1.6.2, §5.1.6.4: frames in both directions, whatever the framing, and num_buffers is 1.
@@ -150,6 +165,55 @@ fn s5_1_6_frames_both_ways() {
         device.reset();
         assert_eq!(device.status(), 0, "a reset ends both workers");
     }
+}
+
+/// The interface is taken down and up again, and is deleted and made anew, while the guest waits for frames: it gets those
+/// that come afterwards, into the buffers it offered before, and sends again.
+#[test]
+fn an_interface_that_goes_and_comes_back() {
+    let name = "blkhd3";
+    let (device, mut rings, _host) = start(name, 0);
+    let swap = [
+        format!("link set {name} down"),
+        format!("link del {name}"),
+        format!("tuntap add dev {name} mode tap vnet_hdr"),
+    ];
+    for (ways, len) in [(&swap[..1], 100), (&swap[1..], 101)] {
+        offer_buffer(&device, &mut rings, 0x30_0000);
+        for way in ways {
+            ip(way);
+            // The worker meets each of them, and has something to do while nothing can be had.
+            offer(&device, &mut rings, TRANSMIT, &[Descriptor::readable(0x20_0000, 100)]);
+            assert_eq!(rings[1].wait_used().len, 0, "{way}: lost, as on a wire");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let host = Host::open(name);
+        let sent = frame(MAC, len);
+        let received = wait_for(|| {
+            // Lost, until the worker has come back to the interface.
+            host.send(&sent);
+            std::thread::sleep(Duration::from_millis(5));
+            let (_, frame) = split(&device, 0x30_0000, rings[0].take_used()?);
+            if frame != sent {
+                offer_buffer(&device, &mut rings, 0x30_0000);
+            }
+            (frame == sent).then_some(())
+        });
+        received.expect("it receives again");
+
+        let mut bytes = vec![0; 12];
+        bytes.extend(frame([0xff; 6], 100));
+        device.machine().put(0x20_0000, &bytes);
+        let len = u32::try_from(bytes.len()).unwrap();
+        offer(&device, &mut rings, TRANSMIT, &[Descriptor::readable(0x20_0000, len)]);
+        assert_eq!(rings[1].wait_used().len, 0);
+        assert_eq!(host.receive(), bytes[12..], "{ways:?}");
+    }
+    // A driver that starts while it is gone starts all the same.
+    ip(&format!("link del {name}"));
+    assert!(device.negotiate(feature::VERSION_1));
+    device.start();
+    assert!(!device.needs_reset());
 }
 
 /// Buffers that hold no frame, chains of the wrong direction, and a corrupt ring.

@@ -5,8 +5,10 @@
 
 mod tap;
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::block::Segments;
 
@@ -83,7 +85,7 @@ impl VirtioDevice for Net {
                 let segments = Segments::with_capacity(64);
                 if active.index == 0 {
                     let name = format!("{}/rx", tap.name());
-                    let receive = Receive { tap, segments, gone: false };
+                    let receive = Receive { tap, segments, pause: None };
                     chain_worker::spawn(name, active, faults, receive)
                 } else {
                     let name = format!("{}/tx", tap.name());
@@ -98,8 +100,26 @@ impl VirtioDevice for Net {
 struct Receive {
     tap: Arc<Tap>,
     segments: Segments,
-    /// The host took the interface away: nothing will come any more.
-    gone: bool,
+    /// How long to wait before the host is asked again, while it refuses.
+    pause: Option<Duration>,
+}
+
+impl Receive {
+    const FIRST_PAUSE: Duration = Duration::from_millis(10);
+    const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+    /// Nothing can be received now. That is said once; the host is asked again and again.
+    fn refused(&mut self, error: &io::Error) -> Handled {
+        let name = self.tap.name();
+        if self.pause.is_none() {
+            tracing::error!(target: "virtio-net", "{name}: cannot receive: {error}; make the interface again if it was deleted");
+        }
+        self.tap.find_again(error);
+        let pause =
+            self.pause.map_or(Self::FIRST_PAUSE, |pause| pause * 2).min(Self::LONGEST_PAUSE);
+        self.pause = Some(pause);
+        Handled::Later(pause)
+    }
 }
 
 impl ChainHandler for Receive {
@@ -110,14 +130,13 @@ impl ChainHandler for Receive {
             return Ok(Handled::Used(0));
         }
         let received = match self.tap.receive(&mut self.segments) {
-            Ok(Some(received)) => received,
-            Ok(None) => return Ok(Handled::Wait),
-            Err(error) => {
-                tracing::error!(target: "virtio-net", "{}: cannot receive: {error}", self.tap.name());
-                self.gone = true;
-                return Ok(Handled::Wait);
-            }
+            Ok(received) => received,
+            Err(error) => return Ok(self.refused(&error)),
         };
+        if self.pause.take().is_some() {
+            tracing::warn!(target: "virtio-net", "{}: receives again", self.tap.name());
+        }
+        let Some(received) = received else { return Ok(Handled::Wait) };
         // §5.1.6.4.1: one buffer per frame unless merging was negotiated.
         if let Some((_, tail)) = buffer.split_at(NUM_BUFFERS_OFFSET) {
             let _ = tail.write(map, &1u16.to_le_bytes());
@@ -126,7 +145,7 @@ impl ChainHandler for Receive {
     }
 
     fn source(&self) -> Option<BorrowedFd<'_>> {
-        (!self.gone).then(|| self.tap.as_fd())
+        Some(self.tap.as_fd())
     }
 }
 
@@ -143,5 +162,21 @@ impl ChainHandler for Transmit {
             self.tap.send(&self.segments);
         }
         Ok(Handled::Used(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_asked_again_less_and_less_often() {
+        let tap = Arc::new(Tap::over(tempfile::tempfile().unwrap()));
+        let mut receive = Receive { tap, segments: Segments::with_capacity(1), pause: None };
+        let error = io::Error::from_raw_os_error(libc::EIO);
+        let pauses = [10, 20, 40, 80, 160, 320, 640, 1000, 1000].map(Duration::from_millis);
+        for pause in pauses {
+            assert!(matches!(receive.refused(&error), Handled::Later(after) if after == pause));
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! A tap device of the host (Linux `Documentation/networking/tuntap.rst`), opened with virtio headers.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::block::Segment;
 use rustix::fs::{Mode, OFlags};
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketType, socket};
 
 use super::HEADER_BYTES;
 
@@ -25,6 +28,8 @@ pub struct TapError {
 pub struct Tap {
     name: String,
     device: File,
+    /// What [`Tap::set_offloads`] was told.
+    checksums: AtomicBool,
 }
 
 impl Tap {
@@ -38,15 +43,40 @@ impl Tap {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let device: OwnedFd = rustix::fs::open("/dev/net/tun", flags, Mode::empty())
             .map_err(|errno| error("open /dev/net/tun")(errno.into()))?;
-        let tap = Self { name: name.to_owned(), device: device.into() };
+        let checksums = AtomicBool::new(false);
+        let tap = Self { name: name.to_owned(), device: device.into(), checksums };
         tap.attach().map_err(error("attach to it"))?;
+        tap.set_header_size().map_err(error("set its header size"))?;
+        Ok(tap)
+    }
+
+    /// After `error`: where the interface was deleted, attaches to the one that has its name now. Makes none: the host's
+    /// administrator may want it gone.
+    pub(super) fn find_again(&self, error: &io::Error) {
+        if is_gone(error) && self.exists() && self.attach().is_ok() {
+            // The kernel refuses neither where there is an interface.
+            let _ = self.set_header_size();
+            let _ = self.set_offloads(self.checksums.load(Ordering::Relaxed));
+        }
+    }
+
+    fn exists(&self) -> bool {
+        let socket = socket(AddressFamily::INET, SocketType::DGRAM, None);
+        socket.and_then(|socket| name_to_index(&socket, &self.name)).is_ok()
+    }
+
+    fn set_header_size(&self) -> io::Result<()> {
         let size = libc::c_int::try_from(HEADER_BYTES).unwrap_or(0);
         // SAFETY: TUNSETVNETHDRSZ reads one int, which outlives the call.
         check(unsafe {
-            libc::ioctl(tap.device.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const size)
+            libc::ioctl(self.device.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const size)
         })
-        .map_err(error("set its header size"))?;
-        Ok(tap)
+    }
+
+    /// A file in the place of a tap device.
+    #[cfg(test)]
+    pub(super) fn over(device: File) -> Self {
+        Self { name: "test".to_owned(), device, checksums: AtomicBool::new(false) }
     }
 
     /// The interface's name.
@@ -69,20 +99,22 @@ impl Tap {
         check(unsafe { libc::ioctl(self.device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
     }
 
-    /// Says whether the guest takes frames with checksums left out.
+    /// Says whether the guest takes frames with checksums left out. An interface that is gone hears of it when it is back.
     pub(super) fn set_offloads(&self, checksums: bool) -> io::Result<()> {
+        self.checksums.store(checksums, Ordering::Relaxed);
         let offloads = if checksums { libc::TUN_F_CSUM } else { 0 };
         // SAFETY: TUNSETOFFLOAD takes its argument by value.
-        check(unsafe {
+        let set = check(unsafe {
             libc::ioctl(self.device.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads))
-        })
+        });
+        set.or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })
     }
 
     /// Receives one frame into the segments and returns its length; `None` if none is there.
     ///
     /// # Errors
     ///
-    /// The interface is gone.
+    /// The host's refusal, for one because the interface is gone. It may end.
     pub(super) fn receive(&self, segments: &mut [Segment]) -> io::Result<Option<u32>> {
         let (iovecs, count) = iovecs(segments);
         // SAFETY: each segment is guest memory that the calling worker keeps mapped.
@@ -90,7 +122,7 @@ impl Tap {
         match u32::try_from(received) {
             Ok(received) => Ok(Some(received)),
             Err(_) => match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                error if is_passing(&error) => Ok(None),
                 error => Err(error),
             },
         }
@@ -118,6 +150,16 @@ impl AsFd for Tap {
 fn iovecs(segments: &[Segment]) -> (*const libc::iovec, libc::c_int) {
     let count = libc::c_int::try_from(segments.len().min(MAX_SEGMENTS)).unwrap_or(0);
     (segments.as_ptr().cast(), count)
+}
+
+/// Whether the interface was deleted.
+fn is_gone(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBADFD)
+}
+
+/// Whether nothing is wrong.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
