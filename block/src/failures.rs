@@ -6,12 +6,9 @@
 use std::error::Error;
 use std::io;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::{ByteOffset, Miscompare, Operation};
-
-/// How long a kind of failure goes unnamed after it was named.
-const QUIET: Duration = Duration::from_secs(60);
+use crate::{ByteOffset, Miscompare, Operation, Seldom};
 
 /// More kinds than the host has answers for; those beyond share the last.
 const MOST_KINDS: usize = 64;
@@ -23,14 +20,7 @@ type Kind = (&'static str, i32);
 #[derive(Debug)]
 pub(crate) struct FailureLog {
     disk: String,
-    seen: Mutex<Vec<Seen>>,
-}
-
-#[derive(Debug)]
-struct Seen {
-    kind: Kind,
-    named: Instant,
-    unnamed: u64,
+    seen: Mutex<Vec<(Kind, Seldom)>>,
 }
 
 impl FailureLog {
@@ -55,20 +45,11 @@ impl FailureLog {
     fn is_news(&self, kind: Kind, now: Instant) -> Option<u64> {
         let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let full = all.len() >= MOST_KINDS;
-        let seen = match all.iter().position(|seen| seen.kind == kind) {
-            Some(place) => all.get_mut(place),
-            None if full => all.last_mut(),
-            None => {
-                all.push(Seen { kind, named: now, unnamed: 0 });
-                return Some(0);
-            }
-        }?;
-        if now.saturating_duration_since(seen.named) < QUIET {
-            seen.unnamed += 1;
-            return None;
+        if !full && !all.iter().any(|(seen, _)| *seen == kind) {
+            all.push((kind, Seldom::default()));
         }
-        seen.named = now;
-        Some(std::mem::take(&mut seen.unnamed))
+        let (_, seldom) = all.iter().find(|(seen, _)| *seen == kind).or(all.last())?;
+        seldom.news_at(now)
     }
 }
 
@@ -85,6 +66,8 @@ fn describe(op: Operation) -> (&'static str, u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -97,8 +80,8 @@ mod tests {
         for second in 1..60 {
             assert_eq!(log.is_news(eio, start + Duration::from_secs(second)), None);
         }
-        assert_eq!(log.is_news(eio, start + QUIET), Some(59));
-        assert_eq!(log.is_news(eio, start + QUIET), None);
+        assert_eq!(log.is_news(eio, start + Duration::from_secs(60)), Some(59));
+        assert_eq!(log.is_news(eio, start + Duration::from_secs(60)), None);
     }
 
     #[test]

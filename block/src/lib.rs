@@ -21,6 +21,7 @@ mod range_lock;
 mod raw_file;
 mod request;
 mod requests;
+mod seldom;
 #[doc(hidden)]
 pub mod simulation;
 mod soft_limit;
@@ -45,6 +46,7 @@ pub use request::{
     ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request, Segment,
     Segments,
 };
+pub use seldom::Seldom;
 pub use soft_limit::{Crossing, SoftLimitState};
 pub use space::{Held, OnNoSpace};
 pub use trim::Trimmed;

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::Seldom;
+
 /// What to do when the host has no space for a write (`ENOSPC`) or none for us (`EDQUOT`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum OnNoSpace {
@@ -42,12 +44,16 @@ pub(crate) struct SpaceWatch {
     path: PathBuf,
     policy: OnNoSpace,
     episode: Mutex<Option<Episode>>,
+    /// A guest that aborts what is held begins and ends episodes at will.
+    told: Seldom,
 }
 
 /// From the first held request to the last.
 #[derive(Debug)]
 struct Episode {
     began: Instant,
+    /// Whether its beginning was, so that its end is to be.
+    told: bool,
     errno: i32,
     /// Since when each request has waited, in no order.
     waiting: Vec<Instant>,
@@ -55,7 +61,7 @@ struct Episode {
 
 impl SpaceWatch {
     pub(crate) fn new(disk: String, path: PathBuf, policy: OnNoSpace) -> Self {
-        Self { disk, path, policy, episode: Mutex::new(None) }
+        Self { disk, path, policy, episode: Mutex::new(None), told: Seldom::default() }
     }
 
     /// Until when a request is held that waits since `since`; nothing if it is not.
@@ -82,12 +88,15 @@ impl SpaceWatch {
             return;
         }
         let errno = error.raw_os_error().unwrap_or(libc::ENOSPC);
-        *episode = Some(Episode { began: now, errno, waiting: vec![now] });
+        let news = self.told.news_at(now);
+        *episode = Some(Episode { began: now, told: news.is_some(), errno, waiting: vec![now] });
         drop(episode);
-        tracing::warn!(
-            disk = self.disk, path = %self.path.display(), %error,
-            "the host has no space: writes are held until it has, and the guest waits for them"
-        );
+        if let Some(unnamed) = news {
+            tracing::warn!(
+                disk = self.disk, path = %self.path.display(), %error, unnamed,
+                "the host has no space: writes are held until it has, and the guest waits for them"
+            );
+        }
     }
 
     /// A request that was held since `since` has ended. The last ends the episode.
@@ -100,11 +109,17 @@ impl SpaceWatch {
         if !episode.waiting.is_empty() {
             return;
         }
-        let began = episode.began;
+        let Episode { began, told, .. } = *episode;
         *guard = None;
         drop(guard);
-        let seconds = began.elapsed().as_secs_f32();
-        tracing::warn!(disk = self.disk, seconds, "no write is held for want of space any more");
+        if told {
+            let seconds = began.elapsed().as_secs_f32();
+            tracing::warn!(
+                disk = self.disk,
+                seconds,
+                "no write is held for want of space any more"
+            );
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Episode>> {
@@ -219,8 +234,13 @@ mod tests {
         assert_eq!(watch.held(), held(2, now));
         watch.leave(now);
         assert_eq!(watch.held(), held(1, now + second), "the oldest is gone");
+        let is_told = || watch.lock().as_ref().is_some_and(|episode| episode.told);
+        assert!(is_told());
         watch.leave(now + second);
         assert_eq!(watch.held(), None);
+        watch.enter(&error, now + 2 * second);
+        assert!(!is_told(), "so soon after the last");
+        watch.leave(now + 2 * second);
         assert_eq!(watch.holds_until(now), Some(now + second));
     }
 }

@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
+use block::Seldom;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -39,6 +40,7 @@ impl Vector {
 pub struct Msix {
     vectors: Vec<Vector>,
     capability: u8,
+    unroutable: Seldom,
 }
 
 impl Msix {
@@ -67,7 +69,7 @@ impl Msix {
         let capability = space
             .add_capability(CapabilityId::MsiX, &body, &writable)
             .ok_or_else(|| io::Error::other("no room for the MSI-X capability"))?;
-        Ok(Self { vectors, capability })
+        Ok(Self { vectors, capability, unroutable: Seldom::default() })
     }
 
     /// The events that raise the vectors, by vector.
@@ -129,7 +131,7 @@ impl Msix {
     pub fn update(&mut self, space: &ConfigSpace) {
         let enabled = self.enabled(space);
         for vector in &mut self.vectors {
-            route(vector, enabled);
+            route(vector, enabled, &self.unroutable);
         }
     }
 
@@ -142,7 +144,7 @@ impl Msix {
 }
 
 /// Routes a vector's line as its entry says, if that is not so already.
-fn route(vector: &mut Vector, enabled: bool) {
+fn route(vector: &mut Vector, enabled: bool, unroutable: &Seldom) {
     let wanted = vector.message().filter(|_| enabled);
     if wanted == vector.unmasked {
         return;
@@ -153,7 +155,11 @@ fn route(vector: &mut Vector, enabled: bool) {
     };
     match outcome {
         Ok(()) => vector.unmasked = wanted,
-        Err(error) => tracing::error!(target: "pci", "cannot route an interrupt: {error}"),
+        Err(error) => {
+            if let Some(unnamed) = unroutable.news() {
+                tracing::error!(target: "pci", unnamed, "cannot route an interrupt: {error}");
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use block::Seldom;
 use vm_superio::{Serial, Trigger, serial::SerialEvents};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -24,7 +25,7 @@ impl Trigger for Interrupt {
 }
 
 /// Tells the console that the guest took all input, so that more can follow.
-struct InputDrained(Arc<OwnedFd>);
+struct InputDrained(Arc<OwnedFd>, Seldom);
 
 impl SerialEvents for InputDrained {
     fn buffer_read(&self) {}
@@ -32,8 +33,10 @@ impl SerialEvents for InputDrained {
     fn tx_lost_byte(&self) {}
 
     fn in_buffer_empty(&self) {
-        if let Err(error) = rustix::io::write(&*self.0, &1_u64.to_ne_bytes()) {
-            tracing::warn!(%error, "console input may stall");
+        if let Err(error) = rustix::io::write(&*self.0, &1_u64.to_ne_bytes())
+            && let Some(unnamed) = self.1.news()
+        {
+            tracing::warn!(%error, unnamed, "console input may stall");
         }
     }
 }
@@ -41,6 +44,7 @@ impl SerialEvents for InputDrained {
 /// A 16550A with its eight registers.
 pub struct SerialPort<W: Write> {
     uart: Serial<Interrupt, InputDrained, W>,
+    refused: Seldom,
 }
 
 impl<W: Write> SerialPort<W> {
@@ -50,7 +54,12 @@ impl<W: Write> SerialPort<W> {
     /// A port that raises `interrupt`, signals the eventfd `drained` when the guest has read all
     /// input, and sends to `output`.
     pub fn new(interrupt: EventFd, drained: Arc<OwnedFd>, output: W) -> Self {
-        Self { uart: Serial::with_events(Interrupt(interrupt), InputDrained(drained), output) }
+        let uart = Serial::with_events(
+            Interrupt(interrupt),
+            InputDrained(drained, Seldom::default()),
+            output,
+        );
+        Self { uart, refused: Seldom::default() }
     }
 
     /// How many bytes [`SerialPort::receive`] would take now.
@@ -83,8 +92,10 @@ impl<W: Write + Send> BusDevice for SerialPort<W> {
     fn write(&mut self, offset: u64, data: &[u8]) {
         let register = u8::try_from(offset).unwrap_or(u8::MAX);
         for &byte in data {
-            if let Err(error) = self.uart.write(register, byte) {
-                tracing::warn!(%error, "serial port");
+            if let Err(error) = self.uart.write(register, byte)
+                && let Some(unnamed) = self.refused.news()
+            {
+                tracing::warn!(%error, unnamed, "serial port");
             }
         }
     }

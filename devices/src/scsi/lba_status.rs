@@ -59,7 +59,10 @@ fn runs(unit: &LogicalUnit, first: u64, end: u64, most: usize) -> Result<Vec<Run
     }
     let block = u64::from(unit.block());
     let extents = unit.backend().allocation(ByteOffset(first * block), most).map_err(|error| {
-        tracing::warn!(target: "scsi", "{}: cannot tell what is allocated: {error}", unit.name());
+        if let Some(unnamed) = unit.allocation_untold.news() {
+            let name = unit.name();
+            tracing::warn!(target: "scsi", unnamed, "{name}: cannot tell what is allocated: {error}");
+        }
         Sense::UNRECOVERED_READ_ERROR
     })?;
     Ok(whole_blocks(&extents, block, first, end))

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ::block::{Backend, BackingSpace, ByteOffset, ByteRange, DiscardLimits, Geometry};
+use ::block::{Backend, BackingSpace, ByteOffset, ByteRange, DiscardLimits, Geometry, Seldom};
 
 use super::attention::{Attention, Attentions};
 use super::reservations::Reservations;
@@ -68,6 +68,9 @@ pub struct LogicalUnit {
     descriptor_sense: AtomicBool,
     stopped: AtomicBool,
     reservations: Mutex<Reservations>,
+    /// Said when the host does not say how much space is left, and which blocks take some.
+    space_untold: Seldom,
+    pub(super) allocation_untold: Seldom,
 }
 
 impl LogicalUnit {
@@ -93,6 +96,8 @@ impl LogicalUnit {
             descriptor_sense: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             reservations: Mutex::default(),
+            space_untold: Seldom::default(),
+            allocation_untold: Seldom::default(),
             backend,
         };
         unit.raise(Attention::PowerOn);
@@ -202,7 +207,10 @@ impl LogicalUnit {
     pub(super) fn backing_space(&self) -> Option<BackingSpace> {
         self.discard()?;
         self.backend.backing_space().unwrap_or_else(|error| {
-            tracing::warn!(target: "scsi", "{}: cannot tell the space left: {error}", self.name);
+            if let Some(unnamed) = self.space_untold.news() {
+                let name = &self.name;
+                tracing::warn!(target: "scsi", unnamed, "{name}: cannot tell the space left: {error}");
+            }
             None
         })
     }

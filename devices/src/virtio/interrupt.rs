@@ -1,10 +1,11 @@
 //! What a worker can tell the driver: "look at the ring" and "reset me".
 
 use std::fmt::Display;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use ::block::Seldom;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::transport::status;
@@ -70,26 +71,7 @@ impl ConfigChange {
 }
 
 /// What a driver can bring about at will must not flood the log: one fault a second is named, of all devices together.
-static FAULTS: Seldom = Seldom(Mutex::new((None, 0)));
-
-/// When something was last named, and how often it was not since.
-struct Seldom(Mutex<(Option<Instant>, u64)>);
-
-impl Seldom {
-    const QUIET: Duration = Duration::from_secs(1);
-
-    /// How many went unnamed, if this one is to be named.
-    fn news(&self, now: Instant) -> Option<u64> {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (named, unnamed) = &mut *guard;
-        if named.is_some_and(|named| now.saturating_duration_since(named) < Self::QUIET) {
-            *unnamed += 1;
-            return None;
-        }
-        *named = Some(now);
-        Some(std::mem::take(unnamed))
-    }
-}
+static FAULTS: Seldom = Seldom::every(Duration::from_secs(1));
 
 /// How a worker makes its device ask for a reset (Virtio 1.2 §2.1.2).
 #[derive(Clone)]
@@ -107,28 +89,12 @@ impl FaultReporter {
 
     /// Sets DEVICE_NEEDS_RESET and tells the driver.
     pub fn needs_reset(&self, why: &dyn Display) {
-        if let Some(unnamed) = FAULTS.news(Instant::now()) {
+        if let Some(unnamed) = FAULTS.news() {
             tracing::warn!(target: "virtio", unnamed, "device needs a reset: {why}");
         }
         let before = self.change.status.fetch_or(status::NEEDS_RESET, Ordering::AcqRel);
         if before & status::DRIVER_OK != 0 {
             self.change.interrupt();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn faults_are_named_once_a_second() {
-        let seldom = Seldom(Mutex::new((None, 0)));
-        let start = Instant::now();
-        assert_eq!(seldom.news(start), Some(0));
-        let mut soon = (1..1000).map(|ms| seldom.news(start + Duration::from_millis(ms)));
-        assert!(soon.all(|news| news.is_none()));
-        assert_eq!(seldom.news(start + Seldom::QUIET), Some(999));
-        assert_eq!(seldom.news(start + Seldom::QUIET), None);
     }
 }

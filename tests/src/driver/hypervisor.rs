@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -65,7 +65,8 @@ impl MsiLine for Handle {
 #[derive(Default)]
 pub struct EventHypervisor {
     lines: Mutex<Vec<Arc<Line>>>,
-    doorbells: Mutex<BTreeMap<u64, EventFd>>,
+    /// By their addresses; with the descriptor each was attached by, without which it is not detached.
+    doorbells: Mutex<BTreeMap<u64, (RawFd, EventFd)>>,
 }
 
 impl EventHypervisor {
@@ -81,13 +82,13 @@ impl EventHypervisor {
 
     /// The doorbell at `address`, to be rung by writing to it.
     pub fn doorbell(&self, address: u64) -> Option<EventFd> {
-        self.doorbells.lock().unwrap().get(&address)?.try_clone().ok()
+        self.doorbells.lock().unwrap().get(&address)?.1.try_clone().ok()
     }
 
     /// A guest's write to `address`: rings the doorbell there, if there is one.
     pub fn ring(&self, address: u64) -> bool {
         let doorbells = self.doorbells.lock().unwrap();
-        doorbells.get(&address).is_some_and(|event| event.write(1).is_ok())
+        doorbells.get(&address).is_some_and(|(_, event)| event.write(1).is_ok())
     }
 }
 
@@ -104,12 +105,16 @@ impl Hypervisor for EventHypervisor {
         if doorbells.contains_key(&address) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        doorbells.insert(address, event.try_clone()?);
+        doorbells.insert(address, (event.as_raw_fd(), event.try_clone()?));
         Ok(())
     }
 
-    fn detach_doorbell(&self, address: u64, _event: &EventFd) -> io::Result<()> {
-        let removed = self.doorbells.lock().unwrap().remove(&address);
-        removed.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+    fn detach_doorbell(&self, address: u64, event: &EventFd) -> io::Result<()> {
+        let mut doorbells = self.doorbells.lock().unwrap();
+        if doorbells.get(&address).is_none_or(|(fd, _)| *fd != event.as_raw_fd()) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        doorbells.remove(&address);
+        Ok(())
     }
 }

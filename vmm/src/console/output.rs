@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use block::Seldom;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -46,6 +47,8 @@ struct State {
     writing: bool,
     closing: bool,
     lost_bytes: u64,
+    /// Said when some were.
+    loss: Seldom,
 }
 
 impl Output {
@@ -82,7 +85,11 @@ impl Output {
         let waited = self.shared.changed.wait_timeout_while(state, patience, |state| {
             state.writing || (state.sink.is_some() && !state.buffer.is_empty())
         });
-        let unwritten = waited.unwrap_or_else(PoisonError::into_inner).0.buffer.len();
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.sink.is_some() && state.lost_bytes > 0 {
+            state.tell_loss();
+        }
+        let unwritten = state.buffer.len();
         if unwritten > 0 {
             tracing::info!(unwritten, "the end of the console output was not written");
         }
@@ -134,11 +141,15 @@ impl State {
         self.buffer.extend(bytes);
     }
 
+    fn tell_loss(&mut self) {
+        tracing::warn!(bytes = self.lost_bytes, "console output lost: its reader is too slow");
+        self.lost_bytes = 0;
+    }
+
     fn take_chunk(&mut self) -> Vec<u8> {
         self.writing = true;
-        if self.lost_bytes > 0 {
-            tracing::warn!(bytes = self.lost_bytes, "console output lost: its reader is too slow");
-            self.lost_bytes = 0;
+        if self.lost_bytes > 0 && self.loss.news().is_some() {
+            self.tell_loss();
         }
         let length = self.buffer.len().min(CHUNK);
         self.buffer.drain(..length).collect()

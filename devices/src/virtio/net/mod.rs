@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::block::Segments;
+use ::block::{Segments, Seldom};
 
 pub use self::tap::{Tap, TapError};
 use super::chain_worker::{self, ChainHandler, Handled};
@@ -85,7 +85,7 @@ impl VirtioDevice for Net {
                 let segments = Segments::with_capacity(64);
                 if active.index == 0 {
                     let name = format!("{}/rx", tap.name());
-                    let receive = Receive { tap, segments, pause: None };
+                    let receive = Receive::new(tap, segments);
                     chain_worker::spawn(name, active, faults, receive)
                 } else {
                     let name = format!("{}/tx", tap.name());
@@ -102,17 +102,27 @@ struct Receive {
     segments: Segments,
     /// How long to wait before the host is asked again, while it refuses.
     pause: Option<Duration>,
+    trouble: Seldom,
+    /// Whether that it refuses was, so that its end is to be.
+    told: bool,
 }
 
 impl Receive {
     const FIRST_PAUSE: Duration = Duration::from_millis(10);
     const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+    fn new(tap: Arc<Tap>, segments: Segments) -> Self {
+        Self { tap, segments, pause: None, trouble: Seldom::default(), told: false }
+    }
+
     /// Nothing can be received now. That is said once; the host is asked again and again.
     fn refused(&mut self, error: &io::Error) -> Handled {
         let name = self.tap.name();
-        if self.pause.is_none() {
-            tracing::error!(target: "virtio-net", "{name}: cannot receive: {error}; make the interface again if it was deleted");
+        if self.pause.is_none()
+            && let Some(unnamed) = self.trouble.news()
+        {
+            tracing::error!(target: "virtio-net", unnamed, "{name}: cannot receive: {error}; make the interface again if it was deleted");
+            self.told = true;
         }
         self.tap.find_again(error);
         let pause =
@@ -133,7 +143,7 @@ impl ChainHandler for Receive {
             Ok(received) => received,
             Err(error) => return Ok(self.refused(&error)),
         };
-        if self.pause.take().is_some() {
+        if self.pause.take().is_some() && std::mem::take(&mut self.told) {
             tracing::warn!(target: "virtio-net", "{}: receives again", self.tap.name());
         }
         let Some(received) = received else { return Ok(Handled::Wait) };
@@ -172,7 +182,8 @@ mod tests {
     #[test]
     fn the_host_is_asked_again_less_and_less_often() {
         let tap = Arc::new(Tap::over(tempfile::tempfile().unwrap()));
-        let mut receive = Receive { tap, segments: Segments::with_capacity(1), pause: None };
+        let segments = Segments::with_capacity(1);
+        let mut receive = Receive::new(tap, segments);
         let error = io::Error::from_raw_os_error(libc::EIO);
         let pauses = [10, 20, 40, 80, 160, 320, 640, 1000, 1000].map(Duration::from_millis);
         for pause in pauses {

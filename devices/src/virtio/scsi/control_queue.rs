@@ -6,6 +6,8 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use ::block::Seldom;
+
 use super::request::{Addressee, Response};
 use super::shared::{Address, Shared};
 use super::tasks::{Order, Which};
@@ -87,11 +89,12 @@ struct Running {
 pub(super) struct ControlQueue {
     shared: Arc<Shared>,
     running: Option<Running>,
+    unmanaged: Seldom,
 }
 
 impl ControlQueue {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, running: None }
+        Self { shared, running: None, unmanaged: Seldom::default() }
     }
 
     /// Starts a function; what to answer if there is nothing to wait for.
@@ -111,8 +114,10 @@ impl ControlQueue {
         match order {
             Ok(order) => Ok(Running { function, address, order }),
             Err(error) => {
-                let name = &self.shared.name;
-                tracing::error!(target: "virtio-scsi", "{name}: cannot manage tasks: {error}");
+                if let Some(unnamed) = self.unmanaged.news() {
+                    let name = &self.shared.name;
+                    tracing::error!(target: "virtio-scsi", unnamed, "{name}: cannot manage tasks: {error}");
+                }
                 Err(FAILURE)
             }
         }

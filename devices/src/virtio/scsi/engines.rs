@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use ::block::{Completion, EngineSetup, IoEngine, MemoryRegion, OpenError, Request};
+use ::block::{Completion, EngineSetup, IoEngine, MemoryRegion, OpenError, Request, Seldom};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -33,6 +33,7 @@ pub(super) struct UnitEngines {
     depth: u16,
     memory: Vec<MemoryRegion>,
     kick: Arc<EventFd>,
+    no_engine: Seldom,
 }
 
 struct Unit {
@@ -60,6 +61,7 @@ impl UnitEngines {
             depth,
             memory: memory.to_vec(),
             kick,
+            no_engine: Seldom::default(),
         }
     }
 
@@ -170,8 +172,10 @@ impl Engines for UnitEngines {
                 }
             }
             Err(error) => {
-                let name = &self.shared.name;
-                tracing::error!(target: "virtio-scsi", "{name}: a disk has no engine: {error}");
+                if let Some(unnamed) = self.no_engine.news() {
+                    let name = &self.shared.name;
+                    tracing::error!(target: "virtio-scsi", unnamed, "{name}: a disk has no engine: {error}");
+                }
                 let result = Err(io::Error::from_raw_os_error(libc::EIO));
                 self.refused.push(Completion { tag: request.tag, result });
             }

@@ -11,6 +11,7 @@ mod layout;
 use std::io;
 use std::sync::Arc;
 
+use ::block::Seldom;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::common::{Common, Effect};
@@ -52,6 +53,7 @@ pub struct PciTransport {
     kicks: Vec<Arc<EventFd>>,
     /// Base address at which the doorbells are attached.
     doorbells: Option<u64>,
+    no_doorbell: Seldom,
     state: State,
 }
 
@@ -93,6 +95,7 @@ impl PciTransport {
             common,
             kicks,
             doorbells: None,
+            no_doorbell: Seldom::default(),
             state: State::Idle,
         };
         transport.device.connect(transport.config_change());
@@ -179,8 +182,11 @@ impl PciTransport {
         let base = u64::from(bar) + u64::from(layout::NOTIFY);
         for (index, kick) in (0..).zip(&self.kicks) {
             let at = base + index * u64::from(layout::NOTIFY_MULTIPLIER);
-            if let Err(error) = self.hypervisor.attach_doorbell(at, kick) {
-                tracing::warn!(target: "virtio", "{}: no doorbell: {error}", self.device.name());
+            if let Err(error) = self.hypervisor.attach_doorbell(at, kick)
+                && let Some(unnamed) = self.no_doorbell.news()
+            {
+                let name = self.device.name();
+                tracing::warn!(target: "virtio", unnamed, "{name}: no doorbell: {error}");
             }
         }
         self.doorbells = Some(base);
