@@ -190,6 +190,10 @@ pub trait Backend: Send + Sync {
         None
     }
 
+    /// Ends the holding for good: what waits for want of space is asked once more when its engine is next looked at, and
+    /// then reported as failed.
+    fn stop_holding(&self) {}
+
     /// What the host keeps data for and what it does not, from `from` to the end of the disk or for the first `most`
     /// extents. Blocks, but only on metadata.
     ///

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub(crate) struct SpaceWatch {
     disk: String,
     path: PathBuf,
     policy: OnNoSpace,
+    /// The disk is on its way out: nothing is held any more.
+    stopped: AtomicBool,
     episode: Mutex<Option<Episode>>,
     /// A guest that aborts what is held begins and ends episodes at will.
     told: Seldom,
@@ -61,11 +64,31 @@ struct Episode {
 
 impl SpaceWatch {
     pub(crate) fn new(disk: String, path: PathBuf, policy: OnNoSpace) -> Self {
-        Self { disk, path, policy, episode: Mutex::new(None), told: Seldom::default() }
+        Self {
+            disk,
+            path,
+            policy,
+            stopped: AtomicBool::new(false),
+            episode: Mutex::new(None),
+            told: Seldom::default(),
+        }
+    }
+
+    /// From now on nothing is held.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
     }
 
     /// Until when a request is held that waits since `since`; nothing if it is not.
     pub(crate) fn holds_until(&self, since: Instant) -> Option<Instant> {
+        self.deadline(since).filter(|_| !self.is_stopped())
+    }
+
+    fn deadline(&self, since: Instant) -> Option<Instant> {
         match self.policy {
             OnNoSpace::Report => None,
             OnNoSpace::Hold { deadline } => since.checked_add(deadline),
@@ -77,7 +100,7 @@ impl SpaceWatch {
         let Episode { errno, waiting, .. } = episode.as_ref()?;
         let since = *waiting.iter().min()?;
         let requests = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
-        Some(Held { requests, since, deadline: self.holds_until(since)?, errno: *errno })
+        Some(Held { requests, since, deadline: self.deadline(since)?, errno: *errno })
     }
 
     /// One more request is held. The first begins an episode.
@@ -170,9 +193,9 @@ impl Waiting {
         self.due
     }
 
-    /// The requests to ask again with, if it is time. They are no longer held here.
-    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<u16> {
-        if self.due.is_none_or(|due| due > now) {
+    /// The requests to ask again with, if it is time or `at_once`. They are no longer held here.
+    pub(crate) fn take_due(&mut self, now: Instant, at_once: bool) -> Vec<u16> {
+        if self.due.is_none_or(|due| due > now && !at_once) {
             return Vec::new();
         }
         self.due = None;
@@ -200,13 +223,14 @@ mod tests {
             waiting.hold(1, now, far);
             waiting.hold(2, now + Duration::from_millis(10), far);
             assert_eq!(waiting.due(), Some(now + Duration::from_millis(millis)));
-            assert!(waiting.take_due(now + Duration::from_millis(millis - 1)).is_empty());
+            assert!(waiting.take_due(now + Duration::from_millis(millis - 1), false).is_empty());
             now += Duration::from_millis(millis);
-            assert_eq!(waiting.take_due(now), [1, 2]);
+            assert_eq!(waiting.take_due(now, false), [1, 2]);
         }
         waiting.space_was_had();
         waiting.hold(1, now, far);
         assert_eq!(waiting.due(), Some(now + FIRST_WAIT));
+        assert_eq!(waiting.take_due(now, true), [1], "whatever the time is");
     }
 
     #[test]

@@ -234,6 +234,10 @@ impl Backend for RawFile {
         self.host.space.held()
     }
 
+    fn stop_holding(&self) {
+        self.host.space.stop();
+    }
+
     fn allocation(&self, from: ByteOffset, most: usize) -> io::Result<Vec<Extent>> {
         let capacity = self.host.geometry.get().capacity;
         Extents::new(&self.host.file, from.0, capacity).take(most).collect()

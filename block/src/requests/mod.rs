@@ -314,7 +314,7 @@ impl Requests {
         }
         self.unpark();
         if self.held.due().is_some() {
-            for tag in self.held.take_due(self.now()) {
+            for tag in self.held.take_due(self.now(), self.host.space.is_stopped()) {
                 if self.claims { self.claim(tag) } else { self.go_on(tag) }
             }
         }

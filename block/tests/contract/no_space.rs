@@ -111,6 +111,31 @@ fn dropping_an_engine_ends_what_it_holds() {
     assert_eq!(disk.held(), None);
 }
 
+/// The last thing a disk that is detached is asked.
+#[test]
+fn a_disk_that_stops_holding_asks_once_more_and_reports() {
+    if !is_root() {
+        return;
+    }
+    let (mount, disk) = holding(CacheMode::WriteBack, LONG);
+    let mut rig = Rig::new(&disk);
+    let mut data: Vec<_> = (0..2).map(|_| Memory::filled(7, 2 * MIB)).collect();
+    rig.push(0, write(0, Volatile), data[0].whole());
+    rig.push(1, write(4 * MIB, Volatile), data[1].whole());
+    wait_until_held(&mut rig, &disk);
+    let start = Instant::now();
+    disk.stop_holding();
+    for _ in 0..2 {
+        assert_eq!(errno(rig.complete().result), Some(libc::ENOSPC));
+    }
+    assert_eq!(disk.held(), None);
+    assert_eq!(errno(rig.fill(0, 4 * MIB, 1, Volatile)), Some(libc::ENOSPC), "at once");
+    assert!(start.elapsed() < LONG / 4, "{:?}", start.elapsed());
+    mount.grow("32M");
+    rig.fill(0, 2 * MIB, 2, Volatile).unwrap();
+    rig.flush().expect("nothing was lost");
+}
+
 #[test]
 fn several_held_writes_complete_once_each() {
     if !is_root() {

@@ -36,7 +36,7 @@ pub use kept::{Position, RecordError, RecordPlace};
 pub use net::{Net, Tap, TapError};
 pub use queue::{Head, Queue, QueueError, QueueLayout};
 pub use rng::Rng;
-pub use scsi::{Address, NoPlace, Scsi, ScsiBus};
+pub use scsi::{Address, Leaving, NoPlace, Scsi, ScsiBus};
 pub use transport::PciTransport;
 pub use worker::{Stop, Worker};
 

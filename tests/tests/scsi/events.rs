@@ -74,8 +74,8 @@ fn disks_come_and_go() {
     assert_eq!(host.run(1, &read).data, [9; 512]);
     assert_eq!(disk.engines(), 1);
 
-    assert!(bus.detach(Address { target: 0, lun: 1 }));
-    assert!(!bus.detach(Address { target: 0, lun: 1 }));
+    assert!(bus.detach(Address { target: 0, lun: 1 }).is_some());
+    assert!(bus.detach(Address { target: 0, lun: 1 }).is_none());
     assert_eq!(host.hear(second), [1, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 2, 0, 0, 0]);
     assert_eq!(host.run(1, &read).sense_triple(), (5, 0x25, 0));
     let let_go = tests::driver::wait_for(|| (disk.engines() == 0).then_some(()));
@@ -93,14 +93,15 @@ fn a_disk_that_is_busy_goes_when_it_is_done() {
     disk.hold();
     let sent = host.send(0, &Command::new(0, &super::read_10(0, 1)).room(512));
     tests::driver::wait_for(|| (disk.asked() > 0).then_some(())).unwrap();
-    assert!(bus.detach(Address { target: 0, lun: 0 }));
+    let leaving = bus.detach(Address { target: 0, lun: 0 }).unwrap();
     let other = host.send(0, &Command::new(0, &[0; 6]));
     let answer = host.wait(0, &other);
     assert_eq!(answer.response, response::BAD_TARGET);
     disk.release();
     assert_eq!(host.wait(0, &sent).status, 0);
-    let let_go = tests::driver::wait_for(|| (disk.engines() == 0).then_some(()));
-    assert!(let_go.is_some());
+    let before = disk.syncs();
+    leaving.settle().unwrap();
+    assert_eq!((disk.engines(), disk.syncs() - before), (0, 1));
 }
 
 #[test]

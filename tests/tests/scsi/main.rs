@@ -6,6 +6,7 @@ mod commands;
 mod configuration;
 mod events;
 mod hostile;
+mod hotplug;
 mod several;
 mod tasks;
 

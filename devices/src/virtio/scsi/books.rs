@@ -14,6 +14,8 @@ pub(super) struct Books {
     books: Vec<Book>,
     /// Those with something to count for this round.
     touched: Vec<u16>,
+    /// Whether something is in flight for disks that are on the map no more.
+    owes: bool,
 }
 
 #[derive(Default)]
@@ -28,7 +30,7 @@ struct Book {
 
 impl Books {
     pub(super) fn new(queue: u16) -> Self {
-        Self { queue: queue.into(), books: Vec::new(), touched: Vec::new() }
+        Self { queue: queue.into(), books: Vec::new(), touched: Vec::new(), owes: false }
     }
 
     /// The disk, if anything of it is or was in flight.
@@ -38,11 +40,21 @@ impl Books {
 
     /// Lets go of disks that are on the map no more, as far as nothing of them is in flight.
     pub(super) fn follow(&mut self, map: &Map) {
+        self.owes = false;
         for (number, book) in (0..).zip(&mut self.books) {
-            if book.in_flight == 0 && map.disk(number).is_none() {
+            if map.disk(number).is_some() {
+                continue;
+            }
+            if book.in_flight == 0 {
                 book.disk = None;
             }
+            self.owes |= book.disk.is_some();
         }
+    }
+
+    /// Whether to [follow](Self::follow) the same map once more after this round.
+    pub(super) fn owes(&self) -> bool {
+        self.owes
     }
 
     /// A request goes to an engine.

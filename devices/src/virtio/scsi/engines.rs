@@ -12,7 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::shared::Shared;
+use super::disk::Disk;
+use super::shared::{Map, Shared};
 use crate::event;
 use crate::virtio::queue_worker::Engines;
 
@@ -25,10 +26,14 @@ pub(super) struct UnitEngines {
     engines: Vec<Unit>,
     /// The place of each unit's engine, by the unit's number.
     places: Vec<Option<usize>>,
+    /// Whether there are engines of disks that are gone.
+    owes: bool,
     /// Requests that no engine could be made for.
     refused: Vec<Completion>,
     completed: Vec<Completion>,
     shared: Arc<Shared>,
+    /// The map whose disks have engines, and its version.
+    map: Arc<Map>,
     version: u64,
     depth: u16,
     memory: Vec<MemoryRegion>,
@@ -46,6 +51,8 @@ struct Unit {
     watches_kick: bool,
     /// How others wake it, where the queue's kick does not.
     _own_kick: Option<EventFd>,
+    /// In use as long as it has an engine.
+    _disk: Arc<Disk>,
 }
 
 impl UnitEngines {
@@ -54,9 +61,11 @@ impl UnitEngines {
         Self {
             engines: Vec::new(),
             places: Vec::new(),
+            owes: false,
             refused: Vec::new(),
             completed: Vec::with_capacity(usize::from(depth)),
             version: shared.version(),
+            map: shared.map(),
             shared,
             depth,
             memory: memory.to_vec(),
@@ -73,9 +82,11 @@ impl UnitEngines {
     #[cold]
     fn make(&mut self, number: u16) -> Result<usize, OpenError> {
         let refused = |what| move |source| OpenError::Host { path: "/".into(), what, source };
-        let map = self.shared.map();
         let gone = || io::Error::from_raw_os_error(libc::ENODEV);
-        let disk = map.disk(number).ok_or_else(gone).map_err(refused("find the disk"))?;
+        // A disk that has just come is on the latest map, one that has just gone on that of this queue.
+        let latest = self.shared.map();
+        let disk = self.map.disk(number).or_else(|| latest.disk(number)).ok_or_else(gone);
+        let disk = Arc::clone(disk.map_err(refused("find the disk"))?);
         let watches_kick = self.engines.is_empty();
         let own_kick = if watches_kick {
             None
@@ -92,6 +103,7 @@ impl UnitEngines {
             signalled: true,
             watches_kick,
             _own_kick: own_kick,
+            _disk: disk,
         };
         self.engines.push(unit);
         self.place_all();
@@ -112,17 +124,23 @@ impl UnitEngines {
     }
 
     /// Drops the engines of disks that are gone, once nothing of them is in flight.
+    #[inline]
     fn follow(&mut self) {
-        let version = self.shared.version();
-        if version == self.version {
-            return;
+        if self.owes || self.shared.version() != self.version {
+            self.let_go();
         }
-        let map = self.shared.map();
+    }
+
+    #[cold]
+    fn let_go(&mut self) {
+        let version = self.shared.version();
+        if version != self.version {
+            (self.version, self.map) = (version, self.shared.map());
+        }
+        let map = &self.map;
         let is_gone = |unit: &Unit| map.disk(unit.number).is_none();
         self.engines.retain(|unit| unit.in_flight > 0 || !is_gone(unit));
-        if !self.engines.iter().any(is_gone) {
-            self.version = version;
-        }
+        self.owes = self.engines.iter().any(is_gone);
         self.place_all();
     }
 
@@ -188,6 +206,8 @@ impl Engines for UnitEngines {
     }
 
     fn reap(&mut self, completed: &mut Vec<Completion>) {
+        // Here as well, because a driver that is never idle lets nobody wait.
+        self.follow();
         completed.append(&mut self.refused);
         for unit in &mut self.engines {
             if unit.in_flight > 0 || unit.signalled {
@@ -229,5 +249,42 @@ impl Engines for UnitEngines {
             return Ok(());
         }
         self.sleep()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::block::{CacheMode, DiskOptions, Operation, RawFile, Segments};
+    use tempfile::NamedTempFile;
+
+    use super::*;
+    use crate::scsi::Identity;
+    use crate::virtio::scsi::shared::Address;
+
+    const DISK: Address = Address { target: 0, lun: 0 };
+
+    /// A driver that is never idle lets no worker sleep.
+    #[test]
+    fn the_engine_of_a_disk_that_is_gone_ends_without_a_sleep() {
+        let shared = Arc::new(Shared::new("scsi", 1).unwrap());
+        let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+        let setup = EngineSetup { depth: 8, memory: &[], kick: event::as_fd(&kick) };
+        let mut engines = UnitEngines::new(Arc::clone(&shared), &setup, Arc::clone(&kick));
+        let file = NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let disk = RawFile::open(file.path(), &DiskOptions::new(CacheMode::WriteBack)).unwrap();
+        shared.attach(DISK, "disk", Identity::new("disk", "/"), Arc::new(disk)).unwrap();
+        let mut completed = Vec::new();
+        let (op, mut segments) = (Operation::Flush, Segments::new());
+        engines.push(0, Request { tag: 0, op, segments: &mut segments });
+        let leaving = shared.detach(DISK).unwrap();
+        while completed.is_empty() {
+            assert_eq!(engines.engines.len(), 1, "it is in use");
+            engines.submit().unwrap();
+            engines.reap(&mut completed);
+        }
+        engines.reap(&mut completed);
+        assert_eq!((engines.engines.len(), completed.len()), (0, 1));
+        leaving.settle().unwrap();
     }
 }

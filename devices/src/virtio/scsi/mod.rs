@@ -35,7 +35,7 @@ use super::{
 };
 use crate::scsi::{Attention, Identity};
 
-pub use self::shared::{Address, NoPlace};
+pub use self::shared::{Address, Leaving, NoPlace};
 
 /// Entries of each request queue, and of the other two.
 const QUEUE_SIZE: u16 = 256;
@@ -197,7 +197,7 @@ impl VirtioDevice for Scsi {
     }
 
     fn close(&mut self) -> io::Result<()> {
-        self.shared.map().disks().try_for_each(|disk| disk.unit.backend().sync())
+        self.shared.sync_all()
     }
 }
 
@@ -218,13 +218,14 @@ impl ScsiBus {
         identity: Identity,
         backend: Arc<dyn Backend>,
     ) -> Result<DiskControl, NoPlace> {
-        let disk = self.0.attach(address, name, identity, backend)?;
-        Ok(DiskControl(disk))
+        let handle = self.0.attach(address, name, identity, backend)?;
+        Ok(DiskControl(handle))
     }
 
-    /// Detaches the disk of an address and tells the driver. Commands that are under way end as they would have. Returns
-    /// whether there was one.
-    pub fn detach(&self, address: Address) -> bool {
+    /// Detaches the disk of an address and tells the driver, if there is one. From now on commands find no such unit; those
+    /// that are under way end as they would have, but that none waits for space on the host any more.
+    #[must_use]
+    pub fn detach(&self, address: Address) -> Option<Leaving> {
         self.0.detach(address)
     }
 }

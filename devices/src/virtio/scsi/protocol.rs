@@ -198,9 +198,14 @@ impl Protocol for ScsiProtocol {
 
     fn count_round(&mut self, round: &Round) {
         self.books.round(round);
+        if self.books.owes() {
+            self.books.follow(&self.map);
+        }
     }
 
     fn wants_review(&mut self) -> bool {
+        // Also where no request comes: who was woken for a disk that is gone lets go of it.
+        self.refresh();
         self.obedience.take_orders()
     }
 

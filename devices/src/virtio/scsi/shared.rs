@@ -1,14 +1,16 @@
 //! What a controller's queues, its registers and the control plane share: which disk is where.
 //!
-//! Workers keep a copy of the map and look at one number per request to see whether it is still the same.
+//! Workers keep a copy of the map and look at one number per request to see whether it is still the same. A disk that is
+//! taken off the map is left when no copy has it any more, no engine serves it, and nothing of it is in flight.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ::block::Backend;
 
-use super::disk::Disk;
+use super::disk::{self, Disk, Exit, Handle};
 use super::event_queue::{Event, Events};
 use super::request::{CDB_BYTES, SENSE_BYTES};
 use super::tasks::Mailbox;
@@ -43,8 +45,8 @@ pub enum NoPlace {
     /// There is no such number.
     #[error("LUN {0} is above {max}", max = Address::MOST_LUN)]
     TooHigh(u16),
-    /// Disks were attached and detached too often.
-    #[error("the controller has had {max} disks already", max = u16::MAX)]
+    /// There are too many.
+    #[error("the controller has {max} disks already", max = u16::MAX)]
     Exhausted,
 }
 
@@ -53,7 +55,7 @@ pub enum NoPlace {
 pub(super) struct Map {
     /// By number; the last is in use.
     targets: Vec<Option<Place>>,
-    /// Every disk by its number on the controller, which is never used again.
+    /// Every disk by its number on the controller.
     disks: Vec<Option<Arc<Disk>>>,
 }
 
@@ -83,6 +85,53 @@ impl Map {
     pub(super) fn disks(&self) -> impl Iterator<Item = &Arc<Disk>> {
         self.disks.iter().flatten()
     }
+
+    fn add(&mut self, number: u16, disk: Arc<Disk>) -> Result<(), NoPlace> {
+        let Address { target, lun } = disk.address;
+        let index = usize::from(target);
+        if self.targets.len() <= index {
+            self.targets.resize_with(index + 1, || None);
+        }
+        let Some(place) = self.targets.get_mut(index) else { return Err(NoPlace::Exhausted) };
+        let place = place.get_or_insert_default();
+        if !place.target.add(lun, Arc::clone(&disk.unit)) {
+            return Err(NoPlace::Taken(target, lun));
+        }
+        place.numbers.insert(place.target.position(lun).unwrap_or(0), number);
+        let index = usize::from(number);
+        if self.disks.len() <= index {
+            self.disks.resize_with(index + 1, || None);
+        }
+        if let Some(entry) = self.disks.get_mut(index) {
+            *entry = Some(disk);
+        }
+        Ok(())
+    }
+
+    /// The disk that was there, and its number.
+    fn remove(&mut self, address: Address) -> Option<(u16, Arc<Disk>)> {
+        let Address { target, lun } = address;
+        let place = self.targets.get_mut(usize::from(target))?.as_mut()?;
+        let position = place.target.position(lun)?;
+        place.target.remove(lun);
+        let number = place.numbers.remove(position);
+        if place.numbers.is_empty()
+            && let Some(place) = self.targets.get_mut(usize::from(target))
+        {
+            *place = None;
+        }
+        while self.targets.pop_if(|last| last.is_none()).is_some() {}
+        Some((number, self.disks.get_mut(usize::from(number))?.take()?))
+    }
+
+    /// Tells the other units of a target that one has come or gone (SPC-4 §6.33).
+    fn tell_others(&self, address: Address) {
+        let place = self.target(address.target);
+        let units = place.into_iter().flat_map(|place| place.target.units());
+        for (_, unit) in units.filter(|(lun, _)| *lun != address.lun) {
+            unit.raise(Attention::LunsChanged);
+        }
+    }
 }
 
 /// See the module's documentation.
@@ -94,7 +143,26 @@ pub(super) struct Shared {
     /// By request queue.
     pub(super) mailboxes: Vec<Mailbox>,
     version: AtomicU64,
-    map: Mutex<Arc<Map>>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    map: Arc<Map>,
+    /// How to wait for the end of each disk.
+    exits: BTreeMap<Address, Exit>,
+    /// Numbers of disks that were left.
+    free: Vec<u16>,
+    /// Disks that were detached, as long as somebody has them.
+    leaving: Vec<Weak<LogicalUnit>>,
+}
+
+impl Inner {
+    /// One that nobody knows a disk by.
+    fn next_number(&self) -> Result<u16, NoPlace> {
+        let unused = || u16::try_from(self.map.disks.len()).ok().filter(|next| *next < u16::MAX);
+        self.free.last().copied().or_else(unused).ok_or(NoPlace::Exhausted)
+    }
 }
 
 impl Shared {
@@ -109,7 +177,7 @@ impl Shared {
             events: Events::new()?,
             mailboxes: (0..queues).map(|_| Mailbox::default()).collect(),
             version: AtomicU64::new(0),
-            map: Mutex::default(),
+            inner: Mutex::default(),
         })
     }
 
@@ -120,7 +188,7 @@ impl Shared {
 
     /// The map as it is now.
     pub(super) fn map(&self) -> Arc<Map> {
-        Arc::clone(&self.lock())
+        Arc::clone(&self.lock().map)
     }
 
     /// The highest target with a disk; what drivers look for at their start (§5.6.4).
@@ -135,71 +203,101 @@ impl Shared {
         name: &str,
         identity: Identity,
         backend: Arc<dyn Backend>,
-    ) -> Result<Arc<Disk>, NoPlace> {
-        let Address { target, lun } = address;
-        if lun > Address::MOST_LUN {
-            return Err(NoPlace::TooHigh(lun));
+    ) -> Result<Arc<Handle>, NoPlace> {
+        if address.lun > Address::MOST_LUN {
+            return Err(NoPlace::TooHigh(address.lun));
         }
-        let current = self.lock();
-        let mut map = Map::clone(&current);
-        let number = u16::try_from(map.disks.len()).map_err(|_| NoPlace::Exhausted)?;
-        let unit = Arc::new(LogicalUnit::new(name, identity, backend));
-        let stats = self.mailboxes.iter().map(|_| Arc::default()).collect();
-        let disk = Arc::new(Disk { unit, address, stats, shared: Arc::downgrade(self) });
-        let index = usize::from(target);
-        if map.targets.len() <= index {
-            map.targets.resize_with(index + 1, || None);
-        }
-        let Some(place) = map.targets.get_mut(index) else { return Err(NoPlace::Exhausted) };
-        let place = place.get_or_insert_default();
-        if !place.target.add(lun, Arc::clone(&disk.unit)) {
-            return Err(NoPlace::Taken(target, lun));
-        }
-        place.numbers.insert(place.target.position(lun).unwrap_or(0), number);
-        for (_, unit) in place.target.units().filter(|(other, _)| *other != lun) {
-            unit.raise(Attention::LunsChanged);
-        }
-        map.disks.push(Some(Arc::clone(&disk)));
-        self.replace(current, map);
+        let mut inner = self.lock();
+        let number = inner.next_number()?;
+        let (disk, handle, exit) = disk::new(self, address, name, identity, backend);
+        let mut map = Map::clone(&inner.map);
+        map.add(number, disk)?;
+        inner.free.pop();
+        inner.exits.insert(address, exit);
+        self.replace(inner, map).tell_others(address);
         self.events.raise(Event::added(address));
-        Ok(disk)
+        Ok(handle)
     }
 
     /// See [`super::ScsiBus::detach`].
-    pub(super) fn detach(&self, address: Address) -> bool {
-        let Address { target, lun } = address;
-        let current = self.lock();
-        let mut map = Map::clone(&current);
-        let Some(Some(place)) = map.targets.get_mut(usize::from(target)) else { return false };
-        let Some(position) = place.target.position(lun) else { return false };
-        place.target.remove(lun);
-        let number = place.numbers.remove(position);
-        for (_, unit) in place.target.units() {
-            unit.raise(Attention::LunsChanged);
-        }
-        let is_empty = place.numbers.is_empty();
-        if is_empty && let Some(place) = map.targets.get_mut(usize::from(target)) {
-            *place = None;
-        }
-        while map.targets.pop_if(|last| last.is_none()).is_some() {}
-        if let Some(disk) = map.disks.get_mut(usize::from(number)) {
-            *disk = None;
-        }
-        self.replace(current, map);
+    pub(super) fn detach(self: &Arc<Self>, address: Address) -> Option<Leaving> {
+        let mut inner = self.lock();
+        let mut map = Map::clone(&inner.map);
+        let (number, disk) = map.remove(address)?;
+        let exit = inner.exits.remove(&address)?;
+        let unit = Arc::clone(&disk.unit);
+        drop(disk);
+        inner.leaving.retain(|unit| unit.strong_count() > 0);
+        inner.leaving.push(Arc::downgrade(&unit));
+        // Before the workers are woken, which then see to it.
+        unit.backend().stop_holding();
+        self.replace(inner, map).tell_others(address);
         self.events.raise(Event::removed(address));
-        true
+        Some(Leaving { shared: Arc::clone(self), number, unit, exit })
     }
 
-    fn replace(&self, mut current: MutexGuard<'_, Arc<Map>>, map: Map) {
-        *current = Arc::new(map);
+    /// Makes the data of all disks durable, also of those that were detached.
+    ///
+    /// # Errors
+    ///
+    /// The first of the host's errors; data may be lost.
+    pub(super) fn sync_all(&self) -> io::Result<()> {
+        let inner = self.lock();
+        let attached = inner.map.disks().map(|disk| Arc::clone(&disk.unit));
+        let units: Vec<_> = attached.chain(inner.leaving.iter().filter_map(Weak::upgrade)).collect();
+        drop(inner);
+        let sync = |unit: &Arc<LogicalUnit>| unit.backend().sync();
+        units.iter().map(sync).fold(Ok(()), Result::and)
+    }
+
+    fn replace(&self, mut inner: MutexGuard<'_, Inner>, map: Map) -> Arc<Map> {
+        let map = Arc::new(map);
+        let before = std::mem::replace(&mut inner.map, Arc::clone(&map));
         self.version.fetch_add(1, Ordering::AcqRel);
-        drop(current);
+        drop(inner);
+        drop(before);
         // Workers let go of what is no more.
         self.mailboxes.iter().for_each(Mailbox::kick);
+        map
     }
 
-    fn lock(&self) -> MutexGuard<'_, Arc<Map>> {
-        // It is replaced whole, so that a panic elsewhere leaves nothing broken.
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // The map is replaced whole, and what else there is changes with it, so that a panic elsewhere leaves nothing broken.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A disk that was detached: no new request finds it, but some may be in flight. Dropping this waits for nothing.
+#[must_use = "its data is not durable yet"]
+pub struct Leaving {
+    shared: Arc<Shared>,
+    number: u16,
+    unit: Arc<LogicalUnit>,
+    exit: Exit,
+}
+
+impl Leaving {
+    /// Waits until no queue has anything of the disk in flight, and makes what was written durable. Blocks, for as long as
+    /// the host works on a request or on the flush.
+    ///
+    /// # Errors
+    ///
+    /// The flush failed: data that the driver believes safe may be lost.
+    pub fn settle(&self) -> io::Result<()> {
+        self.exit.wait_until_left();
+        let mut inner = self.shared.lock();
+        if !inner.free.contains(&self.number) {
+            inner.free.push(self.number);
+        }
+        drop(inner);
+        self.unit.backend().sync()
+    }
+
+    /// Closes the disk's file, which ends its lock. Blocks until the last [`DiskControl`](crate::virtio::DiskControl) of
+    /// the disk is gone.
+    pub fn close(self) {
+        let Self { unit, exit, .. } = self;
+        drop(unit);
+        exit.wait_until_closed();
     }
 }
