@@ -198,6 +198,25 @@ fn what_is_in_flight_ends_before_the_flush() {
     });
 }
 
+/// Somebody looks at the disk meanwhile: its file is open until he has.
+#[test]
+fn a_file_is_closed_when_nobody_looks_at_its_disk() {
+    let (_host, _, bus) = start(1);
+    let (file, disk) = file_disk(1 << 20, CacheMode::WriteBack);
+    let control = attach(&bus, 0, 1, Arc::new(disk));
+    let leaving = bus.detach(SECOND).unwrap();
+    leaving.settle().unwrap();
+    thread::scope(|scope| {
+        let end = scope.spawn(|| leaving.close());
+        thread::sleep(Duration::from_millis(20));
+        assert!(!end.is_finished() && !is_free(file.path()));
+        assert_eq!(control.geometry().capacity, 1 << 20);
+        drop(control);
+        end.join().unwrap();
+        assert!(is_free(file.path()));
+    });
+}
+
 /// A reset of the device, or the end of the machine, while requests of a disk that was detached are in flight.
 #[test]
 fn a_reset_lets_go_of_a_disk_that_leaves() {
