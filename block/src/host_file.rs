@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::engine_choice::EngineChoice;
 use crate::failures::FailureLog;
 use crate::range_lock::RangeLock;
+use crate::raw_file::lock;
 use crate::soft_limit::SoftLimit;
 use crate::space::SpaceWatch;
 use crate::steps::is_want_of_space;
@@ -255,6 +256,12 @@ impl HostFile {
                 "the host cannot discard here: the guest's discards succeed and free nothing"
             );
         }
+    }
+}
+
+impl Drop for HostFile {
+    fn drop(&mut self) {
+        lock::release(&self.file);
     }
 }
 

@@ -29,6 +29,13 @@ pub(super) fn take(file: &File, path: &Path, read_only: bool) -> Result<(), Open
     }
 }
 
+/// Gives the lock of a file back that nobody uses any more. The host would do it with the last descriptor, but an io_uring
+/// may have one for a moment longer than the ring itself is there.
+pub(crate) fn release(file: &File) {
+    // What has no lock, or is on a host without them, has nothing to give back.
+    let _ = lock_call(file, libc::F_OFD_SETLK, libc::F_UNLCK);
+}
+
 /// The lock on an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lock {

@@ -5,7 +5,7 @@
 
 mod holder;
 mod limits;
-mod lock;
+pub(crate) mod lock;
 mod resize;
 mod survey;
 

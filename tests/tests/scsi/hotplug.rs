@@ -198,6 +198,25 @@ fn what_is_in_flight_ends_before_the_flush() {
     });
 }
 
+/// A host device may go before its disk is detached, and a command may find the disk and no engine for it.
+#[test]
+fn a_disk_that_went_under_a_command_is_told_from_one_that_fails() {
+    for (detaches, sense) in [(false, (3, 0x11, 0)), (true, (5, 0x25, 0))] {
+        let (mut host, _, bus) = start(1);
+        let disk = MemoryDisk::new(Shape::default());
+        attach(&bus, 0, 1, Arc::new(disk.clone()));
+        host.hear_attention(1);
+        disk.hold();
+        disk.fail_next(libc::ENODEV);
+        let sent = host.send(0, &Command::new(1, &read_10(0, 1)).room(512));
+        wait_for(|| (disk.asked() > 0).then_some(())).unwrap();
+        let leaving = detaches.then(|| bus.detach(SECOND).unwrap());
+        disk.release();
+        assert_eq!(host.wait(0, &sent).sense_triple(), sense);
+        leaving.map_or(Ok(()), |leaving| leaving.settle()).unwrap();
+    }
+}
+
 /// Somebody looks at the disk meanwhile: its file is open until he has.
 #[test]
 fn a_file_is_closed_when_nobody_looks_at_its_disk() {

@@ -13,12 +13,15 @@ use rustix::io::Errno;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::disk::Disk;
-use super::shared::{Map, Shared};
+use super::shared::Shared;
 use crate::event;
 use crate::virtio::queue_worker::Engines;
 
 /// How often engines are looked at that hold requests until the host has space again: that shows on no descriptor.
 const HELD_PERIOD: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// How requests end whose disk went before it had an engine.
+pub(super) const GONE: i32 = libc::ENODEV;
 
 /// See the module's documentation.
 pub(super) struct UnitEngines {
@@ -32,8 +35,6 @@ pub(super) struct UnitEngines {
     refused: Vec<Completion>,
     completed: Vec<Completion>,
     shared: Arc<Shared>,
-    /// The map whose disks have engines, and its version.
-    map: Arc<Map>,
     version: u64,
     depth: u16,
     memory: Vec<MemoryRegion>,
@@ -65,7 +66,6 @@ impl UnitEngines {
             refused: Vec::new(),
             completed: Vec::with_capacity(usize::from(depth)),
             version: shared.version(),
-            map: shared.map(),
             shared,
             depth,
             memory: memory.to_vec(),
@@ -82,11 +82,9 @@ impl UnitEngines {
     #[cold]
     fn make(&mut self, number: u16) -> Result<usize, OpenError> {
         let refused = |what| move |source| OpenError::Host { path: "/".into(), what, source };
-        let gone = || io::Error::from_raw_os_error(libc::ENODEV);
-        // A disk that has just come is on the latest map, one that has just gone on that of this queue.
-        let latest = self.shared.map();
-        let disk = self.map.disk(number).or_else(|| latest.disk(number)).ok_or_else(gone);
-        let disk = Arc::clone(disk.map_err(refused("find the disk"))?);
+        let gone = || io::Error::from_raw_os_error(GONE);
+        let map = self.shared.map();
+        let disk = map.disk(number).ok_or_else(gone).map_err(refused("find the disk"))?;
         let watches_kick = self.engines.is_empty();
         let own_kick = if watches_kick {
             None
@@ -103,7 +101,7 @@ impl UnitEngines {
             signalled: true,
             watches_kick,
             _own_kick: own_kick,
-            _disk: disk,
+            _disk: Arc::clone(disk),
         };
         self.engines.push(unit);
         self.place_all();
@@ -133,11 +131,8 @@ impl UnitEngines {
 
     #[cold]
     fn let_go(&mut self) {
-        let version = self.shared.version();
-        if version != self.version {
-            (self.version, self.map) = (version, self.shared.map());
-        }
-        let map = &self.map;
+        self.version = self.shared.version();
+        let map = self.shared.map();
         let is_gone = |unit: &Unit| map.disk(unit.number).is_none();
         self.engines.retain(|unit| unit.in_flight > 0 || !is_gone(unit));
         self.owes = self.engines.iter().any(is_gone);
@@ -190,11 +185,13 @@ impl Engines for UnitEngines {
                 }
             }
             Err(error) => {
-                if let Some(unnamed) = self.no_engine.news() {
+                let gone = matches!(&error, OpenError::Host { source, .. } if source.raw_os_error() == Some(GONE));
+                if !gone && let Some(unnamed) = self.no_engine.news() {
                     let name = &self.shared.name;
                     tracing::error!(target: "virtio-scsi", unnamed, "{name}: a disk has no engine: {error}");
                 }
-                let result = Err(io::Error::from_raw_os_error(libc::EIO));
+                let errno = if gone { GONE } else { libc::EIO };
+                let result = Err(io::Error::from_raw_os_error(errno));
                 self.refused.push(Completion { tag: request.tag, result });
             }
         }

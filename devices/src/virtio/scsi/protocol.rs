@@ -8,12 +8,12 @@ use ::block::Segments;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::books::Books;
-use super::engines::UnitEngines;
+use super::engines::{GONE, UnitEngines};
 use super::request::{Addressee, HEADER_BYTES, Header, Out, Place, RESPONSE_BYTES, Response};
 use super::shared::{Map, Shared};
 use super::task::{Ending, Pending, Request, fill};
 use super::tasks::Obedience;
-use crate::scsi::{Answer, Failure, Job, Next};
+use crate::scsi::{Answer, Failure, Job, Next, Sense};
 use crate::virtio::queue_worker::{Completed, Parsed, Protocol};
 use crate::virtio::stats::{Kind, Round};
 use crate::virtio::{Chain, GuestMap, QueueError};
@@ -75,6 +75,17 @@ impl ScsiProtocol {
             self.map = self.shared.map();
             self.books.follow(&self.map);
         }
+    }
+
+    /// Whether a request failed because its disk is not there any more.
+    #[inline]
+    fn has_gone(&mut self, disk: u16, result: &io::Result<()>) -> bool {
+        let Err(error) = result else { return false };
+        if error.raw_os_error() != Some(GONE) {
+            return false;
+        }
+        self.refresh();
+        self.map.disk(disk).is_none()
     }
 
     /// Cuts a chain into its parts.
@@ -174,7 +185,11 @@ impl Protocol for ScsiProtocol {
         result: io::Result<()>,
         segments: &mut Segments,
     ) -> Completed {
+        let gone = self.has_gone(pending.disk, &result);
         let written = match (self.books.disk(pending.disk), pending.end) {
+            (Some(disk), None) if gone => {
+                pending.fail(map, &Ending::check(&Sense::NO_SUCH_UNIT, Some(&disk.unit)))
+            }
             (Some(disk), None) => match pending.go_on(&disk.unit, map, result, segments) {
                 Next::Step(step) => return Completed::Again { unit: pending.disk, op: step.op },
                 Next::Done(Ok(())) => pending.finish(map),

@@ -244,7 +244,8 @@ impl Shared {
     pub(super) fn sync_all(&self) -> io::Result<()> {
         let inner = self.lock();
         let attached = inner.map.disks().map(|disk| Arc::clone(&disk.unit));
-        let units: Vec<_> = attached.chain(inner.leaving.iter().filter_map(Weak::upgrade)).collect();
+        let units: Vec<_> =
+            attached.chain(inner.leaving.iter().filter_map(Weak::upgrade)).collect();
         drop(inner);
         let sync = |unit: &Arc<LogicalUnit>| unit.backend().sync();
         units.iter().map(sync).fold(Ok(()), Result::and)
