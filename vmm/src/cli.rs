@@ -40,6 +40,8 @@ Examples:
   bulkhead ctl vm.toml status
   bulkhead ctl vm.toml stats root
   bulkhead ctl vm.toml resize root 20GiB
+  bulkhead ctl vm.toml attach data.toml
+  bulkhead ctl vm.toml detach data
   bulkhead ctl control.sock status --json
 
 Exit codes:

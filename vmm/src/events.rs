@@ -14,6 +14,12 @@ pub(crate) enum Happening {
     SoftLimitReached,
     /// Less is used again.
     SoftLimitReceded,
+    /// A disk was attached while the machine ran.
+    DiskAttached,
+    /// A disk was detached, and its image is closed.
+    DiskDetached,
+    /// The same, and its last flush failed.
+    DiskDetachedWithLoss,
 }
 
 impl Happening {
@@ -22,6 +28,9 @@ impl Happening {
         match self {
             Self::SoftLimitReached => "soft_limit_reached",
             Self::SoftLimitReceded => "soft_limit_receded",
+            Self::DiskAttached => "disk_attached",
+            Self::DiskDetached => "disk_detached",
+            Self::DiskDetachedWithLoss => "disk_detached_with_loss",
         }
     }
 }

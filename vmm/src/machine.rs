@@ -19,9 +19,10 @@ use crate::ending::{Ending, EndingCell};
 use crate::exit::Exit;
 use crate::gate::Gate;
 use crate::kvm::{self, KvmDevices, Vm, refused};
+use crate::pci::{self, Controllers};
 use crate::serial::Serial;
 use crate::vcpu::{self, Vcpu, Vcpus};
-use crate::{acpi, boot, layout, memory, pci};
+use crate::{acpi, boot, layout, memory};
 
 /// Why a machine cannot be had.
 #[derive(Debug, Error)]
@@ -57,6 +58,8 @@ pub(crate) struct Machine {
     pub(crate) button: PowerButton,
     /// In the order of the configuration.
     pub(crate) disks: Vec<DiskControl>,
+    /// What disks are attached to while the machine runs.
+    pub(crate) controllers: Controllers,
     /// What the processors pass.
     pub(crate) gate: Arc<Gate>,
     pci: Arc<PciRoot>,
@@ -88,8 +91,8 @@ impl Machine {
         let vm = Arc::new(Vm::new(&kvm, memory.clone())?);
         let hypervisor = Arc::new(KvmDevices::new(Arc::clone(&vm)));
         let devices: Arc<dyn Hypervisor> = hypervisor.clone();
-        let (pci, disks) = pci::bus(config, &memory, &devices)?;
-        let pci = Arc::new(pci);
+        let pci::Wired { root, disks, controllers } = pci::bus(config, &memory, &devices)?;
+        let pci = Arc::new(root);
         let ending = Arc::new(EndingCell::new().map_err(host("create an event"))?);
         let interrupt =
             hypervisor.pin(layout::SERIAL_GSI).map_err(host("connect the serial port"))?;
@@ -99,7 +102,7 @@ impl Machine {
         let bus = bus(&pci, &serial, power, &ending);
         let gate = Arc::new(Gate::default());
         let vcpus = vcpus(&kvm, &vm, config.vcpus, entry, &bus, &ending, &gate)?;
-        Ok(Self { ending, serial, button, disks, gate, pci, vcpus })
+        Ok(Self { ending, serial, button, disks, controllers, gate, pci, vcpus })
     }
 
     /// Starts the processors. What else there is stays in place.

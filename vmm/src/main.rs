@@ -12,6 +12,7 @@ mod control;
 mod cpu;
 mod ctl;
 mod disk;
+mod disks;
 mod ending;
 mod events;
 mod exit;

@@ -8,12 +8,13 @@ use block::{DiskOptions, OpenError, RawFile};
 use devices::pci::{BusFull, PciRoot, Window};
 use devices::scsi::Identity;
 use devices::virtio::{
-    Block, DiskControl, Net, NoPlace, PciTransport, Rng, Scsi, ScsiBus, Tap, TapError, VirtioDevice,
+    Block, DiskControl, Leaving, Net, NoPlace, PciTransport, Rng, Scsi, ScsiBus, Tap, TapError,
+    VirtioDevice,
 };
 use devices::{GuestMemory, Hypervisor};
 use thiserror::Error;
 
-use crate::config::{Bus, DiskConfig, MachineConfig, NetConfig, ScsiPlace};
+use crate::config::{Bus, ControllerConfig, DiskConfig, MachineConfig, NetConfig, ScsiPlace};
 use crate::layout::PCI_WINDOW;
 
 /// Why a device cannot be had.
@@ -36,8 +37,16 @@ pub(crate) enum Error {
     Full(#[from] BusFull),
 }
 
-/// The PCI bus with all devices: disks and network devices in the order of the configuration, then
-/// the entropy source. With it the controls of the disks, in the same order.
+/// The PCI bus, and what is asked of it while the machine runs.
+pub(crate) struct Wired {
+    pub(crate) root: PciRoot,
+    /// The controls of the disks, in the order of the configuration.
+    pub(crate) disks: Vec<DiskControl>,
+    pub(crate) controllers: Controllers,
+}
+
+/// The PCI bus with all devices: disks, controllers without any, and network devices in the order of the configuration,
+/// then the entropy source.
 ///
 /// # Errors
 ///
@@ -46,7 +55,7 @@ pub(crate) fn bus(
     config: &MachineConfig,
     memory: &GuestMemory,
     hypervisor: &Arc<dyn Hypervisor>,
-) -> Result<(PciRoot, Vec<DiskControl>), Error> {
+) -> Result<Wired, Error> {
     let mut root = PciRoot::new(window());
     let mut add = |device: Box<dyn VirtioDevice>| {
         let name = device.name().to_owned();
@@ -55,10 +64,10 @@ pub(crate) fn bus(
         root.add(Box::new(transport))?;
         Ok::<_, Error>(())
     };
-    let mut scsi = Controllers::default();
-    let mut controls = Vec::new();
+    let mut controllers = Controllers::default();
+    let mut disks = Vec::new();
     for disk in &config.disks {
-        controls.push(match disk.bus {
+        disks.push(match disk.bus {
             Bus::VirtioBlk => {
                 let block = open_block(disk)?;
                 let control = block.control();
@@ -66,16 +75,21 @@ pub(crate) fn bus(
                 control
             }
             Bus::VirtioScsi(place) => {
-                if let Some(controller) = scsi.controller(place.controller, config)? {
-                    add(controller)?;
-                }
-                scsi.attach(disk, place)?
+                let of_it = |scsi: &&ControllerConfig| scsi.number == place.controller;
+                let controller = config.controllers.iter().find(of_it);
+                controller
+                    .map_or(Ok(None), |scsi| controllers.add(*scsi))?
+                    .map_or(Ok(()), &mut add)?;
+                controllers.attach(disk, place)?
             }
         });
     }
+    for controller in &config.controllers {
+        controllers.add(*controller)?.map_or(Ok(()), &mut add)?;
+    }
     config.nets.iter().try_for_each(|net| add(open_net(net)?))?;
     add(Box::new(Rng))?;
-    Ok((root, controls))
+    Ok(Wired { root, disks, controllers })
 }
 
 /// The window lies below 4 GiB.
@@ -85,34 +99,56 @@ fn window() -> Window {
     Window { base, len: end - base }
 }
 
-/// SCSI controllers, by their numbers; each is made with its first disk.
+/// SCSI controllers, by their numbers.
 #[derive(Default)]
-struct Controllers(BTreeMap<u8, ScsiBus>);
+pub(crate) struct Controllers(BTreeMap<u8, Controller>);
+
+struct Controller {
+    bus: ScsiBus,
+    queues: u16,
+}
 
 impl Controllers {
-    /// The controller, if it was not there yet. It has as many queues as the one of its disks that wants the most.
-    fn controller(
-        &mut self,
-        number: u8,
-        config: &MachineConfig,
-    ) -> Result<Option<Box<dyn VirtioDevice>>, Error> {
+    /// The device of a controller, if it was not there yet.
+    fn add(&mut self, config: ControllerConfig) -> Result<Option<Box<dyn VirtioDevice>>, Error> {
+        let ControllerConfig { number, queues } = config;
         if self.0.contains_key(&number) {
             return Ok(None);
         }
-        let on_it = |disk: &&DiskConfig| matches!(disk.bus, Bus::VirtioScsi(place) if place.controller == number);
-        let queues = config.disks.iter().filter(on_it).map(|disk| disk.queues).max();
         let name = format!("scsi{number}");
-        let scsi = Scsi::new(&name, queues.unwrap_or(1)).map_err(|e| Error::Connect(name, e))?;
-        self.0.insert(number, scsi.bus());
+        let scsi = Scsi::new(&name, queues).map_err(|error| Error::Connect(name, error))?;
+        self.0.insert(number, Controller { bus: scsi.bus(), queues });
         Ok(Some(Box::new(scsi)))
     }
 
-    fn attach(&self, disk: &DiskConfig, place: ScsiPlace) -> Result<DiskControl, Error> {
+    /// Their numbers.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u8> {
+        self.0.keys().copied()
+    }
+
+    /// The request queues of a controller.
+    pub(crate) fn queues(&self, number: u8) -> Option<u16> {
+        self.0.get(&number).map(|controller| controller.queues)
+    }
+
+    /// Opens a disk and attaches it to its controller.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be opened, or not be attached there. Nothing of it is left open.
+    pub(crate) fn attach(&self, disk: &DiskConfig, place: ScsiPlace) -> Result<DiskControl, Error> {
         let no_place = |error| Error::Place(disk.id.clone(), error);
+        let controller =
+            self.0.get(&place.controller).ok_or_else(|| no_place(NoPlace::Exhausted))?;
         let backend = open_backend(disk)?;
         let identity = Identity::new(&disk.serial, &place_of_data(disk));
-        let bus = self.0.get(&place.controller).ok_or_else(|| no_place(NoPlace::Exhausted))?;
-        bus.attach(place.address, &disk.id, identity, Arc::new(backend)).map_err(no_place)
+        let backend = Arc::new(backend);
+        controller.bus.attach(place.address, &disk.id, identity, backend).map_err(no_place)
+    }
+
+    /// Detaches the disk of a place, if there is one.
+    pub(crate) fn detach(&self, place: ScsiPlace) -> Option<Leaving> {
+        self.0.get(&place.controller)?.bus.detach(place.address)
     }
 }
 

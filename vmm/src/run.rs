@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-use crate::api::{Api, DiskView, MachineView, View};
-use crate::commands::{Commander, commands};
+use crate::api::{Api, MachineView, View};
+use crate::commands::commands;
 use crate::config::MachineConfig;
 use crate::console::Console;
 use crate::control::Control;
+use crate::disks::{DiskView, Disks};
 use crate::ending::Ending;
 use crate::events::Events;
 use crate::exit::Exit;
@@ -18,7 +19,6 @@ use crate::kvm::KvmFailure;
 use crate::machine::{self, Machine};
 use crate::signals::Signals;
 use crate::socket::{self, Socket};
-use crate::space_watch::SpaceWatch;
 
 /// Why a run failed on the host's side.
 #[derive(Debug, Error)]
@@ -88,11 +88,21 @@ fn run_machine(
     };
     let (commander, commands) = commands().map_err(Error::Api)?;
     let events = Arc::new(Events::default());
-    let view = view(config, &machine, commander, Arc::clone(&events));
+    let disks = Arc::new(disks(config, &mut machine, &events).map_err(Error::SpaceWatch)?);
+    let view = View {
+        started: Instant::now(),
+        machine: Some(MachineView {
+            vcpus: config.vcpus,
+            memory_bytes: config.memory_bytes,
+            gate: Arc::clone(&machine.gate),
+            commander,
+        }),
+        disks: Arc::clone(&disks),
+        events,
+    };
     let api = socket.map(|socket| Api::start(socket, view));
     let api = api.transpose().map_err(Error::Api)?;
     let running = machine.start()?;
-    let _space = SpaceWatch::start(&machine.disks, events).map_err(Error::SpaceWatch)?;
     let control = Control {
         signals,
         console,
@@ -111,23 +121,17 @@ fn run_machine(
     ending
 }
 
-/// What the control socket shows.
-fn view(
-    config: &MachineConfig,
-    machine: &Machine,
-    commander: Commander,
-    events: Arc<Events>,
-) -> View {
-    let disks = config.disks.iter().cloned().zip(machine.disks.iter().cloned());
-    View {
-        started: Instant::now(),
-        machine: Some(MachineView {
-            vcpus: config.vcpus,
-            memory_bytes: config.memory_bytes,
-            gate: Arc::clone(&machine.gate),
-            commander,
-        }),
-        disks: disks.map(|(config, control)| DiskView { config, control }).collect(),
-        events,
-    }
+/// The disks the machine starts with.
+fn disks(config: &MachineConfig, machine: &mut Machine, events: &Arc<Events>) -> io::Result<Disks> {
+    // From here on nobody else has them, so that one that is detached is closed.
+    let controls = std::mem::take(&mut machine.disks);
+    let disks = config.disks.iter().cloned().zip(controls);
+    let disks = disks.map(|(config, control)| DiskView::new(config, control).watched(events));
+    let controllers = std::mem::take(&mut machine.controllers);
+    Ok(Disks::new(
+        disks.collect::<Result<_, _>>()?,
+        controllers,
+        config.vcpus.into(),
+        Arc::clone(events),
+    ))
 }

@@ -1,6 +1,6 @@
-//! Watches how full the host's stores become, and tells guests and everybody else when a disk's soft limit is passed.
+//! Watches how full the store of a disk becomes, and tells its guest and everybody else when its soft limit is passed.
 //!
-//! On a thread of its own: a file system that hangs must hold up nothing.
+//! On a thread of its own for each disk: a file system that hangs must hold up nothing.
 
 use std::io;
 use std::sync::Arc;
@@ -26,17 +26,16 @@ pub(crate) struct SpaceWatch {
 }
 
 impl SpaceWatch {
-    /// Watches those of the disks that have a soft limit. Nothing runs if none has.
+    /// Watches a disk. Nothing runs if it has no soft limit.
     ///
     /// # Errors
     ///
     /// When the host gives no thread.
-    pub(crate) fn start(disks: &[DiskControl], events: Arc<Events>) -> io::Result<Option<Self>> {
-        let limited = disks.iter().filter(|disk| disk.backend().soft_limit().is_some());
-        let watched: Vec<_> = limited.map(|disk| Watched::new(disk.clone())).collect();
-        if watched.is_empty() {
+    pub(crate) fn start(disk: &DiskControl, events: Arc<Events>) -> io::Result<Option<Self>> {
+        if disk.backend().soft_limit().is_none() {
             return Ok(None);
         }
+        let watched = Watched::new(disk.clone());
         let (stop, stopped) = channel();
         let builder = thread::Builder::new().name("space".into()).stack_size(STACK_BYTES);
         // Not joined: it may sit in a file system that hangs. It holds nothing that must not outlive the machine.
@@ -45,11 +44,9 @@ impl SpaceWatch {
     }
 }
 
-fn watch(mut disks: Vec<Watched>, stopped: &Receiver<()>, events: &Events) {
+fn watch(mut disk: Watched, stopped: &Receiver<()>, events: &Events) {
     loop {
-        for disk in &mut disks {
-            disk.look(events);
-        }
+        disk.look(events);
         if stopped.recv_timeout(PERIOD) != Err(RecvTimeoutError::Timeout) {
             return;
         }

@@ -152,6 +152,7 @@ fn a_good_machine_as_json() {
     },
     "memory_bytes": 67108864,
     "nets": [],
+    "scsi": [],
     "shutdown_grace_ms": 30000,
     "vcpus": 1
   },

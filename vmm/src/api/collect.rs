@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use block::{FlushAction, SoftLimitState};
-use devices::virtio::DiskControl;
+use devices::virtio::Address;
 use devices::virtio::stats::{Kind, KindStats, QueueStats};
 
 use super::latency::Counts;
 use super::model::{
-    Disk, Engine, Event, Events, Held, Requests, SoftLimit, State, Stats, Status, Trimmed,
+    Disk, Engine, Event, Events, Held, Requests, Scsi, SoftLimit, State, Stats, Status, Trimmed,
 };
 use crate::commands::Commander;
-use crate::config::DiskConfig;
+use crate::config::{Bus, ScsiPlace};
+use crate::disks::{DiskView, Disks};
 use crate::events;
 use crate::gate::Gate;
 
@@ -22,7 +23,7 @@ pub(crate) struct View {
     pub(crate) started: Instant,
     /// Nothing where a disk is served to another monitor.
     pub(crate) machine: Option<MachineView>,
-    pub(crate) disks: Vec<DiskView>,
+    pub(crate) disks: Arc<Disks>,
     pub(crate) events: Arc<events::Events>,
 }
 
@@ -33,12 +34,6 @@ pub(crate) struct MachineView {
     /// Closed while the machine is paused.
     pub(crate) gate: Arc<Gate>,
     pub(crate) commander: Commander,
-}
-
-/// One disk: what was configured, and its controls.
-pub(crate) struct DiskView {
-    pub(crate) config: DiskConfig,
-    pub(crate) control: DiskControl,
 }
 
 impl View {
@@ -55,7 +50,7 @@ impl View {
             uptime_ms: milliseconds(self.started.elapsed()),
             vcpus: self.machine.as_ref().map(|machine| machine.vcpus),
             memory_bytes: self.machine.as_ref().map(|machine| machine.memory_bytes),
-            disks: self.disks.iter().map(DiskView::status).collect(),
+            disks: self.disks.all().iter().map(|disk| disk.status()).collect(),
         }
     }
 
@@ -69,10 +64,6 @@ impl View {
         };
         Events { events: self.events.all().into_iter().map(event).collect() }
     }
-
-    pub(super) fn disk(&self, id: &str) -> Option<&DiskView> {
-        self.disks.iter().find(|disk| disk.config.id == id)
-    }
 }
 
 impl DiskView {
@@ -82,12 +73,14 @@ impl DiskView {
     }
 
     pub(super) fn status(&self) -> Disk {
-        let Self { config, control } = self;
+        let Self { config, control, .. } = self;
         let (geometry, engine) = (control.geometry(), control.engine());
         let held = self.held();
         Disk {
             id: config.id.clone(),
             path: config.path.display().to_string(),
+            scsi: self.scsi(),
+            detaching: self.is_detaching(),
             warnings: self.warnings(held.as_ref()),
             size_bytes: geometry.capacity,
             logical_block_bytes: geometry.logical_block,
@@ -107,6 +100,13 @@ impl DiskView {
                 .map(|queue| stats(std::slice::from_ref(queue)))
                 .collect(),
         }
+    }
+
+    /// Where it is on a SCSI controller.
+    fn scsi(&self) -> Option<Scsi> {
+        let Bus::VirtioScsi(place) = self.config.bus else { return None };
+        let ScsiPlace { controller, address: Address { target, lun } } = place;
+        Some(Scsi { controller, target, lun })
     }
 
     /// What waits for space on the host.
@@ -141,6 +141,13 @@ impl DiskView {
     fn warnings(&self, held: Option<&Held>) -> Vec<String> {
         let cache = self.config.cache;
         let mut warnings = Vec::new();
+        if self.is_detaching() {
+            let in_flight = stats(self.control.stats()).in_flight;
+            warnings.push(format!(
+                "it is being detached: {} in flight; then it is flushed, and its image is closed",
+                counted(in_flight)
+            ));
+        }
         if self.is_unsafe() {
             warnings.push(format!(
                 "cache mode {cache}: flushes are ignored, and a crash of the host loses data the guest believes safe"

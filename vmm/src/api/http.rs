@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 pub(super) const HEAD_MAX: usize = 8 << 10;
 /// The most headers.
 const HEADERS_MAX: usize = 32;
-/// The longest body, in bytes. The longest that is of any use is a number.
-pub(super) const BODY_MAX: usize = 4 << 10;
+/// The longest body, in bytes. The longest that is of any use is a disk with a path.
+pub(super) const BODY_MAX: usize = 16 << 10;
 
 /// A whole request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(super) struct Response {
     pub(super) status: u16,
     pub(super) content_type: &'static str,
     /// The methods that there are, after one that there is not.
-    pub(super) allow: Option<&'static str>,
+    pub(super) allow: Option<String>,
     pub(super) body: String,
 }
 
@@ -63,7 +63,7 @@ impl Response {
     /// The whole answer, as it goes over the wire.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let Self { status, content_type, allow, body } = self;
-        let allow = allow.map_or(String::new(), |methods| format!("Allow: {methods}\r\n"));
+        let allow = allow.as_ref().map_or(String::new(), |methods| format!("Allow: {methods}\r\n"));
         let head = format!(
             "HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\
              {allow}Cache-Control: no-store\r\nConnection: close\r\n\r\n",
@@ -84,6 +84,7 @@ impl From<Problem> for Response {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        201 => "Created",
         202 => "Accepted",
         400 => "Bad Request",
         404 => "Not Found",
@@ -213,7 +214,7 @@ mod tests {
     #[test]
     fn an_answer_says_what_it_is() {
         let problem = Response::from(Problem::new(405, "no", "ask otherwise"));
-        let bytes = Response { allow: Some("GET"), ..problem }.to_bytes();
+        let bytes = Response { allow: Some("GET".into()), ..problem }.to_bytes();
         let text = String::from_utf8(bytes).unwrap();
         assert!(text.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{text}");
         assert!(text.contains("Content-Type: application/problem+json\r\n"), "{text}");

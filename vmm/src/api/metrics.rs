@@ -3,13 +3,15 @@
 //! Counts are by queue; latencies are summed over the queues of a disk, in buckets of powers of two.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use devices::virtio::stats::{Histogram, Kind, QueueStats};
 
-use super::collect::{DiskView, View};
+use super::collect::View;
 use super::latency::Counts;
 use super::model::{Held, State, Trimmed};
+use crate::disks::DiskView;
 
 /// What `Content-Type` says.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -21,9 +23,10 @@ const EVERY: usize = 4;
 pub(super) fn render(view: &View) -> String {
     let mut page = Page(String::new());
     machine(&mut page, view);
-    disks(&mut page, view);
-    queues(&mut page, view);
-    latencies(&mut page, view);
+    let all = view.disks.all();
+    disks(&mut page, &all);
+    queues(&mut page, &all);
+    latencies(&mut page, &all);
     page.0
 }
 
@@ -77,10 +80,10 @@ fn machine(page: &mut Page, view: &View) {
     }
 }
 
-fn disks(page: &mut Page, view: &View) {
+fn disks(page: &mut Page, all: &[Arc<DiskView>]) {
     let mut gauge = |name: &str, help: &str, value: fn(&DiskView) -> u64| {
         page.family(name, "gauge", help);
-        for disk in &view.disks {
+        for disk in all {
             page.sample(name, &[("disk", &disk.config.id)], value(disk));
         }
     };
@@ -99,18 +102,18 @@ fn disks(page: &mut Page, view: &View) {
     gauge("bulkhead_disk_soft_limit_reached", help, |disk| {
         disk.control.backend().soft_limit().is_some_and(|limit| limit.reached).into()
     });
-    trimmed(page, view);
+    trimmed(page, all);
     let help = "How long the oldest request has waited for space, and why. Absent when none does.";
-    held(page, view, "bulkhead_disk_held_age_seconds", help, |held| held.age_ms);
+    held(page, all, "bulkhead_disk_held_age_seconds", help, |held| held.age_ms);
     let help = "How long until the oldest of them fails, if there is no space before.";
-    held(page, view, "bulkhead_disk_held_deadline_seconds", help, |held| held.deadline_ms);
+    held(page, all, "bulkhead_disk_held_deadline_seconds", help, |held| held.deadline_ms);
 }
 
-fn trimmed(page: &mut Page, view: &View) {
+fn trimmed(page: &mut Page, all: &[Arc<DiskView>]) {
     let mut counter = |what: &str, help: &str, bytes: fn(&Trimmed) -> u64| {
         let name = format!("bulkhead_disk_trim_{what}_bytes_total");
         page.family(&name, "counter", help);
-        for disk in &view.disks {
+        for disk in all {
             page.sample(&name, &[("disk", &disk.config.id)], bytes(&disk.trimmed()));
         }
     };
@@ -120,9 +123,15 @@ fn trimmed(page: &mut Page, view: &View) {
     counter("freed", "Bytes given back to the host.", |trimmed| trimmed.freed_bytes);
 }
 
-fn held(page: &mut Page, view: &View, name: &str, help: &str, milliseconds: fn(&Held) -> u64) {
+fn held(
+    page: &mut Page,
+    all: &[Arc<DiskView>],
+    name: &str,
+    help: &str,
+    milliseconds: fn(&Held) -> u64,
+) {
     page.family(name, "gauge", help);
-    for disk in &view.disks {
+    for disk in all {
         if let Some(held) = disk.held() {
             let labels = [("disk", disk.config.id.as_str()), ("error", &held.error)];
             page.sample(name, &labels, Duration::from_millis(milliseconds(&held)).as_secs_f64());
@@ -130,10 +139,10 @@ fn held(page: &mut Page, view: &View, name: &str, help: &str, milliseconds: fn(&
     }
 }
 
-fn queues(page: &mut Page, view: &View) {
+fn queues(page: &mut Page, all: &[Arc<DiskView>]) {
     let mut family = |name: &str, kind: &str, help: &str, value: fn(&QueueStats) -> u64| {
         page.family(name, kind, help);
-        for (disk, number, queue) in all_queues(view) {
+        for (disk, number, queue) in all_queues(all) {
             page.sample(name, &[("disk", disk), ("queue", &number)], value(queue));
         }
     };
@@ -155,7 +164,7 @@ fn queues(page: &mut Page, view: &View) {
     });
     let mut by_kind = |name: &str, help: &str, value: fn(&QueueStats, Kind) -> u64| {
         page.family(name, counter, help);
-        for (disk, number, queue) in all_queues(view) {
+        for (disk, number, queue) in all_queues(all) {
             for kind in Kind::ALL {
                 let labels = [("disk", disk), ("queue", &number), ("kind", kind.name())];
                 page.sample(name, &labels, value(queue, kind));
@@ -174,17 +183,17 @@ fn queues(page: &mut Page, view: &View) {
 }
 
 /// Disk, number and figures of each queue.
-fn all_queues(view: &View) -> impl Iterator<Item = (&str, String, &QueueStats)> {
-    view.disks.iter().flat_map(|disk| {
+fn all_queues(all: &[Arc<DiskView>]) -> impl Iterator<Item = (&str, String, &QueueStats)> {
+    all.iter().flat_map(|disk| {
         let queues = disk.control.stats().iter().enumerate();
         queues.map(|(number, queue)| (disk.config.id.as_str(), number.to_string(), &**queue))
     })
 }
 
-fn latencies(page: &mut Page, view: &View) {
+fn latencies(page: &mut Page, all: &[Arc<DiskView>]) {
     let mut family = |name: &str, help: &str, histogram: fn(&QueueStats) -> &Histogram| {
         page.family(name, "histogram", help);
-        for disk in &view.disks {
+        for disk in all {
             let queues = disk.control.stats().iter();
             let counts = Counts::of(queues.map(|queue| histogram(queue)));
             page.histogram(name, &[("disk", &disk.config.id)], &counts);
@@ -196,7 +205,7 @@ fn latencies(page: &mut Page, view: &View) {
     family("bulkhead_disk_completion_seconds", help, |queue| &queue.completion);
     let name = "bulkhead_disk_backend_seconds";
     page.family(name, "histogram", "Time in the engine and the host.");
-    for disk in &view.disks {
+    for disk in all {
         for kind in Kind::ALL {
             let queues = disk.control.stats().iter();
             let counts = Counts::of(queues.map(|queue| &queue.kind(kind).backend));

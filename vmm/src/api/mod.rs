@@ -26,14 +26,14 @@ use rustix::io::Errno;
 
 use crate::socket::Socket;
 
-pub(crate) use collect::{DiskView, MachineView, View};
+pub(crate) use collect::{MachineView, View};
 use connection::{Connection, Next};
 pub(crate) use http::Problem;
 
 /// Clients served side by side; the next ones wait for the first to leave, which none can put off.
 const CLIENTS_MAX: usize = 8;
 /// Of these, most is never touched.
-const STACK_BYTES: usize = 256 << 10;
+const STACK_BYTES: usize = 1 << 20;
 /// How long to leave a host alone that cannot give a client its descriptor.
 const RESPITE: Duration = Duration::from_millis(50);
 

@@ -51,6 +51,10 @@ pub(crate) struct Resize {
 pub(crate) struct Disk {
     pub(crate) id: String,
     pub(crate) path: String,
+    /// Where it is on a SCSI controller; null where it is a device of its own.
+    pub(crate) scsi: Option<Scsi>,
+    /// The guest does not find it any more; it goes when what is in flight has ended.
+    pub(crate) detaching: bool,
     /// What must not be overlooked; empty on a sound disk.
     pub(crate) warnings: Vec<String>,
     pub(crate) size_bytes: u64,
@@ -74,6 +78,15 @@ pub(crate) struct Disk {
     pub(crate) total: Stats,
     /// Each queue, by its number.
     pub(crate) queues: Vec<Stats>,
+}
+
+/// A place on a SCSI controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Scsi {
+    pub(crate) controller: u8,
+    pub(crate) target: u8,
+    /// The logical unit number.
+    pub(crate) lun: u16,
 }
 
 /// What a disk holds for want of space.
@@ -130,7 +143,7 @@ pub(crate) struct Event {
     pub(crate) number: u64,
     /// Since 1970, in UTC.
     pub(crate) time_ms: u64,
-    /// `soft_limit_reached` or `soft_limit_receded`.
+    /// `soft_limit_reached`, `soft_limit_receded`, `disk_attached`, `disk_detached` or `disk_detached_with_loss`.
     pub(crate) event: String,
     /// The disk it happened to.
     pub(crate) disk: String,

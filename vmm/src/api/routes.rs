@@ -1,12 +1,17 @@
 //! What can be asked of the control socket, and what answers. Control socket thread.
 
-use block::ResizeError;
+use std::sync::Arc;
 
-use super::collect::{DiskView, View};
+use block::{OpenError, ResizeError};
+
+use super::collect::{MachineView, View};
 use super::http::{Problem, Request, Response};
 use super::metrics;
 use super::model::{Outcome, Resize};
 use crate::commands::{Command, Refusal};
+use crate::config::attached::{self, Attachable};
+use crate::disks::{self, DiskView};
+use crate::pci;
 
 /// One entry of the interface: `resources/openapi.json` has the same ones, which a test sees to.
 struct Route {
@@ -22,9 +27,11 @@ struct Call<'r> {
     body: &'r [u8],
 }
 
-const ROUTES: [Route; 8] = [
+const ROUTES: [Route; 10] = [
     Route { method: "GET", path: "/v1/status", answer: status },
     Route { method: "GET", path: "/v1/disks/{id}", answer: disk },
+    Route { method: "PUT", path: "/v1/disks/{id}", answer: attach },
+    Route { method: "DELETE", path: "/v1/disks/{id}", answer: detach },
     Route { method: "POST", path: "/v1/disks/{id}/resize", answer: resize },
     Route { method: "POST", path: "/v1/pause", answer: pause },
     Route { method: "POST", path: "/v1/resume", answer: resume },
@@ -36,15 +43,17 @@ const ROUTES: [Route; 8] = [
 /// Does what `request` asks, and says how it went.
 pub(super) fn answer(view: &View, request: &Request) -> Response {
     let mut found = ROUTES.iter().filter_map(|route| Some((route, matches(route, &request.path)?)));
-    let Some((first, id)) = found.clone().next() else {
+    let methods = found.clone().map(|(route, _)| route.method).collect::<Vec<_>>().join(", ");
+    if methods.is_empty() {
         let detail = format!("there is no {:?}", request.path);
-        let paths = ROUTES.map(|route| route.path).join(", ");
-        return Problem::new(404, detail, format!("ask for one of {paths}")).into();
-    };
-    let Some((route, _)) = found.find(|(route, _)| route.method == request.method) else {
+        let mut paths = ROUTES.map(|route| route.path).to_vec();
+        paths.dedup();
+        return Problem::new(404, detail, format!("ask for one of {}", paths.join(", "))).into();
+    }
+    let Some((route, id)) = found.find(|(route, _)| route.method == request.method) else {
         let detail = format!("{} takes no {}", request.path, request.method);
-        let problem = Problem::new(405, detail, format!("send a {}", first.method));
-        return Response { allow: Some(first.method), ..problem.into() };
+        let problem = Problem::new(405, detail, format!("send a {methods}"));
+        return Response { allow: Some(methods), ..problem.into() };
     };
     (route.answer)(view, &Call { id, body: &request.body }).unwrap_or_else(Response::from)
 }
@@ -59,9 +68,10 @@ fn matches<'p>(route: &Route, path: &'p str) -> Option<&'p str> {
 }
 
 impl Call<'_> {
-    fn disk<'v>(&self, view: &'v View) -> Result<&'v DiskView, Problem> {
-        view.disk(self.id).ok_or_else(|| {
-            let ids: Vec<_> = view.disks.iter().map(|disk| disk.config.id.as_str()).collect();
+    fn disk(&self, view: &View) -> Result<Arc<DiskView>, Problem> {
+        view.disks.find(self.id).ok_or_else(|| {
+            let all = view.disks.all();
+            let ids: Vec<_> = all.iter().map(|disk| disk.config.id.as_str()).collect();
             let remedy = match ids.as_slice() {
                 [] => "the machine has no disks".to_owned(),
                 ids => format!("the disks are: {}", ids.join(", ")),
@@ -93,6 +103,72 @@ fn disk(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
     Ok(Response::json(200, &call.disk(view)?.status()))
 }
 
+/// Waits for the host to open the image, as a resize does for its file system.
+fn attach(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
+    of_machine(view)?;
+    let keys = serde_json::from_slice(call.body).map_err(|error| {
+        let remedy = "send the keys of a disk but for its id, such as {\"path\": \"/images/data.img\", \"bus\": \"virtio-scsi\"}";
+        Problem::new(400, format!("the body is no disk: {error}"), remedy)
+    })?;
+    let request = attached::Request { id: call.id.to_owned(), keys };
+    let disk = Attachable::new(request).map_err(|report| {
+        let (detail, remedy) = report.in_short();
+        Problem::new(400, detail, remedy)
+    })?;
+    let disk = view.disks.attach(call.id, disk).map_err(|refusal| refused(&refusal))?;
+    Ok(Response::json(201, &disk.status()))
+}
+
+/// The disk goes when what is in flight has ended, which is an event.
+fn detach(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
+    call.without_body()?;
+    of_machine(view)?;
+    let disk = call.disk(view)?;
+    view.disks.detach(&disk).map_err(|refusal| refused(&refusal))?;
+    Ok(Response::json(202, &disk.status()))
+}
+
+fn refused(refusal: &disks::Refusal) -> Problem {
+    use disks::Refusal::{
+        Device, IdTaken, ImageTaken, NoController, NotScsi, PlaceTaken, Queues, Thread,
+    };
+    let (status, remedy) = match refusal {
+        IdTaken(_) => (409, "give it another `id`".to_owned()),
+        ImageTaken { .. } => {
+            (409, "detach that one first, or set `readonly = true` on both".to_owned())
+        }
+        NoController { there_are, .. } => (409, where_to(there_are)),
+        Queues { has, .. } => (409, format!("write at most {has}, or leave `queues` out")),
+        PlaceTaken(_) => (409, "write another `lun`, or leave it out".to_owned()),
+        Device(pci::Error::Disk(_, OpenError::InUse { .. })) => {
+            (409, "end what uses it, or set `readonly = true` on both sides".to_owned())
+        }
+        Device(pci::Error::Disk(_, OpenError::Unsuitable { .. })) => {
+            (400, "see `bulkhead disk inspect`".to_owned())
+        }
+        Device(_) | Thread(_) => (500, "see the log of the machine".to_owned()),
+        NotScsi(_) => {
+            let remedy =
+                "only a disk with `bus = \"virtio-scsi\"` comes and goes while the machine runs";
+            (409, remedy.to_owned())
+        }
+    };
+    Problem::new(status, refusal.to_string(), remedy)
+}
+
+fn where_to(there_are: &[u8]) -> String {
+    match there_are {
+        [] => "add `[[scsi]]` to the machine's configuration, and start it again".to_owned(),
+        some => {
+            let some: Vec<_> = some.iter().map(ToString::to_string).collect();
+            format!(
+                "it has: {}; others are declared with `[[scsi]]` before it starts",
+                some.join(", ")
+            )
+        }
+    }
+}
+
 fn metrics_page(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
     call.without_body()?;
     let body = metrics::render(view);
@@ -114,11 +190,7 @@ fn power_button(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
 
 fn command(view: &View, call: &Call<'_>, command: Command, done: u16) -> Result<Response, Problem> {
     call.without_body()?;
-    let Some(machine) = &view.machine else {
-        let remedy = "ask the monitor that runs the guest";
-        return Err(Problem::new(409, "this serves a disk and runs no guest", remedy));
-    };
-    machine.commander.give(command).map_err(|refusal| {
+    of_machine(view)?.commander.give(command).map_err(|refusal| {
         let detail = refusal.to_string();
         match refusal {
             Refusal::Ending => Problem::new(409, detail, "start it again"),
@@ -127,6 +199,13 @@ fn command(view: &View, call: &Call<'_>, command: Command, done: u16) -> Result<
         }
     })?;
     Ok(Response::json(done, &Outcome { state: view.state() }))
+}
+
+fn of_machine(view: &View) -> Result<&MachineView, Problem> {
+    view.machine.as_ref().ok_or_else(|| {
+        let remedy = "ask the monitor that runs the guest";
+        Problem::new(409, "this serves a disk and runs no guest", remedy)
+    })
 }
 
 fn resize(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
@@ -177,7 +256,7 @@ mod tests {
     #[test]
     fn a_path_has_one_route() {
         assert_eq!(found("/v1/status"), [("/v1/status", "")]);
-        assert_eq!(found("/v1/disks/a.b"), [("/v1/disks/{id}", "a.b")]);
+        assert_eq!(found("/v1/disks/a.b"), [("/v1/disks/{id}", "a.b"); 3], "a method each");
         assert_eq!(found("/v1/disks/a/resize"), [("/v1/disks/{id}/resize", "a")]);
         for nowhere in
             ["", "/", "/v1", "/v1/status/", "/v1/disks/", "/v1/disks//resize", "/v1/disks/a/b"]

@@ -15,11 +15,14 @@ use serde_json::Value;
 
 use super::metrics;
 use super::model::{Disk, Status};
-use super::{DiskView, MachineView, View};
+use super::{MachineView, View};
 use crate::commands::commands;
 use crate::config::{Bus, DiskConfig};
 use crate::ctl::render;
+use crate::disks::{DiskView, Disks};
+use crate::events::Events;
 use crate::gate::Gate;
+use crate::pci::Controllers;
 use crate::space_watch::SpaceWatch;
 
 /// A backend that holds what it is told to hold, and has lost writes.
@@ -82,6 +85,9 @@ fn view(backend: impl Backend + 'static) -> View {
         soft_limit: None,
     };
     let control = Block::new("data", "data", 1, Arc::new(backend)).control();
+    let events: Arc<Events> = Arc::default();
+    let disk = DiskView::new(config, control);
+    let disks = Disks::new(vec![disk], Controllers::default(), 1, Arc::clone(&events));
     View {
         started: Instant::now(),
         machine: Some(MachineView {
@@ -90,8 +96,8 @@ fn view(backend: impl Backend + 'static) -> View {
             gate: Arc::new(Gate::default()),
             commander: commands().unwrap().0,
         }),
-        disks: vec![DiskView { config, control }],
-        events: Arc::default(),
+        disks: Arc::new(disks),
+        events,
     }
 }
 
@@ -169,8 +175,8 @@ fn a_soft_limit_that_is_reached_is_shown_everywhere_and_is_an_event() {
     let view = view(RawFile::open(image.path(), &options).unwrap());
     assert!(!shown(&view).0.soft_limit.unwrap().reached, "nobody has looked yet");
 
-    let control = view.disks[0].control.clone();
-    let watch = SpaceWatch::start(&[control], Arc::clone(&view.events)).unwrap();
+    let control = view.disks.all()[0].control.clone();
+    let watch = SpaceWatch::start(&control, Arc::clone(&view.events)).unwrap();
     assert!(watch.is_some());
     let deadline = Instant::now() + Duration::from_secs(20);
     while view.events().events.is_empty() && Instant::now() < deadline {

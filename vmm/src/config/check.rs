@@ -11,7 +11,8 @@ use super::disk_file::{self, DiskFile};
 use super::host::{KernelFormat, image_size, kernel_format_of};
 use super::value::{display_mac, human_size};
 use super::{
-    Bus, ConsoleConfig, DiskConfig, MachineConfig, Report, ScsiPlace, explain, inspect, parse, read,
+    Bus, ConsoleConfig, ControllerConfig, DiskConfig, MachineConfig, Report, ScsiPlace, explain,
+    inspect, parse, read,
 };
 use crate::plain::plain;
 
@@ -110,12 +111,21 @@ pub(super) fn summary(path: &Path, machine: &MachineConfig) -> String {
     rows.push(("cmdline", kernel.cmdline.clone()));
     let id_width = machine.disks.iter().map(|disk| disk.id.len()).max().unwrap_or(0);
     rows.extend(machine.disks.iter().map(|disk| ("disk", disk_row(disk, id_width))));
+    rows.extend(machine.controllers.iter().filter(|scsi| is_empty(machine, scsi)).map(|scsi| {
+        let queues = if scsi.queues == 1 { "queue" } else { "queues" };
+        ("scsi", format!("controller {}  {} {queues}, no disk yet", scsi.number, scsi.queues))
+    }));
     let nets = machine.nets.iter();
     rows.extend(nets.map(|net| ("net", format!("{}  {}", net.tap, display_mac(net.mac)))));
     rows.push(("console", console_row(&machine.console)));
     rows.extend(machine.control.iter().map(|path| ("control", path.display().to_string())));
 
     titled(&format!("{} is ready to run", path.display()), rows)
+}
+
+fn is_empty(machine: &MachineConfig, scsi: &ControllerConfig) -> bool {
+    let on_it = |disk: &DiskConfig| matches!(disk.bus, Bus::VirtioScsi(place) if place.controller == scsi.number);
+    !machine.disks.iter().any(on_it)
 }
 
 fn titled(title: &str, rows: Vec<(&str, String)>) -> String {
@@ -181,6 +191,10 @@ fn machine_json(machine: &MachineConfig) -> Value {
             "cmdline": kernel.cmdline,
         },
         "disks": machine.disks.iter().map(disk_json).collect::<Value>(),
+        "scsi": machine.controllers.iter().map(|scsi| json!({
+            "controller": scsi.number,
+            "queues": scsi.queues,
+        })).collect::<Value>(),
         "nets": machine.nets.iter().map(|net| json!({
             "tap": net.tap,
             "mac": display_mac(net.mac),

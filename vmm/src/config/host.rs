@@ -13,6 +13,7 @@ use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use rustix::io::Errno;
 use toml::Spanned;
 
+use super::DiskConfig;
 use super::parse::{Console, Disk, Source};
 use super::report::{Diagnostic, Span};
 use super::value::{MEMORY_STEP, exact_size};
@@ -367,6 +368,12 @@ fn identity(path: &Path) -> Option<(bool, u64, u64)> {
     let metadata = path.metadata().ok()?;
     let block = metadata.file_type().is_block_device();
     Some(if block { (true, metadata.rdev(), 0) } else { (false, metadata.dev(), metadata.ino()) })
+}
+
+/// Whether two disks cannot be open at a time because they have one image.
+pub(crate) fn same_image(one: &DiskConfig, other: &DiskConfig) -> bool {
+    let same = identity(&one.path).is_some_and(|found| Some(found) == identity(&other.path));
+    same && !(one.readonly && other.readonly)
 }
 
 /// Two writers on one image destroy it, and so does one under a reader's feet.

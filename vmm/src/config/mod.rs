@@ -4,6 +4,7 @@
 //! [`host`] (whether this host can do it). Each adds its findings to one [`Report`]. Only `host`
 //! and [`inspect`] touch anything outside the text.
 
+pub(crate) mod attached;
 pub(crate) mod check;
 pub(crate) mod disk_file;
 mod explain;
@@ -12,6 +13,7 @@ mod parse;
 pub(crate) mod report;
 mod rules;
 mod scsi;
+mod syntax;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -25,6 +27,7 @@ use std::time::Duration;
 use block::{CacheMode, DetectZeroes, EngineKind, OnNoSpace};
 
 use host::Host;
+pub(crate) use host::same_image;
 use report::Diagnostic;
 pub(crate) use report::Report;
 pub(crate) use scsi::ScsiPlace;
@@ -43,6 +46,8 @@ pub(crate) struct MachineConfig {
     pub(crate) kernel: KernelConfig,
     /// Disks in the order of the file.
     pub(crate) disks: Vec<DiskConfig>,
+    /// SCSI controllers by their numbers, with and without disks.
+    pub(crate) controllers: Vec<ControllerConfig>,
     /// Network devices in the order of the file.
     pub(crate) nets: Vec<NetConfig>,
     /// Where the serial console goes.
@@ -91,6 +96,15 @@ pub(crate) struct DiskConfig {
     pub(crate) detect_zeroes: DetectZeroes,
     /// So many percent used of the space of what stores it are told to the guest.
     pub(crate) soft_limit: Option<u8>,
+}
+
+/// One SCSI controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ControllerConfig {
+    /// Its number, from 0.
+    pub(crate) number: u8,
+    /// Request queues.
+    pub(crate) queues: u16,
 }
 
 /// What carries a disk to the guest.

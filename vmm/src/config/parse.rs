@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::report::{Diagnostic, Span};
+use super::syntax::syntax;
 use super::table::{Table, report_unknown};
 use super::{
     Bus, ConsoleConfig, DiskConfig, KernelConfig, MachineConfig, NetConfig, ScsiPlace, rules, scsi,
@@ -23,6 +24,7 @@ pub(super) struct Source {
     pub(super) machine: Machine,
     pub(super) kernel: Kernel,
     pub(super) disks: Vec<Disk>,
+    pub(super) controllers: Vec<Controller>,
     pub(super) nets: Vec<Net>,
     pub(super) console: Console,
     pub(super) control: Option<Spanned<PathBuf>>,
@@ -72,6 +74,15 @@ pub(super) struct Disk {
     pub(super) discard: Option<bool>,
     pub(super) detect_zeroes: Option<Spanned<DetectZeroes>>,
     pub(super) soft_limit: Option<Spanned<u8>>,
+}
+
+/// A SCSI controller that is there whether or not a disk is on it.
+#[derive(Debug)]
+pub(super) struct Controller {
+    pub(super) header: Span,
+    /// Stands at the header where it is the default; nothing where it was refused.
+    pub(super) number: Option<Spanned<u16>>,
+    pub(super) queues: Option<Spanned<u16>>,
 }
 
 /// What carries a disk, apart from its place there.
@@ -132,46 +143,25 @@ pub(super) fn parse_disk(text: &str, folder: &Path) -> (Option<DiskSource>, Vec<
     (Some(source), diagnostics)
 }
 
+/// As [`parse`], for a file that describes a disk of a machine that runs: one `[[disk]]`, and nothing else.
+pub(super) fn parse_attached(text: &str, folder: &Path) -> (Option<Disk>, Vec<Diagnostic>) {
+    let (tree, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        return (None, syntax(text, &errors));
+    }
+    let mut diagnostics = Vec::new();
+    let reader = Reader { root: tree.get_ref(), folder, diagnostics: &mut diagnostics };
+    let disk = reader.attached();
+    rules::check_disks(disk.as_slice(), &mut diagnostics);
+    (disk, diagnostics)
+}
+
 /// Whether the text describes a disk rather than a machine.
 pub(super) fn is_disk(text: &str) -> bool {
     let (tree, _) = DeTable::parse_recoverable(text);
     let root = tree.get_ref();
     let is_machine = root.contains_key("machine") || root.contains_key("kernel");
     !is_machine && root.get("disk").is_some_and(|disk| disk.get_ref().as_table().is_some())
-}
-
-const BARE_WORD: &str = "string values must be quoted";
-const DUPLICATE: &str = "duplicate key";
-
-/// The errors of the TOML parser. It goes on after each; once one has shaken the structure of the
-/// file, the following are mostly its echoes, and are left out.
-fn syntax(text: &str, errors: &[toml::de::Error]) -> Vec<Diagnostic> {
-    let mut errors: Vec<_> = errors.iter().map(|error| (syntax_span(text, error), error)).collect();
-    errors.sort_by_key(|(span, _)| span.start);
-    let shaken = errors.iter().position(|(_, error)| {
-        !error.message().starts_with(BARE_WORD) && error.message() != DUPLICATE
-    });
-    errors.truncate(shaken.map_or(errors.len(), |index| index + 1));
-    errors.into_iter().map(|(span, error)| syntax_error(text, span, error.message())).collect()
-}
-
-fn syntax_span(text: &str, error: &toml::de::Error) -> Span {
-    let span = error.span().unwrap_or(0..0);
-    span.start.min(text.len())..span.end.min(text.len())
-}
-
-fn syntax_error(text: &str, span: Span, message: &str) -> Diagnostic {
-    let (message, expected) = message.split_once(", expected ").unwrap_or((message, ""));
-    let bare = text.get(span.clone()).unwrap_or_default();
-    let diagnostic = Diagnostic::error(format!("not valid TOML: {message}"));
-    match message {
-        BARE_WORD if !bare.is_empty() => {
-            diagnostic.at(span, "needs quotes").help(format!("write {bare:?}"))
-        }
-        DUPLICATE => diagnostic.at(span, "given before").help("keep one of the two"),
-        _ if expected.is_empty() => diagnostic.at(span, "here"),
-        _ => diagnostic.at(span, format!("expected {expected}")),
-    }
 }
 
 struct Reader<'t, 'd> {
@@ -182,7 +172,8 @@ struct Reader<'t, 'd> {
 
 impl<'t> Reader<'t, '_> {
     fn source(mut self) -> Source {
-        const TABLES: [&str; 6] = ["machine", "kernel", "disk", "net", "console", "control"];
+        const TABLES: [&str; 7] =
+            ["machine", "kernel", "disk", "scsi", "net", "console", "control"];
         report_unknown(self.root, "table", "a configuration", &TABLES, self.diagnostics);
         Source {
             machine: self.machine(),
@@ -191,6 +182,11 @@ impl<'t> Reader<'t, '_> {
                 .tables("disk", "[[disk]]")
                 .iter()
                 .map(|disk| self.disk("[[disk]]", disk))
+                .collect(),
+            controllers: self
+                .tables("scsi", "[[scsi]]")
+                .iter()
+                .map(|scsi| self.controller(scsi))
                 .collect(),
             nets: self.tables("net", "[[net]]").iter().map(|net| self.net(net)).collect(),
             console: self.console(),
@@ -203,6 +199,26 @@ impl<'t> Reader<'t, '_> {
         report_unknown(self.root, "table", "a disk's configuration", &TABLES, self.diagnostics);
         let table = self.required_table("disk", "id = \"root\"");
         DiskSource { disk: table.map(|table| self.disk("[disk]", &table)), control: self.control() }
+    }
+
+    fn attached(mut self) -> Option<Disk> {
+        const WHAT: &str = "a disk to attach";
+        report_unknown(self.root, "table", WHAT, &["disk"], self.diagnostics);
+        let tables = self.tables("disk", "[[disk]]");
+        let mut disks: Vec<_> = tables.iter().map(|disk| self.disk("[[disk]]", disk)).collect();
+        if let Some(second) = disks.get(1) {
+            self.diagnostics.push(
+                Diagnostic::error("there is more than one disk")
+                    .at(second.header.clone(), "the second")
+                    .help("attach one after the other, each from a file of its own"),
+            );
+        } else if disks.is_empty() && !self.root.contains_key("disk") {
+            let none = Diagnostic::error("there is no `[[disk]]`").in_file();
+            let help = "add `[[disk]]`, and below it the keys of a disk as a machine's configuration has them";
+            self.diagnostics.push(none.help(help));
+        }
+        disks.truncate(1);
+        disks.pop()
     }
 
     /// The one table `name`.
@@ -358,6 +374,19 @@ impl<'t> Reader<'t, '_> {
         soft_limit
     }
 
+    fn controller(&mut self, table: &Spanned<&'t DeTable<'t>>) -> Controller {
+        let mut table = self.open("[[scsi]]", table);
+        let header = table.span();
+        let most = scsi::CONTROLLER_MOST;
+        let mut number = table.optional("controller", "0", |v| value::integer(v, 0..=most));
+        if !table.has("controller") {
+            number = Some(Spanned::new(header.clone(), 0));
+        }
+        let queues = table.optional("queues", "1", |v| value::integer(v, 1..=VCPUS_MAX));
+        table.finish();
+        Controller { header, number, queues }
+    }
+
     fn net(&mut self, table: &Spanned<&'t DeTable<'t>>) -> Net {
         let mut table = self.open("[[net]]", table);
         let tap = table.required("tap", "\"tap0\"", value::tap);
@@ -459,6 +488,7 @@ impl Source {
     pub(super) fn build(self) -> Option<MachineConfig> {
         let vcpus = self.machine.vcpus?.into_inner();
         let places = scsi::places(&self.disks);
+        let controllers = scsi::built(&self.disks, &self.controllers, vcpus);
         Some(MachineConfig {
             vcpus: u8::try_from(vcpus).ok()?,
             memory_bytes: self.machine.memory?.into_inner(),
@@ -474,6 +504,7 @@ impl Source {
                 .zip(places)
                 .map(|(disk, place)| disk.build(vcpus, place))
                 .collect::<Option<_>>()?,
+            controllers,
             nets: self.nets.into_iter().map(Net::build).collect::<Option<_>>()?,
             console: match self.console {
                 Console::Stdio => ConsoleConfig::Stdio,
@@ -486,20 +517,25 @@ impl Source {
     }
 }
 
+/// How many queues a disk or a controller has that does not say.
+pub(super) fn default_queues(vcpus: u16) -> u16 {
+    vcpus.min(QUEUES)
+}
+
 impl Disk {
     /// The disk of a guest whose processors are not known.
     pub(super) fn build_alone(self) -> Option<DiskConfig> {
         self.build(VCPUS_MAX, None)
     }
 
-    fn build(self, vcpus: u16, place: Option<ScsiPlace>) -> Option<DiskConfig> {
+    pub(super) fn build(self, vcpus: u16, place: Option<ScsiPlace>) -> Option<DiskConfig> {
         let id = self.id?.into_inner();
         Some(DiskConfig {
             path: self.path?.into_inner(),
             bus: place.map_or(Bus::VirtioBlk, Bus::VirtioScsi),
             cache: self.cache.map_or(CacheMode::WriteBack, Spanned::into_inner),
             readonly: self.readonly?,
-            queues: self.queues.map_or(vcpus.min(QUEUES), Spanned::into_inner),
+            queues: self.queues.map_or(default_queues(vcpus), Spanned::into_inner),
             serial: self.serial.map_or_else(|| id.clone(), Spanned::into_inner),
             block_size: self.block_size,
             engine: self.engine.unwrap_or_default(),

@@ -207,6 +207,17 @@ impl Report {
         }
     }
 
+    /// All errors in a line, and what to do about the first.
+    pub(crate) fn in_short(&self) -> (String, String) {
+        let errors = || self.diagnostics.iter().filter(|d| d.severity == Severity::Error);
+        let text = |diagnostic: &Diagnostic| match &diagnostic.place {
+            Place::Text(label) => format!("{}: {}", diagnostic.message, label.text),
+            Place::Host | Place::File => diagnostic.message.clone(),
+        };
+        let help = errors().find_map(|diagnostic| diagnostic.help.clone());
+        (errors().map(text).collect::<Vec<_>>().join("; "), help.unwrap_or_default())
+    }
+
     /// The diagnostics for a program to read.
     pub(crate) fn to_json(&self) -> Value {
         self.diagnostics.iter().map(|diagnostic| self.diagnostic_json(diagnostic)).collect()

@@ -24,6 +24,7 @@ pub(super) fn check(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
     queues(source, diagnostics);
     slots(source, diagnostics);
     check_disks(&source.disks, diagnostics);
+    scsi::check_controllers(&source.controllers, diagnostics);
     sockets(source, diagnostics);
 }
 
@@ -59,7 +60,9 @@ fn twice<T: Display + PartialEq>(
 fn queues(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
     let Some(vcpus) = &source.machine.vcpus else { return };
     let limit = *vcpus.get_ref();
-    let queues = source.disks.iter().filter_map(|disk| disk.queues.as_ref());
+    let of_controllers = source.controllers.iter().filter_map(|scsi| scsi.queues.as_ref());
+    let of_disks = source.disks.iter().filter_map(|disk| disk.queues.as_ref());
+    let queues = of_disks.chain(of_controllers);
     for queues in queues.filter(|queues| *queues.get_ref() > limit) {
         diagnostics.push(
             Diagnostic::error("`queues` is more than the vCPUs")
@@ -72,7 +75,8 @@ fn queues(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
 
 fn slots(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
     // The first disk of a controller stands for it.
-    let mut controllers = scsi::controllers(&source.disks);
+    let mut controllers = scsi::controllers(&source.disks, &[]);
+    let used = controllers.clone();
     let mut takes_slot = |disk: &&Disk| match scsi::controller(disk) {
         Some(controller) => {
             let first = controllers.iter().position(|other| *other == controller);
@@ -81,18 +85,24 @@ fn slots(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
         None => true,
     };
     let disks = source.disks.iter().filter(|disk| takes_slot(disk)).map(|disk| &disk.header);
+    let is_empty = |number: &u8| !used.contains(number);
+    let empty =
+        source.controllers.iter().filter(|c| scsi::number(c).as_ref().is_some_and(is_empty));
+    let empty = empty.map(|controller| &controller.header);
     let nets = source.nets.iter().map(|net| &net.header);
-    let mut headers: Vec<_> = disks.chain(nets).collect();
+    let mut headers: Vec<_> = disks.chain(empty).chain(nets).collect();
     headers.sort_by_key(|header| header.start);
     if let Some(header) = headers.get(DEVICES_MAX) {
         let total = headers.len();
         diagnostics.push(
-            Diagnostic::error(format!("{total} disks and nets do not fit on the PCI bus"))
-                .at((*header).clone(), "no slot is left from here on")
-                .help(format!(
-                    "keep at most {DEVICES_MAX} disks and nets together, or put disks on one controller with \
+            Diagnostic::error(format!(
+                "{total} disks, controllers and nets do not fit on the PCI bus"
+            ))
+            .at((*header).clone(), "no slot is left from here on")
+            .help(format!(
+                "keep at most {DEVICES_MAX} of them together, or put disks on one controller with \
                      `bus = \"virtio-scsi\"`"
-                )),
+            )),
         );
     }
 }

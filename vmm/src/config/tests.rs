@@ -75,6 +75,7 @@ MachineConfig {
         cmdline: "console=ttyS0",
     },
     disks: [],
+    controllers: [],
     nets: [],
     console: Stdio,
     control: None,
@@ -133,6 +134,7 @@ MachineConfig {
             ),
         },
     ],
+    controllers: [],
     nets: [
         NetConfig {
             tap: "tap0",
@@ -227,10 +229,10 @@ the configuration has no `[kernel]`
   write `[[disk]]`, once for each
 unknown table `netz`
   netz  <- did you mean `net`?
-  the tables of a configuration are: machine, kernel, disk, net, console, control
+  the tables of a configuration are: machine, kernel, disk, scsi, net, console, control
 unknown table `x`
   x  <- not a table of a configuration
-  the tables of a configuration are: machine, kernel, disk, net, console, control
+  the tables of a configuration are: machine, kernel, disk, scsi, net, console, control
 
 "#]]
     );

@@ -7,13 +7,21 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use crate::api::model::{Disk, Outcome, Resize, State, Status};
-use crate::config;
+use crate::api::model::{Disk, Event, Events, Outcome, Resize, State, Status};
+use crate::config::{self, attached};
 use crate::exit::Exit;
+
+/// How long to wait for the end of a disk that is detached, and how long between two looks.
+const DETACH_PATIENCE: Duration = Duration::from_secs(60);
+const DETACH_PERIOD: Duration = Duration::from_millis(20);
+/// The event of a disk that is detached; one that lost data has more to its name.
+const DETACHED: &str = "disk_detached";
 
 /// What to ask.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Subcommand)]
@@ -27,7 +35,7 @@ pub(crate) enum Ask {
         /// Only this disk
         id: Option<String>,
     },
-    /// Show what happened: soft limits reached
+    /// Show what happened: soft limits reached, disks attached and detached
     Events,
     /// Stop the guest's processors where they are
     Pause,
@@ -41,11 +49,31 @@ pub(crate) enum Ask {
         #[arg(value_parser = config::parse_size)]
         size: Option<u64>,
     },
+    /// Attach a disk to a SCSI controller of the running machine
+    #[command(after_help = ATTACH_HELP)]
+    Attach {
+        /// A TOML file with one `[[disk]]`, as the machine's configuration would have it
+        disk: PathBuf,
+    },
+    /// Detach a disk on virtio-scsi, and wait until its image is flushed and closed; the guest should have unmounted it
+    Detach {
+        /// The disk
+        id: String,
+    },
     /// Press the power button
     PowerButton,
     /// Print all figures for Prometheus
     Metrics,
 }
+
+const ATTACH_HELP: &str = "\
+The file needs no more than this:
+  [[disk]]
+  id = \"data\"
+  path = \"data.img\"
+  bus = \"virtio-scsi\"
+
+The disk is gone when the machine is started again: to keep it, add it to the machine's configuration as well.";
 
 /// Why `ctl` failed.
 #[derive(Debug, Error)]
@@ -58,6 +86,23 @@ pub(crate) enum Error {
     /// There is no answer.
     #[error(transparent)]
     Client(#[from] client::Error),
+    /// The configuration of a disk is wrong, which was shown.
+    #[error("the disk was not attached")]
+    BadDisk,
+    /// The image of a disk is not closed yet.
+    #[error(
+        "disk {id} is still being detached after {} s: the host works on what was in flight, or on the flush; `bulkhead ctl` shows it in `status`, and its end in `events`",
+        after.as_secs()
+    )]
+    StillDetaching {
+        /// The disk.
+        id: String,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// Data may be lost.
+    #[error("disk {0} is detached: {1}")]
+    DetachedWithLoss(String, String),
     /// The answer cannot be read.
     #[error("the machine's answer cannot be read; is it of another version?")]
     Answer(#[source] serde_json::Error),
@@ -81,7 +126,10 @@ pub(crate) fn ctl(target: &Path, ask: &Ask, json: bool) -> Result<ExitCode, Erro
             return Ok(Exit::BadConfig.into());
         }
     };
-    let text = Machine { socket: &socket, json }.answer(ask)?;
+    let text = match (Machine { socket: &socket, json }).answer(ask) {
+        Err(Error::BadDisk) => return Ok(Exit::BadConfig.into()),
+        text => text?,
+    };
     let mut stdout = anstream::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         // Whoever reads has seen enough.
@@ -131,8 +179,62 @@ impl Machine<'_> {
                     format!("{} has {}\n", disk.id, config::human_size(disk.size_bytes))
                 })
             }
+            Ask::Attach { disk } => self.attach(disk),
+            Ask::Detach { id } => self.detach(id),
             Ask::Metrics => Ok(client::ask(self.socket, "GET", "/metrics", "")?),
         }
+    }
+
+    fn attach(&self, disk: &Path) -> Result<String, Error> {
+        let (request, report) = attached::load(disk).map_err(|report| {
+            report.print();
+            Error::BadDisk
+        })?;
+        report.print();
+        let (path, body) = (disk_path(&request.id), request.keys.to_string());
+        let answer = client::ask(self.socket, "PUT", &path, &body)?;
+        self.show(answer, |disk: &Disk| {
+            let place = disk.scsi.as_ref().map_or(String::new(), |scsi| {
+                format!(
+                    " as LUN {} of target {} of controller {}",
+                    scsi.lun, scsi.target, scsi.controller
+                )
+            });
+            format!("{} is attached{place}\n", disk.id)
+        })
+    }
+
+    /// Detaches a disk, and waits for the event that says that its image is closed.
+    fn detach(&self, id: &str) -> Result<String, Error> {
+        let last = self.events()?.last().map_or(0, |event| event.number);
+        client::ask(self.socket, "DELETE", &disk_path(id), "")?;
+        let start = Instant::now();
+        while start.elapsed() < DETACH_PATIENCE {
+            let of_disk = |event: &Event| {
+                event.number > last && event.disk == id && event.event.starts_with(DETACHED)
+            };
+            if let Some(event) = self.events()?.into_iter().find(of_disk) {
+                return self.detached(event);
+            }
+            thread::sleep(DETACH_PERIOD);
+        }
+        Err(Error::StillDetaching { id: id.to_owned(), after: DETACH_PATIENCE })
+    }
+
+    fn detached(&self, event: Event) -> Result<String, Error> {
+        if event.event != DETACHED {
+            return Err(Error::DetachedWithLoss(event.disk, event.text));
+        }
+        if self.json {
+            return serde_json::to_string(&event).map(|json| json + "\n").map_err(Error::Answer);
+        }
+        Ok(format!("{} is detached: {}\n", event.disk, event.text))
+    }
+
+    fn events(&self) -> Result<Vec<Event>, Error> {
+        let answer = client::ask(self.socket, "GET", "/v1/events", "")?;
+        let Events { events } = serde_json::from_str(&answer).map_err(Error::Answer)?;
+        Ok(events)
     }
 
     fn get<T: DeserializeOwned>(

@@ -15,14 +15,15 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::api::{Api, DiskView, View};
+use crate::api::{Api, View};
 use crate::config::disk_file::DiskFile;
 use crate::config::human_size;
+use crate::disks::{DiskView, Disks};
+use crate::events::Events;
 use crate::exit::Exit;
-use crate::pci;
+use crate::pci::{self, Controllers};
 use crate::signals::Signals;
 use crate::socket::{self, Socket};
-use crate::space_watch::SpaceWatch;
 use frontend::Frontend;
 
 /// Why a disk is not served any more.
@@ -63,17 +64,14 @@ pub(crate) fn serve(config: &DiskFile, path: &Path) -> Result<ExitCode, Error> {
     let controls = block.control();
     let bytes = controls.geometry().capacity;
     let disk = Disk::new(block).map_err(host("make a vhost-user device"))?;
-    let events = Arc::default();
-    let view = View {
-        started: Instant::now(),
-        machine: None,
-        disks: vec![DiskView { config: config.disk.clone(), control: controls.clone() }],
-        events: Arc::clone(&events),
-    };
+    let events: Arc<Events> = Arc::default();
+    let view = DiskView::new(config.disk.clone(), controls);
+    let view = view.watched(&events).map_err(host("watch the space of the disk's store"))?;
+    let none = Controllers::default();
+    let disks = Arc::new(Disks::new(vec![view], none, config.disk.queues, Arc::clone(&events)));
+    let view = View { started: Instant::now(), machine: None, disks: Arc::clone(&disks), events };
     let api = control.map(|socket| Api::start(socket, view)).transpose();
     let api = api.map_err(host("serve the control socket"))?;
-    let watch = SpaceWatch::start(&[controls], events);
-    let _space = watch.map_err(host("watch the space of the disk's store"))?;
     say(&announcement(config, bytes, path));
     let disk = Arc::new(Mutex::new(disk));
     let ended = Server { signals: &signals, socket: &socket, disk: &disk, frontend: None }.run();

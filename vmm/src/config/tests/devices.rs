@@ -295,9 +295,9 @@ fn the_pci_bus_is_finite() {
     assert_data_eq!(
         devices(31),
         str![[r#"
-31 disks and nets do not fit on the PCI bus
+31 disks, controllers and nets do not fit on the PCI bus
   [[disk]]  <- no slot is left from here on
-  keep at most 30 disks and nets together, or put disks on one controller with `bus = "virtio-scsi"`
+  keep at most 30 of them together, or put disks on one controller with `bus = "virtio-scsi"`
 
 "#]]
     );

@@ -81,5 +81,59 @@ fn many_disks_fit_on_a_controller() {
     assert_eq!(said_after_base(&format!("{disks}{nets}")), "");
     let more =
         format!("{disks}{nets}[[disk]]\nid='x'\npath='x'\nbus='virtio-scsi'\ncontroller=1\n");
-    assert!(said_after_base(&more).contains("31 disks and nets do not fit"), "{more}");
+    assert!(said_after_base(&more).contains("31 disks, controllers and nets do not fit"), "{more}");
+}
+
+/// Number and queues of each controller, of a guest with two processors.
+fn controllers(text: &str) -> Vec<(u8, u16)> {
+    let text = format!("[machine]\nvcpus=2\nmemory='64MiB'\n[kernel]\nimage='vmlinuz'\n{text}");
+    let (source, diagnostics) = parse::parse(&text, std::path::Path::new("/"));
+    assert_eq!(diagnostics, []);
+    let controllers = source.unwrap().build().unwrap().controllers.into_iter();
+    controllers.map(|controller| (controller.number, controller.queues)).collect()
+}
+
+#[test]
+fn controllers_are_those_of_disks_and_those_that_are_declared() {
+    let disk = |keys: &str| format!("[[disk]]\nid='d'\npath='d'\nbus='virtio-scsi'\n{keys}\n");
+    assert_eq!(controllers(""), []);
+    assert_eq!(controllers("[[scsi]]\n"), [(0, 2)]);
+    assert_eq!(controllers("[[scsi]]\ncontroller=15\nqueues=1\n[[scsi]]\n"), [(0, 2), (15, 1)]);
+    assert_eq!(controllers(&disk("controller=1\nqueues=1")), [(1, 1)]);
+    let both = "[[scsi]]\nqueues=1\n".to_owned() + &disk("queues=2");
+    assert_eq!(controllers(&both), [(0, 2)], "as many as the one that wants the most");
+}
+
+#[test]
+fn controllers_that_cannot_be() {
+    assert_data_eq!(
+        said_after_base(
+            "[[scsi]]\ncontroller=16\n[[scsi]]\ncontroller=1\nqueues=2\n[[scsi]]\ncontroller=1\ntarget=0\n"
+        ),
+        str![[r#"
+`controller` is out of range
+  16  <- must be 0 to 15
+  write a number from 0 to 15
+`queues` is more than the vCPUs
+  2  <- a guest uses at most one queue per vCPU
+  [machine]  <- `vcpus` is 1
+  write at most 1, or leave `queues` out
+the SCSI controller 1 is declared twice
+  [[scsi]]  <- and here again
+  [[scsi]]  <- first here
+  give each its own `controller`, or keep one
+unknown key `target`
+  target  <- not a key of [[scsi]]
+  the keys of [[scsi]] are: controller, queues
+
+"#]]
+    );
+    // Those with disks have a slot already.
+    let nets: String = (0..30).map(|n| format!("[[net]]\ntap='t{n}'\n")).collect();
+    assert!(
+        said_after_base(&format!("{nets}[[scsi]]\n")).contains("31 disks, controllers and nets")
+    );
+    let nets: String = (1..30).map(|n| format!("[[net]]\ntap='t{n}'\n")).collect();
+    let disk = "[[scsi]]\n[[disk]]\nid='d'\npath='d'\nbus='virtio-scsi'\n";
+    assert_eq!(said_after_base(&format!("{nets}{disk}")), "");
 }

@@ -3,6 +3,7 @@
 mod clients;
 mod commands;
 mod ctl;
+mod hotplug;
 mod metrics;
 mod socket;
 mod status;

@@ -11,7 +11,7 @@ fn description() -> Value {
 
 /// Checks `value` against a schema of the description: every key that is there is described, and every
 /// one that is required is there.
-fn check(value: &Value, schema: &Value, at: &str) {
+pub(super) fn check(value: &Value, schema: &Value, at: &str) {
     let description = description();
     let schema = match schema.get("$ref") {
         Some(name) => {
@@ -61,7 +61,7 @@ fn check(value: &Value, schema: &Value, at: &str) {
     }
 }
 
-fn schema(name: &str) -> Value {
+pub(super) fn schema(name: &str) -> Value {
     description()["components"]["schemas"][name].clone()
 }
 
@@ -102,7 +102,8 @@ fn problems_are_as_described() {
         ("GET", "/v1/disks/root/more", "", 404, "/v1/status"),
         ("POST", "/v1/status", "", 405, "GET"),
         ("GET", "/v1/pause", "", 405, "POST"),
-        ("DELETE", "/v1/disks/root", "", 405, "GET"),
+        ("POST", "/v1/disks/root", "", 405, "send a GET, PUT, DELETE"),
+        ("DELETE", "/v1/disks/root", "", 409, "virtio-scsi"),
         ("POST", "/v1/pause", "{}", 400, "none"),
         ("GET", "/v1/status", "{}", 400, "none"),
         ("POST", "/v1/disks/root/resize", "{", 400, "size_bytes"),

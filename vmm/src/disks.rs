@@ -1,0 +1,232 @@
+//! The disks of a machine: those it started with, and those that are attached and detached while it runs.
+//!
+//! Disks are attached by the thread that asks, which waits for the host to open them. Each that is detached has a thread
+//! of its own until its image is closed, because nobody knows how long the host works on what is in flight.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use devices::virtio::{Address, DiskControl};
+use thiserror::Error;
+
+use crate::config::attached::Attachable;
+use crate::config::{Bus, DiskConfig, ScsiPlace, same_image};
+use crate::events::{Events, Happening};
+use crate::pci::{self, Controllers};
+use crate::space_watch::SpaceWatch;
+
+/// The threads do little.
+const STACK_BYTES: usize = 128 << 10;
+
+/// One disk: what was configured, and its controls.
+pub(crate) struct DiskView {
+    pub(crate) config: DiskConfig,
+    pub(crate) control: DiskControl,
+    detaching: AtomicBool,
+    _watch: Option<SpaceWatch>,
+}
+
+impl DiskView {
+    /// A disk the space of whose store nobody watches.
+    pub(crate) fn new(config: DiskConfig, control: DiskControl) -> Self {
+        Self { config, control, detaching: AtomicBool::new(false), _watch: None }
+    }
+
+    /// The same, watched if it has a soft limit.
+    ///
+    /// # Errors
+    ///
+    /// The host gives no thread.
+    pub(crate) fn watched(self, events: &Arc<Events>) -> io::Result<Self> {
+        let watch = SpaceWatch::start(&self.control, Arc::clone(events))?;
+        Ok(Self { _watch: watch, ..self })
+    }
+
+    /// Whether it is on its way out: the guest does not find it any more.
+    pub(crate) fn is_detaching(&self) -> bool {
+        self.detaching.load(Ordering::Acquire)
+    }
+
+    fn place(&self) -> Option<ScsiPlace> {
+        match self.config.bus {
+            Bus::VirtioScsi(place) => Some(place),
+            Bus::VirtioBlk => None,
+        }
+    }
+}
+
+/// Why a disk is not attached, or not detached.
+#[derive(Debug, Error)]
+pub(crate) enum Refusal {
+    /// Another disk has the name.
+    #[error("there is a disk {0:?} already")]
+    IdTaken(String),
+    /// Another disk of this machine has the image.
+    #[error("{image} is the image of this machine's disk {disk:?}", image = .image.display())]
+    ImageTaken { image: PathBuf, disk: String },
+    /// Nothing to attach it to.
+    #[error("the machine has no SCSI controller {number}")]
+    NoController { number: u8, there_are: Vec<u8> },
+    /// A controller's queues are made when the machine starts.
+    #[error("{asked} queues are more than the {has} of its controller")]
+    Queues { asked: u16, has: u16 },
+    /// Another disk is there.
+    #[error("{} is taken", place(.0))]
+    PlaceTaken(ScsiPlace),
+    /// The host refuses.
+    #[error("{}", chain(.0))]
+    Device(#[from] pci::Error),
+    /// The host gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+    /// It is a device of its own.
+    #[error("the disk {0:?} is on virtio-blk")]
+    NotScsi(String),
+}
+
+fn place(place: &ScsiPlace) -> String {
+    let ScsiPlace { controller, address: Address { target, lun } } = place;
+    format!("LUN {lun} of target {target} of controller {controller}")
+}
+
+/// An error and what it comes from. The host's refusal of a file says all by itself.
+fn chain(error: &pci::Error) -> String {
+    match error {
+        pci::Error::Disk(_, source) => source.to_string(),
+        pci::Error::Place(_, source) => source.to_string(),
+        error => error.to_string(),
+    }
+}
+
+/// See the module's documentation.
+pub(crate) struct Disks {
+    list: Mutex<Vec<Arc<DiskView>>>,
+    controllers: Controllers,
+    vcpus: u16,
+    events: Arc<Events>,
+}
+
+impl Disks {
+    /// `disks` and what more can be attached to, of a guest with so many processors.
+    pub(crate) fn new(
+        disks: Vec<DiskView>,
+        controllers: Controllers,
+        vcpus: u16,
+        events: Arc<Events>,
+    ) -> Self {
+        let list = Mutex::new(disks.into_iter().map(Arc::new).collect());
+        Self { list, controllers, vcpus, events }
+    }
+
+    /// All there are now, also those on their way out. Whoever keeps one keeps its image open.
+    pub(crate) fn all(&self) -> Vec<Arc<DiskView>> {
+        self.lock().clone()
+    }
+
+    /// The disk of this name.
+    pub(crate) fn find(&self, id: &str) -> Option<Arc<DiskView>> {
+        self.lock().iter().find(|disk| disk.config.id == id).cloned()
+    }
+
+    /// Opens a disk, attaches it, and tells the guest. To be asked by one thread at a time.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not attached. Nothing of it is left.
+    pub(crate) fn attach(&self, id: &str, disk: Attachable) -> Result<Arc<DiskView>, Refusal> {
+        let others = self.all();
+        if others.iter().any(|other| other.config.id == id) {
+            return Err(Refusal::IdTaken(id.to_owned()));
+        }
+        let place = self.place_for(&disk, &others)?;
+        let config = disk.build(self.vcpus, place);
+        let Some(config) = config else { return Err(Refusal::PlaceTaken(place)) };
+        if let Some(other) = others.iter().find(|other| same_image(&other.config, &config)) {
+            let disk = other.config.id.clone();
+            return Err(Refusal::ImageTaken { image: config.path, disk });
+        }
+        drop(others);
+        let control = self.controllers.attach(&config, place)?;
+        let watched = DiskView::new(config, control).watched(&self.events);
+        let disk = Arc::new(watched.map_err(|error| {
+            if let Some(leaving) = self.controllers.detach(place) {
+                // The guest has written nothing that anybody has told of.
+                let _ = leaving.settle();
+                leaving.close();
+            }
+            Refusal::Thread(error)
+        })?);
+        self.lock().push(Arc::clone(&disk));
+        tracing::info!(disk = id, "attached through the control socket");
+        self.events.add(Happening::DiskAttached, id, format!("at {}", self::place(&place)));
+        Ok(disk)
+    }
+
+    fn place_for(&self, disk: &Attachable, others: &[Arc<DiskView>]) -> Result<ScsiPlace, Refusal> {
+        let is_taken = |place| others.iter().any(|other| other.place() == Some(place));
+        let place = disk.place(is_taken);
+        let number = place.unwrap_or_else(|taken| taken).controller;
+        let Some(has) = self.controllers.queues(number) else {
+            let there_are = self.controllers.numbers().collect();
+            return Err(Refusal::NoController { number, there_are });
+        };
+        if let Some(asked) = disk.queues().filter(|asked| *asked > has) {
+            return Err(Refusal::Queues { asked, has });
+        }
+        place.map_err(Refusal::PlaceTaken)
+    }
+
+    /// Detaches a disk: from now on the guest does not find it. Its image is closed when what is in flight has ended and what
+    /// was written is durable, which is an event.
+    ///
+    /// # Errors
+    ///
+    /// Why it stays attached.
+    pub(crate) fn detach(self: &Arc<Self>, disk: &Arc<DiskView>) -> Result<(), Refusal> {
+        let id = &disk.config.id;
+        let place = disk.place().ok_or_else(|| Refusal::NotScsi(id.clone()))?;
+        if disk.detaching.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let (disks, leaver) = (Arc::clone(self), Arc::clone(disk));
+        let builder = thread::Builder::new().name(format!("{id}/detach")).stack_size(STACK_BYTES);
+        // Not joined: at the machine's end its device flushes all disks, and there is nobody left to close them for.
+        let thread = builder.spawn(move || disks.leave(leaver, place));
+        thread.map(drop).map_err(|error| {
+            disk.detaching.store(false, Ordering::Release);
+            Refusal::Thread(error)
+        })
+    }
+
+    /// Sees a disk out, on a thread of its own.
+    fn leave(&self, disk: Arc<DiskView>, place: ScsiPlace) {
+        let id = disk.config.id.clone();
+        let Some(leaving) = self.controllers.detach(place) else { return };
+        tracing::info!(disk = id, "detached through the control socket");
+        let flushed = leaving.settle();
+        self.lock().retain(|other| !Arc::ptr_eq(other, &disk));
+        drop(disk);
+        leaving.close();
+        match flushed {
+            Ok(()) => {
+                let text = "all that was written is on stable storage, and its image is closed";
+                self.events.add(Happening::DiskDetached, &id, text.to_owned());
+            }
+            Err(error) => {
+                tracing::error!(disk = id, %error, "the last flush failed: data may be lost");
+                let text = format!(
+                    "its image is closed, but the last flush failed ({error}): data the guest believes written may be lost"
+                );
+                self.events.add(Happening::DiskDetachedWithLoss, &id, text);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<DiskView>>> {
+        // The list is whole between any two changes.
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,244 @@
+//! Disks that are attached to a running machine and detached from it, as its user and other processes meet that.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::status::{check, schema};
+use super::{CONTROL, Rig, SETTINGS, text};
+use crate::guest::{BUTTON, Machine, halt, power_off, signal, wait, wait_for, wait_until};
+
+const IMAGE_BYTES: u64 = 1 << 20;
+
+/// A machine with a controller 0 without disks, another with one disk, and a virtio-blk disk.
+fn start() -> Rig {
+    let more = format!(
+        "{CONTROL}[[scsi]]\nqueues = 1\n\
+         [[disk]]\nid = \"root\"\npath = \"root.img\"\n\
+         [[disk]]\nid = \"scsi\"\npath = \"scsi.img\"\nbus = \"virtio-scsi\"\ncontroller = 3\n"
+    );
+    let machine = Machine::with(&[wait_for(BUTTON, 1), power_off(), halt()], &more);
+    machine.configure(&format!("vcpus = 2\n{SETTINGS}"), &more);
+    for name in ["root.img", "scsi.img", "data.img", "more.img"] {
+        File::create(machine.path(name)).unwrap().set_len(IMAGE_BYTES).unwrap();
+    }
+    Rig::of(machine)
+}
+
+/// The file of a disk to attach.
+fn file(rig: &Rig, text: &str) -> String {
+    let path = rig.machine.path("disk.toml");
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn disk(id: &str, more: &str) -> String {
+    format!("[[disk]]\nid = \"{id}\"\npath = \"{id}.img\"\nbus = \"virtio-scsi\"\n{more}")
+}
+
+/// What the machine holds of the file when its clients have left.
+fn holds_at_rest(rig: &Rig, image: &Path) -> (usize, usize, usize) {
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    holds(rig, image)
+}
+
+/// How many descriptors the machine has of the file, and how many threads and descriptors at all.
+fn holds(rig: &Rig, image: &Path) -> (usize, usize, usize) {
+    let of = |what: &str| -> Vec<PathBuf> {
+        let entries = fs::read_dir(format!("/proc/{}/{what}", rig.child.id())).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let fds = of("fd");
+    let image = image.canonicalize().unwrap();
+    let is_image = |fd: &&PathBuf| fs::read_link(fd).is_ok_and(|to| to == image);
+    (fds.iter().filter(is_image).count(), of("task").len(), fds.len())
+}
+
+/// Whether this process could have the image.
+fn is_free(image: &Path) -> bool {
+    let file = File::options().read(true).write(true).open(image).unwrap();
+    fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+}
+
+fn said(rig: &Rig, arguments: &[&str]) -> String {
+    let output = rig.ctl(arguments);
+    let stderr = text(&output.stderr);
+    assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{arguments:?}");
+    text(&output.stdout)
+}
+
+#[test]
+fn a_disk_comes_and_goes_again_and_again() {
+    let rig = start();
+    let image = rig.machine.path("data.img");
+    let data = file(&rig, &disk("data", ""));
+    // What the first answers leave behind stays.
+    said(&rig, &["attach", &data]);
+    said(&rig, &["detach", "data"]);
+    let before = holds_at_rest(&rig, &image);
+    assert_eq!(before.0, 0);
+    for _ in 0..10 {
+        let attached = said(&rig, &["attach", &data]);
+        assert_eq!(attached, "data is attached as LUN 0 of target 0 of controller 0\n");
+        assert!(holds(&rig, &image).0 > 0 && !is_free(&image));
+        let shown = rig.get("/v1/disks/data").json();
+        check(&shown, &schema("Disk"), "disk");
+        assert_eq!(shown["scsi"], json!({ "controller": 0, "target": 0, "lun": 0 }));
+        assert_eq!(
+            (&shown["detaching"], &shown["size_bytes"]),
+            (&false.into(), &IMAGE_BYTES.into())
+        );
+        assert_eq!(shown["queues"].as_array().unwrap().len(), 1, "those of its controller");
+        assert!(
+            said(&rig, &["metrics"]).contains("bulkhead_disk_size_bytes{disk=\"data\"} 1048576")
+        );
+        let detached = said(&rig, &["detach", "data"]);
+        assert!(detached.starts_with("data is detached: all that was written is on stable"));
+        assert!(is_free(&image));
+        assert_eq!(rig.ask("GET", "/v1/disks/data", "").status, 404);
+        // The thread that has said so, and the client that has heard it, may be there a moment longer.
+        wait_until("all to be as before", || holds(&rig, &image) == before);
+    }
+    assert_eq!(rig.end(), Some(0));
+}
+
+#[test]
+fn events_and_json_tell_of_it() {
+    let rig = start();
+    let data =
+        file(&rig, &disk("data", "target = 7\nlun = 300\n[disk.thin]\nsoft_limit = \"1%\"\n"));
+    let shown: Value = serde_json::from_str(&said(&rig, &["attach", &data, "--json"])).unwrap();
+    check(&shown, &schema("Disk"), "disk");
+    assert_eq!(shown["scsi"], json!({ "controller": 0, "target": 7, "lun": 300 }));
+    // A soft limit is watched.
+    let happened = |what: &str| {
+        let events = rig.get("/v1/events").json();
+        events["events"].as_array().unwrap().iter().any(|event| event["event"] == what)
+    };
+    wait_until("the soft limit", || happened("soft_limit_reached"));
+    let end: Value = serde_json::from_str(&said(&rig, &["--json", "detach", "data"])).unwrap();
+    check(&end, &schema("Event"), "event");
+    assert_eq!((&end["event"], &end["disk"]), (&"disk_detached".into(), &"data".into()));
+    assert!(happened("disk_attached"));
+    let is_watched = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", rig.child.id())).unwrap();
+        let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm"));
+        tasks.map(|task| name(task.unwrap())).any(|name| name.is_ok_and(|name| name == "space\n"))
+    };
+    wait_until("the watch to end", || !is_watched());
+    assert!(said(&rig, &["events"]).contains("disk detached"));
+}
+
+/// Also one that it has from the start, and while it is paused.
+#[test]
+fn each_scsi_disk_can_go_and_takes_the_next_place() {
+    let rig = start();
+    said(&rig, &["detach", "scsi"]);
+    assert!(is_free(&rig.machine.path("scsi.img")));
+    said(&rig, &["pause"]);
+    let attached = |text: &str| said(&rig, &["attach", &file(&rig, text)]);
+    let place = |lun, controller| format!("as LUN {lun} of target 0 of controller {controller}\n");
+    assert!(attached(&disk("data", "")).ends_with(&place(0, 0)));
+    assert!(attached(&disk("more", "")).ends_with(&place(1, 0)));
+    assert!(attached(&disk("scsi", "controller = 3")).ends_with(&place(0, 3)));
+    said(&rig, &["detach", "data"]);
+    assert!(attached(&disk("data", "")).ends_with(&place(0, 0)), "the lowest that is free");
+    said(&rig, &["resume"]);
+    assert_eq!(rig.end(), Some(0));
+}
+
+#[test]
+fn what_cannot_be_attached_is_refused_and_leaves_nothing() {
+    let mut rig = start();
+    let image = rig.machine.path("data.img");
+    said(&rig, &["attach", &file(&rig, &disk("more", ""))]);
+    let before = holds_at_rest(&rig, &image);
+    let refused = |text: &str, code: i32, why: &[&str]| {
+        let output = rig.ctl(&["attach", &file(&rig, text)]);
+        let stderr = super::text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{text}: {stderr}");
+        why.iter().for_each(|why| assert!(stderr.contains(why), "{why}: {stderr}"));
+    };
+    // What the text tells, where it is.
+    let blk = "[[disk]]\nid = \"data\"\npath = \"data.img\"\n";
+    refused(blk, 2, &["no disk on virtio-blk", "disk.toml:1", "write `bus = \"virtio-scsi\"`"]);
+    refused(&disk("data", "colour = 1"), 2, &["unknown key `colour`", "disk.toml:5"]);
+    refused(&(disk("data", "") + &disk("more", "")), 2, &["more than one disk", "disk.toml:5"]);
+    refused("[disk]\nid = \"data\"\n", 2, &["write `[[disk]]`"]);
+    refused("", 2, &["there is no `[[disk]]`"]);
+    refused(&(disk("data", "") + "[machine]\nvcpus = 1\n"), 2, &["unknown table `machine`"]);
+    // What the machine and its host tell.
+    refused(&disk("none", ""), 1, &["none.img` does not exist", "create it with `truncate"]);
+    refused(&disk("root", ""), 1, &["there is a disk \"root\" already; give it another `id`"]);
+    let other_name = disk("data", "").replace("data.img", "root.img");
+    refused(&other_name, 1, &["root.img is the image of this machine's disk \"root\"; detach"]);
+    let taken = "LUN 0 of target 0 of controller 0 is taken; write another `lun`";
+    refused(&disk("data", "lun = 0"), 1, &[taken]);
+    let no_controller =
+        "has no SCSI controller 1; it has: 0, 3; others are declared with `[[scsi]]`";
+    refused(&disk("data", "controller = 1"), 1, &[no_controller]);
+    refused(&disk("data", "queues = 2"), 1, &["2 queues are more than the 1 of its controller"]);
+    let lock = File::options().write(true).open(&image).unwrap();
+    fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let in_use = format!("data.img: in use by process {}; end what uses it", std::process::id());
+    refused(&disk("data", ""), 1, &[&in_use]);
+    drop(lock);
+    assert!(is_free(&image));
+    assert_eq!(holds_at_rest(&rig, &image), before);
+    assert_eq!(rig.get("/v1/status").json()["disks"].as_array().unwrap().len(), 3);
+
+    let output = rig.ctl(&["detach", "root"]);
+    let why = "the disk \"root\" is on virtio-blk; only a disk with `bus = \"virtio-scsi\"`";
+    assert!(text(&output.stderr).contains(why), "{output:?}");
+    assert!(text(&rig.ctl(&["detach", "none"]).stderr).contains("the disks are: root, scsi, more"));
+    signal(&rig.child, Signal::TERM);
+    assert_eq!(wait(&mut rig.child).code(), Some(0));
+}
+
+#[test]
+fn bodies_that_are_no_disk_are_refused() {
+    let rig = start();
+    let image = rig.machine.path("data.img");
+    let good = json!({ "path": image, "bus": "virtio-scsi" });
+    let with = |key: &str, value: Value| {
+        let mut body = good.clone();
+        body[key] = value;
+        body.to_string()
+    };
+    for (body, detail) in [
+        (String::new(), "no disk"),
+        ("[]".into(), "no object"),
+        ("null".into(), "no object"),
+        ("[".repeat(5000), "no disk"),
+        (with("id", "other".into()), "so does `id`"),
+        (with("lun", Value::Null), "no keys of a disk"),
+        (with("lun", (-1).into()), "`lun`"),
+        (with("lun", 1e300.into()), "`lun`"),
+        (with("thin", "80%".into()), "thin"),
+        (with("path", "data.img".into()), "`path` is relative"),
+        (with("path", "/dev/null".into()), "no file and no block device"),
+        (with("cache", "fast".into()), "`cache`"),
+        (with("bus", "virtio-blk".into()), "no disk on virtio-blk"),
+        (with("\"\n[machine]", 1.into()), "unknown key"),
+    ] {
+        let answer = rig.ask("PUT", "/v1/disks/data", &body);
+        let problem = answer.json();
+        assert_eq!(answer.status, 400, "{body}: {problem}");
+        check(&problem, &schema("Problem"), "problem");
+        assert!(problem["detail"].as_str().unwrap().contains(detail), "{body}: {problem}");
+        assert_ne!(problem["remedy"], "", "{problem}");
+    }
+    let answer = rig.ask("PUT", "/v1/disks/a%20b", &good.to_string());
+    assert_eq!(answer.status, 400, "{answer:?}");
+    let thin = with("thin", json!({ "soft_limit": "90%" }));
+    assert_eq!(rig.ask("PUT", "/v1/disks/data", &thin).status, 201);
+    assert_eq!(rig.get("/v1/disks/data").json()["soft_limit"]["percent"], 90);
+    let answer = rig.ask("DELETE", "/v1/disks/data", "");
+    assert_eq!(answer.status, 202);
+    check(&answer.json(), &schema("Disk"), "disk");
+    assert_eq!(answer.json()["detaching"], true);
+    wait_until("the end of the disk", || rig.ask("GET", "/v1/disks/data", "").status == 404);
+}
