@@ -53,9 +53,10 @@ pub(crate) enum Ask {
     #[command(after_help = ATTACH_HELP)]
     Attach {
         /// A TOML file with one `[[disk]]`, as the machine's configuration would have it
+        #[arg(value_name = "FILE")]
         disk: PathBuf,
     },
-    /// Detach a disk on virtio-scsi, and wait until its image is flushed and closed; the guest should have unmounted it
+    /// Detach a SCSI disk that the guest has unmounted, and wait until its image is flushed and closed
     Detach {
         /// The disk
         id: String,
