@@ -51,6 +51,13 @@ impl BackingSpace {
     pub fn total(&self) -> u64 {
         self.used.saturating_add(self.available)
     }
+
+    /// The least that is so many percent of it, in bytes.
+    #[must_use]
+    pub fn part(&self, percent: u8) -> u64 {
+        let part = (u128::from(self.total()) * u128::from(percent)).div_ceil(100);
+        u64::try_from(part).unwrap_or(u64::MAX)
+    }
 }
 
 /// The file that a loop device shows.

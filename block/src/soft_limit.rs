@@ -40,8 +40,7 @@ impl SoftLimit {
 
     /// Takes note of the space there is, and says whether it is on the other side of the mark than before.
     pub(crate) fn look(&self, space: BackingSpace) -> Option<Crossing> {
-        let used = u128::from(space.used) * 100;
-        let reached = used >= u128::from(space.total()) * u128::from(self.percent);
+        let reached = space.used >= space.part(self.percent);
         if self.reached.swap(reached, Ordering::AcqRel) == reached {
             return None;
         }

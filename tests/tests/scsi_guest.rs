@@ -156,12 +156,13 @@ impl<'host> Rig<'host> {
         let scratch = host.scratch("ext4")?;
         let image = format!("{scratch}/a.img");
         host.run(&format!("truncate -s 64M {image}; truncate -s 32M {scratch}/b.img"))?;
-        let tables = scsi_disk("a", &image, "serial = \"SERIAL-1\"")
-            + &scsi_disk(
-                "b",
-                &format!("{scratch}/b.img"),
-                "target = 1\nlun = 7\nblock_size = 4096\ncache = \"none\"",
-            );
+        let tables =
+            scsi_disk("a", &image, "serial = \"SERIAL-1\"\nthin = { soft_limit = \"90%\" }")
+                + &scsi_disk(
+                    "b",
+                    &format!("{scratch}/b.img"),
+                    "target = 1\nlun = 7\nblock_size = 4096\ncache = \"none\"",
+                );
         let config = host.guest_config(2, "512MiB", "initramfs-tools", "", &tables);
         let guest = boot(host, &config)?;
         wait_for_disks(&guest, 2)?;
@@ -432,6 +433,10 @@ fn rest(rig: &Rig<'_>) {
     has(
         &rig.tool("sg_modes -a /dev/sda"),
         &["WP=0, CAPPID=0, DpoFua=1", "00 08 12 04 00", "00 0a 0a 02 10 00"],
+    );
+    has(
+        &rig.tool("sg_modes --page=0x1c,2 /dev/sda"),
+        &["Logical block provisioning, page_control: current", "00 5c 02 00 14 00", "10 81 02 00 00"],
     );
     has(&rig.tool("sg_luns /dev/sda"), &["1 lun entry", "0000000000000000"]);
     has(&rig.tool("sg_luns /dev/sdb"), &["1 lun entry", "0007000000000000"]);

@@ -45,7 +45,7 @@ fn resource_counts(unit: &LogicalUnit, pointer: u16) -> Option<Vec<u8>> {
     /// SCOPE: others use the same store.
     const SHARED: u8 = 2;
     let space = unit.backing_space()?;
-    let set = u64::from(unit.block()) << unit.threshold_exponent();
+    let set = unit.threshold_set();
     let available = (1_u16, space.available / set, SHARED);
     let used = (2_u16, space.used.div_ceil(set), SHARED);
     let counts = [available, used].into_iter().filter(|(code, ..)| *code >= pointer);

@@ -14,13 +14,19 @@ pub(super) enum Values {
     Default,
 }
 
-type Page = fn(&LogicalUnit, Values) -> Vec<u8>;
+/// A page with its header, where the unit has it.
+type Page = fn(&LogicalUnit, Values) -> Option<Vec<u8>>;
 
-/// The caching page, and the control page.
-pub(super) const CACHING: u8 = 0x08;
-pub(super) const CONTROL: u8 = 0x0a;
+/// Page and subpage code.
+pub(super) type Code = (u8, u8);
+
+/// The caching page, the control page, and the logical block provisioning page.
+pub(super) const CACHING: Code = (0x08, 0);
+pub(super) const CONTROL: Code = (0x0a, 0);
+const PROVISIONING: Code = (0x1c, 0x02);
 /// All pages, ascending.
-const PAGES: [(u8, Page); 2] = [(CACHING, caching), (CONTROL, control)];
+const PAGES: [(Code, Page); 3] =
+    [(CACHING, caching), (CONTROL, control), (PROVISIONING, provisioning)];
 /// Page and subpage codes that stand for all.
 const ALL: u8 = 0x3f;
 const ALL_SUBPAGES: u8 = 0xff;
@@ -31,26 +37,26 @@ pub(super) const D_SENSE: u8 = 0x04;
 const GLTSD: u8 = 0x02;
 
 /// The page with its header.
-pub(super) fn page(unit: &LogicalUnit, code: u8, values: Values) -> Option<Vec<u8>> {
+pub(super) fn page(unit: &LogicalUnit, code: Code, values: Values) -> Option<Vec<u8>> {
     let (_, page) = PAGES.iter().find(|(known, _)| *known == code)?;
-    Some(page(unit, values))
+    page(unit, values)
 }
 
 /// SBC-3 §6.5.5.
-fn caching(unit: &LogicalUnit, values: Values) -> Vec<u8> {
+fn caching(unit: &LogicalUnit, values: Values) -> Option<Vec<u8>> {
     let enabled = match values {
         Values::Current => unit.write_cache().is_on(),
         Values::Changeable | Values::Default => unit.has_write_cache(),
     };
     let mut page = vec![0; 20];
-    put(&mut page, 0, &[CACHING, 18, if enabled { WCE } else { 0 }]);
-    page
+    put(&mut page, 0, &[CACHING.0, 18, if enabled { WCE } else { 0 }]);
+    Some(page)
 }
 
 /// SPC-4 §7.5.8. Tasks may be reordered, and nothing is saved.
-fn control(unit: &LogicalUnit, values: Values) -> Vec<u8> {
+fn control(unit: &LogicalUnit, values: Values) -> Option<Vec<u8>> {
     let mut page = vec![0; 12];
-    put(&mut page, 0, &[CONTROL, 10]);
+    put(&mut page, 0, &[CONTROL.0, 10]);
     match values {
         Values::Changeable => put(&mut page, 2, &[D_SENSE]),
         Values::Default => put(&mut page, 2, &[GLTSD, 0x10]),
@@ -59,7 +65,33 @@ fn control(unit: &LogicalUnit, values: Values) -> Vec<u8> {
             put(&mut page, 2, &[GLTSD | d_sense, 0x10]);
         }
     }
-    page
+    Some(page)
+}
+
+/// SBC-3's logical block provisioning page, where there are thresholds (VPD page B2h): one, which is the soft limit of the
+/// disk. The host's administrator sets it, and nobody else.
+fn provisioning(unit: &LogicalUnit, values: Values) -> Option<Vec<u8>> {
+    const SPF: u8 = 0x40;
+    const DESCRIPTOR_AT: usize = 16;
+    const ENABLED: u8 = 0x80;
+    /// THRESHOLD TYPE 000b, a soft one, and THRESHOLD ARMING 001b: reached from below.
+    const SOFT_INCREASING: u8 = 0x01;
+    /// THRESHOLD RESOURCE: the parameter code in log page 0Ch of what is used.
+    const USED: u8 = 0x02;
+    if unit.threshold_exponent() == 0 {
+        return None;
+    }
+    let mut page = vec![0; 24];
+    put(&mut page, 0, &[SPF | PROVISIONING.0, PROVISIONING.1, 0, 20]);
+    if values == Values::Changeable {
+        return Some(page);
+    }
+    put(&mut page, DESCRIPTOR_AT, &[SOFT_INCREASING, USED]);
+    if let Some(count) = unit.tell_threshold() {
+        put(&mut page, DESCRIPTOR_AT, &[ENABLED | SOFT_INCREASING]);
+        put(&mut page, DESCRIPTOR_AT + 4, &count.to_be_bytes());
+    }
+    Some(page)
 }
 
 /// MODE SENSE (6) and (10).
@@ -105,13 +137,22 @@ const DPOFUA: u8 = 0x10;
 
 fn asked_pages(unit: &LogicalUnit, cdb: &Cdb, values: Values) -> Result<Vec<u8>, Sense> {
     let (code, subpage) = (cdb.byte(2) & 0x3f, cdb.byte(3));
-    if subpage != 0 && subpage != ALL_SUBPAGES {
+    if code == ALL && !matches!(subpage, 0 | ALL_SUBPAGES) {
         return Err(cdb.wrong(3));
     }
-    if code == ALL {
-        return Ok(PAGES.iter().flat_map(|(_, page)| page(unit, values)).collect());
+    let of_code = |known: &Code| code == ALL || known.0 == code;
+    let asked = |known: &Code| of_code(known) && (subpage == ALL_SUBPAGES || known.1 == subpage);
+    let pages: Vec<u8> = PAGES
+        .iter()
+        .filter(|(known, _)| asked(known))
+        .filter_map(|(_, page)| page(unit, values))
+        .flatten()
+        .collect();
+    match pages.is_empty() {
+        false => Ok(pages),
+        true if PAGES.iter().any(|(known, _)| of_code(known)) => Err(cdb.wrong(3)),
+        true => Err(cdb.wrong_bit(2, 5)),
     }
-    page(unit, code, values).ok_or_else(|| cdb.wrong_bit(2, 5))
 }
 
 /// SBC-3 §6.5.2.2.

@@ -106,24 +106,27 @@ fn read_page(
     at: usize,
     changes: &mut Changes,
 ) -> Result<usize, Sense> {
-    let code = byte(list, at);
-    if code & 0x40 != 0 {
-        return Err(Sense::invalid_parameter(at, Some(6))); // SPF: there are no subpages
-    }
-    let code = code & 0x3f;
+    // SPF: a subpage code follows, and the length has two bytes.
+    let is_subpage = byte(list, at) & 0x40 != 0;
+    let (header, length_at) = if is_subpage { (4, 2) } else { (2, 1) };
+    let subpage = if is_subpage { byte(list, at + 1) } else { 0 };
+    let code = (byte(list, at) & 0x3f, subpage);
     let pages = [Values::Current, Values::Changeable].map(|values| mode::page(unit, code, values));
     let [Some(current), Some(changeable)] = pages else {
-        return Err(Sense::invalid_parameter(at, Some(5)));
+        return Err(Sense::invalid_parameter(at, Some(if is_subpage { 6 } else { 5 })));
     };
     let sent = list.get(at..).unwrap_or_default();
-    if sent.len() < 2 {
+    if sent.len() < header {
         return Err(Sense::PARAMETER_LIST_LENGTH_ERROR);
     }
-    if byte(sent, 1) != byte(&current, 1) {
-        return Err(Sense::invalid_parameter(at + 1, None));
+    if byte(&current, 0) & 0x40 != byte(sent, 0) & 0x40 {
+        return Err(Sense::invalid_parameter(at, Some(6)));
+    }
+    if sent.get(length_at..header) != current.get(length_at..header) {
+        return Err(Sense::invalid_parameter(at + length_at, None));
     }
     let sent = sent.get(..current.len()).ok_or(Sense::PARAMETER_LIST_LENGTH_ERROR)?;
-    for place in 2..current.len() {
+    for place in header..current.len() {
         let fixed = !byte(&changeable, place);
         let differing = (byte(sent, place) ^ byte(&current, place)) & fixed;
         if differing != 0 {

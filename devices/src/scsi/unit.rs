@@ -68,6 +68,8 @@ pub struct LogicalUnit {
     descriptor_sense: AtomicBool,
     stopped: AtomicBool,
     reservations: Mutex<Reservations>,
+    /// The threshold that the initiator was told last; nothing if it was told none since that changed.
+    told_threshold: Mutex<Option<u32>>,
     /// Said when the host does not say how much space is left, and which blocks take some.
     space_untold: Seldom,
     pub(super) allocation_untold: Seldom,
@@ -96,6 +98,7 @@ impl LogicalUnit {
             descriptor_sense: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             reservations: Mutex::default(),
+            told_threshold: Mutex::default(),
             space_untold: Seldom::default(),
             allocation_untold: Seldom::default(),
             backend,
@@ -227,6 +230,38 @@ impl LogicalUnit {
         let least = (SET_BYTES / block).max(2).ilog2();
         let fits = |exponent: &u32| sets(exponent + block.ilog2()) <= u64::from(u32::MAX);
         (least..63).find(fits).and_then(|exponent| u8::try_from(exponent).ok()).unwrap_or(63)
+    }
+
+    /// How many threshold sets are used when the soft limit is reached; nothing without one. For the initiator.
+    pub(super) fn tell_threshold(&self) -> Option<u32> {
+        let threshold = self.threshold();
+        *self.told_threshold() = threshold;
+        threshold
+    }
+
+    /// Looks whether the threshold is another one than the initiator was told, because the store has another size, and tells
+    /// it so once.
+    pub fn check_threshold(&self) {
+        let mut told = self.told_threshold();
+        if told.is_some() && *told != self.threshold() {
+            *told = None;
+            self.raise(Attention::ModeChanged);
+        }
+    }
+
+    fn threshold(&self) -> Option<u32> {
+        let percent = self.backend.soft_limit()?.percent;
+        let sets = self.backing_space()?.part(percent).div_ceil(self.threshold_set());
+        Some(u32::try_from(sets).unwrap_or(u32::MAX))
+    }
+
+    fn told_threshold(&self) -> MutexGuard<'_, Option<u32>> {
+        self.told_threshold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of a threshold set.
+    pub(super) fn threshold_set(&self) -> u64 {
+        u64::from(self.block()) << self.threshold_exponent()
     }
 
     pub(super) fn take_attention(&self) -> Option<Attention> {

@@ -21,6 +21,8 @@ pub(super) trait ControlledDisk: Send + Sync {
     fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError>;
     /// Tells the driver that the disk's soft limit is reached, if its protocol has words for that.
     fn tell_soft_limit(&self) {}
+    /// The space of the disk's store was looked at.
+    fn space_was_seen(&self) {}
 }
 
 /// The controls of one disk.
@@ -75,6 +77,7 @@ impl DiskControl {
         if crossing == Some(Crossing::Reached) {
             self.0.tell_soft_limit();
         }
+        self.0.space_was_seen();
         Ok(crossing)
     }
 

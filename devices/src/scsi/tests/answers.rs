@@ -109,6 +109,70 @@ fn mode_pages_are_told_in_both_forms() {
     assert_eq!(rig.refusal(&hex("1a 00 08 01 ff 00"), &[]), Sense::invalid_field_in_cdb(3, None));
 }
 
+/// The logical block provisioning page, byte by byte: a soft threshold, armed for a rise of what is used.
+#[test]
+fn the_soft_limit_is_a_threshold() {
+    let rig = Rig::new();
+    let ask = |values: u8| rig.ask(&[0x1a, 8, values << 6 | 0x1c, 2, 0xff, 0]);
+    let header = hex("1b 00 10 00");
+    let page = |descriptor: &str| {
+        let fixed = hex("5c 02 0014 00 0000000000 0000000000 00");
+        [header.clone(), fixed, hex(descriptor)].concat()
+    };
+    let [current, changeable, default] = [0, 1, 2];
+    assert_eq!(ask(current), page("01 02 0000 00000000"), "no limit: not enabled");
+    *rig.disk.soft_limit.lock().unwrap() = Some(80);
+    // 80 % of 10 MiB and 6 bytes, in sets of a MiB, of which the last is begun.
+    assert_eq!(ask(current), page("81 02 0000 00000009"));
+    assert_eq!(ask(default), page("81 02 0000 00000009"));
+    assert_eq!(ask(changeable), page("00 00 0000 00000000"));
+
+    // With all subpages of its own page and of all pages, in the long form too; with those that have no subpage it is not.
+    assert_eq!(rig.ask(&hex("1a 08 1c ff ff 00")), ask(current));
+    let all = rig.ask(&hex("5a 08 3f ff 00 00 00 00ff 00"));
+    assert_eq!(all[..2], hex("003e"));
+    assert_eq!(all[8..10], hex("08 12"));
+    assert_eq!(all[28..30], hex("0a 0a"));
+    assert_eq!(all[40..], ask(current)[4..]);
+    assert_eq!(rig.ask(&hex("1a 08 3f 00 ff 00")).len(), 4 + 20 + 12);
+    for (cdb, at) in [
+        ("1a 08 1c 00 ff 00", (3, None)),
+        ("1a 08 1c 01 ff 00", (3, None)),
+        ("1a 08 3f 02 ff 00", (3, None)),
+        ("1a 08 1d 02 ff 00", (2, Some(5))),
+    ] {
+        assert_eq!(rig.refusal(&hex(cdb), &[]), Sense::invalid_field_in_cdb(at.0, at.1), "{cdb}");
+    }
+    let rig = Rig::with(Look { discard: false, ..Look::default() });
+    *rig.disk.soft_limit.lock().unwrap() = Some(80);
+    let refusal = rig.refusal(&hex("1a 08 1c 02 ff 00"), &[]);
+    assert_eq!(refusal, Sense::invalid_field_in_cdb(3, None), "no thresholds in VPD page B2h");
+}
+
+/// A store that grows moves the threshold: who has read it is told once, and again after it has read it anew.
+#[test]
+fn a_threshold_that_moves_is_told() {
+    let rig = Rig::new();
+    *rig.disk.soft_limit.lock().unwrap() = Some(50);
+    let grow = |available| {
+        rig.disk.space.lock().unwrap().available = available;
+        rig.unit.check_threshold();
+    };
+    let read = || rig.ask(&hex("1a 08 1c 02 ff 00"))[24..28].to_vec();
+    grow(9 * MIB);
+    assert_eq!(read(), hex("00000007"), "nobody had read it");
+    rig.unit.check_threshold();
+    for (available, count) in [(29, "00000011"), (49, "0000001b")] {
+        grow(available * MIB);
+        rig.unit.check_threshold();
+        let told = rig.refusal(&hex("00 00 00 00 00 00"), &[]);
+        assert_eq!(told.triple(), (Key::UnitAttention, 0x2a, 0x01));
+        rig.unit.check_threshold();
+        assert_eq!(rig.ask(&hex("00 00 00 00 00 00")), [], "once");
+        assert_eq!(read(), hex(count));
+    }
+}
+
 #[test]
 fn a_disk_without_a_write_cache_has_none_to_switch() {
     for mode in [CacheMode::DirectSync, CacheMode::WriteThrough] {

@@ -152,6 +152,29 @@ fn parameter_lists() {
         Some(parameter(27, Some(4)))
     );
     assert!(rig.unit.write_cache().is_on());
+    // The soft limit is not the initiator's to change; a list that leaves it as it is may hold it.
+    let rig = Rig::new();
+    *rig.disk.soft_limit.lock().unwrap() = Some(80);
+    let limit = "00000000 5c 02 0014 00 0000000000 0000000000 00 81 02 0000 00000009";
+    assert!(rig.execute(&hex("15 10 00 00 1c 00"), &hex(limit)).is_ok());
+    for (from, to, at, bit) in [
+        ("0014 00", "0014 01", 8, Some(0)),
+        ("81 02", "01 02", 20, Some(7)),
+        ("81 02", "80 02", 20, Some(0)),
+        ("81 02", "81 01", 21, Some(1)),
+        ("00000009", "00000008", 27, Some(0)),
+        ("0014 00", "0013 00", 6, None),
+        ("5c 02", "5c 01", 4, Some(6)),
+        ("5c 02 0014", "1c 02 0014", 4, Some(5)),
+    ] {
+        let outcome = rig.execute(&hex("15 10 00 00 1c 00"), &hex(&limit.replace(from, to)));
+        assert_eq!(outcome.err(), Some(parameter(at, bit)), "{to}");
+    }
+    for (cdb, list) in
+        [("15 10 00 00 07 00", "00000000 5c 02 00"), ("15 10 00 00 08 00", &limit[..20])]
+    {
+        assert_eq!(rig.execute(&hex(cdb), &hex(list)).err(), Some(length), "{list}");
+    }
     // More blocks than one UNMAP may name, on a disk that has them.
     let rig = Rig::with(Look { capacity: 64 << 30, ..Look::default() });
     let two =

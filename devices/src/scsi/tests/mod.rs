@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use ::block::{
     Backend, BackingSpace, ByteOffset, CacheMode, DiscardLimits, EngineSetup, Extent, Geometry,
-    IoEngine, Miscompare, OpenError, Operation,
+    IoEngine, Miscompare, OpenError, Operation, SoftLimitState,
 };
 
 use super::*;
@@ -27,6 +27,9 @@ struct Disk {
     asked: Mutex<Vec<Operation>>,
     errno: Mutex<Option<i32>>,
     extents: Mutex<Vec<Extent>>,
+    space: Mutex<BackingSpace>,
+    /// In percent.
+    soft_limit: Mutex<Option<u8>>,
 }
 
 impl Backend for Disk {
@@ -57,7 +60,12 @@ impl Backend for Disk {
     }
 
     fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
-        Ok(Some(BackingSpace { used: 3 * MIB + 1, available: 7 * MIB + 5 }))
+        Ok(Some(*self.space.lock().unwrap()))
+    }
+
+    fn soft_limit(&self) -> Option<SoftLimitState> {
+        let percent = (*self.soft_limit.lock().unwrap())?;
+        Some(SoftLimitState { percent, reached: false })
     }
 }
 
@@ -149,6 +157,8 @@ impl Rig {
             asked: Mutex::default(),
             errno: Mutex::default(),
             extents: Mutex::default(),
+            space: Mutex::new(BackingSpace { used: 3 * MIB + 1, available: 7 * MIB + 5 }),
+            soft_limit: Mutex::default(),
         });
         let identity = Identity::new("serial", "/disk");
         let unit = Arc::new(LogicalUnit::new("disk", identity, disk.clone()));

@@ -106,4 +106,8 @@ impl ControlledDisk for Handle {
     fn tell_soft_limit(&self) {
         self.unit.raise(Attention::SoftThreshold);
     }
+
+    fn space_was_seen(&self) {
+        self.unit.check_threshold();
+    }
 }
