@@ -23,7 +23,8 @@ pub(super) const GUEST_PORTS: usize = 3;
 const DISKS: [(&str, u64); 3] = [("inbox", 1 << 30), ("outbox", 1 << 30), ("scratch", 8 << 30)];
 /// The part of the command line that decides what the machine is.
 const MACHINE: &str = "-M q35 -nodefaults -no-user-config -display none -no-reboot";
-const NESTED: &str = "-accel tcg -cpu EPYC,+svm,+npt,+vgif -smp 2 -m 7G";
+/// Three processors, of which guests run on the last two (`resources/lab/host/init` says why).
+const NESTED: &str = "-accel tcg -cpu EPYC,+svm,+npt,+vgif -smp 3 -m 7G";
 const DETERMINISTIC: &str =
     "-accel tcg -cpu EPYC,+svm,+npt,-rdrand,-rdseed -smp 1 -m 4G -icount shift=0 -rtc clock=vm";
 const APPEND: &str = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off";
