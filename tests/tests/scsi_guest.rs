@@ -436,7 +436,11 @@ fn rest(rig: &Rig<'_>) {
     );
     has(
         &rig.tool("sg_modes --page=0x1c,2 /dev/sda"),
-        &["Logical block provisioning, page_control: current", "00 5c 02 00 14 00", "10 81 02 00 00"],
+        &[
+            "Logical block provisioning, page_control: current",
+            "00 5c 02 00 14 00",
+            "10 81 02 00 00",
+        ],
     );
     has(&rig.tool("sg_luns /dev/sda"), &["1 lun entry", "0000000000000000"]);
     has(&rig.tool("sg_luns /dev/sdb"), &["1 lun entry", "0007000000000000"]);

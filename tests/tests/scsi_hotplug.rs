@@ -57,7 +57,8 @@ fn disappears(guest: &Guest<'_>, place: &str) -> Result<()> {
 fn disks_come_and_go_under_a_running_guest() -> Result<()> {
     let host = Host::start("scsi-hotplug")?;
     host.put_bulkhead()?;
-    let rig = Rig { host: &host, socket: host.path("control.sock"), scratch: host.scratch("ext4")? };
+    let rig =
+        Rig { host: &host, socket: host.path("control.sock"), scratch: host.scratch("ext4")? };
     host.run(&format!("truncate -s 64M {} {}", rig.image("data"), rig.image("more")))?;
     // A controller, and no disk on it.
     let tables = format!("[[scsi]]\n[control]\nsocket = \"{}\"\n", rig.socket);
