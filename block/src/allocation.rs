@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::time::{Duration, Instant};
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -85,6 +86,33 @@ impl Iterator for Extents<'_> {
     }
 }
 
+/// How long a queue may wait for an answer about what is allocated. Of a fragmented file, hundreds of extents may take tens of
+/// milliseconds where the host has to fetch them.
+pub(crate) const LONGEST_LOOK: Duration = Duration::from_millis(1);
+
+/// So many are worth an answer in any case.
+const FEW: usize = 16;
+
+/// As many extents as come within `limit`, but a [few](FEW) in any case if they are there.
+///
+/// # Errors
+///
+/// The first that comes.
+pub(crate) fn no_longer_than(
+    extents: impl Iterator<Item = io::Result<Extent>>,
+    limit: Duration,
+) -> io::Result<Vec<Extent>> {
+    let start = Instant::now();
+    let mut found = Vec::new();
+    for extent in extents {
+        found.push(extent?);
+        if found.len() >= FEW && start.elapsed() >= limit {
+            break;
+        }
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileExt;
@@ -98,6 +126,22 @@ mod tests {
             (range.start.0, range.len, data)
         };
         Extents::new(file, start, end).map(extent).collect()
+    }
+
+    #[test]
+    fn an_answer_that_takes_long_ends_early() {
+        let slow = || {
+            (0..1000).map(|at| {
+                std::thread::sleep(Duration::from_millis(1));
+                Ok(Extent { range: ByteRange { start: ByteOffset(at), len: 1 }, data: true })
+            })
+        };
+        assert_eq!(no_longer_than(slow(), Duration::ZERO).unwrap().len(), FEW);
+        let some = no_longer_than(slow(), Duration::from_millis(50)).unwrap().len();
+        assert!((FEW..=50).contains(&some), "{some}");
+        assert_eq!(no_longer_than(slow().take(3), Duration::MAX).unwrap().len(), 3);
+        let refused = std::iter::once_with(|| Err(io::ErrorKind::Other.into()));
+        assert!(no_longer_than(refused, Duration::MAX).is_err());
     }
 
     #[test]

@@ -194,8 +194,8 @@ pub trait Backend: Send + Sync {
     /// then reported as failed.
     fn stop_holding(&self) {}
 
-    /// What the host keeps data for and what it does not, from `from` to the end of the disk or for the first `most`
-    /// extents. Blocks, but only on metadata.
+    /// What the host keeps data for and what it does not, from `from` to the end of the disk, or for the first `most`
+    /// extents, or for as many as it tells of within about a millisecond, but a few. Blocks, but only on metadata.
     ///
     /// # Errors
     ///

@@ -23,6 +23,7 @@ use rustix::io::Errno;
 
 pub use self::lock::Lock;
 pub use self::survey::Survey;
+use crate::allocation::{LONGEST_LOOK, no_longer_than};
 use crate::clock::Clock;
 use crate::engine_choice::{self, EngineChoice};
 use crate::failures::FailureLog;
@@ -240,7 +241,7 @@ impl Backend for RawFile {
 
     fn allocation(&self, from: ByteOffset, most: usize) -> io::Result<Vec<Extent>> {
         let capacity = self.host.geometry.get().capacity;
-        Extents::new(&self.host.file, from.0, capacity).take(most).collect()
+        no_longer_than(Extents::new(&self.host.file, from.0, capacity).take(most), LONGEST_LOOK)
     }
 
     fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
