@@ -50,6 +50,11 @@ impl DiskView {
         self.detaching.load(Ordering::Acquire)
     }
 
+    /// Why another disk cannot have what this one has.
+    fn refusal(&self, stays: impl FnOnce() -> Refusal) -> Refusal {
+        if self.is_detaching() { Refusal::Detaching(self.config.id.clone()) } else { stays() }
+    }
+
     fn place(&self) -> Option<ScsiPlace> {
         match self.config.bus {
             Bus::VirtioScsi(place) => Some(place),
@@ -64,6 +69,9 @@ pub(crate) enum Refusal {
     /// Another disk has the name.
     #[error("there is a disk {0:?} already")]
     IdTaken(String),
+    /// A disk that is on its way out has the name, the image or the place.
+    #[error("the disk {0:?} is still being detached")]
+    Detaching(String),
     /// Another disk of this machine has the image.
     #[error("{image} is the image of this machine's disk {disk:?}", image = .image.display())]
     ImageTaken { image: PathBuf, disk: String },
@@ -138,15 +146,15 @@ impl Disks {
     /// Why it is not attached. Nothing of it is left.
     pub(crate) fn attach(&self, id: &str, disk: Attachable) -> Result<Arc<DiskView>, Refusal> {
         let others = self.all();
-        if others.iter().any(|other| other.config.id == id) {
-            return Err(Refusal::IdTaken(id.to_owned()));
+        if let Some(other) = others.iter().find(|other| other.config.id == id) {
+            return Err(other.refusal(|| Refusal::IdTaken(id.to_owned())));
         }
         let place = self.place_for(&disk, &others)?;
         let config = disk.build(self.vcpus, place);
         let Some(config) = config else { return Err(Refusal::PlaceTaken(place)) };
         if let Some(other) = others.iter().find(|other| same_image(&other.config, &config)) {
             let disk = other.config.id.clone();
-            return Err(Refusal::ImageTaken { image: config.path, disk });
+            return Err(other.refusal(|| Refusal::ImageTaken { image: config.path, disk }));
         }
         drop(others);
         let control = self.controllers.attach(&config, place)?;
@@ -176,7 +184,11 @@ impl Disks {
         if let Some(asked) = disk.queues().filter(|asked| *asked > has) {
             return Err(Refusal::Queues { asked, has });
         }
-        place.map_err(Refusal::PlaceTaken)
+        place.map_err(|taken| {
+            let there = others.iter().find(|other| other.place() == Some(taken));
+            let refusal = || Refusal::PlaceTaken(taken);
+            there.map_or_else(refusal, |there| there.refusal(refusal))
+        })
     }
 
     /// Detaches a disk: from now on the guest does not find it. Its image is closed when what is in flight has ended and what
@@ -228,5 +240,115 @@ impl Disks {
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<DiskView>>> {
         // The list is whole between any two changes.
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::{Duration, Instant};
+
+    use block::{
+        Backend, CacheMode, DetectZeroes, EngineKind, EngineSetup, Geometry, IoEngine, OnNoSpace,
+    };
+
+    use super::*;
+    use crate::config::{ControllerConfig, attached};
+
+    /// A disk whose flush waits, then fails.
+    struct Failing(Arc<Mutex<()>>);
+
+    impl Backend for Failing {
+        fn geometry(&self) -> Geometry {
+            let (logical_block, physical_block) = (512, 4096);
+            let (capacity, optimal_io, discard) = (1 << 20, 0, None);
+            Geometry { capacity, logical_block, physical_block, optimal_io, discard }
+        }
+
+        fn cache_mode(&self) -> CacheMode {
+            CacheMode::WriteBack
+        }
+
+        fn read_only(&self) -> bool {
+            false
+        }
+
+        fn engine(&self, _: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, block::OpenError> {
+            unreachable!("there is no driver")
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            drop(self.0.lock());
+            Err(io::Error::from_raw_os_error(libc::EIO))
+        }
+    }
+
+    fn config(path: &Path, place: ScsiPlace) -> DiskConfig {
+        DiskConfig {
+            id: "data".into(),
+            path: path.into(),
+            bus: Bus::VirtioScsi(place),
+            cache: CacheMode::WriteBack,
+            readonly: false,
+            queues: 1,
+            serial: "data".into(),
+            block_size: None,
+            engine: EngineKind::Auto,
+            on_no_space: OnNoSpace::Report,
+            discard: true,
+            detect_zeroes: DetectZeroes::Off,
+            soft_limit: None,
+        }
+    }
+
+    fn attach(disks: &Disks, id: &str, path: &Path, lun: u16) -> String {
+        let keys = serde_json::json!({ "path": path, "bus": "virtio-scsi", "lun": lun });
+        let disk = Attachable::new(attached::Request { id: id.into(), keys }).unwrap();
+        disks.attach(id, disk).err().map_or(String::new(), |refusal| refusal.to_string())
+    }
+
+    /// Until it is gone it keeps what is its own, and a flush that fails is told.
+    #[test]
+    fn a_disk_that_loses_data_on_its_way_out_says_so() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(1 << 20).unwrap();
+        let other = tempfile::NamedTempFile::new().unwrap();
+        other.as_file().set_len(1 << 20).unwrap();
+        let mut controllers = Controllers::default();
+        let device = controllers.add(ControllerConfig { number: 0, queues: 1 }).unwrap();
+        let place = ScsiPlace { controller: 0, address: Address { target: 0, lun: 0 } };
+        let config = config(image.path(), place);
+        let gate = Arc::new(Mutex::new(()));
+        let backend = Arc::new(Failing(Arc::clone(&gate)));
+        let control = controllers.put(&config, place, backend).unwrap();
+        let events = Arc::new(Events::default());
+        let disks = vec![DiskView::new(config, control)];
+        let disks = Arc::new(Disks::new(disks, controllers, 1, Arc::clone(&events)));
+        let waits = gate.lock().unwrap();
+
+        let disk = disks.find("data").unwrap();
+        assert_eq!(attach(&disks, "data", other.path(), 1), "there is a disk \"data\" already");
+        disks.detach(&disk).unwrap();
+        disks.detach(&disk).expect("once more changes nothing");
+        assert!(disk.is_detaching() && disks.all().len() == 1);
+        drop(disk);
+        let leaving = "the disk \"data\" is still being detached";
+        assert_eq!(attach(&disks, "data", other.path(), 1), leaving);
+        assert_eq!(attach(&disks, "more", image.path(), 1), leaving);
+        assert_eq!(attach(&disks, "more", other.path(), 0), leaving);
+        assert_eq!(attach(&disks, "more", other.path(), 1), "");
+
+        drop(waits);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while events.all().len() < 2 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let events = events.all();
+        let lost = events.last().unwrap();
+        assert_eq!((lost.what, &*lost.disk), (Happening::DiskDetachedWithLoss, "data"));
+        assert!(lost.text.contains("Input/output error"), "{}", lost.text);
+        assert!(disks.find("data").is_none());
+        assert_eq!(attach(&disks, "data", image.path(), 0), "");
+        drop(device);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use block::{DiskOptions, OpenError, RawFile};
+use block::{Backend, DiskOptions, OpenError, RawFile};
 use devices::pci::{BusFull, PciRoot, Window};
 use devices::scsi::Identity;
 use devices::virtio::{
@@ -110,7 +110,14 @@ struct Controller {
 
 impl Controllers {
     /// The device of a controller, if it was not there yet.
-    fn add(&mut self, config: ControllerConfig) -> Result<Option<Box<dyn VirtioDevice>>, Error> {
+    ///
+    /// # Errors
+    ///
+    /// The host gives no event.
+    pub(crate) fn add(
+        &mut self,
+        config: ControllerConfig,
+    ) -> Result<Option<Box<dyn VirtioDevice>>, Error> {
         let ControllerConfig { number, queues } = config;
         if self.0.contains_key(&number) {
             return Ok(None);
@@ -137,12 +144,24 @@ impl Controllers {
     ///
     /// It cannot be opened, or not be attached there. Nothing of it is left open.
     pub(crate) fn attach(&self, disk: &DiskConfig, place: ScsiPlace) -> Result<DiskControl, Error> {
+        self.put(disk, place, Arc::new(open_backend(disk)?))
+    }
+
+    /// Attaches a disk that is open.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be attached there.
+    pub(crate) fn put(
+        &self,
+        disk: &DiskConfig,
+        place: ScsiPlace,
+        backend: Arc<dyn Backend>,
+    ) -> Result<DiskControl, Error> {
         let no_place = |error| Error::Place(disk.id.clone(), error);
+        let identity = Identity::new(&disk.serial, &place_of_data(disk));
         let controller =
             self.0.get(&place.controller).ok_or_else(|| no_place(NoPlace::Exhausted))?;
-        let backend = open_backend(disk)?;
-        let identity = Identity::new(&disk.serial, &place_of_data(disk));
-        let backend = Arc::new(backend);
         controller.bus.attach(place.address, &disk.id, identity, backend).map_err(no_place)
     }
 

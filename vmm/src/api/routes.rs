@@ -130,9 +130,10 @@ fn detach(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
 
 fn refused(refusal: &disks::Refusal) -> Problem {
     use disks::Refusal::{
-        Device, IdTaken, ImageTaken, NoController, NotScsi, PlaceTaken, Queues, Thread,
+        Detaching, Device, IdTaken, ImageTaken, NoController, NotScsi, PlaceTaken, Queues, Thread,
     };
     let (status, remedy) = match refusal {
+        Detaching(_) => (409, "wait until the event `disk_detached` tells of its end".to_owned()),
         IdTaken(_) => (409, "give it another `id`".to_owned()),
         ImageTaken { .. } => {
             (409, "detach that one first, or set `readonly = true` on both".to_owned())

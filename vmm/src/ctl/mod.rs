@@ -293,3 +293,26 @@ fn resize_body(size_bytes: Option<u64>) -> String {
         None => String::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_no_success() {
+        let machine = Machine { socket: Path::new("control.sock"), json: false };
+        let event = |event: &str| Event {
+            number: 1,
+            time_ms: 0,
+            event: event.into(),
+            disk: "data".into(),
+            text: "it is so".into(),
+        };
+        assert_eq!(
+            machine.detached(event("disk_detached")).unwrap(),
+            "data is detached: it is so\n"
+        );
+        let lost = machine.detached(event("disk_detached_with_loss")).unwrap_err();
+        assert_eq!(lost.to_string(), "disk data is detached: it is so");
+    }
+}

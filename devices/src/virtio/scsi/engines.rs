@@ -31,6 +31,8 @@ pub(super) struct UnitEngines {
     places: Vec<Option<usize>>,
     /// Whether there are engines of disks that are gone.
     owes: bool,
+    /// Whether the one engine that is left sleeps as if there were others.
+    alone: bool,
     /// Requests that no engine could be made for.
     refused: Vec<Completion>,
     completed: Vec<Completion>,
@@ -63,6 +65,7 @@ impl UnitEngines {
             engines: Vec::new(),
             places: Vec::new(),
             owes: false,
+            alone: false,
             refused: Vec::new(),
             completed: Vec::with_capacity(usize::from(depth)),
             version: shared.version(),
@@ -81,11 +84,19 @@ impl UnitEngines {
     /// Makes the engine of a unit, which is added to the others.
     #[cold]
     fn make(&mut self, number: u16) -> Result<usize, OpenError> {
+        let watches_kick = self.engines.is_empty();
+        let unit = self.unit(number, watches_kick)?;
+        self.engines.push(unit);
+        self.alone = false;
+        self.place_all();
+        Ok(self.engines.len() - 1)
+    }
+
+    fn unit(&self, number: u16, watches_kick: bool) -> Result<Unit, OpenError> {
         let refused = |what| move |source| OpenError::Host { path: "/".into(), what, source };
         let gone = || io::Error::from_raw_os_error(GONE);
         let map = self.shared.map();
         let disk = map.disk(number).ok_or_else(gone).map_err(refused("find the disk"))?;
-        let watches_kick = self.engines.is_empty();
         let own_kick = if watches_kick {
             None
         } else {
@@ -94,18 +105,8 @@ impl UnitEngines {
         let kick = event::as_fd(own_kick.as_ref().unwrap_or(&self.kick));
         let setup = EngineSetup { depth: self.depth, memory: &self.memory, kick };
         let engine = disk.unit.backend().engine(&setup)?;
-        let unit = Unit {
-            number,
-            engine,
-            in_flight: 0,
-            signalled: true,
-            watches_kick,
-            _own_kick: own_kick,
-            _disk: Arc::clone(disk),
-        };
-        self.engines.push(unit);
-        self.place_all();
-        Ok(self.engines.len() - 1)
+        let (_own_kick, _disk) = (own_kick, Arc::clone(disk));
+        Ok(Unit { number, engine, in_flight: 0, signalled: true, watches_kick, _own_kick, _disk })
     }
 
     fn place_all(&mut self) {
@@ -127,6 +128,9 @@ impl UnitEngines {
         if self.owes || self.shared.version() != self.version {
             self.let_go();
         }
+        if self.alone {
+            self.settle_down();
+        }
     }
 
     #[cold]
@@ -136,7 +140,25 @@ impl UnitEngines {
         let is_gone = |unit: &Unit| map.disk(unit.number).is_none();
         self.engines.retain(|unit| unit.in_flight > 0 || !is_gone(unit));
         self.owes = self.engines.iter().any(is_gone);
+        self.alone = matches!(self.engines.as_slice(), [only] if !only.watches_kick);
         self.place_all();
+    }
+
+    /// Lets the one engine that is left watch the kick, so that the worker sleeps in it: in another one of the same disk, once
+    /// it is idle.
+    #[cold]
+    fn settle_down(&mut self) {
+        let [only] = self.engines.as_slice() else { return };
+        if only.in_flight > 0 {
+            return;
+        }
+        self.alone = false;
+        // Where the host gives no other engine, this one goes on as it is.
+        if let Ok(unit) = self.unit(only.number, true)
+            && let [only] = self.engines.as_mut_slice()
+        {
+            *only = unit;
+        }
     }
 
     /// Sleeps until the kick or an engine has something.
@@ -260,6 +282,61 @@ mod tests {
 
     const DISK: Address = Address { target: 0, lun: 0 };
 
+    fn attach(shared: &Arc<Shared>, lun: u16) -> NamedTempFile {
+        let file = NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let disk = RawFile::open(file.path(), &DiskOptions::new(CacheMode::WriteBack)).unwrap();
+        let identity = Identity::new("disk", "/");
+        shared.attach(Address { target: 0, lun }, "disk", identity, Arc::new(disk)).unwrap();
+        file
+    }
+
+    fn flush(engines: &mut UnitEngines, number: u16) {
+        let (op, mut segments) = (Operation::Flush, Segments::new());
+        engines.push(number, Request { tag: number, op, segments: &mut segments });
+    }
+
+    /// Waits for the next completion.
+    fn complete(engines: &mut UnitEngines) -> Completion {
+        let mut completed = Vec::new();
+        while completed.is_empty() {
+            engines.wait().unwrap();
+            engines.reap(&mut completed);
+        }
+        completed.remove(0)
+    }
+
+    /// One that sleeps in its engine makes one system call, one that sleeps in a poll of several makes three.
+    #[test]
+    fn a_disk_that_is_left_alone_is_slept_in_again() {
+        let shared = Arc::new(Shared::new("scsi", 1).unwrap());
+        let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+        let setup = EngineSetup { depth: 8, memory: &[], kick: event::as_fd(&kick) };
+        let mut engines = UnitEngines::new(Arc::clone(&shared), &setup, Arc::clone(&kick));
+        let _files = [attach(&shared, 0), attach(&shared, 1)];
+        for number in 0..2 {
+            flush(&mut engines, number);
+            assert_eq!(complete(&mut engines).tag, number);
+        }
+        let watches = |engines: &UnitEngines| -> Vec<_> {
+            engines.engines.iter().map(|unit| (unit.number, unit.watches_kick)).collect()
+        };
+        assert_eq!(watches(&engines), [(0, true), (1, false)]);
+        flush(&mut engines, 1);
+        let leaving = shared.detach(DISK).unwrap();
+        engines.follow();
+        assert_eq!(watches(&engines), [(1, false)], "it is busy");
+        assert!(complete(&mut engines).result.is_ok());
+        engines.follow();
+        assert_eq!(watches(&engines), [(1, true)]);
+        // A kick wakes it, and so does a completion.
+        kick.write(1).unwrap();
+        engines.wait().unwrap();
+        flush(&mut engines, 1);
+        assert!(complete(&mut engines).result.is_ok());
+        leaving.settle().unwrap();
+    }
+
     /// A driver that is never idle lets no worker sleep.
     #[test]
     fn the_engine_of_a_disk_that_is_gone_ends_without_a_sleep() {
@@ -267,13 +344,9 @@ mod tests {
         let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
         let setup = EngineSetup { depth: 8, memory: &[], kick: event::as_fd(&kick) };
         let mut engines = UnitEngines::new(Arc::clone(&shared), &setup, Arc::clone(&kick));
-        let file = NamedTempFile::new().unwrap();
-        file.as_file().set_len(1 << 20).unwrap();
-        let disk = RawFile::open(file.path(), &DiskOptions::new(CacheMode::WriteBack)).unwrap();
-        shared.attach(DISK, "disk", Identity::new("disk", "/"), Arc::new(disk)).unwrap();
+        let _file = attach(&shared, 0);
         let mut completed = Vec::new();
-        let (op, mut segments) = (Operation::Flush, Segments::new());
-        engines.push(0, Request { tag: 0, op, segments: &mut segments });
+        flush(&mut engines, 0);
         let leaving = shared.detach(DISK).unwrap();
         while completed.is_empty() {
             assert_eq!(engines.engines.len(), 1, "it is in use");
