@@ -2,6 +2,7 @@
 //!
 //! Shared by all queues and by the control plane. What reads and writes look at are atomics.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -70,6 +71,7 @@ pub struct LogicalUnit {
     reservations: Mutex<Reservations>,
     /// The threshold that the initiator was told last; nothing if it was told none since that changed.
     told_threshold: Mutex<Option<u32>>,
+    flushing: Mutex<()>,
     /// Said when the host does not say how much space is left, and which blocks take some.
     space_untold: Seldom,
     pub(super) allocation_untold: Seldom,
@@ -99,6 +101,7 @@ impl LogicalUnit {
             stopped: AtomicBool::new(false),
             reservations: Mutex::default(),
             told_threshold: Mutex::default(),
+            flushing: Mutex::default(),
             space_untold: Seldom::default(),
             allocation_untold: Seldom::default(),
             backend,
@@ -117,6 +120,17 @@ impl LogicalUnit {
     #[must_use]
     pub fn backend(&self) -> &Arc<dyn Backend> {
         &self.backend
+    }
+
+    /// Makes all that was written durable, outside of any queue. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The host's error; data may be lost.
+    pub fn sync(&self) -> io::Result<()> {
+        // One at a time: two would share the host's one report of a lost write (ADR 5).
+        let _one = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.backend.sync()
     }
 
     /// Its write cache.

@@ -2,14 +2,18 @@
 //! what was written is durable, and nobody holds the file afterwards.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::process::Command as Program;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use block::{Backend, CacheMode, DiskOptions, EngineKind, OnNoSpace, RawFile};
+use block::{
+    Backend, CacheMode, DiskOptions, EngineKind, EngineSetup, Geometry, IoEngine, OnNoSpace,
+    OpenError, RawFile,
+};
 use devices::scsi::Identity;
 use devices::virtio::{Address, DiskControl, NoPlace, ScsiBus};
 use rustix::fs::{FlockOperation, fcntl_lock};
@@ -268,6 +272,49 @@ fn the_end_of_the_machine_flushes_what_leaves() {
     host.device.machine().root.close().unwrap();
     assert_eq!((disk.syncs(), other.syncs()), (1, 1));
     leaving.settle().unwrap();
+}
+
+/// A disk that takes its time to flush.
+struct Slow(MemoryDisk, AtomicUsize);
+
+impl Backend for Slow {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+
+    fn cache_mode(&self) -> CacheMode {
+        self.0.cache_mode()
+    }
+
+    fn read_only(&self) -> bool {
+        self.0.read_only()
+    }
+
+    fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
+        self.0.engine(setup)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        assert_eq!(self.1.fetch_add(1, Ordering::AcqRel), 0, "two would share one report");
+        thread::sleep(Duration::from_millis(30));
+        self.1.fetch_sub(1, Ordering::AcqRel);
+        self.0.sync()
+    }
+}
+
+/// The kernel reports a lost write once.
+#[test]
+fn one_flush_runs_at_a_time() {
+    let (host, _, bus) = start(1);
+    let disk = MemoryDisk::new(Shape::default());
+    attach(&bus, 0, 1, Arc::new(Slow(disk.clone(), AtomicUsize::new(0))));
+    let leaving = bus.detach(SECOND).unwrap();
+    thread::scope(|scope| {
+        let end = scope.spawn(move || leaving.settle());
+        host.device.machine().root.close().unwrap();
+        end.join().unwrap().unwrap();
+    });
+    assert_eq!(disk.syncs(), 2);
 }
 
 /// Disks whose controller no driver has started, or whose driver never kicks: more of them than there are numbers.

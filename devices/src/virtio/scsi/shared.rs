@@ -247,8 +247,7 @@ impl Shared {
         let units: Vec<_> =
             attached.chain(inner.leaving.iter().filter_map(Weak::upgrade)).collect();
         drop(inner);
-        let sync = |unit: &Arc<LogicalUnit>| unit.backend().sync();
-        units.iter().map(sync).fold(Ok(()), Result::and)
+        units.iter().map(|unit| unit.sync()).fold(Ok(()), Result::and)
     }
 
     fn replace(&self, mut inner: MutexGuard<'_, Inner>, map: Map) -> Arc<Map> {
@@ -291,7 +290,7 @@ impl Leaving {
             inner.free.push(self.number);
         }
         drop(inner);
-        self.unit.backend().sync()
+        self.unit.sync()
     }
 
     /// Closes the disk's file, which ends its lock. Blocks until the last [`DiskControl`](crate::virtio::DiskControl) of
