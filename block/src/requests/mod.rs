@@ -166,9 +166,9 @@ impl Requests {
         }
         self.make_in_flight(tag, op, segments);
         match op {
-            Operation::Discard { range, .. } => {
+            Operation::Discard { range, waits, .. } => {
                 self.host.trimmed.asked(range.len);
-                if self.trims.gather(tag, range, self.now()) {
+                if waits && self.trims.gather(tag, range, self.now()) {
                     return;
                 }
             }

@@ -202,7 +202,7 @@ impl InFlight {
         durability: Durability,
         host: &HostFile,
     ) {
-        self.op = Operation::Discard { range, durability };
+        self.op = Operation::Discard { range, durability, waits: false };
         self.cut(Cut::of(range, self.op, host));
     }
 

@@ -192,7 +192,8 @@ pub(crate) fn write(at: u64, durability: Durability) -> Operation {
 }
 
 pub(crate) fn discard(start: u64, len: u64, durability: Durability) -> Operation {
-    Operation::Discard { range: ByteRange { start: ByteOffset(start), len }, durability }
+    let range = ByteRange { start: ByteOffset(start), len };
+    Operation::Discard { range, durability, waits: true }
 }
 
 pub(crate) fn zero(start: u64, len: u64, unmap: bool, durability: Durability) -> Operation {

@@ -161,7 +161,7 @@ impl Job {
         taken: u64,
     ) -> Option<Self> {
         let mut ranges = ranges.into_iter();
-        let op = Operation::Discard { range: ranges.next()?, durability };
+        let op = discard(&mut ranges, durability)?;
         let work = Work::Unmap { ranges, durability };
         Some(Self { taken, ..Self::new(op, Data::None, work) })
     }
@@ -278,11 +278,8 @@ impl Job {
             }
             Work::Unmap { ranges, durability } => {
                 let durability = *durability;
-                if let Some(range) = ranges.next() {
-                    return Ok(Some(Step {
-                        op: Operation::Discard { range, durability },
-                        data: Data::None,
-                    }));
+                if let Some(op) = discard(ranges, durability) {
+                    return Ok(Some(Step { op, data: Data::None }));
                 }
                 self.work = Work::Nothing;
                 if durability == Durability::Volatile { kept_promise(unit) } else { None }
@@ -303,6 +300,13 @@ impl Job {
             }
         })
     }
+}
+
+/// Discards the next range. Neighbours within one command were joined before; for those of other commands the last one
+/// waits, so that there is one wait for all.
+fn discard(ranges: &mut vec::IntoIter<ByteRange>, durability: Durability) -> Option<Operation> {
+    let range = ranges.next()?;
+    Some(Operation::Discard { range, durability, waits: ranges.as_slice().is_empty() })
 }
 
 /// What is left to do after data was written with this durability.

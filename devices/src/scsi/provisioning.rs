@@ -35,7 +35,8 @@ pub(super) fn unmap(unit: &LogicalUnit, command: &Command<'_>) -> Outcome {
     }
 }
 
-/// The ranges of a parameter list that are not empty. A descriptor that is not there whole is none (§5.28.2).
+/// The ranges of a parameter list that are not empty, neighbours joined. A descriptor that is not there whole is none
+/// (§5.28.2).
 fn unmap_ranges(unit: &LogicalUnit, list: &[u8]) -> Result<Vec<ByteRange>, Sense> {
     let descriptors_bytes = usize::from(be16(list, 2));
     let descriptors = list.get(HEADER..).unwrap_or_default();
@@ -58,7 +59,21 @@ fn unmap_ranges(unit: &LogicalUnit, list: &[u8]) -> Result<Vec<ByteRange>, Sense
             ranges.push(range);
         }
     }
-    Ok(ranges)
+    Ok(joined(ranges))
+}
+
+/// What the ranges cover, in order: pieces of the host's units of space that make whole ones are one range.
+fn joined(mut ranges: Vec<ByteRange>) -> Vec<ByteRange> {
+    let end = |range: &ByteRange| range.start.0 + range.len;
+    ranges.sort_by_key(|range| range.start);
+    ranges.dedup_by(|next, range| {
+        let touches = next.start.0 <= end(range);
+        if touches {
+            range.len = end(range).max(end(next)) - range.start.0;
+        }
+        touches
+    });
+    ranges
 }
 
 /// WRITE SAME (10) and (16).

@@ -1,10 +1,12 @@
 //! Commands and their responses (§5.6.6.1).
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use block::{CacheMode, Operation};
 use tests::driver::{Command, Descriptor, Host, Used, response};
 
 use super::{attach, controller, file_disk, read_10, start, write_10};
-use std::sync::Arc;
 
 fn test_unit_ready(lun: u8) -> Command {
     Command::new(lun, &[0; 6])
@@ -195,4 +197,33 @@ fn compare_and_write_over_real_files() {
         let answer = host.run(0, &Command::new(0, &cdb).out(&both));
         assert_eq!((answer.sense_triple(), answer.sense[6]), ((0xe, 0x1d, 0), 0), "{mode}");
     }
+}
+
+/// As many pieces of granules as one UNMAP may name, none of which has a neighbour: they wait for one together, and not each
+/// by itself.
+#[test]
+fn pieces_of_one_unmap_wait_together() {
+    const PIECES: u16 = 256;
+    let (device, bus) = controller(1);
+    let (_file, disk) = file_disk(8 << 20, CacheMode::WriteBack);
+    attach(&bus, 0, 0, Arc::new(disk));
+    let mut host = Host::start(device, u64::MAX);
+    host.hear_attention(0);
+    let bytes = PIECES * 16;
+    let mut list = [(bytes + 6).to_be_bytes(), bytes.to_be_bytes(), [0; 2], [0; 2]].concat();
+    for piece in 0..PIECES {
+        list.extend((u64::from(piece) * 16 + 1).to_be_bytes());
+        list.extend(1_u32.to_be_bytes());
+        list.extend([0; 4]);
+    }
+    let len = u16::try_from(list.len()).unwrap().to_be_bytes();
+    let unmap = Command::new(0, &[0x42, 0, 0, 0, 0, 0, 0, len[0], len[1], 0]).out(&list);
+    let took = (0..3).map(|_| {
+        let start = Instant::now();
+        host.succeed(&unmap);
+        start.elapsed()
+    });
+    let took = took.min().unwrap();
+    println!("{PIECES} pieces: {took:?}");
+    assert!(took < Duration::from_millis(2) * u32::from(PIECES) / 2, "{took:?}");
 }
