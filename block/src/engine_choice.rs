@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::host_file::HostFile;
 use crate::threads::ThreadEngine;
 use crate::uring::UringEngine;
-use crate::{Engine, EngineSetup, IoEngine, OpenError};
+use crate::{Engine, EngineSetup, IoEngine, OpenError, Seldom};
 
 /// The engines one can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -65,11 +65,13 @@ impl FromStr for EngineKind {
 pub(crate) struct EngineChoice {
     asked: EngineKind,
     made: Mutex<Option<Engine>>,
+    /// Of queues that start over and over, each may come to another.
+    fell_back: Seldom,
 }
 
 impl EngineChoice {
     pub(crate) fn new(asked: EngineKind) -> Self {
-        Self { asked, made: Mutex::new(None) }
+        Self { asked, made: Mutex::new(None), fell_back: Seldom::default() }
     }
 
     /// What came of it, or what is to be expected as long as no engine was made.
@@ -90,7 +92,9 @@ impl EngineChoice {
         let path = disk.path.display();
         let Engine { name, reason } = &engine;
         if fell_back {
-            tracing::warn!(%path, engine = name, %reason, "the disk has the slower engine");
+            if let Some(unnamed) = self.fell_back.news() {
+                tracing::warn!(%path, engine = name, %reason, unnamed, "the disk has the slower engine");
+            }
         } else {
             tracing::info!(%path, engine = name, %reason, "I/O engine chosen");
         }
