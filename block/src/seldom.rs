@@ -9,14 +9,20 @@ use std::time::{Duration, Instant};
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Seldom {
-    quiet: Duration,
+    period: Duration,
+    /// How often it may be told of in a period.
+    most: u32,
     told: Mutex<Told>,
 }
 
 #[derive(Debug)]
 struct Told {
-    last: Option<Instant>,
-    since: u64,
+    /// The period that goes on.
+    start: Option<Instant>,
+    /// How often it was told of in that.
+    times: u32,
+    /// How often it was not since it was told of last.
+    unnamed: u64,
 }
 
 impl Default for Seldom {
@@ -29,8 +35,14 @@ impl Default for Seldom {
 impl Seldom {
     /// Once in this time.
     #[must_use]
-    pub const fn every(quiet: Duration) -> Self {
-        Self { quiet, told: Mutex::new(Told { last: None, since: 0 }) }
+    pub const fn every(period: Duration) -> Self {
+        Self::some(1, period)
+    }
+
+    /// So many times, and no more before this time is over.
+    #[must_use]
+    pub const fn some(most: u32, period: Duration) -> Self {
+        Self { period, most, told: Mutex::new(Told { start: None, times: 0, unnamed: 0 }) }
     }
 
     /// It has happened: how often it did without being told of since the last time, if it is to be told of now.
@@ -40,12 +52,16 @@ impl Seldom {
 
     pub(crate) fn news_at(&self, now: Instant) -> Option<u64> {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.last.is_some_and(|last| now.saturating_duration_since(last) < self.quiet) {
-            told.since += 1;
+        let goes_on = |start| now.saturating_duration_since(start) < self.period;
+        if !told.start.is_some_and(goes_on) {
+            (told.start, told.times) = (Some(now), 0);
+        }
+        if told.times >= self.most {
+            told.unnamed += 1;
             return None;
         }
-        told.last = Some(now);
-        Some(std::mem::take(&mut told.since))
+        told.times += 1;
+        Some(std::mem::take(&mut told.unnamed))
     }
 }
 
@@ -62,5 +78,14 @@ mod tests {
         assert!(soon.all(|news| news.is_none()));
         assert_eq!(seldom.news_at(start + Duration::from_secs(1)), Some(999));
         assert_eq!(seldom.news_at(start + Duration::from_secs(1)), None);
+    }
+
+    #[test]
+    fn it_is_told_of_some_times() {
+        let seldom = Seldom::some(3, Duration::from_secs(1));
+        let start = Instant::now();
+        let news = |ms| seldom.news_at(start + Duration::from_millis(ms));
+        assert_eq!([0, 1, 500, 501, 999].map(news), [Some(0), Some(0), Some(0), None, None]);
+        assert_eq!([1000, 1001, 1002, 1003].map(news), [Some(2), Some(0), Some(0), None]);
     }
 }
