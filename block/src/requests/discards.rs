@@ -34,7 +34,8 @@ impl Requests {
         if self.draining {
             return;
         }
-        let Some(tag) = self.trims.next_turn(|| self.host.clock.now()) else { return };
+        let Self { trims, host, .. } = self;
+        let Some(tag) = trims.next_turn(|| host.clock.now(), &host.activity) else { return };
         if let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) {
             request.set_chunk(self.trims.cut(request.range_left()));
             self.ready.push_back(tag);

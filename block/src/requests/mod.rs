@@ -123,7 +123,7 @@ impl Requests {
         }
         (place.state, place.bytes, place.at, place.one) = (state, bytes, at, Some(segment));
         self.asked += 1;
-        self.trims.transfer();
+        self.trims.transfer_begins();
         Some(SimpleTransfer { at: at.0, base: segment.base(), bytes, writes })
     }
 
@@ -150,7 +150,7 @@ impl Requests {
         {
             (place.state, place.bytes, place.at, place.one) = (state, bytes, at, None);
             self.asked += 1;
-            self.trims.transfer();
+            self.trims.transfer_begins();
             return Some(call);
         }
         let segments = std::mem::take(&mut place.segments);
@@ -165,6 +165,9 @@ impl Requests {
             self.heed_claims();
         }
         self.make_in_flight(tag, op, segments);
+        if is_transfer(op) {
+            self.trims.transfer_begins();
+        }
         match op {
             Operation::Discard { range, waits, .. } => {
                 self.host.trimmed.asked(range.len);
@@ -217,6 +220,7 @@ impl Requests {
         {
             place.state = State::Vacant;
             self.asked -= 1;
+            self.trims.transfer_ends();
             self.finished.push(Completion { tag, result: Ok(()) });
             return false;
         }
@@ -232,6 +236,7 @@ impl Requests {
             if i64::from(answer) == i64::from(place.bytes) {
                 place.state = State::Vacant;
                 self.asked -= 1;
+                self.trims.transfer_ends();
                 return self.finish(tag, op, self.host.check_promise(op));
             }
             let segments = place.take_segments();
@@ -497,6 +502,9 @@ impl Requests {
             }
         }
         let op = request.op();
+        if is_transfer(op) {
+            self.trims.transfer_ends();
+        }
         // Of two requests, the kernel may have told the other one of what this one lost.
         let result = result.and_then(|()| self.host.check_promise(op));
         if let Some(place) = self.places.get_mut(usize::from(tag)) {
@@ -527,6 +535,17 @@ impl Drop for Requests {
             self.end(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
         }
         self.host.range_lock.leave(&self.claimant);
+        debug_assert!(self.trims.transfers_none());
+    }
+}
+
+/// Whether discards are to keep out of its way.
+fn is_transfer(op: Operation) -> bool {
+    match op {
+        Operation::Read { .. } | Operation::Write { .. } | Operation::CompareAndWrite { .. } => {
+            true
+        }
+        Operation::Flush | Operation::Discard { .. } | Operation::WriteZeroes { .. } => false,
     }
 }
 

@@ -6,6 +6,7 @@ mod account;
 mod activity;
 mod gather;
 mod pace;
+mod rest;
 mod turns;
 
 pub(crate) use self::account::Account;

@@ -1,18 +1,22 @@
 //! How much of a discard the host is asked at once, and when it is asked for more.
 //!
-//! A file system keeps readers out of a file while it punches a hole, and a device its queue busy. So a discard goes in chunks
-//! that take the host about a millisecond, one at a time per engine, and while reads and writes go on they have the
-//! disk for themselves for most of the time.
+//! A file system keeps readers out of a file while it punches a hole, once those that are in it are done; a device its queue busy.
+//! So a discard goes in chunks, one at a time per engine, that take the host about two milliseconds, or as long as a transfer where that is
+//! longer: then a transfer that meets one takes no more than twice its time. Between chunks is a [`Rest`].
 
 use std::time::{Duration, Instant};
 
+use super::activity::Traffic;
+use super::rest::Rest;
+
 /// What a chunk should take.
-const TARGET: Duration = Duration::from_millis(1);
-/// While transfers go on, how many times as long as a chunk took there is none.
-const REST: u32 = 4;
-/// The longest rest: a host that hangs for once must not stop discards for good.
-const LONGEST_REST: Duration = Duration::from_millis(100);
-const FIRST: u64 = 16 << 20;
+const TARGET: Duration = Duration::from_millis(2);
+/// What transfers may make more of it.
+const LONGEST_TRANSFER: Duration = Duration::from_millis(50);
+/// Discards of a guest may time out, those of Linux on SCSI disks after 30 s. Those that wait for so long rest no longer
+/// than they must.
+const PATIENCE: Duration = Duration::from_secs(10);
+const FIRST: u64 = 4 << 20;
 const SMALLEST: u64 = 1 << 20;
 const LARGEST: u64 = 1 << 30;
 
@@ -23,15 +27,25 @@ pub(crate) struct Pace {
     chunk: u64,
     /// When the chunk under way was asked for.
     asked: Option<Instant>,
-    /// When the next may be.
-    resume: Option<Instant>,
+    /// What there is before the next.
+    rest: Option<Rest>,
+    /// What went on at the last look.
+    seen: Traffic,
+    /// How long a transfer took during the last rest.
+    transfer: Duration,
 }
 
 impl Pace {
     /// Chunks are whole granules, wherever the first one starts.
     pub(crate) fn new(granularity: u32) -> Self {
-        let granularity = u64::from(granularity.max(1));
-        Self { granularity, chunk: FIRST, asked: None, resume: None }
+        Self {
+            granularity: u64::from(granularity.max(1)),
+            chunk: FIRST,
+            asked: None,
+            rest: None,
+            seen: Traffic::default(),
+            transfer: Duration::ZERO,
+        }
     }
 
     /// How much to ask for next, of a range that starts at a granule: all of it where it is not much more than a chunk.
@@ -40,31 +54,59 @@ impl Pace {
         if len <= chunk.saturating_add(chunk / 4) { len } else { chunk }
     }
 
-    /// Whether a chunk may be asked for now.
-    pub(crate) fn is_ready(&self, now: Instant) -> bool {
-        self.asked.is_none() && self.resume.is_none_or(|resume| resume <= now)
+    /// Whether a chunk is under way.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked.is_some()
     }
 
-    /// When a chunk may be asked for, if not now and if no answer comes first.
+    /// Whether a chunk may be asked for now, of discards that have waited for so long. What goes on is looked at only where
+    /// that matters.
+    pub(crate) fn is_ready(
+        &mut self,
+        now: Instant,
+        waited: Duration,
+        look: impl FnOnce() -> Traffic,
+    ) -> bool {
+        let Some(rest) = &mut self.rest else { return !self.is_asked() };
+        if now < rest.due() {
+            return false;
+        }
+        let traffic = look();
+        if !rest.is_over(now, traffic) && waited < PATIENCE {
+            return false;
+        }
+        let took = rest.transfer_took(now, traffic).unwrap_or_default();
+        self.transfer = took.min(LONGEST_TRANSFER);
+        (self.rest, self.seen) = (None, traffic);
+        true
+    }
+
+    /// When to see again whether a chunk may be asked for, if no answer comes first.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.resume
+        self.rest.as_ref().map(Rest::due)
     }
 
     /// A chunk is asked for.
     pub(crate) fn begin(&mut self, now: Instant) {
         self.asked = Some(now);
-        self.resume = None;
+        self.rest = None;
     }
 
-    /// The host has answered: so many bytes are done. `busy` if reads or writes went on meanwhile.
-    pub(crate) fn end(&mut self, now: Instant, bytes: u64, busy: bool) {
+    /// The host has answered: so many bytes are done.
+    pub(crate) fn end(&mut self, now: Instant, bytes: u64, traffic: Traffic) {
         let Some(asked) = self.asked.take() else { return };
         let took = now.saturating_duration_since(asked);
-        self.resume = busy.then(|| now + (took * REST).min(LONGEST_REST));
+        if traffic.in_flight > 0 || traffic.ended != self.seen.ended {
+            let met = traffic.in_flight.max(self.seen.in_flight);
+            self.rest = Some(Rest::after(took, met, now, traffic));
+        }
+        self.seen = traffic;
+        // The file system waits for the transfers that are in the file, then they for it.
+        let target = TARGET + 2 * self.transfer;
         // By no more than a factor of two, and only by what was a whole chunk.
-        if took > TARGET {
+        if took > target {
             self.chunk = (self.chunk / 2).max(SMALLEST);
-        } else if took < TARGET / 2 && bytes >= self.chunk {
+        } else if took < target / 2 && bytes >= self.chunk {
             self.chunk = (self.chunk * 2).min(LARGEST);
         }
     }
@@ -75,6 +117,11 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const IDLE: Traffic = Traffic { ended: 0, in_flight: 0, ended_at_chunk: 0 };
+
+    fn is_ready(pace: &mut Pace, now: Instant, traffic: Traffic) -> bool {
+        pace.is_ready(now, Duration::ZERO, || traffic)
+    }
 
     #[test]
     fn chunks_grow_on_a_fast_host_and_shrink_on_a_slow_one() {
@@ -84,42 +131,81 @@ mod tests {
             let bytes = pace.cut(u64::MAX);
             pace.begin(now);
             now += took;
-            pace.end(now, bytes, false);
+            pace.end(now, bytes, IDLE);
             bytes >> 20
         };
-        let fast: Vec<_> = (0..8).map(|_| chunk(&mut pace, MS / 10)).collect();
-        assert_eq!(fast, [16, 32, 64, 128, 256, 512, 1024, 1024]);
+        let fast: Vec<_> = (0..10).map(|_| chunk(&mut pace, MS / 10)).collect();
+        assert_eq!(fast, [4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024]);
         let slow: Vec<_> = (0..12).map(|_| chunk(&mut pace, 5 * MS)).collect();
         assert_eq!(slow, [1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1, 1]);
-        assert_eq!(chunk(&mut pace, 3 * MS / 4), 1);
+        assert_eq!(chunk(&mut pace, 3 * MS / 2), 1);
         assert_eq!(chunk(&mut pace, MS / 100), 1);
         assert_eq!(chunk(&mut pace, MS), 2);
+    }
+
+    /// A chunk among 4 transfers that take 8 ms each, and the rest after it. Returns the chunk in MiB.
+    fn chunk_among_slow(pace: &mut Pace, now: &mut Instant, ended: &mut u64) -> u64 {
+        let bytes = pace.cut(u64::MAX);
+        pace.begin(*now);
+        *now += 9 * MS;
+        pace.end(*now, bytes, Traffic { ended: *ended, in_flight: 4, ended_at_chunk: *ended });
+        let (chunk_end, before) = (*now, *ended);
+        loop {
+            *now = pace.due().unwrap();
+            *ended = before + u64::try_from((*now - chunk_end).as_millis()).unwrap() / 2;
+            let traffic = Traffic { ended: *ended, in_flight: 4, ended_at_chunk: before };
+            if is_ready(pace, *now, traffic) {
+                return bytes >> 20;
+            }
+        }
+    }
+
+    #[test]
+    fn among_slow_transfers_a_chunk_may_take_as_long_as_they() {
+        let (mut pace, mut now, mut ended) = (Pace::new(4096), Instant::now(), 0);
+        let chunks: Vec<_> =
+            (0..4).map(|_| chunk_among_slow(&mut pace, &mut now, &mut ended)).collect();
+        // Of the first one nothing is known yet. Then it is 18 ms that a chunk may take.
+        assert_eq!(chunks, [4, 2, 2, 2]);
     }
 
     #[test]
     fn discards_rest_while_transfers_go_on() {
         let mut pace = Pace::new(4096);
         let now = Instant::now();
-        assert!(pace.is_ready(now));
+        assert!(is_ready(&mut pace, now, IDLE));
         pace.begin(now);
-        assert!(!pace.is_ready(now + 10 * MS), "one is under way");
-        pace.end(now + 2 * MS, 1, true);
+        assert!(!is_ready(&mut pace, now + 10 * MS, IDLE), "one is under way");
+        let busy = Traffic { ended: 10, in_flight: 1, ended_at_chunk: 10 };
+        pace.end(now + 2 * MS, 1, busy);
         assert_eq!(pace.due(), Some(now + 10 * MS));
-        assert!(!pace.is_ready(now + 9 * MS));
-        assert!(pace.is_ready(now + 10 * MS));
-        pace.begin(now + 10 * MS);
-        pace.end(now + 3000 * MS, 1, true);
-        assert_eq!(pace.due(), Some(now + 3100 * MS));
-        pace.begin(now + 4000 * MS);
-        pace.end(now + 4001 * MS, 1, false);
-        assert!(pace.is_ready(now + 4001 * MS), "nobody else wants the disk");
+        assert!(!is_ready(&mut pace, now + 9 * MS, Traffic { ended: 1000, ..busy }));
+        assert!(!is_ready(&mut pace, now + 10 * MS, Traffic { ended: 20, ..busy }));
+        assert_eq!(pace.due(), Some(now + 20 * MS));
+        assert!(is_ready(&mut pace, now + 20 * MS, Traffic { ended: 266, ..busy }));
+        pace.begin(now + 20 * MS);
+        let idle = Traffic { ended: 266, in_flight: 0, ended_at_chunk: 266 };
+        pace.end(now + 21 * MS, 1, idle);
+        assert!(is_ready(&mut pace, now + 21 * MS, idle), "nobody else wants the disk");
+    }
+
+    #[test]
+    fn a_guest_that_has_waited_for_long_waits_no_longer_than_needs_be() {
+        let mut pace = Pace::new(4096);
+        let now = Instant::now();
+        let busy = Traffic { ended: 10, in_flight: 1, ended_at_chunk: 10 };
+        pace.begin(now);
+        pace.end(now + MS, 1, busy);
+        let moved = Traffic { ended: 20, ..busy };
+        assert!(!pace.is_ready(now + 4 * MS, PATIENCE, || moved));
+        assert!(pace.is_ready(now + 5 * MS, PATIENCE, || moved));
     }
 
     #[test]
     fn a_chunk_is_whole_granules_and_leaves_no_crumbs() {
         let pace = Pace::new(3 << 20);
-        assert_eq!(pace.cut(100 << 20), 18 << 20);
-        assert_eq!(pace.cut(19 << 20), 19 << 20);
+        assert_eq!(pace.cut(100 << 20), 6 << 20);
+        assert_eq!(pace.cut(7 << 20), 7 << 20);
         assert_eq!(pace.cut(4096), 4096);
     }
 }

@@ -4,9 +4,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::activity::Transfers;
 use super::{Activity, Gather, Granules, Pace, Run};
 use crate::{ByteRange, DiscardLimits};
 
@@ -20,8 +20,10 @@ pub(crate) struct Turns {
     waiting: VecDeque<u16>,
     /// Pairs of a request and the one that discards for it too.
     riders: Vec<(u16, u16)>,
-    /// That this engine transfers.
-    active: Arc<AtomicBool>,
+    /// Since when there is no moment without one that waits or is under way.
+    since: Option<Instant>,
+    /// What this engine transfers.
+    transfers: Arc<Transfers>,
 }
 
 impl Turns {
@@ -31,14 +33,26 @@ impl Turns {
             pace: Pace::new(limits.map_or(1, |limits| limits.granularity)),
             waiting: VecDeque::new(),
             riders: Vec::new(),
-            active: activity.join(),
+            since: None,
+            transfers: activity.join(),
         }
     }
 
     /// A read or write goes to the host.
     #[inline]
-    pub(crate) fn transfer(&self) {
-        self.active.store(true, Ordering::Relaxed);
+    pub(crate) fn transfer_begins(&self) {
+        self.transfers.begin();
+    }
+
+    /// The host is done with one, or it ends otherwise.
+    #[inline]
+    pub(crate) fn transfer_ends(&self) {
+        self.transfers.end();
+    }
+
+    /// Whether each transfer that began has ended.
+    pub(crate) fn transfers_none(&self) -> bool {
+        self.transfers.in_flight() == 0
     }
 
     /// Sets a discard aside that may gain by waiting for its neighbours; `false` if it would not.
@@ -98,12 +112,20 @@ impl Turns {
     }
 
     /// Whose turn it is, if it is time for a chunk. It is asked for now.
-    pub(crate) fn next_turn(&mut self, now: impl FnOnce() -> Instant) -> Option<u16> {
+    pub(crate) fn next_turn(
+        &mut self,
+        now: impl FnOnce() -> Instant,
+        activity: &Activity,
+    ) -> Option<u16> {
         if self.waiting.is_empty() {
+            if !self.pace.is_asked() {
+                self.since = None;
+            }
             return None;
         }
         let now = now();
-        if !self.pace.is_ready(now) {
+        let waited = now.saturating_duration_since(*self.since.get_or_insert(now));
+        if !self.pace.is_ready(now, waited, || activity.look()) {
             return None;
         }
         self.pace.begin(now);
@@ -117,7 +139,7 @@ impl Turns {
 
     /// The host has answered a chunk of so many bytes.
     pub(crate) fn end(&mut self, now: Instant, bytes: u64, activity: &Activity) {
-        self.pace.end(now, bytes, activity.take());
+        self.pace.end(now, bytes, activity.chunk_ended());
     }
 
     /// When there is something to do, if no answer comes first.
