@@ -1,7 +1,7 @@
 # What people do with this tree. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build lab sim cycles thin bench bench-gate clean
+.PHONY: help demo test check build lab sim cycles thin bench bench-gate bench-trims clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ bench: ## Measure the storage stack beside fio and qemu-storage-daemon
 bench-gate: ## Count instructions and system calls per request, as CI wants them
 	@resources/bench/host-packages.sh
 	@cargo run --quiet --release --package tests --bin bench -- gate
+
+bench-trims: ## Measure reads while another part of their disk is discarded
+	@resources/bench/host-packages.sh
+	@cargo run --quiet --release --package tests --bin bench -- trims
 
 clean: ## Remove what was built, but not the cached lab image
 	cargo clean

@@ -3,12 +3,14 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{getpid, getpriority_process, setpriority_process};
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
+
+use crate::driver::wait_for;
 
 /// Size of each disk.
 const DISK_BYTES: usize = 512 << 20;
@@ -82,18 +84,13 @@ impl CpuClock {
 /// The disks, in files. What was mounted for them goes when this is dropped.
 pub(super) struct Disks {
     folder: PathBuf,
-    loop_device: Option<String>,
+    xfs: InMemory,
 }
 
 impl Disks {
     /// Makes the disks below `folder` and brings them into the page cache.
     pub(super) fn make(folder: &Path) -> Result<Self> {
-        fs::create_dir_all(folder.join("memory"))?;
-        fs::create_dir_all(folder.join("xfs"))?;
-        let folder = folder.canonicalize()?;
-        let mut disks = Self { folder, loop_device: None };
-        disks.unmount();
-        disks.mount_xfs()?;
+        let disks = Self { folder: folder.to_owned(), xfs: InMemory::mount(folder, "xfs")? };
         fill(&disks.on_disk(), DISK_BYTES)?;
         fill(&disks.on_xfs(), DISK_BYTES)?;
         Ok(disks)
@@ -106,43 +103,93 @@ impl Disks {
 
     /// A file on XFS on a loop device over tmpfs.
     pub(super) fn on_xfs(&self) -> PathBuf {
-        self.xfs().join("disk.img")
-    }
-
-    fn memory(&self) -> PathBuf {
-        self.folder.join("memory")
-    }
-
-    fn xfs(&self) -> PathBuf {
-        self.folder.join("xfs")
-    }
-
-    fn mount_xfs(&mut self) -> Result<()> {
-        let (memory, xfs) = (self.memory(), self.xfs());
-        call(Command::new("mount").args(["-t", "tmpfs", "-o", "size=2g", "bench"]).arg(&memory))?;
-        let image = memory.join("xfs.img");
-        File::create(&image)?.set_len(1 << 30)?;
-        let device = call(Command::new("losetup").args(["--find", "--show"]).arg(&image))?;
-        let device = self.loop_device.insert(device.trim().to_owned());
-        call(Command::new("mkfs.xfs").args(["-q", "-f"]).arg(&*device))?;
-        call(Command::new("mount").arg(device).arg(&xfs))?;
-        Ok(())
-    }
-
-    /// Takes down what is mounted, also what an earlier run that was killed left. That nothing is there is no error.
-    fn unmount(&mut self) {
-        let _ = Command::new("umount").arg("-q").arg(self.xfs()).status();
-        if let Some(device) = self.loop_device.take() {
-            let _ = call(Command::new("losetup").arg("--detach").arg(device));
-        }
-        let _ = Command::new("umount").arg("-q").arg(self.memory()).status();
+        self.xfs.folder().join("disk.img")
     }
 }
 
 impl Drop for Disks {
     fn drop(&mut self) {
-        self.unmount();
         let _ = fs::remove_file(self.on_disk());
+    }
+}
+
+/// A loop device over a file. It goes when this is dropped.
+pub(super) struct LoopDevice(String);
+
+impl LoopDevice {
+    pub(super) fn over(file: &Path, options: &[&str]) -> Result<Self> {
+        let mut command = Command::new("losetup");
+        let name = call(command.args(["--find", "--show"]).args(options).arg(file))?;
+        Ok(Self(name.trim().to_owned()))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        Path::new(&self.0)
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = call(Command::new("losetup").arg("--detach").arg(&self.0));
+    }
+}
+
+/// A file system of a GiB on a loop device over tmpfs. It is gone when this is dropped.
+pub(super) struct InMemory {
+    folder: PathBuf,
+    memory: PathBuf,
+    device: Option<LoopDevice>,
+}
+
+impl InMemory {
+    /// Mounts one of that kind below `folder`.
+    pub(super) fn mount(folder: &Path, kind: &str) -> Result<Self> {
+        let (mounted, memory) = (folder.join(kind), folder.join(format!("{kind}-memory")));
+        fs::create_dir_all(&mounted)?;
+        fs::create_dir_all(&memory)?;
+        let folder = mounted.canonicalize()?;
+        let mut made = Self { folder, memory: memory.canonicalize()?, device: None };
+        made.unmount();
+        call(Command::new("mount").args(["-t", "tmpfs", "-o", "size=2g", "bench"]).arg(&memory))?;
+        let image = memory.join("image");
+        File::create(&image)?.set_len(1 << 30)?;
+        let device = LoopDevice::over(&image, &[])?;
+        let force = if kind == "xfs" { "-f" } else { "-F" };
+        call(Command::new(format!("mkfs.{kind}")).args(["-q", force]).arg(device.path()))?;
+        call(Command::new("mount").arg(device.path()).arg(&made.folder))?;
+        made.device = Some(device);
+        Ok(made)
+    }
+
+    /// Where it is mounted.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Takes down what is mounted, also what an earlier run that was killed left. That nothing is there is no error.
+    fn unmount(&mut self) {
+        unmount(&self.folder);
+        self.device = None;
+        unmount(&self.memory);
+    }
+}
+
+impl Drop for InMemory {
+    fn drop(&mut self) {
+        self.unmount();
+    }
+}
+
+/// Takes a file system down. The kernel may hold its files for a moment after who had them open is gone.
+fn unmount(folder: &Path) {
+    let is_mounted = || Command::new("mountpoint").arg("-q").arg(folder).status();
+    let try_once = || {
+        let tried = Command::new("umount").arg("-q").arg(folder).stderr(Stdio::null()).status();
+        let gone = tried.is_ok_and(|tried| tried.success());
+        (gone || !is_mounted().is_ok_and(|mounted| mounted.success())).then_some(())
+    };
+    if wait_for(try_once).is_none() {
+        eprintln!("{} stays mounted", folder.display());
     }
 }
 

@@ -10,6 +10,7 @@ mod host;
 mod ours;
 mod qsd;
 mod report;
+mod trims;
 mod wake;
 mod workload;
 
@@ -25,6 +26,7 @@ use self::report::Report;
 use self::workload::{Place, Workload};
 
 pub use self::gate::{gate, play};
+pub use self::trims::trims;
 
 /// How long each run takes.
 const RUN: Duration = Duration::from_millis(700);

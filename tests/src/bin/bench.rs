@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use tests::bench::{Selection, bench, gate, pauses, play};
+use tests::bench::{Selection, bench, gate, pauses, play, trims};
 
 /// Measures the storage stack.
 #[derive(Parser)]
@@ -31,6 +31,15 @@ enum What {
     Gate,
     /// Measure the CPU time of a worker whose driver pauses between requests.
     Pauses,
+    /// Measure reads while another part of their disk is discarded. Needs root.
+    Trims {
+        /// Alternating pairs of a run without and one with a discard.
+        #[arg(long, default_value_t = 7)]
+        pairs: usize,
+        /// Only this: xfs, ext4, loop.
+        #[arg(long)]
+        store: Option<String>,
+    },
     /// What the gate runs under its counters: so many batches of reads, then the end.
     Play {
         /// The disk.
@@ -47,6 +56,7 @@ fn main() -> Result<()> {
         }
         What::Gate => gate(),
         What::Pauses => pauses(),
+        What::Trims { pairs, store } => trims(pairs, store.as_deref()),
         What::Play { disk, batches } => play(&disk, batches),
     }
 }
