@@ -1,7 +1,8 @@
 //! Thin disks as a real guest and its host see them: what the guest's file systems free, the host has again.
 //!
 //! By default each of the guest's file systems, each store of the host's, each bus and both ways to give space back
-//! have their turn; with `BULKHEAD_THIN=all`, each with each (`make thin`).
+//! have their turn; with `BULKHEAD_THIN=all`, each with each (`make thin`), and reads under a trim are counted for long
+//! enough to ask how long they take.
 
 #![allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -147,9 +148,14 @@ struct Round {
     file_systems: &'static [&'static str],
 }
 
+/// Whether all is to be shown, whatever it takes.
+fn is_thorough() -> bool {
+    std::env::var_os("BULKHEAD_THIN").is_some_and(|wanted| wanted == "all")
+}
+
 /// Everything has a turn on each store: both buses, both ways, two file systems.
 fn rounds(store: Store) -> Vec<Round> {
-    if std::env::var_os("BULKHEAD_THIN").is_some_and(|wanted| wanted == "all") {
+    if is_thorough() {
         let buses = [Bus::Block, Bus::Scsi];
         let ways = [Way::Fstrim, Way::MountedDiscard];
         let each = buses.into_iter().flat_map(|bus| ways.map(|way| (bus, way)));
@@ -254,6 +260,87 @@ fn space_comes_back_on_xfs() -> Result<()> {
 #[test]
 fn space_comes_back_on_a_loop_device() -> Result<()> {
     space_comes_back(Store::Loop)
+}
+
+/// Reads at random while the guest trims, on one disk. What it collects is of all rounds, in files in the guest.
+struct Reader<'host> {
+    rig: Rig<'host>,
+}
+
+/// One round in the guest: `with` gets how long each read took while `fstrim` ran, `without` those of the seconds before. The
+/// log's clock is that of /proc/uptime.
+const READ_AND_TRIM: &str = r#"
+dd if=/dev/zero of=/mnt/deleted bs=1M count=400 oflag=direct 2>/dev/null; sync; rm /mnt/deleted; sync
+fio --name=reads --filename=/mnt/read --rw=randread --bs=4k --size=64m --direct=1 --ioengine=libaio --iodepth=4 --time_based --runtime=300 \
+    --write_lat_log=/run/reads --log_alternate_epoch=1 --log_alternate_epoch_clock_id=1 >/run/fio.log 2>&1 & fio=$!
+sleep 5; read from _ </proc/uptime; fstrim /mnt; read to _ </proc/uptime; kill $fio; wait $fio
+awk -F, -v from=$from -v to=$to '
+    $1 >= from * 1000 && $1 <= to * 1000 { print $2 >> "/run/with" }
+    $1 >= (from - 3) * 1000 && $1 < from * 1000 { print $2 >> "/run/without" }' /run/reads_clat.1.log
+echo $from $to"#;
+
+impl<'host> Reader<'host> {
+    fn start(host: &'host Host, bus: Bus) -> Result<Self> {
+        let rig = Rig::start(host, Store::Xfs, bus, &["data"])?;
+        rig.guest.run(&make_and_mount("ext4", &bus.node(0), Way::Fstrim))?;
+        rig.guest.run_for(
+            "dd if=/dev/zero of=/mnt/read bs=1M count=64 oflag=direct 2>/dev/null && fstrim /mnt",
+            WRITE_TIMEOUT,
+        )?;
+        rig.guest.run(&format!("cat >/run/round <<'END'{READ_AND_TRIM}\nEND"))?;
+        Ok(Self { rig })
+    }
+
+    /// One round; how many seconds its trim took.
+    fn round(&self) -> Result<f64> {
+        let before = self.freed()?;
+        let said = self.rig.guest.run_for("sh /run/round", WRITE_TIMEOUT)?;
+        let (from, to) = said.trim().split_once(' ').with_context(|| said.clone())?;
+        let freed = self.freed()? - before;
+        assert!(freed >= WRITTEN - TOLERANCE, "{freed} bytes were freed");
+        Ok(to.parse::<f64>()? - from.parse::<f64>()?)
+    }
+
+    fn freed(&self) -> Result<u64> {
+        self.rig.trimmed("data")?["freed_bytes"].as_u64().context("no count of bytes")
+    }
+
+    /// How many reads a file has, and their 99th percentile in milliseconds.
+    fn percentile(&self, file: &str) -> Result<(u64, f64)> {
+        let said = self.rig.guest.run(&format!(
+            "sort -n /run/{file} | awk '{{ took[NR] = $1 }} END {{ print NR, took[int(NR * 99 / 100 + 0.5)] / 1e6 }}'"
+        ))?;
+        let (count, p99) = said.trim().split_once(' ').with_context(|| said.clone())?;
+        Ok((count.parse()?, p99.parse()?))
+    }
+}
+
+/// Reads go on while space is given back. How long they take is asked only of many rounds: the emulated host's clock is noisy.
+fn reads_go_on(bus: Bus) -> Result<()> {
+    let rounds: u32 = if is_thorough() { 10 } else { 1 };
+    let host = Host::start(&format!("thin-reads-{bus:?}").to_lowercase())?;
+    let reader = Reader::start(&host, bus)?;
+    let took = (0..rounds).map(|_| reader.round()).sum::<Result<f64>>()?;
+    let (count, with) = reader.percentile("with")?;
+    let (count_without, without) = reader.percentile("without")?;
+    println!(
+        "{bus:?}: p99 {with:.1} ms of {count} reads under {rounds} trims of {took:.1} s, {without:.1} ms of {count_without} without: {:.2}",
+        with / without
+    );
+    assert!(count > 0, "no read ended during a trim");
+    assert!(!is_thorough() || with <= 2.0 * without);
+    assert_eq!(reader.rig.guest.power_off()?, 0);
+    Ok(())
+}
+
+#[test]
+fn reads_go_on_over_virtio_blk_while_space_is_given_back() -> Result<()> {
+    reads_go_on(Bus::Block)
+}
+
+#[test]
+fn reads_go_on_over_virtio_scsi_while_space_is_given_back() -> Result<()> {
+    reads_go_on(Bus::Scsi)
 }
 
 /// A disk on a file system of the host's that is to be filled.
