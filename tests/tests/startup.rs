@@ -123,7 +123,7 @@ fn no_later_than_a_microvm_of_qemu() -> Result<()> {
         "startup-time",
         &[(&program, "bulkhead")],
         &SCRIPT.replace("CMDLINE", CMDLINE),
-        Duration::from_secs(1200),
+        Duration::from_secs(120),
     )?;
     ensure!(output.status == 0, "status {}: {}", output.status, output.text);
     println!("                      start to guest   guest uptime at init");

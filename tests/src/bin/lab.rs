@@ -49,7 +49,7 @@ enum Action {
         /// Copy a file beside the command (the current folder there) first
         #[arg(long, value_name = "FILE")]
         put: Vec<PathBuf>,
-        /// Give up after this many seconds
+        /// Start again a machine that says nothing on its console for this many seconds; four times
         #[arg(long, default_value_t = 900)]
         timeout: u64,
         /// The command, a line of shell
