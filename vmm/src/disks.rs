@@ -248,9 +248,7 @@ mod tests {
     use std::path::Path;
     use std::time::{Duration, Instant};
 
-    use block::{
-        Backend, CacheMode, DetectZeroes, EngineKind, EngineSetup, Geometry, IoEngine, OnNoSpace,
-    };
+    use block::{Backend, CacheMode, EngineSetup, Geometry, IoEngine};
 
     use super::*;
     use crate::config::{ControllerConfig, attached};
@@ -284,21 +282,7 @@ mod tests {
     }
 
     fn config(path: &Path, place: ScsiPlace) -> DiskConfig {
-        DiskConfig {
-            id: "data".into(),
-            path: path.into(),
-            bus: Bus::VirtioScsi(place),
-            cache: CacheMode::WriteBack,
-            readonly: false,
-            queues: 1,
-            serial: "data".into(),
-            block_size: None,
-            engine: EngineKind::Auto,
-            on_no_space: OnNoSpace::Report,
-            discard: true,
-            detect_zeroes: DetectZeroes::Off,
-            soft_limit: None,
-        }
+        DiskConfig::plain(path, Bus::VirtioScsi(place))
     }
 
     fn attach(disks: &Disks, id: &str, path: &Path, lun: u16) -> String {

@@ -6,10 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use block::{
-    Backend, CacheMode, DetectZeroes, DiskOptions, EngineKind, EngineSetup, Geometry, IoEngine,
-    OnNoSpace, OpenError, RawFile,
-};
+use block::{Backend, CacheMode, DiskOptions, EngineSetup, Geometry, IoEngine, OpenError, RawFile};
 use devices::virtio::Block;
 use serde_json::Value;
 
@@ -70,19 +67,8 @@ impl Backend for Troubled {
 
 fn view(backend: impl Backend + 'static) -> View {
     let config = DiskConfig {
-        id: "data".into(),
-        path: "data.img".into(),
-        bus: Bus::VirtioBlk,
         cache: backend.cache_mode(),
-        readonly: false,
-        queues: 1,
-        serial: "data".into(),
-        block_size: None,
-        engine: EngineKind::Auto,
-        on_no_space: OnNoSpace::Report,
-        discard: true,
-        detect_zeroes: DetectZeroes::Off,
-        soft_limit: None,
+        ..DiskConfig::plain("data.img".as_ref(), Bus::VirtioBlk)
     };
     let control = Block::new("data", "data", 1, Arc::new(backend)).control();
     let events: Arc<Events> = Arc::default();

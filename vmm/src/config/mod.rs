@@ -98,6 +98,28 @@ pub(crate) struct DiskConfig {
     pub(crate) soft_limit: Option<u8>,
 }
 
+#[cfg(test)]
+impl DiskConfig {
+    /// A disk "data" with one queue and nothing else asked for.
+    pub(crate) fn plain(path: &Path, bus: Bus) -> Self {
+        Self {
+            id: "data".into(),
+            path: path.into(),
+            bus,
+            cache: CacheMode::WriteBack,
+            readonly: false,
+            queues: 1,
+            serial: "data".into(),
+            block_size: None,
+            engine: EngineKind::Auto,
+            on_no_space: OnNoSpace::Report,
+            discard: true,
+            detect_zeroes: DetectZeroes::Off,
+            soft_limit: None,
+        }
+    }
+}
+
 /// One SCSI controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ControllerConfig {

@@ -2,15 +2,8 @@
 
 use std::process::Command;
 
-use super::{Rig, text};
+use super::{Rig, said, text};
 use crate::guest::{Machine, halt, wait};
-
-fn said(rig: &Rig, arguments: &[&str]) -> String {
-    let output = rig.ctl(arguments);
-    let stderr = text(&output.stderr);
-    assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{arguments:?}");
-    text(&output.stdout)
-}
 
 #[test]
 fn it_shows_the_machine() {

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::status::{check, schema};
-use super::{CONTROL, Rig, SETTINGS, text};
+use super::{CONTROL, Rig, SETTINGS, said, text};
 use crate::guest::{BUTTON, Machine, halt, power_off, signal, wait, wait_for, wait_until};
 
 const IMAGE_BYTES: u64 = 1 << 20;
@@ -61,13 +61,6 @@ fn holds(rig: &Rig, image: &Path) -> (usize, usize, usize) {
 fn is_free(image: &Path) -> bool {
     let file = File::options().read(true).write(true).open(image).unwrap();
     fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-}
-
-fn said(rig: &Rig, arguments: &[&str]) -> String {
-    let output = rig.ctl(arguments);
-    let stderr = text(&output.stderr);
-    assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{arguments:?}");
-    text(&output.stdout)
 }
 
 #[test]

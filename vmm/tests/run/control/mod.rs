@@ -163,6 +163,14 @@ fn read_all(stream: &mut UnixStream) -> Vec<u8> {
     bytes
 }
 
+/// What `bulkhead ctl` says when it does what it is told.
+fn said(rig: &Rig, arguments: &[&str]) -> String {
+    let output = rig.ctl(arguments);
+    let stderr = text(&output.stderr);
+    assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{arguments:?}");
+    text(&output.stdout)
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
