@@ -25,6 +25,25 @@ pub(super) fn pin_to_one_cpu() -> Result<usize> {
     Ok(cpu)
 }
 
+/// Moves this thread alone to the CPUs it does not run on, until this is dropped.
+pub(super) struct Elsewhere(CpuSet);
+
+impl Elsewhere {
+    pub(super) fn move_to() -> Result<Self> {
+        let here = sched_getaffinity(None)?;
+        let mut others = CpuSet::new();
+        (0..CpuSet::MAX_CPU).filter(|cpu| !here.is_set(*cpu)).for_each(|cpu| others.set(cpu));
+        sched_setaffinity(None, &others).context("a second CPU is needed")?;
+        Ok(Self(here))
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = sched_setaffinity(None, &self.0);
+    }
+}
+
 /// Asks for precedence over what else runs here, for all contestants alike. It may be refused.
 pub(super) fn take_precedence() {
     let _ = rustix::process::setsid();

@@ -54,6 +54,7 @@ pub(super) fn run_paced(
     let machine = Machine::with_memory(memory.clone(), vec![Box::new(block)]);
     let events = start(&machine)?;
 
+    let _elsewhere = workload.driver_moves()?;
     let mut driver = Driver::new(&memory, events, workload, capacity)?;
     driver.run(WARM_UP)?;
     let cpu = CpuClock::of_other_threads()?;

@@ -17,7 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::driver::{self, Driver, Events};
 use super::host::CpuClock;
-use super::workload::{Direction, Workload};
+use super::workload::{Cpus, Direction, Workload};
 use super::{Figures, WARM_UP, ours};
 use crate::driver::wait_for;
 use crate::owned_child::OwnedChild;
@@ -29,15 +29,16 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the daemon on the file in `path`: io_uring, page cache on, an I/O thread that does not poll (on one CPU it would keep
-    /// the driver from running).
-    fn start(path: &Path, writable: bool) -> Result<Self> {
+    /// Starts the daemon on the file in `path`: io_uring, page cache on. On one CPU its I/O thread does not poll, which would keep the driver
+    /// from running; on two it does, for as long as by default.
+    fn start(path: &Path, workload: &Workload) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let socket = folder.path().join("export");
-        let writable = if writable { "on" } else { "off" };
+        let writable = if workload.direction == Direction::Write { "on" } else { "off" };
+        let poll_ns = if workload.cpus == Cpus::Two { 32768 } else { 0 };
         let child = OwnedChild(
             Command::new("qemu-storage-daemon")
-            .args(["--object", "iothread,id=io,poll-max-ns=0"])
+            .args(["--object", &format!("iothread,id=io,poll-max-ns={poll_ns}")])
             .arg("--blockdev")
             .arg(format!(
                 "file,node-name=disk,filename={},aio=io_uring,cache.direct=off,auto-read-only=on",
@@ -108,9 +109,10 @@ impl Daemon {
 /// When the daemon does not start, or a request fails.
 pub(super) fn run(path: &Path, workload: &Workload, duration: Duration) -> Result<Figures> {
     let memory = driver::shared_guest_memory()?;
-    let mut daemon = Daemon::start(path, workload.direction == Direction::Write)?;
+    let mut daemon = Daemon::start(path, workload)?;
     let capacity = File::open(path)?.metadata()?.len();
     // The driver lays out the ring's memory before the daemon looks at it.
+    let _elsewhere = workload.driver_moves()?;
     let mut driver = Driver::new(&memory, daemon.connect(&memory)?, workload, capacity)?;
     driver.run(WARM_UP)?;
     let cpu = CpuClock::of_process(daemon.child.0.id())?;

@@ -1,5 +1,9 @@
 //! What is measured: the workloads of docs/performance.md.
 
+use anyhow::Result;
+
+use super::host::Elsewhere;
+
 /// Which way the data goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
@@ -23,6 +27,15 @@ pub(super) enum Place {
     XfsOnMemory,
 }
 
+/// Where driver and backend run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cpus {
+    /// Both on one CPU.
+    One,
+    /// Each on one of its own. The driver polls for its interrupt as KVM does for a vCPU that halts, and a backend that can poll does.
+    Two,
+}
+
 /// One workload.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Workload {
@@ -32,10 +45,11 @@ pub(super) struct Workload {
     pub(super) place: Place,
     pub(super) block_bytes: u32,
     pub(super) depth: u16,
+    pub(super) cpus: Cpus,
 }
 
 /// All of them.
-pub(super) const ALL: [Workload; 5] = [
+pub(super) const ALL: [Workload; 6] = [
     Workload {
         name: "randread-4k-qd1",
         direction: Direction::Read,
@@ -43,6 +57,16 @@ pub(super) const ALL: [Workload; 5] = [
         place: Place::Disk,
         block_bytes: 4 << 10,
         depth: 1,
+        cpus: Cpus::One,
+    },
+    Workload {
+        name: "randread-4k-qd1-2cpu",
+        direction: Direction::Read,
+        order: Order::Random,
+        place: Place::Disk,
+        block_bytes: 4 << 10,
+        depth: 1,
+        cpus: Cpus::Two,
     },
     RANDOM_READS,
     Workload {
@@ -52,6 +76,7 @@ pub(super) const ALL: [Workload; 5] = [
         place: Place::XfsOnMemory,
         block_bytes: 4 << 10,
         depth: 32,
+        cpus: Cpus::One,
     },
     Workload {
         name: "read-256k-qd8",
@@ -60,6 +85,7 @@ pub(super) const ALL: [Workload; 5] = [
         place: Place::Disk,
         block_bytes: 256 << 10,
         depth: 8,
+        cpus: Cpus::One,
     },
     Workload {
         name: "write-256k-qd8",
@@ -68,6 +94,7 @@ pub(super) const ALL: [Workload; 5] = [
         place: Place::XfsOnMemory,
         block_bytes: 256 << 10,
         depth: 8,
+        cpus: Cpus::One,
     },
 ];
 
@@ -79,9 +106,15 @@ pub(super) const RANDOM_READS: Workload = Workload {
     place: Place::Disk,
     block_bytes: 4 << 10,
     depth: 32,
+    cpus: Cpus::One,
 };
 
 impl Workload {
+    /// Moves the calling thread, which is the driver, to another CPU than its backend's, if the workload is for two.
+    pub(super) fn driver_moves(&self) -> Result<Option<Elsewhere>> {
+        (self.cpus == Cpus::Two).then(Elsewhere::move_to).transpose()
+    }
+
     /// Its name to fio's `--rw`.
     pub(super) fn fio_name(&self) -> &'static str {
         match (self.order, self.direction) {
