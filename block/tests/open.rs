@@ -4,14 +4,16 @@
 
 mod common;
 
+use std::fs::{File, FileTimes, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use block::{Backend, CacheMode, DiskOptions, OpenError, RawFile};
 use tempfile::NamedTempFile;
 
-use common::{KIB, MIB, numbered_file, open, scratch};
+use common::{KIB, MIB, Rig, numbered_file, open, scratch};
 
 fn refusal(path: &Path, mode: CacheMode) -> OpenError {
     RawFile::open(path, &DiskOptions::new(mode)).expect_err("not a disk")
@@ -85,6 +87,46 @@ fn a_disk_about_to_be_free_is_waited_for() {
     });
     open(file.path(), CacheMode::WriteBack);
     ending.join().unwrap();
+}
+
+/// When the file was last read, as far as its times tell, after a disk over it was.
+fn read_at(disk: &RawFile, path: &Path) -> SystemTime {
+    // Older than the last change: a read would be noted.
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    let times = FileTimes::new().set_accessed(long_ago);
+    File::open(path).unwrap().set_times(times).unwrap();
+    Rig::new(disk).read(0, 4 * KIB).unwrap();
+    std::fs::metadata(path).unwrap().accessed().unwrap()
+}
+
+#[test]
+fn reads_are_not_noted_in_the_files_times() {
+    let file = numbered_file(64 * KIB);
+    for mode in [CacheMode::WriteBack, CacheMode::None] {
+        let disk = open(file.path(), mode);
+        let noted = read_at(&disk, file.path());
+        assert_eq!(noted, SystemTime::UNIX_EPOCH + Duration::from_secs(1), "{mode}");
+    }
+}
+
+#[test]
+fn who_does_not_own_a_file_can_still_have_it_as_a_disk() {
+    if !common::host::is_root() {
+        return;
+    }
+    let file = NamedTempFile::new().unwrap();
+    file.as_file().set_len(64 * KIB).unwrap();
+    let everybody = Permissions::from_mode(0o666);
+    std::fs::set_permissions(file.path(), everybody).unwrap();
+    let path = file.path().to_owned();
+    thread::spawn(move || {
+        // This thread alone becomes somebody else.
+        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
+        let disk = open(&path, CacheMode::WriteBack);
+        assert_eq!(Rig::new(&disk).read(0, 512).unwrap(), vec![0; 512]);
+    })
+    .join()
+    .unwrap();
 }
 
 #[test]
