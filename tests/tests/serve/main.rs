@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 mod hostile;
+mod libblkio;
 mod program;
 mod reconnect;
 mod requests;
