@@ -75,17 +75,18 @@ impl RangeLock {
         self.required.load(Ordering::Acquire)
     }
 
-    /// A new engine, to be taken away by [`RangeLock::leave`]. If claims are required, it has to make them.
+    /// A new engine, to be taken away by [`RangeLock::leave`], and whether it has to claim what it changes from its start. If
+    /// not, it is kicked when it has to.
     ///
     /// # Errors
     ///
     /// The host gives no more descriptors.
-    pub(crate) fn enter(&self, kick: BorrowedFd<'_>) -> io::Result<Claimant> {
+    pub(crate) fn enter(&self, kick: BorrowedFd<'_>) -> io::Result<(Claimant, bool)> {
         let kick = Arc::new(kick.try_clone_to_owned()?);
         let mut state = self.lock();
         let claims = self.is_required();
         state.engines.push(Engine { kick: Arc::clone(&kick), claims });
-        Ok(Claimant(kick))
+        Ok((Claimant(kick), claims))
     }
 
     /// An engine has ended.
@@ -201,7 +202,8 @@ mod tests {
     fn claimant(lock: &RangeLock) -> (OwnedFd, Claimant) {
         let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
         let kick = rustix::event::eventfd(0, flags).unwrap();
-        let claimant = lock.enter(kick.as_fd()).unwrap();
+        let (claimant, claims) = lock.enter(kick.as_fd()).unwrap();
+        assert_eq!(claims, lock.is_required());
         (kick, claimant)
     }
 

@@ -100,6 +100,12 @@ impl SimulatedDisk {
         self.host.sync_with(fdatasync)
     }
 
+    /// What engines have of it.
+    #[cfg(test)]
+    pub(crate) fn host(&self) -> Arc<HostFile> {
+        Arc::clone(&self.host)
+    }
+
     /// The look it was opened with.
     #[must_use]
     pub fn geometry(&self) -> Geometry {

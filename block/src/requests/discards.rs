@@ -13,7 +13,7 @@ impl Requests {
             let Some((&first, others)) = tags.split_first() else { continue };
             for other in others {
                 if let Some(Some(request)) = self.slots.get_mut(usize::from(*other)) {
-                    request.ride();
+                    request.ride(true);
                 }
             }
             let durable = tags.iter().any(|tag| {
@@ -26,6 +26,18 @@ impl Requests {
                 self.host.trimmed.gathered(gathered);
                 self.set_off(first);
             }
+        }
+    }
+
+    /// Nobody discards for a request any more: it waits for its neighbours once more.
+    pub(super) fn gather_again(&mut self, tag: u16) {
+        let now = self.now();
+        let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
+        request.ride(false);
+        if let Operation::Discard { range, .. } = request.op()
+            && !self.trims.gather(tag, range, now)
+        {
+            self.set_off(tag);
         }
     }
 

@@ -4,7 +4,7 @@
 //! claim on blocks that others change, for an `fdatasync` that runs, or for want of space. Used from the worker's
 //! thread. Nothing here waits, and nothing allocates but for what is set aside.
 //!
-//! Two ranges at most are discarded or zeroed at a time, so that however many there are, and however long the host
+//! One range at most is zeroed and one discarded at a time, so that however many there are, and however long the host
 //! takes for them, it always has a thread for a read.
 //!
 //! One `fdatasync` runs at a time, for all requests that wanted one when it was asked. Two on one
@@ -12,6 +12,8 @@
 
 mod discards;
 mod place;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,6 +26,7 @@ use crate::host_file::{Admission, HostFile};
 use crate::range_lock::Claimant;
 use crate::space::Waiting;
 use crate::steps::{Call, Fit, InFlight, Progress, SimpleTransfer, plain_call, total_len};
+use crate::threads::THREADS;
 use crate::trim::Turns;
 use crate::{Completion, EngineSetup, Operation, Request, Segments};
 
@@ -62,11 +65,12 @@ struct Syncs {
     next: Vec<u16>,
 }
 
-/// The most ranges that the host is asked to discard or zero at a time. With the one `fdatasync` they are fewer than
-/// the threads of a pool.
-const MOST_RANGES: usize = 2;
+/// The most ranges that the host is asked to zero at a time. With the one that is discarded, of which
+/// [`Turns`] sees to it, and the one `fdatasync` they are fewer than the threads of a pool.
+const MOST_ZEROED: usize = 1;
+const _: () = assert!(MOST_ZEROED + 2 < THREADS, "a read finds a thread");
 
-/// Requests that want a range discarded or zeroed.
+/// Requests that want a range zeroed.
 #[derive(Debug)]
 struct Ranges {
     running: usize,
@@ -80,9 +84,7 @@ impl Requests {
     /// The host gives no more descriptors.
     pub(crate) fn new(host: Arc<HostFile>, setup: &EngineSetup<'_>) -> io::Result<Self> {
         let depth = usize::from(setup.depth);
-        let claimant = host.range_lock.enter(setup.kick)?;
-        // Looked at behind that: who requires claims from then on kicks this engine.
-        let claims = host.range_lock.is_required();
+        let (claimant, claims) = host.range_lock.enter(setup.kick)?;
         let tags = || Vec::with_capacity(depth);
         Ok(Self {
             fit: if claims { Fit::NOTHING } else { Fit::of(&host) },
@@ -354,7 +356,7 @@ impl Requests {
             }
         }
         if request.is_ranging() {
-            if self.ranges.running >= MOST_RANGES {
+            if self.ranges.running >= MOST_ZEROED {
                 return self.ranges.next.push(tag);
             }
             self.ranges.running += 1;
@@ -399,10 +401,10 @@ impl Requests {
             let segments = place.take_segments();
             self.make_in_flight(tag, op, segments);
         }
-        let request = self.slots.get(usize::from(tag)).and_then(Option::as_ref);
-        let changes = request.is_some_and(|request| request.changes().is_some());
+        let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
         // One that is held claims when it is asked again, and one that is gathered when it sets off.
-        if changes && !self.held.contains(tag) && !self.trims.gathers(tag) {
+        if request.changes().is_some() && !self.held.contains(tag) && !self.trims.gathers(tag) {
+            request.is_unclaimed = true;
             self.unclaimed += 1;
         }
     }
@@ -432,7 +434,7 @@ impl Requests {
         if let Some(claim) = request.claim.take() {
             self.host.range_lock.release(&self.claimant, claim);
             self.unpark();
-        } else if self.unclaimed > 0 && request.changes().is_some() {
+        } else if std::mem::take(&mut request.is_unclaimed) {
             self.unclaimed -= 1;
             self.check_unclaimed();
         }
@@ -462,7 +464,9 @@ impl Requests {
             found |= list.len() != before;
         }
         if found {
+            let others: Vec<u16> = std::iter::from_fn(|| self.trims.next_rider(tag)).collect();
             self.end(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
+            others.into_iter().for_each(|other| self.gather_again(other));
         }
         found
     }

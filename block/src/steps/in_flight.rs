@@ -68,6 +68,8 @@ pub(crate) struct InFlight {
     may_block: bool,
     /// Its claim on the blocks it changes, where the disk needs one.
     pub(crate) claim: Option<Claim>,
+    /// It changes blocks without a claim, because it began before the disk needed one, and is counted as such.
+    pub(crate) is_unclaimed: bool,
     /// Since when it is held for want of space.
     pub(crate) held_since: Option<Instant>,
 }
@@ -107,6 +109,7 @@ impl InFlight {
             compare,
             may_block: false,
             claim: None,
+            is_unclaimed: false,
             held_since: None,
         };
         if let Operation::Discard { range, .. } | Operation::WriteZeroes { range, .. } = op {
@@ -189,9 +192,9 @@ impl InFlight {
         self.chunk = chunk;
     }
 
-    /// From now on another request discards for this one, which changes nothing itself.
-    pub(crate) fn ride(&mut self) {
-        self.rides = true;
+    /// From now on another request discards for this one, which changes nothing itself; or none does any more.
+    pub(crate) fn ride(&mut self, rides: bool) {
+        self.rides = rides;
     }
 
     /// Discards for others, too: all that is asked for together is this range of whole granules, as durable as any of them

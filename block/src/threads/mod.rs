@@ -16,6 +16,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll;
 
 use self::pool::Pool;
+pub(crate) use self::pool::THREADS;
 use crate::host_file::HostFile;
 use crate::requests::Requests;
 use crate::steps::{Call, SimpleTransfer};

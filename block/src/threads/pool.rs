@@ -13,7 +13,7 @@ use crate::host_file::{EngineFiles, HostFile};
 use crate::steps::Call;
 
 /// Threads of a queue: enough to keep a disk busy, few enough for many queues.
-pub(super) const THREADS: usize = 4;
+pub(crate) const THREADS: usize = 4;
 
 /// A tag, and a count of bytes or a negated errno.
 type Answer = (u16, i32);

@@ -70,17 +70,13 @@ impl Turns {
         self.gather.as_ref().is_some_and(|gather| gather.holds(tag))
     }
 
-    /// Takes a request out that waits, for its neighbours or for its turn and not also for others; `false` if it does not.
+    /// Takes a request out that waits, for its neighbours or for its turn; `false` if it does not.
     pub(crate) fn cancel(&mut self, tag: u16) -> bool {
         if self.gather.as_mut().is_some_and(|gather| gather.drop_one(tag)) {
             return true;
         }
         let place = self.waiting.iter().position(|waiting| *waiting == tag);
-        let carries = self.riders.iter().any(|(_, carrier)| *carrier == tag);
-        match place.filter(|_| !carries) {
-            Some(place) => self.waiting.remove(place).is_some(),
-            None => false,
-        }
+        place.is_some_and(|place| self.waiting.remove(place).is_some())
     }
 
     /// Whether discards wait for their neighbours, and have waited long enough.

@@ -4,10 +4,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use block::Durability::{Durable, Volatile};
-use block::{Backend, CacheMode, DetectZeroes, DiskOptions, RawFile, Trimmed};
+use block::{
+    Backend, ByteOffset, CacheMode, DetectZeroes, DiskOptions, Operation, RawFile, Trimmed,
+};
 
 use crate::common::host::{Loop, is_root};
-use crate::common::{KIB, MIB, Rig, discard, numbered, numbered_file, zero};
+use crate::common::{KIB, MIB, Memory, Rig, discard, numbered, numbered_file, write, zero};
 use crate::contract::{open, options};
 
 /// Bytes that a file takes of its file system.
@@ -39,6 +41,33 @@ fn pieces_of_a_granule_free_it_together() {
         );
         assert_eq!(rig.read(8 * KIB, 4 * KIB).unwrap(), numbered(8 * KIB, 4 * KIB));
     }
+}
+
+/// One discard carries out those of its neighbours. Who aborts it aborts no other.
+#[test]
+fn a_discard_that_is_aborted_takes_no_other_along() {
+    let file = numbered_file(MIB);
+    let disk = open(file.path(), CacheMode::WriteBack);
+    let mut one = Rig::new(&disk);
+    // From now on changes are claimed.
+    let mut memory = Memory::filled(0, KIB);
+    let compare = Operation::CompareAndWrite { at: ByteOffset(0), durability: Volatile };
+    assert!(one.run(compare, memory.whole()).is_err(), "it holds numbers");
+    let mut two = Rig::new(&disk);
+    let mut memory = Memory::filled(7, 4 * KIB);
+    two.push(5, write(4 * KIB, Volatile), memory.whole());
+    for tag in 1..3 {
+        one.push(tag, discard((2 + 2 * u64::from(tag)) * KIB, 2 * KIB, Volatile), vec![]);
+    }
+    // Together they wait for the write now.
+    one.push(3, Operation::Flush, vec![]);
+    assert!(one.cancel(1));
+    two.complete().result.unwrap();
+    let mut results: Vec<_> = (0..3).map(|_| one.complete()).collect();
+    results.sort_by_key(|done| done.tag);
+    let errnos = results.iter().map(|done| done.result.as_ref().err()?.raw_os_error());
+    assert_eq!(errnos.collect::<Vec<_>>(), [Some(libc::ECANCELED), None, None]);
+    assert_eq!(one.read(4 * KIB, 4 * KIB).unwrap(), [7; 4096], "no whole granule is left");
 }
 
 #[test]
