@@ -161,8 +161,9 @@ impl Disks {
         let watched = DiskView::new(config, control).watched(&self.events);
         let disk = Arc::new(watched.map_err(|error| {
             if let Some(leaving) = self.controllers.detach(place) {
-                // The guest has written nothing that anybody has told of.
-                let _ = leaving.settle();
+                if let Err(error) = leaving.settle() {
+                    tracing::error!(disk = id, %error, "the last flush failed: data may be lost");
+                }
                 leaving.close();
             }
             Refusal::Thread(error)
@@ -216,12 +217,18 @@ impl Disks {
     /// Sees a disk out, on a thread of its own.
     fn leave(&self, disk: Arc<DiskView>, place: ScsiPlace) {
         let id = disk.config.id.clone();
-        let Some(leaving) = self.controllers.detach(place) else { return };
+        let leaving = self.controllers.detach(place);
         tracing::info!(disk = id, "detached through the control socket");
-        let flushed = leaving.settle();
+        // Where the controller has it no more, it is flushed and let go all the same.
+        let flushed = match &leaving {
+            Some(leaving) => leaving.settle(),
+            None => disk.control.backend().sync(),
+        };
         self.lock().retain(|other| !Arc::ptr_eq(other, &disk));
         drop(disk);
-        leaving.close();
+        if let Some(leaving) = leaving {
+            leaving.close();
+        }
         match flushed {
             Ok(()) => {
                 let text = "all that was written is on stable storage, and its image is closed";
@@ -252,6 +259,7 @@ mod tests {
 
     use super::*;
     use crate::config::{ControllerConfig, attached};
+    use crate::events::Event;
 
     /// A disk whose flush waits, then fails.
     struct Failing(Arc<Mutex<()>>);
@@ -291,6 +299,34 @@ mod tests {
         disks.attach(id, disk).err().map_or(String::new(), |refusal| refusal.to_string())
     }
 
+    /// Waits for so many events, and returns them.
+    fn wait_for(events: &Events, count: usize) -> Vec<Event> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while events.all().len() < count && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        events.all()
+    }
+
+    #[test]
+    fn a_disk_that_its_controller_has_no_more_is_let_go() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(1 << 20).unwrap();
+        let mut controllers = Controllers::default();
+        controllers.add(ControllerConfig { number: 0, queues: 1 }).unwrap();
+        let place = ScsiPlace { controller: 0, address: Address { target: 0, lun: 0 } };
+        let config = config(image.path(), place);
+        let control = controllers.put(&config, place, Arc::new(Failing(Arc::default()))).unwrap();
+        drop(controllers.detach(place));
+        let events = Arc::new(Events::default());
+        let disks = vec![DiskView::new(config, control)];
+        let disks = Arc::new(Disks::new(disks, controllers, 1, Arc::clone(&events)));
+        disks.detach(&disks.find("data").unwrap()).unwrap();
+        let lost = wait_for(&events, 1).pop().unwrap();
+        assert_eq!((lost.what, &*lost.disk), (Happening::DiskDetachedWithLoss, "data"));
+        assert!(disks.find("data").is_none());
+    }
+
     /// Until it is gone it keeps what is its own, and a flush that fails is told.
     #[test]
     fn a_disk_that_loses_data_on_its_way_out_says_so() {
@@ -323,11 +359,7 @@ mod tests {
         assert_eq!(attach(&disks, "more", other.path(), 1), "");
 
         drop(waits);
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while events.all().len() < 2 && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(1));
-        }
-        let events = events.all();
+        let events = wait_for(&events, 2);
         let lost = events.last().unwrap();
         assert_eq!((lost.what, &*lost.disk), (Happening::DiskDetachedWithLoss, "data"));
         assert!(lost.text.contains("Input/output error"), "{}", lost.text);

@@ -244,10 +244,22 @@ impl Job {
         }
     }
 
-    fn failed(&self, unit: &LogicalUnit, error: &io::Error) -> Sense {
+    /// Whether its step may be cancelled when it is aborted: not where the unit has changed already, and follows what comes
+    /// of the step.
+    #[must_use]
+    pub fn may_be_cancelled(&self) -> bool {
+        !matches!(self.work, Work::CacheOff)
+    }
+
+    /// The step has failed. What was to follow from it is undone.
+    pub fn step_failed(&self, unit: &LogicalUnit) {
         if matches!(self.work, Work::CacheOff) {
             unit.write_cache().switch_on();
         }
+    }
+
+    fn failed(&self, unit: &LogicalUnit, error: &io::Error) -> Sense {
+        self.step_failed(unit);
         let miscompare = error.get_ref().and_then(|error| error.downcast_ref::<Miscompare>());
         miscompare.map_or_else(
             || Sense::of(self.step.op, error),

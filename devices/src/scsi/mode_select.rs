@@ -44,11 +44,12 @@ fn apply(unit: &LogicalUnit, changes: Changes, len: u64) -> Outcome {
     }
     match changes.write_cache {
         Some(true) => unit.write_cache().switch_on(),
-        Some(false) if unit.write_cache().is_on() => {
+        // Also where it is off: another command may still be flushing it.
+        Some(false) => {
             unit.write_cache().switch_off();
             return Ok(Answer::Work(Job::cache_off(len)));
         }
-        Some(false) | None => {}
+        None => {}
     }
     good_after(len)
 }

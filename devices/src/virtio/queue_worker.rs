@@ -85,7 +85,8 @@ pub trait Protocol: Send + 'static {
     #[inline]
     fn count_round(&mut self, _round: &Round) {}
 
-    /// Whether the requests in flight are to be [looked at](Self::review): somebody wants an end of some.
+    /// Whether the requests in flight are to be [looked at](Self::review), with all that the driver has made available by now:
+    /// somebody wants an end of some.
     #[inline]
     fn wants_review(&mut self) -> bool {
         false
@@ -300,8 +301,10 @@ impl<P: Protocol> QueueWorker<P> {
         self.queue.disarm_kick();
         let settled = self.settle(now_ns);
         let kept = self.in_flight.len();
+        // Before the ring is looked at: what is to end was made available before its end was asked for.
+        let reviews = self.protocol.wants_review();
         self.accept(now_ns);
-        if self.protocol.wants_review() {
+        if reviews {
             self.review();
         }
         let interrupt = self.queue.publish();
@@ -398,10 +401,14 @@ impl<P: Protocol> QueueWorker<P> {
             let mut owed = Vec::new();
             for (head, mut entry) in left {
                 if report_held {
-                    let no_space = Err(io::Error::from_raw_os_error(libc::ENOSPC));
+                    let result = match entry.kind {
+                        // Advice, which may come to nothing; most likely it waits for its turn.
+                        Kind::Discard => Ok(()),
+                        _ => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+                    };
                     let (map, segments) = (self.queue.map(), &mut self.segments);
                     let pending = &mut entry.pending;
-                    match self.protocol.complete(pending, map, no_space, segments) {
+                    match self.protocol.complete(pending, map, result, segments) {
                         Completed::Done { written } => self.queue.push_used(head, written),
                         Completed::Again { .. } => owed.push(head),
                     }

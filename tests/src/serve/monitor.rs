@@ -298,11 +298,16 @@ impl Monitor {
         self.run_alone(queue, &request);
     }
 
-    /// Discards, which succeeds.
-    pub fn discard(&mut self, queue: usize, sector: u64, sectors: u32) {
+    /// Offers a discard, not yet shown.
+    pub fn offer_discard(&mut self, queue: usize, sector: u64, sectors: u32) -> Request {
         let words = [sectors.to_le_bytes(), [0; 4]].concat();
         let range = [sector.to_le_bytes().to_vec(), words].concat();
-        let request = self.offer_write(queue, 11, 0, &range);
+        self.offer_write(queue, 11, 0, &range)
+    }
+
+    /// Discards, which succeeds.
+    pub fn discard(&mut self, queue: usize, sector: u64, sectors: u32) {
+        let request = self.offer_discard(queue, sector, sectors);
         self.run_alone(queue, &request);
     }
 }

@@ -82,6 +82,31 @@ fn no_further_step_is_taken_after_an_abort() {
     assert_eq!(disk.take_asked().len(), 1);
 }
 
+/// The driver may have been told of writes that the flush of a switched-off cache makes durable: who aborts the switch does
+/// not abort that, and where it fails, the cache is on as before.
+#[test]
+fn an_aborted_switch_of_the_write_cache_leaves_nothing_volatile() {
+    for errno in [None, Some(libc::EIO)] {
+        let (mut host, disk, _) = start(1);
+        disk.cancels(true);
+        disk.hold();
+        let wce_off = [0, 0, 0, 0, 8, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let select = [0x15, 0x10, 0, 0, 24, 0];
+        let sent = host.send(0, &Command::new(0, &select).out(&wce_off).named(5));
+        wait_for(|| (disk.asked() > 0).then_some(())).unwrap();
+        host.send_function(ABORT_TASK, UNIT, 5);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(host.rings[2].take_used().is_none(), "the flush goes on");
+        if let Some(errno) = errno {
+            disk.fail_next(errno);
+        }
+        disk.release();
+        assert_eq!(host.wait(0, &sent).response, response::ABORTED);
+        let sense = host.run(0, &Command::new(0, &[0x1a, 8, 8, 0, 24, 0]).room(24));
+        assert_eq!(sense.data[6] & 4 != 0, errno.is_some(), "{errno:?}");
+    }
+}
+
 #[test]
 fn only_the_tasks_that_are_meant_end() {
     let (mut host, disk, _) = start(2);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tests::driver::wait_for;
 use tests::serve::{Monitor, Request, Served, feature};
+use vhost::vhost_user::VhostUserFrontend;
 
 const MIB: u64 = 1 << 20;
 const ALL: u64 = feature::EVENT_IDX | feature::INDIRECT_DESC;
@@ -141,9 +142,15 @@ fn writes_held_for_want_of_space_survive_the_process() {
     }
 }
 
-/// Without a record they cannot be found again, so the guest is told.
+/// Without a record they cannot be found again, so the guest is told. QEMU disables a ring before it stops it.
 #[test]
 fn a_ring_that_stops_without_a_record_reports_what_is_held() {
+    for disables in [false, true] {
+        report_what_is_held(disables);
+    }
+}
+
+fn report_what_is_held(disables: bool) {
     let small = Small::mount(128 << 10);
     let image = small.0.path().join("disk.img");
     File::create(&image).unwrap().set_len(MIB).unwrap();
@@ -157,6 +164,9 @@ fn a_ring_that_stops_without_a_record_reports_what_is_held() {
     monitor.share_memory();
     served.wait_said("has no space", 2);
     assert_eq!(monitor.rings[0].ring.used_index(), 0);
+    if disables {
+        monitor.frontend.set_vring_enable(0, false).unwrap();
+    }
     assert_eq!(monitor.stop(0), 1);
     assert_eq!(monitor.wait_used(0).id, u32::from(request.head));
     assert_eq!(monitor.status(&request), 1, "VIRTIO_BLK_S_IOERR");

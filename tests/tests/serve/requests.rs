@@ -71,6 +71,22 @@ fn a_ring_that_stops_has_given_everything_back() {
     }
 }
 
+/// A part of a granule waits for its neighbours, which is no want of space.
+#[test]
+fn a_discard_that_waits_when_its_ring_stops_has_not_failed() {
+    let served = Served::start(16 * MIB, "");
+    let mut monitor = Monitor::start(&served.socket(), 1, ALL, false);
+    for round in 0..50 {
+        let request = monitor.offer_discard(0, round * 8, 1);
+        monitor.publish(0);
+        std::thread::sleep(Duration::from_micros(20 * round));
+        let base = monitor.stop(0);
+        monitor.set_up(0, base);
+        let _ = monitor.wait_used(0);
+        assert_eq!(monitor.status(&request), 0, "round {round}");
+    }
+}
+
 /// A monitor sends its memory table again whenever memory comes or goes, and does not stop the rings.
 #[test]
 fn the_memory_table_changes_under_running_rings() {

@@ -7,6 +7,7 @@ mod cache;
 mod idle;
 mod net;
 mod raw_file;
+mod review;
 mod ring;
 mod rng;
 mod transport;

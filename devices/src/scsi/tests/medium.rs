@@ -77,6 +77,18 @@ fn the_write_cache_is_flushed_when_it_is_switched_off() {
     assert!(rig.unit.write_cache().is_on(), "what cannot be flushed is still cached");
 }
 
+/// Of two commands that switch it off, the second must not end before what the first one flushes is durable.
+#[test]
+fn a_write_cache_that_is_being_switched_off_is_not_off_yet() {
+    let rig = Rig::new();
+    let mut page = rig.ask(&hex("1a 08 08 00 ff 00"));
+    (page[0], page[2], page[6]) = (0, 0, 0);
+    let select = || rig.execute(&hex("15 10 00 00 18 00"), &page);
+    let Ok(Answer::Work(_first)) = select() else { panic!() };
+    let Ok(Answer::Work(second)) = select() else { panic!("nothing was flushed for it") };
+    assert_eq!(second.step().op, Operation::Flush);
+}
+
 /// A write that was under way when the cache was switched off is not covered by that flush.
 #[test]
 fn a_write_that_ends_after_the_switch_is_flushed() {

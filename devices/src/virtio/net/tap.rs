@@ -53,10 +53,15 @@ impl Tap {
     /// After `error`: where the interface was deleted, attaches to the one that has its name now. Makes none: the host's
     /// administrator may want it gone.
     pub(super) fn find_again(&self, error: &io::Error) {
-        if is_gone(error) && self.exists() && self.attach().is_ok() {
-            // The kernel refuses neither where there is an interface.
-            let _ = self.set_header_size();
-            let _ = self.set_offloads(self.checksums.load(Ordering::Relaxed));
+        if !is_gone(error) || !self.exists() || self.attach().is_err() {
+            return;
+        }
+        let checksums = self.checksums.load(Ordering::Relaxed);
+        let set_up = self.set_header_size().and_then(|()| self.set_offloads(checksums));
+        if let Err(error) = set_up {
+            // Only once for each time that the interface is made.
+            let name = &self.name;
+            tracing::error!(target: "virtio-net", "{name}: frames may be malformed: the interface that was made again cannot be set up as the one before: {error}");
         }
     }
 

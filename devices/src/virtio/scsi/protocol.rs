@@ -198,7 +198,12 @@ impl Protocol for ScsiProtocol {
                     pending.fail(map, &Ending::check(&sense, Some(&disk.unit)))
                 }
             },
-            (_, end) => pending.fail(map, &Ending::refused(end.unwrap_or(Response::Failure))),
+            (disk, end) => {
+                if let (Some(disk), Err(_)) = (disk, &result) {
+                    pending.job.step_failed(&disk.unit);
+                }
+                pending.fail(map, &Ending::refused(end.unwrap_or(Response::Failure)))
+            }
         };
         if let Some(disk) = self.books.disk(pending.disk) {
             self.obedience.ended(pending.task, disk.address, pending.id);
@@ -228,7 +233,7 @@ impl Protocol for ScsiProtocol {
         let address = self.books.disk(pending.disk)?.address;
         let end = self.obedience.end_of(address, pending.id)?;
         pending.end.get_or_insert(end);
-        Some(pending.disk)
+        pending.job.may_be_cancelled().then_some(pending.disk)
     }
 
     fn published(&mut self) {

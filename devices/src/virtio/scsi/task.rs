@@ -96,7 +96,7 @@ pub(super) struct Pending {
     /// How it ends, whatever comes of it.
     pub(super) end: Option<Response>,
     place: Place,
-    job: Job,
+    pub(super) job: Job,
     /// Bytes of the data buffers.
     data_out: u64,
     data_in: u64,

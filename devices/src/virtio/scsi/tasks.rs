@@ -156,12 +156,10 @@ pub(super) struct Obedience {
 
 struct Obeying {
     order: Arc<Order>,
-    /// Tasks from this one on are not meant.
-    before: u64,
+    /// Tasks from this one on are not meant; nothing while tasks are still to be looked at for it.
+    before: Option<u64>,
     /// How many that are meant have not ended.
     left: usize,
-    /// The tasks are still to be looked at for it.
-    is_new: bool,
 }
 
 impl Obedience {
@@ -182,7 +180,7 @@ impl Obedience {
         self.next_task
     }
 
-    /// Whether there are new orders, so that each task is to be [looked at](Self::end_of).
+    /// Whether there are new orders, so that each task, with those that come in this round, is to be [looked at](Self::end_of).
     pub(super) fn take_orders(&mut self) -> bool {
         let Some(mailbox) = self.mailbox() else { return false };
         if !mailbox.has_post.load(Ordering::Relaxed) {
@@ -192,8 +190,7 @@ impl Obedience {
         mailbox.has_post.store(false, Ordering::Release);
         let orders = std::mem::take(&mut inner.orders);
         drop(inner);
-        let before = self.next_task + 1;
-        let obeying = |order| Obeying { order, before, left: 0, is_new: true };
+        let obeying = |order| Obeying { order, before: None, left: 0 };
         self.orders.extend(orders.into_iter().map(obeying));
         true
     }
@@ -201,7 +198,7 @@ impl Obedience {
     /// Looks at a task for the new orders, and says how it is to end, if it is.
     pub(super) fn end_of(&mut self, address: Address, id: u64) -> Option<Response> {
         let mut end = None;
-        let new = self.orders.iter_mut().filter(|obeying| obeying.is_new);
+        let new = self.orders.iter_mut().filter(|obeying| obeying.before.is_none());
         for obeying in new.filter(|obeying| obeying.order.which.means(address, id)) {
             obeying.order.was_found();
             if obeying.order.end.is_some() {
@@ -216,7 +213,8 @@ impl Obedience {
     pub(super) fn ended(&mut self, number: u64, address: Address, id: u64) {
         for obeying in &mut self.orders {
             let Order { which, end, .. } = &*obeying.order;
-            if number < obeying.before && end.is_some() && which.means(address, id) {
+            let meant = obeying.before.is_some_and(|before| number < before);
+            if meant && end.is_some() && which.means(address, id) {
                 obeying.left = obeying.left.saturating_sub(1);
             }
         }
@@ -227,8 +225,9 @@ impl Obedience {
         if self.orders.is_empty() {
             return;
         }
+        let next = self.next_task + 1;
         self.orders.retain_mut(|obeying| {
-            obeying.is_new = false;
+            obeying.before.get_or_insert(next);
             if obeying.left == 0 {
                 obeying.order.obeyed();
             }

@@ -202,10 +202,15 @@ impl Disk {
         Ok(())
     }
 
+    /// Whether what waits for space when a ring ends is reported as failed: what is owed can be found again only in the memory
+    /// that the frontend keeps.
+    pub(super) fn reports_held(&self) -> bool {
+        self.inflight.is_none()
+    }
+
     /// Stops a ring for good, and says which entry of its available ring comes next.
     pub(super) fn stop_ring(&mut self, index: u32) -> Result<u16, Fault> {
-        // What is owed can be found again only in the memory that the frontend keeps.
-        let report_held = self.inflight.is_none();
+        let report_held = self.reports_held();
         let ring = self.ring(index)?;
         ring.stop(report_held);
         ring.kick = None;

@@ -168,10 +168,12 @@ impl VhostUserBackendReqHandlerMut for Disk {
     }
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
+        // The next message may end the ring for good, as QEMU's is.
+        let report_held = self.reports_held();
         let ring = self.ring(index)?;
         ring.enabled = enable;
         if !enable {
-            ring.stop(false);
+            ring.stop(report_held);
         }
         Ok(self.start_ready()?)
     }
