@@ -89,7 +89,6 @@ impl Pace {
     /// A chunk is asked for.
     pub(crate) fn begin(&mut self, now: Instant) {
         self.asked = Some(now);
-        self.rest = None;
     }
 
     /// The host has answered: so many bytes are done.
@@ -100,7 +99,6 @@ impl Pace {
             let met = traffic.in_flight.max(self.seen.in_flight);
             self.rest = Some(Rest::after(took, met, now, traffic));
         }
-        self.seen = traffic;
         // The file system waits for the transfers that are in the file, then they for it.
         let target = TARGET + 2 * self.transfer;
         // By no more than a factor of two, and only by what was a whole chunk.
@@ -143,30 +141,51 @@ mod tests {
         assert_eq!(chunk(&mut pace, MS), 2);
     }
 
-    /// A chunk among 4 transfers that take 8 ms each, and the rest after it. Returns the chunk in MiB.
-    fn chunk_among_slow(pace: &mut Pace, now: &mut Instant, ended: &mut u64) -> u64 {
-        let bytes = pace.cut(u64::MAX);
-        pace.begin(*now);
-        *now += 9 * MS;
-        pace.end(*now, bytes, Traffic { ended: *ended, in_flight: 4, ended_at_chunk: *ended });
-        let (chunk_end, before) = (*now, *ended);
-        loop {
-            *now = pace.due().unwrap();
-            *ended = before + u64::try_from((*now - chunk_end).as_millis()).unwrap() / 2;
-            let traffic = Traffic { ended: *ended, in_flight: 4, ended_at_chunk: before };
-            if is_ready(pace, *now, traffic) {
-                return bytes >> 20;
-            }
-        }
+    /// After a rest of 250 ms in which so many transfers ended one after the other, and a chunk that took so many µs: how
+    /// many MiB the next one is.
+    fn chunk_after(ended: u64, took_us: u64) -> u64 {
+        let (mut pace, now) = (Pace::new(4096), Instant::now());
+        pace.begin(now);
+        pace.end(now, 1, Traffic { in_flight: 1, ..IDLE });
+        let rested = now + 250 * MS;
+        assert!(is_ready(&mut pace, rested, Traffic { ended, ..IDLE }));
+        pace.begin(rested);
+        pace.end(rested + Duration::from_micros(took_us), pace.cut(u64::MAX), IDLE);
+        pace.cut(u64::MAX) >> 20
     }
 
     #[test]
-    fn among_slow_transfers_a_chunk_may_take_as_long_as_they() {
-        let (mut pace, mut now, mut ended) = (Pace::new(4096), Instant::now(), 0);
-        let chunks: Vec<_> =
-            (0..4).map(|_| chunk_among_slow(&mut pace, &mut now, &mut ended)).collect();
-        // Of the first one nothing is known yet. Then it is 18 ms that a chunk may take.
-        assert_eq!(chunks, [4, 2, 2, 2]);
+    fn a_chunk_may_take_two_milliseconds_and_twice_as_long_as_a_transfer() {
+        let chunks = |ended, took_us: [u64; 4]| took_us.map(|us| chunk_after(ended, us));
+        assert_eq!(chunks(0, [2_001, 2_000, 1_000, 999]), [2, 4, 4, 8]);
+        assert_eq!(chunks(25, [22_001, 22_000, 11_000, 10_999]), [2, 4, 4, 8], "10 ms each");
+        assert_eq!(chunks(2, [102_001, 102_000, 51_000, 50_999]), [2, 4, 4, 8], "50 ms at most");
+    }
+
+    /// The rest after a chunk, of what went on at the look before it and what at its end.
+    fn rest_after(before: Traffic, end: Traffic) -> Option<Rest> {
+        let (mut pace, now) = (Pace::new(4096), Instant::now());
+        pace.begin(now);
+        pace.end(now, 1, Traffic { in_flight: 1, ..IDLE });
+        assert!(is_ready(&mut pace, now + 250 * MS, before));
+        pace.begin(now + 250 * MS);
+        pace.end(now + 251 * MS, 1, end);
+        pace.rest
+    }
+
+    #[test]
+    fn those_in_flight_at_either_end_of_a_chunk_and_those_between_are_rested_for() {
+        let traffic = |ended, in_flight| Traffic { ended, in_flight, ended_at_chunk: ended };
+        assert!(rest_after(traffic(5, 0), traffic(5, 0)).is_none(), "nobody wants the disk");
+        let wanted = |before, end: Traffic| {
+            let mut rest = rest_after(before, end)?;
+            let due = rest.due();
+            (1..).find(|ended| rest.is_over(due, Traffic { ended: end.ended + ended, ..end }))
+        };
+        assert_eq!(wanted(traffic(5, 1), traffic(5, 1)), Some(256));
+        assert_eq!(wanted(traffic(5, 0), traffic(6, 0)), Some(256));
+        assert_eq!(wanted(traffic(5, 3), traffic(7, 1)), Some(768));
+        assert_eq!(wanted(traffic(5, 1), traffic(5, 3)), Some(768));
     }
 
     #[test]
@@ -197,15 +216,18 @@ mod tests {
         pace.begin(now);
         pace.end(now + MS, 1, busy);
         let moved = Traffic { ended: 20, ..busy };
-        assert!(!pace.is_ready(now + 4 * MS, PATIENCE, || moved));
-        assert!(pace.is_ready(now + 5 * MS, PATIENCE, || moved));
+        let ten_seconds = Duration::from_secs(10);
+        assert!(!pace.is_ready(now + 4 * MS, ten_seconds, || moved));
+        assert!(!pace.is_ready(now + 5 * MS, ten_seconds - MS, || moved));
+        assert!(pace.is_ready(now + 15 * MS, ten_seconds, || moved));
     }
 
     #[test]
     fn a_chunk_is_whole_granules_and_leaves_no_crumbs() {
         let pace = Pace::new(3 << 20);
         assert_eq!(pace.cut(100 << 20), 6 << 20);
-        assert_eq!(pace.cut(7 << 20), 7 << 20);
+        assert_eq!(pace.cut(15 << 19), 15 << 19);
+        assert_eq!(pace.cut((15 << 19) + 512), 6 << 20);
         assert_eq!(pace.cut(4096), 4096);
     }
 }

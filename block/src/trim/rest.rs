@@ -113,20 +113,54 @@ mod tests {
         assert!(about(rest(MS, 1, 10), 25), "one at a time");
         assert!(about(rest(MS, 32, 100), 81), "many at a time");
         assert!(about(rest(MS, 1, 1000), 4), "never less than four times what the chunk took");
-        assert_eq!(rest(3000 * MS, 1, 1000), LONGEST);
+    }
+
+    #[test]
+    fn a_rest_ends_with_the_256th_transfer_for_each_that_met_the_chunk() {
+        let start = Instant::now();
+        for (met, wanted) in [(0, 256), (1, 256), (3, 768)] {
+            let mut rest = Rest::after(MS, met, start, traffic(1000, 1));
+            assert!(!rest.is_over(start + 4 * MS, traffic(1000 + wanted - 1, 1)));
+            assert!(rest.is_over(start + 5 * MS, traffic(1000 + wanted, 1)));
+        }
+    }
+
+    #[test]
+    fn a_rest_is_looked_at_when_it_may_be_over() {
+        let start = Instant::now();
+        let mut rest = Rest::after(MS, 1, start, traffic(0, 1));
+        // So many in 16 ms: the others take 8 ms.
+        assert!(!rest.is_over(start + 16 * MS, traffic(128 + 128 / 3, 1)));
+        assert_eq!((rest.due() - start).as_millis(), 24);
+        assert!(!rest.is_over(start + 24 * MS, traffic(255, 1)));
+        assert_eq!(rest.due() - start, 25 * MS, "not at once");
+        let mut rest = Rest::after(MS, 1, start, traffic(0, 1));
+        assert!(!rest.is_over(start + 4 * MS, traffic(1, 1)));
+        assert_eq!(rest.due() - start, 14 * MS, "not after a second");
     }
 
     #[test]
     fn slow_transfers_do_not_stop_discards_for_good() {
         let rested = rest(MS, 32, 1);
-        assert!((LONGEST..LONGEST + LOOKS.1).contains(&rested), "{rested:?}");
+        assert!((250 * MS..=260 * MS).contains(&rested), "{rested:?}");
+        assert_eq!(rest(3000 * MS, 1, 1000), 250 * MS, "nor a host that hung");
     }
 
     #[test]
     fn nobody_is_waited_for_who_transfers_no_more() {
         assert_eq!(rest(MS, 0, 0), 4 * MS);
         let rested = rest(MS, 5, 0);
-        assert!((STUCK..STUCK + LOOKS.1).contains(&rested), "{rested:?}");
+        assert!((50 * MS..60 * MS).contains(&rested), "{rested:?}");
+    }
+
+    #[test]
+    fn transfers_are_stuck_50_ms_after_the_last_has_ended() {
+        let start = Instant::now();
+        let mut rest = Rest::after(MS, 5, start, traffic(0, 5));
+        for (ms, ended, over) in [(49, 1, false), (98, 1, false), (99, 2, false), (148, 2, false)] {
+            assert_eq!(rest.is_over(start + ms * MS, traffic(ended, 5)), over, "{ms} ms");
+        }
+        assert!(rest.is_over(start + 149 * MS, traffic(2, 5)));
     }
 
     #[test]

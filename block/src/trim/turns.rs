@@ -145,3 +145,126 @@ impl Turns {
         [gathered, turn].into_iter().flatten().min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// The discards of one engine beside the transfers of another, of which one is in flight all the time. A chunk
+    /// takes a millisecond.
+    struct Disk {
+        activity: Activity,
+        turns: Turns,
+        other: Arc<Transfers>,
+        now: Instant,
+    }
+
+    impl Disk {
+        fn new() -> Self {
+            let activity = Activity::default();
+            let turns = Turns::new(None, &activity);
+            let other = activity.join();
+            other.begin();
+            Self { activity, turns, other, now: Instant::now() }
+        }
+
+        fn next_turn(&mut self) -> Option<u16> {
+            self.turns.next_turn(|| self.now, &self.activity)
+        }
+
+        /// The host answers what it was asked.
+        fn answer(&mut self) {
+            self.now += MS;
+            self.turns.end(self.now, 1, &self.activity);
+        }
+
+        /// Waits until it is the turn of a discard, while a transfer ends at each look. How long that was.
+        fn rest(&mut self) -> Duration {
+            let start = self.now;
+            while self.next_turn().is_none() {
+                self.now = self.turns.due().unwrap();
+                self.other.end();
+                self.other.begin();
+            }
+            self.now - start
+        }
+
+        /// Rests and discards for so long, with another discard waiting at each moment. How long the rests were at least
+        /// and at most.
+        fn discard_for(&mut self, time: Duration) -> (Duration, Duration) {
+            let (start, mut rests) = (self.now, (Duration::MAX, Duration::ZERO));
+            while self.now - start < time {
+                self.turns.queue(1);
+                let rest = self.rest();
+                rests = (rests.0.min(rest), rests.1.max(rest));
+                self.answer();
+            }
+            rests
+        }
+    }
+
+    #[test]
+    fn after_ten_seconds_of_waiting_only_the_least_rest_is_kept() {
+        let mut disk = Disk::new();
+        disk.turns.queue(1);
+        assert_eq!(disk.rest(), Duration::ZERO, "nothing was discarded before");
+        disk.answer();
+        let patient = |rests: (Duration, Duration)| 250 * MS <= rests.0 && rests.1 <= 260 * MS;
+        assert!(patient(disk.discard_for(9_700 * MS)));
+        disk.discard_for(600 * MS);
+        assert_eq!(disk.discard_for(1000 * MS), (4 * MS, 4 * MS));
+        assert_eq!(disk.next_turn(), None);
+        assert!(patient(disk.discard_for(9_700 * MS)), "for a moment nobody waited");
+    }
+
+    #[test]
+    fn what_is_under_way_has_not_waited_in_vain() {
+        let mut disk = Disk::new();
+        disk.discard_for(11_000 * MS);
+        disk.turns.queue(2);
+        disk.rest();
+        assert_eq!(disk.next_turn(), None, "a chunk is under way and nothing waits");
+        disk.answer();
+        disk.turns.queue(3);
+        assert_eq!(disk.rest(), 4 * MS);
+    }
+
+    #[test]
+    fn those_that_came_first_discard_first_one_chunk_at_a_time() {
+        let mut disk = Disk::new();
+        (7..10).for_each(|tag| disk.turns.queue(tag));
+        assert_eq!((disk.next_turn(), disk.next_turn()), (Some(7), None));
+        assert_eq!(disk.turns.due(), None, "the host's answer comes first");
+        disk.answer();
+        assert_eq!(disk.turns.due(), Some(disk.now + 4 * MS));
+        assert!(disk.turns.cancel(8) && !disk.turns.cancel(8));
+        disk.now += 250 * MS;
+        assert_eq!((disk.next_turn(), disk.turns.len()), (Some(9), 0));
+        disk.answer();
+        assert_eq!(disk.turns.due(), None, "nobody waits for the end of the rest");
+    }
+
+    #[test]
+    fn a_chunk_makes_the_other_engines_rest_anew() {
+        let mut disk = Disk::new();
+        let mut second = Turns::new(None, &disk.activity);
+        let now = disk.now;
+        let turn = |turns: &mut Turns, now| turns.next_turn(|| now, &disk.activity).is_some();
+        let pass = |count| (0..count).for_each(|_| disk.other.end());
+        disk.turns.queue(1);
+        second.queue(1);
+        assert!(turn(&mut disk.turns, now) && turn(&mut second, now));
+        disk.turns.end(now + MS, 1, &disk.activity);
+        disk.turns.queue(1);
+        pass(200);
+        second.end(now + 4 * MS, 1, &disk.activity);
+        pass(255);
+        assert!(!turn(&mut disk.turns, now + 10 * MS));
+        pass(1);
+        assert!(turn(&mut disk.turns, now + 20 * MS));
+    }
+}
