@@ -109,6 +109,7 @@ pub(super) struct Disks {
 impl Disks {
     /// Makes the disks below `folder` and brings them into the page cache.
     pub(super) fn make(folder: &Path) -> Result<Self> {
+        InMemory::take_down(folder)?;
         let disks = Self { folder: folder.to_owned(), xfs: InMemory::mount(folder, "xfs")? };
         fill(&disks.on_disk(), DISK_BYTES)?;
         fill(&disks.on_xfs(), DISK_BYTES)?;
@@ -132,7 +133,7 @@ impl Drop for Disks {
     }
 }
 
-/// A loop device over a file. It goes when this is dropped.
+/// A loop device over a file. When this is dropped, it goes with the last that has it open.
 pub(super) struct LoopDevice(String);
 
 impl LoopDevice {
@@ -157,45 +158,49 @@ impl Drop for LoopDevice {
 pub(super) struct InMemory {
     folder: PathBuf,
     memory: PathBuf,
-    device: Option<LoopDevice>,
 }
 
 impl InMemory {
+    const KINDS: [&str; 2] = ["xfs", "ext4"];
+
     /// Mounts one of that kind below `folder`.
     pub(super) fn mount(folder: &Path, kind: &str) -> Result<Self> {
+        let made = Self::at(folder, kind)?;
+        call(
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=2g", "bench"]).arg(&made.memory),
+        )?;
+        let image = made.memory.join("image");
+        File::create(&image)?.set_len(1 << 30)?;
+        let force = if kind == "xfs" { "-f" } else { "-F" };
+        call(Command::new(format!("mkfs.{kind}")).args(["-q", force]).arg(&image))?;
+        // The loop device goes with the mount.
+        call(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&made.folder))?;
+        Ok(made)
+    }
+
+    /// Where one of that kind is mounted below `folder`, if it is.
+    fn at(folder: &Path, kind: &str) -> Result<Self> {
         let (mounted, memory) = (folder.join(kind), folder.join(format!("{kind}-memory")));
         fs::create_dir_all(&mounted)?;
         fs::create_dir_all(&memory)?;
-        let folder = mounted.canonicalize()?;
-        let mut made = Self { folder, memory: memory.canonicalize()?, device: None };
-        made.unmount();
-        call(Command::new("mount").args(["-t", "tmpfs", "-o", "size=2g", "bench"]).arg(&memory))?;
-        let image = memory.join("image");
-        File::create(&image)?.set_len(1 << 30)?;
-        let device = LoopDevice::over(&image, &[])?;
-        let force = if kind == "xfs" { "-f" } else { "-F" };
-        call(Command::new(format!("mkfs.{kind}")).args(["-q", force]).arg(device.path()))?;
-        call(Command::new("mount").arg(device.path()).arg(&made.folder))?;
-        made.device = Some(device);
-        Ok(made)
+        Ok(Self { folder: mounted.canonicalize()?, memory: memory.canonicalize()? })
+    }
+
+    /// Takes down what a run that was killed has left mounted below `folder`. That nothing is there is no error.
+    pub(super) fn take_down(folder: &Path) -> Result<()> {
+        Self::KINDS.into_iter().try_for_each(|kind| Self::at(folder, kind).map(drop))
     }
 
     /// Where it is mounted.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
-
-    /// Takes down what is mounted, also what an earlier run that was killed left. That nothing is there is no error.
-    fn unmount(&mut self) {
-        unmount(&self.folder);
-        self.device = None;
-        unmount(&self.memory);
-    }
 }
 
 impl Drop for InMemory {
     fn drop(&mut self) {
-        self.unmount();
+        unmount(&self.folder);
+        unmount(&self.memory);
     }
 }
 

@@ -49,7 +49,7 @@ const DISCARDING: u64 = 32;
 /// When the host refuses something, or a request fails.
 pub fn trims(pairs: usize, only: Option<&str>) -> Result<()> {
     let folder = super::folder();
-    fs::create_dir_all(&folder)?;
+    InMemory::take_down(&folder)?;
     host::take_precedence();
     println!("{}; medians of {pairs} pairs\n", host::describe(&folder)?);
     println!(
@@ -98,7 +98,6 @@ fn show(store: &str, trim_queue: usize, depth: u16, pairs: &[Pair]) {
 struct Disk {
     image: PathBuf,
     served: Served,
-    _device: Option<LoopDevice>,
     _mounted: Option<InMemory>,
 }
 
@@ -116,7 +115,9 @@ impl Disk {
             (store == "loop").then(|| LoopDevice::over(&image, &["--direct-io=on"])).transpose()?;
         let path = device.as_ref().map_or(image.as_path(), LoopDevice::path);
         let served = Served::start_at(path, "cache = \"none\"\nqueues = 2");
-        Ok(Self { image, served, _device: device, _mounted: mounted })
+        // From here on the device is only the program's, also where this process is killed.
+        drop(device);
+        Ok(Self { image, served, _mounted: mounted })
     }
 }
 
