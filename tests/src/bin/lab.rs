@@ -58,6 +58,8 @@ enum Action {
     },
     /// Say what is built and where
     Status,
+    /// Remove what other recipes have left in the cache, also those of other checkouts
+    Prune,
     /// Remove everything the lab keeps in its cache
     Clean,
 }
@@ -77,6 +79,7 @@ fn main() -> Result<ExitCode> {
             return deterministic(&put, timeout, &words.join(" "));
         }
         Action::Status => status()?,
+        Action::Prune => Lab::prune()?,
         Action::Clean => {
             let dir = cache()?;
             if dir.exists() {

@@ -38,6 +38,7 @@ mod emulated;
 mod guest;
 mod host;
 mod many_disks;
+mod prune;
 mod qemu;
 mod recipe;
 mod snapshot;

@@ -8,12 +8,12 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::cache::{Key, cache, recipe};
-use super::{direct, snapshot};
+use super::{direct, prune, snapshot};
 
 /// Finished products of the recipe.
 #[derive(Clone, Debug)]
@@ -43,14 +43,36 @@ impl Lab {
     /// The lab as already built; an error says how to build it.
     pub fn find() -> Result<Self> {
         let lab = Self::plan()?.context("the lab is not built")?;
-        for product in [&lab.root, &lab.kit, &lab.image, &lab.debian, &lab.snapshot] {
+        let products = lab.products();
+        for product in &products {
             ensure!(
                 product.exists(),
                 "the lab is not built, or its recipe changed since ({} is missing): cargo run -p tests --bin lab -- build",
                 product.display()
             );
         }
+        prune::touch(&products);
         Ok(lab)
+    }
+
+    /// The folders that scenarios use.
+    fn products(&self) -> [PathBuf; 5] {
+        [&self.root, &self.kit, &self.image, &self.debian, &self.snapshot].map(Clone::clone)
+    }
+
+    /// Removes what other recipes have left. Builds wait for it.
+    pub fn prune() -> Result<()> {
+        let _lock = lock()?;
+        Self::prune_unused_for(Duration::ZERO)
+    }
+
+    fn prune_unused_for(unused_for: Duration) -> Result<()> {
+        let mut ours = vec![root_key()?.folder("root")?, debian_key()?.folder("debian-root")?];
+        if let Some(lab) = Self::plan()? {
+            ours.extend(lab.products());
+            ours.push(direct::verdict_folder(&lab)?);
+        }
+        prune::prune(&cache()?, &ours, unused_for)
     }
 
     /// Names of all products, or none when even the first step is to be done (the rest depend on the kernel it finds).
@@ -87,13 +109,7 @@ impl Lab {
 
     /// Does what is missing, showing each step and the time it took.
     pub fn build() -> Result<Self> {
-        let dir = cache()?;
-        fs::create_dir_all(dir.join("logs"))?;
-        let lock = File::create(dir.join("lock"))?;
-        if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-            eprintln!("lab: another build is running; waiting for it");
-            rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
-        }
+        let _lock = lock()?;
         script("host packages", "host-packages.sh", &[])?;
         let (root, debian) = (root_key()?.folder("root")?, debian_key()?.folder("debian-root")?);
         both(
@@ -120,6 +136,7 @@ impl Lab {
         )?;
         step("snapshot", &lab.snapshot, |out| snapshot::take(&lab, out))?;
         step("direct-kvm", &direct::verdict_folder(&lab)?, |out| direct::probe(&lab, out))?;
+        Self::prune_unused_for(prune::KEPT_FOR)?;
         Ok(lab)
     }
 
@@ -131,6 +148,18 @@ impl Lab {
         script("vmlinux", "vmlinux.sh", &[&kernel, &out.join("vmlinux")])?;
         script("initramfs", "initramfs.sh", &[&self.root, out])
     }
+}
+
+/// Keeps other builds off until it is dropped.
+fn lock() -> Result<File> {
+    let dir = cache()?;
+    fs::create_dir_all(dir.join("logs"))?;
+    let lock = File::create(dir.join("lock"))?;
+    if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        eprintln!("lab: another build is running; waiting for it");
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+    }
+    Ok(lock)
 }
 
 fn root_key() -> Result<Key> {
