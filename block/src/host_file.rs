@@ -231,7 +231,7 @@ impl HostFile {
     }
 
     /// Latches a failed durable write where it may stand for more than itself: through the page
-    /// cache, its `RWF_DSYNC` half takes the error of earlier writes' pages.
+    /// cache, its `RWF_DSYNC` half takes the error of earlier writes' pages (past it: ADR 13).
     pub(crate) fn durable_write_failed(&self, error: &io::Error) {
         let too_large = error.raw_os_error() == Some(libc::EFBIG);
         let own_error = self.is_own_want_of_space(error) || (!self.is_block_device() && too_large);

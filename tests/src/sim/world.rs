@@ -414,6 +414,9 @@ impl<P: Protocol> World<P> {
             }
             Asked::Flush { .. } if self.plan.mode == CacheMode::Unsafe => {}
             Asked::Flush { offered } if succeeded => self.oracle.flushed(offered)?,
+            Asked::Flush { .. } if self.plan.mode.is_direct() && !lost_data => {
+                return Err(format!("{asked} fails although each fdatasync has succeeded"));
+            }
             Asked::Flush { .. } => self.oracle.flush_failed(self.now),
             Asked::Id if succeeded && !data.starts_with(SERIAL.as_bytes()) => {
                 return Err("the device does not know its own name".into());
