@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -18,7 +18,7 @@ use crate::range_lock::RangeLock;
 use crate::raw_file::lock;
 use crate::soft_limit::SoftLimit;
 use crate::space::SpaceWatch;
-use crate::steps::is_want_of_space;
+use crate::steps::{Ask, Call, is_want_of_space};
 use crate::sync_latch::SyncLatch;
 use crate::trim::{Account, Activity};
 use crate::{
@@ -95,6 +95,8 @@ pub(crate) struct HostFile {
     /// Whether transfers go on.
     pub(crate) activity: Activity,
     pub(crate) detect_zeroes: DetectZeroes,
+    /// How many ranges the host is zeroing.
+    pub(crate) zeroing: AtomicUsize,
     pub(crate) failures: FailureLog,
     pub(crate) discard_refusal_noted: AtomicBool,
 }
@@ -182,6 +184,19 @@ impl HostFile {
             return Admission::Settled(Ok(()));
         }
         Admission::Carry
+    }
+
+    /// Whether a thread that only asks for a transfer may have to wait: through the page cache of a block device, Linux lets
+    /// none begin while a part of it is zeroed (as of 6.18, and that without asking whether one would rather not wait).
+    #[inline]
+    pub(crate) fn keeps_waiting(&self) -> bool {
+        self.is_block_device() && self.direct.is_none() && self.zeroing.load(Ordering::Relaxed) > 0
+    }
+
+    /// A call that keeps nobody waiting who asks it.
+    pub(crate) fn patiently(&self, call: Call) -> Call {
+        let transfers = matches!(call.ask, Ask::Read { .. } | Ask::Write { .. });
+        Call { may_block: call.may_block || (transfers && self.keeps_waiting()), ..call }
     }
 
     /// Whether [`HostFile::admit`] would let the host carry out such a transfer, which promises no durability.

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use crate::engine_choice::{EngineChoice, EngineKind};
 use crate::failures::FailureLog;
@@ -71,6 +71,7 @@ impl SimulatedDisk {
             trimmed: Account::default(),
             activity: Activity::default(),
             detect_zeroes,
+            zeroing: AtomicUsize::new(0),
             failures: FailureLog::new("simulated".into()),
             discard_refusal_noted: AtomicBool::new(false),
         };

@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -133,6 +133,7 @@ impl RawFile {
                 trimmed: Account::default(),
                 activity: Activity::default(),
                 detect_zeroes: options.detect_zeroes,
+                zeroing: AtomicUsize::new(0),
                 failures: FailureLog::new(id),
                 discard_refusal_noted: AtomicBool::new(false),
             }),

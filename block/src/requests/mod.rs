@@ -18,6 +18,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use self::discards::without_zeroes;
@@ -120,6 +121,7 @@ impl Requests {
         if place.state != State::Vacant
             || !self.fit.takes(&segment, at.0, writes)
             || !self.host.may_transfer(at.0, bytes, writes)
+            || self.host.keeps_waiting()
         {
             return None;
         }
@@ -153,7 +155,7 @@ impl Requests {
             (place.state, place.bytes, place.at, place.one) = (state, bytes, at, None);
             self.asked += 1;
             self.trims.transfer_begins();
-            return Some(call);
+            return Some(self.host.patiently(call));
         }
         let segments = std::mem::take(&mut place.segments);
         self.start(tag, op, segments);
@@ -209,7 +211,10 @@ impl Requests {
         let tag = self.ready.pop_front()?;
         let request = self.slots.get_mut(usize::from(tag))?.as_mut()?;
         self.asked += 1;
-        Some((tag, request.call()))
+        if request.is_zeroing() {
+            self.host.zeroing.fetch_add(1, Ordering::Relaxed);
+        }
+        Some((tag, self.host.patiently(request.call())))
     }
 
     /// Takes the host's answer to a request's call: a count of bytes or a negated errno. `true` if another call may be
@@ -248,6 +253,9 @@ impl Requests {
         let syncing = request.is_syncing();
         let trimming = request.is_trimming().then(|| request.range_left());
         let ranging = request.is_ranging() && trimming.is_none();
+        if request.is_zeroing() {
+            self.host.zeroing.fetch_sub(1, Ordering::Relaxed);
+        }
         let progress = request.settle(answer, &self.host);
         let left = request.range_left();
         self.asked = self.asked.saturating_sub(1);

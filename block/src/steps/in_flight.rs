@@ -219,6 +219,11 @@ impl InFlight {
         matches!(self.step, Step::DiscardBlocks | Step::PunchHole | Step::ZeroRange)
     }
 
+    /// Whether the next step zeroes a range by one call.
+    pub(crate) fn is_zeroing(&self) -> bool {
+        matches!(self.step, Step::PunchHole | Step::ZeroRange)
+    }
+
     /// Forgets what was read of the disk: others may have changed it.
     pub(crate) fn lift(&mut self) {
         if let Some(bounce) = &mut self.bounce {

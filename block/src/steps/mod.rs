@@ -19,7 +19,7 @@ pub(crate) use self::plain::{Fit, SimpleTransfer, plain_call};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
     pub(crate) ask: Ask,
-    /// The host said that it would have to block: let it.
+    /// The host said that it would have to block, or is known to: let it, on a thread of its own.
     pub(crate) may_block: bool,
 }
 

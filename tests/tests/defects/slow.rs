@@ -3,8 +3,10 @@
 //! The host is made to take for ever: its file system is frozen, so that whoever changes it waits until it is thawed. Reads of
 //! the same queue that come after must come back meanwhile: the witness is who came back, not how long it took.
 
+use std::time::Duration;
+
 use block::{Backend, CacheMode, EngineKind};
-use tests::driver::{Framing, Placed, Request, kind, wait_for};
+use tests::driver::{Data, Framing, Placed, Request, kind, wait_for};
 
 use crate::host::{Loop, is_root};
 use crate::stack::{ENGINES, Ext4, MIB, OK, Stack};
@@ -87,5 +89,40 @@ fn d05_flushes_never_block_a_queues_reads() {
         let flushes = vec![Request::bare(kind::FLUSH); 12];
         reads_pass(&mut host, &mut stack, &flushes, &format!("{engine}: flushes"));
         assert!(!stack.backend.has_lost_writes());
+    }
+}
+
+/// Linux keeps whoever reads or writes a block device through the page cache waiting while a part of it is zeroed. That must
+/// not be the queue's thread, which others need: here to be told the disk's name.
+#[test]
+fn d05_a_transfer_that_waits_for_a_zeroing_never_blocks_its_queue() {
+    if !is_root() {
+        return;
+    }
+    for engine in ENGINES {
+        let mut host = Ext4::new(4096);
+        let device = Loop::new(&host.file(16 * MIB, 7));
+        let mut stack = Stack::new(&device.0, CacheMode::WriteBack, engine);
+        assert_eq!(stack.fill(8192, MIB, 1), [OK]);
+        host.freeze();
+        // The zeroing waits for what the flush has the frozen host write.
+        let zeroing = Request::ranges(kind::WRITE_ZEROES, &[(2048, 2048, 0)]);
+        let transfers = [Request::read(0, 4096), Request::write(8, &[1; 4096])];
+        let slow = [Request::bare(kind::FLUSH), zeroing].into_iter().chain(transfers);
+        for slow in slow {
+            stack.disk.submit(&slow);
+            // The host is asked before the next one comes.
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let name = Request { kind: kind::GET_ID, sector: 0, data: Data::In(20) };
+        let asked = stack.disk.submit(&name);
+        let ring = &mut stack.disk.rings[0];
+        let first = wait_for(|| ring.take_used());
+        host.thaw();
+        let first = first.expect("the queue is served");
+        assert_eq!(stack.disk.outcome(&asked, first).status, OK, "{engine}");
+        for _ in 0..4 {
+            let _ = stack.disk.rings[0].wait_used();
+        }
     }
 }
