@@ -229,5 +229,6 @@ mod tests {
         assert_eq!(pace.cut(15 << 19), 15 << 19);
         assert_eq!(pace.cut((15 << 19) + 512), 6 << 20);
         assert_eq!(pace.cut(4096), 4096);
+        assert_eq!(Pace::new(0).cut(100 << 20), 4 << 20, "a host that names none");
     }
 }
