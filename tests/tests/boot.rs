@@ -23,8 +23,7 @@ impl Machine {
         scenario: impl FnOnce(&Host, &Guest<'_>) -> Result<()>,
     ) -> Result<()> {
         let host = Host::start(name)?;
-        host.put_bulkhead()?;
-        let guest = host.spawn_guest(&format!(
+        let guest = host.boot(&format!(
             "[machine]\nvcpus = {}\nmemory = \"{}\"\nshutdown_grace = \"60s\"\n\
              [kernel]\nimage = \"{}\"\ninitramfs = \"{}\"\ncmdline = \"console=ttyS0 quiet {more}\"\n",
             self.vcpus,
@@ -32,7 +31,6 @@ impl Machine {
             host.kit(self.kernel),
             host.kit("initramfs"),
         ))?;
-        guest.wait_up()?;
         scenario(&host, &guest)
     }
 }

@@ -202,7 +202,6 @@ fn the_calls_follow_the_write_cache(engine: &str) -> Result<()> {
     if host.is_direct() {
         return Ok(()); // The tracing of a machine in use is its owner's.
     }
-    host.put_bulkhead()?;
     let scratch = host.scratch("ext4")?;
     let mut tables = String::new();
     for mode in MODES {
@@ -210,8 +209,7 @@ fn the_calls_follow_the_write_cache(engine: &str) -> Result<()> {
         host.run(&format!("head -c 1M /dev/zero >{image} && sync {image}"))?;
         tables += &disk(mode, &image, &format!("cache = \"{mode}\"\nengine = \"{engine}\""));
     }
-    let guest = host.spawn_guest(&host.small_guest(1, &tables))?;
-    guest.wait_up()?;
+    let guest = host.boot(&host.small_guest(1, &tables))?;
     let witness: Box<dyn Witness> = match engine {
         "threads" => Box::new(Strace::attach(&host)?),
         _ => Box::new(Tracing::start(&host, "ext4", &scratch)?),

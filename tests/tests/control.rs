@@ -16,10 +16,9 @@ struct Rig<'host> {
 
 impl<'host> Rig<'host> {
     fn start(host: &'host Host) -> Result<Self> {
-        host.put_bulkhead()?;
         let scratch = host.scratch("ext4")?;
         host.run(&format!("truncate -s 64M {scratch}/data.img"))?;
-        let guest = host.spawn_guest(&format!(
+        let guest = host.boot(&format!(
             "[machine]\nvcpus = 2\nmemory = \"128MiB\"\nshutdown_grace = \"60s\"\n\
              [kernel]\nimage = \"{}\"\ninitramfs = \"{}\"\n\
              cmdline = \"console=ttyS0 quiet cryptomgr.notests no_timer_check\"\n\
@@ -29,7 +28,6 @@ impl<'host> Rig<'host> {
             host.kit("initramfs"),
             host.path("control.sock"),
         ))?;
-        guest.wait_up()?;
         Ok(Self { host, guest })
     }
 

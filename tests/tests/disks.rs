@@ -3,25 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tests::lab::{EXIT_TIMEOUT, Guest, Host, ManyDisks, disk};
+use tests::lab::{EXIT_TIMEOUT, Host, ManyDisks, disk};
 
 const MIB: u64 = 1 << 20;
 /// How long fio may take: it shares the emulated processors with the host and with other scenarios.
 const FIO_TIMEOUT: Duration = Duration::from_secs(900);
 /// Debian's root. Its services may take their time on a busy machine.
 const ROOT: &str = "root=/dev/vda systemd.default_timeout_start_sec=900";
-
-fn host(name: &str) -> Result<Host> {
-    let host = Host::start(name)?;
-    host.put_bulkhead()?;
-    Ok(host)
-}
-
-fn boot<'host>(host: &'host Host, config: &str) -> Result<Guest<'host>> {
-    let guest = host.spawn_guest(config)?;
-    guest.wait_up()?;
-    Ok(guest)
-}
 
 /// Bytes that a file of the host takes on its disk.
 fn allocated(host: &Host, file: &str) -> Result<u64> {
@@ -32,11 +20,11 @@ fn allocated(host: &Host, file: &str) -> Result<u64> {
 /// One disk, and as many as there may be with a bus of 32 slots in mind: each has its serial, its size and its content.
 #[test]
 fn each_disk_is_found_by_its_serial() -> Result<()> {
-    let host = host("disks-many")?;
+    let host = Host::start("disks-many")?;
     for count in [1, 24] {
         let disks = ManyDisks::make(&host, count)?;
         let tables = disks.tables(|_, name, image| disk(name, image, ""));
-        let guest = boot(&host, &host.small_guest(1, &tables))?;
+        let guest = host.boot(&host.small_guest(1, &tables))?;
         disks.are_told_apart(&guest, "vd*", "cat $disk/serial")?;
         assert_eq!(guest.power_off()?, 0);
     }
@@ -45,7 +33,7 @@ fn each_disk_is_found_by_its_serial() -> Result<()> {
 
 #[test]
 fn a_file_survives_a_reboot() -> Result<()> {
-    let host = host("disks-reboot")?;
+    let host = Host::start("disks-reboot")?;
     let scratch = host.scratch("ext4")?;
     let modes = ["writeback", "none"];
     let mut tables = String::new();
@@ -57,7 +45,7 @@ fn a_file_survives_a_reboot() -> Result<()> {
     let config = host.guest_config(2, "256MiB", "initramfs", "", &tables);
     let mount = "mkdir /mnt/a /mnt/b; mount /dev/vda /mnt/a && mount /dev/vdb /mnt/b";
 
-    let guest = boot(&host, &config)?;
+    let guest = host.boot(&config)?;
     guest.run(mount)?;
     let sum = guest.run(
         "dd if=/dev/urandom bs=1M count=64 2>/dev/null | tee /mnt/a/file /mnt/b/file | md5sum",
@@ -68,7 +56,7 @@ fn a_file_survives_a_reboot() -> Result<()> {
     assert_eq!(guest.wait_exit(EXIT_TIMEOUT)?, 10);
     drop(guest);
 
-    let guest = boot(&host, &config)?;
+    let guest = host.boot(&config)?;
     guest.run(mount)?;
     for (mode, folder) in modes.iter().zip(["a", "b"]) {
         assert_eq!(guest.run(&format!("md5sum </mnt/{folder}/file"))?, sum, "cache={mode}");
@@ -79,13 +67,13 @@ fn a_file_survives_a_reboot() -> Result<()> {
 
 #[test]
 fn a_stock_debian_lives_on_its_own_disk() -> Result<()> {
-    let host = host("disks-debian")?;
+    let host = Host::start("disks-debian")?;
     host.run(&format!("truncate -s 64M {}", host.path("data.img")))?;
     let tables = disk("root", &host.debian()?, "cache = \"none\"")
         + &disk("data", &host.path("data.img"), "");
     let config = host.guest_config(2, "512MiB", "initramfs", ROOT, &tables);
 
-    let guest = boot(&host, &config)?;
+    let guest = host.boot(&config)?;
     assert_eq!(
         guest.run("readlink -f /dev/disk/by-id/virtio-root /dev/disk/by-id/virtio-data")?.trim(),
         "/dev/vda\n/dev/vdb"
@@ -99,7 +87,7 @@ fn a_stock_debian_lives_on_its_own_disk() -> Result<()> {
     assert_eq!(guest.wait_exit(EXIT_TIMEOUT)?, 0);
     drop(guest);
 
-    let guest = boot(&host, &config)?;
+    let guest = host.boot(&config)?;
     assert_eq!(guest.run("cat /root/note")?.trim(), "kept");
     guest.run("mount /dev/vdb /mnt && diff -r --no-dereference /etc /mnt/etc")?;
     assert!(!guest.run("dmesg")?.contains("recovery complete"), "it was unmounted");
@@ -110,7 +98,7 @@ fn a_stock_debian_lives_on_its_own_disk() -> Result<()> {
 
 /// Four jobs per disk write blocks of all sizes at random and read them back while they go on, then all of it again.
 fn fio_finds_what_it_wrote(file_system: &str) -> Result<()> {
-    let host = host(&format!("disks-fio-{file_system}"))?;
+    let host = Host::start(&format!("disks-fio-{file_system}"))?;
     let scratch = host.scratch(file_system)?;
     let mut tables = String::new();
     for mode in ["writeback", "none"] {
@@ -118,7 +106,7 @@ fn fio_finds_what_it_wrote(file_system: &str) -> Result<()> {
         host.run(&format!("truncate -s 16M {image}"))?;
         tables += &disk(mode, &image, &format!("cache = \"{mode}\"\nqueues = 4"));
     }
-    let guest = boot(&host, &host.guest_config(4, "512MiB", "initramfs-tools", "", &tables))?;
+    let guest = host.boot(&host.guest_config(4, "512MiB", "initramfs-tools", "", &tables))?;
     assert_eq!(guest.run("ls /sys/block/vda/mq | wc -l")?.trim(), "4");
     let said = guest.run_for(
         "fio --ioengine=libaio --direct=1 --iodepth=16 --numjobs=4 --thread --rw=randwrite --size=2m --offset_increment=2m \
@@ -144,11 +132,11 @@ fn fio_finds_what_it_wrote_on_xfs() -> Result<()> {
 
 #[test]
 fn what_the_guest_frees_the_host_gets_back() -> Result<()> {
-    let host = host("disks-discard")?;
+    let host = Host::start("disks-discard")?;
     let image = format!("{}/thin.img", host.scratch("xfs")?);
     host.run(&format!("truncate -s 256M {image} && mkfs.ext4 -q -F {image}"))?;
     let tables = disk("thin", &image, "");
-    let guest = boot(&host, &host.guest_config(1, "512MiB", "initramfs-tools", "", &tables))?;
+    let guest = host.boot(&host.guest_config(1, "512MiB", "initramfs-tools", "", &tables))?;
     let empty = allocated(&host, &image)?;
 
     guest
@@ -179,11 +167,11 @@ fn what_the_guest_frees_the_host_gets_back() -> Result<()> {
 
 #[test]
 fn a_read_only_disk_refuses_writes() -> Result<()> {
-    let host = host("disks-readonly")?;
+    let host = Host::start("disks-readonly")?;
     let image = host.path("fixed.img");
     host.run(&format!("head -c 1M /dev/urandom >{image} && chmod 444 {image}"))?;
     let before = host.run(&format!("md5sum <{image}"))?;
-    let guest = boot(&host, &host.small_guest(1, &disk("fixed", &image, "readonly = true")))?;
+    let guest = host.boot(&host.small_guest(1, &disk("fixed", &image, "readonly = true")))?;
     assert_eq!(guest.run("cat /sys/block/vda/ro")?.trim(), "1");
     assert_eq!(guest.run("md5sum </dev/vda")?, before);
     // Linux refuses by itself; a driver that does not is a matter of the conformance tests.
@@ -202,7 +190,7 @@ fn a_read_only_disk_refuses_writes() -> Result<()> {
 /// The host counts the flushes of its own disk: the witness that a flush of the guest is more than a word.
 #[test]
 fn a_flush_reaches_the_disk_of_the_host() -> Result<()> {
-    let host = host("disks-flush")?;
+    let host = Host::start("disks-flush")?;
     if host.is_direct() {
         return Ok(()); // The disk of a machine in use is flushed by others as well.
     }
@@ -212,7 +200,7 @@ fn a_flush_reaches_the_disk_of_the_host() -> Result<()> {
         host.run(&format!("head -c 1M /dev/zero >{scratch}/{mode}.img"))?;
         tables += &disk(mode, &format!("{scratch}/{mode}.img"), &format!("cache = \"{mode}\""));
     }
-    let guest = boot(&host, &host.small_guest(1, &tables))?;
+    let guest = host.boot(&host.small_guest(1, &tables))?;
     // Ten overwrites in place and what follows each: how many flushes of the host's disk are they?
     let flushes = |disk: &str, how: &str| -> Result<u64> {
         let count = || -> Result<u64> {

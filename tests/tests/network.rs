@@ -28,11 +28,9 @@ impl Drop for Tap<'_> {
 #[test]
 fn host_and_guest_reach_each_other() -> Result<()> {
     let host = Host::start("network")?;
-    host.put_bulkhead()?;
     let _tap = Tap::new(&host)?;
     let net = format!("[[net]]\ntap = \"{TAP}\"\nmac = \"02:00:00:00:00:05\"\n");
-    let guest = host.spawn_guest(&host.small_guest(2, &net))?;
-    guest.wait_up()?;
+    let guest = host.boot(&host.small_guest(2, &net))?;
     assert_eq!(guest.run("cat /sys/class/net/eth0/address")?.trim(), "02:00:00:00:00:05");
     guest.run("ip addr add 192.0.2.2/24 dev eth0 && ip link set eth0 up")?;
     for size in [56, 1400, 8000] {

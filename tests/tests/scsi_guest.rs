@@ -13,18 +13,6 @@ const MIB: u64 = 1 << 20;
 /// How long writing hundreds of MiB in an emulated guest may take.
 const LONG: Duration = Duration::from_secs(600);
 
-fn host(name: &str) -> Result<Host> {
-    let host = Host::start(name)?;
-    host.put_bulkhead()?;
-    Ok(host)
-}
-
-fn boot<'host>(host: &'host Host, config: &str) -> Result<Guest<'host>> {
-    let guest = host.spawn_guest(config)?;
-    guest.wait_up()?;
-    Ok(guest)
-}
-
 fn scsi_disk(id: &str, path: &str, more: &str) -> String {
     disk(id, path, &format!("bus = \"virtio-scsi\"\n{more}"))
 }
@@ -46,11 +34,11 @@ fn name_of(guest: &Guest<'_>, target: u8, lun: u16) -> Result<String> {
 #[test]
 fn many_disks_share_a_controller() -> Result<()> {
     const DISKS: u64 = 40;
-    let host = host("scsi-many")?;
+    let host = Host::start("scsi-many")?;
     let disks = ManyDisks::make(&host, DISKS)?;
     let place = |n: u64| if n.is_multiple_of(4) { "target = 3" } else { "" };
     let tables = disks.tables(|n, name, image| scsi_disk(name, image, place(n)));
-    let guest = boot(&host, &host.small_guest(2, &tables))?;
+    let guest = host.boot(&host.small_guest(2, &tables))?;
     wait_for_disks(&guest, DISKS.try_into()?)?;
     // VPD page 80h, behind its header.
     disks.are_told_apart(&guest, "sd*", "tail -c +5 $disk/device/vpd_pg80")?;
@@ -61,13 +49,13 @@ fn many_disks_share_a_controller() -> Result<()> {
 /// 64 MiB with a checksum, a reboot without unmounting, and the same again.
 #[test]
 fn what_is_written_survives_a_reboot() -> Result<()> {
-    let host = host("scsi-reboot")?;
+    let host = Host::start("scsi-reboot")?;
     let scratch = host.scratch("ext4")?;
     let image = format!("{scratch}/data.img");
     host.run(&format!("truncate -s 128M {image} && mkfs.ext4 -q -F {image}"))?;
     let table = scsi_disk("data", &image, "cache = \"none\"");
     let config = host.guest_config(2, "256MiB", "initramfs", "", &table);
-    let guest = boot(&host, &config)?;
+    let guest = host.boot(&config)?;
     wait_for_disks(&guest, 1)?;
     guest.run("mount /dev/sda /mnt")?;
     let sum = guest
@@ -77,7 +65,7 @@ fn what_is_written_survives_a_reboot() -> Result<()> {
     guest.send("reboot -f\n")?; // Nothing is unmounted.
     assert_eq!(guest.wait_exit(EXIT_TIMEOUT)?, 10);
     drop(guest);
-    let guest = boot(&host, &config)?;
+    let guest = host.boot(&config)?;
     wait_for_disks(&guest, 1)?;
     guest.run("mount /dev/sda /mnt")?;
     assert_eq!(guest.run_for("md5sum </mnt/file", LONG)?, sum);
@@ -88,14 +76,14 @@ fn what_is_written_survives_a_reboot() -> Result<()> {
 /// `bulkhead ctl resize` under a running guest.
 #[test]
 fn the_guest_sees_a_scsi_disk_grow() -> Result<()> {
-    let host = host("scsi-resize")?;
+    let host = Host::start("scsi-resize")?;
     let scratch = host.scratch("ext4")?;
     let socket = host.path("control.sock");
     host.run(&format!("truncate -s 64M {scratch}/a.img {scratch}/b.img"))?;
     let tables = scsi_disk("a", &format!("{scratch}/a.img"), "")
         + &scsi_disk("b", &format!("{scratch}/b.img"), "")
         + &format!("[control]\nsocket = \"{socket}\"\n");
-    let guest = boot(&host, &host.small_guest(2, &tables))?;
+    let guest = host.boot(&host.small_guest(2, &tables))?;
     wait_for_disks(&guest, 2)?;
     let (a, b) = (name_of(&guest, 0, 0)?, name_of(&guest, 0, 1)?);
     guest.run(&format!(
@@ -164,7 +152,7 @@ impl<'host> Rig<'host> {
                     "target = 1\nlun = 7\nblock_size = 4096\ncache = \"none\"",
                 );
         let config = host.guest_config(2, "512MiB", "initramfs-tools", "", &tables);
-        let guest = boot(host, &config)?;
+        let guest = host.boot(&config)?;
         wait_for_disks(&guest, 2)?;
         let naa = format!("{:016x}", Identity::new("SERIAL-1", &image).naa);
         let names = [name_of(&guest, 0, 0)?, name_of(&guest, 1, 7)?];
@@ -208,7 +196,7 @@ fn has(text: &str, lines: &[&str]) {
 
 #[test]
 fn the_tools_find_what_the_standard_says() -> Result<()> {
-    let host = host("scsi-tools")?;
+    let host = Host::start("scsi-tools")?;
     let rig = Rig::start(&host)?;
     inquiries(&rig);
     capacities(&rig);

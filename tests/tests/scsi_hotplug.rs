@@ -56,14 +56,12 @@ fn disappears(guest: &Guest<'_>, place: &str) -> Result<()> {
 #[test]
 fn disks_come_and_go_under_a_running_guest() -> Result<()> {
     let host = Host::start("scsi-hotplug")?;
-    host.put_bulkhead()?;
     let rig =
         Rig { host: &host, socket: host.path("control.sock"), scratch: host.scratch("ext4")? };
     host.run(&format!("truncate -s 64M {} {}", rig.image("data"), rig.image("more")))?;
     // A controller, and no disk on it.
     let tables = format!("[[scsi]]\n[control]\nsocket = \"{}\"\n", rig.socket);
-    let guest = host.spawn_guest(&host.small_guest(2, &tables))?;
-    guest.wait_up()?;
+    let guest = host.boot(&host.small_guest(2, &tables))?;
 
     let said = rig.attach("data", "")?;
     assert_eq!(said, "data is attached as LUN 0 of target 0 of controller 0\n");

@@ -22,7 +22,6 @@ struct Rig<'host> {
 
 impl<'host> Rig<'host> {
     fn start(host: &'host Host, file_system: &str, settings: &str) -> Result<Self> {
-        host.put_bulkhead()?;
         let scratch = host.scratch("ext4")?;
         let (small, force) = (host.path("small"), if file_system == "ext4" { "-F" } else { "-f" });
         // An XFS has 300 MiB at least. What is left of either is a matter of the ballast.
@@ -34,8 +33,7 @@ impl<'host> Rig<'host> {
         let tables = disk("data", &format!("{small}/data.img"), settings);
         let control = format!("[control]\nsocket = \"{}\"\n", host.path("control.sock"));
         let config = host.guest_config(2, "512MiB", "initramfs-tools", "", &(tables + &control));
-        let guest = host.spawn_guest(&config)?;
-        guest.wait_up()?;
+        let guest = host.boot(&config)?;
         Ok(Self { host, guest })
     }
 

@@ -21,7 +21,6 @@ fn resident_kib(host: &Host) -> Result<u64> {
 #[test]
 fn little_memory_beside_the_guests() -> Result<()> {
     let host = Host::start("startup-memory")?;
-    host.put_bulkhead()?;
     let mut resident = Vec::new();
     for count in [1, 24] {
         let image = |n: u32| host.path(&format!("{n}.img"));
@@ -30,8 +29,7 @@ fn little_memory_beside_the_guests() -> Result<()> {
         for n in 1..=count {
             host.run(&format!("truncate -s 16M {}", image(n)))?;
         }
-        let guest = host.spawn_guest(&host.small_guest(1, &tables))?;
-        guest.wait_up()?;
+        let guest = host.boot(&host.small_guest(1, &tables))?;
         guest.run(
             "for disk in /dev/vd*; do dd if=/dev/zero of=$disk bs=1M count=4 oflag=direct 2>/dev/null || exit 1; \
              dd if=$disk of=/dev/null bs=1M iflag=direct 2>/dev/null || exit 1; done",

@@ -75,7 +75,6 @@ struct Rig<'host> {
 
 impl<'host> Rig<'host> {
     fn start(host: &'host Host, store: Store, bus: Bus, disks: &[&str]) -> Result<Self> {
-        host.put_bulkhead()?;
         let scratch = host.scratch(if store == Store::Xfs { "xfs" } else { "ext4" })?;
         let files: Vec<_> = disks.iter().map(|id| format!("{scratch}/{id}.img")).collect();
         let mut tables = format!("[control]\nsocket = \"{}\"\n", host.path("control.sock"));
@@ -87,9 +86,7 @@ impl<'host> Rig<'host> {
             };
             tables += &disk(id, path.trim(), bus.setting());
         }
-        let guest =
-            host.spawn_guest(&host.guest_config(2, "512MiB", "initramfs-tools", "", &tables))?;
-        guest.wait_up()?;
+        let guest = host.boot(&host.guest_config(2, "512MiB", "initramfs-tools", "", &tables))?;
         Ok(Self { host, guest, files })
     }
 
@@ -351,7 +348,6 @@ struct Filling<'host> {
 
 impl<'host> Filling<'host> {
     fn start(host: &'host Host, bus: Bus) -> Result<Self> {
-        host.put_bulkhead()?;
         let (scratch, small) = (host.scratch("ext4")?, host.path("small"));
         let image = format!("{small}/data.img");
         host.run(&format!(
@@ -361,9 +357,7 @@ impl<'host> Filling<'host> {
         let settings = format!("{}thin = {{ soft_limit = \"60%\" }}", bus.setting());
         let tables = disk("data", &image, &settings)
             + &format!("[control]\nsocket = \"{}\"\n", host.path("control.sock"));
-        let guest =
-            host.spawn_guest(&host.guest_config(1, "512MiB", "initramfs-tools", "", &tables))?;
-        guest.wait_up()?;
+        let guest = host.boot(&host.guest_config(1, "512MiB", "initramfs-tools", "", &tables))?;
         Ok(Self { host, rig: Rig { host, guest, files: vec![image] } })
     }
 

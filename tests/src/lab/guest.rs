@@ -23,15 +23,22 @@ pub struct Guest<'host> {
 }
 
 impl Host {
-    /// Starts `bulkhead` (see `put_bulkhead`) with this configuration, to which the console's socket is added.
-    pub fn spawn_guest(&self, config: &str) -> Result<Guest<'_>> {
+    /// Starts `bulkhead`, put there if it is not yet, with this configuration, to which the console's socket is added; and
+    /// waits until its guest takes commands.
+    pub fn boot(&self, config: &str) -> Result<Guest<'_>> {
+        let program = self.path("bulkhead");
+        if self.try_run(&format!("test -e {program}"))?.status != 0 {
+            self.put_bulkhead()?;
+        }
         let number = self.free_port()?;
         let socket = self.path(&format!("guest{number}.sock"));
         let file = self.write(
             &format!("guest{number}.toml"),
             &format!("{config}\n[console]\nsocket = \"{socket}\"\n"),
         )?;
-        self.spawn_vmm(&format!("{} run {file}", self.path("bulkhead")))
+        let guest = self.spawn_vmm(&format!("{program} run {file}"))?;
+        guest.wait_up()?;
+        Ok(guest)
     }
 
     /// Starts any virtual machine monitor that offers its guest's serial console on the unix socket `$CONSOLE`.

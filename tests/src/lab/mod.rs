@@ -8,10 +8,9 @@
 //! # use tests::lab::Host;
 //! # fn main() -> anyhow::Result<()> {
 //! let host = Host::start("my-scenario")?; // logs in target/lab/my-scenario/
-//! host.put_bulkhead()?; // BULKHEAD_BIN, or a release build
 //! let scratch = host.scratch("ext4")?; // "/scratch", on a disk of 8 GiB
 //! host.run(&format!("truncate -s 1G {scratch}/data.img"))?; // status 0 or an error; try_run gives the status
-//! let guest = host.spawn_guest(&format!(
+//! let guest = host.boot(&format!( // BULKHEAD_BIN, or a release build
 //!     "[machine]\nvcpus = 1\nmemory = \"128MiB\"\n\
 //!      [kernel]\nimage = \"{}\"\ninitramfs = \"{}\"\n\
 //!      cmdline = \"console=ttyS0 quiet cryptomgr.notests no_timer_check\"\n\
@@ -19,7 +18,6 @@
 //!     host.kit("vmlinux"),
 //!     host.kit("initramfs"), // initramfs-tools has fio, mkfs and sg3-utils, and wants 512 MiB
 //! ))?; // the console is added: a unix socket
-//! guest.wait_up()?;
 //! guest.run("mke2fs -q /dev/vda && mount /dev/vda /mnt")?;
 //! assert_eq!(guest.power_off()?, 0); // exit status of bulkhead
 //! # Ok(())
