@@ -57,7 +57,8 @@ pub enum Operation {
         range: ByteRange,
         /// What its completion promises.
         durability: Durability,
-        /// Whether it may wait a moment for discards that complete the host's units of space together with it.
+        /// Whether it may wait a moment for discards that complete the host's units of space together with it. If not,
+        /// more of the same command follows.
         waits: bool,
     },
     /// Afterwards every byte of the range reads zero.

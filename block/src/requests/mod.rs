@@ -258,9 +258,11 @@ impl Requests {
         }
         let progress = request.settle(answer, &self.host);
         let left = request.range_left();
+        let more = matches!(request.op(), Operation::Discard { waits: false, .. });
         self.asked = self.asked.saturating_sub(1);
         if let Some(before) = trimming {
-            self.trims.end(self.host.clock.now(), before.saturating_sub(left), &self.host.activity);
+            let (bytes, now) = (before.saturating_sub(left), self.host.clock.now());
+            self.trims.end(now, bytes, more, &self.host.activity);
         }
         match progress {
             Progress::Again if self.draining => {

@@ -1,6 +1,7 @@
 //! Requests without a host: calls are looked at, and answered by the tests.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -14,6 +15,10 @@ const GRANULE: u32 = 4096;
 
 /// A file of 1 MiB.
 fn disk() -> SimulatedDisk {
+    disk_with(Clock::simulated())
+}
+
+fn disk_with(clock: Clock) -> SimulatedDisk {
     let discard = DiscardLimits { granularity: GRANULE, alignment: 0, reads_zero: true };
     let look = Look {
         geometry: Geometry {
@@ -29,7 +34,7 @@ fn disk() -> SimulatedDisk {
         on_no_space: OnNoSpace::Report,
         detect_zeroes: DetectZeroes::Off,
     };
-    SimulatedDisk::new(look, Clock::simulated(), tempfile::tempfile().unwrap())
+    SimulatedDisk::new(look, clock, tempfile::tempfile().unwrap())
 }
 
 fn kick() -> OwnedFd {
@@ -109,4 +114,50 @@ fn discards_zeroings_and_flushes_leave_a_thread_for_reads() {
     }
     requests.take_finished(&mut ended);
     assert_eq!(ended.len(), 12);
+}
+
+/// How long a command takes that discards so many ranges one after the other, while reads go on that are no hindrance to
+/// resting after each. `follow` says whether the engine is told that there are more.
+fn time_of_ranges(count: u16, follow: bool) -> Duration {
+    const STEP: Duration = Duration::from_millis(5);
+    let clock = Clock::simulated();
+    let disk = disk_with(clock.clone());
+    let kick = kick();
+    let setup = EngineSetup { depth: 8, memory: &[], kick: kick.as_fd() };
+    let mut requests = Requests::new(disk.host(), &setup).unwrap();
+    let reads = disk.host().activity.join();
+    reads.begin();
+    let start = clock.now();
+    for index in 0..count {
+        let granule = u64::from(GRANULE);
+        let range = ByteRange { start: ByteOffset(granule * u64::from(index)), len: granule };
+        let waits = !follow || index + 1 == count;
+        push(
+            &mut requests,
+            0,
+            Operation::Discard { range, durability: Durability::Volatile, waits },
+        );
+        while !requests.has_finished() {
+            clock.advance(STEP);
+            reads.end();
+            reads.begin();
+            requests.revive();
+            while let Some((tag, _)) = requests.next_call() {
+                requests.settle(tag, 0);
+            }
+        }
+        requests.take_finished(&mut Vec::new());
+    }
+    clock.now() - start
+}
+
+/// A driver gives a command a time, whatever it is made of: 30 s is what Linux has.
+#[test]
+fn a_command_of_many_ranges_is_not_rested_from_for_ever() {
+    let (one, each) = (time_of_ranges(256, true), time_of_ranges(256, false));
+    assert!(one < Duration::from_secs(20), "{one:?}");
+    assert!(
+        each > Duration::from_secs(30),
+        "guests that discard one by one are rested from: {each:?}"
+    );
 }

@@ -205,7 +205,7 @@ impl InFlight {
         durability: Durability,
         host: &HostFile,
     ) {
-        self.op = Operation::Discard { range, durability, waits: false };
+        self.op = Operation::Discard { range, durability, waits: true };
         self.cut(Cut::of(range, self.op, host));
     }
 

@@ -20,8 +20,10 @@ pub(crate) struct Turns {
     waiting: VecDeque<u16>,
     /// Pairs of a request and the one that discards for it too.
     riders: Vec<(u16, u16)>,
-    /// Since when there is no moment without one that waits or is under way.
+    /// Since when there is no moment without one that waits or is under way, or without one more of its command to come.
     since: Option<Instant>,
+    /// Whether more of the same command is to come after the last one that was under way.
+    more_to_come: bool,
     /// What this engine transfers.
     transfers: Arc<Transfers>,
 }
@@ -34,6 +36,7 @@ impl Turns {
             waiting: VecDeque::new(),
             riders: Vec::new(),
             since: None,
+            more_to_come: false,
             transfers: activity.join(),
         }
     }
@@ -114,7 +117,7 @@ impl Turns {
         activity: &Activity,
     ) -> Option<u16> {
         if self.waiting.is_empty() {
-            if !self.pace.is_asked() {
+            if !self.pace.is_asked() && !self.more_to_come {
                 self.since = None;
             }
             return None;
@@ -133,8 +136,9 @@ impl Turns {
         self.pace.cut(len)
     }
 
-    /// The host has answered a chunk of so many bytes.
-    pub(crate) fn end(&mut self, now: Instant, bytes: u64, activity: &Activity) {
+    /// The host has answered a chunk of so many bytes. What it is a part of may not be all of its command.
+    pub(crate) fn end(&mut self, now: Instant, bytes: u64, more: bool, activity: &Activity) {
+        self.more_to_come = more;
         self.pace.end(now, bytes, activity.chunk_ended());
     }
 
@@ -179,7 +183,7 @@ mod tests {
         /// The host answers what it was asked.
         fn answer(&mut self) {
             self.now += MS;
-            self.turns.end(self.now, 1, &self.activity);
+            self.turns.end(self.now, 1, false, &self.activity);
         }
 
         /// Waits until it is the turn of a discard, while a transfer ends at each look. How long that was.
@@ -258,10 +262,10 @@ mod tests {
         disk.turns.queue(1);
         second.queue(1);
         assert!(turn(&mut disk.turns, now) && turn(&mut second, now));
-        disk.turns.end(now + MS, 1, &disk.activity);
+        disk.turns.end(now + MS, 1, false, &disk.activity);
         disk.turns.queue(1);
         pass(200);
-        second.end(now + 4 * MS, 1, &disk.activity);
+        second.end(now + 4 * MS, 1, false, &disk.activity);
         pass(255);
         assert!(!turn(&mut disk.turns, now + 10 * MS));
         pass(1);
