@@ -154,6 +154,7 @@ impl Turns {
 mod tests {
     use std::time::Duration;
 
+    use super::super::activity::Traffic;
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -235,6 +236,18 @@ mod tests {
         disk.answer();
         disk.turns.queue(3);
         assert_eq!(disk.rest(), 4 * MS);
+    }
+
+    #[test]
+    fn what_one_engine_transfers_all_see() {
+        let disk = Disk::new();
+        disk.turns.transfer_begins();
+        assert!(!disk.turns.transfers_none());
+        assert_eq!(disk.activity.look().in_flight, 2);
+        disk.turns.transfer_ends();
+        assert!(disk.turns.transfers_none());
+        let Traffic { ended, in_flight, .. } = disk.activity.look();
+        assert_eq!((ended, in_flight), (1, 1));
     }
 
     #[test]
