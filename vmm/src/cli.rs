@@ -18,10 +18,10 @@ const STYLES: Styles = Styles::styled()
 
 const EXAMPLES: &str = "\
 Examples:
-  bulkhead check vm.toml            show the machine, or all that is wrong with it
-  bulkhead run vm.toml              run it, with its serial console on this terminal
-  bulkhead run -v vm.toml 2>vm.log  run it, and keep the log apart from the console
-  bulkhead ctl vm.toml status       ask it how it does, if its configuration has a [control] socket
+  bulkhead check vm.toml            show the machine, or what is wrong with it
+  bulkhead run vm.toml              run it; its console is this terminal
+  bulkhead run -v vm.toml 2>vm.log  the same, with the log in a file
+  bulkhead ctl vm.toml status       ask how it does (needs a [control] socket)
 
 A configuration needs no more than this:
   [machine]
@@ -75,8 +75,10 @@ Exit codes:
 const SERVE_HELP: &str = "\
 Example:
   bulkhead serve --socket /run/root.sock disk.toml
-  qemu-system-x86_64 ... -object memory-backend-memfd,id=mem,size=4G,share=on -machine memory-backend=mem \\
-    -chardev socket,id=root,path=/run/root.sock,reconnect-ms=100 -device vhost-user-blk-pci,chardev=root
+  qemu-system-x86_64 ... -machine memory-backend=mem \\
+    -object memory-backend-memfd,id=mem,size=4G,share=on \\
+    -chardev socket,id=root,path=/run/root.sock,reconnect-ms=100 \\
+    -device vhost-user-blk-pci,chardev=root
 
 A configuration needs no more than this:
   [disk]
@@ -209,6 +211,20 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    /// clap breaks longer lines, in the middle of what is to be typed.
+    #[test]
+    fn examples_fit_a_terminal_of_80_columns() {
+        let mut commands = vec![<Cli as clap::CommandFactory>::command()];
+        let mut helps = 0;
+        while let Some(command) = commands.pop() {
+            commands.extend(command.get_subcommands().cloned());
+            let Some(help) = command.get_after_help().map(ToString::to_string) else { continue };
+            helps += 1;
+            assert!(help.lines().all(|line| line.len() <= 80), "{help}");
+        }
+        assert_eq!(helps, 7);
     }
 
     #[test]

@@ -400,10 +400,10 @@ Options:
   -V, --version            Print version
 
 Examples:
-  bulkhead check vm.toml            show the machine, or all that is wrong with it
-  bulkhead run vm.toml              run it, with its serial console on this terminal
-  bulkhead run -v vm.toml 2>vm.log  run it, and keep the log apart from the console
-  bulkhead ctl vm.toml status       ask it how it does, if its configuration has a [control] socket
+  bulkhead check vm.toml            show the machine, or what is wrong with it
+  bulkhead run vm.toml              run it; its console is this terminal
+  bulkhead run -v vm.toml 2>vm.log  the same, with the log in a file
+  bulkhead ctl vm.toml status       ask how it does (needs a [control] socket)
 
 A configuration needs no more than this:
   [machine]

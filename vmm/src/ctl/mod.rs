@@ -74,7 +74,8 @@ The file needs no more than this:
   path = \"data.img\"
   bus = \"virtio-scsi\"
 
-The disk is gone when the machine is started again: to keep it, add it to the machine's configuration as well.";
+The disk is gone when the machine is started again: to keep it, add it to the
+machine's configuration as well.";
 
 /// Why `ctl` failed.
 #[derive(Debug, Error)]
