@@ -156,6 +156,7 @@ mod tests {
 
     use super::super::activity::Traffic;
     use super::*;
+    use crate::ByteOffset;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -248,6 +249,60 @@ mod tests {
         assert!(disk.turns.transfers_none());
         let Traffic { ended, in_flight, .. } = disk.activity.look();
         assert_eq!((ended, in_flight), (1, 1));
+    }
+
+    /// A disk whose host frees so many bytes at a time, with a discard of each quarter of the first waiting.
+    fn quarters(granularity: u32) -> Disk {
+        let limits = DiscardLimits { granularity, alignment: 0, reads_zero: true };
+        let disk = Disk::new();
+        let mut turns = Turns::new(Some(limits), &disk.activity);
+        for tag in 0..4 {
+            let start = ByteOffset(u64::from(tag) * u64::from(granularity) / 4);
+            let range = ByteRange { start, len: u64::from(granularity) / 4 };
+            assert!(turns.gather(tag, range, disk.now));
+        }
+        Disk { turns, ..disk }
+    }
+
+    #[test]
+    fn pieces_wait_two_milliseconds_and_then_one_discards_for_all() {
+        let mut disk = quarters(4096);
+        let Disk { turns, now, .. } = &mut disk;
+        assert_eq!((turns.len(), turns.due()), (4, Some(*now + 2 * MS)));
+        assert!(turns.gathers(3) && !turns.gathers(4));
+        assert!(!turns.is_gathered(*now + MS) && turns.is_gathered(*now + 2 * MS));
+        let whole = ByteRange { start: ByteOffset(0), len: 4096 };
+        assert_eq!(turns.release(), [Run { tags: vec![0, 1, 2, 3], range: whole, gathered: 4096 }]);
+        assert_eq!((turns.len(), turns.due()), (0, None));
+        assert_eq!(turns.next_rider(1), None);
+        let mut riders: Vec<_> = std::iter::from_fn(|| turns.next_rider(0)).collect();
+        riders.sort_unstable();
+        assert_eq!(riders, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_piece_that_waits_for_its_neighbours_can_be_taken_out() {
+        let mut turns = quarters(4096).turns;
+        assert!(turns.cancel(1) && !turns.cancel(1));
+        assert!(!turns.gathers(1) && turns.len() == 3);
+    }
+
+    #[test]
+    fn what_comes_first_is_due_whether_pieces_or_a_turn() {
+        let mut disk = quarters(4096);
+        disk.turns.queue(7);
+        assert_eq!(disk.next_turn(), Some(7));
+        disk.answer();
+        disk.turns.queue(8);
+        assert_eq!(disk.turns.len(), 5);
+        assert_eq!(disk.turns.due(), Some(disk.now + MS), "the pieces");
+        let _ = disk.turns.release();
+        assert_eq!(disk.turns.due(), Some(disk.now + 4 * MS), "the end of the rest");
+    }
+
+    #[test]
+    fn a_chunk_is_of_whole_granules() {
+        assert_eq!(quarters(3 << 20).turns.cut(100 << 20), 6 << 20);
     }
 
     #[test]
