@@ -4,7 +4,7 @@
 .PHONY: help demo test check build lab sim cycles thin bench bench-gate bench-trims clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build lab ## Boot a Debian guest that writes a file, reboots and finds it again
 	@cargo run --quiet --package tests --bin demo
