@@ -186,11 +186,16 @@ impl HostFile {
         Admission::Carry
     }
 
-    /// Whether a thread that only asks for a transfer may have to wait: through the page cache of a block device, Linux lets
-    /// none begin while a part of it is zeroed (as of 6.18, and that without asking whether one would rather not wait).
+    /// Whether a thread that only asks for a transfer may have to wait at times: through the page cache of a block device, Linux
+    /// lets none begin while a part of it is zeroed (as of 6.18, and that without asking whether one would rather not wait).
     #[inline]
+    pub(crate) fn may_keep_waiting(&self) -> bool {
+        self.is_block_device() && self.direct.is_none()
+    }
+
+    /// Whether it may have to now.
     pub(crate) fn keeps_waiting(&self) -> bool {
-        self.is_block_device() && self.direct.is_none() && self.zeroing.load(Ordering::Relaxed) > 0
+        self.may_keep_waiting() && self.zeroing.load(Ordering::Relaxed) > 0
     }
 
     /// A call that keeps nobody waiting who asks it.

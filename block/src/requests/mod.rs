@@ -41,6 +41,7 @@ pub(crate) struct Requests {
     ready: VecDeque<u16>,
     /// How many calls the host works on.
     asked: usize,
+    /// What [`Requests::push_simple`] takes now.
     fit: Fit,
     finished: Vec<Completion>,
     syncs: Syncs,
@@ -121,7 +122,6 @@ impl Requests {
         if place.state != State::Vacant
             || !self.fit.takes(&segment, at.0, writes)
             || !self.host.may_transfer(at.0, bytes, writes)
-            || self.host.keeps_waiting()
         {
             return None;
         }
@@ -160,6 +160,11 @@ impl Requests {
         let segments = std::mem::take(&mut place.segments);
         self.start(tag, op, segments);
         None
+    }
+
+    #[cold]
+    fn fit_now(&self) -> Fit {
+        if self.claims || self.host.keeps_waiting() { Fit::NOTHING } else { Fit::of(&self.host) }
     }
 
     /// Starts a request that is no plain transfer.
@@ -211,10 +216,12 @@ impl Requests {
         let tag = self.ready.pop_front()?;
         let request = self.slots.get_mut(usize::from(tag))?.as_mut()?;
         self.asked += 1;
-        if request.is_zeroing() {
+        let (zeroes, call) = (request.is_zeroing(), self.host.patiently(request.call()));
+        if zeroes {
             self.host.zeroing.fetch_add(1, Ordering::Relaxed);
+            self.fit = self.fit_now();
         }
-        Some((tag, self.host.patiently(request.call())))
+        Some((tag, call))
     }
 
     /// Takes the host's answer to a request's call: a count of bytes or a negated errno. `true` if another call may be
@@ -292,6 +299,10 @@ impl Requests {
     #[inline]
     pub(crate) fn take_finished(&mut self, completed: &mut Vec<Completion>) {
         completed.append(&mut self.finished);
+        // Once for all that is pushed until then.
+        if self.host.may_keep_waiting() {
+            self.fit = self.fit_now();
+        }
     }
 
     pub(crate) fn has_finished(&self) -> bool {
