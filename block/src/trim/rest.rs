@@ -98,13 +98,12 @@ mod tests {
     fn rest(took: Duration, in_flight: u64, per_ms: u64) -> Duration {
         let start = Instant::now();
         let mut rest = Rest::after(took, in_flight, start, traffic(1000, in_flight));
-        loop {
+        let mut look = || {
             let rested = rest.due() - start;
             let ended = u64::try_from(rested.as_micros()).unwrap() * per_ms / 1000;
-            if rest.is_over(rest.due(), traffic(1000 + ended, in_flight)) {
-                return rested;
-            }
-        }
+            rest.is_over(rest.due(), traffic(1000 + ended, in_flight)).then_some(rested)
+        };
+        (0..1000).find_map(|_| look()).expect("it ends")
     }
 
     #[test]

@@ -191,10 +191,13 @@ mod tests {
         /// Waits until it is the turn of a discard, while a transfer ends at each look. How long that was.
         fn rest(&mut self) -> Duration {
             let start = self.now;
+            let mut looks = 0;
             while self.next_turn().is_none() {
                 self.now = self.turns.due().unwrap();
                 self.other.end();
                 self.other.begin();
+                looks += 1;
+                assert!(looks < 1000, "it does not end");
             }
             self.now - start
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use tests::lab::{Host, Lab};
 
-/// Exit codes of `bulkhead run` that the demo expects (docs/exit-codes.md).
+/// Exit codes of `bulkhead run` that the demo expects (docs/running.md).
 const POWERED_OFF: i32 = 0;
 const REBOOTED: i32 = 10;
 
