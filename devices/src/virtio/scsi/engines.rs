@@ -33,6 +33,8 @@ pub(super) struct UnitEngines {
     owes: bool,
     /// Whether the one engine that is left sleeps as if there were others.
     alone: bool,
+    /// Counts, so that now and then all engines are looked at.
+    submits: u8,
     /// Requests that no engine could be made for.
     refused: Vec<Completion>,
     completed: Vec<Completion>,
@@ -66,6 +68,7 @@ impl UnitEngines {
             places: Vec::new(),
             owes: false,
             alone: false,
+            submits: 0,
             refused: Vec::new(),
             completed: Vec::with_capacity(usize::from(depth)),
             version: shared.version(),
@@ -220,8 +223,14 @@ impl Engines for UnitEngines {
     }
 
     fn submit(&mut self) -> io::Result<()> {
-        let mut busy = self.engines.iter_mut().filter(|unit| unit.in_flight > 0);
-        busy.try_for_each(|unit| (*unit.engine).submit())
+        // One that is idle may be kicked by others. A driver that is never idle lets nobody sleep, who would see that.
+        self.submits = self.submits.wrapping_add(1);
+        let all = self.submits == 0;
+        let mut looked_at = self.engines.iter_mut().filter(|unit| unit.in_flight > 0 || all);
+        looked_at.try_for_each(|unit| {
+            unit.signalled |= all;
+            (*unit.engine).submit()
+        })
     }
 
     fn reap(&mut self, completed: &mut Vec<Completion>) {
@@ -273,11 +282,14 @@ impl Engines for UnitEngines {
 
 #[cfg(test)]
 mod tests {
-    use ::block::{CacheMode, DiskOptions, Operation, RawFile, Segments};
+    use ::block::{ByteOffset, CacheMode, DiskOptions, Durability, Operation, RawFile, Segments};
     use tempfile::NamedTempFile;
+    use vm_memory::GuestAddress;
 
     use super::*;
+    use crate::GuestMemory;
     use crate::scsi::Identity;
+    use crate::virtio::GuestMap;
     use crate::virtio::scsi::shared::Address;
 
     const DISK: Address = Address { target: 0, lun: 0 };
@@ -335,6 +347,40 @@ mod tests {
         flush(&mut engines, 1);
         assert!(complete(&mut engines).result.is_ok());
         leaving.settle().unwrap();
+    }
+
+    /// Compare-and-write waits for each engine of its disk, also for one that has nothing to do, of a worker that has no
+    /// time to sleep.
+    #[test]
+    fn an_idle_engine_hears_of_others_without_a_sleep() {
+        let shared = Arc::new(Shared::new("scsi", 2).unwrap());
+        let kicks = [(); 2].map(|()| Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()));
+        let _files = [attach(&shared, 0), attach(&shared, 1)];
+        let [mut busy, mut other] = kicks.map(|kick| {
+            let setup = EngineSetup { depth: 8, memory: &[], kick: event::as_fd(&kick) };
+            UnitEngines::new(Arc::clone(&shared), &setup, Arc::clone(&kick))
+        });
+        for number in 0..2 {
+            flush(&mut busy, number);
+            assert_eq!(complete(&mut busy).tag, number);
+        }
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 4096)]).unwrap();
+        let map = GuestMap::new(&memory);
+        let mut segments = vec![map.segment(GuestAddress(0), 1024).unwrap()];
+        let op = Operation::CompareAndWrite { at: ByteOffset(0), durability: Durability::Volatile };
+        other.push(0, Request { tag: 0, op, segments: &mut segments });
+        let (mut completed, mut compared) = (Vec::new(), Vec::new());
+        for _ in 0..2000 {
+            flush(&mut busy, 1);
+            while completed.is_empty() {
+                busy.submit().unwrap();
+                busy.reap(&mut completed);
+            }
+            completed.clear();
+            other.submit().unwrap();
+            other.reap(&mut compared);
+        }
+        assert!(compared.pop().expect("it is done").result.is_ok());
     }
 
     /// A driver that is never idle lets no worker sleep.
