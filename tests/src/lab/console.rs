@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::recipe::tail;
@@ -25,6 +25,15 @@ pub struct Output {
     pub status: i32,
     /// Standard output and standard error, as they came.
     pub text: String,
+}
+
+impl Output {
+    /// What a command said that succeeded; else an error that shows it.
+    pub(super) fn of_success(self, command: &str) -> Result<String> {
+        let Self { status, text } = self;
+        ensure!(status == 0, "status {status} from: {}\n{text}", abridged(command));
+        Ok(text)
+    }
 }
 
 #[derive(Default)]

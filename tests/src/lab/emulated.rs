@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use super::console::Console;
 use super::guest::BOOT_TIMEOUT;
@@ -73,13 +73,6 @@ impl Emulated {
     /// Runs a shell command in the guest; a status other than zero is an error that shows the output.
     pub fn run(&self, command: &str) -> Result<String> {
         let output = self.console.run(command, Duration::from_secs(120))?;
-        ensure!(
-            output.status == 0,
-            "status {} from {command}\n{}\n{}",
-            output.status,
-            output.text,
-            tail(&self.logs.join("qemu.log"), 20)
-        );
-        Ok(output.text)
+        output.of_success(command).with_context(|| tail(&self.logs.join("qemu.log"), 20))
     }
 }

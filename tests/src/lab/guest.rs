@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::console::{Console, Output, abridged};
+use super::console::{Console, Output};
 use super::host::{COMMAND_TIMEOUT, Host};
 use super::qemu::GUEST_PORTS;
 
@@ -127,15 +127,7 @@ impl Guest<'_> {
 
     /// Like `run`, with a time limit of its own.
     pub fn run_for(&self, command: &str, timeout: Duration) -> Result<String> {
-        let output = self.console.run(command, timeout)?;
-        ensure!(
-            output.status == 0,
-            "status {} in the guest from: {}\n{}",
-            output.status,
-            abridged(command),
-            output.text
-        );
-        Ok(output.text)
+        self.console.run(command, timeout)?.of_success(command).context("in the guest")
     }
 
     /// Runs a shell command in the guest and gives its output and status, whatever that is.

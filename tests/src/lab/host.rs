@@ -92,15 +92,7 @@ impl Host {
 
     /// Like `run`, with a time limit of its own.
     pub fn run_for(&self, command: &str, timeout: Duration) -> Result<String> {
-        let output = self.try_run_for(command, timeout)?;
-        ensure!(
-            output.status == 0,
-            "status {} from: {}\n{}",
-            output.status,
-            abridged(command),
-            output.text
-        );
-        Ok(output.text)
+        self.try_run_for(command, timeout)?.of_success(command)
     }
 
     /// Runs a shell command and gives its output and status, whatever that is.

@@ -71,10 +71,7 @@ impl VhostUserBackendReqHandlerMut for Disk {
         _postcopy: Option<bool>,
     ) -> Result<Option<Vec<Base>>> {
         let table = MemoryTable::new(regions, files)?;
-        self.while_stopped(|disk| {
-            disk.table = table;
-            Ok(())
-        })?;
+        self.while_stopped(|disk| disk.table = table)?;
         Ok(None)
     }
 
@@ -89,19 +86,13 @@ impl VhostUserBackendReqHandlerMut for Disk {
         _postcopy: Option<bool>,
     ) -> Result<Option<Base>> {
         let table = self.table.with(region, file)?;
-        self.while_stopped(|disk| {
-            disk.table = table;
-            Ok(())
-        })?;
+        self.while_stopped(|disk| disk.table = table)?;
         Ok(None)
     }
 
     fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
         let table = self.table.without(region)?;
-        Ok(self.while_stopped(|disk| {
-            disk.table = table;
-            Ok(())
-        })?)
+        Ok(self.while_stopped(|disk| disk.table = table)?)
     }
 
     fn set_vring_num(&mut self, index: u32, size: u32) -> Result<()> {
