@@ -1,7 +1,7 @@
 # What people do with this tree. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build lab sim cycles thin bench bench-gate bench-trims clean
+.PHONY: help demo test check build lab lab-zfs sim cycles thin bench bench-gate bench-trims clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -9,7 +9,7 @@ help: ## List the targets
 demo: build lab ## Boot a Debian guest that writes a file, reboots and finds it again
 	@cargo run --quiet --package tests --bin demo
 
-test: build lab ## Run everything: unit, property, hostile driver, real guests
+test: build lab-zfs ## Run everything: unit, property, hostile driver, real guests
 	cargo test --workspace --no-fail-fast
 
 check: ## Formatting and lints, as CI wants them
@@ -22,6 +22,10 @@ build: ## Build target/release/bulkhead
 lab: ## Build or refresh the cached lab image
 	@resources/lab/host-packages.sh
 	@cargo run --quiet --package tests --bin lab -- build
+
+lab-zfs: ## The same, and ZFS for its host, which is compiled: some minutes more, once
+	@resources/lab/host-packages.sh
+	@cargo run --quiet --package tests --bin lab -- build --zfs
 
 sim: ## Cut the power of simulated disks: SEED= SCHEDULES= MODE=
 	@cargo run --quiet --release --package tests --bin sim -- \

@@ -22,12 +22,19 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Action {
     /// Build what is missing (as root, on Debian; a few minutes the first time, nothing to do afterwards)
-    Build,
+    Build {
+        /// ZFS for the host, too, which is compiled: some five minutes more the first time
+        #[arg(long)]
+        zfs: bool,
+    },
     /// Restore the host, run one command in it, print its output and end with its status
     Run {
         /// Copy a file to /run/lab/in/ of the host first (may be given more than once)
         #[arg(long, value_name = "FILE")]
         put: Vec<PathBuf>,
+        /// With ZFS loaded
+        #[arg(long)]
+        zfs: bool,
         /// Copy a file of the host (by its full path) into the current folder afterwards
         #[arg(long, value_name = "PATH")]
         get: Vec<String>,
@@ -43,6 +50,9 @@ enum Action {
         /// Copy a file to /run/lab/in/ of the host first (may be given more than once)
         #[arg(long, value_name = "FILE")]
         put: Vec<PathBuf>,
+        /// With ZFS loaded
+        #[arg(long)]
+        zfs: bool,
     },
     /// Boot a host in emulated time, run one command in it unattended, print its output
     Deterministic {
@@ -66,15 +76,18 @@ enum Action {
 
 fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
-        Action::Build => {
+        Action::Build { zfs } => {
             let started = Instant::now();
-            Lab::build()?;
+            let lab = Lab::build()?;
+            if zfs {
+                lab.zfs()?;
+            }
             eprintln!("lab: ready after {:.1} s", started.elapsed().as_secs_f64());
         }
-        Action::Run { put, get, timeout, words } => {
-            return run(&put, &get, timeout, &words.join(" "));
+        Action::Run { put, zfs, get, timeout, words } => {
+            return run(&start(&put, zfs)?, &get, timeout, &words.join(" "));
         }
-        Action::Shell { put } => shell(&put)?,
+        Action::Shell { put, zfs } => shell(&start(&put, zfs)?)?,
         Action::Deterministic { put, timeout, words } => {
             return deterministic(&put, timeout, &words.join(" "));
         }
@@ -91,9 +104,10 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn start(put: &[PathBuf]) -> Result<Host> {
+fn start(put: &[PathBuf], zfs: bool) -> Result<Host> {
     let started = Instant::now();
-    let host = Host::start(&format!("by-hand-{}", std::process::id()))?;
+    let name = format!("by-hand-{}", std::process::id());
+    let host = if zfs { Host::start_with_zfs(&name) } else { Host::start(&name) }?;
     host.run(&format!("mkdir -p {}", host.path("in")))?;
     for file in put {
         host.put(file, &format!("in/{}", name_of(file)?))?;
@@ -116,8 +130,7 @@ fn exit_code(status: i32) -> ExitCode {
     ExitCode::from(u8::try_from(status).unwrap_or(1))
 }
 
-fn run(put: &[PathBuf], get: &[String], timeout: u64, command: &str) -> Result<ExitCode> {
-    let host = start(put)?;
+fn run(host: &Host, get: &[String], timeout: u64, command: &str) -> Result<ExitCode> {
     let output = host.try_run_for(command, Duration::from_secs(timeout))?;
     println!("{}", output.text);
     for remote in get {
@@ -126,8 +139,7 @@ fn run(put: &[PathBuf], get: &[String], timeout: u64, command: &str) -> Result<E
     Ok(exit_code(output.status))
 }
 
-fn shell(put: &[PathBuf]) -> Result<()> {
-    let host = start(put)?;
+fn shell(host: &Host) -> Result<()> {
     let prompt = || {
         eprint!("lab# ");
         std::io::stderr().flush()

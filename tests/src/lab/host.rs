@@ -25,9 +25,19 @@ use crate::owned_child::OwnedChild;
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(400);
 const MIB: u64 = 1 << 20;
 
-enum Place {
+pub(super) enum Place {
     Nested { machine: Box<RefCell<Machine>>, console: Console },
     Direct { dir: tempfile::TempDir },
+}
+
+impl Place {
+    /// A restored L1.
+    pub(super) fn nested(lab: &Lab, logs: &Path) -> Result<Self> {
+        let machine = Machine::start(lab, Start::Restored, logs)?;
+        let port = machine.command_port.try_clone()?;
+        let console = Console::new("the lab's host", port, &logs.join("commands.log"))?;
+        Ok(Self::Nested { machine: Box::new(RefCell::new(machine)), console })
+    }
 }
 
 /// The machine a scenario runs on.
@@ -46,14 +56,12 @@ impl Host {
         let place = if direct::wanted(&lab)? {
             Place::Direct { dir: tempfile::Builder::new().prefix("bulkhead-lab-").tempdir()? }
         } else {
-            let machine = Machine::start(&lab, Start::Restored, &logs)?;
-            let console = Console::new(
-                "the lab's host",
-                machine.command_port.try_clone()?,
-                &logs.join("commands.log"),
-            )?;
-            Place::Nested { machine: Box::new(RefCell::new(machine)), console }
+            Place::nested(&lab, &logs)?
         };
+        Self::in_place(place, lab, logs)
+    }
+
+    pub(super) fn in_place(place: Place, lab: Lab, logs: PathBuf) -> Result<Self> {
         let host = Self { place, lab, logs, ports_in_use: RefCell::default() };
         host.run(&format!("mkdir -p {}", host.path("")))?;
         Ok(host)

@@ -40,6 +40,7 @@ mod prune;
 mod qemu;
 mod recipe;
 mod snapshot;
+mod zfs;
 
 pub use cache::cache;
 pub use config::{CMDLINE, disk};

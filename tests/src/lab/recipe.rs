@@ -1,8 +1,9 @@
 //! Builds the lab, step by step, and finds what was built.
 //!
 //! Steps: host packages, the Debian root (and its kernel), the guest kit, the disk images, the snapshot, and a try of
-//! this machine's own KVM. Each writes into a folder beside its final name and renames it when done, so a step that was
-//! interrupted is simply done again. One lock keeps two builds apart; scenarios only read.
+//! this machine's own KVM. ZFS is a step for itself, done when somebody wants it. Each writes into a folder beside its
+//! final name and renames it when done, so a step that was interrupted is simply done again. One lock keeps two builds
+//! apart; scenarios only read, but for the first that wants ZFS.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -105,6 +106,29 @@ impl Lab {
     /// The version of the kernel that L1 and the guests boot.
     pub fn kernel_version(&self) -> Result<String> {
         Ok(fs::read_to_string(self.root.join("boot/version"))?.trim().to_owned())
+    }
+
+    /// What L1 lacks to have ZFS, as an archive to be unpacked over its root. Built if it is missing, which takes minutes.
+    pub fn zfs(&self) -> Result<PathBuf> {
+        let key = Key::new()
+            .bytes(self.kernel_version()?.as_bytes())
+            .files(&["zfs-compiler.sh", "zfs.sh"])?;
+        let product = key.folder("zfs")?;
+        if !product.exists() {
+            let _lock = lock()?;
+            step("zfs", &product, |out| self.build_zfs(out))?;
+        }
+        Ok(product.join("zfs.tar"))
+    }
+
+    fn build_zfs(&self, out: &Path) -> Result<()> {
+        fs::create_dir_all(out)?;
+        let compiler = out.join("compiler");
+        eprintln!("lab: zfs: a compiler and the kernel's headers ...");
+        script("zfs compiler", "zfs-compiler.sh", &[&self.root, &compiler])?;
+        eprintln!("lab: zfs: compiling it, some four minutes ...");
+        script("zfs", "zfs.sh", &[&self.root, &compiler, out])?;
+        Ok(fs::remove_dir_all(compiler)?)
     }
 
     /// Does what is missing, showing each step and the time it took.

@@ -1,0 +1,41 @@
+//! A host with ZFS: its modules and programs come into a restored L1 as an archive, so that no other scenario pays for them.
+
+use anyhow::{Context, Result};
+
+use super::host::{Host, Place, fresh_logs};
+use super::recipe::Lab;
+
+impl Host {
+    /// A host for the scenario `name` with the ZFS pool `tank` on the scratch disk. ZFS is built if it is missing. Always an
+    /// emulated host, whose kernel it is made for.
+    pub fn start_with_zfs(name: &str) -> Result<Self> {
+        let lab = Lab::find()?;
+        let archive = lab.zfs()?;
+        let logs = fresh_logs(name)?;
+        let host = Self::in_place(Place::nested(&lab, &logs)?, lab, logs)?;
+        let archive = host.put(&archive, "zfs.tar")?;
+        // Left to itself its cache would take half of the memory.
+        host.run(&format!(
+            "tar -xf {archive} -C / && rm {archive} && ldconfig && udevadm control --reload && cd /usr/lib/modules/$(uname -r)/extra && \
+             insmod ./spl.ko && insmod ./zfs.ko zfs_arc_max=536870912 && udevadm settle"
+        ))?;
+        host.run("zpool create -f -O compression=off -O mountpoint=none tank /dev/disk/by-id/virtio-scratch")?;
+        Ok(host)
+    }
+
+    /// Makes a sparse volume in the pool and gives the path of its device.
+    pub fn volume(&self, name: &str, size: &str, options: &str) -> Result<String> {
+        let path = format!("/dev/zvol/tank/{name}");
+        self.run(&format!(
+            "zfs create -s -V {size} {options} tank/{name} && udevadm settle && test -b {path}"
+        ))?;
+        Ok(path)
+    }
+
+    /// Bytes that a volume takes of the pool.
+    pub fn referenced(&self, name: &str) -> Result<u64> {
+        let bytes =
+            self.run(&format!("zpool sync tank && zfs get -Hpo value referenced tank/{name}"))?;
+        bytes.trim().parse().with_context(|| format!("reading {bytes:?}"))
+    }
+}
