@@ -6,7 +6,7 @@ use super::host::{Host, Place, fresh_logs};
 use super::recipe::Lab;
 
 impl Host {
-    /// A host for the scenario `name` with the ZFS pool `tank` on the scratch disk. ZFS is built if it is missing. Always an
+    /// A host for the scenario `name` with the ZFS pool `tank` in a file on the scratch disk. ZFS is built if it is missing. Always an
     /// emulated host, whose kernel it is made for.
     pub fn start_with_zfs(name: &str) -> Result<Self> {
         let lab = Lab::find()?;
@@ -19,7 +19,11 @@ impl Host {
             "tar -xf {archive} -C / && rm {archive} && ldconfig && udevadm control --reload && cd /usr/lib/modules/$(uname -r)/extra && \
              insmod ./spl.ko && insmod ./zfs.ko zfs_arc_max=536870912 && udevadm settle"
         ))?;
-        host.run("zpool create -f -O compression=off -O mountpoint=none tank /dev/disk/by-id/virtio-scratch")?;
+        // In a file: of a whole disk it would make partitions, whose names udev takes away for a moment.
+        let pool = format!("{}/tank", host.scratch("ext4")?);
+        host.run(&format!(
+            "truncate -s 7G {pool} && zpool create -O compression=off -O mountpoint=none tank {pool}"
+        ))?;
         Ok(host)
     }
 
