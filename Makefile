@@ -34,7 +34,7 @@ sim: ## Cut the power of simulated disks: SEED= SCHEDULES= MODE=
 cycles: build lab ## Boot real guests and power them off, fifty times
 	BULKHEAD_CYCLES=50 cargo test --package tests --test cycles -- --nocapture
 
-thin: build lab ## Let real guests give space back: each file system, store, bus and way
+thin: build lab-zfs ## Let real guests give space back: each file system, store, bus and way
 	BULKHEAD_THIN=all cargo test --package tests --test thin -- --nocapture
 
 bench: ## Measure the storage stack beside fio and qemu-storage-daemon

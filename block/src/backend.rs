@@ -32,7 +32,7 @@ pub struct DiscardLimits {
     pub granularity: u32,
     /// Offset of the first unit's start.
     pub alignment: u32,
-    /// Whether what holds no space reads as zeroes. Of a block device the host does not promise it.
+    /// Whether what holds no space reads as zeroes. Of block devices that is known of ZFS volumes only.
     pub reads_zero: bool,
 }
 

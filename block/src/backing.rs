@@ -1,13 +1,15 @@
 //! How much space is left where a disk is stored. Control thread only.
 //!
-//! What fills is not the disk but the file system below it. Of a loop device that is the one of its file. Other block
-//! devices do not say.
+//! What fills is not the disk but the file system below it. Of a loop device that is the one of its file, of a ZFS volume its
+//! pool. Other block devices do not say.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
+
+use crate::zvol::Volume;
 
 /// The space of what stores a disk, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,12 +21,25 @@ pub struct BackingSpace {
 }
 
 impl BackingSpace {
-    /// The space of what stores the disk in `file`; nothing where the host does not say.
+    /// The space of what stores the disk in `file`; nothing where the host does not say. Of a ZFS volume it is asked by a
+    /// program, which may take long.
     ///
     /// # Errors
     ///
     /// The host refuses to answer.
-    pub fn of(file: &File) -> io::Result<Option<Self>> {
+    pub fn ask(file: &File) -> io::Result<Option<Self>> {
+        match Volume::of(file)? {
+            Some(volume) => Ok(Some(volume.space()?.store)),
+            None => Self::of(file),
+        }
+    }
+
+    /// The same where the kernel can be asked: not of a ZFS volume.
+    ///
+    /// # Errors
+    ///
+    /// The host refuses to answer.
+    pub(crate) fn of(file: &File) -> io::Result<Option<Self>> {
         let metadata = file.metadata()?;
         if metadata.is_file() {
             return Self::of_file_system(file).map(Some);

@@ -22,8 +22,8 @@ use crate::steps::{Ask, Call, is_want_of_space};
 use crate::sync_latch::SyncLatch;
 use crate::trim::{Account, Activity};
 use crate::{
-    ByteOffset, ByteRange, CacheMode, DetectZeroes, Durability, FlushAction, Geometry, OpenError,
-    Operation,
+    ByteOffset, ByteRange, CacheMode, DetectZeroes, DiscardLimits, Durability, FlushAction,
+    Geometry, OpenError, Operation,
 };
 
 /// What kind of file holds the disk.
@@ -153,6 +153,11 @@ impl HostFile {
 
     pub(crate) fn is_block_device(&self) -> bool {
         self.kind == Kind::BlockDevice
+    }
+
+    /// The limits of discards if a device's whole granules read zero after one, so that zeroing may be that.
+    pub(crate) fn zeroes_by_discarding(&self) -> Option<DiscardLimits> {
+        self.geometry.opened.discard.filter(|limits| self.is_block_device() && limits.reads_zero)
     }
 
     /// Judges a request that moves `bytes` by its segments. Devices check what guests ask, so a refusal here is a bug of ours.

@@ -31,6 +31,7 @@ mod sync_latch;
 mod threads;
 mod trim;
 mod uring;
+mod zvol;
 
 pub use allocation::{Extent, Extents};
 pub use backend::{

@@ -1,5 +1,5 @@
 //! A SCSI disk against a plain model in memory: whatever is read, written, unmapped, filled, verified and compared, in
-//! whatever order, both hold the same. Over image files and over a loop device, in both block sizes.
+//! whatever order, both hold the same. Over image files, a loop device and a ZFS volume, in both block sizes.
 //!
 //! `BULKHEAD_STEPS` says how many steps each seed takes, `BULKHEAD_SEED` which one.
 
@@ -14,6 +14,7 @@ use devices::scsi::Identity;
 use devices::virtio::{Address, Scsi};
 use tempfile::NamedTempFile;
 use tests::driver::{Answer, Command, Device, Host, Machine};
+use tests::lab;
 
 /// Bytes of the disks: small, so that ranges often overlap.
 const CAPACITY: u64 = 2 << 20;
@@ -303,7 +304,9 @@ impl Model {
         assert!(steps < 100 || self.taken.iter().all(|taken| *taken > 0), "{:?}", self.taken);
         self.host.device.reset();
         // Another descriptor sees the same.
-        assert_eq!(std::fs::read(path).unwrap(), self.content);
+        let found = std::fs::read(path).unwrap();
+        let differs = found.iter().zip(&self.content).position(|(found, is)| found != is);
+        assert_eq!((found.len(), differs), (self.content.len(), None), "a byte that differs");
     }
 }
 
@@ -368,4 +371,26 @@ fn a_block_device_holds_what_the_model_holds() {
         return;
     };
     play(&device.0);
+}
+
+/// Of [`a_zfs_volume_holds_what_the_model_holds`], which runs it where there is ZFS.
+#[test]
+#[ignore = "wants the name of a device in BULKHEAD_DEVICE, and overwrites it"]
+fn a_named_device_holds_what_the_model_holds() {
+    play(Path::new(&std::env::var("BULKHEAD_DEVICE").unwrap()));
+}
+
+#[test]
+fn a_zfs_volume_holds_what_the_model_holds() {
+    let host = lab::Host::start_with_zfs("scsi-model-zvol").unwrap();
+    let program = host.put(&std::env::current_exe().unwrap(), "scsi_model").unwrap();
+    let device = host.volume("model", "2M", "-b 16k").unwrap();
+    // An emulated host is slow.
+    let (seed, steps) = (number("BULKHEAD_SEED", 1), number("BULKHEAD_STEPS", STEPS / 4));
+    let said = host.run(&format!(
+        "BULKHEAD_DEVICE={device} BULKHEAD_SEED={seed} BULKHEAD_STEPS={steps} {program} --ignored --nocapture a_named_device"
+    ));
+    let said = said.unwrap();
+    println!("{said}");
+    assert!(said.contains("1 passed"), "{said}");
 }

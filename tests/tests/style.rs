@@ -21,6 +21,7 @@ const UNSAFE_MODULES: &[&str] = &[
     "block/src/uring/kick.rs",
     "block/src/uring/mod.rs",
     "block/src/uring/ring.rs",
+    "block/src/zvol.rs",
     "devices/src/event.rs",
     "devices/src/scsi/scratch.rs",
     "devices/src/virtio/chain.rs",

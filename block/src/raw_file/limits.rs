@@ -11,7 +11,8 @@ use rustix::io::Errno;
 
 use crate::host_file::{DirectAlignment, Kind};
 use crate::page::{PAGE, Page};
-use crate::{DiscardLimits, DiskOptions, Geometry, OpenError};
+use crate::steps::ZEROED_AT_ONCE;
+use crate::{DiscardLimits, DiskOptions, Geometry, OpenError, zvol};
 
 pub(super) struct Limits {
     pub(super) geometry: Geometry,
@@ -149,7 +150,9 @@ impl Probe<'_> {
         let limits = DiscardLimits {
             granularity: self.as_u32(granularity)?,
             alignment: self.as_u32(read("discard_alignment")?)?,
-            reads_zero: false,
+            reads_zero: zvol::is_driver(stat.stx_rdev_major)
+                && granularity.is_power_of_two()
+                && granularity <= ZEROED_AT_ONCE,
         };
         let geometry = Geometry {
             capacity,

@@ -33,6 +33,7 @@ use crate::soft_limit::SoftLimit;
 use crate::space::SpaceWatch;
 use crate::sync_latch::SyncLatch;
 use crate::trim::{Account, Activity};
+use crate::zvol::{Volume, WatchedVolume};
 use crate::{
     Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DetectZeroes, Engine, EngineKind,
     EngineSetup, Extent, Extents, Geometry, Held, IoEngine, OnNoSpace, OpenError, ResizeError,
@@ -91,6 +92,8 @@ impl DiskOptions {
 #[derive(Debug)]
 pub struct RawFile {
     host: Arc<HostFile>,
+    /// If it is a ZFS volume whose store is to be looked at.
+    volume: Option<WatchedVolume>,
 }
 
 impl RawFile {
@@ -107,6 +110,10 @@ impl RawFile {
         let (found, kind) = find(path)?;
         let file = claim_patiently(|| claim(&found, kind, path, options))?;
         let limits = limits::probe(&file, path, kind, options)?;
+        let volume = match options.soft_limit {
+            Some(_) => watched_volume(&file, path)?,
+            None => None,
+        };
         let id = match options.id.as_str() {
             "" => path.display().to_string(),
             id => id.to_owned(),
@@ -137,8 +144,21 @@ impl RawFile {
                 failures: FailureLog::new(id),
                 discard_refusal_noted: AtomicBool::new(false),
             }),
+            volume,
         })
     }
+}
+
+/// The ZFS volume that is opened, looked at for the first time; nothing if it is none.
+fn watched_volume(file: &File, path: &Path) -> Result<Option<WatchedVolume>, OpenError> {
+    let refused = |source| {
+        let what = "ask for the space of its pool, which soft_limit needs";
+        OpenError::Host { path: path.into(), what, source }
+    };
+    let Some(volume) = Volume::of(file).map_err(refused)? else { return Ok(None) };
+    let volume = WatchedVolume::new(volume);
+    volume.look().map_err(refused)?;
+    Ok(Some(volume))
 }
 
 /// Finds the file that holds a disk, without opening it: opening a FIFO or a tape has effects.
@@ -246,7 +266,10 @@ impl Backend for RawFile {
     }
 
     fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
-        BackingSpace::of(&self.host.file)
+        match &self.volume {
+            Some(volume) => Ok(volume.last()),
+            None => BackingSpace::of(&self.host.file),
+        }
     }
 
     fn trimmed(&self) -> Trimmed {
@@ -259,7 +282,11 @@ impl Backend for RawFile {
 
     fn check_soft_limit(&self) -> io::Result<Option<Crossing>> {
         let Some(limit) = &self.host.soft_limit else { return Ok(None) };
-        Ok(self.backing_space()?.and_then(|space| limit.look(space)))
+        let space = match &self.volume {
+            Some(volume) => Some(volume.look()?),
+            None => self.backing_space()?,
+        };
+        Ok(space.and_then(|space| limit.look(space)))
     }
 
     fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {

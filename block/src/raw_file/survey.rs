@@ -10,6 +10,7 @@ use std::path::Path;
 use super::limits;
 use super::lock::{self, Lock};
 use crate::host_file::{Kind, open_again};
+use crate::zvol::Volume;
 use crate::{
     BackingSpace, ByteOffset, ByteRange, CacheMode, DiskOptions, Extent, Extents, Geometry,
     OpenError,
@@ -24,8 +25,10 @@ pub struct Survey {
     pub is_block_device: bool,
     /// Its size, its blocks, and what can be discarded.
     pub geometry: Geometry,
-    /// What the file takes of its file system, in bytes, with what was reserved and with what lies behind its end. A block
-    /// device does not say.
+    /// The dataset, if it is a ZFS volume.
+    pub volume: Option<String>,
+    /// What the file takes of its file system, in bytes, with what was reserved and with what lies behind its end; or the volume of
+    /// its pool. Another block device does not say.
     pub allocated: Option<u64>,
     /// The space of what stores it, where the host says.
     pub backing: Option<BackingSpace>,
@@ -61,12 +64,23 @@ impl Survey {
         };
         let limits = limits::probe(&file, path, kind, &options)?;
         let metadata = file.metadata().map_err(host_error("query it"))?;
+        let volume = Volume::of(&file).map_err(host_error("ask for its dataset"))?;
+        // Without the program of ZFS there is the less to tell.
+        let space = volume.as_ref().and_then(|volume| volume.space().ok());
+        let backing = match &volume {
+            Some(_) => space.map(|space| space.store),
+            None => BackingSpace::of(&file).map_err(host_error("ask for free space"))?,
+        };
         Ok(Self {
             is_block_device,
             geometry: limits.geometry,
             // st_blocks counts 512 bytes whatever the file system's block (stat(2)).
-            allocated: (!is_block_device).then(|| metadata.blocks() * 512),
-            backing: BackingSpace::of(&file).map_err(host_error("ask for free space"))?,
+            allocated: match kind {
+                Kind::Regular => Some(metadata.blocks() * 512),
+                Kind::BlockDevice => space.map(|space| space.referenced),
+            },
+            backing,
+            volume: volume.map(Volume::into_name),
             lock: lock::look(&file).map_err(host_error("look at its lock"))?,
             file,
         })

@@ -30,8 +30,8 @@ enum Step {
     Sync,
 }
 
-/// How much the host is asked to zero at once: it keeps others out of a file meanwhile.
-const ZEROED_AT_ONCE: u64 = 64 << 20;
+/// How much the host is asked to zero at once, in bytes: it keeps others out of a file meanwhile.
+pub(crate) const ZEROED_AT_ONCE: u64 = 64 << 20;
 
 /// What follows an answer of the host.
 pub(crate) enum Progress {
@@ -54,6 +54,8 @@ pub(crate) struct InFlight {
     range_left: u64,
     /// How much of that the host is asked for at once.
     chunk: u64,
+    /// The chunk was discarded to zero it, and is to be once more.
+    repeats: bool,
     /// Another request discards for this one.
     rides: bool,
     /// What is to be zeroed after that.
@@ -85,6 +87,11 @@ impl InFlight {
             Operation::Discard { range, .. } if host.is_block_device() => {
                 (Step::DiscardBlocks, range.start.0)
             }
+            Operation::WriteZeroes { range, unmap: true, .. }
+                if host.zeroes_by_discarding().is_some() =>
+            {
+                (Step::DiscardBlocks, range.start.0)
+            }
             Operation::Discard { range, .. }
             | Operation::WriteZeroes { range, unmap: true, .. } => (Step::PunchHole, range.start.0),
             Operation::WriteZeroes { range, unmap: false, .. } => (Step::ZeroRange, range.start.0),
@@ -101,6 +108,7 @@ impl InFlight {
             at,
             range_left: 0,
             chunk: ZEROED_AT_ONCE,
+            repeats: false,
             rides: false,
             ends: [Piece::default(); 2],
             cursor,
@@ -379,6 +387,10 @@ impl InFlight {
 
     /// The host has discarded or zeroed a chunk.
     fn chunk_done(&mut self, host: &HostFile) -> Progress {
+        self.repeats = self.zeroes_by_discarding() && !self.repeats;
+        if self.repeats {
+            return Progress::Again;
+        }
         let chunk = self.range_left.min(self.chunk);
         if self.step != Step::ZeroRange {
             host.trimmed.freed(chunk);
@@ -386,6 +398,12 @@ impl InFlight {
         self.at += chunk;
         self.range_left -= chunk;
         if self.range_left > 0 { Progress::Again } else { self.piece_done() }
+    }
+
+    /// Whether what is discarded has to read zero. It is discarded twice (ADR 12): the first makes the zeroes; the second makes
+    /// them durable with the next flush, and takes from the page cache what was read before the first had ended.
+    fn zeroes_by_discarding(&self) -> bool {
+        self.step == Step::DiscardBlocks && matches!(self.op, Operation::WriteZeroes { .. })
     }
 
     /// A piece of the range is zeroed or discarded. With the last, it becomes durable like a write.
@@ -411,7 +429,16 @@ impl InFlight {
                 self.may_block = true;
                 return Progress::Again;
             }
-            Some(libc::EOPNOTSUPP) => {
+            // A device that cannot say that it would have to block (a ZFS volume) refuses altogether where it must not.
+            Some(libc::EOPNOTSUPP) if self.step == Step::DiscardBlocks && !self.may_block => {
+                self.may_block = true;
+                return Progress::Again;
+            }
+            // Busy: somebody writes to it through the page cache at this moment.
+            Some(code)
+                if code == libc::EOPNOTSUPP
+                    || (code == libc::EBUSY && self.zeroes_by_discarding()) =>
+            {
                 if let Some(progress) = self.next_best(host) {
                     return progress;
                 }

@@ -12,7 +12,7 @@ mod ranges;
 mod zeroes;
 
 pub(crate) use self::cursor::{Memory, is_zero, total_len};
-pub(crate) use self::in_flight::{InFlight, Progress, is_want_of_space};
+pub(crate) use self::in_flight::{InFlight, Progress, ZEROED_AT_ONCE, is_want_of_space};
 pub(crate) use self::plain::{Fit, SimpleTransfer, plain_call};
 
 /// One thing asked of the host. The memory it names is valid until the request is settled with the answer.

@@ -1,7 +1,8 @@
 //! Ranges to discard or zero, cut where the host's own calls need whole blocks.
 
 use crate::host_file::HostFile;
-use crate::{ByteRange, Operation};
+use crate::trim::Granules;
+use crate::{ByteRange, DiscardLimits, Operation};
 
 /// Bytes from `at`, `len` long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,8 +21,23 @@ pub(super) struct Cut {
 impl Cut {
     /// Cuts a range as the host's calls for `op` want it.
     pub(super) fn of(range: ByteRange, op: Operation, host: &HostFile) -> Self {
-        let mut cut = Self::at(range, u64::from(host.range_unit));
-        if matches!(op, Operation::Discard { .. }) {
+        let discards = matches!(op, Operation::Discard { .. });
+        let limits = match op {
+            Operation::Discard { .. } if host.is_block_device() => host.geometry.get().discard,
+            Operation::WriteZeroes { unmap: true, .. } => host.zeroes_by_discarding(),
+            _ => None,
+        };
+        let of_whole_blocks =
+            |limits: &DiscardLimits| limits.granularity.is_multiple_of(host.range_unit);
+        let mut cut = match limits.filter(of_whole_blocks) {
+            // Of the rest of a range Linux would drop what the page cache has, and the device keep what it has.
+            Some(limits) => {
+                let (start, end) = (range.start.0, range.start.0 + range.len);
+                Self::around(range, Granules::new(limits).within(start, end))
+            }
+            None => Self::at(range, u64::from(host.range_unit)),
+        };
+        if discards {
             // A discard is advice: parts of blocks stay as they are.
             cut.ends = [Piece::default(); 2];
         }
@@ -37,6 +53,12 @@ impl Cut {
             let whole = Piece { at: start, len: range.len };
             return Self { middle: Piece { at: first, len: 0 }, ends: [whole, Piece::default()] };
         }
+        Self::around(range, (first, last))
+    }
+
+    /// Cuts where the middle starts and ends, which is within the range.
+    fn around(range: ByteRange, (first, last): (u64, u64)) -> Self {
+        let (start, end) = (range.start.0, range.start.0 + range.len);
         Self {
             middle: Piece { at: first, len: last - first },
             ends: [Piece { at: start, len: first - start }, Piece { at: last, len: end - last }],

@@ -102,7 +102,7 @@ fn provisioning(unit: &LogicalUnit) -> Vec<u8> {
     const LBPWS: u8 = 0x40;
     const LBPWS10: u8 = 0x20;
     const LBPRZ: u8 = 0x04;
-    /// Only a file is known to be thin: of a block device the host does not say.
+    /// What reads zero where nothing is stored: a file or a ZFS volume. Of other devices the host does not say.
     const THIN: u8 = 2;
     let Some(discard) = unit.discard() else { return vec![0; 4] };
     let zero = if discard.reads_zero { LBPRZ } else { 0 };

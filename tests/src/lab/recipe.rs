@@ -72,6 +72,7 @@ impl Lab {
         if let Some(lab) = Self::plan()? {
             ours.extend(lab.products());
             ours.push(direct::verdict_folder(&lab)?);
+            ours.push(lab.zfs_folder()?);
         }
         prune::prune(&cache()?, &ours, unused_for)
     }
@@ -110,15 +111,18 @@ impl Lab {
 
     /// What L1 lacks to have ZFS, as an archive to be unpacked over its root. Built if it is missing, which takes minutes.
     pub fn zfs(&self) -> Result<PathBuf> {
-        let key = Key::new()
-            .bytes(self.kernel_version()?.as_bytes())
-            .files(&["zfs-compiler.sh", "zfs.sh"])?;
-        let product = key.folder("zfs")?;
+        let product = self.zfs_folder()?;
         if !product.exists() {
             let _lock = lock()?;
             step("zfs", &product, |out| self.build_zfs(out))?;
         }
+        prune::touch([&product]);
         Ok(product.join("zfs.tar"))
+    }
+
+    fn zfs_folder(&self) -> Result<PathBuf> {
+        let key = Key::new().bytes(self.kernel_version()?.as_bytes());
+        key.files(&["zfs-compiler.sh", "zfs.sh"])?.folder("zfs")
     }
 
     fn build_zfs(&self, out: &Path) -> Result<()> {

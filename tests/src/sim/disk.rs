@@ -48,7 +48,7 @@ impl SimDisk {
             discard: Some(DiscardLimits {
                 granularity: u32::try_from(plan.granule() * 512).unwrap(),
                 alignment: 0,
-                reads_zero: !plan.block_device,
+                reads_zero: !plan.block_device || plan.is_volume(),
             }),
         };
         let look = Look {

@@ -287,7 +287,8 @@ impl Host {
         if !entry.may_block && random.chance(odds.would_block) {
             return Fate::Refuse(errno::AGAIN);
         }
-        if !self.supports(entry.ask) {
+        let is_refused = self.plan.is_volume() && entry.ask == Ask::Discard && !entry.may_block;
+        if is_refused || !self.supports(entry.ask) {
             return Fate::Refuse(errno::OPNOTSUPP);
         }
         let random = &mut self.random;
@@ -388,6 +389,15 @@ impl Host {
                 }
                 Ask::PunchHole | Ask::ZeroRange => {
                     self.media.write(chunk.sector, chunk.offset, &bytes[..chunk.len]);
+                }
+                Ask::Discard if self.plan.is_volume() => {
+                    let granule = chunk.sector / self.plan.granule() * self.plan.granule();
+                    let first = 512 * granule as u64;
+                    let last = first + 512 * self.plan.granule() as u64;
+                    let entry = &self.calls[at].entry;
+                    if entry.at <= first && last <= entry.at + entry.total() {
+                        self.media.free(chunk.sector);
+                    }
                 }
                 Ask::Discard => {
                     if self.random.coin() {

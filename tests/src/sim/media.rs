@@ -16,6 +16,8 @@ struct Sector {
     dirty: Vec<(Version, Bytes)>,
     /// Lost by a failed write-back, and still cached.
     lost: Option<Bytes>,
+    /// The version that freed it, if no flush makes that stable.
+    late: Option<Version>,
 }
 
 /// See the module's documentation.
@@ -28,8 +30,12 @@ pub(super) struct Media {
 impl Media {
     /// A medium whose sectors hold [`Value::Written`] number 0.
     pub(super) fn new(sectors: usize) -> Self {
-        let sector =
-            |at| Sector { stable: Value::Written(0).bytes(at), dirty: Vec::new(), lost: None };
+        let sector = |at| Sector {
+            stable: Value::Written(0).bytes(at),
+            dirty: Vec::new(),
+            lost: None,
+            late: None,
+        };
         Self { sectors: (0..sectors).map(sector).collect(), next: 1 }
     }
 
@@ -49,7 +55,18 @@ impl Media {
         let mut whole = *self.visible(sector);
         whole[offset..offset + bytes.len()].copy_from_slice(bytes);
         self.sectors[sector].dirty.push((self.next, whole));
+        self.sectors[sector].late = None;
         self.next += 1;
+    }
+
+    /// Frees a sector as a ZFS volume does: it reads zero from then on, but a flush makes only the freeing of what was free
+    /// before stable (ADR 12).
+    pub(super) fn free(&mut self, sector: usize) {
+        let zeroes = [0; 512];
+        let was_free = *self.visible(sector) == zeroes;
+        let version = self.next;
+        self.write(sector, 0, &zeroes);
+        self.sectors[sector].late = (!was_free).then_some(version);
     }
 
     /// Makes the versions of a sector before `end` stable.
@@ -59,12 +76,14 @@ impl Media {
         if let Some((_, bytes)) = sector.dirty.drain(..count).next_back() {
             sector.stable = bytes;
             sector.lost = None;
+            sector.late = sector.late.filter(|late| *late >= end);
         }
     }
 
-    /// Makes the versions of all sectors before `end` stable.
+    /// Makes the versions of all sectors before `end` stable, as a flush does.
     pub(super) fn write_back_all(&mut self, end: Version) {
         for sector in 0..self.sectors.len() {
+            let end = self.sectors[sector].late.map_or(end, |late| late.min(end));
             self.write_back(sector, end);
         }
     }
@@ -87,7 +106,7 @@ impl Media {
     pub(super) fn lose(&mut self, sector: usize) {
         let sector = &mut self.sectors[sector];
         if let Some((_, bytes)) = sector.dirty.drain(..).next_back() {
-            sector.lost = Some(bytes);
+            (sector.lost, sector.late) = (Some(bytes), None);
         }
     }
 
@@ -104,7 +123,7 @@ impl Media {
             }
             let sector = &mut self.sectors[at];
             sector.dirty.clear();
-            sector.lost = None;
+            (sector.lost, sector.late) = (None, None);
         }
     }
 }
@@ -136,6 +155,23 @@ mod tests {
             seen[number as usize] = true;
         }
         assert_eq!(seen, [false, true, true, true]);
+    }
+
+    #[test]
+    fn a_flush_reaches_what_was_freed_twice() {
+        for times in [1, 2] {
+            let mut seen = Vec::new();
+            for seed in 0..100 {
+                let (mut media, _) = written(1);
+                (0..times).for_each(|_| media.free(0));
+                media.write_back_all(Version::MAX);
+                assert_eq!(value(&media), Some(Value::Zero));
+                media.cut(&mut Random::new(seed));
+                seen.push(value(&media));
+            }
+            assert!(seen.contains(&Some(Value::Zero)));
+            assert_eq!(seen.contains(&Some(Value::Written(1))), times == 1, "freed {times} times");
+        }
     }
 
     #[test]

@@ -246,6 +246,13 @@ impl Plan {
         4 * self.block
     }
 
+    /// Whether it is a ZFS volume: what is discarded reads zero, in whole granules. One has blocks of 512 bytes and punches
+    /// no holes.
+    pub(super) fn is_volume(&self) -> bool {
+        let Self { block_device, discards, punches, host_block, block, .. } = *self;
+        block_device && discards && !punches && host_block == block
+    }
+
     /// What a discard makes of the sectors it names, on this host.
     pub(super) fn discard_effect(&self, first: usize, count: usize) -> Discarded {
         let is_whole = (first | count).is_multiple_of(self.granule());

@@ -334,13 +334,17 @@ fn check_image(disk: &Disk, path: &Spanned<PathBuf>, file: &File) -> Option<Diag
 /// Whether the host says how full the store is.
 fn check_soft_limit(disk: &Disk, path: &Spanned<PathBuf>, file: &File) -> Option<Diagnostic> {
     let limit = disk.soft_limit.as_ref()?;
-    let told = BackingSpace::of(file).is_ok_and(|space| space.is_some());
-    (!told).then(|| {
+    let why = match BackingSpace::ask(file) {
+        Ok(Some(_)) => return None,
+        Ok(None) => "the host does not say how much space is left".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Some(
         Diagnostic::error("`soft_limit` cannot be watched")
-            .at(limit.span(), "the host does not say how much space is left")
+            .at(limit.span(), why)
             .related(path.span(), "where this is stored")
-            .help("leave `[disk.thin]` out, or put the disk into an image file")
-    })
+            .help("leave `[disk.thin]` out, or put the disk into an image file or a ZFS volume"),
+    )
 }
 
 /// Whether a cache mode that bypasses the page cache can be had.

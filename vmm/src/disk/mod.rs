@@ -71,9 +71,12 @@ pub(crate) fn disk(look: &Look, json: bool) -> anyhow::Result<ExitCode> {
             if json { inspection.json() } else { inspection.text() }
         }
         Look::Map { width, .. } => {
-            let extents = extents(&survey, &found.path)?;
             let size = survey.geometry.capacity;
-            if json { strip::json(size, &extents) } else { strip::draw(size, &extents, *width) }
+            match extents(&survey, &found.path)? {
+                _ if survey.is_block_device => strip::unknown(size, survey.allocated, json),
+                extents if json => strip::json(size, &extents),
+                extents => strip::draw(size, &extents, *width),
+            }
         }
     };
     print(&text)?;

@@ -61,7 +61,11 @@ impl<'d> Inspection<'d> {
 
     pub(super) fn text(&self) -> String {
         let Geometry { capacity, logical_block, physical_block, .. } = self.survey.geometry;
-        let kind = if self.survey.is_block_device { "block device" } else { "image file" };
+        let kind = match &self.survey.volume {
+            Some(dataset) => format!("ZFS volume {}", plain(dataset)),
+            None if self.survey.is_block_device => "block device".to_owned(),
+            None => "image file".to_owned(),
+        };
         let path = plain(&self.found.path.display().to_string());
         let size = human_size(capacity);
         let mut rows = vec![
@@ -159,7 +163,10 @@ impl<'d> Inspection<'d> {
     }
 
     pub(super) fn json(&self) -> String {
-        let Survey { geometry, allocated, backing, is_block_device, lock, .. } = self.survey;
+        let Survey { geometry, allocated, backing, is_block_device, volume, lock, .. } =
+            self.survey;
+        // A block device does not tell what is where.
+        let told = |sum: Sum| if *is_block_device { Value::Null } else { sum.json() };
         let (lock, pid) = match *lock {
             Lock::Free => ("free", None),
             Lock::Shared { pid } => ("shared", pid),
@@ -169,12 +176,13 @@ impl<'d> Inspection<'d> {
             "path": self.found.path.display().to_string(),
             "id": self.found.config.as_ref().map(|config| &config.id),
             "kind": if *is_block_device { "block device" } else { "file" },
+            "zfs_volume": volume,
             "size_bytes": geometry.capacity,
             "logical_block_bytes": geometry.logical_block,
             "physical_block_bytes": geometry.physical_block,
             "allocated_bytes": allocated,
-            "data": self.data.json(),
-            "holes": self.holes.json(),
+            "data": told(self.data),
+            "holes": told(self.holes),
             "discard": geometry.discard.map(|limits| json!({
                 "granularity_bytes": limits.granularity,
                 "alignment_bytes": limits.alignment,

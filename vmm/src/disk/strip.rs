@@ -54,6 +54,20 @@ pub(super) fn json(size: u64, extents: &[Extent]) -> String {
     format!("{answer:#}\n")
 }
 
+/// What there is to say of a block device, which does not tell what is where; at most how much it takes.
+pub(super) fn unknown(size: u64, allocated: Option<u64>, json: bool) -> String {
+    if json {
+        let answer = json!({ "size_bytes": size, "extents": null, "allocated_bytes": allocated });
+        return format!("{answer:#}\n");
+    }
+    let size = human_size(size);
+    let takes = match allocated {
+        Some(bytes) => format!("; it takes {} of the host's space", human_size(bytes)),
+        None => String::new(),
+    };
+    format!("  A block device does not tell where in its {size} it has data{takes}.\n")
+}
+
 /// `part` of `whole` in words.
 pub(super) fn percent(part: u64, whole: u64) -> String {
     let tenths = u128::from(part) * 1000 / u128::from(whole.max(1));
