@@ -307,7 +307,8 @@ pub(crate) fn open_again(fd: impl AsFd, flags: OFlags) -> io::Result<File> {
     Ok(File::from(rustix::fs::open(link, flags, Mode::empty())?))
 }
 
-/// Lets reads not be noted in the file's times, which costs each of them. That takes its owner; others are refused, and theirs are noted.
+/// Lets reads not be noted in the file's times, which costs each of them. That is for its owner (`open(2)`, `O_NOATIME`): where
+/// another is refused, reads are noted.
 fn without_access_times(file: File) -> File {
     if let Ok(flags) = rustix::fs::fcntl_getfl(&file) {
         let _ = rustix::fs::fcntl_setfl(&file, flags | OFlags::NOATIME);

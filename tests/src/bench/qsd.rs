@@ -29,8 +29,8 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the daemon on the file in `path`: io_uring, page cache on. On one CPU its I/O thread does not poll, which would keep the driver
-    /// from running; on two it does, for as long as by default.
+    /// Starts the daemon on the file in `path`: io_uring, page cache on. On one CPU its I/O thread does not poll, which would
+    /// keep the driver from running; on two it does, for as long as by default.
     fn start(path: &Path, workload: &Workload) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let socket = folder.path().join("export");

@@ -32,7 +32,8 @@ pub(super) enum Place {
 pub(super) enum Cpus {
     /// Both on one CPU.
     One,
-    /// Each on one of its own. The driver polls for its interrupt as KVM does for a vCPU that halts, and a backend that can poll does.
+    /// Each on one of its own. The driver polls for its interrupt as KVM does for a vCPU that halts; a backend polls, too,
+    /// if it can.
     Two,
 }
 

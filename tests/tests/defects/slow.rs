@@ -74,6 +74,14 @@ fn d05_discards_and_zeroings_never_block_a_queues_reads() {
     }
 }
 
+/// A file system to freeze, a loop device over a file of it, and a disk over that through the page cache.
+fn over_a_loop_device(engine: EngineKind) -> (Ext4, Loop, Stack) {
+    let host = Ext4::new(4096);
+    let device = Loop::new(&host.file(16 * MIB, 7));
+    let stack = Stack::new(&device.0, CacheMode::WriteBack, engine);
+    (host, device, stack)
+}
+
 /// The disk is a loop device over the frozen file system, with data in its page cache that a flush has to write.
 #[test]
 fn d05_flushes_never_block_a_queues_reads() {
@@ -81,9 +89,7 @@ fn d05_flushes_never_block_a_queues_reads() {
         return;
     }
     for engine in ENGINES {
-        let mut host = Ext4::new(4096);
-        let device = Loop::new(&host.file(16 * MIB, 7));
-        let mut stack = Stack::new(&device.0, CacheMode::WriteBack, engine);
+        let (mut host, _device, mut stack) = over_a_loop_device(engine);
         assert_eq!(stack.read(0, READS * 4096).len() as u64, READS * 4096);
         assert_eq!(stack.fill(8192, MIB, 1), [OK]);
         let flushes = vec![Request::bare(kind::FLUSH); 12];
@@ -100,9 +106,7 @@ fn d05_a_transfer_that_waits_for_a_zeroing_never_blocks_its_queue() {
         return;
     }
     for engine in ENGINES {
-        let mut host = Ext4::new(4096);
-        let device = Loop::new(&host.file(16 * MIB, 7));
-        let mut stack = Stack::new(&device.0, CacheMode::WriteBack, engine);
+        let (mut host, _device, mut stack) = over_a_loop_device(engine);
         assert_eq!(stack.fill(8192, MIB, 1), [OK]);
         host.freeze();
         // The zeroing waits for what the flush has the frozen host write.
