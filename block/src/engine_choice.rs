@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::host_file::HostFile;
 use crate::threads::ThreadEngine;
 use crate::uring::UringEngine;
-use crate::{Engine, EngineSetup, IoEngine, OpenError, Seldom};
+use crate::{EngineChoice, EngineSetup, IoEngine, LogLimit, OpenError};
 
 /// The engines one can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -62,38 +62,38 @@ impl FromStr for EngineKind {
 
 /// The choice of one disk.
 #[derive(Debug)]
-pub(crate) struct EngineChoice {
+pub(crate) struct EngineSelection {
     asked: EngineKind,
-    made: Mutex<Option<Engine>>,
+    made: Mutex<Option<EngineChoice>>,
     /// Of queues that start over and over, each may come to another.
-    fell_back: Seldom,
+    fell_back: LogLimit,
 }
 
-impl EngineChoice {
+impl EngineSelection {
     pub(crate) fn new(asked: EngineKind) -> Self {
-        Self { asked, made: Mutex::new(None), fell_back: Seldom::default() }
+        Self { asked, made: Mutex::new(None), fell_back: LogLimit::default() }
     }
 
     /// What came of it, or what is to be expected as long as no engine was made.
-    pub(crate) fn last(&self) -> Engine {
+    pub(crate) fn last(&self) -> EngineChoice {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        made.unwrap_or(Engine {
+        made.unwrap_or(EngineChoice {
             name: self.asked.name(),
             reason: "configured; the guest has not started the disk yet".into(),
         })
     }
 
     /// Remembers what was chosen, and says it when it is news.
-    fn note(&self, disk: &HostFile, engine: Engine, fell_back: bool) {
+    fn note(&self, disk: &HostFile, engine: EngineChoice, fell_back: bool) {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if made.as_ref() == Some(&engine) {
             return;
         }
         let path = disk.path.display();
-        let Engine { name, reason } = &engine;
+        let EngineChoice { name, reason } = &engine;
         if fell_back {
-            if let Some(unnamed) = self.fell_back.news() {
-                tracing::warn!(%path, engine = name, %reason, unnamed, "the disk has the slower engine");
+            if let Some(suppressed) = self.fell_back.check() {
+                tracing::warn!(%path, engine = name, %reason, suppressed, "the disk has the slower engine");
             }
         } else {
             tracing::info!(%path, engine = name, %reason, "I/O engine chosen");
@@ -113,7 +113,7 @@ pub(crate) fn make(
 ) -> Result<Box<dyn IoEngine>, OpenError> {
     let asked = host.engine.asked;
     let note = |name, reason: Cow<'static, str>, fell_back| {
-        host.engine.note(host, Engine { name, reason }, fell_back);
+        host.engine.note(host, EngineChoice { name, reason }, fell_back);
     };
     let threads = || ThreadEngine::new(Arc::clone(host), setup);
     if asked == EngineKind::Threads {

@@ -1,14 +1,14 @@
 //! The log of requests that the host failed.
 //!
 //! Each kind of failure is named when it first happens and then at most once a minute, with how many went
-//! unnamed: what a guest can bring about at will must not flood the log.
+//! suppressed: what a guest can bring about at will must not flood the log.
 
 use std::error::Error;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::{ByteOffset, Miscompare, Operation, Seldom};
+use crate::{ByteOffset, LogLimit, Miscompare, Operation};
 
 /// More kinds than the host has answers for; those beyond share the last.
 const MOST_KINDS: usize = 64;
@@ -20,7 +20,7 @@ type Kind = (&'static str, i32);
 #[derive(Debug)]
 pub(crate) struct FailureLog {
     disk: String,
-    seen: Mutex<Vec<(Kind, Seldom)>>,
+    seen: Mutex<Vec<(Kind, LogLimit)>>,
 }
 
 impl FailureLog {
@@ -36,20 +36,20 @@ impl FailureLog {
         }
         let (what, at) = describe(op);
         let kind = (what, error.raw_os_error().unwrap_or(0));
-        if let Some(unnamed) = self.is_news(kind, Instant::now()) {
-            tracing::error!(disk = self.disk, what, offset = at, %error, unnamed, "I/O failed");
+        if let Some(suppressed) = self.is_news(kind, Instant::now()) {
+            tracing::error!(disk = self.disk, what, offset = at, %error, suppressed, "I/O failed");
         }
     }
 
-    /// How many of its kind went unnamed, if it is to be named now.
+    /// How many of its kind went suppressed, if it is to be named now.
     fn is_news(&self, kind: Kind, now: Instant) -> Option<u64> {
         let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let full = all.len() >= MOST_KINDS;
         if !full && !all.iter().any(|(seen, _)| *seen == kind) {
-            all.push((kind, Seldom::default()));
+            all.push((kind, LogLimit::default()));
         }
         let (_, seldom) = all.iter().find(|(seen, _)| *seen == kind).or(all.last())?;
-        seldom.news_at(now)
+        seldom.check_at(now)
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use rustix::fs::{Mode, OFlags};
 
 use crate::clock::Clock;
-use crate::engine_choice::EngineChoice;
+use crate::engine_choice::EngineSelection;
 use crate::failures::FailureLog;
 use crate::range_lock::RangeLock;
 use crate::raw_file::lock;
@@ -22,8 +22,8 @@ use crate::steps::{Ask, Call, is_want_of_space};
 use crate::sync_latch::SyncLatch;
 use crate::trim::{Account, Activity};
 use crate::{
-    ByteOffset, ByteRange, CacheMode, DetectZeroes, DiscardLimits, Durability, FlushAction,
-    Geometry, OpenError, Operation,
+    ByteOffset, ByteRange, CacheMode, DetectZeroes, DiscardLimits, DiskStatus, Durability,
+    FlushAction, Geometry, OpenError, Operation,
 };
 
 /// What kind of file holds the disk.
@@ -79,7 +79,7 @@ pub(crate) struct HostFile {
     pub(crate) read_only: bool,
     pub(crate) geometry: LiveGeometry,
     /// Which engine serves it.
-    pub(crate) engine: EngineChoice,
+    pub(crate) engine: EngineSelection,
     /// Present when the page cache is bypassed.
     pub(crate) direct: Option<DirectAlignment>,
     /// What the host's own discarding and zeroing want ranges to be multiples of, in bytes.
@@ -149,6 +149,17 @@ impl HostFile {
     pub(crate) fn size_unit(&self) -> u32 {
         let block = self.geometry.get().logical_block;
         self.direct.map_or(block, |direct| direct.offset.max(block))
+    }
+
+    /// See [`crate::Backend::status`].
+    pub(crate) fn status(&self) -> DiskStatus {
+        DiskStatus {
+            engine: self.engine.last(),
+            lost_writes: self.latch.check().is_err(),
+            enospc_hold: self.space.held(),
+            discards: self.trimmed.read(),
+            soft_limit: self.soft_limit.as_ref().map(SoftLimit::state),
+        }
     }
 
     pub(crate) fn is_block_device(&self) -> bool {

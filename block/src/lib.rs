@@ -16,12 +16,14 @@ mod detect_zeroes;
 mod engine_choice;
 mod failures;
 mod host_file;
+mod log_limit;
+mod memory;
 mod page;
 mod range_lock;
 mod raw_file;
 mod request;
 mod requests;
-mod seldom;
+mod segment;
 #[doc(hidden)]
 pub mod simulation;
 mod soft_limit;
@@ -35,19 +37,18 @@ mod zvol;
 
 pub use allocation::{Extent, Extents};
 pub use backend::{
-    Backend, DiscardLimits, Engine, EngineSetup, Geometry, IoEngine, MemoryRegion, OpenError,
-    ResizeError, Wake,
+    Backend, DiscardLimits, DiskStatus, EngineChoice, EngineSetup, Geometry, IoEngine,
+    MemoryRegion, OpenError, ResizeError, Wake,
 };
 pub use backing::BackingSpace;
 pub use cache_mode::{CacheMode, FlushAction, UnknownCacheMode};
 pub use detect_zeroes::{DetectZeroes, UnknownDetectZeroes};
 pub use engine_choice::{EngineKind, UnknownEngine};
+pub use log_limit::LogLimit;
+pub use memory::MemoryDisk;
 pub use raw_file::{DiskOptions, Lock, RawFile, Survey};
-pub use request::{
-    ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request, Segment,
-    Segments,
-};
-pub use seldom::Seldom;
+pub use request::{ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request};
+pub use segment::{Segment, Segments, gather, scatter, total_len};
 pub use soft_limit::{Crossing, SoftLimitState};
-pub use space::{Held, OnNoSpace};
-pub use trim::Trimmed;
+pub use space::{EnospcHold, OnEnospc};
+pub use trim::DiscardStats;

@@ -1,12 +1,14 @@
-//! Requests and completions: the words spoken between a device model and an engine.
+//! Requests and completions: what a device model asks of an engine, and the answer.
 
 use std::io;
+
+use crate::Segments;
 
 /// A position on a disk, in bytes from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteOffset(pub u64);
 
-/// `len` bytes from `start`. Whoever makes one has checked that its end does not overflow.
+/// `len` bytes from `start`. The end, `start + len`, does not overflow: the constructor of a range checks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteRange {
     /// First byte.
@@ -24,7 +26,7 @@ pub enum Durability {
     Durable,
 }
 
-/// What is asked of a disk. Data moves through the request's segments.
+/// An operation on a disk. Data moves through the request's segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Fill the segments from the disk at this offset.
@@ -39,9 +41,9 @@ pub enum Operation {
         /// What its completion promises.
         durability: Durability,
     },
-    /// Compare the first half of the segments with what is on the disk at this offset and, if both are equal,
-    /// write the other half there. Nothing is changed in between by any other request of this disk. Where
-    /// they differ nothing is written, and the error holds a [`Miscompare`].
+    /// Compare the first half of the segments with the disk's data at this offset and, if both are equal, write
+    /// the other half there. The two steps are atomic with respect to all other requests of the disk. On a
+    /// difference nothing is written and the error holds a [`Miscompare`]. SBC-4 5.4 COMPARE AND WRITE.
     CompareAndWrite {
         /// Where on the disk.
         at: ByteOffset,
@@ -50,22 +52,21 @@ pub enum Operation {
     },
     /// Make every write that completed before this request was pushed durable.
     Flush,
-    /// The range's content is no longer needed: give its space back. Afterwards it may read
-    /// as anything.
+    /// Deallocate the range. Afterwards its content is undefined.
     Discard {
-        /// What to give back.
+        /// The range to deallocate.
         range: ByteRange,
         /// What its completion promises.
         durability: Durability,
-        /// Whether it may wait a moment for discards that complete the host's units of space together with it. If not,
-        /// more of the same command follows.
-        waits: bool,
+        /// The command has further ranges: its device pushes the next one when this one completes. An engine
+        /// delays the last range of a command only, to merge it with its neighbours.
+        more_follows: bool,
     },
-    /// Afterwards every byte of the range reads zero.
+    /// Zero the range.
     WriteZeroes {
-        /// What to zero.
+        /// The range to zero.
         range: ByteRange,
-        /// Whether the space may be given back.
+        /// Whether the host may deallocate the range.
         unmap: bool,
         /// What its completion promises.
         durability: Durability,
@@ -74,72 +75,25 @@ pub enum Operation {
 
 /// Why a [`Operation::CompareAndWrite`] wrote nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("byte {offset} is not what it was said to be")]
+#[error("miscompare at byte {offset}")]
 pub struct Miscompare {
-    /// The first byte that differs, counted from the start of the range.
+    /// Offset of the first byte that differs, from the start of the range.
     pub offset: u64,
 }
-
-/// A piece of memory of this process that a request reads from or writes into.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug)]
-pub struct Segment(libc::iovec);
-
-// SAFETY: a segment is an address and a length; whoever made it promised in `Segment::new` that the
-// memory stays valid until the request completes, on whichever thread that is.
-unsafe impl Send for Segment {}
-
-impl Segment {
-    /// Describes `len` bytes at `base`.
-    ///
-    /// # Safety
-    ///
-    /// From the moment a request with this segment is pushed until its completion is reaped or
-    /// its engine dropped, the memory must stay mapped readable and writable. Others may
-    /// access it meanwhile only as racing hardware would (guest memory).
-    #[must_use]
-    pub unsafe fn new(base: *mut u8, len: usize) -> Self {
-        Self(libc::iovec { iov_base: base.cast(), iov_len: len })
-    }
-
-    /// First byte.
-    #[must_use]
-    pub fn base(&self) -> *mut u8 {
-        self.0.iov_base.cast()
-    }
-
-    /// Length in bytes.
-    #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "segments are not collections")]
-    pub fn len(&self) -> usize {
-        self.0.iov_len
-    }
-
-    /// Drops the first `bytes` (at most the length) from the segment.
-    pub fn advance(&mut self, bytes: usize) {
-        let bytes = bytes.min(self.0.iov_len);
-        self.0.iov_base = self.0.iov_base.wrapping_byte_add(bytes);
-        self.0.iov_len -= bytes;
-    }
-}
-
-/// The segments of one request. Lists are swapped rather than made: their capacity stays, so that the data path
-/// does not allocate.
-pub type Segments = Vec<Segment>;
 
 /// One request. An engine owns it from `push` until it hands the completion out.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// Below the engine's depth, and unique among its requests in flight.
     pub tag: u16,
-    /// What is asked.
+    /// The operation.
     pub op: Operation,
-    /// Where the data is; empty for operations that move none. The engine takes the list and leaves a
-    /// spent one in its place, to be cleared and filled for the next request.
+    /// The data buffers; empty for operations that move no data. The engine takes the list and leaves another one
+    /// in its place, with undefined content, for the caller to clear and reuse.
     pub segments: &'a mut Segments,
 }
 
-/// The end of one request, exactly once for each that was pushed.
+/// The completion of one request. Each pushed request completes exactly once.
 #[derive(Debug)]
 pub struct Completion {
     /// The request's tag.

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
-use crate::engine_choice::{EngineChoice, EngineKind};
+use crate::engine_choice::{EngineKind, EngineSelection};
 use crate::failures::FailureLog;
 use crate::host_file::{DirectAlignment, HostFile, Kind, LiveGeometry};
 use crate::range_lock::RangeLock;
@@ -17,7 +17,9 @@ use crate::space::SpaceWatch;
 use crate::sync_latch::SyncLatch;
 use crate::trim::{Account, Activity};
 use crate::uring::UringEngine;
-use crate::{CacheMode, DetectZeroes, EngineSetup, Geometry, Held, IoEngine, OnNoSpace, OpenError};
+use crate::{
+    CacheMode, DetectZeroes, DiskStatus, EngineSetup, Geometry, IoEngine, OnEnospc, OpenError,
+};
 
 pub use crate::clock::Clock;
 pub use crate::uring::{Answer, Ring};
@@ -34,7 +36,7 @@ pub struct Look {
     /// The block that direct I/O takes at least, and a device's own, in bytes: the logical block or more.
     pub host_block: u32,
     /// What becomes of writes that the host has no space for.
-    pub on_no_space: OnNoSpace,
+    pub on_enospc: OnEnospc,
     /// What becomes of writes of nothing but zeroes.
     pub detect_zeroes: DetectZeroes,
 }
@@ -50,7 +52,7 @@ impl SimulatedDisk {
     /// offsets aligned to the host's block.
     #[must_use]
     pub fn new(look: Look, clock: Clock, file: File) -> Self {
-        let Look { geometry, mode, block_device, host_block, on_no_space, detect_zeroes } = look;
+        let Look { geometry, mode, block_device, host_block, on_enospc, detect_zeroes } = look;
         let aligned = DirectAlignment { memory: host_block, offset: host_block };
         let shared = mode.is_direct() && host_block > geometry.logical_block;
         let host = HostFile {
@@ -60,12 +62,12 @@ impl SimulatedDisk {
             mode,
             read_only: false,
             geometry: LiveGeometry::new(geometry),
-            engine: EngineChoice::new(EngineKind::IoUring),
+            engine: EngineSelection::new(EngineKind::IoUring),
             direct: mode.is_direct().then_some(aligned),
             range_unit: if block_device { host_block } else { 1 },
             range_lock: RangeLock::new(if shared { host_block } else { 1 }, shared),
             latch: SyncLatch::default(),
-            space: SpaceWatch::new("simulated".into(), "simulated".into(), on_no_space),
+            space: SpaceWatch::new("simulated".into(), "simulated".into(), on_enospc),
             clock,
             soft_limit: None,
             trimmed: Account::default(),
@@ -113,10 +115,15 @@ impl SimulatedDisk {
         self.host.geometry.get()
     }
 
-    /// What waits for want of space.
+    /// See [`crate::Backend::stop_holding`].
+    pub fn stop_holding(&self) {
+        self.host.space.stop();
+    }
+
+    /// See [`crate::Backend::status`].
     #[must_use]
-    pub fn held(&self) -> Option<Held> {
-        self.host.space.held()
+    pub fn status(&self) -> DiskStatus {
+        self.host.status()
     }
 
     /// Its cache mode.

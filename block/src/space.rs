@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::Seldom;
+use crate::LogLimit;
 
 /// What to do when the host has no space for a write (`ENOSPC`) or none for us (`EDQUOT`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum OnNoSpace {
+pub enum OnEnospc {
     /// Fail the request at once.
     #[default]
     Report,
@@ -27,7 +27,7 @@ pub enum OnNoSpace {
 
 /// What a disk holds for want of space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct EnospcHold {
     /// How many requests wait.
     pub requests: u32,
     /// Since when the oldest of them has waited.
@@ -46,12 +46,12 @@ const EPISODES_TOLD: u32 = 10;
 pub(crate) struct SpaceWatch {
     disk: String,
     path: PathBuf,
-    policy: OnNoSpace,
+    policy: OnEnospc,
     /// The disk is on its way out: nothing is held any more.
     stopped: AtomicBool,
     episode: Mutex<Option<Episode>>,
     /// A guest that aborts what is held begins and ends episodes at will.
-    told: Seldom,
+    told: LogLimit,
 }
 
 /// From the first held request to the last.
@@ -66,14 +66,14 @@ struct Episode {
 }
 
 impl SpaceWatch {
-    pub(crate) fn new(disk: String, path: PathBuf, policy: OnNoSpace) -> Self {
+    pub(crate) fn new(disk: String, path: PathBuf, policy: OnEnospc) -> Self {
         Self {
             disk,
             path,
             policy,
             stopped: AtomicBool::new(false),
             episode: Mutex::new(None),
-            told: Seldom::some(EPISODES_TOLD, Duration::from_secs(60)),
+            told: LogLimit::new(EPISODES_TOLD, Duration::from_secs(60)),
         }
     }
 
@@ -93,17 +93,17 @@ impl SpaceWatch {
 
     fn deadline(&self, since: Instant) -> Option<Instant> {
         match self.policy {
-            OnNoSpace::Report => None,
-            OnNoSpace::Hold { deadline } => since.checked_add(deadline),
+            OnEnospc::Report => None,
+            OnEnospc::Hold { deadline } => since.checked_add(deadline),
         }
     }
 
-    pub(crate) fn held(&self) -> Option<Held> {
+    pub(crate) fn held(&self) -> Option<EnospcHold> {
         let episode = self.lock();
         let Episode { errno, waiting, .. } = episode.as_ref()?;
         let since = *waiting.iter().min()?;
         let requests = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
-        Some(Held { requests, since, deadline: self.deadline(since)?, errno: *errno })
+        Some(EnospcHold { requests, since, deadline: self.deadline(since)?, errno: *errno })
     }
 
     /// One more request is held. The first begins an episode.
@@ -114,12 +114,12 @@ impl SpaceWatch {
             return;
         }
         let errno = error.raw_os_error().unwrap_or(libc::ENOSPC);
-        let news = self.told.news_at(now);
+        let news = self.told.check_at(now);
         *episode = Some(Episode { began: now, told: news.is_some(), errno, waiting: vec![now] });
         drop(episode);
-        if let Some(unnamed) = news {
+        if let Some(suppressed) = news {
             tracing::warn!(
-                disk = self.disk, path = %self.path.display(), %error, unnamed,
+                disk = self.disk, path = %self.path.display(), %error, suppressed,
                 "the host has no space: writes are held until it has, and the guest waits for them"
             );
         }
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn an_episode_lasts_from_the_first_held_request_to_the_last() {
-        let policy = OnNoSpace::Hold { deadline: Duration::from_secs(1) };
+        let policy = OnEnospc::Hold { deadline: Duration::from_secs(1) };
         let watch = SpaceWatch::new("disk".into(), "path".into(), policy);
         let now = Instant::now();
         let error = io::Error::from_raw_os_error(libc::EDQUOT);
@@ -256,7 +256,7 @@ mod tests {
         watch.enter(&error, now);
         watch.enter(&error, now + second);
         let held = |requests, since| {
-            Some(Held { requests, since, deadline: since + second, errno: libc::EDQUOT })
+            Some(EnospcHold { requests, since, deadline: since + second, errno: libc::EDQUOT })
         };
         assert_eq!(watch.held(), held(2, now));
         watch.leave(now);

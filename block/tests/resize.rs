@@ -77,8 +77,8 @@ fn what_cannot_grow_says_why() {
 fn a_disk_says_which_engine_serves_it() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
-    assert_eq!(disk.engine_choice().name, "auto", "not known before there is one");
+    assert_eq!(disk.status().engine.name, "auto", "not known before there is one");
     drop(Rig::new(&disk));
-    assert_eq!(disk.engine_choice().name, "io_uring");
-    assert!(!disk.has_lost_writes());
+    assert_eq!(disk.status().engine.name, "io_uring");
+    assert!(!disk.status().lost_writes);
 }

@@ -40,7 +40,7 @@ fn a_host_that_refuses_io_uring_gets_threads_and_the_reason_is_shown() {
     let file = numbered_file(MIB);
     let options = DiskOptions::new(CacheMode::WriteBack);
     let disk = RawFile::open(file.path(), &options).unwrap();
-    assert_eq!(disk.engine_choice().name, "auto");
+    assert_eq!(disk.status().engine.name, "auto");
     thread::scope(|scope| {
         scope.spawn(|| {
             refuse_io_uring();
@@ -48,12 +48,12 @@ fn a_host_that_refuses_io_uring_gets_threads_and_the_reason_is_shown() {
             assert_eq!(rig.read(64 * KIB, 4096).unwrap(), numbered(64 * KIB, 4096));
         });
     });
-    let engine = disk.engine_choice();
+    let engine = disk.status().engine;
     assert_eq!(engine.name, "threads");
     assert!(engine.reason.contains("refuses io_uring (Operation not permitted"), "{engine:?}");
 
     drop(Rig::new(&disk));
-    assert_eq!(disk.engine_choice().name, "io_uring", "this thread may");
+    assert_eq!(disk.status().engine.name, "io_uring", "this thread may");
 }
 
 #[test]

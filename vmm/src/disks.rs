@@ -255,37 +255,75 @@ mod tests {
     use std::path::Path;
     use std::time::{Duration, Instant};
 
-    use block::{Backend, CacheMode, EngineSetup, Geometry, IoEngine};
+    use block::{
+        Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiskStatus, EngineSetup, Extent,
+        Geometry, IoEngine, MemoryDisk, OpenError, ResizeError,
+    };
 
     use super::*;
     use crate::config::{ControllerConfig, attached};
     use crate::events::Event;
 
-    /// A disk whose flush waits, then fails.
-    struct Failing(Arc<Mutex<()>>);
+    /// A disk whose flush waits for the test, then fails.
+    struct Failing {
+        disk: MemoryDisk,
+        gate: Arc<Mutex<()>>,
+    }
+
+    impl Failing {
+        fn new(gate: Arc<Mutex<()>>) -> Self {
+            let (logical_block, physical_block) = (512, 4096);
+            let (capacity, optimal_io, discard) = (1 << 20, 0, None);
+            let geometry =
+                Geometry { capacity, logical_block, physical_block, optimal_io, discard };
+            Self { disk: MemoryDisk::new(geometry, CacheMode::WriteBack, false), gate }
+        }
+    }
 
     impl Backend for Failing {
         fn geometry(&self) -> Geometry {
-            let (logical_block, physical_block) = (512, 4096);
-            let (capacity, optimal_io, discard) = (1 << 20, 0, None);
-            Geometry { capacity, logical_block, physical_block, optimal_io, discard }
+            self.disk.geometry()
         }
 
         fn cache_mode(&self) -> CacheMode {
-            CacheMode::WriteBack
+            self.disk.cache_mode()
         }
 
         fn read_only(&self) -> bool {
-            false
+            self.disk.read_only()
         }
 
-        fn engine(&self, _: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, block::OpenError> {
-            unreachable!("there is no driver")
+        fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
+            self.disk.engine(setup)
+        }
+
+        fn status(&self) -> DiskStatus {
+            self.disk.status()
         }
 
         fn sync(&self) -> io::Result<()> {
-            drop(self.0.lock());
+            drop(self.gate.lock());
             Err(io::Error::from_raw_os_error(libc::EIO))
+        }
+
+        fn stop_holding(&self) {
+            self.disk.stop_holding();
+        }
+
+        fn allocation(&self, from: ByteOffset, limit: usize) -> io::Result<Vec<Extent>> {
+            self.disk.allocation(from, limit)
+        }
+
+        fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
+            self.disk.backing_space()
+        }
+
+        fn check_soft_limit(&self) -> io::Result<Option<Crossing>> {
+            self.disk.check_soft_limit()
+        }
+
+        fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
+            self.disk.resize(size)
         }
     }
 
@@ -316,7 +354,8 @@ mod tests {
         controllers.add(ControllerConfig { number: 0, queues: 1 }).unwrap();
         let place = ScsiPlace { controller: 0, address: Address { target: 0, lun: 0 } };
         let config = config(image.path(), place);
-        let control = controllers.put(&config, place, Arc::new(Failing(Arc::default()))).unwrap();
+        let control =
+            controllers.put(&config, place, Arc::new(Failing::new(Arc::default()))).unwrap();
         drop(controllers.detach(place));
         let events = Arc::new(Events::default());
         let disks = vec![DiskView::new(config, control)];
@@ -339,7 +378,7 @@ mod tests {
         let place = ScsiPlace { controller: 0, address: Address { target: 0, lun: 0 } };
         let config = config(image.path(), place);
         let gate = Arc::new(Mutex::new(()));
-        let backend = Arc::new(Failing(Arc::clone(&gate)));
+        let backend = Arc::new(Failing::new(Arc::clone(&gate)));
         let control = controllers.put(&config, place, backend).unwrap();
         let events = Arc::new(Events::default());
         let disks = vec![DiskView::new(config, control)];

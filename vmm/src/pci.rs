@@ -193,7 +193,7 @@ fn open_backend(config: &DiskConfig) -> Result<RawFile, Error> {
         read_only: config.readonly,
         block_size: config.block_size,
         engine: config.engine,
-        on_no_space: config.on_no_space,
+        on_enospc: config.on_enospc,
         soft_limit: config.soft_limit,
         discard: config.discard,
         detect_zeroes: config.detect_zeroes,

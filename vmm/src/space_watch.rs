@@ -32,7 +32,7 @@ impl SpaceWatch {
     ///
     /// When the host gives no thread.
     pub(crate) fn start(disk: &DiskControl, events: Arc<Events>) -> io::Result<Option<Self>> {
-        if disk.backend().soft_limit().is_none() {
+        if disk.backend().status().soft_limit.is_none() {
             return Ok(None);
         }
         let watched = Watched::new(disk.clone());
@@ -85,7 +85,7 @@ impl Watched {
     fn tell(&self, crossing: Crossing, events: &Events) {
         let disk = self.disk.name();
         let backend = self.disk.backend();
-        let percent = backend.soft_limit().map_or(0, |limit| limit.percent);
+        let percent = backend.status().soft_limit.map_or(0, |limit| limit.percent);
         let left = match backend.backing_space() {
             Ok(Some(space)) => human_size(space.available),
             _ => "an unknown amount".to_owned(),

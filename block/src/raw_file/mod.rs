@@ -25,7 +25,7 @@ pub use self::lock::Lock;
 pub use self::survey::Survey;
 use crate::allocation::{LONGEST_LOOK, no_longer_than};
 use crate::clock::Clock;
-use crate::engine_choice::{self, EngineChoice};
+use crate::engine_choice::{self, EngineSelection};
 use crate::failures::FailureLog;
 use crate::host_file::{HostFile, Kind, LiveGeometry, flags_of, open_again};
 use crate::range_lock::RangeLock;
@@ -35,9 +35,8 @@ use crate::sync_latch::SyncLatch;
 use crate::trim::{Account, Activity};
 use crate::zvol::{Volume, WatchedVolume};
 use crate::{
-    Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DetectZeroes, Engine, EngineKind,
-    EngineSetup, Extent, Extents, Geometry, Held, IoEngine, OnNoSpace, OpenError, ResizeError,
-    SoftLimitState, Trimmed,
+    Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DetectZeroes, DiskStatus, EngineKind,
+    EngineSetup, Extent, Extents, Geometry, IoEngine, OnEnospc, OpenError, ResizeError,
 };
 
 /// How a disk is opened.
@@ -55,7 +54,7 @@ pub struct DiskOptions {
     /// Which engine serves it.
     pub engine: EngineKind,
     /// What becomes of writes that the host has no space for.
-    pub on_no_space: OnNoSpace,
+    pub on_enospc: OnEnospc,
     /// Of the space of what stores it, so many percent used are to be told of.
     pub soft_limit: Option<u8>,
     /// Whether guests may give space back. If not, they are not offered it.
@@ -74,7 +73,7 @@ impl DiskOptions {
             read_only: false,
             block_size: None,
             engine: EngineKind::Auto,
-            on_no_space: OnNoSpace::Report,
+            on_enospc: OnEnospc::Report,
             soft_limit: None,
             discard: true,
             detect_zeroes: DetectZeroes::Off,
@@ -126,7 +125,7 @@ impl RawFile {
                 mode,
                 read_only,
                 geometry: LiveGeometry::new(limits.geometry),
-                engine: EngineChoice::new(options.engine),
+                engine: EngineSelection::new(options.engine),
                 direct: limits.direct,
                 range_unit: limits.range_unit,
                 range_lock: RangeLock::new(
@@ -134,7 +133,7 @@ impl RawFile {
                     limits.shared_block.is_some(),
                 ),
                 latch: SyncLatch::default(),
-                space: SpaceWatch::new(id.clone(), path.into(), options.on_no_space),
+                space: SpaceWatch::new(id.clone(), path.into(), options.on_enospc),
                 clock: Clock::Host,
                 soft_limit: options.soft_limit.map(SoftLimit::new),
                 trimmed: Account::default(),
@@ -240,20 +239,12 @@ impl Backend for RawFile {
         engine_choice::make(&self.host, setup)
     }
 
-    fn engine_choice(&self) -> Engine {
-        self.host.engine.last()
+    fn status(&self) -> DiskStatus {
+        self.host.status()
     }
 
     fn sync(&self) -> io::Result<()> {
         self.host.sync_with(|| rustix::fs::fdatasync(&self.host.file).map_err(io::Error::from))
-    }
-
-    fn has_lost_writes(&self) -> bool {
-        self.host.latch.check().is_err()
-    }
-
-    fn held(&self) -> Option<Held> {
-        self.host.space.held()
     }
 
     fn stop_holding(&self) {
@@ -270,14 +261,6 @@ impl Backend for RawFile {
             Some(volume) => Ok(volume.last()),
             None => BackingSpace::of(&self.host.file),
         }
-    }
-
-    fn trimmed(&self) -> Trimmed {
-        self.host.trimmed.read()
-    }
-
-    fn soft_limit(&self) -> Option<SoftLimitState> {
-        self.host.soft_limit.as_ref().map(SoftLimit::state)
     }
 
     fn check_soft_limit(&self) -> io::Result<Option<Crossing>> {

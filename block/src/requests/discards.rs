@@ -2,9 +2,9 @@
 
 use super::Requests;
 use crate::host_file::{HostFile, promises_durability};
-use crate::steps::{is_zero, total_len};
+use crate::segment::is_zero;
 use crate::trim::Run;
-use crate::{ByteRange, DetectZeroes, Durability, Operation, Segment};
+use crate::{ByteRange, DetectZeroes, Durability, Operation, Segment, total_len};
 
 impl Requests {
     /// Lets the discards go that have waited for their neighbours.

@@ -26,10 +26,10 @@ use self::place::{Place, State};
 use crate::host_file::{Admission, HostFile};
 use crate::range_lock::Claimant;
 use crate::space::Waiting;
-use crate::steps::{Call, Fit, InFlight, Progress, SimpleTransfer, plain_call, total_len};
+use crate::steps::{Call, Fit, InFlight, Progress, SimpleTransfer, plain_call};
 use crate::threads::THREADS;
 use crate::trim::Turns;
-use crate::{Completion, EngineSetup, Operation, Request, Segments};
+use crate::{Completion, EngineSetup, Operation, Request, Segments, total_len};
 
 /// See the module's documentation.
 pub(crate) struct Requests {
@@ -178,9 +178,9 @@ impl Requests {
             self.trims.transfer_begins();
         }
         match op {
-            Operation::Discard { range, waits, .. } => {
+            Operation::Discard { range, more_follows, .. } => {
                 self.host.trimmed.asked(range.len);
-                if waits && self.trims.gather(tag, range, self.now()) {
+                if !more_follows && self.trims.gather(tag, range, self.now()) {
                     return;
                 }
             }
@@ -265,7 +265,7 @@ impl Requests {
         }
         let progress = request.settle(answer, &self.host);
         let left = request.range_left();
-        let more = matches!(request.op(), Operation::Discard { waits: false, .. });
+        let more = matches!(request.op(), Operation::Discard { more_follows: true, .. });
         self.asked = self.asked.saturating_sub(1);
         if let Some(before) = trimming {
             let (bytes, now) = (before.saturating_sub(left), self.host.clock.now());

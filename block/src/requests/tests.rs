@@ -8,7 +8,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::*;
 use crate::simulation::{Clock, Look, SimulatedDisk};
 use crate::{
-    ByteOffset, ByteRange, CacheMode, DetectZeroes, DiscardLimits, Durability, Geometry, OnNoSpace,
+    ByteOffset, ByteRange, CacheMode, DetectZeroes, DiscardLimits, Durability, Geometry, OnEnospc,
 };
 
 const GRANULE: u32 = 4096;
@@ -31,7 +31,7 @@ fn disk_with(clock: Clock) -> SimulatedDisk {
         mode: CacheMode::WriteBack,
         block_device: false,
         host_block: 512,
-        on_no_space: OnNoSpace::Report,
+        on_enospc: OnEnospc::Report,
         detect_zeroes: DetectZeroes::Off,
     };
     SimulatedDisk::new(look, clock, tempfile::tempfile().unwrap())
@@ -52,7 +52,7 @@ fn push(requests: &mut Requests, tag: u16, op: Operation) {
 fn an_engine_claims_all_once_what_began_without_a_claim_has_ended() {
     let durability = Durability::Volatile;
     let range = |start, len| ByteRange { start: ByteOffset(start), len };
-    let piece = |at| Operation::Discard { range: range(at, 512), durability, waits: true };
+    let piece = |at| Operation::Discard { range: range(at, 512), durability, more_follows: false };
     let disk = disk();
     let (kick, host) = (kick(), disk.host());
     let setup = EngineSetup { depth: 8, memory: &[], kick: kick.as_fd() };
@@ -101,7 +101,7 @@ fn discards_zeroings_and_flushes_leave_a_thread_for_reads() {
     for tag in 0..4 {
         let range = range(tag);
         push(&mut requests, tag, Operation::WriteZeroes { range, unmap: false, durability });
-        push(&mut requests, tag + 4, Operation::Discard { range, durability, waits: true });
+        push(&mut requests, tag + 4, Operation::Discard { range, durability, more_follows: false });
         push(&mut requests, tag + 8, Operation::Flush);
     }
     let mut asked = Vec::from_iter(std::iter::from_fn(|| requests.next_call()));
@@ -131,11 +131,11 @@ fn time_of_ranges(count: u16, follow: bool) -> Duration {
     for index in 0..count {
         let granule = u64::from(GRANULE);
         let range = ByteRange { start: ByteOffset(granule * u64::from(index)), len: granule };
-        let waits = !follow || index + 1 == count;
+        let more_follows = follow && index + 1 < count;
         push(
             &mut requests,
             0,
-            Operation::Discard { range, durability: Durability::Volatile, waits },
+            Operation::Discard { range, durability: Durability::Volatile, more_follows },
         );
         while !requests.has_finished() {
             clock.advance(STEP);

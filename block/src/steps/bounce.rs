@@ -4,10 +4,10 @@
 //! and hands out its middle. A write whose ends lie within blocks first reads those blocks, then
 //! writes the whole window: that nobody else writes them meanwhile is the range lock's business.
 
-use super::cursor::{Memory, total_len};
-use crate::Segment;
+use super::cursor::Memory;
 use crate::host_file::DirectAlignment;
 use crate::page::{PAGE, Page};
+use crate::{Segment, total_len};
 
 /// The most bytes a bounce buffer holds: what a guest can make the host allocate for one request.
 const MAX_BOUNCE: usize = 256 << 10;

@@ -1,8 +1,8 @@
 //! The first half of a compare-and-write: what is on the disk against what the request says is there.
 
-use super::cursor::{Cursor, total_len};
+use super::cursor::Cursor;
 use crate::page::{PAGE, Page};
-use crate::{Miscompare, Segment, Segments};
+use crate::{Miscompare, Segment, Segments, total_len};
 
 /// What was read of the disk, and the request's own segments: what to compare it with, then what to write.
 #[derive(Debug)]

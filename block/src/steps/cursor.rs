@@ -88,28 +88,3 @@ fn clamp(len: usize) -> u32 {
     const MOST: u32 = 1 << 30;
     u32::try_from(len).map_or(MOST, |len| len.min(MOST))
 }
-
-/// Bytes of all segments.
-#[inline]
-/// Whether the segments hold nothing but zeroes. Who shares the memory may change it meanwhile: then either was true.
-pub(crate) fn is_zero(segments: &[Segment]) -> bool {
-    const WORD: usize = size_of::<u64>();
-    segments.iter().all(|segment| {
-        let (base, len) = (segment.base(), segment.len());
-        // Guests' buffers are nearly always aligned; others are read byte by byte.
-        let words = if base.addr().is_multiple_of(WORD) { len / WORD } else { 0 };
-        let is_word_zero = |index: usize| {
-            // SAFETY: an aligned word within the segment, which is readable until its request completes (`Segment::new`).
-            unsafe { base.cast::<u64>().wrapping_add(index).read_volatile() == 0 }
-        };
-        let is_byte_zero = |at: usize| {
-            // SAFETY: a byte within the segment, which is as above.
-            unsafe { base.wrapping_add(at).read_volatile() == 0 }
-        };
-        (0..words).all(is_word_zero) && (words * WORD..len).all(is_byte_zero)
-    })
-}
-
-pub(crate) fn total_len(segments: &[Segment]) -> usize {
-    segments.iter().fold(0, |sum, segment| sum.saturating_add(segment.len()))
-}

@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use super::bounce::{Bounce, fits};
 use super::compare::Compare;
-use super::cursor::{Cursor, total_len};
+use super::cursor::Cursor;
 use super::ranges::{Cut, Piece};
 use super::zeroes::zeroes;
 use super::{Ask, Call};
 use crate::host_file::{DirectAlignment, HostFile};
 use crate::range_lock::Claim;
-use crate::{ByteRange, Durability, Operation, Segments};
+use crate::{ByteRange, Durability, Operation, Segments, total_len};
 
 /// What the host is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +213,7 @@ impl InFlight {
         durability: Durability,
         host: &HostFile,
     ) {
-        self.op = Operation::Discard { range, durability, waits: true };
+        self.op = Operation::Discard { range, durability, more_follows: false };
         self.cut(Cut::of(range, self.op, host));
     }
 

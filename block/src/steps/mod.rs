@@ -11,7 +11,7 @@ mod plain;
 mod ranges;
 mod zeroes;
 
-pub(crate) use self::cursor::{Memory, is_zero, total_len};
+pub(crate) use self::cursor::Memory;
 pub(crate) use self::in_flight::{InFlight, Progress, ZEROED_AT_ONCE, is_want_of_space};
 pub(crate) use self::plain::{Fit, SimpleTransfer, plain_call};
 

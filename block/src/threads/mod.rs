@@ -122,7 +122,7 @@ impl IoEngine for ThreadEngine {
         self.requests.take_finished(completed);
     }
 
-    fn held(&self) -> usize {
+    fn parked(&self) -> usize {
         self.requests.held()
     }
 
@@ -136,11 +136,11 @@ impl IoEngine for ThreadEngine {
         self.requests.has_finished() || self.kicked
     }
 
-    fn descriptor(&mut self) -> io::Result<BorrowedFd<'_>> {
+    fn poll_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
         Ok(self.events.as_fd())
     }
 
-    fn quiet(&mut self) {
+    fn clear_poll_fd(&mut self) {
         // Edges are gone once they were looked at.
         let mut found = [const { std::mem::MaybeUninit::uninit() }; 2];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What became of what was asked to be discarded, in bytes since the disk was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Trimmed {
+pub struct DiscardStats {
     /// Asked for, by discards and by zeroings that allow it.
-    pub asked: u64,
+    pub requested: u64,
     /// Freed only because neighbouring pieces were gathered: no one piece was a whole granule. Part of `freed`.
-    pub gathered: u64,
+    pub merged: u64,
     /// Given back: the host took the call.
     pub freed: u64,
     /// Not given back: parts of granules, and what the host refused.
@@ -37,11 +37,16 @@ impl Account {
     }
 
     /// The account as it stands. What is under way counts as skipped until it is freed.
-    pub(crate) fn read(&self) -> Trimmed {
+    pub(crate) fn read(&self) -> DiscardStats {
         // In this order, so that what is freed meanwhile was asked before.
         let freed = self.freed.load(Ordering::Relaxed);
         let gathered = self.gathered.load(Ordering::Relaxed).min(freed);
         let asked = self.asked.load(Ordering::Relaxed);
-        Trimmed { asked, gathered, freed, skipped: asked.saturating_sub(freed) }
+        DiscardStats {
+            requested: asked,
+            merged: gathered,
+            freed,
+            skipped: asked.saturating_sub(freed),
+        }
     }
 }

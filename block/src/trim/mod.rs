@@ -10,7 +10,7 @@ mod rest;
 mod turns;
 
 pub(crate) use self::account::Account;
-pub use self::account::Trimmed;
+pub use self::account::DiscardStats;
 pub(crate) use self::activity::Activity;
 use self::gather::Gather;
 pub(crate) use self::gather::Run;

@@ -200,7 +200,7 @@ impl<R: Ring> IoEngine for UringEngine<R> {
         self.requests.take_finished(completed);
     }
 
-    fn held(&self) -> usize {
+    fn parked(&self) -> usize {
         self.requests.held()
     }
 
@@ -214,7 +214,7 @@ impl<R: Ring> IoEngine for UringEngine<R> {
         self.requests.has_finished() || self.kick.is_signalled()
     }
 
-    fn descriptor(&mut self) -> io::Result<BorrowedFd<'_>> {
+    fn poll_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
         let signal = match self.signal.take() {
             Some(signal) => signal,
             None => {
@@ -228,7 +228,7 @@ impl<R: Ring> IoEngine for UringEngine<R> {
         Ok(signal.as_fd())
     }
 
-    fn quiet(&mut self) {
+    fn clear_poll_fd(&mut self) {
         if let Some(signal) = &self.signal {
             // Empty if it was silent.
             let _ = rustix::io::read(signal, &mut [0; 8]);

@@ -118,10 +118,10 @@ impl Rig {
     /// Sleeps on the engine's descriptor rather than in it; `false` if nothing happens for `millis` milliseconds.
     pub(crate) fn sleep_outside(&mut self, millis: i64) -> bool {
         let timeout = Timespec { tv_sec: millis / 1000, tv_nsec: millis % 1000 * 1_000_000 };
-        let descriptor = self.engine.descriptor().unwrap();
+        let descriptor = self.engine.poll_fd().unwrap();
         let mut fds = [PollFd::new(&descriptor, PollFlags::IN)];
         let woken = poll(&mut fds, Some(&timeout)).unwrap() > 0;
-        self.engine.quiet();
+        self.engine.clear_poll_fd();
         woken
     }
 
@@ -193,7 +193,7 @@ pub(crate) fn write(at: u64, durability: Durability) -> Operation {
 
 pub(crate) fn discard(start: u64, len: u64, durability: Durability) -> Operation {
     let range = ByteRange { start: ByteOffset(start), len };
-    Operation::Discard { range, durability, waits: true }
+    Operation::Discard { range, durability, more_follows: false }
 }
 
 pub(crate) fn zero(start: u64, len: u64, unmap: bool, durability: Durability) -> Operation {

@@ -61,7 +61,7 @@ fn a_failed_flush_stays_failed_when_the_host_has_recovered() {
     assert_eq!(errno(rig.fill(0, 4096, 2, Durable)), eio);
     assert_eq!(errno(rig.run(zero(0, 4096, true, Durable), vec![])), eio);
     assert_eq!(errno(Rig::new(&disk).flush()), eio, "the latch is the disk's");
-    assert!(disk.has_lost_writes(), "and the disk says so");
+    assert!(disk.status().lost_writes, "and the disk says so");
     for _ in 0..2 {
         disk.sync().expect_err("however often it is asked");
     }

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use block::Durability::{Durable, Volatile};
-use block::{Backend, CacheMode, DiskOptions, OnNoSpace, Operation, RawFile};
+use block::{Backend, CacheMode, DiskOptions, OnEnospc, Operation, RawFile};
 
 use crate::common::host::{Mount, is_root};
 use crate::common::{KIB, MIB, Memory, Rig, errno, read, write, zero};
@@ -15,7 +15,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// A disk of 8 MiB on a host with room for 1 MiB, which holds what does not fit.
 fn holding(mode: CacheMode, deadline: Duration) -> (Mount, RawFile) {
     let mount = Mount::new("tmpfs", "size=1M");
-    let options = DiskOptions { on_no_space: OnNoSpace::Hold { deadline }, ..options(mode) };
+    let options = DiskOptions { on_enospc: OnEnospc::Hold { deadline }, ..options(mode) };
     let disk = RawFile::open(&mount.file(8 * MIB), &options).unwrap();
     (mount, disk)
 }
@@ -23,7 +23,7 @@ fn holding(mode: CacheMode, deadline: Duration) -> (Mount, RawFile) {
 /// Waits until the disk holds something.
 fn wait_until_held(rig: &mut Rig, disk: &RawFile) {
     let start = Instant::now();
-    while disk.held().is_none() {
+    while disk.status().enospc_hold.is_none() {
         assert!(rig.reap().is_none(), "held, not completed");
         assert!(start.elapsed() < LONG, "nothing is held");
         thread::sleep(Duration::from_millis(1));
@@ -42,7 +42,7 @@ fn a_held_write_completes_when_there_is_space_and_holds_up_nothing_else() {
         let mut data = Memory::filled(7, 2 * MIB);
         rig.push(9, write(0, durability), data.whole());
         wait_until_held(&mut rig, &disk);
-        let held = disk.held().unwrap();
+        let held = disk.status().enospc_hold.unwrap();
         assert_eq!((held.requests, held.errno), (1, libc::ENOSPC));
 
         // The tag of the held write is in use; every other request goes on.
@@ -55,7 +55,7 @@ fn a_held_write_completes_when_there_is_space_and_holds_up_nothing_else() {
         assert_eq!(done.tag, 9);
         done.result.unwrap();
         assert!(rig.read(0, 2 * MIB).unwrap().iter().all(|&byte| byte == 7));
-        assert_eq!(disk.held(), None);
+        assert_eq!(disk.status().enospc_hold, None);
     }
 }
 
@@ -86,7 +86,7 @@ fn after_its_deadline_a_held_write_fails() {
         assert_eq!(errno(rig.fill(0, 2 * MIB, 1, Volatile)), Some(libc::ENOSPC));
         let took = start.elapsed();
         assert!(took >= deadline && took < LONG, "{took:?}");
-        assert_eq!(disk.held(), None);
+        assert_eq!(disk.status().enospc_hold, None);
     }
     mount.grow("32M");
     rig.fill(0, 2 * MIB, 2, Volatile).unwrap();
@@ -108,7 +108,7 @@ fn dropping_an_engine_ends_what_it_holds() {
     let start = Instant::now();
     drop(rig);
     assert!(start.elapsed() < Duration::from_secs(5));
-    assert_eq!(disk.held(), None);
+    assert_eq!(disk.status().enospc_hold, None);
 }
 
 /// The last thing a disk that is detached is asked.
@@ -128,7 +128,7 @@ fn a_disk_that_stops_holding_asks_once_more_and_reports() {
     for _ in 0..2 {
         assert_eq!(errno(rig.complete().result), Some(libc::ENOSPC));
     }
-    assert_eq!(disk.held(), None);
+    assert_eq!(disk.status().enospc_hold, None);
     assert_eq!(errno(rig.fill(0, 4 * MIB, 1, Volatile)), Some(libc::ENOSPC), "at once");
     assert!(start.elapsed() < LONG / 4, "{:?}", start.elapsed());
     mount.grow("32M");
@@ -158,5 +158,5 @@ fn several_held_writes_complete_once_each() {
         let found = rig.read(u64::from(byte) * 2 * MIB, 2 * MIB).unwrap();
         assert!(found.iter().all(|&found| found == byte));
     }
-    assert_eq!(disk.held(), None);
+    assert_eq!(disk.status().enospc_hold, None);
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use block::Durability::{Durable, Volatile};
 use block::{
-    Backend, ByteOffset, CacheMode, DetectZeroes, DiskOptions, Operation, RawFile, Trimmed,
+    Backend, ByteOffset, CacheMode, DetectZeroes, DiscardStats, DiskOptions, Operation, RawFile,
 };
 
 use crate::common::host::{Loop, is_root};
@@ -31,8 +31,8 @@ fn pieces_of_a_granule_free_it_together() {
             rig.push(u16::try_from(tag).unwrap(), discard(sector * 512, 512, durability), vec![]);
         }
         rig.complete_all(8);
-        let all = Trimmed { asked: 4 * KIB, gathered: 4 * KIB, freed: 4 * KIB, skipped: 0 };
-        assert_eq!(disk.trimmed(), all, "{mode}");
+        let all = DiscardStats { requested: 4 * KIB, merged: 4 * KIB, freed: 4 * KIB, skipped: 0 };
+        assert_eq!(disk.status().discards, all, "{mode}");
         assert_eq!(before - allocated(file.path()), 4 * KIB, "{mode}");
         assert_eq!(
             rig.read(0, 4 * KIB).unwrap(),
@@ -77,7 +77,10 @@ fn a_piece_without_neighbours_ends_by_itself_and_keeps_its_data() {
     let mut rig = Rig::new(&disk);
     rig.run(discard(512, 2 * KIB, Volatile), vec![]).unwrap();
     rig.run(discard(512, 2 * KIB, Durable), vec![]).unwrap();
-    assert_eq!(disk.trimmed(), Trimmed { asked: 4 * KIB, skipped: 4 * KIB, ..Trimmed::default() });
+    assert_eq!(
+        disk.status().discards,
+        DiscardStats { requested: 4 * KIB, skipped: 4 * KIB, ..DiscardStats::default() }
+    );
     assert_eq!(rig.read(0, 4 * KIB).unwrap(), numbered(0, 4 * KIB));
     // A piece that is still waiting ends with its engine.
     rig.push(1, discard(512, 512, Volatile), vec![]);
@@ -89,12 +92,17 @@ fn only_the_ends_of_a_large_discard_are_skipped() {
     let disk = open(file.path(), CacheMode::WriteBack);
     let mut rig = Rig::new(&disk);
     rig.run(discard(512, MIB - KIB, Volatile), vec![]).unwrap();
-    let Trimmed { asked, gathered, freed, skipped } = disk.trimmed();
+    let DiscardStats { requested: asked, merged: gathered, freed, skipped } =
+        disk.status().discards;
     assert_eq!((asked, gathered), (MIB - KIB, 0));
     assert_eq!((freed, skipped), (MIB - 8 * KIB, 7 * KIB));
     assert_eq!(allocated(file.path()), 8 * KIB);
     rig.run(zero(0, MIB, true, Volatile), vec![]).unwrap();
-    assert_eq!(disk.trimmed().freed, MIB - 8 * KIB + MIB, "zeroing that may unmap counts too");
+    assert_eq!(
+        disk.status().discards.freed,
+        MIB - 8 * KIB + MIB,
+        "zeroing that may unmap counts too"
+    );
 }
 
 /// Seen from outside: a part of it is freed before all of it is, and other requests go on meanwhile.
@@ -113,7 +121,7 @@ fn a_large_discard_goes_in_chunks_and_reads_go_between_them() {
         rig.push(1, crate::common::read(0), memory.whole());
         let first = rig.complete();
         first.result.unwrap();
-        let freed = disk.trimmed().freed;
+        let freed = disk.status().discards.freed;
         partly += usize::from(freed > 0 && freed < SIZE - MIB);
         if first.tag == 9 {
             assert_eq!(rig.complete().tag, 1);
@@ -123,7 +131,7 @@ fn a_large_discard_goes_in_chunks_and_reads_go_between_them() {
         assert_eq!(memory.bytes(), numbered(0, 4 * KIB));
     }
     assert!(partly > 0 && reads > 0, "{partly} looks in between, {reads} reads");
-    assert_eq!(disk.trimmed().freed, SIZE - MIB);
+    assert_eq!(disk.status().discards.freed, SIZE - MIB);
 }
 
 #[test]
@@ -143,7 +151,7 @@ fn a_block_device_frees_what_is_discarded_in_pieces() {
     }
     rig.complete_all(16);
     assert_eq!(before - allocated(file.path()), 2 * granularity);
-    assert_eq!(disk.trimmed().gathered, 2 * granularity);
+    assert_eq!(disk.status().discards.merged, 2 * granularity);
     let space = disk.backing_space().unwrap().expect("the store of a loop device is its file's");
     assert!(space.available > 0);
 }
@@ -171,7 +179,7 @@ fn zeroes_are_detected_and_give_their_space_back_only_where_asked_for() {
             rig.fill(64 * KIB, 64 * KIB, 0, durability).unwrap();
             rig.flush().unwrap();
             assert_eq!(before - allocated(file.path()), freed, "{way} {mode}");
-            assert_eq!(disk.trimmed().freed, freed, "{way} {mode}");
+            assert_eq!(disk.status().discards.freed, freed, "{way} {mode}");
             assert!(rig.read(64 * KIB, 64 * KIB).unwrap().iter().all(|byte| *byte == 0));
             assert_eq!(rig.read(0, 64 * KIB).unwrap(), numbered(0, 64 * KIB));
         }
@@ -203,5 +211,5 @@ fn what_is_not_all_zero_is_written() {
             assert_eq!(rig.read(4 * KIB, 4 * KIB).unwrap(), expected, "byte {at} from {start}");
         }
     }
-    assert_eq!(disk.trimmed(), Trimmed::default());
+    assert_eq!(disk.status().discards, DiscardStats::default());
 }

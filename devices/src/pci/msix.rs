@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
-use block::Seldom;
+use block::LogLimit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -40,7 +40,7 @@ impl Vector {
 pub struct Msix {
     vectors: Vec<Vector>,
     capability: u8,
-    unroutable: Seldom,
+    unroutable: LogLimit,
 }
 
 impl Msix {
@@ -69,7 +69,7 @@ impl Msix {
         let capability = space
             .add_capability(CapabilityId::MsiX, &body, &writable)
             .ok_or_else(|| io::Error::other("no room for the MSI-X capability"))?;
-        Ok(Self { vectors, capability, unroutable: Seldom::default() })
+        Ok(Self { vectors, capability, unroutable: LogLimit::default() })
     }
 
     /// The events that raise the vectors, by vector.
@@ -144,7 +144,7 @@ impl Msix {
 }
 
 /// Routes a vector's line as its entry says, if that is not so already.
-fn route(vector: &mut Vector, enabled: bool, unroutable: &Seldom) {
+fn route(vector: &mut Vector, enabled: bool, unroutable: &LogLimit) {
     let wanted = vector.message().filter(|_| enabled);
     if wanted == vector.unmasked {
         return;
@@ -156,8 +156,8 @@ fn route(vector: &mut Vector, enabled: bool, unroutable: &Seldom) {
     match outcome {
         Ok(()) => vector.unmasked = wanted,
         Err(error) => {
-            if let Some(unnamed) = unroutable.news() {
-                tracing::error!(target: "pci", unnamed, "cannot route an interrupt: {error}");
+            if let Some(suppressed) = unroutable.check() {
+                tracing::error!(target: "pci", suppressed, "cannot route an interrupt: {error}");
             }
         }
     }

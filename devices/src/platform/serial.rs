@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use block::Seldom;
+use block::LogLimit;
 use vm_superio::{Serial, Trigger, serial::SerialEvents};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -25,7 +25,7 @@ impl Trigger for Interrupt {
 }
 
 /// Tells the console that the guest took all input, so that more can follow.
-struct InputDrained(Arc<OwnedFd>, Seldom);
+struct InputDrained(Arc<OwnedFd>, LogLimit);
 
 impl SerialEvents for InputDrained {
     fn buffer_read(&self) {}
@@ -34,9 +34,9 @@ impl SerialEvents for InputDrained {
 
     fn in_buffer_empty(&self) {
         if let Err(error) = rustix::io::write(&*self.0, &1_u64.to_ne_bytes())
-            && let Some(unnamed) = self.1.news()
+            && let Some(suppressed) = self.1.check()
         {
-            tracing::warn!(%error, unnamed, "console input may stall");
+            tracing::warn!(%error, suppressed, "console input may stall");
         }
     }
 }
@@ -44,7 +44,7 @@ impl SerialEvents for InputDrained {
 /// A 16550A with its eight registers.
 pub struct SerialPort<W: Write> {
     uart: Serial<Interrupt, InputDrained, W>,
-    refused: Seldom,
+    refused: LogLimit,
 }
 
 impl<W: Write> SerialPort<W> {
@@ -56,10 +56,10 @@ impl<W: Write> SerialPort<W> {
     pub fn new(interrupt: EventFd, drained: Arc<OwnedFd>, output: W) -> Self {
         let uart = Serial::with_events(
             Interrupt(interrupt),
-            InputDrained(drained, Seldom::default()),
+            InputDrained(drained, LogLimit::default()),
             output,
         );
-        Self { uart, refused: Seldom::default() }
+        Self { uart, refused: LogLimit::default() }
     }
 
     /// How many bytes [`SerialPort::receive`] would take now.
@@ -93,9 +93,9 @@ impl<W: Write + Send> BusDevice for SerialPort<W> {
         let register = u8::try_from(offset).unwrap_or(u8::MAX);
         for &byte in data {
             if let Err(error) = self.uart.write(register, byte)
-                && let Some(unnamed) = self.refused.news()
+                && let Some(suppressed) = self.refused.check()
             {
-                tracing::warn!(%error, unnamed, "serial port");
+                tracing::warn!(%error, suppressed, "serial port");
             }
         }
     }

@@ -318,7 +318,7 @@ impl Job {
 /// waits, so that there is one wait for all.
 fn discard(ranges: &mut vec::IntoIter<ByteRange>, durability: Durability) -> Option<Operation> {
     let range = ranges.next()?;
-    Some(Operation::Discard { range, durability, waits: ranges.as_slice().is_empty() })
+    Some(Operation::Discard { range, durability, more_follows: !ranges.as_slice().is_empty() })
 }
 
 /// What is left to do after data was written with this durability.

@@ -59,9 +59,9 @@ fn runs(unit: &LogicalUnit, first: u64, end: u64, most: usize) -> Result<Vec<Run
     }
     let block = u64::from(unit.block());
     let extents = unit.backend().allocation(ByteOffset(first * block), most).map_err(|error| {
-        if let Some(unnamed) = unit.allocation_untold.news() {
+        if let Some(suppressed) = unit.allocation_untold.check() {
             let name = unit.name();
-            tracing::warn!(target: "scsi", unnamed, "{name}: cannot tell what is allocated: {error}");
+            tracing::warn!(target: "scsi", suppressed, "{name}: cannot tell what is allocated: {error}");
         }
         Sense::UNRECOVERED_READ_ERROR
     })?;

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ::block::{Backend, BackingSpace, ByteOffset, ByteRange, DiscardLimits, Geometry, Seldom};
+use ::block::{Backend, BackingSpace, ByteOffset, ByteRange, DiscardLimits, Geometry, LogLimit};
 
 use super::attention::{Attention, Attentions};
 use super::reservations::Reservations;
@@ -73,8 +73,8 @@ pub struct LogicalUnit {
     told_threshold: Mutex<Option<u32>>,
     flushing: Mutex<()>,
     /// Said when the host does not say how much space is left, and which blocks take some.
-    space_untold: Seldom,
-    pub(super) allocation_untold: Seldom,
+    space_untold: LogLimit,
+    pub(super) allocation_untold: LogLimit,
 }
 
 impl LogicalUnit {
@@ -102,8 +102,8 @@ impl LogicalUnit {
             reservations: Mutex::default(),
             told_threshold: Mutex::default(),
             flushing: Mutex::default(),
-            space_untold: Seldom::default(),
-            allocation_untold: Seldom::default(),
+            space_untold: LogLimit::default(),
+            allocation_untold: LogLimit::default(),
             backend,
         };
         unit.raise(Attention::PowerOn);
@@ -224,9 +224,9 @@ impl LogicalUnit {
     pub(super) fn backing_space(&self) -> Option<BackingSpace> {
         self.discard()?;
         self.backend.backing_space().unwrap_or_else(|error| {
-            if let Some(unnamed) = self.space_untold.news() {
+            if let Some(suppressed) = self.space_untold.check() {
                 let name = &self.name;
-                tracing::warn!(target: "scsi", unnamed, "{name}: cannot tell the space left: {error}");
+                tracing::warn!(target: "scsi", suppressed, "{name}: cannot tell the space left: {error}");
             }
             None
         })
@@ -264,7 +264,7 @@ impl LogicalUnit {
     }
 
     fn threshold(&self) -> Option<u32> {
-        let percent = self.backend.soft_limit()?.percent;
+        let percent = self.backend.status().soft_limit?.percent;
         let sets = self.backing_space()?.part(percent).div_ceil(self.threshold_set());
         Some(u32::try_from(sets).unwrap_or(u32::MAX))
     }

@@ -5,7 +5,7 @@
 use std::io;
 use std::sync::Arc;
 
-use ::block::{Backend, Crossing, Engine, Geometry, ResizeError};
+use ::block::{Backend, Crossing, EngineChoice, Geometry, ResizeError};
 
 use super::stats::QueueStats;
 
@@ -50,8 +50,8 @@ impl DiskControl {
 
     /// Which engine serves the queues, and why.
     #[must_use]
-    pub fn engine(&self) -> Engine {
-        self.backend().engine_choice()
+    pub fn engine(&self) -> EngineChoice {
+        self.backend().status().engine
     }
 
     /// Whether the driver is told of a volatile write cache now. It may switch it.

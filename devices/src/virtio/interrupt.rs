@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::time::Duration;
 
-use ::block::Seldom;
+use ::block::LogLimit;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::transport::status;
@@ -71,7 +71,7 @@ impl ConfigChange {
 }
 
 /// What a driver can bring about at will must not flood the log: one fault a second is named, of all devices together.
-static FAULTS: Seldom = Seldom::every(Duration::from_secs(1));
+static FAULTS: LogLimit = LogLimit::once_per(Duration::from_secs(1));
 
 /// How a worker makes its device ask for a reset (Virtio 1.2 §2.1.2).
 #[derive(Clone)]
@@ -89,8 +89,8 @@ impl FaultReporter {
 
     /// Sets DEVICE_NEEDS_RESET and tells the driver.
     pub fn needs_reset(&self, why: &dyn Display) {
-        if let Some(unnamed) = FAULTS.news() {
-            tracing::warn!(target: "virtio", unnamed, "device needs a reset: {why}");
+        if let Some(suppressed) = FAULTS.check() {
+            tracing::warn!(target: "virtio", suppressed, "device needs a reset: {why}");
         }
         let before = self.change.status.fetch_or(status::NEEDS_RESET, Ordering::AcqRel);
         if before & status::DRIVER_OK != 0 {

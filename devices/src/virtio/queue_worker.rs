@@ -134,8 +134,8 @@ pub trait Engines {
     /// See [`IoEngine::reap`].
     fn reap(&mut self, completed: &mut Vec<Completion>);
 
-    /// See [`IoEngine::held`].
-    fn held(&self) -> usize;
+    /// See [`IoEngine::parked`].
+    fn parked(&self) -> usize;
 
     /// See [`IoEngine::cancel`].
     fn cancel(&mut self, unit: u16, tag: u16) -> bool;
@@ -164,8 +164,8 @@ impl Engines for Box<dyn IoEngine> {
         (**self).reap(completed);
     }
 
-    fn held(&self) -> usize {
-        (**self).held()
+    fn parked(&self) -> usize {
+        (**self).parked()
     }
 
     fn cancel(&mut self, _unit: u16, tag: u16) -> bool {
@@ -396,7 +396,7 @@ impl<P: Protocol> QueueWorker<P> {
     pub fn finish(&mut self, report_held: bool) -> Position {
         loop {
             self.settle(self.now_ns());
-            let is_settled = usize::from(self.in_flight.len()) <= self.engines.held();
+            let is_settled = usize::from(self.in_flight.len()) <= self.engines.parked();
             let left = if is_settled { self.in_flight.drain() } else { Vec::new() };
             let mut owed = Vec::new();
             for (head, mut entry) in left {

@@ -8,8 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block::{
-    Backend, CacheMode, Completion, EngineSetup, Geometry, IoEngine, Miscompare, OpenError,
-    Operation, Request, Segment, Segments, Wake,
+    Backend, BackingSpace, ByteOffset, ByteRange, CacheMode, Completion, Crossing, DiscardStats,
+    DiskStatus, EngineChoice, EngineSetup, Extent, Geometry, IoEngine, Miscompare, OpenError,
+    Operation, Request, ResizeError, Segments, Wake, gather, scatter, total_len,
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -179,17 +180,18 @@ impl MemoryDisk {
         };
         match request.op {
             Operation::Read { at } => {
-                let content = state.content.get(bytes(at.0, total(&request.segments)));
+                let content = state.content.get(bytes(at.0, total_len(&request.segments) as u64));
                 scatter(content.expect("within the disk"), &request.segments);
             }
             Operation::Write { at, .. } => {
                 assert!(!self.0.shape.read_only, "no write reaches a read-only disk");
-                let content = state.content.get_mut(bytes(at.0, total(&request.segments)));
+                let content =
+                    state.content.get_mut(bytes(at.0, total_len(&request.segments) as u64));
                 gather(&request.segments, content.expect("within the disk"));
             }
             Operation::CompareAndWrite { at, .. } => {
                 assert!(!self.0.shape.read_only, "no write reaches a read-only disk");
-                let len = total(&request.segments) / 2;
+                let len = total_len(&request.segments) as u64 / 2;
                 let content = state.content.get_mut(bytes(at.0, len)).expect("within the disk");
                 let mut data = vec![0; content.len() * 2];
                 gather(&request.segments, &mut data);
@@ -234,6 +236,36 @@ impl Backend for MemoryDisk {
             submitted: VecDeque::new(),
             cancelled: Vec::new(),
         }))
+    }
+
+    fn status(&self) -> DiskStatus {
+        DiskStatus {
+            engine: EngineChoice { name: "memory", reason: "a test disk".into() },
+            lost_writes: false,
+            enospc_hold: None,
+            discards: DiscardStats::default(),
+            soft_limit: None,
+        }
+    }
+
+    fn stop_holding(&self) {}
+
+    fn allocation(&self, from: ByteOffset, limit: usize) -> io::Result<Vec<Extent>> {
+        let len = self.geometry().capacity.saturating_sub(from.0);
+        let all = Extent { range: ByteRange { start: from, len }, data: true };
+        Ok([all].into_iter().filter(|_| len > 0).take(limit).collect())
+    }
+
+    fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
+        Ok(None)
+    }
+
+    fn check_soft_limit(&self) -> io::Result<Option<Crossing>> {
+        Ok(None)
+    }
+
+    fn resize(&self, _size: Option<u64>) -> Result<u64, ResizeError> {
+        Err(ResizeError::NotAFile)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -313,6 +345,20 @@ impl IoEngine for Engine {
         cancelled
     }
 
+    fn parked(&self) -> usize {
+        0
+    }
+
+    fn is_ready(&self) -> bool {
+        false
+    }
+
+    fn poll_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn clear_poll_fd(&mut self) {}
+
     fn wait(&mut self) -> io::Result<Wake> {
         self.submit()?;
         if !self.cancelled.is_empty() {
@@ -342,28 +388,6 @@ impl Drop for Engine {
             let _ = self.finish();
         }
         self.disk.state().engines -= 1;
-    }
-}
-
-fn total(segments: &[Segment]) -> u64 {
-    segments.iter().map(|segment| segment.len() as u64).sum()
-}
-
-fn scatter(mut from: &[u8], segments: &[Segment]) {
-    for segment in segments {
-        let (part, rest) = from.split_at(segment.len());
-        // SAFETY: whoever made the segment keeps its memory valid until the request completes.
-        unsafe { std::ptr::copy(part.as_ptr(), segment.base(), part.len()) };
-        from = rest;
-    }
-}
-
-fn gather(segments: &[Segment], mut into: &mut [u8]) {
-    for segment in segments {
-        let (part, rest) = into.split_at_mut(segment.len());
-        // SAFETY: whoever made the segment keeps its memory valid until the request completes.
-        unsafe { std::ptr::copy(segment.base(), part.as_mut_ptr(), part.len()) };
-        into = rest;
     }
 }
 

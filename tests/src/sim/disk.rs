@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use block::simulation::{Answer, Clock, Look, Ring, SimulatedDisk};
 use block::{
-    Backend, CacheMode, DetectZeroes, DiscardLimits, EngineSetup, Geometry, Held, IoEngine,
-    OnNoSpace, OpenError,
+    Backend, BackingSpace, ByteOffset, ByteRange, CacheMode, Crossing, DetectZeroes, DiscardLimits,
+    DiskStatus, EngineSetup, Extent, Geometry, IoEngine, OnEnospc, OpenError, ResizeError,
 };
 use io_uring::squeue;
 
@@ -56,9 +56,7 @@ impl SimDisk {
             mode: plan.mode,
             block_device: plan.block_device,
             host_block,
-            on_no_space: plan
-                .hold
-                .map_or(OnNoSpace::Report, |deadline| OnNoSpace::Hold { deadline }),
+            on_enospc: plan.hold.map_or(OnEnospc::Report, |deadline| OnEnospc::Hold { deadline }),
             detect_zeroes: DetectZeroes::Off,
         };
         Self { host, disk: SimulatedDisk::new(look, clock, file) }
@@ -83,8 +81,30 @@ impl Backend for SimDisk {
         self.disk.engine(SimRing { host: self.host.clone(), id }, setup)
     }
 
-    fn held(&self) -> Option<Held> {
-        self.disk.held()
+    fn status(&self) -> DiskStatus {
+        self.disk.status()
+    }
+
+    fn stop_holding(&self) {
+        self.disk.stop_holding();
+    }
+
+    fn allocation(&self, from: ByteOffset, limit: usize) -> io::Result<Vec<Extent>> {
+        let len = self.geometry().capacity.saturating_sub(from.0);
+        let all = Extent { range: ByteRange { start: from, len }, data: true };
+        Ok([all].into_iter().filter(|_| len > 0).take(limit).collect())
+    }
+
+    fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
+        Ok(None)
+    }
+
+    fn check_soft_limit(&self) -> io::Result<Option<Crossing>> {
+        Ok(None)
+    }
+
+    fn resize(&self, _size: Option<u64>) -> Result<u64, ResizeError> {
+        Err(ResizeError::NotAFile)
     }
 
     fn sync(&self) -> io::Result<()> {

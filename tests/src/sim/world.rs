@@ -524,7 +524,7 @@ impl<P: Protocol> World<P> {
             return Err("the device asks for a reset".into());
         }
         let outstanding: usize = self.guests.iter().map(Guest::outstanding).sum();
-        let held = self.disk.held().map_or(0, |held| held.requests as usize);
+        let held = self.disk.status().enospc_hold.map_or(0, |held| held.requests as usize);
         if held > outstanding {
             return Err(format!("{held} requests are held, of {outstanding}"));
         }

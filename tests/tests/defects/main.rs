@@ -199,7 +199,7 @@ fn d07_a_lost_write_is_never_acknowledged_later() {
         assert_eq!([stack.flush(), stack.flush()], [IO_ERROR; 2], "{engine}");
         stack.disk.restart();
         assert_eq!(stack.flush(), IO_ERROR, "{engine}: also after the driver has reset the device");
-        assert!(stack.backend.has_lost_writes());
+        assert!(stack.backend.status().lost_writes);
         let path = device.0.clone();
         drop(stack);
         assert_eq!(

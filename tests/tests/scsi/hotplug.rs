@@ -11,8 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use block::{
-    Backend, CacheMode, DiskOptions, EngineKind, EngineSetup, Geometry, IoEngine, OnNoSpace,
-    OpenError, RawFile,
+    Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiskOptions, DiskStatus, EngineKind,
+    EngineSetup, Extent, Geometry, IoEngine, OnEnospc, OpenError, RawFile, ResizeError,
 };
 use devices::scsi::Identity;
 use devices::virtio::{Address, DiskControl, NoPlace, ScsiBus};
@@ -300,6 +300,30 @@ impl Backend for Slow {
         self.1.fetch_sub(1, Ordering::AcqRel);
         self.0.sync()
     }
+
+    fn status(&self) -> DiskStatus {
+        self.0.status()
+    }
+
+    fn stop_holding(&self) {
+        self.0.stop_holding();
+    }
+
+    fn allocation(&self, from: ByteOffset, limit: usize) -> io::Result<Vec<Extent>> {
+        self.0.allocation(from, limit)
+    }
+
+    fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
+        self.0.backing_space()
+    }
+
+    fn check_soft_limit(&self) -> io::Result<Option<Crossing>> {
+        self.0.check_soft_limit()
+    }
+
+    fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
+        self.0.resize(size)
+    }
 }
 
 /// The kernel reports a lost write once.
@@ -391,7 +415,7 @@ fn nothing_is_held_for_want_of_space() {
         let deadline = Duration::from_secs(600);
         let options = DiskOptions {
             engine,
-            on_no_space: OnNoSpace::Hold { deadline },
+            on_enospc: OnEnospc::Hold { deadline },
             ..DiskOptions::new(CacheMode::WriteBack)
         };
         let disk = RawFile::open(&path, &options).unwrap();
@@ -399,7 +423,7 @@ fn nothing_is_held_for_want_of_space() {
         host.hear_attention(1);
         let write = Command::new(1, &write_10(0, 4096)).out(&vec![1; 2 << 20]);
         let sent = host.send(0, &write);
-        wait_for(|| control.backend().held()).expect("it is held");
+        wait_for(|| control.backend().status().enospc_hold).expect("it is held");
         detach(&bus, SECOND, control);
         assert_eq!(host.wait(0, &sent).sense_triple(), (7, 0x27, 7));
         assert!(is_free(&path));

@@ -88,7 +88,7 @@ impl DiskView {
             readonly: config.readonly,
             cache: config.cache.name().to_owned(),
             write_cache: control.write_cache(),
-            lost_writes: control.backend().has_lost_writes(),
+            lost_writes: control.backend().status().lost_writes,
             held,
             soft_limit: self.soft_limit(),
             trimmed: self.trimmed(),
@@ -111,13 +111,13 @@ impl DiskView {
 
     /// What waits for space on the host.
     pub(super) fn held(&self) -> Option<Held> {
-        self.control.backend().held().map(|held| held_at(&held, Instant::now()))
+        self.control.backend().status().enospc_hold.map(|held| held_at(&held, Instant::now()))
     }
 
     /// The mark on the space of what stores the disk.
     fn soft_limit(&self) -> Option<SoftLimit> {
         let backend = self.control.backend();
-        let SoftLimitState { percent, reached } = backend.soft_limit()?;
+        let SoftLimitState { percent, reached } = backend.status().soft_limit?;
         let space = backend.backing_space().ok().flatten();
         Some(SoftLimit {
             percent,
@@ -129,7 +129,8 @@ impl DiskView {
 
     /// What became of what the guest discarded.
     pub(super) fn trimmed(&self) -> Trimmed {
-        let block::Trimmed { asked, gathered, freed, skipped } = self.control.backend().trimmed();
+        let block::DiscardStats { requested: asked, merged: gathered, freed, skipped } =
+            self.control.backend().status().discards;
         Trimmed {
             asked_bytes: asked,
             gathered_bytes: gathered,
@@ -153,12 +154,13 @@ impl DiskView {
                 "cache mode {cache}: flushes are ignored, and a crash of the host loses data the guest believes safe"
             ));
         }
-        if self.control.backend().has_lost_writes() {
+        if self.control.backend().status().lost_writes {
             let lost = "write-back failed: data the guest believes written may be lost, and flushes fail until \
                         the machine is started anew";
             warnings.push(lost.to_owned());
         }
-        if let Some(SoftLimitState { percent, reached: true }) = self.control.backend().soft_limit()
+        if let Some(SoftLimitState { percent, reached: true }) =
+            self.control.backend().status().soft_limit
         {
             warnings.push(format!(
                 "soft limit: {percent} % of the space it is stored on is used; free some, or its writes will fail"
@@ -175,8 +177,8 @@ impl DiskView {
     }
 }
 
-fn held_at(held: &block::Held, now: Instant) -> Held {
-    let block::Held { requests, since, deadline, errno } = *held;
+fn held_at(held: &block::EnospcHold, now: Instant) -> Held {
+    let block::EnospcHold { requests, since, deadline, errno } = *held;
     // Nothing but these two is held.
     let (error, reason) = match errno {
         libc::EDQUOT => ("EDQUOT", "the quota is used up"),

@@ -96,11 +96,11 @@ fn disks(page: &mut Page, all: &[Arc<DiskView>]) {
         disk.held().map_or(0, |held| held.requests)
     });
     gauge("bulkhead_disk_lost_writes", "Whether acknowledged writes were lost.", |disk| {
-        disk.control.backend().has_lost_writes().into()
+        disk.control.backend().status().lost_writes.into()
     });
     let help = "Whether the soft limit on the space of its store is reached.";
     gauge("bulkhead_disk_soft_limit_reached", help, |disk| {
-        disk.control.backend().soft_limit().is_some_and(|limit| limit.reached).into()
+        disk.control.backend().status().soft_limit.is_some_and(|limit| limit.reached).into()
     });
     trimmed(page, all);
     let help = "How long the oldest request has waited for space, and why. Absent when none does.";

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use block::{Backend, CacheMode, DiskOptions, EngineSetup, Geometry, IoEngine, OpenError, RawFile};
+use block::{
+    Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiskOptions, DiskStatus, EngineSetup,
+    EnospcHold, Extent, Geometry, IoEngine, MemoryDisk, OpenError, RawFile, ResizeError,
+};
 use devices::virtio::Block;
 use serde_json::Value;
 
@@ -22,46 +25,70 @@ use crate::gate::Gate;
 use crate::pci::Controllers;
 use crate::space_watch::SpaceWatch;
 
-/// A backend that holds what it is told to hold, and has lost writes.
+/// A disk with held requests and lost writes, as the test sets them.
 struct Troubled {
-    held: Option<block::Held>,
+    disk: MemoryDisk,
+    held: Option<EnospcHold>,
     lost: bool,
-    cache: CacheMode,
 }
 
-impl Backend for Troubled {
-    fn geometry(&self) -> Geometry {
-        Geometry {
+impl Troubled {
+    fn new(held: Option<EnospcHold>, lost: bool, cache: CacheMode) -> Self {
+        let geometry = Geometry {
             capacity: 1 << 20,
             logical_block: 512,
             physical_block: 4096,
             optimal_io: 0,
             discard: None,
-        }
+        };
+        Self { disk: MemoryDisk::new(geometry, cache, false), held, lost }
+    }
+}
+
+impl Backend for Troubled {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
     }
 
     fn cache_mode(&self) -> CacheMode {
-        self.cache
+        self.disk.cache_mode()
     }
 
     fn read_only(&self) -> bool {
-        false
+        self.disk.read_only()
     }
 
-    fn engine(&self, _: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
-        Err(OpenError::NoIoUring(io::Error::from_raw_os_error(libc::ENOSYS)))
+    fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
+        self.disk.engine(setup)
+    }
+
+    fn status(&self) -> DiskStatus {
+        let status = self.disk.status();
+        DiskStatus { lost_writes: self.lost, enospc_hold: self.held, ..status }
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(())
+        self.disk.sync()
     }
 
-    fn has_lost_writes(&self) -> bool {
-        self.lost
+    fn stop_holding(&self) {
+        self.disk.stop_holding();
     }
 
-    fn held(&self) -> Option<block::Held> {
-        self.held
+    fn allocation(&self, from: ByteOffset, limit: usize) -> io::Result<Vec<Extent>> {
+        self.disk.allocation(from, limit)
+    }
+
+    fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
+        self.disk.backing_space()
+    }
+
+    fn check_soft_limit(&self) -> io::Result<Option<Crossing>> {
+        self.disk.check_soft_limit()
+    }
+
+    fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
+        self.disk.resize(size)
     }
 }
 
@@ -100,13 +127,13 @@ fn a_hold_is_shown_with_its_reason_its_age_and_its_deadline() {
         (libc::EDQUOT, "EDQUOT", "the quota is used up"),
     ] {
         let now = Instant::now();
-        let held = block::Held {
+        let held = EnospcHold {
             requests: 3,
             since: now.checked_sub(Duration::from_secs(40)).unwrap(),
             deadline: now + Duration::from_secs(20),
             errno,
         };
-        let view = view(Troubled { held: Some(held), lost: false, cache: CacheMode::WriteBack });
+        let view = view(Troubled::new(Some(held), false, CacheMode::WriteBack));
         let (disk, text, metrics) = shown(&view);
         let held = disk.held.unwrap();
         assert_eq!((held.requests, &*held.error, &*held.reason), (3, name, words));
@@ -144,8 +171,8 @@ fn described(thing: &str) -> Value {
 #[test]
 fn a_hold_is_described() {
     let now = Instant::now();
-    let held = block::Held { requests: 1, since: now, deadline: now, errno: libc::ENOSPC };
-    let view = view(Troubled { held: Some(held), lost: false, cache: CacheMode::WriteBack });
+    let held = EnospcHold { requests: 1, since: now, deadline: now, errno: libc::ENOSPC };
+    let view = view(Troubled::new(Some(held), false, CacheMode::WriteBack));
     let said = serde_json::to_value(shown(&view).0.held).unwrap();
     let described = described("Held");
     assert_eq!(keys(&said), keys(&described));
@@ -194,7 +221,7 @@ fn a_soft_limit_that_is_reached_is_shown_everywhere_and_is_an_event() {
 
 #[test]
 fn nothing_is_said_of_holds_where_there_are_none() {
-    let view = view(Troubled { held: None, lost: false, cache: CacheMode::WriteBack });
+    let view = view(Troubled::new(None, false, CacheMode::WriteBack));
     let (disk, text, metrics) = shown(&view);
     assert_eq!((disk.held, disk.warnings.len()), (None, 0));
     assert!(!text.contains("warning"), "{text}");
@@ -204,15 +231,13 @@ fn nothing_is_said_of_holds_where_there_are_none() {
 
 #[test]
 fn lost_writes_and_mode_unsafe_are_shown_everywhere() {
-    let (disk, text, metrics) =
-        shown(&view(Troubled { held: None, lost: true, cache: CacheMode::WriteBack }));
+    let (disk, text, metrics) = shown(&view(Troubled::new(None, true, CacheMode::WriteBack)));
     assert!(disk.lost_writes && disk.warnings[0].contains("may be lost"));
     assert!(text.contains("warning: disk data: write-back failed"), "{text}");
     assert!(metrics.contains("bulkhead_disk_lost_writes{disk=\"data\"} 1\n"), "{metrics}");
     assert!(metrics.contains("bulkhead_disk_unsafe{disk=\"data\"} 0\n"), "{metrics}");
 
-    let (disk, text, metrics) =
-        shown(&view(Troubled { held: None, lost: false, cache: CacheMode::Unsafe }));
+    let (disk, text, metrics) = shown(&view(Troubled::new(None, false, CacheMode::Unsafe)));
     assert!(!disk.lost_writes && disk.cache == "unsafe");
     assert!(disk.warnings[0].contains("flushes are ignored"));
     assert!(text.contains("warning: disk data: cache mode unsafe"), "{text}");

@@ -24,7 +24,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use block::{CacheMode, DetectZeroes, EngineKind, OnNoSpace};
+use block::{CacheMode, DetectZeroes, EngineKind, OnEnospc};
 
 use host::Host;
 pub(crate) use host::same_image;
@@ -89,7 +89,7 @@ pub(crate) struct DiskConfig {
     /// Which engine serves it.
     pub(crate) engine: EngineKind,
     /// What becomes of writes that the host has no space for.
-    pub(crate) on_no_space: OnNoSpace,
+    pub(crate) on_enospc: OnEnospc,
     /// Whether the guest may give space back.
     pub(crate) discard: bool,
     /// What becomes of writes of nothing but zeroes.
@@ -112,7 +112,7 @@ impl DiskConfig {
             serial: "data".into(),
             block_size: None,
             engine: EngineKind::Auto,
-            on_no_space: OnNoSpace::Report,
+            on_enospc: OnEnospc::Report,
             discard: true,
             detect_zeroes: DetectZeroes::Off,
             soft_limit: None,

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use block::{CacheMode, DetectZeroes, EngineKind, OnNoSpace};
+use block::{CacheMode, DetectZeroes, EngineKind, OnEnospc};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -539,11 +539,11 @@ impl Disk {
             serial: self.serial.map_or_else(|| id.clone(), Spanned::into_inner),
             block_size: self.block_size,
             engine: self.engine.unwrap_or_default(),
-            on_no_space: if self.holds {
+            on_enospc: if self.holds {
                 let deadline = self.hold_deadline.map_or(HOLD_DEADLINE, Spanned::into_inner);
-                OnNoSpace::Hold { deadline }
+                OnEnospc::Hold { deadline }
             } else {
-                OnNoSpace::Report
+                OnEnospc::Report
             },
             discard: self.discard.unwrap_or(true),
             detect_zeroes: self.detect_zeroes.map_or(DetectZeroes::Off, Spanned::into_inner),

@@ -124,7 +124,7 @@ MachineConfig {
                 4096,
             ),
             engine: Threads,
-            on_no_space: Hold {
+            on_enospc: Hold {
                 deadline: 60s,
             },
             discard: false,

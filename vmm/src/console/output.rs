@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use block::Seldom;
+use block::LogLimit;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -48,7 +48,7 @@ struct State {
     closing: bool,
     lost_bytes: u64,
     /// Said when some were.
-    loss: Seldom,
+    loss: LogLimit,
 }
 
 impl Output {
@@ -148,7 +148,7 @@ impl State {
 
     fn take_chunk(&mut self) -> Vec<u8> {
         self.writing = true;
-        if self.lost_bytes > 0 && self.loss.news().is_some() {
+        if self.lost_bytes > 0 && self.loss.check().is_some() {
             self.tell_loss();
         }
         let length = self.buffer.len().min(CHUNK);

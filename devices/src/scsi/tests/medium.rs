@@ -119,7 +119,7 @@ fn descriptor_sense_is_chosen_by_the_control_page() {
 }
 
 #[test]
-fn unmap_takes_its_ranges_one_after_the_other_and_waits_with_the_last() {
+fn unmap_discards_its_ranges_in_order_and_marks_all_but_the_last() {
     let rig = Rig::new();
     rig.disk.content.lock().unwrap().fill(7);
     let list = hex(
@@ -127,12 +127,12 @@ fn unmap_takes_its_ranges_one_after_the_other_and_waits_with_the_last() {
                     0000000000000020 00000010 00000000",
     );
     assert_eq!(rig.run(&hex("42 00 00000000 00 0038 00"), &list), Ok(vec![]));
-    let discard = |start, len, waits| Operation::Discard {
+    let discard = |start, len, more_follows| Operation::Discard {
         range: range(start, len),
         durability: VOLATILE,
-        waits,
+        more_follows,
     };
-    assert_eq!(rig.asked(), [discard(4096, 4096, false), discard(16384, 8192, true)]);
+    assert_eq!(rig.asked(), [discard(4096, 4096, true), discard(16384, 8192, false)]);
     // Out of order, neighbours, one within another, and one by itself.
     let list = hex(
         "0056 0050 00000000 0000000000000010 00000004 00000000 000000000000000c 00000004 00000000 \
@@ -140,7 +140,7 @@ fn unmap_takes_its_ranges_one_after_the_other_and_waits_with_the_last() {
                     0000000000000000 00000001 00000000",
     );
     assert_eq!(rig.run(&hex("42 00 00000000 00 0058 00"), &list), Ok(vec![]));
-    assert_eq!(rig.asked(), [discard(0, 512, false), discard(4096, 6144, true)]);
+    assert_eq!(rig.asked(), [discard(0, 512, true), discard(4096, 6144, false)]);
     // No list, no ranges, and a descriptor that is not there whole.
     for (cdb, list) in [
         ("42 00 00000000 00 0000 00", ""),

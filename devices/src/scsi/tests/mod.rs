@@ -10,8 +10,9 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use ::block::{
-    Backend, BackingSpace, ByteOffset, CacheMode, DiscardLimits, EngineSetup, Extent, Geometry,
-    IoEngine, Miscompare, OpenError, Operation, SoftLimitState,
+    Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiscardLimits, DiscardStats,
+    DiskStatus, EngineChoice, EngineSetup, Extent, Geometry, IoEngine, Miscompare, OpenError,
+    Operation, ResizeError, SoftLimitState,
 };
 
 use super::*;
@@ -53,19 +54,37 @@ impl Backend for Disk {
         unreachable!("the target flushes through its unit's engine")
     }
 
-    fn allocation(&self, from: ByteOffset, most: usize) -> io::Result<Vec<Extent>> {
+    fn status(&self) -> DiskStatus {
+        let soft_limit = *self.soft_limit.lock().unwrap();
+        DiskStatus {
+            engine: EngineChoice { name: "none", reason: "the target makes no engines".into() },
+            lost_writes: false,
+            enospc_hold: None,
+            discards: DiscardStats::default(),
+            soft_limit: soft_limit.map(|percent| SoftLimitState { percent, reached: false }),
+        }
+    }
+
+    fn stop_holding(&self) {
+        unreachable!("the target holds no requests")
+    }
+
+    fn allocation(&self, from: ByteOffset, limit: usize) -> io::Result<Vec<Extent>> {
         let extents = self.extents.lock().unwrap();
         let within = |extent: &&Extent| extent.range.start.0 >= from.0;
-        Ok(extents.iter().filter(within).take(most).copied().collect())
+        Ok(extents.iter().filter(within).take(limit).copied().collect())
     }
 
     fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
         Ok(Some(*self.space.lock().unwrap()))
     }
 
-    fn soft_limit(&self) -> Option<SoftLimitState> {
-        let percent = (*self.soft_limit.lock().unwrap())?;
-        Some(SoftLimitState { percent, reached: false })
+    fn check_soft_limit(&self) -> io::Result<Option<Crossing>> {
+        unreachable!("the space watch checks the limit")
+    }
+
+    fn resize(&self, _: Option<u64>) -> Result<u64, ResizeError> {
+        unreachable!("the target has no resize command")
     }
 }
 

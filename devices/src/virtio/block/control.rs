@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::block::{Backend, ResizeError, Seldom};
+use ::block::{Backend, LogLimit, ResizeError};
 
 use super::request::SECTOR_BYTES;
 use crate::WriteCache;
@@ -56,7 +56,7 @@ pub(super) struct Shared {
     pub(super) write_cache: WriteCache,
     /// Whether the driver may switch it: it negotiated CONFIG_WCE, and FLUSH to live with a cache.
     pub(super) cache_switchable: AtomicBool,
-    pub(super) cache_stays_on: Seldom,
+    pub(super) cache_stays_on: LogLimit,
     /// By queue.
     pub(super) stats: Vec<Arc<QueueStats>>,
     /// Tells the driver; nothing until the device has a transport. Held while the size changes, so

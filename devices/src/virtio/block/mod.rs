@@ -8,7 +8,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::block::{Backend, EngineSetup, Geometry, IoEngine, OpenError, Seldom};
+use ::block::{Backend, EngineSetup, Geometry, IoEngine, LogLimit, OpenError};
 
 use self::control::{Capacity, Shared};
 use self::protocol::BlockProtocol;
@@ -70,7 +70,7 @@ impl Block {
             capacity: Capacity::new(backend.geometry().capacity),
             write_cache: WriteCache::new(backend.cache_mode()),
             cache_switchable: AtomicBool::new(false),
-            cache_stays_on: Seldom::default(),
+            cache_stays_on: LogLimit::default(),
             backend,
             stats: (0..queues.max(1)).map(|_| Arc::default()).collect(),
             changed: Mutex::new(None),
@@ -230,9 +230,9 @@ impl VirtioDevice for Block {
         // flushes go on telling it.
         if let Err(error) = self.shared.backend.sync() {
             self.shared.write_cache.switch_on();
-            if let Some(unnamed) = self.shared.cache_stays_on.news() {
+            if let Some(suppressed) = self.shared.cache_stays_on.check() {
                 let name = &self.shared.name;
-                tracing::error!(target: "virtio-blk", unnamed, "{name}: the write cache stays on: {error}");
+                tracing::error!(target: "virtio-blk", suppressed, "{name}: the write cache stays on: {error}");
             }
         }
     }

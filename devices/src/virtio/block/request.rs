@@ -114,7 +114,7 @@ impl Limits {
         }
         let range = self.changeable_range(&raw)?;
         if self.discard {
-            Ok(Operation::Discard { range, durability, waits: true })
+            Ok(Operation::Discard { range, durability, more_follows: false })
         } else {
             Err(Status::Unsupported)
         }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::block::{Segments, Seldom};
+use ::block::{LogLimit, Segments};
 
 pub use self::tap::{Tap, TapError};
 use super::chain_worker::{self, ChainHandler, Handled};
@@ -102,7 +102,7 @@ struct Receive {
     segments: Segments,
     /// How long to wait before the host is asked again, while it refuses.
     pause: Option<Duration>,
-    trouble: Seldom,
+    trouble: LogLimit,
     /// Whether that it refuses was, so that its end is to be.
     told: bool,
 }
@@ -112,16 +112,16 @@ impl Receive {
     const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
     fn new(tap: Arc<Tap>, segments: Segments) -> Self {
-        Self { tap, segments, pause: None, trouble: Seldom::default(), told: false }
+        Self { tap, segments, pause: None, trouble: LogLimit::default(), told: false }
     }
 
     /// Nothing can be received now. That is said once; the host is asked again and again.
     fn refused(&mut self, error: &io::Error) -> Handled {
         let name = self.tap.name();
         if self.pause.is_none()
-            && let Some(unnamed) = self.trouble.news()
+            && let Some(suppressed) = self.trouble.check()
         {
-            tracing::error!(target: "virtio-net", unnamed, "{name}: cannot receive: {error}; make the interface again if it was deleted");
+            tracing::error!(target: "virtio-net", suppressed, "{name}: cannot receive: {error}; make the interface again if it was deleted");
             self.told = true;
         }
         self.tap.find_again(error);

@@ -6,7 +6,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use ::block::Seldom;
+use ::block::LogLimit;
 
 use super::request::{Addressee, Response};
 use super::shared::{Address, Shared};
@@ -89,12 +89,12 @@ struct Running {
 pub(super) struct ControlQueue {
     shared: Arc<Shared>,
     running: Option<Running>,
-    unmanaged: Seldom,
+    unmanaged: LogLimit,
 }
 
 impl ControlQueue {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, running: None, unmanaged: Seldom::default() }
+        Self { shared, running: None, unmanaged: LogLimit::default() }
     }
 
     /// Starts a function; what to answer if there is nothing to wait for.
@@ -114,9 +114,9 @@ impl ControlQueue {
         match order {
             Ok(order) => Ok(Running { function, address, order }),
             Err(error) => {
-                if let Some(unnamed) = self.unmanaged.news() {
+                if let Some(suppressed) = self.unmanaged.check() {
                     let name = &self.shared.name;
-                    tracing::error!(target: "virtio-scsi", unnamed, "{name}: cannot manage tasks: {error}");
+                    tracing::error!(target: "virtio-scsi", suppressed, "{name}: cannot manage tasks: {error}");
                 }
                 Err(FAILURE)
             }

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use ::block::{Completion, EngineSetup, IoEngine, MemoryRegion, OpenError, Request, Seldom};
+use ::block::{Completion, EngineSetup, IoEngine, LogLimit, MemoryRegion, OpenError, Request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -43,7 +43,7 @@ pub(super) struct UnitEngines {
     depth: u16,
     memory: Vec<MemoryRegion>,
     kick: Arc<EventFd>,
-    no_engine: Seldom,
+    no_engine: LogLimit,
 }
 
 struct Unit {
@@ -76,7 +76,7 @@ impl UnitEngines {
             depth,
             memory: memory.to_vec(),
             kick,
-            no_engine: Seldom::default(),
+            no_engine: LogLimit::default(),
         }
     }
 
@@ -166,11 +166,11 @@ impl UnitEngines {
 
     /// Sleeps until the kick or an engine has something.
     fn sleep(&mut self) -> io::Result<()> {
-        let held = self.engines.iter().any(|unit| (*unit.engine).held() > 0);
+        let held = self.engines.iter().any(|unit| (*unit.engine).parked() > 0);
         let mut fds = Vec::with_capacity(1 + self.engines.len());
         fds.push(poll_in(event::as_fd(&self.kick)));
         for unit in &mut self.engines {
-            fds.push(poll_in(unit.engine.descriptor()?));
+            fds.push(poll_in(unit.engine.poll_fd()?));
         }
         match poll(&mut fds, held.then_some(&HELD_PERIOD)) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -183,7 +183,7 @@ impl UnitEngines {
             if woken || held {
                 // Silent before it is reaped, so that nothing is overlooked that comes in between. What woke it may
                 // still have to be posted.
-                unit.engine.quiet();
+                unit.engine.clear_poll_fd();
                 (*unit.engine).submit()?;
                 unit.signalled = true;
             }
@@ -211,9 +211,9 @@ impl Engines for UnitEngines {
             }
             Err(error) => {
                 let gone = matches!(&error, OpenError::Host { source, .. } if source.raw_os_error() == Some(GONE));
-                if !gone && let Some(unnamed) = self.no_engine.news() {
+                if !gone && let Some(suppressed) = self.no_engine.check() {
                     let name = &self.shared.name;
-                    tracing::error!(target: "virtio-scsi", unnamed, "{name}: a disk has no engine: {error}");
+                    tracing::error!(target: "virtio-scsi", suppressed, "{name}: a disk has no engine: {error}");
                 }
                 let errno = if gone { GONE } else { libc::EIO };
                 let result = Err(io::Error::from_raw_os_error(errno));
@@ -247,8 +247,8 @@ impl Engines for UnitEngines {
         }
     }
 
-    fn held(&self) -> usize {
-        self.engines.iter().map(|unit| (*unit.engine).held()).sum()
+    fn parked(&self) -> usize {
+        self.engines.iter().map(|unit| (*unit.engine).parked()).sum()
     }
 
     fn cancel(&mut self, unit: u16, tag: u16) -> bool {
@@ -271,7 +271,7 @@ impl Engines for UnitEngines {
         self.submit()?;
         if self.engines.iter().any(|unit| unit.engine.is_ready()) {
             for unit in self.engines.iter_mut().filter(|unit| unit.engine.is_ready()) {
-                unit.engine.quiet();
+                unit.engine.clear_poll_fd();
                 unit.signalled = true;
             }
             return Ok(());

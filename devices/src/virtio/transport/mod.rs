@@ -11,7 +11,7 @@ mod layout;
 use std::io;
 use std::sync::Arc;
 
-use ::block::Seldom;
+use ::block::LogLimit;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::common::{Common, Effect};
@@ -53,7 +53,7 @@ pub struct PciTransport {
     kicks: Vec<Arc<EventFd>>,
     /// Base address at which the doorbells are attached.
     doorbells: Option<u64>,
-    no_doorbell: Seldom,
+    no_doorbell: LogLimit,
     state: State,
 }
 
@@ -95,7 +95,7 @@ impl PciTransport {
             common,
             kicks,
             doorbells: None,
-            no_doorbell: Seldom::default(),
+            no_doorbell: LogLimit::default(),
             state: State::Idle,
         };
         transport.device.connect(transport.config_change());
@@ -183,10 +183,10 @@ impl PciTransport {
         for (index, kick) in (0..).zip(&self.kicks) {
             let at = base + index * u64::from(layout::NOTIFY_MULTIPLIER);
             if let Err(error) = self.hypervisor.attach_doorbell(at, kick)
-                && let Some(unnamed) = self.no_doorbell.news()
+                && let Some(suppressed) = self.no_doorbell.check()
             {
                 let name = self.device.name();
-                tracing::warn!(target: "virtio", unnamed, "{name}: no doorbell: {error}");
+                tracing::warn!(target: "virtio", suppressed, "{name}: no doorbell: {error}");
             }
         }
         self.doorbells = Some(base);
