@@ -13,10 +13,10 @@ use block::Durability::{Durable, Volatile};
 use block::{Backend, CacheMode, DiskOptions, EngineKind, RawFile};
 use tempfile::{NamedTempFile, TempDir};
 
-use common::host::{Loop, is_root, sh};
 use common::{
     DEPTH, KIB, MIB, Memory, Rig, discard, numbered, numbered_file, read, scratch, write, zero,
 };
+use fixtures::host::{Loop, is_root, sh};
 
 const ENGINES: [EngineKind; 2] = [EngineKind::IoUring, EngineKind::Threads];
 

@@ -3,6 +3,5 @@
 pub mod bench;
 pub mod driver;
 pub mod lab;
-mod owned_child;
 pub mod serve;
 pub mod sim;

@@ -2,8 +2,6 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-pub(crate) mod host;
-
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -11,9 +11,9 @@ use std::time::Duration;
 use block::Durability::{Durable, Volatile};
 use block::{Backend, CacheMode, Operation, RawFile};
 
-use crate::common::host::{Loop, Mount, is_root};
 use crate::common::{KIB, MIB, Memory, Rig, discard, errno, numbered, write, zero};
 use crate::contract::options;
+use fixtures::host::{Loop, Mount, is_root};
 
 /// A disk of 8 MiB on a host with room for 1 MiB.
 fn overcommitted(mode: CacheMode) -> (Mount, Loop, RawFile) {

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use block::Durability::{Durable, Volatile};
 use block::{Backend, CacheMode, DiskOptions, OnEnospc, Operation, RawFile};
 
-use crate::common::host::{Mount, is_root};
 use crate::common::{KIB, MIB, Memory, Rig, errno, read, write, zero};
 use crate::contract::options;
+use fixtures::host::{Mount, is_root};
 
 const LONG: Duration = Duration::from_secs(60);
 

@@ -8,9 +8,9 @@ use block::{
     Backend, ByteOffset, CacheMode, DetectZeroes, DiscardStats, DiskOptions, Operation, RawFile,
 };
 
-use crate::common::host::{Loop, is_root};
 use crate::common::{KIB, MIB, Memory, Rig, discard, numbered, numbered_file, write, zero};
 use crate::contract::{open, options};
+use fixtures::host::{Loop, is_root};
 
 /// Bytes that a file takes of its file system.
 fn allocated(path: &Path) -> u64 {

@@ -20,7 +20,7 @@ use super::host::CpuClock;
 use super::workload::{Cpus, Direction, Workload};
 use super::{Figures, WARM_UP, ours};
 use crate::driver::wait_for;
-use crate::owned_child::{OwnedChild, mortal};
+use fixtures::{OwnedChild, killed_with_parent};
 
 /// The daemon, and the socket of its export. Dropping it ends it.
 struct Daemon {
@@ -37,7 +37,7 @@ impl Daemon {
         let writable = if workload.direction == Direction::Write { "on" } else { "off" };
         let poll_ns = if workload.cpus == Cpus::Two { 32768 } else { 0 };
         let child = OwnedChild(
-            mortal("qemu-storage-daemon")
+            killed_with_parent("qemu-storage-daemon")
             .args(["--object", &format!("iothread,id=io,poll-max-ns={poll_ns}")])
             .arg("--blockdev")
             .arg(format!(

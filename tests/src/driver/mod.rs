@@ -26,7 +26,7 @@ mod memory_disk;
 mod ring;
 mod scsi;
 
-use std::time::{Duration, Instant};
+pub use fixtures::{PATIENCE, wait_for};
 
 pub use arena::Arena;
 pub use device::{Device, feature, status};
@@ -37,24 +37,3 @@ pub use machine::{HIGH_MEMORY, HOLE, LOW_BYTES, Machine, WINDOW};
 pub use memory_disk::{MemoryDisk, Shape};
 pub use ring::{Descriptor, Ring, Used};
 pub use scsi::{Answer, Command, Host, Sent, response};
-
-/// After this long something hangs.
-pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Waits until `done` yields something; `None` after [`PATIENCE`].
-pub fn wait_for<T>(mut done: impl FnMut() -> Option<T>) -> Option<T> {
-    let start = Instant::now();
-    let mut turns = 0u32;
-    loop {
-        if let Some(value) = done() {
-            return Some(value);
-        }
-        if start.elapsed() > PATIENCE {
-            return None;
-        }
-        turns += 1;
-        // Short waits for a device that answers at once, then sleeps that leave it the processor.
-        let pause = if turns < 20 { Duration::ZERO } else { Duration::from_micros(50) };
-        std::thread::sleep(pause);
-    }
-}

@@ -10,7 +10,7 @@ use anyhow::Result;
 use super::cache::Key;
 use super::qemu;
 use super::recipe::{Lab, tail};
-use crate::owned_child::OwnedChild;
+use fixtures::OwnedChild;
 
 const TRY_FOR: Duration = Duration::from_secs(20);
 

@@ -13,7 +13,7 @@ use super::host::target_folder;
 use super::qemu;
 use super::recipe::{Lab, tail};
 use crate::driver::wait_for;
-use crate::owned_child::OwnedChild;
+use fixtures::OwnedChild;
 
 /// See the module's documentation. Killed when dropped.
 pub struct Emulated {

@@ -18,7 +18,7 @@ use super::console::{Console, Output, abridged};
 use super::direct;
 use super::qemu::{Machine, Start};
 use super::recipe::{Lab, tail};
-use crate::owned_child::OwnedChild;
+use fixtures::OwnedChild;
 
 /// How long a command may take unless the scenario says otherwise. L1 is some 17 times slower than a real machine.
 /// Generous: nobody waits for it but who waits for a failure.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::recipe::{Lab, tail};
-use crate::owned_child::OwnedChild;
+use fixtures::OwnedChild;
 
 /// Consoles of guests that can be bridged out of L1 at the same time.
 pub(super) const GUEST_PORTS: usize = 3;

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::driver::wait_for;
 use crate::lab::bulkhead_binary;
-use crate::owned_child::mortal;
+use fixtures::killed_with_parent;
 
 /// See the module's documentation. Killed when dropped.
 pub struct Served {
@@ -60,7 +60,7 @@ impl Served {
     /// The program with arguments, run in the folder.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = mortal(bulkhead_binary().unwrap());
+        let mut command = killed_with_parent(bulkhead_binary().unwrap());
         command.args(arguments).current_dir(self.folder()).stdin(Stdio::null());
         command
     }

@@ -5,9 +5,6 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
-#[path = "../../../block/tests/common/host.rs"]
-#[allow(dead_code, reason = "a part of it is used here")]
-mod host;
 mod slow;
 mod stack;
 #[path = "../hostile/victim.rs"]
@@ -20,7 +17,7 @@ use std::path::{Path, PathBuf};
 use block::{Backend, CacheMode, DiskOptions, EngineKind};
 use tests::driver::{Descriptor, PATIENCE, Request, Shape, feature, kind, wait_for};
 
-use host::{Loop, Mount, is_root};
+use fixtures::host::{Loop, Mount, is_root};
 use stack::{ENGINES, Ext4, IO_ERROR, KIB, MIB, OK, Stack, UNSUPPORTED, overcommitted};
 use victim::{DATA, HEADER, STATUS, Victim, usual_chain};
 

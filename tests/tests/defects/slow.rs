@@ -8,8 +8,8 @@ use std::time::Duration;
 use block::{Backend, CacheMode, EngineKind};
 use tests::driver::{Data, Framing, Placed, Request, kind, wait_for};
 
-use crate::host::{Loop, is_root};
 use crate::stack::{ENGINES, Ext4, MIB, OK, Stack};
+use fixtures::host::{Loop, is_root};
 
 const READS: u64 = 32;
 const NO_STATUS: u8 = 0xff;

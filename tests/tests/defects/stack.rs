@@ -10,8 +10,8 @@ use block::{Backend, CacheMode, DiskOptions, EngineKind, RawFile};
 use devices::virtio::Block;
 use tests::driver::{Device, Disk, Machine, Outcome, Request, kind};
 
-use crate::host::{Mount, sh};
 use crate::scratch;
+use fixtures::host::{Loop, Mount, sh};
 
 /// Both engines: what holds, holds in each.
 pub(crate) const ENGINES: [EngineKind; 2] = [EngineKind::IoUring, EngineKind::Threads];
@@ -124,8 +124,8 @@ impl Drop for Ext4 {
 }
 
 /// A host with room for 1 MiB of the 8 that its block device has: the page cache takes what then cannot be written.
-pub(crate) fn overcommitted() -> (Mount, crate::host::Loop) {
+pub(crate) fn overcommitted() -> (Mount, Loop) {
     let mount = Mount::new("tmpfs", "size=1M");
-    let device = crate::host::Loop::new(&mount.file(8 * MIB));
+    let device = Loop::new(&mount.file(8 * MIB));
     (mount, device)
 }
