@@ -1,7 +1,8 @@
 //! What no single crate can test: hostile driver, power cuts, real guests.
 
 pub mod bench;
-pub mod driver;
 pub mod lab;
 pub mod serve;
 pub mod sim;
+
+pub use driver;

@@ -12,8 +12,8 @@
     reason = "a frontend in a test fails by panicking"
 )]
 
-mod monitor;
 mod process;
 
-pub use monitor::{Kept, Monitor, Request, RingPart, feature};
+pub use driver::feature;
+pub use driver::vhost_user::{Kept, Monitor, PendingRequest as Request, RingPart};
 pub use process::Served;

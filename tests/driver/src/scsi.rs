@@ -1,6 +1,8 @@
 //! virtio-scsi requests (Virtio 1.2 §5.6.6): commands, task management, events.
 
-use super::{Arena, Descriptor, Device, LOW_BYTES, Ring, Used, feature, wait_for};
+use fixtures::wait_for;
+
+use super::{Arena, Descriptor, Device, LOW_BYTES, Ring, Used, feature};
 
 /// Values of a response byte.
 pub mod response {

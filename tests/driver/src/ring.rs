@@ -8,7 +8,9 @@ use devices::GuestMemory;
 use devices::virtio::QueueLayout;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{feature, wait_for};
+use fixtures::wait_for;
+
+use super::feature;
 
 /// Flags of a descriptor.
 const NEXT: u16 = 1;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use devices::virtio::QueueLayout;
 
-use super::{Arena, Function, Line, Machine, Ring, Structure, wait_for};
+use fixtures::wait_for;
+
+use super::{Arena, Function, Line, Machine, Ring, Structure};
 
 /// Bits of the device status (§2.1).
 pub mod status {

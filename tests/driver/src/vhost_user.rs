@@ -14,9 +14,9 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::driver::{Arena, Descriptor, Ring, Used, wait_for};
+use fixtures::wait_for;
 
-pub use crate::driver::feature;
+use super::{Arena, Descriptor, Ring, Used, feature};
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
 const PROTOCOL: u64 = 1 << 30;
@@ -38,7 +38,7 @@ const NO_STATUS: u8 = 0xff;
 
 /// A request on its way.
 #[derive(Clone, Copy, Debug)]
-pub struct Request {
+pub struct PendingRequest {
     /// Its chain's head.
     pub head: u16,
     data: u64,
@@ -207,7 +207,13 @@ impl Monitor {
     }
 
     /// Offers a request with data to the device, not yet shown.
-    pub fn offer_write(&mut self, queue: usize, kind: u32, sector: u64, data: &[u8]) -> Request {
+    pub fn offer_write(
+        &mut self,
+        queue: usize,
+        kind: u32,
+        sector: u64,
+        data: &[u8],
+    ) -> PendingRequest {
         let at = self.arena.take(data.len() as u64, 512);
         self.memory.write_slice(data, GuestAddress(at)).unwrap();
         let len = u32::try_from(data.len()).unwrap();
@@ -216,7 +222,7 @@ impl Monitor {
     }
 
     /// Offers a read, not yet shown.
-    pub fn offer_read(&mut self, queue: usize, sector: u64, len: u32) -> Request {
+    pub fn offer_read(&mut self, queue: usize, sector: u64, len: u32) -> PendingRequest {
         let at = self.arena.take(len.into(), 512);
         self.memory.write_slice(&vec![0xa5; len as usize], GuestAddress(at)).unwrap();
         self.offer(queue, 0, sector, Some(Descriptor::writable(at, len)), at)
@@ -229,7 +235,7 @@ impl Monitor {
         sector: u64,
         buffer: Option<Descriptor>,
         data: u64,
-    ) -> Request {
+    ) -> PendingRequest {
         let header = self.arena.take(16, 8);
         let words = [kind.to_le_bytes(), [0; 4]].concat();
         let bytes = [words, sector.to_le_bytes().to_vec()].concat();
@@ -242,7 +248,7 @@ impl Monitor {
             .chain([Descriptor::writable(status, 1)])
             .collect();
         let head = self.rings[queue].ring.offer(&chain);
-        Request { head, data, len, status }
+        PendingRequest { head, data, len, status }
     }
 
     /// Shows the device what was offered, and kicks it if it wants that.
@@ -260,20 +266,20 @@ impl Monitor {
 
     /// What came of a request.
     #[must_use]
-    pub fn status(&self, request: &Request) -> u8 {
+    pub fn status(&self, request: &PendingRequest) -> u8 {
         self.memory.read_obj(GuestAddress(request.status)).unwrap()
     }
 
     /// The data of a request.
     #[must_use]
-    pub fn data(&self, request: &Request) -> Vec<u8> {
+    pub fn data(&self, request: &PendingRequest) -> Vec<u8> {
         let mut data = vec![0; request.len as usize];
         self.memory.read_slice(&mut data, GuestAddress(request.data)).unwrap();
         data
     }
 
     /// Runs one request alone on its queue, which succeeds.
-    fn run_alone(&mut self, queue: usize, request: &Request) {
+    fn run_alone(&mut self, queue: usize, request: &PendingRequest) {
         self.publish(queue);
         assert_eq!(self.wait_used(queue).id, u32::from(request.head));
         assert_eq!(self.status(request), 0, "the request succeeds");
@@ -299,7 +305,7 @@ impl Monitor {
     }
 
     /// Offers a discard, not yet shown.
-    pub fn offer_discard(&mut self, queue: usize, sector: u64, sectors: u32) -> Request {
+    pub fn offer_discard(&mut self, queue: usize, sector: u64, sectors: u32) -> PendingRequest {
         let words = [sectors.to_le_bytes(), [0; 4]].concat();
         let range = [sector.to_le_bytes().to_vec(), words].concat();
         self.offer_write(queue, 11, 0, &range)

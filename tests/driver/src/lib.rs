@@ -25,6 +25,7 @@ mod machine;
 mod memory_disk;
 mod ring;
 mod scsi;
+pub mod vhost_user;
 
 pub use fixtures::{PATIENCE, wait_for};
 

@@ -383,7 +383,7 @@ impl Drop for Engine {
         self.submitted.append(&mut self.pushed);
         self.disk.state().drained += self.submitted.len();
         while !self.submitted.is_empty() {
-            let patience = Timespec::try_from(super::PATIENCE).unwrap();
+            let patience = Timespec::try_from(fixtures::PATIENCE).unwrap();
             let _ = poll(&mut [PollFd::new(&self.disk.0.gate, PollFlags::IN)], Some(&patience));
             let _ = self.finish();
         }
