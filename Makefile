@@ -7,7 +7,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build lab ## Boot a Debian guest that writes a file, reboots and finds it again
-	@cargo run --quiet --package tests --bin demo
+	@cargo run --quiet --package lab --bin demo
 
 test: build lab-zfs ## Run everything: unit, property, hostile driver, real guests
 	cargo test --workspace --no-fail-fast
@@ -21,11 +21,11 @@ build: ## Build target/release/bulkhead
 
 lab: ## Build or refresh the cached lab image
 	@resources/lab/host-packages.sh
-	@cargo run --quiet --package tests --bin lab -- build
+	@cargo run --quiet --package lab -- build
 
 lab-zfs: ## The same, and ZFS for its host, which is compiled: some minutes more, once
 	@resources/lab/host-packages.sh
-	@cargo run --quiet --package tests --bin lab -- build --zfs
+	@cargo run --quiet --package lab -- build --zfs
 
 sim: ## Cut the power of simulated disks: SEED= SCHEDULES= MODE=
 	@cargo run --quiet --release --package tests --bin sim -- \

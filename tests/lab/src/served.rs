@@ -1,14 +1,20 @@
 //! The program under test, on a disk in a folder of its own.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a program under test fails its test by panicking"
+)]
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::driver::wait_for;
-use crate::lab::bulkhead_binary;
+use super::host::bulkhead_binary;
 use fixtures::killed_with_parent;
+use fixtures::wait_for;
 
 /// See the module's documentation. Killed when dropped.
 pub struct Served {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use tests::lab::{Host, Lab, cache};
+use lab::{Host, Lab, cache};
 
 /// Real Linux guests in an emulated host: build it, look into it, run commands in it.
 ///

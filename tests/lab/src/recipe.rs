@@ -48,7 +48,7 @@ impl Lab {
         for product in &products {
             ensure!(
                 product.exists(),
-                "the lab is not built, or its recipe changed since ({} is missing): cargo run -p tests --bin lab -- build",
+                "the lab is not built, or its recipe changed since ({} is missing): cargo run -p lab -- build",
                 product.display()
             );
         }

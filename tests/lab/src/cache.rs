@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow};
 
 /// The folder with the recipe scripts, in the source tree.
 pub(super) fn recipe() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../resources/lab")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../resources/lab")
 }
 
 /// The cache folder: `BULKHEAD_LAB`, or `bulkhead/lab` in the user's cache.

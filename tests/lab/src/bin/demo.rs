@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use tests::lab::{Host, Lab};
+use lab::{Host, Lab};
 
 /// Exit codes of `bulkhead run` that the demo expects (docs/running.md).
 const POWERED_OFF: i32 = 0;
@@ -23,7 +23,7 @@ const FILES: [&str; 5] = [
 
 fn main() -> Result<()> {
     let started = Instant::now();
-    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
     let lab = Lab::find()?;
     make_files(&lab, &tree).context("making the guest's files")?;
 

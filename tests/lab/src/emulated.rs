@@ -12,8 +12,8 @@ use super::guest::BOOT_TIMEOUT;
 use super::host::target_folder;
 use super::qemu;
 use super::recipe::{Lab, tail};
-use crate::driver::wait_for;
 use fixtures::OwnedChild;
+use fixtures::wait_for;
 
 /// See the module's documentation. Killed when dropped.
 pub struct Emulated {

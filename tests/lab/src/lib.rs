@@ -2,10 +2,10 @@
 //!
 //! There QEMU emulates a host in software (L1), with SVM, and `bulkhead` runs its guest (L2) in that. L1 is booted once
 //! and restored from a snapshot at the start of each scenario. Build it (a few minutes, as root, on Debian) with
-//! `cargo run -q -p tests --bin lab -- build`; try things in it with `lab run -- CMD` and `lab shell`.
+//! `cargo run -q -p lab -- build`; try things in it with `lab run -- CMD` and `lab shell`.
 //!
 //! ```no_run
-//! # use tests::lab::Host;
+//! # use lab::Host;
 //! # fn main() -> anyhow::Result<()> {
 //! let host = Host::start("my-scenario")?; // logs in target/lab/my-scenario/
 //! let scratch = host.scratch("ext4")?; // "/scratch", on a disk of 8 GiB
@@ -39,6 +39,7 @@ mod many_disks;
 mod prune;
 mod qemu;
 mod recipe;
+mod served;
 mod snapshot;
 mod zfs;
 
@@ -50,3 +51,4 @@ pub use guest::{BOOT_TIMEOUT, EXIT_TIMEOUT, Guest};
 pub use host::{COMMAND_TIMEOUT, Host, bulkhead_binary};
 pub use many_disks::ManyDisks;
 pub use recipe::Lab;
+pub use served::Served;
