@@ -28,7 +28,7 @@ lab-zfs: ## The same, and ZFS for its host, which is compiled: some minutes more
 	@cargo run --quiet --package lab -- build --zfs
 
 sim: ## Cut the power of simulated disks: SEED= SCHEDULES= MODE=
-	@cargo run --quiet --release --package tests --bin sim -- \
+	@cargo run --quiet --release --package sim -- \
 		$(if $(SEED),--seed $(SEED)) $(if $(SCHEDULES),--schedules $(SCHEDULES)) $(if $(MODE),--mode $(MODE))
 
 cycles: build lab ## Boot real guests and power them off, fifty times
@@ -39,15 +39,15 @@ thin: build lab-zfs ## Let real guests give space back: each file system, store,
 
 bench: ## Measure the storage stack beside fio and qemu-storage-daemon
 	@resources/bench/host-packages.sh
-	@cargo run --quiet --release --package tests --bin bench -- compare
+	@cargo run --quiet --release --package bench -- compare
 
 bench-gate: ## Count instructions and system calls per request, as CI wants them
 	@resources/bench/host-packages.sh
-	@cargo run --quiet --release --package tests --bin bench -- gate
+	@cargo run --quiet --release --package bench -- gate
 
 bench-trims: ## Measure reads while another part of their disk is discarded
 	@resources/bench/host-packages.sh
-	@cargo run --quiet --release --package tests --bin bench -- trims
+	@cargo run --quiet --release --package bench -- trims
 
 clean: ## Remove what was built, but not the cached lab image
 	cargo clean

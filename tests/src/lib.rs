@@ -1,8 +1,5 @@
 //! What no single crate can test: hostile driver, power cuts, real guests.
 
-pub mod bench;
-pub mod sim;
-
 pub use driver;
 pub use lab;
 

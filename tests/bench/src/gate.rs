@@ -18,9 +18,10 @@ use devices::virtio::queue_worker::{Protocol, QueueWorker};
 use devices::virtio::{ActiveQueue, Block, FaultReporter, Interrupt, Queue};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::driver::{self, Driver, Events};
+use super::host::{self, folder};
+use super::load::{self, Driver, Events};
+use super::ours;
 use super::workload::RANDOM_READS;
-use super::{folder, host, ours};
 
 /// The most user instructions per 4 KiB read at queue depth 32.
 const MOST_INSTRUCTIONS: f64 = 600.0;
@@ -35,7 +36,7 @@ const BATCHES: (u64, u64) = (100, 1100);
 /// # Errors
 ///
 /// If one is, or a tool is missing or fails.
-pub fn gate() -> Result<()> {
+pub(crate) fn gate() -> Result<()> {
     std::fs::create_dir_all(folder())?;
     let disk = folder().join("gate.img");
     host::fill(&disk, 64 << 20)?;
@@ -97,8 +98,8 @@ fn play_under(tool: &mut Command, disk: &Path, batches: u64) -> Result<u64> {
 /// # Errors
 ///
 /// When the host refuses something, or a read fails.
-pub fn play(disk: &Path, batches: u64) -> Result<()> {
-    let memory = driver::guest_memory()?;
+pub(crate) fn play(disk: &Path, batches: u64) -> Result<()> {
+    let memory = load::guest_memory()?;
     let backend = RawFile::open(disk, &DiskOptions::new(CacheMode::WriteBack).read_only())?;
     let capacity = backend.geometry().capacity;
     let block = Block::new("gate", "", 1, Arc::new(backend));
@@ -108,7 +109,7 @@ pub fn play(disk: &Path, batches: u64) -> Result<()> {
     let line = Arc::new(EventFd::new(EFD_NONBLOCK)?);
     let events = Events { kick: ours::own(&kick)?, interrupt: ours::own(&line)? };
     let mut driver = Driver::new(&memory, events, &RANDOM_READS, capacity)?;
-    let queue = Queue::new(&memory, driver::LAYOUT, ours::FEATURES)?;
+    let queue = Queue::new(&memory, load::LAYOUT, ours::FEATURES)?;
     let interrupt = Interrupt::new(Arc::from([line]), Arc::new(AtomicU16::new(0)));
     let status = Arc::new(AtomicU8::new(0));
     let faults = FaultReporter::new(status, Arc::default(), interrupt.clone());

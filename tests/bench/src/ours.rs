@@ -14,11 +14,11 @@ use devices::virtio::stats::{Kind, QueueStats};
 use rustix::fs::OFlags;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::driver::{self, Driver, Events};
+use super::figures::{Figures, WARM_UP};
 use super::host::CpuClock;
+use super::load::{self, Driver, Events};
 use super::workload::{Direction, Workload};
-use super::{Figures, WARM_UP};
-use crate::driver::{Device, Machine, feature};
+use driver::{Device, Machine, feature};
 
 /// What the driver negotiates.
 pub(super) const FEATURES: u64 =
@@ -44,7 +44,7 @@ pub(super) fn run_paced(
     duration: Duration,
     pause: Duration,
 ) -> Result<Figures> {
-    let memory = driver::guest_memory()?;
+    let memory = load::guest_memory()?;
     let read_only = workload.direction == Direction::Read;
     let options = DiskOptions { read_only, ..DiskOptions::new(CacheMode::WriteBack) };
     let backend = RawFile::open(path, &options)?;
@@ -74,7 +74,7 @@ pub(super) fn run_paced(
 fn start(machine: &Arc<Machine>) -> Result<Events> {
     let device = Device::find(machine, 1);
     ensure!(device.negotiate(device.offered() & FEATURES), "the device takes what it offered");
-    device.enable_queue(0, driver::LAYOUT);
+    device.enable_queue(0, load::LAYOUT);
     device.enable_interrupts();
     device.start();
     let doorbell = machine.hypervisor.doorbell(device.function.doorbell(0));

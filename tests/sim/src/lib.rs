@@ -22,6 +22,8 @@ mod media;
 mod oracle;
 mod plan;
 mod random;
+#[cfg(test)]
+mod schedules;
 mod world;
 
 use std::fmt;

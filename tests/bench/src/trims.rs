@@ -16,8 +16,10 @@ use vm_memory::{Bytes, GuestAddress};
 use super::host::{self, InMemory, LoopDevice};
 use super::ours;
 use super::report::median;
-use crate::driver::{Descriptor, PATIENCE, feature, kind};
-use crate::serve::{Monitor, Served};
+use driver::vhost_user::Monitor;
+use driver::{Descriptor, feature, kind};
+use fixtures::PATIENCE;
+use lab::Served;
 
 const MIB: u64 = 1 << 20;
 /// What is read from, at the start of each disk.
@@ -47,8 +49,8 @@ const DISCARDING: u64 = 32;
 /// # Errors
 ///
 /// When the host refuses something, or a request fails.
-pub fn trims(pairs: usize, only: Option<&str>) -> Result<()> {
-    let folder = super::folder();
+pub(crate) fn trims(pairs: usize, only: Option<&str>) -> Result<()> {
+    let folder = host::folder();
     InMemory::take_down(&folder)?;
     host::take_precedence();
     println!("{}; medians of {pairs} pairs\n", host::describe(&folder)?);

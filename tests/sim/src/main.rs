@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use tests::sim::{Counts, Scenario, Simulator};
+use sim::{Counts, Scenario, Simulator};
 
 /// The seed of the schedule being played, for a panic to name.
 static PLAYED: AtomicU64 = AtomicU64::new(0);

@@ -6,7 +6,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tests::sim::{Counts, Scenario, Simulator};
+use crate::{Counts, Scenario, Simulator};
 
 /// Of each kind of seed. A debug build plays a few hundred in a second.
 const SCHEDULES: u64 = 1000;

@@ -7,8 +7,9 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
+use super::contestant::Contestant;
+use super::figures::Figures;
 use super::wake::Turn;
-use super::{Contestant, Figures};
 
 /// See the module's documentation.
 pub(super) struct Report {

@@ -10,7 +10,7 @@ use devices::virtio::{ActiveQueue, Interrupt, Queue, QueueLayout};
 use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::driver::{Descriptor, Ring, kind};
+use driver::{Descriptor, Ring, kind};
 
 use super::oracle::{OpId, Reading, Time};
 use super::random::Random;
@@ -125,8 +125,8 @@ impl Guest {
         let guest = Self {
             memory: memory.clone(),
             ring,
-            event_idx: features & crate::driver::feature::EVENT_IDX != 0,
-            indirect: features & crate::driver::feature::INDIRECT_DESC != 0,
+            event_idx: features & driver::feature::EVENT_IDX != 0,
+            indirect: features & driver::feature::INDIRECT_DESC != 0,
             slots: slots.collect(),
             free_descriptors: size.into(),
             outstanding: BTreeMap::new(),

@@ -1,10 +1,27 @@
 //! `make bench` and `make bench-gate`: the storage stack beside others, and what it may cost.
 
+mod compare;
+mod contestant;
+mod figures;
+mod fio;
+mod gate;
+mod host;
+mod load;
+mod ours;
+mod qsd;
+mod report;
+mod trims;
+mod wake;
+mod workload;
+
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use tests::bench::{Selection, bench, gate, pauses, play, trims};
+
+use compare::{Selection, bench, pauses};
+use gate::{gate, play};
+use trims::trims;
 
 /// Measures the storage stack.
 #[derive(Parser)]

@@ -1,103 +1,28 @@
 //! `make bench` and `make bench-gate`: what the storage stack costs, beside fio and QEMU's storage daemon.
 //!
 //! The stack is the production one from the transport to the host's file; only the guest is played in process, by
-//! [`driver`](self::driver), so that no exits are in the figures. docs/performance.md says what is measured and why so.
+//! [`driver`](super::load), so that no exits are in the figures. docs/performance.md says what is measured and why so.
 
-mod driver;
-mod fio;
-mod gate;
-mod host;
-mod ours;
-mod qsd;
-mod report;
-mod trims;
-mod wake;
-mod workload;
-
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use self::driver::Run;
-use self::fio::Settings;
-use self::host::Disks;
-use self::report::Report;
-use self::workload::{Place, Workload};
-
-pub use self::gate::{gate, play};
-pub use self::trims::trims;
-
-/// How long each run takes.
-const RUN: Duration = Duration::from_millis(700);
-/// What comes before it, uncounted.
-const WARM_UP: Duration = Duration::from_millis(20);
-
-/// What one run found.
-#[derive(Clone, Copy, Debug)]
-struct Figures {
-    iops: f64,
-    /// CPU time of the backend alone per request; of fio, which has no driver, all of it.
-    cpu_ns: f64,
-    /// At most this many system calls per request, by the device's own statistics.
-    system_calls: Option<f64>,
-}
-
-impl Figures {
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    fn of(run: Run, cpu: Duration) -> Self {
-        let requests = run.requests.max(1) as f64;
-        Self {
-            iops: requests / run.elapsed.as_secs_f64(),
-            cpu_ns: cpu.as_nanos() as f64 / requests,
-            system_calls: None,
-        }
-    }
-}
-
-/// What is measured against what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Contestant {
-    Ours,
-    Fio,
-    FioPlain,
-    FioFixed,
-    Qsd,
-}
-
-impl Contestant {
-    const ALL: [Self; 5] = [Self::Ours, Self::Fio, Self::FioPlain, Self::FioFixed, Self::Qsd];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Ours => "ours",
-            Self::Fio => "fio",
-            Self::FioPlain => "fio_plain",
-            Self::FioFixed => "fio_fixed",
-            Self::Qsd => "qsd",
-        }
-    }
-
-    fn run(self, path: &Path, workload: &Workload) -> Result<Figures> {
-        match self {
-            Self::Ours => ours::run(path, workload, RUN),
-            Self::Fio => fio::run(path, workload, Settings::Best, RUN),
-            Self::FioPlain => fio::run(path, workload, Settings::Plain, RUN),
-            Self::FioFixed => fio::run(path, workload, Settings::Fixed, RUN),
-            Self::Qsd => qsd::run(path, workload, RUN),
-        }
-    }
-}
+use super::contestant::{Contestant, RUN};
+use super::figures::Figures;
+use super::host::{self, Disks, folder};
+use super::report::Report;
+use super::workload::{self, Place, Workload};
+use super::{ours, wake};
 
 /// Which part of the benchmark to run.
 #[derive(Clone, Debug)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// Interleaved rounds.
-    pub rounds: usize,
+    pub(crate) rounds: usize,
     /// Only workloads with this in their names.
-    pub workload: Option<String>,
+    pub(crate) workload: Option<String>,
     /// Only contestants with these names.
-    pub contestants: Vec<String>,
+    pub(crate) contestants: Vec<String>,
 }
 
 /// Prints the CPU time of a worker whose driver comes back slowly, at queue depth 1: what polling costs where it is of no use.
@@ -105,7 +30,7 @@ pub struct Selection {
 /// # Errors
 ///
 /// As [`bench`].
-pub fn pauses() -> Result<()> {
+pub(crate) fn pauses() -> Result<()> {
     std::fs::create_dir_all(folder())?;
     let disk = folder().join("pauses.img");
     host::fill(&disk, 64 << 20)?;
@@ -124,17 +49,12 @@ pub fn pauses() -> Result<()> {
     Ok(std::fs::remove_file(&disk)?)
 }
 
-/// Where the disks and the results go.
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench")
-}
-
 /// Measures, shows the table and writes `target/bench/storage.json`.
 ///
 /// # Errors
 ///
 /// When something is missing or a contestant fails.
-pub fn bench(selection: &Selection) -> Result<()> {
+pub(crate) fn bench(selection: &Selection) -> Result<()> {
     host::take_precedence();
     let disks = Disks::make(&folder())?;
     let mut report = Report::new(host::describe(&disks.on_disk())?);

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::Figures;
-use super::driver::Run;
+use super::figures::Figures;
 use super::host::call;
+use super::load::Run;
 use super::workload::{Direction, Workload};
 
 /// How fio is set up.

@@ -9,15 +9,15 @@ use super::random::Random;
 
 /// The errors of Linux used here.
 pub(super) mod errno {
-    pub(in crate::sim) const INTR: i32 = 4;
-    pub(in crate::sim) const IO: i32 = 5;
-    pub(in crate::sim) const AGAIN: i32 = 11;
-    pub(in crate::sim) const BUSY: i32 = 16;
-    pub(in crate::sim) const INVAL: i32 = 22;
-    pub(in crate::sim) const NOSPC: i32 = 28;
-    pub(in crate::sim) const TIME: i32 = 62;
-    pub(in crate::sim) const OPNOTSUPP: i32 = 95;
-    pub(in crate::sim) const CANCELED: i32 = 125;
+    pub(crate) const INTR: i32 = 4;
+    pub(crate) const IO: i32 = 5;
+    pub(crate) const AGAIN: i32 = 11;
+    pub(crate) const BUSY: i32 = 16;
+    pub(crate) const INVAL: i32 = 22;
+    pub(crate) const NOSPC: i32 = 28;
+    pub(crate) const TIME: i32 = 62;
+    pub(crate) const OPNOTSUPP: i32 = 95;
+    pub(crate) const CANCELED: i32 = 125;
 }
 
 /// What becomes of a call.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{getpid, getpriority_process, setpriority_process};
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 
-use crate::driver::wait_for;
+use fixtures::wait_for;
 
 /// Size of each disk.
 const DISK_BYTES: usize = 512 << 20;
@@ -248,4 +248,9 @@ pub(super) fn fill(path: &Path, bytes: usize) -> Result<()> {
     let mut file = File::open(path)?;
     while file.read(&mut sink)? > 0 {}
     Ok(())
+}
+
+/// Where the disks and the results go.
+pub(super) fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench")
 }

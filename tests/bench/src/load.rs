@@ -17,7 +17,7 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use vm_memory::{AtomicAccess, Bytes, FileOffset, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
 use super::workload::{Cpus, Direction, Order, Workload};
-use crate::driver::{Descriptor, kind};
+use driver::{Descriptor, kind};
 
 /// How long KVM polls for an interrupt of a vCPU that halts: `halt_poll_ns`' default on x86.
 const HALT_POLL: Duration = Duration::from_micros(200);

@@ -15,11 +15,12 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::driver::{self, Driver, Events};
+use super::figures::{Figures, WARM_UP};
 use super::host::CpuClock;
+use super::load::{self, Driver, Events};
+use super::ours;
 use super::workload::{Cpus, Direction, Workload};
-use super::{Figures, WARM_UP, ours};
-use crate::driver::wait_for;
+use fixtures::wait_for;
 use fixtures::{OwnedChild, killed_with_parent};
 
 /// The daemon, and the socket of its export. Dropping it ends it.
@@ -76,7 +77,7 @@ impl Daemon {
         let region = memory.find_region(GuestAddress(0)).context("there is guest memory")?;
         frontend.set_mem_table(&[VhostUserMemoryRegionInfo::from_guest_region(region)?])?;
         let base = region.as_ptr() as u64;
-        let layout = driver::LAYOUT;
+        let layout = load::LAYOUT;
         frontend.set_vring_num(0, layout.size)?;
         frontend.set_vring_base(0, 0)?;
         frontend.set_vring_addr(
@@ -108,7 +109,7 @@ impl Daemon {
 ///
 /// When the daemon does not start, or a request fails.
 pub(super) fn run(path: &Path, workload: &Workload, duration: Duration) -> Result<Figures> {
-    let memory = driver::shared_guest_memory()?;
+    let memory = load::shared_guest_memory()?;
     let mut daemon = Daemon::start(path, workload)?;
     let capacity = File::open(path)?.metadata()?.len();
     // The driver lays out the ring's memory before the daemon looks at it.

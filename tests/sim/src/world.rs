@@ -14,7 +14,7 @@ use devices::virtio::{Block, FaultReporter, Interrupt, VirtioDevice};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::driver::{feature, kind, status};
+use driver::{feature, kind, status};
 
 use super::call::errno;
 use super::content::{SECTOR, Value};
