@@ -32,10 +32,10 @@ sim: ## Cut the power of simulated disks: SEED= SCHEDULES= MODE=
 		$(if $(SEED),--seed $(SEED)) $(if $(SCHEDULES),--schedules $(SCHEDULES)) $(if $(MODE),--mode $(MODE))
 
 cycles: build lab ## Boot real guests and power them off, fifty times
-	BULKHEAD_CYCLES=50 cargo test --package tests --test cycles -- --nocapture
+	BULKHEAD_CYCLES=50 cargo test --package guest-tests cycles:: -- --nocapture
 
 thin: build lab-zfs ## Let real guests give space back: each file system, store, bus and way
-	BULKHEAD_THIN=all cargo test --package tests --test thin -- --nocapture
+	BULKHEAD_THIN=all cargo test --package guest-tests thin:: -- --nocapture
 
 bench: ## Measure the storage stack beside fio and qemu-storage-daemon
 	@resources/bench/host-packages.sh

@@ -1,0 +1,9 @@
+//! Devices under a driver played in process: conformance, hostility, and the defects that other monitors have shipped.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+mod defects;
+mod hostile;
+mod resize;
+mod scsi;
+mod virtio;

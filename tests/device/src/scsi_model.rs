@@ -1,0 +1,396 @@
+//! A SCSI disk against a plain model in memory: whatever is read, written, unmapped, filled, verified and compared, in
+//! whatever order, both hold the same. Over image files, a loop device and a ZFS volume, in both block sizes.
+//!
+//! `BULKHEAD_STEPS` says how many steps each seed takes, `BULKHEAD_SEED` which one.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command as Program;
+use std::sync::Arc;
+
+use block::{CacheMode, DiskOptions, EngineKind, RawFile};
+use devices::scsi::Identity;
+use devices::virtio::{Address, Scsi};
+use driver::{Answer, Command, Device, Host, Machine};
+use fixtures::scratch;
+use tempfile::NamedTempFile;
+
+/// Bytes of the disks: small, so that ranges often overlap.
+const CAPACITY: u64 = 2 << 20;
+/// The most blocks of one request.
+const MOST_BLOCKS: u64 = 64;
+const STEPS: u64 = 500;
+
+/// A generator of numbers that is the same everywhere (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// A range of blocks of the disk, at least one.
+    fn blocks(&mut self, disk: u64) -> (u64, u64) {
+        let first = self.below(disk);
+        (first, 1 + self.below(MOST_BLOCKS.min(disk - first)))
+    }
+}
+
+struct Model {
+    host: Host,
+    content: Vec<u8>,
+    /// Whether what was unmapped since it was written may read as anything but reads the same from then on.
+    unknown: Vec<bool>,
+    block: u64,
+    /// What is unmapped reads zero.
+    reads_zero: bool,
+    random: Random,
+    /// How often each step was taken.
+    taken: [u64; 9],
+}
+
+impl Model {
+    fn new(path: &Path, block: u32, engine: EngineKind, mode: CacheMode, seed: u64) -> Self {
+        let options = DiskOptions { block_size: Some(block), engine, ..DiskOptions::new(mode) };
+        let disk = RawFile::open(path, &options).unwrap();
+        let scsi = Scsi::new("scsi", 2).unwrap();
+        let address = Address { target: 0, lun: 0 };
+        let identity = Identity::new("model", "model");
+        scsi.bus().attach(address, "disk", identity, Arc::new(disk)).unwrap();
+        let device = Device::find(&Machine::new(vec![Box::new(scsi)]), 1);
+        let mut host = Host::start(device, u64::MAX);
+        host.hear_attention(0);
+        let capacity = host.succeed(
+            &Command::new(0, &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0]).room(32),
+        );
+        let blocks = CAPACITY / u64::from(block);
+        assert_eq!(u64::from_be_bytes(*capacity.first_chunk().unwrap()), blocks - 1);
+        let reads_zero = capacity[14] & 0x40 != 0;
+        let content = std::fs::read(path).unwrap();
+        let unknown = vec![false; usize::try_from(blocks).unwrap()];
+        let (block, random) = (block.into(), Random(seed));
+        Self { host, content, unknown, block, reads_zero, random, taken: [0; 9] }
+    }
+
+    fn blocks(&self) -> u64 {
+        CAPACITY / self.block
+    }
+
+    fn bytes(&self, first: u64, count: u64) -> std::ops::Range<usize> {
+        let at = |block: u64| usize::try_from(block * self.block).unwrap();
+        at(first)..at(first + count)
+    }
+
+    /// A command of sixteen bytes on a random queue.
+    fn run(
+        &mut self,
+        opcode: u8,
+        flags: u8,
+        lba: u64,
+        count: u64,
+        out: &[u8],
+        room: u64,
+    ) -> Answer {
+        let mut cdb = vec![opcode, flags];
+        cdb.extend(lba.to_be_bytes());
+        cdb.extend(u32::try_from(count).unwrap().to_be_bytes());
+        cdb.extend([0, 0]);
+        if opcode == 0x89 {
+            cdb[10..14].copy_from_slice(&[0, 0, 0, u8::try_from(count).unwrap()]);
+        }
+        let queue = u16::try_from(self.random.below(2)).unwrap();
+        let room = u32::try_from(room).unwrap();
+        self.host.run(queue, &Command::new(0, &cdb).out(out).room(room))
+    }
+
+    fn good(&mut self, opcode: u8, flags: u8, lba: u64, count: u64, out: &[u8]) {
+        let answer = self.run(opcode, flags, lba, count, out, 0);
+        assert_eq!((answer.response, answer.status), (0, 0), "{opcode:#x}: {answer:02x?}");
+    }
+
+    /// Random bytes, or what compresses well: zeroes and repetitions.
+    fn data(&mut self, len: u64) -> Vec<u8> {
+        let seed = self.random.next();
+        let byte = |at: u64| match seed % 4 {
+            0 => 0,
+            1 => seed.to_le_bytes()[1],
+            _ => seed.wrapping_mul(at + 1).to_le_bytes()[5],
+        };
+        (0..len).map(byte).collect()
+    }
+
+    fn know(&mut self, first: u64, count: u64) {
+        let range = usize::try_from(first).unwrap()..usize::try_from(first + count).unwrap();
+        self.unknown[range].fill(false);
+    }
+
+    /// Learns what blocks read as whose content the standard leaves open.
+    fn learn(&mut self, first: u64, count: u64, found: &[u8]) {
+        for block in first..first + count {
+            let index = usize::try_from(block).unwrap();
+            if std::mem::take(&mut self.unknown[index]) {
+                let from = usize::try_from((block - first) * self.block).unwrap();
+                let range = self.bytes(block, 1);
+                let len = range.len();
+                let found = &found[from..from + len];
+                let before = self.content[range.clone()] == *found;
+                let zero = found.iter().all(|byte| *byte == 0);
+                assert!(
+                    before || zero || !self.reads_zero,
+                    "block {block} is neither old nor zero"
+                );
+                self.content[range].copy_from_slice(found);
+            }
+        }
+    }
+
+    fn read(&mut self, first: u64, count: u64, flags: u8) {
+        let len = count * self.block;
+        let answer = self.run(0x88, flags, first, count, &[], len);
+        assert_eq!((answer.response, answer.status), (0, 0));
+        self.learn(first, count, &answer.data);
+        let expected = &self.content[self.bytes(first, count)];
+        let differs = answer.data.iter().zip(expected).position(|(found, is)| found != is);
+        assert_eq!(differs, None, "byte of a read of {count} blocks from {first}");
+    }
+
+    fn step(&mut self) {
+        let (first, count) = {
+            let blocks = self.blocks();
+            self.random.blocks(blocks)
+        };
+        let range = self.bytes(first, count);
+        let kind = self.random.below(9);
+        self.taken[usize::try_from(kind).unwrap()] += 1;
+        let fua = if self.random.below(8) == 0 { 8 } else { 0 };
+        match kind {
+            0 => self.read(first, count, fua),
+            1 | 2 => {
+                let data = self.data(count * self.block);
+                self.good(0x8a, fua, first, count, &data);
+                self.content[range].copy_from_slice(&data);
+                self.know(first, count);
+            }
+            3 => self.unmap(),
+            // WRITE SAME: zeroes or a pattern, with and without UNMAP, and without data.
+            4 => {
+                let unmap = if self.random.below(2) == 0 { 8 } else { 0 };
+                let data = self.data(self.block);
+                self.good(0x93, unmap, first, count, &data);
+                let repeated = data.repeat(usize::try_from(count).unwrap());
+                self.content[range].copy_from_slice(&repeated);
+                self.know(first, count);
+            }
+            5 => {
+                let unmap = if self.random.below(2) == 0 { 8 } else { 0 };
+                self.good(0x93, unmap | 1, first, count, &[]);
+                self.content[range].fill(0);
+                self.know(first, count);
+            }
+            6 => self.compare_and_write(first, count.min(16)),
+            7 => self.verify(first, count),
+            _ => self.write_and_verify(first, count),
+        }
+    }
+
+    fn unmap(&mut self) {
+        let mut descriptors = Vec::new();
+        for _ in 0..1 + self.random.below(4) {
+            let (first, count) = {
+                let blocks = self.blocks();
+                self.random.blocks(blocks)
+            };
+            descriptors.extend(first.to_be_bytes());
+            descriptors.extend(u32::try_from(count).unwrap().to_be_bytes());
+            descriptors.extend([0; 4]);
+            let range = usize::try_from(first).unwrap()..usize::try_from(first + count).unwrap();
+            self.unknown[range].fill(true);
+        }
+        let len = u16::try_from(descriptors.len()).unwrap();
+        let mut list = [(len + 6).to_be_bytes(), len.to_be_bytes(), [0; 2], [0; 2]].concat();
+        list.extend(descriptors);
+        let [high, low] = (len + 8).to_be_bytes();
+        self.host.succeed(&Command::new(0, &[0x42, 0, 0, 0, 0, 0, 0, high, low, 0]).out(&list));
+    }
+
+    fn compare_and_write(&mut self, first: u64, count: u64) {
+        self.read(first, count, 0);
+        let range = self.bytes(first, count);
+        let mut expected = self.content[range.clone()].to_vec();
+        let new = self.data(count * self.block);
+        let wrong = (self.random.below(3) == 0).then(|| self.random.below(count * self.block));
+        if let Some(at) = wrong {
+            expected[usize::try_from(at).unwrap()] ^= 1;
+        }
+        let answer = self.run(0x89, 0, first, count, &[expected, new.clone()].concat(), 0);
+        match wrong {
+            None => {
+                assert_eq!((answer.response, answer.status), (0, 0));
+                self.content[range].copy_from_slice(&new);
+            }
+            Some(at) => self.miscompares(&answer, at),
+        }
+    }
+
+    fn miscompares(&self, answer: &Answer, at: u64) {
+        assert_eq!((answer.response, answer.status), (0, 2));
+        assert_eq!(answer.sense_triple(), (0xe, 0x1d, 0));
+        let told = u32::from_be_bytes(*answer.sense[3..].first_chunk().unwrap());
+        assert_eq!(u64::from(told), at);
+    }
+
+    fn verify(&mut self, first: u64, count: u64) {
+        self.good(0x8f, 0, first, count, &[]);
+        self.read(first, count, 0);
+        let mut expected = self.content[self.bytes(first, count)].to_vec();
+        self.good(0x8f, 2, first, count, &expected);
+        let at = self.random.below(count * self.block);
+        expected[usize::try_from(at).unwrap()] ^= 0x80;
+        let answer = self.run(0x8f, 2, first, count, &expected, 0);
+        self.miscompares(&answer, at);
+    }
+
+    fn write_and_verify(&mut self, first: u64, count: u64) {
+        let data = self.data(count * self.block);
+        self.good(0x8e, 2, first, count, &data);
+        let range = self.bytes(first, count);
+        self.content[range].copy_from_slice(&data);
+        self.know(first, count);
+    }
+
+    /// Where blocks are deallocated and those read zero, they are zero.
+    fn check_status(&mut self) {
+        let mut lba = 0;
+        while lba < self.blocks() {
+            let answer = self.run(0x9e, 0x12, lba, 4096, &[], 4096);
+            assert_eq!((answer.response, answer.status), (0, 0));
+            let len = u32::from_be_bytes(*answer.data.first_chunk().unwrap()) as usize + 4;
+            assert!(len > 8);
+            for descriptor in answer.data[8..len].chunks(16) {
+                let first = u64::from_be_bytes(*descriptor.first_chunk().unwrap());
+                let count = u32::from_be_bytes(*descriptor[8..].first_chunk().unwrap());
+                assert_eq!(first, lba, "descriptors follow each other");
+                if descriptor[12] == 1 {
+                    for block in first..first + u64::from(count) {
+                        let known = !self.unknown[usize::try_from(block).unwrap()];
+                        let content = &self.content[self.bytes(block, 1)];
+                        assert!(!known || content.iter().all(|byte| *byte == 0), "block {block}");
+                    }
+                }
+                lba = first + u64::from(count);
+            }
+        }
+    }
+
+    fn play(mut self, path: &Path, steps: u64) {
+        for step in 0..steps {
+            self.step();
+            if step % 1000 == 999 {
+                self.check_status();
+            }
+        }
+        for first in (0..self.blocks()).step_by(64) {
+            self.read(first, 64.min(self.blocks() - first), 0);
+        }
+        assert!(steps < 100 || self.taken.iter().all(|taken| *taken > 0), "{:?}", self.taken);
+        self.host.device.reset();
+        // Another descriptor sees the same.
+        let found = std::fs::read(path).unwrap();
+        let differs = found.iter().zip(&self.content).position(|(found, is)| found != is);
+        assert_eq!((found.len(), differs), (self.content.len(), None), "a byte that differs");
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+/// Both block sizes, both engines, and modes with and without the page cache.
+fn play(path: &Path) {
+    let (seed, steps) = (number("BULKHEAD_SEED", 1), number("BULKHEAD_STEPS", STEPS));
+    let turns = [
+        (512, EngineKind::IoUring, CacheMode::WriteBack),
+        (512, EngineKind::Threads, CacheMode::None),
+        (4096, EngineKind::IoUring, CacheMode::None),
+        (4096, EngineKind::Threads, CacheMode::WriteThrough),
+    ];
+    for (turn, (block, engine, mode)) in (0..).zip(turns) {
+        println!(
+            "{}: seed {seed}, {steps} steps, blocks of {block}, {engine}, {mode}",
+            path.display()
+        );
+        let model = Model::new(path, block, engine, mode, seed.wrapping_mul(1000) + turn);
+        model.play(path, steps);
+    }
+}
+
+/// A file on the file system of the build, which unlike `/tmp` is no tmpfs.
+fn image() -> NamedTempFile {
+    let file = NamedTempFile::new_in(scratch()).unwrap();
+    file.as_file().set_len(CAPACITY).unwrap();
+    file
+}
+
+#[test]
+fn a_file_holds_what_the_model_holds() {
+    play(image().path());
+}
+
+/// A loop device, detached when dropped.
+struct Loop(PathBuf);
+
+impl Loop {
+    /// `None` where the host has none to give.
+    fn over(file: &Path) -> Option<Self> {
+        let output = Program::new("losetup").args(["--find", "--show"]).arg(file).output().ok()?;
+        let name = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| Self(PathBuf::from(name.trim())))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Program::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_block_device_holds_what_the_model_holds() {
+    let file = image();
+    let Some(device) = Loop::over(file.path()) else {
+        println!("this host has no loop device to give: not tried");
+        return;
+    };
+    play(&device.0);
+}
+
+/// Of [`a_zfs_volume_holds_what_the_model_holds`], which runs it where there is ZFS.
+#[test]
+#[ignore = "wants the name of a device in BULKHEAD_DEVICE, and overwrites it"]
+fn a_named_device_holds_what_the_model_holds() {
+    play(Path::new(&std::env::var("BULKHEAD_DEVICE").unwrap()));
+}
+
+#[test]
+fn a_zfs_volume_holds_what_the_model_holds() {
+    let host = lab::Host::start_with_zfs("scsi-model-zvol").unwrap();
+    let program = host.put(&std::env::current_exe().unwrap(), "scsi_model").unwrap();
+    let device = host.volume("model", "2M", "-b 16k").unwrap();
+    // An emulated host is slow.
+    let (seed, steps) = (number("BULKHEAD_SEED", 1), number("BULKHEAD_STEPS", STEPS / 4));
+    let said = host.run(&format!(
+        "BULKHEAD_DEVICE={device} BULKHEAD_SEED={seed} BULKHEAD_STEPS={steps} {program} --ignored --nocapture a_named_device"
+    ));
+    let said = said.unwrap();
+    println!("{said}");
+    assert!(said.contains("1 passed"), "{said}");
+}

@@ -1,0 +1,100 @@
+//! The block device over the real engine and real files.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use block::{CacheMode, DiskOptions, RawFile};
+use driver::{Disk, Framing, Request, feature, kind};
+use fixtures::scratch;
+use tempfile::NamedTempFile;
+
+use super::plug;
+
+/// A file of 1 MiB on the file system of the build, which unlike `/tmp` is no tmpfs.
+fn file(byte: u8) -> NamedTempFile {
+    let mut file = NamedTempFile::new_in(scratch()).unwrap();
+    file.write_all(&vec![byte; 1 << 20]).unwrap();
+    file
+}
+
+fn start(file: &NamedTempFile, mode: CacheMode, read_only: bool, queues: u16) -> Disk {
+    let options = DiskOptions { read_only, ..DiskOptions::new(mode) };
+    let backend = RawFile::open(file.path(), &options).unwrap();
+    Disk::start(plug(queues, Arc::new(backend)), u64::MAX, 64)
+}
+
+#[test]
+fn every_mode_reads_writes_flushes_and_zeroes() {
+    for mode in CacheMode::ALL {
+        let file = file(0x11);
+        let mut disk = start(&file, mode, false, 1);
+        assert_eq!(disk.read(2040, 4096), [0x11; 4096], "{mode}: the last sectors");
+        disk.write(8, &[0x22; 8192]);
+        disk.flush();
+        let zero = Request::ranges(kind::WRITE_ZEROES, &[(16, 8, 0)]);
+        assert_eq!(disk.run(&zero).status, 0, "{mode}");
+        if disk.features & feature::BLK_DISCARD != 0 {
+            let discard = Request::ranges(kind::DISCARD, &[(1024, 1024, 0)]);
+            assert_eq!(disk.run(&discard).status, 0, "{mode}");
+        }
+        disk.flush();
+        let content = std::fs::read(file.path()).unwrap();
+        assert_eq!(content.len(), 1 << 20, "{mode}");
+        assert_eq!(content[..4096], [0x11; 4096], "{mode}");
+        assert_eq!(content[4096..8192], [0x22; 4096], "{mode}");
+        assert_eq!(content[8192..12288], [0; 4096], "{mode}");
+    }
+}
+
+/// Direct I/O wants alignment; the driver's buffers have none.
+#[test]
+fn buffers_at_odd_addresses_with_direct_io() {
+    let file = file(0);
+    let mut disk = start(&file, CacheMode::None, false, 1);
+    let data: Vec<u8> = (0..8192u32).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
+    for cuts in [vec![], vec![16], vec![17, 513], vec![16, 512, 1, 1, 4096]] {
+        let framing = Framing { readable: cuts.clone(), writable: cuts, indirect: false };
+        let _ = disk.arena.take(3, 1);
+        assert_eq!(disk.run_framed(0, &Request::write(8, &data), &framing).status, 0);
+        let outcome = disk.run_framed(0, &Request::read(8, 8192), &framing);
+        assert_eq!((outcome.status, outcome.written), (0, 8193));
+        assert_eq!(outcome.data, data);
+    }
+}
+
+#[test]
+fn a_read_only_disk_stays_as_it_is() {
+    let file = file(0x33);
+    let mut disk = start(&file, CacheMode::WriteBack, true, 1);
+    assert_eq!(disk.run(&Request::write(0, &[0; 512])).status, 1);
+    assert_eq!(disk.read(0, 4096), [0x33; 4096]);
+}
+
+/// Queues full of requests on several workers, through resets.
+#[test]
+fn many_requests_in_flight() {
+    let file = file(0);
+    let mut disk = start(&file, CacheMode::WriteBack, false, 2);
+    for round in 1..20u8 {
+        let mut placed = Vec::new();
+        for at in 0..32u64 {
+            let queue = usize::try_from(at % 2).unwrap();
+            let request = Request::write(at * 8, &[round; 4096]);
+            placed.push((queue, disk.offer(queue, &request, &Framing::usual(&request))));
+        }
+        (0..2).for_each(|queue| disk.kick(queue));
+        let mut status = vec![0xff; 2];
+        for (queue, _) in &placed {
+            let _ = disk.rings[*queue].wait_used();
+        }
+        for (_, placed) in &placed {
+            status = disk.device.machine().get(placed.writable, 1);
+            assert_eq!(status, [0]);
+        }
+        assert_eq!(status, [0]);
+        assert_eq!(disk.read(0, 32 * 4096), vec![round; 32 * 4096]);
+        if round % 5 == 0 {
+            disk.restart();
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! A real guest under QEMU with its disk served by `bulkhead serve`, which is killed while the guest writes.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use lab::Emulated;
+use lab::Served;
+
+const MIB: u64 = 1 << 20;
+
+fn guest(served: &Served, name: &str) -> Result<Emulated> {
+    let socket = format!("socket,id=disk,path={},reconnect-ms=50", served.socket().display());
+    let device = "vhost-user-blk-pci,chardev=disk,num-queues=2";
+    let arguments = ["-chardev", &socket, "-device", device].map(str::to_owned);
+    Emulated::start(name, &arguments)
+}
+
+/// Twice while the guest writes, the back end is killed, and once ended in good order: the guest notices nothing, and what it
+/// wrote is there, by its own account and in the image.
+#[test]
+fn a_guest_under_qemu_writes_on_while_its_disk_is_killed() -> Result<()> {
+    let started = Instant::now();
+    let mut served = Served::start(64 * MIB, "");
+    let guest = guest(&served, "serve-killed")?;
+    println!("guest up after {:.1} s", started.elapsed().as_secs_f64());
+    guest.run("dd if=/dev/urandom of=/tmp/data bs=1M count=32 2>/dev/null")?;
+    let pid = served.pid();
+    guest.run(
+        "(until test -e /tmp/enough; do dd if=/tmp/data of=/dev/vda bs=4k oflag=direct conv=fsync 2>/tmp/log; \
+         status=$?; test $status = 0 || break; done; echo $status >/tmp/done) &",
+    )?;
+    for turn in 0..3 {
+        thread::sleep(Duration::from_millis(400));
+        ensure!(guest.run("test -e /tmp/done || echo busy")?.contains("busy"), "a write failed");
+        if turn < 2 {
+            served.kill();
+        } else {
+            served.end();
+        }
+        thread::sleep(Duration::from_millis(200));
+        served.restart();
+    }
+    guest.run(
+        "touch /tmp/enough; for i in $(seq 600); do test -e /tmp/done && break; sleep 0.1; done",
+    )?;
+    assert_eq!(guest.run("cat /tmp/done")?.trim(), "0", "the write succeeds");
+    guest.run("echo 3 >/proc/sys/vm/drop_caches")?;
+    guest.run("dd if=/dev/vda bs=1M count=32 iflag=direct 2>/dev/null | cmp - /tmp/data")?;
+    assert_eq!(guest.run("dmesg | grep -ci 'i/o error' || true")?.trim(), "0");
+    let sum = guest.run("sha256sum </tmp/data")?;
+    let image = served.image();
+    let ours = std::process::Command::new("sh")
+        .args(["-c", "head -c 33554432 \"$0\" | sha256sum"])
+        .arg(&image)
+        .output()?;
+    assert_eq!(sum.trim(), String::from_utf8_lossy(&ours.stdout).trim());
+    ensure!(served.pid() != pid, "it was another process all the time");
+    println!("done after {:.1} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// The guest switches its write cache off and sees its disk grow, with another process behind it each time.
+#[test]
+fn a_guest_under_qemu_switches_its_cache_and_sees_its_disk_grow() -> Result<()> {
+    let mut served = Served::start(64 * MIB, "[control]\nsocket = \"c.sock\"");
+    let guest = guest(&served, "serve-cache")?;
+    assert_eq!(guest.run("cat /sys/block/vda/cache_type")?.trim(), "write back");
+    guest.run("echo 'write through' >/sys/block/vda/cache_type")?;
+    let write_cache = |served: &Served| -> Result<serde_json::Value> {
+        let run = served.command(&["ctl", "disk.toml", "status", "--json"]).output()?;
+        let status: serde_json::Value = serde_json::from_slice(&run.stdout)?;
+        Ok(status["disks"][0]["write_cache"].clone())
+    };
+    assert_eq!(write_cache(&served)?, false);
+    served.kill();
+    served.restart();
+    guest.run("dd if=/dev/zero of=/dev/vda bs=4k count=1 oflag=direct 2>/dev/null")?;
+    assert_eq!(write_cache(&served)?, false, "the guest does not flush any more");
+    let run = served.command(&["ctl", "disk.toml", "resize", "data", "96MiB"]).output()?;
+    ensure!(run.status.success(), "{run:?}");
+    guest.run("for i in $(seq 100); do test $(cat /sys/block/vda/size) = 196608 && exit; sleep 0.1; done; exit 1")?;
+    Ok(())
+}

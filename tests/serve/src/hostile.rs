@@ -1,0 +1,352 @@
+//! A frontend that lies. The connection ends, the log says why, and the next frontend is served.
+
+use std::fs::File;
+use std::io::{IoSlice, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use driver::feature;
+use driver::vhost_user::Monitor;
+use lab::Served;
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::VhostUserInflight;
+use vhost::{VhostBackend, VringConfigData};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+const MIB: u64 = 1 << 20;
+
+/// Message codes of the vhost-user specification.
+mod code {
+    pub(super) const SET_FEATURES: u32 = 2;
+    pub(super) const SET_MEM_TABLE: u32 = 5;
+    pub(super) const SET_VRING_NUM: u32 = 8;
+    pub(super) const SET_VRING_ADDR: u32 = 9;
+    pub(super) const SET_VRING_BASE: u32 = 10;
+    pub(super) const GET_VRING_BASE: u32 = 11;
+    pub(super) const SET_VRING_KICK: u32 = 12;
+    pub(super) const SET_VRING_CALL: u32 = 13;
+    pub(super) const SET_PROTOCOL_FEATURES: u32 = 16;
+    pub(super) const SET_VRING_ENABLE: u32 = 18;
+    pub(super) const GET_CONFIG: u32 = 24;
+    pub(super) const SET_BACKEND_REQ_FD: u32 = 21;
+    pub(super) const SET_INFLIGHT_FD: u32 = 32;
+    pub(super) const RESET_DEVICE: u32 = 34;
+}
+
+/// A connection that sends whatever it is told to.
+struct Raw(UnixStream);
+
+impl Raw {
+    fn connect(served: &Served) -> Self {
+        Self(UnixStream::connect(served.socket()).unwrap())
+    }
+
+    /// Sends a message of version 1 whose header tells of `size` bytes. What the back end makes of it shows later.
+    fn send_sized(&self, code: u32, size: u32, body: &[u8], files: &[BorrowedFd<'_>]) {
+        let header = [code, 1, size].map(u32::to_ne_bytes).concat();
+        let mut space = [const { MaybeUninit::uninit() }; rustix::cmsg_space!(ScmRights(8))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !files.is_empty() {
+            assert!(control.push(SendAncillaryMessage::ScmRights(files)));
+        }
+        let parts = [IoSlice::new(&header), IoSlice::new(body)];
+        // It may have hung up already.
+        let _ = sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL);
+    }
+
+    fn send(&self, code: u32, body: &[u8], files: &[BorrowedFd<'_>]) {
+        self.send_sized(code, u32::try_from(body.len()).unwrap(), body, files);
+    }
+
+    /// Sends words of 64 bits.
+    fn send_words(&self, code: u32, words: &[u64], files: &[BorrowedFd<'_>]) {
+        let body: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        self.send(code, &body, files);
+    }
+
+    /// Sends the state of a ring: its index and a number.
+    fn send_state(&self, code: u32, index: u32, number: u32) {
+        self.send(code, &[index.to_ne_bytes(), number.to_ne_bytes()].concat(), &[]);
+    }
+
+    /// Sends one region: guest address, size, user address, offset.
+    fn send_region(&self, region: [u64; 4], file: &impl AsFd) {
+        let words = [&[1][..], &region].concat();
+        self.send_words(code::SET_MEM_TABLE, &words, &[file.as_fd()]);
+    }
+
+    /// Whether the back end hangs up.
+    fn is_hung_up_on(&mut self) -> bool {
+        self.0.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut byte = [0; 256];
+        loop {
+            match self.0.read(&mut byte) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() == std::io::ErrorKind::ConnectionReset,
+            }
+        }
+    }
+}
+
+fn memory(bytes: u64) -> File {
+    let file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
+    file.set_len(bytes).unwrap();
+    file
+}
+
+/// Each message by itself ends its connection, and no more.
+#[test]
+fn a_message_that_cannot_be_ends_its_connection_only() {
+    type Attack = (&'static str, fn(&Raw));
+    let attacks: &[Attack] = &[
+        ("an unknown message", |raw| raw.send(4711, &[], &[])),
+        ("code 0", |raw| raw.send(0, &[], &[])),
+        ("a message that is too long", |raw| {
+            raw.send_sized(code::SET_FEATURES, u32::MAX, &[], &[]);
+        }),
+        ("another version", |raw| {
+            let _ = rustix::io::write(&raw.0, &[2_u32, 3, 0].map(u32::to_ne_bytes).concat());
+        }),
+        ("a body that is too short", |raw| raw.send(code::SET_FEATURES, &[0; 4], &[])),
+        ("features not offered", |raw| raw.send_words(code::SET_FEATURES, &[1 << 26], &[])),
+        ("protocol features not offered", |raw| {
+            raw.send_words(code::SET_PROTOCOL_FEATURES, &[1 << 1], &[]);
+        }),
+        ("a message not offered", |raw| raw.send(code::RESET_DEVICE, &[], &[])),
+        ("memory without a file", |raw| {
+            raw.send_words(code::SET_MEM_TABLE, &[1, 0, 4096, 0, 0], &[]);
+        }),
+        ("memory of no regions", |raw| raw.send_words(code::SET_MEM_TABLE, &[0], &[])),
+        ("regions that are not there", |raw| {
+            raw.send_words(code::SET_MEM_TABLE, &[8, 0, 4096, 0, 0], &[memory(4096).as_fd()]);
+        }),
+        ("memory beyond its file", |raw| raw.send_region([0, 8192, 0, 0], &memory(4096))),
+        ("memory far beyond its file", |raw| {
+            raw.send_region([0, 4096, 0, 1 << 40], &memory(4096));
+        }),
+        ("memory of all addresses", |raw| raw.send_region([0, u64::MAX, 0, 0], &memory(4096))),
+        ("memory that wraps around", |raw| {
+            raw.send_region([u64::MAX - 4095, 8192, 0, 0], &memory(8192));
+        }),
+        ("memory that is a device", |raw| {
+            raw.send_region([0, 4096, 0, 0], &File::open("/dev/zero").unwrap());
+        }),
+        ("memory that cannot be written", |raw| {
+            raw.send_region([0, 4096, 0, 0], &File::open("/proc/self/exe").unwrap());
+        }),
+        ("regions that overlap", |raw| {
+            let file = memory(8192);
+            let words = [2, 0, 8192, 0, 0, 4096, 4096, 8192, 0];
+            raw.send_words(code::SET_MEM_TABLE, &words, &[file.as_fd(), file.as_fd()]);
+        }),
+        ("a ring that is not there", |raw| raw.send_state(code::SET_VRING_NUM, 4, 64)),
+        ("a ring far away", |raw| raw.send_state(code::SET_VRING_BASE, u32::MAX, 0)),
+        ("the base of a ring far away", |raw| raw.send_state(code::GET_VRING_BASE, u32::MAX, 0)),
+        ("a ring of no entries", |raw| raw.send_state(code::SET_VRING_NUM, 0, 0)),
+        ("a ring of three entries", |raw| raw.send_state(code::SET_VRING_NUM, 0, 3)),
+        ("a ring of too many entries", |raw| raw.send_state(code::SET_VRING_NUM, 0, 1 << 15)),
+        ("a ring of 65,536 entries more", |raw| raw.send_state(code::SET_VRING_NUM, 0, 65_600)),
+        ("an index of 17 bits", |raw| raw.send_state(code::SET_VRING_BASE, 0, 1 << 16)),
+        ("misaligned addresses", |raw| {
+            raw.send_words(code::SET_VRING_ADDR, &[0, 8, 0, 0, 0], &[]);
+        }),
+        ("a log that was not offered", |raw| {
+            raw.send_words(code::SET_VRING_ADDR, &[1 << 32, 0, 0, 0, 0], &[]);
+        }),
+        ("a kick that is no event", |raw| {
+            let file = memory(8);
+            raw.send_words(code::SET_VRING_KICK, &[0], &[file.as_fd()]);
+        }),
+        ("a kick that is a socket", |raw| {
+            raw.send_words(code::SET_VRING_KICK, &[0], &[raw.0.as_fd()]);
+        }),
+        ("no kick", |raw| raw.send_words(code::SET_VRING_KICK, &[0x100], &[])),
+        ("a kick that is not sent", |raw| raw.send_words(code::SET_VRING_KICK, &[0], &[])),
+        ("a call that is no event", |raw| {
+            raw.send_words(code::SET_VRING_CALL, &[0], &[memory(8).as_fd()]);
+        }),
+        ("a call of ring 255", |raw| raw.send_words(code::SET_VRING_CALL, &[0x1ff], &[])),
+        ("enabling before features", |raw| raw.send_state(code::SET_VRING_ENABLE, 0, 1)),
+        ("configuration before the protocol", |raw| {
+            raw.send_words(code::GET_CONFIG, &[0, 0], &[]);
+        }),
+        ("a channel before the protocol", |raw| {
+            raw.send_sized(code::SET_BACKEND_REQ_FD, 0, &[], &[raw.0.as_fd()]);
+        }),
+        ("a record before the protocol", |raw| {
+            raw.send_words(code::SET_INFLIGHT_FD, &[4096, 0, 0], &[memory(4096).as_fd()]);
+        }),
+        ("half a header", |raw| {
+            let _ = rustix::io::write(&raw.0, &[1; 7]);
+            raw.0.shutdown(std::net::Shutdown::Write).unwrap();
+        }),
+        ("half a message", |raw| {
+            raw.send_sized(code::SET_FEATURES, 8, &[1; 3], &[]);
+            raw.0.shutdown(std::net::Shutdown::Write).unwrap();
+        }),
+    ];
+    let mut served = Served::start(MIB, "");
+    for (name, attack) in attacks {
+        let mut raw = Raw::connect(&served);
+        attack(&raw);
+        assert!(raw.is_hung_up_on(), "{name}: {}", served.said());
+    }
+    let disconnected = served.said().matches("the frontend was disconnected: ").count();
+    // Those that only hang up leave.
+    assert!(disconnected >= attacks.len() - 2, "{disconnected}: {}", served.said());
+    Monitor::start(&served.socket(), 4, 0, true).write(3, 0, &[1; 512]);
+    served.end();
+}
+
+/// Does something to a running frontend, after which the next one is served.
+fn survives(served: &Served, name: &str, attack: impl FnOnce(&mut Monitor)) {
+    let mut monitor = Monitor::start(&served.socket(), 1, feature::EVENT_IDX, true);
+    monitor.write(0, 0, &[1; 512]);
+    attack(&mut monitor);
+    drop(monitor);
+    let mut next = Monitor::start(&served.socket(), 1, 0, false);
+    next.write(0, 8, &[2; 512]);
+    assert_eq!(next.read(0, 8, 512), [2; 512], "after {name}");
+}
+
+#[test]
+fn a_running_frontend_that_lies_ends_its_connection_only() {
+    let mut served = Served::start(MIB, "");
+    let nowhere = VringConfigData {
+        queue_max_size: 64,
+        queue_size: 64,
+        flags: 0,
+        desc_table_addr: 0,
+        used_ring_addr: 0,
+        avail_ring_addr: 0,
+        log_addr: None,
+    };
+    survives(&served, "a size under a running ring", |monitor| {
+        assert!(monitor.frontend.set_vring_num(0, 32).is_err());
+    });
+    survives(&served, "a base under a running ring", |monitor| {
+        assert!(monitor.frontend.set_vring_base(0, 0).is_err());
+    });
+    survives(&served, "addresses under a running ring", |monitor| {
+        assert!(monitor.frontend.set_vring_addr(0, &nowhere).is_err());
+    });
+    survives(&served, "a record under a running ring", |monitor| {
+        let kept = monitor.kept.as_ref().unwrap();
+        let fd = kept.file.as_raw_fd();
+        assert!(monitor.frontend.set_inflight_fd(&kept.told, fd).is_err());
+    });
+    survives(&served, "addresses outside of memory", |monitor| {
+        let base = monitor.stop(0);
+        monitor.frontend.set_vring_addr(0, &nowhere).unwrap();
+        monitor.frontend.set_vring_base(0, base).unwrap();
+        let kick = EventFd::new(EFD_NONBLOCK).unwrap();
+        assert!(monitor.frontend.set_vring_kick(0, &kick).is_err());
+    });
+    survives(&served, "a ring that ends beyond memory", |monitor| {
+        let base = monitor.stop(0);
+        let mut addresses = monitor.addresses(0);
+        addresses.used_ring_addr += (16 << 20) - 0x804;
+        monitor.frontend.set_vring_addr(0, &addresses).unwrap();
+        monitor.frontend.set_vring_base(0, base).unwrap();
+        let kick = EventFd::new(EFD_NONBLOCK).unwrap();
+        assert!(monitor.frontend.set_vring_kick(0, &kick).is_err());
+    });
+    survives(&served, "memory taken away under the ring", |monitor| {
+        let region = monitor.region();
+        assert!(monitor.frontend.remove_mem_region(&region).is_err());
+    });
+    survives(&served, "the same memory twice", |monitor| {
+        let region = monitor.region();
+        assert!(monitor.frontend.add_mem_region(&region).is_err());
+    });
+    survives(&served, "an available index that jumps", |monitor| {
+        monitor.rings[0].ring.set_available_index(30_000);
+        monitor.rings[0].kick.write(1).unwrap();
+    });
+    survives(&served, "the size of configuration", |monitor| {
+        let flags = vhost::vhost_user::message::VhostUserConfigFlags::empty();
+        let _ = monitor.frontend.get_config(4000, 64, flags, &[0; 64]);
+    });
+    served.end();
+}
+
+/// The frontend's side of the record is as little to be trusted as all else.
+#[test]
+fn a_record_that_lies_ends_the_connection_only() {
+    let served = Served::start(MIB, "");
+    let told = VhostUserInflight::new(1 << 16, 0, 1, 64);
+    survives(&served, "a record that can be truncated", |monitor| {
+        let _ = monitor.stop(0);
+        let fd = memory(1 << 20);
+        assert!(monitor.frontend.set_inflight_fd(&told, fd.as_raw_fd()).is_err());
+    });
+    survives(&served, "more rings than there are", |monitor| {
+        let asked = VhostUserInflight::new(0, 0, u16::MAX, 64);
+        assert!(monitor.frontend.get_inflight_fd(&asked).is_err());
+    });
+    survives(&served, "larger rings than there are", |monitor| {
+        let asked = VhostUserInflight::new(0, 0, 1, u16::MAX);
+        assert!(monitor.frontend.get_inflight_fd(&asked).is_err());
+    });
+    for (name, at, byte) in
+        [("another version", 8, 9), ("another size", 10, 9), ("another used index", 15, 0x77)]
+    {
+        survives(&served, name, |monitor| {
+            let base = monitor.stop(0);
+            let file = &monitor.kept.as_ref().unwrap().file;
+            std::os::unix::fs::FileExt::write_all_at(file, &[byte], at).unwrap();
+            monitor.frontend.set_vring_base(0, base).unwrap();
+            let kick = EventFd::new(EFD_NONBLOCK).unwrap();
+            assert!(monitor.frontend.set_vring_kick(0, &kick).is_err(), "{name}");
+        });
+    }
+    survives(&served, "every byte of it wrong", |monitor| {
+        for _ in 0..50 {
+            let file = &monitor.kept.as_ref().unwrap().file;
+            let bytes = usize::try_from(monitor.kept.as_ref().unwrap().told.mmap_size).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(file, &vec![0xff; bytes], 0).unwrap();
+            monitor.write(0, 0, &[3; 512]);
+        }
+    });
+}
+
+/// The frontend takes our own wake-ups away, and fills the events it gave us.
+#[test]
+fn events_that_are_emptied_or_full_hold_nothing_up() {
+    let served = Served::start(MIB, "");
+    survives(&served, "full events", |monitor| {
+        let full = u64::MAX - 1;
+        for _ in 0..5 {
+            monitor.write(0, 0, &[4; 512]);
+            while monitor.rings[0].call.read().is_ok() {}
+            monitor.rings[0].call.write(full).unwrap();
+        }
+        let _ = monitor.rings[0].kick.read();
+        monitor.rings[0].kick.write(full).unwrap();
+        // Long enough for the worker to wake, and to sleep again.
+        std::thread::sleep(Duration::from_millis(100));
+        let base = monitor.stop(0);
+        assert_eq!(base, monitor.rings[0].ring.used_index());
+    });
+    survives(&served, "a kick that is read by others", |monitor| {
+        for _ in 0..20 {
+            let kick = monitor.rings[0].kick.try_clone().unwrap();
+            let stop = std::sync::atomic::AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        let _ = kick.read();
+                    }
+                });
+                let base = monitor.stop(0);
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                monitor.set_up(0, base);
+            });
+        }
+    });
+}
