@@ -73,7 +73,10 @@ pub(super) fn run_paced(
 /// Brings the device up, with its ring where the driver expects it.
 fn start(machine: &Arc<Machine>) -> Result<Events> {
     let device = Device::find(machine, 1);
-    ensure!(device.negotiate(device.offered() & FEATURES), "the device takes what it offered");
+    ensure!(
+        device.negotiate(device.offered_features() & FEATURES),
+        "the device takes what it offered"
+    );
     device.enable_queue(0, load::LAYOUT);
     device.enable_interrupts();
     device.start();

@@ -214,8 +214,7 @@ struct Player {
 impl Player {
     fn new(monitor: Monitor) -> Result<Self> {
         let since = vec![Instant::now(); usize::try_from(DISCARDING)?];
-        let calls =
-            monitor.rings.iter().map(|part| ours::own(&part.call)).collect::<Result<_>>()?;
+        let calls = monitor.queues.iter().map(|vq| ours::own(&vq.call)).collect::<Result<_>>()?;
         Ok(Self { monitor, calls, since, slots: [[0; 64]; 2], random: 0x9e37_79b9_7f4a_7c15 })
     }
 
@@ -285,8 +284,8 @@ impl Player {
         memory.write_obj(0xff_u8, GuestAddress(base + STATUS))?;
         let chain =
             [Descriptor::readable(base + HEADER, 16), data, Descriptor::writable(base + STATUS, 1)];
-        let part = self.monitor.rings.get_mut(queue).context("a queue")?;
-        let head = part.ring.offer_indirect(base, &chain);
+        let vq = self.monitor.queues.get_mut(queue).context("a queue")?;
+        let head = vq.ring.offer_indirect(base, &chain);
         let slots = self.slots.get_mut(queue).context("a queue")?;
         *slots.get_mut(usize::from(head)).context("a head")? = slot;
         self.monitor.publish(queue);
@@ -313,8 +312,8 @@ impl Player {
 
     fn take_used(&mut self) -> Result<Vec<u64>> {
         let mut used = Vec::new();
-        for (part, slots) in self.monitor.rings.iter_mut().zip(&self.slots) {
-            while let Some(chain) = part.ring.take_used() {
+        for (vq, slots) in self.monitor.queues.iter_mut().zip(&self.slots) {
+            while let Some(chain) = vq.ring.take_used() {
                 let slot = *slots.get(usize::try_from(chain.id)?).context("a head")?;
                 let status = GuestAddress(SLOTS + slot * SLOT_BYTES + STATUS);
                 let status: u8 = self.monitor.memory.read_obj(status)?;

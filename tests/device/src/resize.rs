@@ -96,7 +96,7 @@ fn nothing_is_said_of_nothing() {
     assert_eq!(generation(&device), before);
 
     // Before DRIVER_OK there is nobody to interrupt (§3.1.1).
-    assert!(device.negotiate(device.offered()));
+    assert!(device.negotiate(device.offered_features()));
     device.enable_interrupts();
     control.resize(Some(2 * MIB)).unwrap();
     assert_eq!(device.status() & status::DRIVER_OK, 0);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use block::{CacheMode, DiskOptions, EngineKind, RawFile};
 use devices::scsi::Identity;
 use devices::virtio::{Address, Scsi};
-use driver::{Answer, Command, Device, Host, Machine};
+use driver::{Command, Device, Initiator, Machine, Response};
 use fixtures::scratch;
 use tempfile::NamedTempFile;
 
@@ -46,7 +46,7 @@ impl Random {
 }
 
 struct Model {
-    host: Host,
+    host: Initiator,
     content: Vec<u8>,
     /// Whether what was unmapped since it was written may read as anything but reads the same from then on.
     unknown: Vec<bool>,
@@ -67,10 +67,11 @@ impl Model {
         let identity = Identity::new("model", "model");
         scsi.bus().attach(address, "disk", identity, Arc::new(disk)).unwrap();
         let device = Device::find(&Machine::new(vec![Box::new(scsi)]), 1);
-        let mut host = Host::start(device, u64::MAX);
-        host.hear_attention(0);
+        let mut host = Initiator::start(device, u64::MAX);
+        host.clear_unit_attention(0);
         let capacity = host.succeed(
-            &Command::new(0, &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0]).room(32),
+            &Command::new(0, &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0])
+                .with_data_in(32),
         );
         let blocks = CAPACITY / u64::from(block);
         assert_eq!(u64::from_be_bytes(*capacity.first_chunk().unwrap()), blocks - 1);
@@ -99,7 +100,7 @@ impl Model {
         count: u64,
         out: &[u8],
         room: u64,
-    ) -> Answer {
+    ) -> Response {
         let mut cdb = vec![opcode, flags];
         cdb.extend(lba.to_be_bytes());
         cdb.extend(u32::try_from(count).unwrap().to_be_bytes());
@@ -109,7 +110,7 @@ impl Model {
         }
         let queue = u16::try_from(self.random.below(2)).unwrap();
         let room = u32::try_from(room).unwrap();
-        self.host.run(queue, &Command::new(0, &cdb).out(out).room(room))
+        self.host.run(queue, &Command::new(0, &cdb).with_data_out(out).with_data_in(room))
     }
 
     fn good(&mut self, opcode: u8, flags: u8, lba: u64, count: u64, out: &[u8]) {
@@ -219,7 +220,9 @@ impl Model {
         let mut list = [(len + 6).to_be_bytes(), len.to_be_bytes(), [0; 2], [0; 2]].concat();
         list.extend(descriptors);
         let [high, low] = (len + 8).to_be_bytes();
-        self.host.succeed(&Command::new(0, &[0x42, 0, 0, 0, 0, 0, 0, high, low, 0]).out(&list));
+        self.host.succeed(
+            &Command::new(0, &[0x42, 0, 0, 0, 0, 0, 0, high, low, 0]).with_data_out(&list),
+        );
     }
 
     fn compare_and_write(&mut self, first: u64, count: u64) {
@@ -241,7 +244,7 @@ impl Model {
         }
     }
 
-    fn miscompares(&self, answer: &Answer, at: u64) {
+    fn miscompares(&self, answer: &Response, at: u64) {
         assert_eq!((answer.response, answer.status), (0, 2));
         assert_eq!(answer.sense_triple(), (0xe, 0x1d, 0));
         let told = u32::from_be_bytes(*answer.sense[3..].first_chunk().unwrap());

@@ -1,4 +1,4 @@
-//! Bringing a device up (Virtio 1.2 §3.1.1): status, features, queues, interrupts.
+//! Device initialization (Virtio 1.2 §3.1.1): status, features, queues, interrupts.
 
 use std::sync::Arc;
 
@@ -6,39 +6,12 @@ use devices::virtio::QueueLayout;
 
 use fixtures::wait_for;
 
-use super::{Arena, Function, Line, Machine, Ring, Structure};
+use super::{Arena, Function, Line, Machine, Ring, Structure, status};
 
-/// Bits of the device status (§2.1).
-pub mod status {
-    #![allow(missing_docs, reason = "named as in the specification")]
-    pub const ACKNOWLEDGE: u8 = 1;
-    pub const DRIVER: u8 = 2;
-    pub const DRIVER_OK: u8 = 4;
-    pub const FEATURES_OK: u8 = 8;
-    pub const NEEDS_RESET: u8 = 64;
-}
-
-/// Feature bits (§5.2.3, §6).
-pub mod feature {
-    #![allow(missing_docs, reason = "named as in the specification")]
-    pub const BLK_SEG_MAX: u64 = 1 << 2;
-    pub const BLK_RO: u64 = 1 << 5;
-    pub const BLK_SIZE: u64 = 1 << 6;
-    pub const BLK_FLUSH: u64 = 1 << 9;
-    pub const BLK_TOPOLOGY: u64 = 1 << 10;
-    pub const BLK_CONFIG_WCE: u64 = 1 << 11;
-    pub const BLK_MQ: u64 = 1 << 12;
-    pub const BLK_DISCARD: u64 = 1 << 13;
-    pub const BLK_WRITE_ZEROES: u64 = 1 << 14;
-    pub const INDIRECT_DESC: u64 = 1 << 28;
-    pub const EVENT_IDX: u64 = 1 << 29;
-    pub const VERSION_1: u64 = 1 << 32;
-}
-
-/// A device and what its driver does with its registers.
+/// A virtio device, driven through its registers.
 #[derive(Clone)]
 pub struct Device {
-    /// Its registers.
+    /// The registers.
     pub function: Function,
 }
 
@@ -49,38 +22,38 @@ impl Device {
         Self { function: Function::find(machine, slot) }
     }
 
-    /// The machine the device is part of.
+    /// The machine that holds the device.
     #[must_use]
     pub fn machine(&self) -> &Arc<Machine> {
         &self.function.machine
     }
 
-    /// Device status.
+    /// Reads the device status.
     #[must_use]
     pub fn status(&self) -> u8 {
         u8::from_le_bytes(self.function.read(Structure::Common, 0x14))
     }
 
-    /// Writes device status.
+    /// Writes the device status.
     pub fn set_status(&self, status: u8) {
         self.function.write(Structure::Common, 0x14, &[status]);
     }
 
-    /// Whether the device asked for a reset.
+    /// Whether DEVICE_NEEDS_RESET is set.
     #[must_use]
     pub fn needs_reset(&self) -> bool {
         self.status() & status::NEEDS_RESET != 0
     }
 
-    /// Resets the device and waits for the end of it (§4.1.4.3.2).
+    /// Resets the device and waits until the reset is complete (§4.1.4.3.2).
     pub fn reset(&self) {
         self.set_status(0);
-        wait_for(|| (self.status() == 0).then_some(())).expect("a reset ends");
+        wait_for(|| (self.status() == 0).then_some(())).expect("the reset completes");
     }
 
-    /// The features the device offers.
+    /// Reads the device's features.
     #[must_use]
-    pub fn offered(&self) -> u64 {
+    pub fn offered_features(&self) -> u64 {
         let half = |select: u32| {
             self.function.write(Structure::Common, 0x00, &select.to_le_bytes());
             u64::from(self.function.common_u32(0x04))
@@ -89,7 +62,7 @@ impl Device {
     }
 
     /// Writes the driver's features.
-    pub fn choose(&self, features: u64) {
+    pub fn set_driver_features(&self, features: u64) {
         let [a, b, c, d, e, f, g, h] = features.to_le_bytes();
         for (select, half) in [(0u32, [a, b, c, d]), (1, [e, f, g, h])] {
             self.function.write(Structure::Common, 0x08, &select.to_le_bytes());
@@ -97,43 +70,43 @@ impl Device {
         }
     }
 
-    /// Resets, acknowledges, and settles features; whether the device took them.
+    /// Resets, acknowledges and sets `features`; returns whether the device accepted FEATURES_OK.
     pub fn negotiate(&self, features: u64) -> bool {
         self.reset();
         self.set_status(status::ACKNOWLEDGE | status::DRIVER);
-        self.choose(features);
+        self.set_driver_features(features);
         self.set_status(status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK);
         self.status() & status::FEATURES_OK != 0
     }
 
-    /// How many queues there are.
+    /// Number of queues (`num_queues`).
     #[must_use]
     pub fn queues(&self) -> u16 {
         self.function.common_u16(0x12)
     }
 
-    /// Lays out a queue with memory from `arena` and enables it, on vector `index + 1`.
+    /// Lays out a queue in memory from `arena` and enables it on vector `index + 1`.
     pub fn queue(&self, index: u16, size: u16, features: u64, arena: &mut Arena) -> Ring {
         let entries = u64::from(size);
         let layout = QueueLayout {
             size,
-            descriptors: arena.take(16 * entries, 16),
-            available: arena.take(6 + 2 * entries, 2),
-            used: arena.take(6 + 8 * entries, 4),
+            descriptors: arena.alloc(16 * entries, 16),
+            available: arena.alloc(6 + 2 * entries, 2),
+            used: arena.alloc(6 + 8 * entries, 4),
         };
         let ring = Ring::new(self.machine().memory.clone(), layout, features);
         self.enable_queue(index, layout);
         ring
     }
 
-    /// Tells the device of a queue and enables it, on vector `index + 1`.
+    /// Writes a queue's layout and enables it on vector `index + 1`.
     pub fn enable_queue(&self, index: u16, layout: QueueLayout) {
-        self.function.place_queue(index, layout);
+        self.function.set_queue_layout(index, layout);
         self.function.write(Structure::Common, 0x1a, &(index + 1).to_le_bytes());
         self.function.write(Structure::Common, 0x1c, &1u16.to_le_bytes());
     }
 
-    /// Unmasks all vectors, and gives the first to changes of configuration.
+    /// Enables MSI-X with all vectors unmasked and maps configuration changes to vector 0.
     pub fn enable_interrupts(&self) {
         for vector in 0..=self.queues() {
             self.set_vector(vector, false);
@@ -142,7 +115,7 @@ impl Device {
         self.function.write(Structure::Common, 0x10, &0u16.to_le_bytes());
     }
 
-    /// Writes a vector's entry: a message of its own, masked or not.
+    /// Writes the MSI-X table entry of a vector: a distinct message, masked or not.
     pub fn set_vector(&self, vector: u16, masked: bool) {
         let entry = u32::from(vector) * 16;
         let words = [0xfee0_0000, 0, 0x40 + u32::from(vector), u32::from(masked)];
@@ -156,19 +129,19 @@ impl Device {
         self.set_status(self.status() | status::DRIVER_OK);
     }
 
-    /// The line of a queue.
+    /// The interrupt line of a queue.
     #[must_use]
     pub fn queue_line(&self, queue: u16) -> Arc<Line> {
         self.machine().line(self.function.slot, queue + 1)
     }
 
-    /// The line of configuration changes.
+    /// The interrupt line of configuration changes.
     #[must_use]
     pub fn config_line(&self) -> Arc<Line> {
         self.machine().line(self.function.slot, 0)
     }
 
-    /// `N` bytes of device configuration.
+    /// Reads `N` bytes of device configuration.
     #[must_use]
     pub fn config<const N: usize>(&self, offset: u32) -> [u8; N] {
         self.function.read(Structure::Device, offset)

@@ -1,5 +1,5 @@
-//! One PCI function as a driver reaches it: configuration space through the ports, the capability
-//! list, and the structures in its BAR (Virtio 1.2 §4.1.4).
+//! One PCI function as its driver accesses it: configuration space through ports 0xcf8 and 0xcfc,
+//! the capability list, and the virtio structures in its BAR (Virtio 1.2 §4.1.4).
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub enum Structure {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Places {
+struct StructureOffsets {
     common: u32,
     notify: u32,
     multiplier: u32,
@@ -37,50 +37,51 @@ struct Places {
     pending: u32,
 }
 
-/// See the module's documentation.
+/// A virtio function on the bus of a [`Machine`].
 #[derive(Clone)]
 pub struct Function {
-    /// The machine the function is part of.
+    /// The machine.
     pub machine: Arc<Machine>,
-    /// The slot it is in.
+    /// Slot on bus 0.
     pub slot: u8,
-    places: Places,
+    offsets: StructureOffsets,
 }
 
 impl Function {
-    /// Finds the virtio function in `slot` and follows its capability list.
+    /// Finds the virtio function in `slot` and parses its capability list.
     #[must_use]
     pub fn find(machine: &Arc<Machine>, slot: u8) -> Self {
-        let mut function = Self { machine: Arc::clone(machine), slot, places: Places::default() };
+        let mut function =
+            Self { machine: Arc::clone(machine), slot, offsets: StructureOffsets::default() };
         let id = function.config_dword(0);
         assert_eq!(id & 0xffff, 0x1af4, "slot {slot} holds a virtio device");
         let mut at = function.config_dword(0x34).to_le_bytes()[0];
         let mut seen = 0;
         while at != 0 {
-            function.note_capability(at);
+            function.parse_capability(at);
             at = function.config_dword(at).to_le_bytes()[1];
             seen += 1;
-            assert!(seen < 48, "the capability list loops");
+            assert!(seen < 48, "the capability list has a loop");
         }
         function
     }
 
-    fn note_capability(&mut self, at: u8) {
+    fn parse_capability(&mut self, at: u8) {
         let [id, _, _, kind] = self.config_dword(at).to_le_bytes();
         let offset = self.config_dword(at + 8);
         match (id, kind) {
-            (0x09, 1) => self.places.common = offset,
+            (0x09, 1) => self.offsets.common = offset,
             (0x09, 2) => {
-                self.places.notify = offset;
-                self.places.multiplier = self.config_dword(at + 16);
+                self.offsets.notify = offset;
+                self.offsets.multiplier = self.config_dword(at + 16);
             }
-            (0x09, 3) => self.places.isr = offset,
-            (0x09, 4) => self.places.device = offset,
-            (0x09, 5) => self.places.access = at,
+            (0x09, 3) => self.offsets.isr = offset,
+            (0x09, 4) => self.offsets.device = offset,
+            (0x09, 5) => self.offsets.access = at,
             (0x11, _) => {
-                self.places.msix = at;
-                self.places.table = self.config_dword(at + 4) & !7;
-                self.places.pending = offset & !7;
+                self.offsets.msix = at;
+                self.offsets.table = self.config_dword(at + 4) & !7;
+                self.offsets.pending = offset & !7;
             }
             _ => {}
         }
@@ -89,7 +90,7 @@ impl Function {
     /// Offset of the PCI configuration access capability (§4.1.4.9).
     #[must_use]
     pub fn access_capability(&self) -> u8 {
-        self.places.access
+        self.offsets.access
     }
 
     fn select(&self, register: u8) {
@@ -97,13 +98,13 @@ impl Function {
         self.machine.root.config_write(0, &address.to_le_bytes());
     }
 
-    /// Reads configuration space in one access.
+    /// Reads configuration space in one port access.
     pub fn config_read(&self, register: u8, data: &mut [u8]) {
         self.select(register);
         self.machine.root.config_read(4 + (register & 3), data);
     }
 
-    /// Writes configuration space in one access.
+    /// Writes configuration space in one port access.
     pub fn config_write(&self, register: u8, data: &[u8]) {
         self.select(register);
         self.machine.root.config_write(4 + (register & 3), data);
@@ -117,13 +118,13 @@ impl Function {
         u32::from_le_bytes(data)
     }
 
-    /// Where BAR 0 is.
+    /// Address of BAR 0.
     #[must_use]
     pub fn bar(&self) -> u64 {
         u64::from(self.config_dword(0x10) & !0xf)
     }
 
-    /// Moves BAR 0 as a driver does: decoding off, size, new place, decoding on.
+    /// Moves BAR 0 as an operating system does: decoding off, sizing, new address, decoding on.
     pub fn move_bar(&self, to: u32) {
         self.config_write(0x04, &[0, 0]);
         self.config_write(0x10, &[0xff; 4]);
@@ -135,19 +136,19 @@ impl Function {
 
     /// Enables, disables or masks MSI-X as a whole: the upper byte of message control.
     pub fn msix_control(&self, bits: u8) {
-        self.config_write(self.places.msix + 3, &[bits]);
+        self.config_write(self.offsets.msix + 3, &[bits]);
     }
 
     /// The guest-physical address of a structure's byte.
     #[must_use]
     pub fn address(&self, structure: Structure, offset: u32) -> u64 {
         let base = match structure {
-            Structure::Common => self.places.common,
-            Structure::Notify => self.places.notify,
-            Structure::Isr => self.places.isr,
-            Structure::Device => self.places.device,
-            Structure::MsixTable => self.places.table,
-            Structure::MsixPending => self.places.pending,
+            Structure::Common => self.offsets.common,
+            Structure::Notify => self.offsets.notify,
+            Structure::Isr => self.offsets.isr,
+            Structure::Device => self.offsets.device,
+            Structure::MsixTable => self.offsets.table,
+            Structure::MsixPending => self.offsets.pending,
         };
         self.bar() + u64::from(base) + u64::from(offset)
     }
@@ -177,13 +178,13 @@ impl Function {
         u32::from_le_bytes(self.read(Structure::Common, offset))
     }
 
-    /// Writes the registers of a queue that say how large it is and where.
-    pub fn place_queue(&self, index: u16, layout: QueueLayout) {
+    /// Writes size and addresses of a queue.
+    pub fn set_queue_layout(&self, index: u16, layout: QueueLayout) {
         self.write(Structure::Common, 0x16, &index.to_le_bytes());
         self.write(Structure::Common, 0x18, &layout.size.to_le_bytes());
         let areas = [(0x20, layout.descriptors), (0x28, layout.available), (0x30, layout.used)];
         for (register, addr) in areas {
-            // §4.1.3.1: 64-bit registers are written in halves.
+            // §4.1.3.1: 64-bit registers are accessed as two 32-bit halves.
             let [a, b, c, d, e, f, g, h] = addr.to_le_bytes();
             self.write(Structure::Common, register, &[a, b, c, d]);
             self.write(Structure::Common, register + 4, &[e, f, g, h]);
@@ -194,13 +195,14 @@ impl Function {
     #[must_use]
     pub fn doorbell(&self, queue: u16) -> u64 {
         self.write(Structure::Common, 0x16, &queue.to_le_bytes());
-        let offset = u32::from(self.common_u16(0x1e)) * self.places.multiplier;
+        let offset = u32::from(self.common_u16(0x1e)) * self.offsets.multiplier;
         self.address(Structure::Notify, offset)
     }
 
-    /// Kicks a queue as a guest's store would: through the doorbell, or the BAR where none is.
+    /// Kicks a queue as a guest's store does: through the ioeventfd, or the BAR where none is
+    /// attached.
     pub fn kick(&self, queue: u16) {
-        let at = u64::from(queue) * u64::from(self.places.multiplier);
+        let at = u64::from(queue) * u64::from(self.offsets.multiplier);
         let address = self.address(Structure::Notify, 0) + at;
         if !self.machine.hypervisor.ring(address) {
             let _ = self.machine.root.mmio_write(address, &queue.to_le_bytes());

@@ -1,4 +1,4 @@
-//! A hypervisor that only keeps events: what KVM would route, a test reads.
+//! A hypervisor of eventfds: the test reads the interrupts that KVM would inject.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +10,7 @@ use devices::{Hypervisor, MsiLine, MsiMessage};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// An interrupt line as seen from the other side.
+/// The receiving end of an interrupt line.
 #[derive(Debug)]
 pub struct Line {
     event: Arc<EventFd>,
@@ -18,12 +18,12 @@ pub struct Line {
 }
 
 impl Line {
-    /// How often the line was signalled since the last call.
+    /// Reads and clears the number of signals.
     pub fn take(&self) -> u64 {
         self.event.read().unwrap_or(0)
     }
 
-    /// Waits for a signal and takes it as [`Line::take`] does; 0 if none came in time.
+    /// Waits up to `patience` for a signal, then reads and clears their number; 0 on timeout.
     pub fn wait(&self, patience: Duration) -> u64 {
         // SAFETY: the event owns the descriptor and outlives the borrow.
         let event = unsafe { BorrowedFd::borrow_raw(self.event.as_raw_fd()) };
@@ -32,12 +32,12 @@ impl Line {
         self.take()
     }
 
-    /// What the line's source signals.
+    /// The eventfd that the device signals.
     pub fn event(&self) -> &EventFd {
         &self.event
     }
 
-    /// The message the line raises now; `None` while it is masked.
+    /// The message of the line; `None` while it is masked.
     pub fn route(&self) -> Option<MsiMessage> {
         *self.route.lock().unwrap()
     }
@@ -61,31 +61,31 @@ impl MsiLine for Handle {
     }
 }
 
-/// See the module's documentation.
+/// Keeps the interrupt lines and doorbells that devices register.
 #[derive(Default)]
 pub struct EventHypervisor {
     lines: Mutex<Vec<Arc<Line>>>,
-    /// By their addresses; with the descriptor each was attached by, without which it is not detached.
+    /// By address, with the descriptor that attached each: only that one detaches it.
     doorbells: Mutex<BTreeMap<u64, (RawFd, EventFd)>>,
 }
 
 impl EventHypervisor {
-    /// All lines, in the order in which they were asked for.
+    /// All lines in order of registration.
     pub fn lines(&self) -> Vec<Arc<Line>> {
         self.lines.lock().unwrap().clone()
     }
 
-    /// Where doorbells are attached.
+    /// Addresses of the attached doorbells.
     pub fn doorbells(&self) -> Vec<u64> {
         self.doorbells.lock().unwrap().keys().copied().collect()
     }
 
-    /// The doorbell at `address`, to be rung by writing to it.
+    /// The eventfd of the doorbell at `address`.
     pub fn doorbell(&self, address: u64) -> Option<EventFd> {
         self.doorbells.lock().unwrap().get(&address)?.1.try_clone().ok()
     }
 
-    /// A guest's write to `address`: rings the doorbell there, if there is one.
+    /// Signals the doorbell at `address`; false if there is none.
     pub fn ring(&self, address: u64) -> bool {
         let doorbells = self.doorbells.lock().unwrap();
         doorbells.get(&address).is_some_and(|(_, event)| event.write(1).is_ok())

@@ -1,40 +1,41 @@
-//! A guest driver played in process, without KVM: it finds a device on the bus as a real driver does,
-//! negotiates, lays out rings, and asks well-behaved or hostile things of it.
+//! A guest driver in process, without KVM: enumerates the bus, negotiates features, lays out rings
+//! and submits requests, well-formed or hostile.
 //!
-//! From the bus to the request: [`Machine`] (memory, bus, a hypervisor that only keeps events),
-//! [`Function`] (one device's registers), [`Device`] (negotiation), [`Ring`] (the driver's half of a
-//! split virtqueue, every cell of it), [`Disk`] (virtio-blk requests in any framing), [`Host`] (the same for SCSI
-//! commands and task management). [`MemoryDisk`] is
-//! a backend that can be slow, fail, and tell what it was asked. All waits are bounded.
+//! Bottom up: [`Machine`] (guest memory, PCI bus, a hypervisor of eventfds), [`Function`]
+//! (registers of one PCI function), [`Device`] (negotiation), [`Ring`] (the driver's half of a
+//! split virtqueue), [`Disk`] (virtio-blk requests), [`Initiator`] (SCSI commands and task
+//! management). [`MemoryDisk`] is a backend that can pause, fail and record its requests.
+//! [`vhost_user`] drives a back end in another process.
 //!
-//! Everything here runs on the thread of its test, and fails it by panicking.
+//! Everything runs on the thread of its test, fails it by panicking, and never waits without a
+//! bound.
 
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::missing_panics_doc,
-    reason = "a driver in a test fails by panicking"
+    reason = "a test driver fails by panicking"
 )]
 
 mod arena;
 mod device;
 mod disk;
+pub mod feature;
 mod function;
 mod hypervisor;
 mod machine;
 mod memory_disk;
 mod ring;
 mod scsi;
+pub mod status;
 pub mod vhost_user;
 
-pub use fixtures::{PATIENCE, wait_for};
-
 pub use arena::Arena;
-pub use device::{Device, feature, status};
-pub use disk::{Data, Disk, Framing, Outcome, Placed, Request, kind};
+pub use device::Device;
+pub use disk::{Data, Disk, Framing, Outcome, PendingRequest, Request, kind};
 pub use function::{Function, Structure};
 pub use hypervisor::{EventHypervisor, Line};
 pub use machine::{HIGH_MEMORY, HOLE, LOW_BYTES, Machine, WINDOW};
 pub use memory_disk::{MemoryDisk, Shape};
 pub use ring::{Descriptor, Ring, Used};
-pub use scsi::{Answer, Command, Host, Sent, response};
+pub use scsi::{Command, Initiator, PendingCommand, Response, response};

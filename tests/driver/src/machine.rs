@@ -1,4 +1,4 @@
-//! The machine a driver runs on: guest memory with a hole, a bus, and devices on it.
+//! The machine of a driver: guest memory with a hole, a PCI bus, and its devices.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,29 +10,29 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{EventHypervisor, Line};
 
-/// Bytes of memory from address 0, and again from [`HIGH_MEMORY`].
+/// Bytes of memory at address 0, and as many at [`HIGH_MEMORY`].
 pub const LOW_BYTES: u64 = 8 << 20;
-/// Where memory goes on after the hole.
+/// Start of the memory above the hole.
 pub const HIGH_MEMORY: u64 = 1 << 32;
 /// An address in the hole.
 pub const HOLE: u64 = 0x8000_0000;
-/// Where BARs are placed.
+/// The MMIO window of the BARs.
 pub const WINDOW: Window = Window { base: 0xc000_0000, len: 0x1000_0000 };
 
-/// Guest memory, the bus, and what the devices asked of the hypervisor.
+/// Guest memory, the bus and the hypervisor.
 pub struct Machine {
     /// Guest memory.
     pub memory: GuestMemory,
     /// The bus.
     pub root: PciRoot,
-    /// What stands for KVM.
+    /// The stand-in for KVM.
     pub hypervisor: Arc<EventHypervisor>,
-    /// The interrupt lines of each slot.
+    /// Range of interrupt lines by slot.
     lines: Vec<Range<usize>>,
 }
 
 impl Machine {
-    /// A machine with the given devices in slots 1, 2, …
+    /// A machine with `devices` in slots 1, 2, …
     #[must_use]
     pub fn new(devices: Vec<Box<dyn VirtioDevice>>) -> Arc<Self> {
         let bytes = usize::try_from(LOW_BYTES).unwrap();
@@ -40,7 +40,7 @@ impl Machine {
         Self::with_memory(GuestMemory::from_ranges(&ranges).unwrap(), devices)
     }
 
-    /// The same with guest memory of one's own.
+    /// As [`Machine::new`], with the caller's guest memory.
     #[must_use]
     pub fn with_memory(memory: GuestMemory, devices: Vec<Box<dyn VirtioDevice>>) -> Arc<Self> {
         let hypervisor = Arc::new(EventHypervisor::default());
@@ -62,12 +62,12 @@ impl Machine {
     }
 
     /// Writes guest memory.
-    pub fn put(&self, addr: u64, bytes: &[u8]) {
+    pub fn write(&self, addr: u64, bytes: &[u8]) {
         self.memory.write_slice(bytes, GuestAddress(addr)).unwrap();
     }
 
     /// Reads guest memory.
-    pub fn get(&self, addr: u64, len: u64) -> Vec<u8> {
+    pub fn read(&self, addr: u64, len: u64) -> Vec<u8> {
         let mut bytes = vec![0; usize::try_from(len).unwrap()];
         self.memory.read_slice(&mut bytes, GuestAddress(addr)).unwrap();
         bytes
@@ -75,7 +75,7 @@ impl Machine {
 }
 
 impl Drop for Machine {
-    /// As the program does at its end, so that no worker outlives its test.
+    /// Closes the devices, so that no worker outlives its test.
     fn drop(&mut self) {
         let _ = self.root.close();
     }

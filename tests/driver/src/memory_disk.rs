@@ -1,6 +1,7 @@
-//! A disk in memory that can be slow, fail, answer out of order, and tell what it was asked.
+//! A disk in memory that can pause, fail, reorder completions, and record its requests.
 //!
-//! Its engines run on the workers' threads like any other; the test holds the shared [`MemoryDisk`].
+//! Its engines run on the workers' threads; the test controls them through the shared
+//! [`MemoryDisk`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,14 +15,14 @@ use block::{
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-/// What a [`MemoryDisk`] looks like.
+/// Properties of a [`MemoryDisk`].
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// Its geometry.
+    /// Geometry.
     pub geometry: Geometry,
-    /// Its cache mode.
+    /// Cache mode.
     pub mode: CacheMode,
-    /// Whether it refuses writes.
+    /// Whether the disk is read-only.
     pub read_only: bool,
 }
 
@@ -44,21 +45,21 @@ impl Default for Shape {
 #[derive(Default)]
 struct State {
     content: Vec<u8>,
-    asked: Vec<Operation>,
+    pushed: Vec<Operation>,
     syncs: usize,
     failures: VecDeque<i32>,
-    last_first: bool,
-    cancels: bool,
+    in_reverse: bool,
+    can_cancel: bool,
     engines: usize,
     drained: usize,
     waits: usize,
     on_push: Option<Hook>,
 }
 
-/// What a test does in the middle of a worker's round.
+/// Code of a test that runs within a worker's round.
 type Hook = Box<dyn FnMut() + Send>;
 
-/// See the module's documentation. Clones are the same disk.
+/// A disk in memory. Clones share the disk.
 #[derive(Clone)]
 pub struct MemoryDisk(Arc<Inner>);
 
@@ -70,7 +71,7 @@ struct Inner {
 }
 
 impl MemoryDisk {
-    /// A zeroed disk, with its gate open.
+    /// A zeroed disk that is not paused.
     #[must_use]
     pub fn new(shape: Shape) -> Self {
         let gate = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
@@ -83,13 +84,13 @@ impl MemoryDisk {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on nothing completes.
-    pub fn hold(&self) {
+    /// Holds back all completions until [`MemoryDisk::resume`].
+    pub fn pause(&self) {
         let _ = rustix::io::read(&self.0.gate, &mut [0; 8]);
     }
 
-    /// Lets requests complete again.
-    pub fn release(&self) {
+    /// Ends [`MemoryDisk::pause`].
+    pub fn resume(&self) {
         rustix::io::write(&self.0.gate, &1u64.to_ne_bytes()).unwrap();
     }
 
@@ -97,74 +98,74 @@ impl MemoryDisk {
         is_readable(self.0.gate.as_fd())
     }
 
-    /// Fails the next request that completes, or the next [`Backend::sync`], with this errno.
+    /// Fails the next completion, or the next [`Backend::sync`], with `errno`.
     pub fn fail_next(&self, errno: i32) {
         self.state().failures.push_back(errno);
     }
 
-    /// Completes the latest request first, or the earliest.
-    pub fn last_first(&self, yes: bool) {
-        self.state().last_first = yes;
+    /// Sets whether the latest request completes first.
+    pub fn in_reverse(&self, yes: bool) {
+        self.state().in_reverse = yes;
     }
 
-    /// Whether requests that have not completed can be cancelled.
-    pub fn cancels(&self, yes: bool) {
-        self.state().cancels = yes;
+    /// Sets whether pending requests can be cancelled.
+    pub fn allow_cancel(&self, yes: bool) {
+        self.state().can_cancel = yes;
     }
 
-    /// What was asked since the last call.
+    /// Takes the operations pushed since the last call.
     #[must_use]
-    pub fn take_asked(&self) -> Vec<Operation> {
-        std::mem::take(&mut self.state().asked)
+    pub fn take_pushed(&self) -> Vec<Operation> {
+        std::mem::take(&mut self.state().pushed)
     }
 
-    /// What was asked so far and not yet taken.
+    /// Number of operations pushed and not yet taken.
     #[must_use]
-    pub fn asked(&self) -> usize {
-        self.state().asked.len()
+    pub fn pushed(&self) -> usize {
+        self.state().pushed.len()
     }
 
-    /// How often [`Backend::sync`] was called.
+    /// Number of calls of [`Backend::sync`].
     #[must_use]
     pub fn syncs(&self) -> usize {
         self.state().syncs
     }
 
-    /// How many engines there are now.
+    /// Number of live engines.
     #[must_use]
     pub fn engines(&self) -> usize {
         self.state().engines
     }
 
-    /// How many requests engines had in flight when they were dropped.
+    /// Number of requests that were in flight when their engine was dropped.
     #[must_use]
     pub fn drained(&self) -> usize {
         self.state().drained
     }
 
-    /// How often engines went to sleep or looked whether they should.
+    /// Number of calls of [`IoEngine::wait`].
     #[must_use]
     pub fn waits(&self) -> usize {
         self.state().waits
     }
 
-    /// What is on the disk.
+    /// The content of the disk.
     #[must_use]
     pub fn content(&self) -> Vec<u8> {
         self.state().content.clone()
     }
 
-    /// Changes what is on the disk.
+    /// Replaces the content of the disk.
     pub fn set_content(&self, content: &[u8]) {
         self.state().content.copy_from_slice(content);
     }
 
-    /// Runs `hook` on the worker's thread whenever a request arrives, as a vCPU might at that moment.
+    /// Runs `hook` on the worker's thread at each push, where a vCPU could run concurrently.
     pub fn on_push(&self, hook: impl FnMut() + Send + 'static) {
         self.state().on_push = Some(Box::new(hook));
     }
 
-    /// Puts the same byte everywhere on the disk.
+    /// Fills the disk with `byte`.
     pub fn fill(&self, byte: u8) {
         self.state().content.fill(byte);
     }
@@ -203,7 +204,7 @@ impl MemoryDisk {
             }
             Operation::Flush => {}
             Operation::Discard { range, .. } | Operation::WriteZeroes { range, .. } => {
-                assert!(!self.0.shape.read_only, "no change reaches a read-only disk");
+                assert!(!self.0.shape.read_only, "no discard or zeroing reaches a read-only disk");
                 let content = state.content.get_mut(bytes(range.start.0, range.len));
                 content.expect("within the disk").fill(0);
             }
@@ -275,7 +276,7 @@ impl Backend for MemoryDisk {
     }
 }
 
-/// One queue's share of the disk.
+/// The engine of one queue.
 struct Engine {
     disk: MemoryDisk,
     kick: OwnedFd,
@@ -285,7 +286,7 @@ struct Engine {
     cancelled: Vec<u16>,
 }
 
-/// A request that the engine has.
+/// A request owned by the engine.
 struct Pushed {
     tag: u16,
     op: Operation,
@@ -293,10 +294,10 @@ struct Pushed {
 }
 
 impl Engine {
-    fn finish(&mut self) -> Option<Completion> {
-        let last_first = self.disk.state().last_first;
+    fn complete_next(&mut self) -> Option<Completion> {
+        let in_reverse = self.disk.state().in_reverse;
         let request =
-            if last_first { self.submitted.pop_back() } else { self.submitted.pop_front() }?;
+            if in_reverse { self.submitted.pop_back() } else { self.submitted.pop_front() }?;
         let result = self.disk.execute(&request);
         Some(Completion { tag: request.tag, result })
     }
@@ -305,15 +306,18 @@ impl Engine {
 impl IoEngine for Engine {
     fn push(&mut self, Request { tag, op, segments }: Request<'_>) {
         let mut in_flight = self.pushed.iter().chain(&self.submitted);
-        assert!(in_flight.all(|other| other.tag != tag), "a tag is used twice");
+        assert!(in_flight.all(|other| other.tag != tag), "tags in flight are unique");
         let mut state = self.disk.state();
-        state.asked.push(op);
+        state.pushed.push(op);
         if let Some(hook) = &mut state.on_push {
             hook();
         }
         drop(state);
         self.pushed.push_back(Pushed { tag, op, segments: std::mem::take(segments) });
-        assert!(self.pushed.len() + self.submitted.len() <= self.depth, "more than the depth");
+        assert!(
+            self.pushed.len() + self.submitted.len() <= self.depth,
+            "no more requests than the queue depth"
+        );
     }
 
     fn submit(&mut self) -> io::Result<()> {
@@ -326,9 +330,9 @@ impl IoEngine for Engine {
             let result = Err(io::Error::from(rustix::io::Errno::CANCELED));
             completed.push(Completion { tag, result });
         }
-        assert!(self.pushed.is_empty(), "a worker that looks for completions submits first");
+        assert!(self.pushed.is_empty(), "the worker submits before it reaps");
         while self.disk.is_open()
-            && let Some(done) = self.finish()
+            && let Some(done) = self.complete_next()
         {
             completed.push(done);
         }
@@ -336,7 +340,7 @@ impl IoEngine for Engine {
 
     fn cancel(&mut self, tag: u16) -> bool {
         let before = self.submitted.len() + self.pushed.len();
-        if self.disk.state().cancels {
+        if self.disk.state().can_cancel {
             self.submitted.retain(|request| request.tag != tag);
             self.pushed.retain(|request| request.tag != tag);
         }
@@ -377,15 +381,15 @@ impl IoEngine for Engine {
 }
 
 impl Drop for Engine {
-    /// Like a host's: waits for what is in flight. Not for ever, so that a device which waits for it where
-    /// it must not fails its test rather than hangs.
+    /// Drains the requests in flight, like any engine. The wait is bounded: a device that waits
+    /// where it must not fails its test instead of hanging.
     fn drop(&mut self) {
         self.submitted.append(&mut self.pushed);
         self.disk.state().drained += self.submitted.len();
         while !self.submitted.is_empty() {
             let patience = Timespec::try_from(fixtures::PATIENCE).unwrap();
             let _ = poll(&mut [PollFd::new(&self.disk.0.gate, PollFlags::IN)], Some(&patience));
-            let _ = self.finish();
+            let _ = self.complete_next();
         }
         self.disk.state().engines -= 1;
     }

@@ -1,5 +1,5 @@
-//! The driver's half of a split virtqueue (Virtio 1.2 §2.7): a well-behaved driver, and access to every
-//! cell for one that is not.
+//! The driver's half of a split virtqueue (Virtio 1.2 §2.7), with raw access to each field for
+//! hostile drivers.
 
 use std::collections::HashMap;
 use std::sync::atomic::{Ordering, fence};
@@ -43,25 +43,25 @@ impl Descriptor {
         Self { addr, len, flags: WRITE, next: 0 }
     }
 
-    /// A pointer to a table.
+    /// A pointer to an indirect table.
     #[must_use]
     pub fn indirect(addr: u64, len: u32) -> Self {
         Self { addr, len, flags: INDIRECT, next: 0 }
     }
 
-    /// The same, followed by entry `next`.
+    /// With NEXT set and entry `next` following.
     #[must_use]
     pub fn then(self, next: u16) -> Self {
         Self { flags: self.flags | NEXT, next, ..self }
     }
 
-    /// Whether the device may write it.
+    /// Whether WRITE is set.
     #[must_use]
     pub fn is_writable(&self) -> bool {
         self.flags & WRITE != 0
     }
 
-    /// As it lies in memory.
+    /// The entry in its memory layout.
     #[must_use]
     pub fn bytes(&self) -> [u8; 16] {
         let mut raw = [0; 16];
@@ -78,17 +78,17 @@ impl Descriptor {
 pub struct Used {
     /// Head of the chain.
     pub id: u32,
-    /// Bytes the device says it wrote.
+    /// Bytes written, by the device's account.
     pub len: u32,
 }
 
-/// See the module's documentation.
+/// A split virtqueue as its driver keeps it.
 pub struct Ring {
     memory: GuestMemory,
     layout: QueueLayout,
     event_idx: bool,
     free: Vec<u16>,
-    /// The entries of each chain on its way, by head.
+    /// The descriptors of each pending chain, by head.
     chains: HashMap<u16, Vec<u16>>,
     next_available: u16,
     published: u16,
@@ -96,7 +96,7 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// An empty ring at `layout`, whose memory is zeroed.
+    /// An empty ring at `layout`. Zeroes its memory.
     #[must_use]
     pub fn new(memory: GuestMemory, layout: QueueLayout, features: u64) -> Self {
         let ring = Self::at(memory, layout, features);
@@ -107,7 +107,7 @@ impl Ring {
         ring
     }
 
-    /// A second look at the ring at `layout`, with its memory left as it is.
+    /// A second view of the ring at `layout`. Leaves its memory unchanged.
     #[must_use]
     pub fn at(memory: GuestMemory, layout: QueueLayout, features: u64) -> Self {
         Self {
@@ -145,13 +145,13 @@ impl Ring {
         self.put(self.layout.descriptors + 16 * u64::from(index), &descriptor.bytes());
     }
 
-    /// Writes a table somewhere in memory.
+    /// Writes an indirect table to `addr`.
     pub fn set_table(&self, addr: u64, table: &[Descriptor]) {
         let bytes: Vec<u8> = table.iter().flat_map(Descriptor::bytes).collect();
         self.put(addr, &bytes);
     }
 
-    /// Writes position `at` (mod size) of the available ring.
+    /// Writes entry `at` (mod size) of the available ring.
     pub fn set_available(&self, at: u16, head: u16) {
         let position = u64::from(at % self.layout.size);
         self.store(self.layout.available + 4 + 2 * position, head);
@@ -162,13 +162,13 @@ impl Ring {
         self.store(self.layout.available + 2, index);
     }
 
-    /// The available index as it stands in memory.
+    /// Reads the available index.
     #[must_use]
     pub fn available_index(&self) -> u16 {
         self.load(self.layout.available + 2)
     }
 
-    /// Writes the available ring's flags: 1 asks for no interrupts.
+    /// Writes the available ring's flags: 1 suppresses interrupts.
     pub fn set_available_flags(&self, flags: u16) {
         self.store(self.layout.available, flags);
     }
@@ -178,25 +178,25 @@ impl Ring {
         self.store(self.layout.available + 4 + 2 * u64::from(self.layout.size), index);
     }
 
-    /// The used ring's flags: 1 asks for no kicks.
+    /// Reads the used ring's flags: 1 suppresses kicks.
     #[must_use]
     pub fn used_flags(&self) -> u16 {
         self.load(self.layout.used)
     }
 
-    /// The used index.
+    /// Reads the used index.
     #[must_use]
     pub fn used_index(&self) -> u16 {
         self.load(self.layout.used + 2)
     }
 
-    /// `avail_event`.
+    /// Reads `avail_event`.
     #[must_use]
     pub fn available_event(&self) -> u16 {
         self.load(self.layout.used + 4 + 8 * u64::from(self.layout.size))
     }
 
-    /// Position `at` (mod size) of the used ring.
+    /// Reads entry `at` (mod size) of the used ring.
     #[must_use]
     pub fn used_entry(&self, at: u16) -> Used {
         let addr = self.layout.used + 4 + 8 * u64::from(at % self.layout.size);
@@ -204,7 +204,7 @@ impl Ring {
         Used { id: word(addr), len: word(addr + 4) }
     }
 
-    /// Makes a raw chain available that starts at `head`, whatever is there, and shows it at once.
+    /// Makes the chain at `head` available and publishes it, whatever the descriptor table holds.
     pub fn offer_raw(&mut self, head: u16) {
         self.set_available(self.next_available, head);
         self.next_available = self.next_available.wrapping_add(1);
@@ -212,7 +212,7 @@ impl Ring {
         self.set_available_index(self.next_available);
     }
 
-    /// Links the buffers into a chain and makes it available; not shown before [`Ring::publish`].
+    /// Links the buffers into a chain and makes it available without publishing it.
     pub fn offer(&mut self, buffers: &[Descriptor]) -> u16 {
         let start = self.free.len().checked_sub(buffers.len()).expect("free descriptors");
         let entries = self.free.split_off(start);
@@ -227,7 +227,7 @@ impl Ring {
         head
     }
 
-    /// As [`Ring::offer`], with the chain in a table at `addr`.
+    /// As [`Ring::offer`], with the chain in an indirect table at `addr`.
     pub fn offer_indirect(&mut self, addr: u64, buffers: &[Descriptor]) -> u16 {
         let linked = |(next, buffer): (u16, &Descriptor)| {
             if usize::from(next) < buffers.len() { buffer.then(next) } else { *buffer }
@@ -238,8 +238,8 @@ impl Ring {
         self.offer(&[Descriptor::indirect(addr, bytes)])
     }
 
-    /// Shows the device what was offered, and says whether it wants a kick for it (§2.7.13.3).
-    #[must_use = "the device may wait for a kick"]
+    /// Publishes the available chains; returns whether the device needs a kick (§2.7.13.3).
+    #[must_use = "the device may need a kick"]
     pub fn publish(&mut self) -> bool {
         let (old, new) = (self.published, self.next_available);
         self.set_available_index(new);
@@ -252,22 +252,22 @@ impl Ring {
         }
     }
 
-    /// The next used chain, if there is one.
+    /// Takes the next used entry and frees its descriptors.
     pub fn take_used(&mut self) -> Option<Used> {
         if self.used_index() == self.next_used {
             return None;
         }
         let used = self.used_entry(self.next_used);
         self.next_used = self.next_used.wrapping_add(1);
-        let head = u16::try_from(used.id).expect("a used id is a descriptor's index");
+        let head = u16::try_from(used.id).expect("the used id is a descriptor index");
         if let Some(entries) = self.chains.remove(&head) {
             self.free.extend(entries.into_iter().rev());
         }
         Some(used)
     }
 
-    /// As [`Ring::take_used`], and waits for it.
+    /// As [`Ring::take_used`], but waits for an entry.
     pub fn wait_used(&mut self) -> Used {
-        wait_for(|| self.take_used()).expect("the chain is used in time")
+        wait_for(|| self.take_used()).expect("a chain is used in time")
     }
 }

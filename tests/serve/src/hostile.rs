@@ -236,9 +236,9 @@ fn a_running_frontend_that_lies_ends_its_connection_only() {
         assert!(monitor.frontend.set_vring_addr(0, &nowhere).is_err());
     });
     survives(&served, "a record under a running ring", |monitor| {
-        let kept = monitor.kept.as_ref().unwrap();
-        let fd = kept.file.as_raw_fd();
-        assert!(monitor.frontend.set_inflight_fd(&kept.told, fd).is_err());
+        let inflight = monitor.inflight.as_ref().unwrap();
+        let fd = inflight.file.as_raw_fd();
+        assert!(monitor.frontend.set_inflight_fd(&inflight.layout, fd).is_err());
     });
     survives(&served, "addresses outside of memory", |monitor| {
         let base = monitor.stop(0);
@@ -265,8 +265,8 @@ fn a_running_frontend_that_lies_ends_its_connection_only() {
         assert!(monitor.frontend.add_mem_region(&region).is_err());
     });
     survives(&served, "an available index that jumps", |monitor| {
-        monitor.rings[0].ring.set_available_index(30_000);
-        monitor.rings[0].kick.write(1).unwrap();
+        monitor.queues[0].ring.set_available_index(30_000);
+        monitor.queues[0].kick.write(1).unwrap();
     });
     survives(&served, "the size of configuration", |monitor| {
         let flags = vhost::vhost_user::message::VhostUserConfigFlags::empty();
@@ -298,7 +298,7 @@ fn a_record_that_lies_ends_the_connection_only() {
     {
         survives(&served, name, |monitor| {
             let base = monitor.stop(0);
-            let file = &monitor.kept.as_ref().unwrap().file;
+            let file = &monitor.inflight.as_ref().unwrap().file;
             std::os::unix::fs::FileExt::write_all_at(file, &[byte], at).unwrap();
             monitor.frontend.set_vring_base(0, base).unwrap();
             let kick = EventFd::new(EFD_NONBLOCK).unwrap();
@@ -307,8 +307,9 @@ fn a_record_that_lies_ends_the_connection_only() {
     }
     survives(&served, "every byte of it wrong", |monitor| {
         for _ in 0..50 {
-            let file = &monitor.kept.as_ref().unwrap().file;
-            let bytes = usize::try_from(monitor.kept.as_ref().unwrap().told.mmap_size).unwrap();
+            let file = &monitor.inflight.as_ref().unwrap().file;
+            let bytes =
+                usize::try_from(monitor.inflight.as_ref().unwrap().layout.mmap_size).unwrap();
             std::os::unix::fs::FileExt::write_all_at(file, &vec![0xff; bytes], 0).unwrap();
             monitor.write(0, 0, &[3; 512]);
         }
@@ -323,19 +324,19 @@ fn events_that_are_emptied_or_full_hold_nothing_up() {
         let full = u64::MAX - 1;
         for _ in 0..5 {
             monitor.write(0, 0, &[4; 512]);
-            while monitor.rings[0].call.read().is_ok() {}
-            monitor.rings[0].call.write(full).unwrap();
+            while monitor.queues[0].call.read().is_ok() {}
+            monitor.queues[0].call.write(full).unwrap();
         }
-        let _ = monitor.rings[0].kick.read();
-        monitor.rings[0].kick.write(full).unwrap();
+        let _ = monitor.queues[0].kick.read();
+        monitor.queues[0].kick.write(full).unwrap();
         // Long enough for the worker to wake, and to sleep again.
         std::thread::sleep(Duration::from_millis(100));
         let base = monitor.stop(0);
-        assert_eq!(base, monitor.rings[0].ring.used_index());
+        assert_eq!(base, monitor.queues[0].ring.used_index());
     });
     survives(&served, "a kick that is read by others", |monitor| {
         for _ in 0..20 {
-            let kick = monitor.rings[0].kick.try_clone().unwrap();
+            let kick = monitor.queues[0].kick.try_clone().unwrap();
             let stop = std::sync::atomic::AtomicBool::new(false);
             std::thread::scope(|scope| {
                 scope.spawn(|| {

@@ -70,11 +70,11 @@ fn a_signal_ends_it_with_requests_done_and_a_frontend_there() {
     let requests: Vec<_> =
         (0..20).map(|at| monitor.offer_write(0, 1, at * 64, &vec![5; 32 << 10])).collect();
     monitor.publish(0);
-    wait_for(|| (monitor.rings[0].ring.used_index() > 0).then_some(())).unwrap();
+    wait_for(|| (monitor.queues[0].ring.used_index() > 0).then_some(())).unwrap();
     served.signal(Signal::INT);
     assert_eq!(served.wait().code(), Some(0), "{}", served.said());
     let done = requests.iter().filter(|request| monitor.status(request) == 0).count();
-    assert_eq!(done, usize::from(monitor.rings[0].ring.used_index()), "and none half");
+    assert_eq!(done, usize::from(monitor.queues[0].ring.used_index()), "and none half");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use driver::feature;
-use driver::vhost_user::{Monitor, PendingRequest};
+use driver::vhost_user::{Monitor, PendingIo};
 use fixtures::wait_for;
 use lab::Served;
 use vhost::vhost_user::VhostUserFrontend;
@@ -20,10 +20,10 @@ const WRITE_BYTES: usize = 32 << 10;
 
 /// How many requests the record has in flight: `DescStateSplit.inflight`, 16 bytes each after a header of 16.
 fn recorded(monitor: &Monitor, queues: u64) -> usize {
-    let kept = monitor.kept.as_ref().unwrap();
-    let stride = (kept.told.mmap_size - 64) / queues;
-    let mut region = vec![0; usize::try_from(kept.told.mmap_size).unwrap()];
-    kept.file.read_exact_at(&mut region, 0).unwrap();
+    let inflight = monitor.inflight.as_ref().unwrap();
+    let stride = (inflight.layout.mmap_size - 64) / queues;
+    let mut region = vec![0; usize::try_from(inflight.layout.mmap_size).unwrap()];
+    inflight.file.read_exact_at(&mut region, 0).unwrap();
     (0..queues)
         .map(|queue| {
             let record = &region[usize::try_from(queue * stride).unwrap()..];
@@ -33,7 +33,7 @@ fn recorded(monitor: &Monitor, queues: u64) -> usize {
 }
 
 /// Waits for all requests; each is used once and succeeds.
-fn collect(monitor: &mut Monitor, queue: usize, requests: &[PendingRequest]) {
+fn collect(monitor: &mut Monitor, queue: usize, requests: &[PendingIo]) {
     let mut open: BTreeSet<u32> = requests.iter().map(|request| request.head.into()).collect();
     for _ in requests {
         let used = monitor.wait_used(queue);
@@ -50,7 +50,7 @@ fn a_killed_back_end_loses_no_request_and_repeats_none() {
     let mut monitor = Monitor::start(&served.socket(), 4, ALL, true);
     let mut caught = 0;
     for round in 0..12_u8 {
-        let mut requests: Vec<Vec<PendingRequest>> = Vec::new();
+        let mut requests: Vec<Vec<PendingIo>> = Vec::new();
         for queue in 0..4_u8 {
             let data = vec![round << 2 | queue; WRITE_BYTES];
             let first = u64::from(queue) * DEPTH;
@@ -71,9 +71,9 @@ fn a_killed_back_end_loses_no_request_and_repeats_none() {
             collect(&mut monitor, queue, requests);
         }
         std::thread::sleep(Duration::from_millis(2));
-        for (queue, part) in monitor.rings.iter().enumerate() {
-            let offered = part.ring.available_index();
-            assert_eq!(part.ring.used_index(), offered, "queue {queue}: all came back once");
+        for (queue, vq) in monitor.queues.iter().enumerate() {
+            let offered = vq.ring.available_index();
+            assert_eq!(vq.ring.used_index(), offered, "queue {queue}: all came back once");
         }
         let image = fs::read(served.image()).unwrap();
         for queue in 0..4_u8 {
@@ -129,14 +129,14 @@ fn writes_held_for_want_of_space_survive_the_process() {
 
     // A monitor that stops the guest waits no longer than for what moves.
     assert_eq!(monitor.stop(0), 4, "all four were taken");
-    assert_eq!(monitor.rings[0].ring.used_index(), 0, "and are owed");
+    assert_eq!(monitor.queues[0].ring.used_index(), 0, "and are owed");
     monitor.set_up(0, 4);
     served.wait_said("has no space", 2);
     served.kill();
     served.restart();
     monitor.reconnect(&served.socket());
     served.wait_said("has no space", 3);
-    assert_eq!(monitor.rings[0].ring.used_index(), 0);
+    assert_eq!(monitor.queues[0].ring.used_index(), 0);
     fs::remove_file(&ballast).unwrap();
     collect(&mut monitor, 0, &requests);
     for at in 0..4 {
@@ -165,7 +165,7 @@ fn report_what_is_held(disables: bool) {
     // The same frontend's memory table does not end the wait.
     monitor.share_memory();
     served.wait_said("has no space", 2);
-    assert_eq!(monitor.rings[0].ring.used_index(), 0);
+    assert_eq!(monitor.queues[0].ring.used_index(), 0);
     if disables {
         monitor.frontend.set_vring_enable(0, false).unwrap();
     }
@@ -187,7 +187,7 @@ fn the_write_cache_is_off_after_the_process_was_killed() {
     monitor.write(0, 0, &[2; 512]);
     assert_eq!(monitor.config(32), [0], "the record tells");
     // Without one nothing tells, and what nobody knows is answered with the safe one.
-    monitor.kept = None;
+    monitor.inflight = None;
     monitor.set_write_cache(true);
     served.kill();
     served.restart();

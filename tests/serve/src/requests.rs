@@ -60,7 +60,7 @@ fn a_ring_that_stops_has_given_everything_back() {
                 .collect();
             monitor.publish(0);
             let base = monitor.stop(0);
-            let used = monitor.rings[0].ring.used_index();
+            let used = monitor.queues[0].ring.used_index();
             assert_eq!(used, base, "what was taken came back before the answer");
             monitor.set_up(0, base);
             for _ in &requests {
@@ -108,7 +108,7 @@ fn the_memory_table_changes_under_running_rings() {
     // The same region by region.
     let region = monitor.region();
     let base = monitor.stop(1);
-    assert_eq!(monitor.stop(0), monitor.rings[0].ring.used_index());
+    assert_eq!(monitor.stop(0), monitor.queues[0].ring.used_index());
     monitor.frontend.remove_mem_region(&region).unwrap();
     monitor.frontend.add_mem_region(&region).unwrap();
     assert!(monitor.frontend.get_max_mem_slots().unwrap() >= 32);
@@ -124,7 +124,7 @@ fn a_disabled_ring_waits_and_a_new_call_event_is_used() {
     let request = monitor.offer_write(0, 1, 0, &pattern(1));
     monitor.publish(0);
     std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(monitor.rings[0].ring.used_index(), 0, "a disabled ring does nothing");
+    assert_eq!(monitor.queues[0].ring.used_index(), 0, "a disabled ring does nothing");
     let call = EventFd::new(EFD_NONBLOCK).unwrap();
     monitor.frontend.set_vring_call(0, &call).unwrap();
     monitor.frontend.set_vring_enable(0, true).unwrap();
@@ -139,18 +139,18 @@ fn a_ring_that_goes_on_interrupts_at_once() {
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, true);
     monitor.write(0, 0, &pattern(1));
     let base = monitor.stop(0);
-    while monitor.rings[0].call.read().is_ok() {}
+    while monitor.queues[0].call.read().is_ok() {}
     monitor.set_up(0, base);
-    wait_for(|| monitor.rings[0].call.read().ok()).expect("an interrupt");
+    wait_for(|| monitor.queues[0].call.read().ok()).expect("an interrupt");
 }
 
 #[test]
 fn a_corrupt_ring_signals_its_error_event() {
     let served = Served::start(MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 2, 0, true);
-    monitor.rings[0].ring.set_available_index(5000);
-    monitor.rings[0].kick.write(1).unwrap();
-    wait_for(|| monitor.rings[0].error.read().ok()).expect("the monitor is told");
+    monitor.queues[0].ring.set_available_index(5000);
+    monitor.queues[0].kick.write(1).unwrap();
+    wait_for(|| monitor.queues[0].error.read().ok()).expect("the monitor is told");
     monitor.write(1, 0, &pattern(7));
 }
 
@@ -161,8 +161,8 @@ fn the_monitor_is_told_of_a_larger_disk() {
     let run = served.command(&["ctl", "disk.toml", "resize", "data", "32MiB"]).output().unwrap();
     assert!(run.status.success(), "{run:?}");
     let mut message = [0; 12];
-    monitor.channel.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    monitor.channel.read_exact(&mut message).unwrap();
+    monitor.backend_channel.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    monitor.backend_channel.read_exact(&mut message).unwrap();
     // VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, version 1, no body.
     assert_eq!(message, [2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(u64::from_le_bytes(monitor.config(0)), 32 * MIB / 512);

@@ -136,7 +136,7 @@ fn d04_zeroing_that_the_host_cannot_do_is_done() {
             assert!(found[..512].iter().chain(&found[301 * 512..]).all(|byte| *byte == 7));
         }
         // And no discard is offered where it frees nothing.
-        assert_eq!(stack.disk.device.offered() & feature::BLK_DISCARD, 0);
+        assert_eq!(stack.disk.device.offered_features() & feature::BLK_DISCARD, 0);
         assert_eq!(stack.range(kind::DISCARD, 0, 8, 0).status, UNSUPPORTED);
     }
 }
@@ -215,7 +215,7 @@ fn d08_a_sector_that_overflows_is_refused() {
             assert_eq!(victim.disk.run(&request).status, IO_ERROR, "{request:?}");
         }
     }
-    assert_eq!(victim.backend.asked(), 0, "none reaches the disk");
+    assert_eq!(victim.backend.pushed(), 0, "none reaches the disk");
     assert!(victim.backend.content().iter().all(|byte| *byte == 7));
     victim.works();
 }
@@ -252,18 +252,18 @@ fn d10_guest_memory_is_not_parsed_again_at_completion() {
     for indirect in [false, true] {
         let mut victim = Victim::with(Shape::default(), feature::INDIRECT_DESC);
         victim.backend.fill(0x11);
-        victim.backend.hold();
+        victim.backend.pause();
         let chain = usual_chain(&victim, &Request::read(5, 512));
         let ring = &mut victim.disk.rings[0];
         let head =
             if indirect { ring.offer_indirect(victim::TABLE, &chain) } else { ring.offer(&chain) };
         let _ = ring.publish();
         victim.kick();
-        wait_for(|| (victim.backend.asked() == 1).then_some(())).expect("it is in flight");
+        wait_for(|| (victim.backend.pushed() == 1).then_some(())).expect("it is in flight");
 
         const ELSEWHERE: u64 = DATA + 0x1000;
-        victim.put(ELSEWHERE, &[0xee; 4096]);
-        victim.put(HEADER, &Request::write(64, &[]).readable());
+        victim.write(ELSEWHERE, &[0xee; 4096]);
+        victim.write(HEADER, &Request::write(64, &[]).readable());
         let other = [
             Descriptor::readable(ELSEWHERE, 16).then(1),
             Descriptor::writable(ELSEWHERE, 4096 - 1).then(2),
@@ -274,11 +274,11 @@ fn d10_guest_memory_is_not_parsed_again_at_completion() {
             victim.disk.rings[0].set_descriptor(index, other[usize::from(index) % 3]);
             victim.disk.rings[0].set_available(index, 0xffff);
         }
-        victim.backend.release();
+        victim.backend.resume();
         let used = victim.disk.rings[0].wait_used();
         assert_eq!((used.id, used.len, victim.status()), (u32::from(head), 513, OK));
-        assert_eq!(victim.get(DATA, 512), [0x11; 512], "the data goes where it was asked for");
-        assert_eq!(victim.get(ELSEWHERE, 4096), [0xee; 4096], "and nothing anywhere else");
+        assert_eq!(victim.read(DATA, 512), [0x11; 512], "the data goes where it was asked for");
+        assert_eq!(victim.read(ELSEWHERE, 4096), [0xee; 4096], "and nothing anywhere else");
         assert_eq!(victim.backend.content(), vec![0x11; 1 << 16], "a read stays a read");
         victim.works_after_reset();
     }
@@ -294,7 +294,10 @@ fn d11_a_read_only_disk_is_not_discarded() {
         let options = DiskOptions { engine, ..DiskOptions::new(CacheMode::WriteBack) };
         let mut stack = Stack::with(file.path(), &options.read_only());
         let changes = feature::BLK_DISCARD | feature::BLK_WRITE_ZEROES;
-        assert_eq!(stack.disk.device.offered() & (changes | feature::BLK_RO), feature::BLK_RO);
+        assert_eq!(
+            stack.disk.device.offered_features() & (changes | feature::BLK_RO),
+            feature::BLK_RO
+        );
         for (kind, flags) in
             [(kind::DISCARD, 0), (kind::WRITE_ZEROES, UNMAP), (kind::WRITE_ZEROES, 0)]
         {
@@ -312,12 +315,13 @@ fn d12_a_batch_has_one_interrupt() {
     for features in [0, feature::EVENT_IDX] {
         let mut victim = Victim::with(Shape::default(), features);
         let line = victim.disk.device.queue_line(0);
-        victim.backend.hold();
-        let placed: Vec<_> = (0..5).map(|at| victim.disk.submit(&Request::read(at, 512))).collect();
-        wait_for(|| (victim.backend.asked() == 5).then_some(())).expect("all are in flight");
+        victim.backend.pause();
+        let pending: Vec<_> =
+            (0..5).map(|at| victim.disk.submit(&Request::read(at, 512))).collect();
+        wait_for(|| (victim.backend.pushed() == 5).then_some(())).expect("all are in flight");
         let _ = line.take();
-        victim.backend.release();
-        let outcomes = victim.disk.wait_all(&placed);
+        victim.backend.resume();
+        let outcomes = victim.disk.wait_all(&pending);
         assert!(outcomes.iter().all(|outcome| outcome.status == OK));
         assert_eq!(line.wait(PATIENCE), 1, "five chains, one interrupt");
         victim.works();

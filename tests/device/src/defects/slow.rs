@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use block::{Backend, CacheMode, EngineKind};
-use driver::{Data, Framing, Placed, Request, kind};
+use driver::{Data, Framing, PendingRequest, Request, kind};
 use fixtures::wait_for;
 
 use super::stack::{ENGINES, Ext4, MIB, OK, Stack};
@@ -18,22 +18,23 @@ const NO_STATUS: u8 = 0xff;
 /// Offers `slow` requests, which the frozen host keeps, and then reads, which come back; thaws, and all is done.
 fn reads_pass(host: &mut Ext4, stack: &mut Stack, slow: &[Request], what: &str) {
     let mut offer = |request: &Request| stack.disk.offer(0, request, &Framing::usual(request));
-    let slow: Vec<Placed> = slow.iter().map(&mut offer).collect();
+    let slow: Vec<PendingRequest> = slow.iter().map(&mut offer).collect();
     host.freeze();
     stack.disk.kick(0);
-    let status = |stack: &Stack, placed: &Placed| {
-        stack.disk.device.machine().get(placed.writable + u64::from(placed.writable_len) - 1, 1)[0]
+    let status = |stack: &Stack, pending: &PendingRequest| {
+        stack.disk.device.machine().read(pending.writable + u64::from(pending.writable_len) - 1, 1)
+            [0]
     };
     let mut back = 0;
     for at in 0..READS {
-        let placed = stack.disk.submit(&Request::read(at * 8, 4096));
+        let pending = stack.disk.submit(&Request::read(at * 8, 4096));
         let ring = &mut stack.disk.rings[0];
         if wait_for(|| ring.take_used()).is_none() {
             break;
         }
-        back += u64::from(status(stack, &placed) == OK);
+        back += u64::from(status(stack, &pending) == OK);
     }
-    let kept = slow.iter().filter(|placed| status(stack, placed) == NO_STATUS).count();
+    let kept = slow.iter().filter(|pending| status(stack, pending) == NO_STATUS).count();
     // Nothing that fails may leave the host frozen: its end would wait for that of the disk.
     host.thaw();
     assert_eq!(back, READS, "{what}: the reads come back");
@@ -41,7 +42,7 @@ fn reads_pass(host: &mut Ext4, stack: &mut Stack, slow: &[Request], what: &str) 
     for _ in &slow {
         let _ = stack.disk.rings[0].wait_used();
     }
-    assert!(slow.iter().all(|placed| status(stack, placed) == OK), "{what}");
+    assert!(slow.iter().all(|pending| status(stack, pending) == OK), "{what}");
 }
 
 fn ranges(kind: u32, flags: u32, count: u64) -> Vec<Request> {

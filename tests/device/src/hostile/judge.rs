@@ -55,7 +55,7 @@ fn total(runs: &[Run]) -> u64 {
 
 /// The bytes in the runs, if all of them are memory.
 fn bytes(machine: &Machine, runs: &[Run]) -> Option<Vec<u8>> {
-    let all = runs.iter().map(|run| is_memory(*run).then(|| machine.get(run.0, run.1)));
+    let all = runs.iter().map(|run| is_memory(*run).then(|| machine.read(run.0, run.1)));
     Some(all.collect::<Option<Vec<_>>>()?.concat())
 }
 
@@ -85,7 +85,7 @@ fn follow(
             if !indirect || inner.is_some() || descriptor.flags & NEXT != 0 || !fits {
                 return None;
             }
-            let raw = machine.get(run.0, run.1);
+            let raw = machine.read(run.0, run.1);
             inner = Some(raw.as_chunks::<16>().0.iter().map(decode).collect());
             index = 0;
             continue;

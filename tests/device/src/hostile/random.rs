@@ -227,14 +227,14 @@ fn config() -> Config {
 /// Plays one case and compares everything that can be seen with what [`judge`] says.
 fn play(victim: &mut Victim, case: &Case) -> Result<(), TestCaseError> {
     let (table, inner) = case.tables();
-    victim.put(ZONE, &case.header);
-    victim.put(ZONE + 16, &case.data_out.bytes());
-    victim.put(ZONE + 0x8000, &vec![0xa5; 0x2000]);
+    victim.write(ZONE, &case.header);
+    victim.write(ZONE + 16, &case.data_out.bytes());
+    victim.write(ZONE + 0x8000, &vec![0xa5; 0x2000]);
     victim.disk.rings[0].set_table(TABLE, &inner);
     for (index, descriptor) in (0..).zip(table) {
         victim.disk.rings[0].set_descriptor(index, descriptor);
     }
-    let (mut zone, mut content) = (victim.get(ZONE, ZONE_BYTES), victim.backend.content());
+    let (mut zone, mut content) = (victim.read(ZONE, ZONE_BYTES), victim.backend.content());
     let indirect = victim.disk.features & feature::INDIRECT_DESC != 0;
     let verdict = judge(victim.disk.device.machine(), &table, case.head, indirect, &mut content);
 
@@ -265,12 +265,12 @@ fn play(victim: &mut Victim, case: &Case) -> Result<(), TestCaseError> {
                 }
             }
             for (addr, byte) in elsewhere {
-                prop_assert_eq!(victim.get(addr, 1)[0], byte);
+                prop_assert_eq!(victim.read(addr, 1)[0], byte);
             }
         }
     }
     prop_assert!(victim.disk.rings[0].take_used().is_none(), "used more than was offered");
-    prop_assert!(victim.get(ZONE, ZONE_BYTES) == zone, "guest memory differs");
+    prop_assert!(victim.read(ZONE, ZONE_BYTES) == zone, "guest memory differs");
     prop_assert!(victim.backend.content() == content, "the disk differs");
     Ok(())
 }
@@ -327,9 +327,9 @@ fn noise() -> impl Strategy<Value = Noise> {
 
 fn suffer(victim: &mut Victim, noise: &Noise) -> Result<(), TestCaseError> {
     let content = victim.backend.content();
-    let _ = victim.backend.take_asked();
+    let _ = victim.backend.take_pushed();
     for at in (0..ZONE_BYTES).step_by(512) {
-        victim.put(ZONE + at, &noise.memory);
+        victim.write(ZONE + at, &noise.memory);
     }
     let ring = &victim.disk.rings[0];
     for ((index, descriptor), head) in (0..).zip(&noise.table).zip(&noise.heads) {
@@ -353,7 +353,7 @@ fn suffer(victim: &mut Victim, noise: &Noise) -> Result<(), TestCaseError> {
         prop_assert!(offered.map(|head| u32::from(*head)).any(|head| head == id));
     }
     let mut touched = vec![false; content.len() / 512];
-    for op in victim.backend.take_asked() {
+    for op in victim.backend.take_pushed() {
         let (start, len) = match op {
             Operation::Write { at, .. } | Operation::CompareAndWrite { at, .. } => {
                 (at.0, content.len() as u64)

@@ -34,7 +34,7 @@ fn driver_ok_without_features_ok() {
     let device = victim.disk.device.clone();
     device.reset();
     device.set_status(status::ACKNOWLEDGE | status::DRIVER);
-    device.choose(feature::VERSION_1);
+    device.set_driver_features(feature::VERSION_1);
     device.set_status(status::ACKNOWLEDGE | status::DRIVER | status::DRIVER_OK);
     assert_eq!(device.status() & (status::DRIVER_OK | status::FEATURES_OK), 0);
     assert_eq!(victim.backend.engines(), 0, "no worker runs");
@@ -66,7 +66,7 @@ fn features_after_features_ok() {
     let victim = Victim::new();
     let device = &victim.disk.device;
     assert!(device.negotiate(feature::VERSION_1));
-    device.choose(u64::MAX);
+    device.set_driver_features(u64::MAX);
     device.function.write(Structure::Common, 0x08, &1u32.to_le_bytes());
     assert_eq!(device.function.common_u32(0x0c), 1, "features are settled");
 }
@@ -83,7 +83,7 @@ fn queue_sizes_that_cannot_be() {
     // More than the device can: the register keeps its value, which the driver sees.
     let device = victim.disk.device.clone();
     assert!(device.negotiate(feature::VERSION_1));
-    device.function.place_queue(0, QueueLayout { size: 512, ..good() });
+    device.function.set_queue_layout(0, QueueLayout { size: 512, ..good() });
     assert_eq!(device.function.common_u16(0x18), 256);
     victim.works_after_reset();
 }
@@ -118,7 +118,7 @@ fn queue_areas_over_each_other() {
     let same = QueueLayout { size: 256, descriptors: 0, available: 0, used: 0 };
     assert_eq!(start_with(&victim, same), READY | status::DRIVER_OK);
     for index in 0..100u16 {
-        victim.put(2, &index.to_le_bytes());
+        victim.write(2, &index.to_le_bytes());
         victim.kick();
     }
     victim.works_after_reset();
@@ -128,7 +128,7 @@ fn queue_areas_over_each_other() {
 fn a_running_queue_cannot_be_moved() {
     let mut victim = Victim::new();
     let before = victim.disk.rings[0].layout();
-    victim.disk.device.function.place_queue(0, QueueLayout { size: 2, ..good() });
+    victim.disk.device.function.set_queue_layout(0, QueueLayout { size: 2, ..good() });
     assert_eq!(victim.disk.device.function.common_u16(0x18), before.size);
     assert_eq!(u64::from(victim.disk.device.function.common_u32(0x20)), before.descriptors);
     victim.works();
@@ -139,7 +139,7 @@ fn queues_that_do_not_exist() {
     let mut victim = Victim::new();
     let function = &victim.disk.device.function;
     for index in [1u16, 2, 0xff, 0xffff] {
-        function.place_queue(index, good());
+        function.set_queue_layout(index, good());
         function.write(Structure::Common, 0x1c, &1u16.to_le_bytes());
         assert_eq!(function.common_u16(0x18), 0, "size zero says that there is none");
         assert_eq!(function.common_u16(0x1c), 0);
@@ -312,7 +312,7 @@ fn the_configuration_access_capability() {
     assert_eq!(read(4), 128u32.to_le_bytes());
 
     // A kick.
-    let placed = victim.disk.offer(
+    let pending = victim.disk.offer(
         0,
         &Request::bare(kind::FLUSH),
         &driver::Framing::usual(&Request::bare(kind::FLUSH)),
@@ -321,7 +321,7 @@ fn the_configuration_access_capability() {
     aim(0, Structure::Notify, 0, 2);
     function.config_write(capability + 16, &[0, 0]);
     let used = victim.disk.rings[0].wait_used();
-    assert_eq!(victim.disk.outcome(&placed, used).status, 0);
+    assert_eq!(victim.disk.outcome(&pending, used).status, 0);
 
     // Lengths, BARs and places that are none.
     for (bar, offset, len) in [(1, 0x14, 1), (0, 0x14, 3), (0, 0x14, 0), (0, 0x14, u32::MAX)] {

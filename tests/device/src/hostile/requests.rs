@@ -27,7 +27,7 @@ fn refuses(victim: &mut Victim, cases: &[(u8, Request)]) {
         }
     }
     assert_eq!(victim.backend.content(), before);
-    assert!(victim.backend.take_asked().is_empty(), "the disk is not asked");
+    assert!(victim.backend.take_pushed().is_empty(), "the disk is not asked");
     victim.works();
     victim.works_after_reset();
 }
@@ -195,7 +195,7 @@ fn more_data_than_a_request_may_move() {
     table.extend([part; 300]);
     table.push(Descriptor::writable(STATUS, 1));
     let at = super::victim::TABLE;
-    victim.put(STATUS, &[0xff]);
+    victim.write(STATUS, &[0xff]);
     let _ = victim.disk.rings[0].offer_indirect(at, &table);
     let _ = victim.disk.rings[0].publish();
     victim.kick();
@@ -214,7 +214,7 @@ fn data_buffers_that_overlap() {
     let data = Descriptor::writable(DATA, 512);
     let status = Descriptor::writable(STATUS, 1);
     assert_eq!(victim.answer(&[Descriptor::readable(HEADER, 16), data, data, status]).0, OK);
-    assert_eq!(victim.get(DATA, 512), content[512..1024]);
+    assert_eq!(victim.read(DATA, 512), content[512..1024]);
     victim.works_after_reset();
 }
 
@@ -227,12 +227,12 @@ fn data_over_header_and_status() {
     let header = Descriptor::readable(HEADER, 16);
     let chain = [header, Descriptor::writable(HEADER, 512), Descriptor::writable(STATUS, 1)];
     assert_eq!(victim.answer(&chain), (OK, 513));
-    assert_eq!(victim.get(HEADER, 512), [0xee; 512]);
+    assert_eq!(victim.read(HEADER, 512), [0xee; 512]);
 
     let _ = victim.prepare(&Request::read(0, 512));
     let over = Descriptor::writable(STATUS - 256, 512);
     assert_eq!(victim.answer(&[header, over, Descriptor::writable(STATUS, 1)]).0, OK);
-    assert_eq!(victim.get(STATUS - 1, 1), [0xee]);
+    assert_eq!(victim.read(STATUS - 1, 1), [0xee]);
     victim.works_after_reset();
 }
 
@@ -242,12 +242,12 @@ fn bytes_too_many() {
     let mut victim = Victim::new();
     let status = Descriptor::writable(STATUS, 1);
     for request in [Request::bare(kind::FLUSH), Request::write(0, &[7; 512])] {
-        victim.put(DATA, &[0xab; 64]);
+        victim.write(DATA, &[0xab; 64]);
         let mut chain = usual_chain(&victim, &request);
         chain.insert(chain.len() - 1, Descriptor::writable(DATA, 64));
         // None of those bytes is written, so that none may be reported (§2.7.8.2).
         assert_eq!(victim.answer(&chain), (OK, 0));
-        assert_eq!(victim.get(DATA, 64), [0xab; 64]);
+        assert_eq!(victim.read(DATA, 64), [0xab; 64]);
     }
     let _ = victim.prepare(&Request::read(0, 512));
     let header_and_more = Descriptor::readable(HEADER, 4096);
@@ -281,11 +281,11 @@ fn a_place_for_the_id_of_another_size() {
     assert_eq!(outcome.data[20..], [0xa5; 44]);
     // Half of the place is memory: nothing is written there either.
     let _ = victim.prepare(&id(20));
-    victim.put(DATA, &[0xa5; 10]);
+    victim.write(DATA, &[0xa5; 10]);
     let halves = [Descriptor::writable(DATA, 10), Descriptor::writable(HOLE, 10)];
     let header = Descriptor::readable(HEADER, 16);
     let chain = [header, halves[0], halves[1], Descriptor::writable(STATUS, 1)];
     assert_eq!(victim.answer(&chain), (IO_ERROR, 0));
-    assert_eq!(victim.get(DATA, 10), [0xa5; 10]);
+    assert_eq!(victim.read(DATA, 10), [0xa5; 10]);
     victim.works_after_reset();
 }

@@ -81,7 +81,7 @@ fn a_status_byte_over_the_available_index() {
 #[test]
 fn one_head_twice_in_flight() {
     let mut victim = Victim::new();
-    victim.backend.hold();
+    victim.backend.pause();
     let _ = victim.prepare(&Request::read(0, 512));
     let header = Descriptor::readable(HEADER, 16);
     let rest = [Descriptor::writable(DATA, 512).then(2), Descriptor::writable(STATUS, 1)];
@@ -92,8 +92,8 @@ fn one_head_twice_in_flight() {
         victim.disk.rings[0].offer_raw(0);
     }
     victim.kick();
-    wait_for(|| (victim.backend.asked() == 16).then_some(())).expect("all arrive at the disk");
-    victim.backend.release();
+    wait_for(|| (victim.backend.pushed() == 16).then_some(())).expect("all arrive at the disk");
+    victim.backend.resume();
     for _ in 0..16 {
         assert_eq!(victim.disk.rings[0].wait_used().id, 0);
     }
@@ -105,7 +105,7 @@ fn one_head_twice_in_flight() {
 #[test]
 fn more_requests_than_the_slab_holds() {
     let mut victim = Victim::new();
-    victim.backend.hold();
+    victim.backend.pause();
     let _ = victim.prepare(&Request::bare(kind::FLUSH));
     victim.disk.rings[0].set_descriptor(0, Descriptor::readable(HEADER, 16).then(1));
     victim.disk.rings[0].set_descriptor(1, Descriptor::writable(STATUS, 1));
@@ -113,12 +113,12 @@ fn more_requests_than_the_slab_holds() {
         victim.disk.rings[0].offer_raw(0);
     }
     victim.kick();
-    wait_for(|| (victim.backend.asked() == 16).then_some(())).expect("all arrive");
+    wait_for(|| (victim.backend.pushed() == 16).then_some(())).expect("all arrive");
     for _ in 0..16 {
         victim.disk.rings[0].offer_raw(0);
         victim.kick();
     }
-    victim.backend.release();
+    victim.backend.resume();
     for _ in 0..32 {
         let _ = victim.disk.rings[0].wait_used();
     }
@@ -136,8 +136,8 @@ fn unknown(head: u16) -> (Descriptor, u64) {
 /// All heads are unknown requests, but the first, which is a read.
 fn lay_out_endless(victim: &Victim) {
     let _ = victim.prepare(&Request::read(0, 512));
-    victim.put(HEADER + 0x100, &Request::bare(99).readable());
-    victim.put(STATUS + 0x100, &[UNTOUCHED; 16]);
+    victim.write(HEADER + 0x100, &Request::bare(99).readable());
+    victim.write(STATUS + 0x100, &[UNTOUCHED; 16]);
     let ring = &victim.disk.rings[0];
     for head in 0..16 {
         let (pointer, status) = unknown(head);
@@ -180,7 +180,7 @@ fn offer_without_end(ring: &Ring, memory: &GuestMemory, stop: &AtomicBool) {
 fn a_round_takes_one_ring_full() {
     let mut victim = Victim::new();
     lay_out_endless(&victim);
-    victim.backend.hold();
+    victim.backend.pause();
     let layout = victim.disk.rings[0].layout();
     let ring = Ring::at(victim.disk.device.machine().memory.clone(), layout, 0);
     // Each read is the first of a ring full; at that moment there is room for as many again.
@@ -202,7 +202,7 @@ fn a_round_takes_one_ring_full() {
         (interrupts == 3).then_some(())
     };
     wait_for(three).expect("three rounds with an answer to show");
-    victim.backend.release();
+    victim.backend.resume();
     let all = || (victim.disk.rings[0].used_index() == 49).then_some(());
     wait_for(all).expect("the reads as well");
     victim.works_after_reset();

@@ -42,24 +42,24 @@ impl Victim {
         Self { disk, backend }
     }
 
-    pub(crate) fn put(&self, addr: u64, bytes: &[u8]) {
-        self.disk.device.machine().put(addr, bytes);
+    pub(crate) fn write(&self, addr: u64, bytes: &[u8]) {
+        self.disk.device.machine().write(addr, bytes);
     }
 
-    pub(crate) fn get(&self, addr: u64, len: u64) -> Vec<u8> {
-        self.disk.device.machine().get(addr, len)
+    pub(crate) fn read(&self, addr: u64, len: u64) -> Vec<u8> {
+        self.disk.device.machine().read(addr, len)
     }
 
     /// Puts a request's header and data to [`HEADER`], and takes the status byte back.
     pub(crate) fn prepare(&self, request: &Request) -> u32 {
         let bytes = request.readable();
-        self.put(HEADER, &bytes);
-        self.put(STATUS, &[UNTOUCHED]);
+        self.write(HEADER, &bytes);
+        self.write(STATUS, &[UNTOUCHED]);
         u32::try_from(bytes.len()).unwrap()
     }
 
     pub(crate) fn status(&self) -> u8 {
-        self.get(STATUS, 1)[0]
+        self.read(STATUS, 1)[0]
     }
 
     /// Kicks whatever the device says it wants.
@@ -70,7 +70,7 @@ impl Victim {
     /// Offers a chain of buffers with the status byte where [`STATUS`] is, and returns it and the length
     /// in the used ring.
     pub(crate) fn answer(&mut self, chain: &[Descriptor]) -> (u8, u32) {
-        self.put(STATUS, &[UNTOUCHED]);
+        self.write(STATUS, &[UNTOUCHED]);
         let head = self.disk.rings[0].offer(chain);
         let _ = self.disk.rings[0].publish();
         self.kick();
@@ -102,7 +102,7 @@ impl Victim {
     pub(crate) fn works(&mut self) {
         assert_eq!(self.backend.engines(), 1, "one worker");
         assert!(!self.disk.device.needs_reset());
-        if self.disk.device.offered() & feature::BLK_RO == 0 {
+        if self.disk.device.offered_features() & feature::BLK_RO == 0 {
             self.disk.write(3, &[0x5c; 1024]);
             assert_eq!(self.backend.content()[3 * 512..5 * 512], [0x5c; 1024]);
         }
@@ -114,7 +114,7 @@ impl Victim {
 impl Drop for Victim {
     /// A test that fails while the disk is held must not wait for it.
     fn drop(&mut self) {
-        self.backend.release();
+        self.backend.resume();
     }
 }
 

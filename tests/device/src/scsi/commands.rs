@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use block::{CacheMode, Operation};
-use driver::{Command, Descriptor, Host, Used, response};
+use driver::{Command, Descriptor, Initiator, Used, response};
 
 use super::{attach, controller, file_disk, read_10, start, write_10};
 
@@ -16,10 +16,10 @@ fn test_unit_ready(lun: u8) -> Command {
 fn what_is_written_is_read() {
     let (mut host, disk, _) = start(2);
     let data: Vec<u8> = (0..4096).map(|index| u8::try_from(index % 251).unwrap()).collect();
-    let written = host.run(1, &Command::new(0, &write_10(8, 8)).out(&data));
+    let written = host.run(1, &Command::new(0, &write_10(8, 8)).with_data_out(&data));
     assert_eq!((written.response, written.status, written.residual), (0, 0, 0));
     assert_eq!(written.written, 12);
-    let read = host.run(0, &Command::new(0, &read_10(8, 8)).room(4096));
+    let read = host.run(0, &Command::new(0, &read_10(8, 8)).with_data_in(4096));
     assert_eq!((read.status, read.residual, read.data), (0, 0, data.clone()));
     assert_eq!(read.written, 12 + 96 + 4096, "every byte up to the data's end is written");
     assert_eq!(disk.content()[4096..8192], data);
@@ -28,14 +28,14 @@ fn what_is_written_is_read() {
 #[test]
 fn residuals_count_what_was_not_used() {
     let (mut host, _, _) = start(1);
-    let read = host.run(0, &Command::new(0, &read_10(0, 1)).room(2000));
+    let read = host.run(0, &Command::new(0, &read_10(0, 1)).with_data_in(2000));
     assert_eq!((read.status, read.residual), (0, 2000 - 512));
-    let write = host.run(0, &Command::new(0, &write_10(0, 1)).out(&[1; 600]));
+    let write = host.run(0, &Command::new(0, &write_10(0, 1)).with_data_out(&[1; 600]));
     assert_eq!((write.status, write.residual), (0, 88));
-    let inquiry = host.run(0, &Command::new(0, &[0x12, 0, 0, 0, 10, 0]).room(36));
+    let inquiry = host.run(0, &Command::new(0, &[0x12, 0, 0, 0, 10, 0]).with_data_in(36));
     assert_eq!((inquiry.status, inquiry.residual, inquiry.written), (0, 26, 12 + 96 + 10));
     assert_eq!(inquiry.data[10..], [0xa5; 26], "beyond the allocation length nothing is touched");
-    let refused = host.run(0, &Command::new(0, &read_10(u32::MAX, 1)).room(512));
+    let refused = host.run(0, &Command::new(0, &read_10(u32::MAX, 1)).with_data_in(512));
     assert_eq!((refused.status, refused.residual), (2, 512));
     assert_eq!(refused.sense_triple(), (5, 0x21, 0));
     assert_eq!(refused.written, 12 + 18);
@@ -45,24 +45,24 @@ fn residuals_count_what_was_not_used() {
 fn buffers_that_are_too_small_are_an_overrun() {
     let (mut host, disk, _) = start(1);
     for command in [
-        Command::new(0, &read_10(0, 2)).room(1023),
+        Command::new(0, &read_10(0, 2)).with_data_in(1023),
         Command::new(0, &read_10(0, 1)),
-        Command::new(0, &write_10(0, 2)).out(&[1; 1023]),
-        Command::new(0, &write_10(0, 2)).room(1024),
-        Command::new(0, &[0x12, 0, 0, 0, 36, 0]).room(20),
-        Command::new(0, &[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0]).out(&[0; 23]),
+        Command::new(0, &write_10(0, 2)).with_data_out(&[1; 1023]),
+        Command::new(0, &write_10(0, 2)).with_data_in(1024),
+        Command::new(0, &[0x12, 0, 0, 0, 36, 0]).with_data_in(20),
+        Command::new(0, &[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0]).with_data_out(&[0; 23]),
     ] {
         let answer = host.run(0, &command);
         assert_eq!(answer.response, response::OVERRUN, "{command:?}");
         assert!(answer.data.iter().all(|byte| *byte == 0xa5));
     }
-    assert_eq!(disk.take_asked(), []);
+    assert_eq!(disk.take_pushed(), []);
 }
 
 #[test]
 fn addresses_without_a_unit_have_answers_of_their_own() {
     let (mut host, _, _) = start(1);
-    let to = |lun: [u8; 8], cdb: &[u8]| Command { lun, ..Command::new(0, cdb).room(36) };
+    let to = |lun: [u8; 8], cdb: &[u8]| Command { lun, ..Command::new(0, cdb).with_data_in(36) };
     let inquiry = [0x12, 0, 0, 0, 36, 0];
     for nowhere in [[1, 1, 0, 0, 0, 0, 0, 0], [0; 8], [0xc1, 1, 0, 0, 0, 0, 0, 0], [0xff; 8]] {
         assert_eq!(host.run(0, &to(nowhere, &inquiry)).response, response::BAD_TARGET);
@@ -82,15 +82,15 @@ fn addresses_without_a_unit_have_answers_of_their_own() {
 /// §5.6.6.1: data in both directions takes INOUT.
 #[test]
 fn both_directions_need_the_feature() {
-    let both = Command::new(0, &read_10(0, 1)).room(512).out(&[0; 8]);
+    let both = Command::new(0, &read_10(0, 1)).with_data_in(512).with_data_out(&[0; 8]);
     let (mut host, _, _) = start(1);
     let answer = host.run(0, &both);
     assert_eq!((answer.response, answer.status, answer.residual), (0, 0, 8));
     let (device, bus) = controller(1);
     let disk = driver::MemoryDisk::new(Default::default());
     attach(&bus, 0, 0, Arc::new(disk));
-    let mut host = Host::start(device, 0);
-    host.hear_attention(0);
+    let mut host = Initiator::start(device, 0);
+    host.clear_unit_attention(0);
     assert_eq!(host.run(0, &both).response, response::FAILURE);
     assert_eq!(host.run(0, &test_unit_ready(0)).status, 0);
 }
@@ -106,7 +106,7 @@ fn any_framing_will_do() {
     bytes.resize(19 + 32, 0);
     bytes.extend(&data);
     let whole = host.readable(&bytes);
-    let room = host.room(12 + 96, 0xff);
+    let room = host.writable_buffer(12 + 96, 0xff);
     for cuts in [vec![whole.len], vec![1, 50, 100], vec![51, 512], vec![8, 8, 8, 8, 8, 8, 8]] {
         disk.fill(0);
         let mut chain = Vec::new();
@@ -123,7 +123,7 @@ fn any_framing_will_do() {
         }
         let head = host.offer(2, &chain);
         assert_eq!(host.rings[2].wait_used(), Used { id: head.into(), len: 12 });
-        assert_eq!(host.device.machine().get(room, 12), [0; 12]);
+        assert_eq!(host.device.machine().read(room, 12), [0; 12]);
         assert_eq!(disk.content()[1024..2048], data, "{cuts:?}");
     }
 }
@@ -138,7 +138,7 @@ fn an_error_of_the_host_is_never_good() {
         (libc::EIO, super::transfer_10(0x35, 0, 0), (3, 0x0c, 0)),
     ] {
         disk.fail_next(errno);
-        let command = Command::new(0, &cdb).out(&[0; 512]).room(512);
+        let command = Command::new(0, &cdb).with_data_out(&[0; 512]).with_data_in(512);
         let answer = host.run(0, &command);
         assert_eq!((answer.response, answer.status), (0, 2));
         assert_eq!((answer.sense_triple(), answer.residual), (expected, 1024));
@@ -151,35 +151,35 @@ fn commands_of_many_steps_come_to_their_end() {
     let (mut host, disk, _) = start(1);
     let mut write_same = vec![0x93, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 128, 0, 0];
     let block = [0x5a; 512];
-    host.succeed(&Command::new(0, &write_same).out(&block));
+    host.succeed(&Command::new(0, &write_same).with_data_out(&block));
     assert!(disk.content().iter().all(|byte| *byte == 0x5a));
     write_same[13] = 0;
-    assert_eq!(host.run(0, &Command::new(0, &write_same).out(&block)).status, 2);
+    assert_eq!(host.run(0, &Command::new(0, &write_same).with_data_out(&block)).status, 2);
 
     let data: Vec<u8> = (0..64 << 10).map(|index: u32| index.to_le_bytes()[0]).collect();
-    host.succeed(&Command::new(0, &super::transfer_10(0x2e, 0, 128)).out(&data)); // and verify
+    host.succeed(&Command::new(0, &super::transfer_10(0x2e, 0, 128)).with_data_out(&data)); // and verify
     let mut verify = super::transfer_10(0x2f, 0, 128);
     verify[1] = 2;
-    host.succeed(&Command::new(0, &verify).out(&data));
+    host.succeed(&Command::new(0, &verify).with_data_out(&data));
     let mut other = data.clone();
     other[40_000] ^= 1;
-    let answer = host.run(0, &Command::new(0, &verify).out(&other));
+    let answer = host.run(0, &Command::new(0, &verify).with_data_out(&other));
     assert_eq!(answer.sense_triple(), (0xe, 0x1d, 0));
     assert_eq!(u32::from_be_bytes(*answer.sense[3..].first_chunk().unwrap()), 40_000);
 
-    let _ = disk.take_asked();
+    let _ = disk.take_pushed();
     let mut fua_read = read_10(0, 1);
     fua_read[1] = 8;
-    assert_eq!(host.succeed(&Command::new(0, &fua_read).room(512)), data[..512]);
-    assert!(matches!(disk.take_asked()[..], [Operation::Flush, Operation::Read { .. }]));
+    assert_eq!(host.succeed(&Command::new(0, &fua_read).with_data_in(512)), data[..512]);
+    assert!(matches!(disk.take_pushed()[..], [Operation::Flush, Operation::Read { .. }]));
 
     let mut unmap = vec![0, 54, 0, 48, 0, 0, 0, 0];
     for lba in [0u64, 8, 16] {
         unmap.extend(lba.to_be_bytes());
         unmap.extend([0, 0, 0, 4, 0, 0, 0, 0]);
     }
-    host.succeed(&Command::new(0, &[0x42, 0, 0, 0, 0, 0, 0, 0, 56, 0]).out(&unmap));
-    assert_eq!(disk.take_asked().len(), 3);
+    host.succeed(&Command::new(0, &[0x42, 0, 0, 0, 0, 0, 0, 0, 56, 0]).with_data_out(&unmap));
+    assert_eq!(disk.take_pushed().len(), 3);
 }
 
 #[test]
@@ -188,13 +188,13 @@ fn compare_and_write_over_real_files() {
         let (device, bus) = controller(1);
         let (file, disk) = file_disk(1 << 20, mode);
         attach(&bus, 0, 0, Arc::new(disk));
-        let mut host = Host::start(device, u64::MAX);
-        host.hear_attention(0);
+        let mut host = Initiator::start(device, u64::MAX);
+        host.clear_unit_attention(0);
         let cdb = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0];
         let both = [[0; 1024], [7; 1024]].concat();
-        host.succeed(&Command::new(0, &cdb).out(&both));
+        host.succeed(&Command::new(0, &cdb).with_data_out(&both));
         assert_eq!(std::fs::read(file.path()).unwrap()[1536..2560], [7; 1024]);
-        let answer = host.run(0, &Command::new(0, &cdb).out(&both));
+        let answer = host.run(0, &Command::new(0, &cdb).with_data_out(&both));
         assert_eq!((answer.sense_triple(), answer.sense[6]), ((0xe, 0x1d, 0), 0), "{mode}");
     }
 }
@@ -207,8 +207,8 @@ fn pieces_of_one_unmap_wait_together() {
     let (device, bus) = controller(1);
     let (_file, disk) = file_disk(8 << 20, CacheMode::WriteBack);
     attach(&bus, 0, 0, Arc::new(disk));
-    let mut host = Host::start(device, u64::MAX);
-    host.hear_attention(0);
+    let mut host = Initiator::start(device, u64::MAX);
+    host.clear_unit_attention(0);
     let bytes = PIECES * 16;
     let mut list = [(bytes + 6).to_be_bytes(), bytes.to_be_bytes(), [0; 2], [0; 2]].concat();
     for piece in 0..PIECES {
@@ -217,7 +217,7 @@ fn pieces_of_one_unmap_wait_together() {
         list.extend([0; 4]);
     }
     let len = u16::try_from(list.len()).unwrap().to_be_bytes();
-    let unmap = Command::new(0, &[0x42, 0, 0, 0, 0, 0, 0, len[0], len[1], 0]).out(&list);
+    let unmap = Command::new(0, &[0x42, 0, 0, 0, 0, 0, 0, len[0], len[1], 0]).with_data_out(&list);
     let took = (0..3).map(|_| {
         let start = Instant::now();
         host.succeed(&unmap);

@@ -1,10 +1,10 @@
 //! Identity, features and configuration space (§5.6.1–§5.6.5).
 
-use driver::{Command, Host, Structure};
+use driver::{Command, Initiator, Structure};
 
 use super::{attach, controller, start};
 
-fn word(host: &Host, offset: u32) -> u32 {
+fn word(host: &Initiator, offset: u32) -> u32 {
     u32::from_le_bytes(host.device.config(offset))
 }
 
@@ -34,7 +34,8 @@ fn the_driver_sets_two_sizes_and_no_more() {
     }
     (host.cdb_size, host.sense_size) = (24, 24);
     disk.fill(7);
-    let read = Command::new(0, &[0x88, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]).room(512);
+    let read =
+        Command::new(0, &[0x88, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]).with_data_in(512);
     assert_eq!(host.succeed(&read), [7; 512]);
     // Sense data is cut to its room.
     host.device.function.write(Structure::Device, 20, &8u32.to_le_bytes());
@@ -52,8 +53,8 @@ fn the_driver_sets_two_sizes_and_no_more() {
 #[test]
 fn a_controller_without_disks_has_no_targets() {
     let (device, _) = controller(1);
-    let mut host = Host::start(device, u64::MAX);
-    let answer = host.run(0, &Command::new(0, &[0x12, 0, 0, 0, 36, 0]).room(36));
+    let mut host = Initiator::start(device, u64::MAX);
+    let answer = host.run(0, &Command::new(0, &[0x12, 0, 0, 0, 36, 0]).with_data_in(36));
     assert_eq!(answer.response, driver::response::BAD_TARGET);
     host.device.reset();
 }

@@ -16,7 +16,7 @@ use block::{
 };
 use devices::scsi::Identity;
 use devices::virtio::{Address, DiskControl, NoPlace, ScsiBus};
-use driver::{Answer, Command, Host, MemoryDisk, Shape, response};
+use driver::{Command, Initiator, MemoryDisk, Response, Shape, response};
 use fixtures::{scratch, wait_for};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use tempfile::{NamedTempFile, TempDir};
@@ -52,7 +52,7 @@ fn detach(bus: &ScsiBus, address: Address, control: DiskControl) {
 }
 
 /// The answer of a unit's first command after what it has to tell.
-fn first(host: &mut Host, queue: u16, command: &Command) -> Answer {
+fn first(host: &mut Initiator, queue: u16, command: &Command) -> Response {
     for _ in 0..3 {
         let answer = host.run(queue, command);
         if answer.sense.is_empty() || answer.sense_triple().0 != 6 {
@@ -69,8 +69,8 @@ fn a_file_comes_and_goes_and_nothing_of_it_stays() {
         let (device, bus) = controller(2);
         let (_root, disk) = file_disk(1 << 20, CacheMode::WriteBack);
         attach(&bus, 0, 0, Arc::new(disk));
-        let mut host = Host::start(device, u64::MAX);
-        host.hear_attention(0);
+        let mut host = Initiator::start(device, u64::MAX);
+        host.clear_unit_attention(0);
         let file = NamedTempFile::new_in(scratch()).unwrap();
         file.as_file().set_len(1 << 20).unwrap();
         let (_, path) = file.into_parts();
@@ -80,13 +80,14 @@ fn a_file_comes_and_goes_and_nothing_of_it_stays() {
             assert!(descriptors(&path) > 0 && !is_free(&path));
             let tells = host.run(0, &Command::new(0, &[0; 6]));
             assert_eq!(tells.sense_triple(), (6, 0x3f, 0xe), "to the other unit of the target");
-            host.hear_attention(1);
+            host.clear_unit_attention(1);
             for queue in 0..2 {
                 let lba = u32::from(queue) * 8;
-                let write = Command::new(1, &write_10(lba, 8)).out(&[turn; 4096]);
+                let write = Command::new(1, &write_10(lba, 8)).with_data_out(&[turn; 4096]);
                 assert_eq!(host.run(queue, &write).status, 0);
             }
-            let last = host.send(1, &Command::new(1, &write_10(16, 8)).out(&[turn; 4096]));
+            let last =
+                host.send(1, &Command::new(1, &write_10(16, 8)).with_data_out(&[turn; 4096]));
             detach(&bus, SECOND, control);
             assert_eq!((descriptors(&path), is_free(&path)), (0, true), "{engine}, turn {turn}");
             let answer = host.wait(1, &last);
@@ -103,7 +104,10 @@ fn a_file_comes_and_goes_and_nothing_of_it_stays() {
             assert_eq!(tells.sense_triple(), (6, 0x3f, 0xe));
         }
         // The other disk has noticed nothing.
-        assert_eq!(host.run(1, &Command::new(0, &read_10(0, 8)).room(4096)).data, [0; 4096]);
+        assert_eq!(
+            host.run(1, &Command::new(0, &read_10(0, 8)).with_data_in(4096)).data,
+            [0; 4096]
+        );
     }
 }
 
@@ -112,12 +116,12 @@ fn a_file_comes_and_goes_and_nothing_of_it_stays() {
 fn a_unit_that_is_gone_answers_as_one_that_never_was() {
     let (mut host, _, bus) = start(1);
     attach(&bus, 0, 1, Arc::new(MemoryDisk::new(Shape::default())));
-    let inquiry = |lun| Command::new(lun, &[0x12, 0, 0, 0, 36, 0]).room(36);
+    let inquiry = |lun| Command::new(lun, &[0x12, 0, 0, 0, 36, 0]).with_data_in(36);
     assert_eq!(host.succeed(&inquiry(1))[0], 0, "a disk");
     bus.detach(SECOND).unwrap().settle().unwrap();
     assert_eq!(host.succeed(&inquiry(1)), host.succeed(&inquiry(9)));
     assert_eq!(host.succeed(&inquiry(1))[0], 0x7f);
-    for command in [Command::new(1, &[0; 6]), Command::new(1, &read_10(0, 1)).room(512)] {
+    for command in [Command::new(1, &[0; 6]), Command::new(1, &read_10(0, 1)).with_data_in(512)] {
         assert_eq!(host.run(0, &command).sense_triple(), (5, 0x25, 0));
     }
     // A target without units is none.
@@ -132,7 +136,7 @@ fn disks_come_and_go_under_load() {
         let (device, bus) = controller(2);
         let (_root, disk) = file_disk(1 << 20, CacheMode::WriteBack);
         attach(&bus, 0, 0, Arc::new(disk));
-        let mut host = Host::start(device, u64::MAX);
+        let mut host = Initiator::start(device, u64::MAX);
         let file = NamedTempFile::new_in(scratch()).unwrap();
         file.as_file().set_len(1 << 20).unwrap();
         let (_, path) = file.into_parts();
@@ -150,16 +154,16 @@ fn disks_come_and_go_under_load() {
             });
             while !operator.is_finished() {
                 let command = |lun, n: u32| match n % 3 {
-                    0 => Command::new(lun, &write_10(n * 8, 8)).out(&[1; 4096]),
+                    0 => Command::new(lun, &write_10(n * 8, 8)).with_data_out(&[1; 4096]),
                     1 => Command::new(lun, &[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
-                    _ => Command::new(lun, &read_10(n * 8, 8)).room(4096),
+                    _ => Command::new(lun, &read_10(n * 8, 8)).with_data_in(4096),
                 };
                 let sent: Vec<_> =
                     (0..12).map(|n| host.send(1, &command(u8::from(n % 2 == 1), n))).collect();
                 for _ in &sent {
                     let used = host.rings[3].wait_used();
                     let sent = sent.iter().find(|sent| sent.head_id() == u64::from(used.id));
-                    let answer = host.answer(sent.unwrap(), used);
+                    let answer = host.response(sent.unwrap(), used);
                     assert_eq!(answer.response, response::OK);
                     match answer.status {
                         0 => served += 1,
@@ -180,10 +184,10 @@ fn what_is_in_flight_ends_before_the_flush() {
     let (mut host, _, bus) = start(1);
     let disk = MemoryDisk::new(Shape::default());
     let control = attach(&bus, 0, 1, Arc::new(disk.clone()));
-    host.hear_attention(1);
-    disk.hold();
-    let sent = host.send(0, &Command::new(1, &write_10(0, 1)).out(&[7; 512]));
-    wait_for(|| (disk.asked() > 0).then_some(())).unwrap();
+    host.clear_unit_attention(1);
+    disk.pause();
+    let sent = host.send(0, &Command::new(1, &write_10(0, 1)).with_data_out(&[7; 512]));
+    wait_for(|| (disk.pushed() > 0).then_some(())).unwrap();
     let leaving = bus.detach(SECOND).unwrap();
     thread::scope(|scope| {
         let end = scope.spawn(move || leaving.settle().map(|()| leaving));
@@ -193,7 +197,7 @@ fn what_is_in_flight_ends_before_the_flush() {
             thread::sleep(Duration::from_millis(1));
         }
         assert_eq!((disk.syncs(), end.is_finished()), (0, false));
-        disk.release();
+        disk.resume();
         assert_eq!(host.wait(0, &sent).status, 0);
         let leaving = end.join().unwrap().unwrap();
         assert_eq!((disk.syncs(), disk.engines()), (1, 0));
@@ -210,13 +214,13 @@ fn a_disk_that_went_under_a_command_is_told_from_one_that_fails() {
         let (mut host, _, bus) = start(1);
         let disk = MemoryDisk::new(Shape::default());
         attach(&bus, 0, 1, Arc::new(disk.clone()));
-        host.hear_attention(1);
-        disk.hold();
+        host.clear_unit_attention(1);
+        disk.pause();
         disk.fail_next(libc::ENODEV);
-        let sent = host.send(0, &Command::new(1, &read_10(0, 1)).room(512));
-        wait_for(|| (disk.asked() > 0).then_some(())).unwrap();
+        let sent = host.send(0, &Command::new(1, &read_10(0, 1)).with_data_in(512));
+        wait_for(|| (disk.pushed() > 0).then_some(())).unwrap();
         let leaving = detaches.then(|| bus.detach(SECOND).unwrap());
-        disk.release();
+        disk.resume();
         assert_eq!(host.wait(0, &sent).sense_triple(), sense);
         leaving.map_or(Ok(()), |leaving| leaving.settle()).unwrap();
     }
@@ -247,18 +251,18 @@ fn a_reset_lets_go_of_a_disk_that_leaves() {
     let (mut host, _, bus) = start(1);
     let disk = MemoryDisk::new(Shape::default());
     attach(&bus, 0, 1, Arc::new(disk.clone()));
-    host.hear_attention(1);
-    disk.hold();
-    host.send(0, &Command::new(1, &read_10(0, 1)).room(512));
-    wait_for(|| (disk.asked() > 0).then_some(())).unwrap();
+    host.clear_unit_attention(1);
+    disk.pause();
+    host.send(0, &Command::new(1, &read_10(0, 1)).with_data_in(512));
+    wait_for(|| (disk.pushed() > 0).then_some(())).unwrap();
     let leaving = bus.detach(SECOND).unwrap();
     host.device.set_status(0);
-    disk.release();
+    disk.resume();
     leaving.settle().unwrap();
     leaving.close();
     wait_for(|| (host.device.status() == 0).then_some(())).expect("the reset ends");
-    let mut host = Host::start(host.device.clone(), u64::MAX);
-    host.hear_attention(0);
+    let mut host = Initiator::start(host.device.clone(), u64::MAX);
+    host.clear_unit_attention(0);
     let gone = host.run(0, &Command::new(1, &[0; 6]));
     assert_eq!(gone.sense_triple(), (5, 0x25, 0));
 }
@@ -352,9 +356,9 @@ fn numbers_are_used_again() {
         bus.detach(Address { target: 3, lun: 1 }).unwrap().settle().unwrap();
     }
     attach(&bus, 0, 0, Arc::new(disk));
-    let mut host = Host::start(device, u64::MAX);
-    host.hear_attention(0);
-    let command = Command::new(0, &read_10(0, 1)).room(512);
+    let mut host = Initiator::start(device, u64::MAX);
+    host.clear_unit_attention(0);
+    let command = Command::new(0, &read_10(0, 1)).with_data_in(512);
     assert_eq!(host.run(0, &command).status, 0);
 }
 
@@ -364,7 +368,7 @@ fn an_attach_that_is_refused_holds_nothing() {
     let (file, disk) = file_disk(1 << 20, CacheMode::WriteBack);
     let (_, path) = file.into_parts();
     let disk: Arc<dyn Backend> = Arc::new(disk);
-    let buffer = host.listen();
+    let buffer = host.offer_event_buffer();
     for (address, why) in [
         (Address { target: 0, lun: 0 }, NoPlace::Taken(0, 0)),
         (Address { target: 0, lun: 0x4000 }, NoPlace::TooHigh(0x4000)),
@@ -375,10 +379,10 @@ fn an_attach_that_is_refused_holds_nothing() {
     }
     drop(disk);
     assert_eq!((descriptors(&path), is_free(&path)), (0, true));
-    assert!(host.hears_nothing());
+    assert!(host.has_no_event());
     assert_eq!(host.run(0, &Command::new(0, &[0; 6])).status, 0, "there is nothing to tell");
     attach(&bus, 0, 1, open(&path, EngineKind::Auto));
-    assert_eq!(host.hear(buffer)[..8], [1, 0, 0, 0, 1, 0, 0, 1]);
+    assert_eq!(host.wait_event(buffer)[..8], [1, 0, 0, 0, 1, 0, 0, 1]);
 }
 
 /// A file system of 1 MiB.
@@ -421,8 +425,8 @@ fn nothing_is_held_for_want_of_space() {
         };
         let disk = RawFile::open(&path, &options).unwrap();
         let control = attach(&bus, 0, 1, Arc::new(disk));
-        host.hear_attention(1);
-        let write = Command::new(1, &write_10(0, 4096)).out(&vec![1; 2 << 20]);
+        host.clear_unit_attention(1);
+        let write = Command::new(1, &write_10(0, 4096)).with_data_out(&vec![1; 2 << 20]);
         let sent = host.send(0, &write);
         wait_for(|| control.backend().status().enospc_hold).expect("it is held");
         detach(&bus, SECOND, control);

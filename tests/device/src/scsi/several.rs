@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use block::{Backend as _, CacheMode, DiskOptions, EngineKind, RawFile};
 use devices::virtio::stats::Kind;
-use driver::{Command, Host};
+use driver::{Command, Initiator};
 
 use super::{attach, controller, file_disk, read_10, write_10};
 
@@ -25,21 +25,25 @@ fn one_queue_serves_many_disks() {
             controls.push(attach(&bus, 0, lun.into(), Arc::new(disk)));
             files.push(file);
         }
-        let mut host = Host::start(device, u64::MAX);
-        (0..DISKS).for_each(|lun| host.hear_attention(lun));
+        let mut host = Initiator::start(device, u64::MAX);
+        (0..DISKS).for_each(|lun| host.clear_unit_attention(lun));
         for turn in 0..50u8 {
             let lba = u32::from(turn) * 8;
             let byte = |lun: u8| lun.wrapping_mul(31).wrapping_add(turn);
             for (cdb, reads) in [(write_10(lba, 8), false), (read_10(lba, 8), true)] {
                 let command = |lun: u8| {
                     let command = Command::new(lun, &cdb);
-                    if reads { command.room(4096) } else { command.out(&[byte(lun); 4096]) }
+                    if reads {
+                        command.with_data_in(4096)
+                    } else {
+                        command.with_data_out(&[byte(lun); 4096])
+                    }
                 };
                 let sent: Vec<_> = (0..DISKS).map(|lun| host.send(0, &command(lun))).collect();
                 let mut used: Vec<_> = sent.iter().map(|_| host.rings[2].wait_used()).collect();
                 for (lun, sent) in (0..).zip(&sent) {
                     let mine = used.iter().position(|used| u64::from(used.id) == sent.head_id());
-                    let answer = host.answer(sent, used.remove(mine.unwrap()));
+                    let answer = host.response(sent, used.remove(mine.unwrap()));
                     assert_eq!((answer.response, answer.status), (0, 0));
                     if reads {
                         assert_eq!(answer.data, [byte(lun); 4096], "{engine}, LUN {lun}");
@@ -81,16 +85,18 @@ fn a_piece_of_a_granule_is_answered_by_a_worker_of_many_disks() {
             attach(&bus, 0, lun, Arc::new(disk));
             files.push(file);
         }
-        let mut host = Host::start(device, u64::MAX);
-        (0..3).for_each(|lun| host.hear_attention(lun));
+        let mut host = Initiator::start(device, u64::MAX);
+        (0..3).for_each(|lun| host.clear_unit_attention(lun));
         for lun in 0..3 {
-            host.succeed(&Command::new(lun, &read_10(0, 8)).room(4096));
+            host.succeed(&Command::new(lun, &read_10(0, 8)).with_data_in(4096));
         }
         let mut unmap = vec![0, 22, 0, 16, 0, 0, 0, 0];
         unmap.extend(1_u64.to_be_bytes());
         unmap.extend([0, 0, 0, 1, 0, 0, 0, 0]);
         for lun in 0..3 {
-            host.succeed(&Command::new(lun, &[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0]).out(&unmap));
+            host.succeed(
+                &Command::new(lun, &[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0]).with_data_out(&unmap),
+            );
         }
     }
 }
@@ -110,9 +116,9 @@ fn large_discards_go_on_beside_reads_of_a_worker_of_many_disks() {
             attach(&bus, 0, lun, Arc::new(disk));
             files.push(file);
         }
-        let mut host = Host::start(device, u64::MAX);
-        (0..2).for_each(|lun| host.hear_attention(lun));
-        let read = |lun| Command::new(lun, &read_10(0, 8)).room(4096);
+        let mut host = Initiator::start(device, u64::MAX);
+        (0..2).for_each(|lun| host.clear_unit_attention(lun));
+        let read = |lun| Command::new(lun, &read_10(0, 8)).with_data_in(4096);
         (0..2).for_each(|lun| assert_eq!(host.succeed(&read(lun)), [0; 4096]));
         let blocks = 1_u32 << 21;
         for _ in 0..10 {
@@ -122,7 +128,7 @@ fn large_discards_go_on_beside_reads_of_a_worker_of_many_disks() {
                 list.extend((piece * u64::from(blocks)).to_be_bytes());
                 list.extend(blocks.to_be_bytes());
                 list.extend([0; 4]);
-                host.send(0, &Command::new(1, &UNMAP).out(&list));
+                host.send(0, &Command::new(1, &UNMAP).with_data_out(&list));
                 host.send(0, &read(1));
                 sent += 2;
             }
@@ -141,16 +147,16 @@ fn queues_that_sleep_do_not_hold_up_a_comparison() {
     let (_other_file, other) = file_disk(1 << 20, CacheMode::WriteBack);
     attach(&bus, 0, 0, Arc::new(disk));
     attach(&bus, 0, 1, Arc::new(other));
-    let mut host = Host::start(device, u64::MAX);
-    (0..2).for_each(|lun| host.hear_attention(lun));
+    let mut host = Initiator::start(device, u64::MAX);
+    (0..2).for_each(|lun| host.clear_unit_attention(lun));
     // Queue 0 sleeps in one engine, queue 1 in a poll of two, queue 2 has none.
-    assert_eq!(host.run(0, &Command::new(0, &read_10(0, 1)).room(512)).status, 0);
+    assert_eq!(host.run(0, &Command::new(0, &read_10(0, 1)).with_data_in(512)).status, 0);
     for lun in [1, 0] {
-        assert_eq!(host.run(1, &Command::new(lun, &read_10(0, 1)).room(512)).status, 0);
+        assert_eq!(host.run(1, &Command::new(lun, &read_10(0, 1)).with_data_in(512)).status, 0);
     }
     std::thread::sleep(std::time::Duration::from_millis(20));
     let cdb = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
-    let command = Command::new(0, &cdb).out(&[[0; 512], [1; 512]].concat());
+    let command = Command::new(0, &cdb).with_data_out(&[[0; 512], [1; 512]].concat());
     assert_eq!(host.run(2, &command).status, 0);
-    assert_eq!(host.run(1, &Command::new(0, &read_10(0, 1)).room(512)).data, [1; 512]);
+    assert_eq!(host.run(1, &Command::new(0, &read_10(0, 1)).with_data_in(512)).data, [1; 512]);
 }

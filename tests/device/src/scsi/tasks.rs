@@ -26,16 +26,16 @@ fn what_waits_is_aborted_at_once() {
         (I_T_NEXUS_RESET, response::RESET),
     ] {
         let (mut host, disk, _) = start(2);
-        disk.cancels(true);
-        disk.hold();
-        let sent = host.send(1, &Command::new(0, &read_10(0, 1)).room(512).named(77));
-        wait_for(|| (disk.asked() > 0).then_some(())).unwrap();
-        assert_eq!(host.manage(function, UNIT, 77), response::OK);
+        disk.allow_cancel(true);
+        disk.pause();
+        let sent = host.send(1, &Command::new(0, &read_10(0, 1)).with_data_in(512).with_id(77));
+        wait_for(|| (disk.pushed() > 0).then_some(())).unwrap();
+        assert_eq!(host.task_management(function, UNIT, 77), response::OK);
         // Before the function was answered.
         let used = host.rings[3].take_used().expect("the task has ended");
-        let answer = host.answer(&sent, used);
+        let answer = host.response(&sent, used);
         assert_eq!((answer.response, answer.residual), (expected, 512), "{function}");
-        disk.release();
+        disk.resume();
         let next = host.run(0, &Command::new(0, &[0; 6]));
         match function {
             LOGICAL_UNIT_RESET => assert_eq!(next.sense_triple(), (6, 0x29, 3)),
@@ -49,38 +49,38 @@ fn what_waits_is_aborted_at_once() {
 #[test]
 fn what_cannot_be_aborted_is_waited_for() {
     let (mut host, disk, _) = start(1);
-    disk.hold();
-    let sent = host.send(0, &Command::new(0, &write_10(0, 1)).out(&[1; 512]).named(5));
-    wait_for(|| (disk.asked() > 0).then_some(())).unwrap();
-    let (_, at) = host.send_function(ABORT_TASK, UNIT, 5);
+    disk.pause();
+    let sent = host.send(0, &Command::new(0, &write_10(0, 1)).with_data_out(&[1; 512]).with_id(5));
+    wait_for(|| (disk.pushed() > 0).then_some(())).unwrap();
+    let (_, at) = host.send_task_management(ABORT_TASK, UNIT, 5);
     std::thread::sleep(std::time::Duration::from_millis(50));
     assert!(host.rings[0].take_used().is_none(), "the task has not ended");
-    disk.release();
+    disk.resume();
     host.rings[0].wait_used();
-    assert_eq!(host.device.machine().get(at, 1), [response::OK]);
+    assert_eq!(host.device.machine().read(at, 1), [response::OK]);
     let used = host.rings[2].take_used().expect("the task has ended");
-    assert_eq!(host.answer(&sent, used).response, response::ABORTED);
+    assert_eq!(host.response(&sent, used).response, response::ABORTED);
 }
 
 /// A command of many steps ends after the one that is under way.
 #[test]
 fn no_further_step_is_taken_after_an_abort() {
     let (mut host, disk, _) = start(1);
-    disk.hold();
+    disk.pause();
     let mut unmap = vec![0, 22, 0, 48, 0, 0, 0, 0];
     for lba in [0u64, 8, 16] {
         unmap.extend(lba.to_be_bytes());
         unmap.extend([0, 0, 0, 4, 0, 0, 0, 0]);
     }
     let cdb = [0x42, 0, 0, 0, 0, 0, 0, 0, 56, 0];
-    let sent = host.send(0, &Command::new(0, &cdb).out(&unmap).named(5));
-    wait_for(|| (disk.asked() > 0).then_some(())).unwrap();
-    host.send_function(ABORT_TASK, UNIT, 5);
+    let sent = host.send(0, &Command::new(0, &cdb).with_data_out(&unmap).with_id(5));
+    wait_for(|| (disk.pushed() > 0).then_some(())).unwrap();
+    host.send_task_management(ABORT_TASK, UNIT, 5);
     std::thread::sleep(std::time::Duration::from_millis(50));
-    disk.release();
+    disk.resume();
     host.rings[0].wait_used();
     assert_eq!(host.wait(0, &sent).response, response::ABORTED);
-    assert_eq!(disk.take_asked().len(), 1);
+    assert_eq!(disk.take_pushed().len(), 1);
 }
 
 /// The driver may have been told of writes that the flush of a switched-off cache makes durable: who aborts the switch does
@@ -89,21 +89,21 @@ fn no_further_step_is_taken_after_an_abort() {
 fn an_aborted_switch_of_the_write_cache_leaves_nothing_volatile() {
     for errno in [None, Some(libc::EIO)] {
         let (mut host, disk, _) = start(1);
-        disk.cancels(true);
-        disk.hold();
+        disk.allow_cancel(true);
+        disk.pause();
         let wce_off = [0, 0, 0, 0, 8, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         let select = [0x15, 0x10, 0, 0, 24, 0];
-        let sent = host.send(0, &Command::new(0, &select).out(&wce_off).named(5));
-        wait_for(|| (disk.asked() > 0).then_some(())).unwrap();
-        host.send_function(ABORT_TASK, UNIT, 5);
+        let sent = host.send(0, &Command::new(0, &select).with_data_out(&wce_off).with_id(5));
+        wait_for(|| (disk.pushed() > 0).then_some(())).unwrap();
+        host.send_task_management(ABORT_TASK, UNIT, 5);
         std::thread::sleep(std::time::Duration::from_millis(50));
         assert!(host.rings[2].take_used().is_none(), "the flush goes on");
         if let Some(errno) = errno {
             disk.fail_next(errno);
         }
-        disk.release();
+        disk.resume();
         assert_eq!(host.wait(0, &sent).response, response::ABORTED);
-        let sense = host.run(0, &Command::new(0, &[0x1a, 8, 8, 0, 24, 0]).room(24));
+        let sense = host.run(0, &Command::new(0, &[0x1a, 8, 8, 0, 24, 0]).with_data_in(24));
         assert_eq!(sense.data[6] & 4 != 0, errno.is_some(), "{errno:?}");
     }
 }
@@ -111,33 +111,36 @@ fn an_aborted_switch_of_the_write_cache_leaves_nothing_volatile() {
 #[test]
 fn only_the_tasks_that_are_meant_end() {
     let (mut host, disk, _) = start(2);
-    disk.cancels(true);
-    disk.hold();
-    let named = |id| Command::new(0, &read_10(0, 1)).room(512).named(id);
+    disk.allow_cancel(true);
+    disk.pause();
+    let named = |id| Command::new(0, &read_10(0, 1)).with_data_in(512).with_id(id);
     let (one, two) = (host.send(0, &named(1)), host.send(1, &named(2)));
-    wait_for(|| (disk.asked() == 2).then_some(())).unwrap();
-    assert_eq!(host.manage(QUERY_TASK, UNIT, 2), response::FUNCTION_SUCCEEDED);
-    assert_eq!(host.manage(QUERY_TASK, UNIT, 3), response::OK);
-    assert_eq!(host.manage(QUERY_TASK_SET, UNIT, 0), response::FUNCTION_SUCCEEDED);
-    assert_eq!(host.manage(ABORT_TASK, UNIT, 3), response::OK);
-    assert_eq!(host.manage(ABORT_TASK, UNIT, 2), response::OK);
+    wait_for(|| (disk.pushed() == 2).then_some(())).unwrap();
+    assert_eq!(host.task_management(QUERY_TASK, UNIT, 2), response::FUNCTION_SUCCEEDED);
+    assert_eq!(host.task_management(QUERY_TASK, UNIT, 3), response::OK);
+    assert_eq!(host.task_management(QUERY_TASK_SET, UNIT, 0), response::FUNCTION_SUCCEEDED);
+    assert_eq!(host.task_management(ABORT_TASK, UNIT, 3), response::OK);
+    assert_eq!(host.task_management(ABORT_TASK, UNIT, 2), response::OK);
     assert_eq!(host.wait(1, &two).response, response::ABORTED);
     assert!(host.rings[2].take_used().is_none());
-    disk.release();
+    disk.resume();
     assert_eq!(host.wait(0, &one).response, response::OK);
-    assert_eq!(host.manage(QUERY_TASK_SET, UNIT, 0), response::OK, "nothing is left");
-    assert_eq!(host.manage(ABORT_TASK, UNIT, 1), response::OK);
+    assert_eq!(host.task_management(QUERY_TASK_SET, UNIT, 0), response::OK, "nothing is left");
+    assert_eq!(host.task_management(ABORT_TASK, UNIT, 1), response::OK);
 }
 
 #[test]
 fn functions_for_nobody_are_refused() {
     let (mut host, _, _) = start(1);
-    assert_eq!(host.manage(CLEAR_ACA, UNIT, 0), response::FUNCTION_REJECTED);
-    assert_eq!(host.manage(99, UNIT, 0), response::FUNCTION_REJECTED);
-    assert_eq!(host.manage(ABORT_TASK, [1, 3, 0, 0, 0, 0, 0, 0], 0), response::BAD_TARGET);
-    assert_eq!(host.manage(ABORT_TASK, [9; 8], 0), response::BAD_TARGET);
-    assert_eq!(host.manage(ABORT_TASK, [1, 0, 0, 1, 0, 0, 0, 0], 0), response::INCORRECT_LUN);
-    assert_eq!(host.manage(I_T_NEXUS_RESET, [1, 0, 9, 9, 0, 0, 0, 0], 0), response::OK);
+    assert_eq!(host.task_management(CLEAR_ACA, UNIT, 0), response::FUNCTION_REJECTED);
+    assert_eq!(host.task_management(99, UNIT, 0), response::FUNCTION_REJECTED);
+    assert_eq!(host.task_management(ABORT_TASK, [1, 3, 0, 0, 0, 0, 0, 0], 0), response::BAD_TARGET);
+    assert_eq!(host.task_management(ABORT_TASK, [9; 8], 0), response::BAD_TARGET);
+    assert_eq!(
+        host.task_management(ABORT_TASK, [1, 0, 0, 1, 0, 0, 0, 0], 0),
+        response::INCORRECT_LUN
+    );
+    assert_eq!(host.task_management(I_T_NEXUS_RESET, [1, 0, 9, 9, 0, 0, 0, 0], 0), response::OK);
 }
 
 #[test]
@@ -151,30 +154,30 @@ fn nothing_can_be_subscribed_to() {
     ] {
         let request = [&kind.to_le_bytes()[..], &lun, &[0xff; 4]].concat();
         let readable = host.readable(&request);
-        let at = host.room(5, 0xa5);
+        let at = host.writable_buffer(5, 0xa5);
         host.offer(0, &[readable, Descriptor::writable(at, 5)]);
         assert_eq!(host.rings[0].wait_used().len, 5);
-        assert_eq!(host.device.machine().get(at, 5), [0, 0, 0, 0, expected]);
+        assert_eq!(host.device.machine().read(at, 5), [0, 0, 0, 0, expected]);
     }
     // No type of request.
     let readable = host.readable(&[7; 24]);
-    let at = host.room(1, 0xa5);
+    let at = host.writable_buffer(1, 0xa5);
     host.offer(0, &[readable, Descriptor::writable(at, 1)]);
     host.rings[0].wait_used();
-    assert_eq!(host.device.machine().get(at, 1), [response::FAILURE]);
+    assert_eq!(host.device.machine().read(at, 1), [response::FAILURE]);
 }
 
 /// A reset of the device does not wait for a function that waits for a slow disk.
 #[test]
 fn a_reset_ends_a_function_that_waits() {
     let (mut host, disk, _) = start(1);
-    disk.hold();
-    host.send(0, &Command::new(0, &read_10(0, 1)).room(512).named(5));
-    wait_for(|| (disk.asked() > 0).then_some(())).unwrap();
-    host.send_function(LOGICAL_UNIT_RESET, UNIT, 0);
+    disk.pause();
+    host.send(0, &Command::new(0, &read_10(0, 1)).with_data_in(512).with_id(5));
+    wait_for(|| (disk.pushed() > 0).then_some(())).unwrap();
+    host.send_task_management(LOGICAL_UNIT_RESET, UNIT, 0);
     std::thread::sleep(std::time::Duration::from_millis(20));
     host.device.set_status(0);
-    disk.release();
+    disk.resume();
     wait_for(|| (host.device.status() == 0).then_some(())).expect("the reset ends");
     assert_eq!(disk.engines(), 0);
 }

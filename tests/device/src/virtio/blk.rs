@@ -19,7 +19,7 @@ fn s5_2_4_configuration_fields() {
     };
     let backend = MemoryDisk::new(Shape { geometry, ..Shape::default() });
     let device = plug(3, Arc::new(backend));
-    assert!(device.negotiate(device.offered()));
+    assert!(device.negotiate(device.offered_features()));
     assert_eq!(u64::from_le_bytes(device.config(0)), (10 << 20) / 512, "capacity in sectors");
     assert_eq!(u32::from_le_bytes(device.config(12)), 254, "seg_max");
     assert_eq!(u32::from_le_bytes(device.config(20)), 4096, "blk_size");
@@ -48,8 +48,8 @@ fn s5_2_4_no_discard_where_the_host_frees_nothing() {
     let mut shape = Shape::default();
     shape.geometry.discard = None;
     let device = plug(1, Arc::new(MemoryDisk::new(shape)));
-    assert_eq!(device.offered() & feature::BLK_DISCARD, 0);
-    assert_ne!(device.offered() & feature::BLK_WRITE_ZEROES, 0);
+    assert_eq!(device.offered_features() & feature::BLK_DISCARD, 0);
+    assert_ne!(device.offered_features() & feature::BLK_WRITE_ZEROES, 0);
     assert_eq!(device.config::<1>(56), [0]);
     assert_eq!(device.config::<12>(36), [0; 12]);
 }
@@ -57,7 +57,7 @@ fn s5_2_4_no_discard_where_the_host_frees_nothing() {
 /// §5.2.3: MQ only with several queues; RO tells a read-only disk, which offers no changes.
 #[test]
 fn s5_2_3_features_follow_the_disk() {
-    let offered = |queues, shape| plug(queues, Arc::new(MemoryDisk::new(shape))).offered();
+    let offered = |queues, shape| plug(queues, Arc::new(MemoryDisk::new(shape))).offered_features();
     let many = feature::BLK_MQ;
     assert_eq!(
         (offered(1, Shape::default()) & many, offered(2, Shape::default()) & many),
@@ -101,7 +101,7 @@ fn s5_2_6_2_zeroed_ranges_read_zero() {
 fn s5_2_6_2_discards_arrive() {
     let (mut disk, backend) = start(u64::MAX);
     assert_eq!(disk.run(&Request::ranges(kind::DISCARD, &[(8, 16, 0)])).status, 0);
-    let asked = backend.take_asked();
+    let asked = backend.take_pushed();
     let [block::Operation::Discard { range, .. }] = asked[..] else { panic!("{asked:?}") };
     assert_eq!((range.start.0, range.len), (4096, 8192));
 }
@@ -126,17 +126,17 @@ fn s5_2_6_many_queues() {
     let mut disk = Disk::start(plug(4, Arc::new(backend.clone())), u64::MAX, 16);
     assert_eq!(backend.engines(), 4);
     for round in 0..50u8 {
-        let placed: Vec<_> = (0..4usize)
+        let pending: Vec<_> = (0..4usize)
             .map(|queue| {
                 let request = Request::write(queue as u64 * 8, &[round ^ 0x80; 4096]);
-                let placed = disk.offer(queue, &request, &Framing::usual(&request));
+                let pending = disk.offer(queue, &request, &Framing::usual(&request));
                 disk.kick(queue);
-                placed
+                pending
             })
             .collect();
-        for (queue, placed) in placed.iter().enumerate() {
+        for (queue, pending) in pending.iter().enumerate() {
             let used = disk.rings[queue].wait_used();
-            assert_eq!(disk.outcome(placed, used).status, 0);
+            assert_eq!(disk.outcome(pending, used).status, 0);
         }
         assert_eq!(backend.content()[..4 * 4096], [round ^ 0x80; 4 * 4096]);
     }

@@ -19,7 +19,7 @@ fn start(mode: CacheMode, features: u64) -> (Disk, MemoryDisk) {
 
 /// Asks for every kind of change and returns the durability all of them were given.
 fn durability(disk: &mut Disk, backend: &MemoryDisk) -> Durability {
-    let _ = backend.take_asked();
+    let _ = backend.take_pushed();
     for request in [
         Request::write(0, &[1; 512]),
         Request::ranges(kind::WRITE_ZEROES, &[(8, 8, 0)]),
@@ -28,7 +28,7 @@ fn durability(disk: &mut Disk, backend: &MemoryDisk) -> Durability {
         assert_eq!(disk.run(&request).status, 0);
     }
     let given: Vec<_> = backend
-        .take_asked()
+        .take_pushed()
         .into_iter()
         .map(|op| match op {
             Operation::Write { durability, .. }
@@ -48,7 +48,7 @@ fn s5_2_5_2_flush_is_offered_where_there_is_a_cache() {
     for mode in CacheMode::ALL {
         let device = plug(1, Arc::new(MemoryDisk::new(Shape { mode, ..Shape::default() })));
         let both = if mode.has_write_cache() { FLUSH | WCE } else { 0 };
-        assert_eq!(device.offered() & (FLUSH | WCE), both, "{mode}");
+        assert_eq!(device.offered_features() & (FLUSH | WCE), both, "{mode}");
         assert_eq!(device.config::<1>(32), [u8::from(mode.has_write_cache())], "{mode}");
     }
 }
@@ -158,7 +158,7 @@ fn s5_2_6_2_a_flush_follows_completed_writes() {
     let (mut disk, backend) = start(CacheMode::WriteBack, FLUSH);
     disk.write(0, &[1; 512]);
     disk.flush();
-    assert!(matches!(backend.take_asked()[..], [Operation::Write { .. }, Operation::Flush]));
+    assert!(matches!(backend.take_pushed()[..], [Operation::Write { .. }, Operation::Flush]));
     backend.fail_next(libc::EIO);
     assert_eq!(disk.run(&Request::bare(kind::FLUSH)).status, 1, "a failed flush is told");
 }

@@ -98,7 +98,7 @@ fn start(name: &str, features: u64) -> (Device, [Ring; 2], Host) {
     let tap = Tap::open(name).unwrap();
     let host = Host::open(name);
     let device = Device::find(&Machine::new(vec![Box::new(Net::new(tap, MAC))]), 1);
-    let features = device.offered() & (features | feature::VERSION_1 | 1 << 5);
+    let features = device.offered_features() & (features | feature::VERSION_1 | 1 << 5);
     assert!(device.negotiate(features));
     assert_eq!(device.config::<6>(0), MAC, "§5.1.4: mac");
     let mut arena = Arena::new(0x1_0000, 0x10_0000);
@@ -135,7 +135,7 @@ fn offer_buffer(device: &Device, rings: &mut [Ring; 2], place: u64) {
 
 /// What was received, its header apart.
 fn split(device: &Device, place: u64, used: Used) -> (Vec<u8>, Vec<u8>) {
-    let mut header = device.machine().get(place, used.len.into());
+    let mut header = device.machine().read(place, used.len.into());
     let frame = header.split_off(12);
     (header, frame)
 }
@@ -149,7 +149,7 @@ fn s5_1_6_frames_both_ways() {
             let sent = frame([0xff; 6], len);
             let mut bytes = vec![0; 12];
             bytes.extend(&sent);
-            device.machine().put(0x20_0000, &bytes);
+            device.machine().write(0x20_0000, &bytes);
             let len32 = u32::try_from(bytes.len()).unwrap();
             let chain =
                 [Descriptor::readable(0x20_0000, 3), Descriptor::readable(0x20_0003, len32 - 3)];
@@ -204,7 +204,7 @@ fn an_interface_that_goes_and_comes_back() {
 
         let mut bytes = vec![0; 12];
         bytes.extend(frame([0xff; 6], 100));
-        device.machine().put(0x20_0000, &bytes);
+        device.machine().write(0x20_0000, &bytes);
         let len = u32::try_from(bytes.len()).unwrap();
         offer(&device, &mut rings, TRANSMIT, &[Descriptor::readable(0x20_0000, len)]);
         assert_eq!(rings[1].wait_used().len, 0);

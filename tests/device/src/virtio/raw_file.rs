@@ -54,7 +54,7 @@ fn buffers_at_odd_addresses_with_direct_io() {
     let data: Vec<u8> = (0..8192u32).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
     for cuts in [vec![], vec![16], vec![17, 513], vec![16, 512, 1, 1, 4096]] {
         let framing = Framing { readable: cuts.clone(), writable: cuts, indirect: false };
-        let _ = disk.arena.take(3, 1);
+        let _ = disk.arena.alloc(3, 1);
         assert_eq!(disk.run_framed(0, &Request::write(8, &data), &framing).status, 0);
         let outcome = disk.run_framed(0, &Request::read(8, 8192), &framing);
         assert_eq!((outcome.status, outcome.written), (0, 8193));
@@ -76,19 +76,19 @@ fn many_requests_in_flight() {
     let file = file(0);
     let mut disk = start(&file, CacheMode::WriteBack, false, 2);
     for round in 1..20u8 {
-        let mut placed = Vec::new();
+        let mut pending = Vec::new();
         for at in 0..32u64 {
             let queue = usize::try_from(at % 2).unwrap();
             let request = Request::write(at * 8, &[round; 4096]);
-            placed.push((queue, disk.offer(queue, &request, &Framing::usual(&request))));
+            pending.push((queue, disk.offer(queue, &request, &Framing::usual(&request))));
         }
         (0..2).for_each(|queue| disk.kick(queue));
         let mut status = vec![0xff; 2];
-        for (queue, _) in &placed {
+        for (queue, _) in &pending {
             let _ = disk.rings[*queue].wait_used();
         }
-        for (_, placed) in &placed {
-            status = disk.device.machine().get(placed.writable, 1);
+        for (_, pending) in &pending {
+            status = disk.device.machine().read(pending.writable, 1);
             assert_eq!(status, [0]);
         }
         assert_eq!(status, [0]);

@@ -53,7 +53,7 @@ fn what_was_made_available_before_is_looked_at() {
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
     let layout = QueueLayout { size: 16, descriptors: 0, available: 0x1000, used: 0x2000 };
     let disk = MemoryDisk::new(Shape::default());
-    disk.hold();
+    disk.pause();
     let nobody = || Interrupt::new(Arc::new([]), Arc::new(AtomicU16::new(0xffff)));
     let active = ActiveQueue {
         index: 0,
@@ -69,5 +69,5 @@ fn what_was_made_available_before_is_looked_at() {
     let mut worker = QueueWorker::new(active, faults, engine, Arc::default(), protocol).unwrap();
     let _ = worker.round();
     assert_eq!(seen.load(Ordering::Relaxed), 1);
-    disk.release();
+    disk.resume();
 }

@@ -101,10 +101,10 @@ fn s2_7_7_2_an_index_within_a_batch() {
     for (event, interrupts) in [(0, 1), (2, 1), (4, 1), (5, 0), (9, 0)] {
         let (mut disk, backend) = start(feature::EVENT_IDX);
         disk.rings[0].set_used_event(event);
-        backend.hold();
+        backend.pause();
         offer_batch(&mut disk, 5);
-        wait_for(|| (backend.asked() == 5).then_some(())).unwrap();
-        backend.release();
+        wait_for(|| (backend.pushed() == 5).then_some(())).unwrap();
+        backend.resume();
         take_batch(&mut disk, 5);
         let patience = if interrupts == 1 { PATIENCE } else { QUIET };
         assert_eq!(disk.device.queue_line(0).wait(patience), interrupts, "event {event}");
@@ -116,11 +116,11 @@ fn s2_7_7_2_an_index_within_a_batch() {
 fn one_interrupt_per_batch() {
     for features in [0, feature::EVENT_IDX] {
         let (mut disk, backend) = start(features);
-        backend.hold();
+        backend.pause();
         offer_batch(&mut disk, 5);
-        wait_for(|| (backend.asked() == 5).then_some(())).unwrap();
+        wait_for(|| (backend.pushed() == 5).then_some(())).unwrap();
         assert_eq!(disk.device.queue_line(0).take(), 0);
-        backend.release();
+        backend.resume();
         take_batch(&mut disk, 5);
         assert_eq!(disk.device.queue_line(0).wait(PATIENCE), 1);
         assert_eq!(disk.device.queue_line(0).wait(QUIET), 0);
@@ -138,14 +138,14 @@ fn s2_7_10_1_kicks_by_flag() {
         wait_for(|| idle(&disk)).expect("an idle device wants kicks");
     }
     // While the queue's slots are full, a kick would be of no use.
-    backend.hold();
+    backend.pause();
     for _ in 0..8 {
         offer_batch(&mut disk, 1);
-        if backend.asked() < 16 {
+        if backend.pushed() < 16 {
             disk.device.function.kick(0);
         }
     }
-    backend.release();
+    backend.resume();
     take_batch(&mut disk, 8);
     wait_for(|| idle(&disk)).expect("and again afterwards");
 }
@@ -170,7 +170,7 @@ fn wrap_around(features: u64) {
     // Requests that are answered at once, and flushes that go through the engine.
     let places = [0x30_0000u64, 0x30_1000];
     for (place, kind) in places.into_iter().zip([kind::GET_ID, kind::FLUSH]) {
-        disk.device.machine().put(place, &Request::bare(kind).readable());
+        disk.device.machine().write(place, &Request::bare(kind).readable());
     }
     let chain = |place| [Descriptor::readable(place, 16), Descriptor::writable(place + 16, 21)];
     let (mut done, mut batch) = (0u32, 0usize);

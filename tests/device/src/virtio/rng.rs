@@ -29,10 +29,10 @@ fn s5_4_6_2_buffers_are_filled_and_lengths_told() {
     for features in [0, feature::EVENT_IDX] {
         let (device, mut ring) = start(features);
         for len in [1, 2, 64, 4096, 65536] {
-            device.machine().put(0x10_0000, &vec![0; len as usize]);
+            device.machine().write(0x10_0000, &vec![0; len as usize]);
             let given = ask(&device, &mut ring, &[Descriptor::writable(0x10_0000, len)]);
             assert!(given >= 1 && given <= len);
-            let bytes = device.machine().get(0x10_0000, len.into());
+            let bytes = device.machine().read(0x10_0000, len.into());
             let (filled, rest) = bytes.split_at(given as usize);
             assert!(given < 16 || filled.iter().any(|byte| *byte != 0));
             assert!(rest.iter().all(|byte| *byte == 0), "no byte beyond the length");

@@ -20,15 +20,15 @@ fn s2_1_2_nothing_is_consumed_before_driver_ok() {
     let ring = device.queue(0, 16, disk.features, &mut Arena::new(0x1_0000, 0x2_0000));
     let mut disk = Disk { rings: vec![ring], ..disk };
     let flush = Request::bare(kind::FLUSH);
-    let placed = disk.offer(0, &flush, &Framing::usual(&flush));
+    let pending = disk.offer(0, &flush, &Framing::usual(&flush));
     disk.kick(0);
     std::thread::sleep(std::time::Duration::from_millis(20));
-    assert_eq!((backend.engines(), backend.asked(), disk.rings[0].used_index()), (0, 0, 0));
+    assert_eq!((backend.engines(), backend.pushed(), disk.rings[0].used_index()), (0, 0, 0));
     assert_eq!(device.queue_line(0).take(), 0);
     // The kick is not lost either.
     device.start();
     let used = disk.rings[0].wait_used();
-    assert_eq!(disk.outcome(&placed, used).status, 0);
+    assert_eq!(disk.outcome(&pending, used).status, 0);
 }
 
 /// §2.2.2: "The device SHOULD accept any valid subset of features the driver accepts, otherwise it MUST
@@ -36,7 +36,7 @@ fn s2_1_2_nothing_is_consumed_before_driver_ok() {
 #[test]
 fn s2_2_2_any_subset_of_the_offer_is_taken() {
     let device = plug(2, Arc::new(MemoryDisk::new(Shape::default())));
-    let offered = device.offered();
+    let offered = device.offered_features();
     let bits: Vec<u64> = (0..64)
         .map(|bit| 1 << bit)
         .filter(|bit| offered & bit & !feature::VERSION_1 != 0)
@@ -53,7 +53,7 @@ fn s2_2_2_any_subset_of_the_offer_is_taken() {
 #[test]
 fn s2_2_2_features_not_offered_are_refused() {
     let device = plug(1, Arc::new(MemoryDisk::new(Shape::default())));
-    let offered = device.offered();
+    let offered = device.offered_features();
     for bit in (0..64).map(|bit| 1u64 << bit).filter(|bit| offered & bit == 0) {
         assert!(!device.negotiate(feature::VERSION_1 | bit), "{bit:#x}");
         assert_eq!(device.status(), status::ACKNOWLEDGE | status::DRIVER);
@@ -64,7 +64,7 @@ fn s2_2_2_features_not_offered_are_refused() {
 #[test]
 fn s6_2_version_1_is_offered_and_required() {
     let device = plug(1, Arc::new(MemoryDisk::new(Shape::default())));
-    assert_ne!(device.offered() & feature::VERSION_1, 0);
+    assert_ne!(device.offered_features() & feature::VERSION_1, 0);
     assert!(!device.negotiate(0));
 }
 
@@ -88,7 +88,7 @@ fn s4_1_4_3_1_features_by_halves() {
         device.function.write(Structure::Common, 0x08, &select.to_le_bytes());
         device.function.write(Structure::Common, 0x0c, &[0xff; 4]);
     }
-    device.choose(feature::VERSION_1 | feature::BLK_FLUSH);
+    device.set_driver_features(feature::VERSION_1 | feature::BLK_FLUSH);
     for (select, half) in [(0u32, 1 << 9), (1, 1)] {
         device.function.write(Structure::Common, 0x08, &select.to_le_bytes());
         assert_eq!(device.function.common_u32(0x0c), half, "read back what was written");
