@@ -1,7 +1,9 @@
-//! `make bench` and `make bench-gate`: what the storage stack costs, beside fio and QEMU's storage daemon.
+//! `make bench` and `make bench-gate`: what the storage stack costs, beside fio and QEMU's storage
+//! daemon.
 //!
-//! The stack is the production one from the transport to the host's file; only the guest is played in process, by
-//! [`driver`](super::load), so that no exits are in the figures. docs/performance.md says what is measured and why so.
+//! The stack is the production one from the transport to the host's file; only the guest is played
+//! in process, by [`driver`](super::load), so that no exits are in the figures. docs/performance.md
+//! says what is measured and why so.
 
 use std::time::Duration;
 
@@ -25,7 +27,8 @@ pub(crate) struct Selection {
     pub(crate) contestants: Vec<String>,
 }
 
-/// Prints the CPU time of a worker whose driver comes back slowly, at queue depth 1: what polling costs where it is of no use.
+/// Prints the CPU time of a worker whose driver comes back slowly, at queue depth 1: what polling
+/// costs where it is of no use.
 ///
 /// # Errors
 ///

@@ -17,8 +17,8 @@ use super::workload::{Direction, Workload};
 pub(super) enum Settings {
     /// As it comes: `--ioengine=io_uring` and the workload.
     Plain,
-    /// The best it can do the way we do it: the file registered, whole batches in and out, no clock read and no bookkeeping
-    /// per request.
+    /// The best it can do the way we do it: the file registered, whole batches in and out, no clock
+    /// read and no bookkeeping per request.
     Best,
     /// The same with its memory registered too.
     Fixed,
@@ -56,7 +56,8 @@ pub(super) fn run(
         .args(["--name=bench", "--ioengine=io_uring", "--invalidate=0", "--time_based"])
         // A process of its own would be in a session of its own, without our precedence.
         .args(["--output-format=json", "--randrepeat=0", "--thread"])
-        // As a guest's buffers are. By default its own are 16 bytes off a page, which the copy likes better.
+        // As a guest's buffers are. By default its own are 16 bytes off a page, which the copy
+        // likes better.
         .arg("--iomem_align=4096")
         .arg(format!("--filename={}", path.display()))
         .arg(format!("--rw={}", workload.fio_name()))

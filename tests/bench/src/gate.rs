@@ -1,11 +1,13 @@
-//! `make bench-gate`: instructions and system calls per request, which unlike times repeat from run to run.
+//! `make bench-gate`: instructions and system calls per request, which unlike times repeat from run
+//! to run.
 //!
-//! Both are counted over the same play: one thread is driver and worker in turn, in the steps both take when they
-//! share a CPU (a wait that finds the driver back before it sleeps, a round that accepts, a wait that submits and finds the page-cached
-//! reads done, a round that settles and interrupts). So there is no race whose outcome would change a count. Counting two plays of different
-//! length and taking the difference leaves out all that happens once. What the driver does is left out too: its
-//! instructions because only those below [`serve_queue`] are counted, its system calls because it makes none but kicks,
-//! whose number is known.
+//! Both are counted over the same play: one thread is driver and worker in turn, in the steps both
+//! take when they share a CPU (a wait that finds the driver back before it sleeps, a round that
+//! accepts, a wait that submits and finds the page-cached reads done, a round that settles and
+//! interrupts). So there is no race whose outcome would change a count. Counting two plays of
+//! different length and taking the difference leaves out all that happens once. What the driver
+//! does is left out too: its instructions because only those below [`serve_queue`] are counted, its
+//! system calls because it makes none but kicks, whose number is known.
 
 use std::path::Path;
 use std::process::Command;
@@ -93,7 +95,8 @@ fn play_under(tool: &mut Command, disk: &Path, batches: u64) -> Result<u64> {
     Ok(host::call(tool)?.trim().parse()?)
 }
 
-/// Plays driver and worker in turn for so many batches of reads of the file in `disk`, and prints the number of kicks.
+/// Plays driver and worker in turn for so many batches of reads of the file in `disk`, and prints
+/// the number of kicks.
 ///
 /// # Errors
 ///

@@ -53,8 +53,9 @@ pub(super) fn take_precedence() {
     }
 }
 
-/// The CPU time of some threads since a moment, from `/proc/PID/task/*/schedstat`: with that of the kernel's workers
-/// that belong to the process, and without what others did meanwhile on the same CPU.
+/// The CPU time of some threads since a moment, from `/proc/PID/task/*/schedstat`: with that of the
+/// kernel's workers that belong to the process, and without what others did meanwhile on the same
+/// CPU.
 pub(super) struct CpuClock {
     tasks: PathBuf,
     except: Option<String>,
@@ -186,7 +187,8 @@ impl InMemory {
         Ok(Self { folder: mounted.canonicalize()?, memory: memory.canonicalize()? })
     }
 
-    /// Takes down what a run that was killed has left mounted below `folder`. That nothing is there is no error.
+    /// Takes down what a run that was killed has left mounted below `folder`. That nothing is there
+    /// is no error.
     pub(super) fn take_down(folder: &Path) -> Result<()> {
         Self::KINDS.into_iter().try_for_each(|kind| Self::at(folder, kind).map(drop))
     }
@@ -204,7 +206,8 @@ impl Drop for InMemory {
     }
 }
 
-/// Takes a file system down. The kernel may hold its files for a moment after who had them open is gone.
+/// Takes a file system down. The kernel may hold its files for a moment after who had them open is
+/// gone.
 fn unmount(folder: &Path) {
     let is_mounted = || Command::new("mountpoint").arg("-q").arg(folder).status();
     let try_once = || {
@@ -236,7 +239,8 @@ pub(super) fn call(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Writes a disk's worth of data that no file system can leave out, and leaves it clean in the page cache.
+/// Writes a disk's worth of data that no file system can leave out, and leaves it clean in the page
+/// cache.
 pub(super) fn fill(path: &Path, bytes: usize) -> Result<()> {
     let mut file = File::create(path)?;
     let chunk: Vec<u8> = (0..1u32 << 18).flat_map(u32::to_le_bytes).collect();

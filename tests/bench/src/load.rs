@@ -1,9 +1,9 @@
 //! The driver both backends are measured with: what a guest's does per request, and nothing else.
 //!
-//! Each request has a slot of its own: one descriptor that points to a table of three (header, data, status), as Linux'
-//! driver lays them out. It asks for interrupts with `EVENT_IDX`, sleeps in one `read` of the interrupt's event, takes
-//! everything that was used, and offers as much again with at most one kick. It runs on one thread and allocates
-//! nothing while it measures.
+//! Each request has a slot of its own: one descriptor that points to a table of three (header,
+//! data, status), as Linux' driver lays them out. It asks for interrupts with `EVENT_IDX`, sleeps
+//! in one `read` of the interrupt's event, takes everything that was used, and offers as much again
+//! with at most one kick. It runs on one thread and allocates nothing while it measures.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut, Read, Write};
@@ -48,7 +48,8 @@ const DATA: usize = 0x10_0000;
 const NO_STATUS: u8 = 0xff;
 const SECTOR_BYTES: u64 = 512;
 
-/// Guest memory as `bulkhead` makes it: private, in huge pages where the host has them, and populated.
+/// Guest memory as `bulkhead` makes it: private, in huge pages where the host has them, and
+/// populated.
 pub(super) fn guest_memory() -> Result<GuestMemory> {
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)])?;
     let start = memory.get_host_address(GuestAddress(0))?;
@@ -96,8 +97,8 @@ pub(super) struct Driver<'m> {
     next_available: u16,
     published: u16,
     next_used: u16,
-    /// Slots whose requests were used. The last one is offered first, as fio does it and memory allocators do: its buffer is the
-    /// likeliest to be in a cache.
+    /// Slots whose requests were used. The last one is offered first, as fio does it and memory
+    /// allocators do: its buffer is the likeliest to be in a cache.
     free: Vec<u16>,
     halt_poll: Duration,
     /// Kicks so far.
@@ -105,7 +106,8 @@ pub(super) struct Driver<'m> {
 }
 
 impl<'m> Driver<'m> {
-    /// Lays out the slots of `workload` for a disk of `capacity` bytes. The device has to start from an unused ring.
+    /// Lays out the slots of `workload` for a disk of `capacity` bytes. The device has to start
+    /// from an unused ring.
     pub(super) fn new(
         memory: &'m GuestMemory,
         events: Events,

@@ -1,4 +1,5 @@
-//! Our stack as a contestant: the production device on its transport, its worker on a thread of its own, statistics on.
+//! Our stack as a contestant: the production device on its transport, its worker on a thread of its
+//! own, statistics on.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

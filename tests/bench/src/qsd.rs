@@ -1,4 +1,5 @@
-//! QEMU's storage daemon as a contestant: its vhost-user-blk export, driven through the same ring by the same driver.
+//! QEMU's storage daemon as a contestant: its vhost-user-blk export, driven through the same ring
+//! by the same driver.
 
 use std::fs::File;
 
@@ -30,8 +31,9 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the daemon on the file in `path`: io_uring, page cache on. On one CPU its I/O thread does not poll, which would
-    /// keep the driver from running; on two it does, for as long as by default.
+    /// Starts the daemon on the file in `path`: io_uring, page cache on. On one CPU its I/O thread
+    /// does not poll, which would keep the driver from running; on two it does, for as long as by
+    /// default.
     fn start(path: &Path, workload: &Workload) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let socket = folder.path().join("export");
@@ -96,7 +98,8 @@ impl Daemon {
         frontend.set_vring_call(0, &interrupt)?;
         frontend.set_vring_kick(0, &kick)?;
         frontend.set_vring_enable(0, true)?;
-        // It answers in order. Both sides share the event's flags, and it makes its own not to block.
+        // It answers in order. Both sides share the event's flags, and it makes its own not to
+        // block.
         frontend.get_features()?;
         ours::make_blocking(&interrupt)?;
         Ok(Events { kick: ours::own(&kick)?, interrupt: ours::own(&interrupt)? })

@@ -1,7 +1,8 @@
-//! `bench trims`: how long reads take while another part of their disk is discarded, beside how long they take without.
+//! `bench trims`: how long reads take while another part of their disk is discarded, beside how
+//! long they take without.
 //!
-//! `bulkhead serve` with the cache mode `none`, under a frontend in this process that sleeps until it is called. The files are fragmented, so
-//! that to free them costs something.
+//! `bulkhead serve` with the cache mode `none`, under a frontend in this process that sleeps until
+//! it is called. The files are fragmented, so that to free them costs something.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -19,7 +20,7 @@ use super::report::median;
 use driver::vhost_user::Monitor;
 use driver::{Descriptor, feature, kind};
 use fixtures::PATIENCE;
-use lab::Served;
+use lab::ServeProcess;
 
 const MIB: u64 = 1 << 20;
 /// What is read from, at the start of each disk.
@@ -44,7 +45,8 @@ const DATA: u64 = 0x1000;
 /// The slot of the discards, behind those of the reads.
 const DISCARDING: u64 = 32;
 
-/// Prints a table over stores, queues and queue depths, each figure the median of so many alternating pairs.
+/// Prints a table over stores, queues and queue depths, each figure the median of so many
+/// alternating pairs.
 ///
 /// # Errors
 ///
@@ -99,7 +101,7 @@ fn show(store: &str, trim_queue: usize, depth: u16, pairs: &[Pair]) {
 /// A disk that `bulkhead serve` has open.
 struct Disk {
     image: PathBuf,
-    served: Served,
+    served: ServeProcess,
     _mounted: Option<InMemory>,
 }
 
@@ -116,7 +118,7 @@ impl Disk {
         let device =
             (store == "loop").then(|| LoopDevice::over(&image, &["--direct-io=on"])).transpose()?;
         let path = device.as_ref().map_or(image.as_path(), LoopDevice::path);
-        let served = Served::start_at(path, "cache = \"none\"\nqueues = 2");
+        let served = ServeProcess::start_at(path, "cache = \"none\"\nqueues = 2");
         // From here on the device is only the program's, also where this process is killed.
         drop(device);
         Ok(Self { image, served, _mounted: mounted })

@@ -1,7 +1,9 @@
-//! What waking costs here, without any storage: the least that a request at queue depth 1 takes of one CPU beside its I/O.
+//! What waking costs here, without any storage: the least that a request at queue depth 1 takes of
+//! one CPU beside its I/O.
 //!
-//! One thread plays the driver: it asks, and sleeps in a `read` of an eventfd until it is interrupted. The other plays the
-//! worker: it is asked by a word of memory that it looks at between two times it gives the CPU away, or by an eventfd, and interrupts.
+//! One thread plays the driver: it asks, and sleeps in a `read` of an eventfd until it is
+//! interrupted. The other plays the worker: it is asked by a word of memory that it looks at
+//! between two times it gives the CPU away, or by an eventfd, and interrupts.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -23,7 +23,8 @@ pub(super) enum Order {
 pub(super) enum Place {
     /// A file below `target/`, in the page cache: ext4 on most machines.
     Disk,
-    /// XFS on a loop device over tmpfs: buffered writes as a file system does them, without a disk's drift.
+    /// XFS on a loop device over tmpfs: buffered writes as a file system does them, without a
+    /// disk's drift.
     XfsOnMemory,
 }
 
@@ -32,8 +33,8 @@ pub(super) enum Place {
 pub(super) enum Cpus {
     /// Both on one CPU.
     One,
-    /// Each on one of its own. The driver polls for its interrupt as KVM does for a vCPU that halts; a backend polls, too,
-    /// if it can.
+    /// Each on one of its own. The driver polls for its interrupt as KVM does for a vCPU that
+    /// halts; a backend polls, too, if it can.
     Two,
 }
 
@@ -111,7 +112,8 @@ pub(super) const RANDOM_READS: Workload = Workload {
 };
 
 impl Workload {
-    /// Moves the calling thread, which is the driver, to another CPU than its backend's, if the workload is for two.
+    /// Moves the calling thread, which is the driver, to another CPU than its backend's, if the
+    /// workload is for two.
     pub(super) fn driver_moves(&self) -> Result<Option<Elsewhere>> {
         (self.cpus == Cpus::Two).then(Elsewhere::move_to).transpose()
     }

@@ -1,4 +1,5 @@
-//! Devices under a driver played in process: conformance, hostility, and the defects that other monitors have shipped.
+//! Devices under a driver played in process: conformance, hostility, and the defects that other
+//! monitors have shipped.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 

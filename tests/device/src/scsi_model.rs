@@ -1,5 +1,6 @@
-//! A SCSI disk against a plain model in memory: whatever is read, written, unmapped, filled, verified and compared, in
-//! whatever order, both hold the same. Over image files, a loop device and a ZFS volume, in both block sizes.
+//! A SCSI disk against a plain model in memory: whatever is read, written, unmapped, filled,
+//! verified and compared, in whatever order, both hold the same. Over image files, a loop device
+//! and a ZFS volume, in both block sizes.
 //!
 //! `BULKHEAD_STEPS` says how many steps each seed takes, `BULKHEAD_SEED` which one.
 
@@ -48,7 +49,8 @@ impl Random {
 struct Model {
     host: Initiator,
     content: Vec<u8>,
-    /// Whether what was unmapped since it was written may read as anything but reads the same from then on.
+    /// Whether what was unmapped since it was written may read as anything but reads the same from
+    /// then on.
     unknown: Vec<bool>,
     block: u64,
     /// What is unmapped reads zero.

@@ -15,7 +15,8 @@ struct Machine {
 const SMALL: Machine = Machine { kernel: "vmlinux", vcpus: 1, memory: "128MiB" };
 
 impl Machine {
-    /// Boots the lab's guest on a host of its own, and leaves it to `scenario` once it takes commands.
+    /// Boots the lab's guest on a host of its own, and leaves it to `scenario` once it takes
+    /// commands.
     fn boot(
         &self,
         name: &str,

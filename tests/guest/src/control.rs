@@ -105,8 +105,8 @@ fn a_paused_guest_stands_still_and_takes_no_offence() -> Result<()> {
     assert!(paused < running / 2, "{paused} of {running}");
     host.run("sleep 6")?;
     assert!(rig.number(count)? > before + paused, "it goes on");
-    // Looked through in the guest: to print it all keeps a processor of the lab busy for longer than the
-    // watchdog likes.
+    // Looked through in the guest: to print it all keeps a processor of the lab busy for longer
+    // than the watchdog likes.
     let offences = "dmesg | grep -E 'soft lockup|detected stall|hung task' || true";
     assert_eq!(rig.guest.run(offences)?, "");
     assert_eq!(rig.guest.power_off()?, 0);

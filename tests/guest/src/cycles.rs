@@ -1,4 +1,5 @@
-//! Guests boot and power off, over and over, without one failure. `BULKHEAD_CYCLES` says how often; `make cycles` does 50.
+//! Guests boot and power off, over and over, without one failure. `BULKHEAD_CYCLES` says how often;
+//! `make cycles` does 50.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,8 @@ use lab::{Host, disk};
 
 const CYCLES: u32 = 10;
 
-/// Runs its share of the cycles with one configuration; stops at the first that is not as it should be.
+/// Runs its share of the cycles with one configuration; stops at the first that is not as it should
+/// be.
 const WORKER: &str = r#"
 worker=$1 cycles=$2 program=$3
 for cycle in $(seq $cycles); do

@@ -1,4 +1,5 @@
-//! Disks as a real guest and its host see them: all are there, nothing is lost or changed, and space comes back.
+//! Disks as a real guest and its host see them: all are there, nothing is lost or changed, and
+//! space comes back.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ fn allocated(host: &Host, file: &str) -> Result<u64> {
     Ok(blocks.trim().parse::<u64>().context("reading a number of blocks")? * 512)
 }
 
-/// One disk, and as many as there may be with a bus of 32 slots in mind: each has its serial, its size and its content.
+/// One disk, and as many as there may be with a bus of 32 slots in mind: each has its serial, its
+/// size and its content.
 #[test]
 fn each_disk_is_found_by_its_serial() -> Result<()> {
     let host = Host::start("disks-many")?;
@@ -25,7 +27,7 @@ fn each_disk_is_found_by_its_serial() -> Result<()> {
         let disks = ManyDisks::make(&host, count)?;
         let tables = disks.tables(|_, name, image| disk(name, image, ""));
         let guest = host.boot(&host.small_guest(1, &tables))?;
-        disks.are_told_apart(&guest, "vd*", "cat $disk/serial")?;
+        disks.check_identities(&guest, "vd*", "cat $disk/serial")?;
         assert_eq!(guest.power_off()?, 0);
     }
     Ok(())
@@ -96,7 +98,8 @@ fn a_stock_debian_lives_on_its_own_disk() -> Result<()> {
     Ok(())
 }
 
-/// Four jobs per disk write blocks of all sizes at random and read them back while they go on, then all of it again.
+/// Four jobs per disk write blocks of all sizes at random and read them back while they go on, then
+/// all of it again.
 fn fio_finds_what_it_wrote(file_system: &str) -> Result<()> {
     let host = Host::start(&format!("disks-fio-{file_system}"))?;
     let scratch = host.scratch(file_system)?;
@@ -187,7 +190,8 @@ fn a_read_only_disk_refuses_writes() -> Result<()> {
     Ok(())
 }
 
-/// The host counts the flushes of its own disk: the witness that a flush of the guest is more than a word.
+/// The host counts the flushes of its own disk: the witness that a flush of the guest is more than
+/// a word.
 #[test]
 fn a_flush_reaches_the_disk_of_the_host() -> Result<()> {
     let host = Host::start("disks-flush")?;

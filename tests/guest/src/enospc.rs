@@ -1,4 +1,5 @@
-//! A real guest whose host has no space left: with `on_enospc = "hold"` it runs on, is shown as held, and loses nothing.
+//! A real guest whose host has no space left: with `on_enospc = "hold"` it runs on, is shown as
+//! held, and loses nothing.
 
 #![allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -88,7 +89,8 @@ fn a_full_host_holds_writes(file_system: &str, cache: &str) -> Result<()> {
     assert_eq!(held["error"], "ENOSPC");
     assert!(held["requests"].as_u64() >= Some(1));
 
-    // The guest runs on, and what needs no space is done: its console answers, its clock goes, its disk reads.
+    // The guest runs on, and what needs no space is done: its console answers, its clock goes, its
+    // disk reads.
     let before = rig.uptime()?;
     assert_eq!(rig.guest.run("echo alive")?.trim(), "alive");
     rig.guest.run("dd if=/dev/vda of=/dev/null bs=4k count=16 iflag=direct 2>/dev/null")?;

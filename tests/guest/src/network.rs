@@ -3,7 +3,8 @@
 use anyhow::Result;
 use lab::Host;
 
-/// A name and network that this machine's own devices will hardly have, where the host is this machine.
+/// A name and network that this machine's own devices will hardly have, where the host is this
+/// machine.
 const TAP: &str = "bulkhead-test";
 const SIZE: &str = "8M";
 

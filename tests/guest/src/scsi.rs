@@ -30,7 +30,8 @@ fn name_of(guest: &Guest<'_>, target: u8, lun: u16) -> Result<String> {
     Ok(guest.run(&format!("ls /sys/bus/scsi/devices/0:0:{target}:{lun}/block"))?.trim().to_owned())
 }
 
-/// More disks than a PCI bus has slots, on one controller and two targets: each has its size, its serial number and its content.
+/// More disks than a PCI bus has slots, on one controller and two targets: each has its size, its
+/// serial number and its content.
 #[test]
 fn many_disks_share_a_controller() -> Result<()> {
     const DISKS: u64 = 40;
@@ -41,7 +42,7 @@ fn many_disks_share_a_controller() -> Result<()> {
     let guest = host.boot(&host.small_guest(2, &tables))?;
     wait_for_disks(&guest, DISKS.try_into()?)?;
     // VPD page 80h, behind its header.
-    disks.are_told_apart(&guest, "sd*", "tail -c +5 $disk/device/vpd_pg80")?;
+    disks.check_identities(&guest, "sd*", "tail -c +5 $disk/device/vpd_pg80")?;
     assert_eq!(guest.power_off()?, 0);
     Ok(())
 }

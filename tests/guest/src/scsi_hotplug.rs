@@ -1,4 +1,5 @@
-//! Disks that are attached to a real guest and detached from it while it runs: `bulkhead ctl attach` and `detach`.
+//! Disks that are attached to a real guest and detached from it while it runs: `bulkhead ctl
+//! attach` and `detach`.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 

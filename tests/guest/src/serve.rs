@@ -1,27 +1,28 @@
-//! A real guest under QEMU with its disk served by `bulkhead serve`, which is killed while the guest writes.
+//! A real guest under QEMU with its disk served by `bulkhead serve`, which is killed while the
+//! guest writes.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use lab::Emulated;
-use lab::Served;
+use lab::EmulatedGuest;
+use lab::ServeProcess;
 
 const MIB: u64 = 1 << 20;
 
-fn guest(served: &Served, name: &str) -> Result<Emulated> {
+fn guest(served: &ServeProcess, name: &str) -> Result<EmulatedGuest> {
     let socket = format!("socket,id=disk,path={},reconnect-ms=50", served.socket().display());
     let device = "vhost-user-blk-pci,chardev=disk,num-queues=2";
     let arguments = ["-chardev", &socket, "-device", device].map(str::to_owned);
-    Emulated::start(name, &arguments)
+    EmulatedGuest::start(name, &arguments)
 }
 
-/// Twice while the guest writes, the back end is killed, and once ended in good order: the guest notices nothing, and what it
-/// wrote is there, by its own account and in the image.
+/// Twice while the guest writes, the back end is killed, and once ended in good order: the guest
+/// notices nothing, and what it wrote is there, by its own account and in the image.
 #[test]
 fn a_guest_under_qemu_writes_on_while_its_disk_is_killed() -> Result<()> {
     let started = Instant::now();
-    let mut served = Served::start(64 * MIB, "");
+    let mut served = ServeProcess::start(64 * MIB, "");
     let guest = guest(&served, "serve-killed")?;
     println!("guest up after {:.1} s", started.elapsed().as_secs_f64());
     guest.run("dd if=/dev/urandom of=/tmp/data bs=1M count=32 2>/dev/null")?;
@@ -36,7 +37,7 @@ fn a_guest_under_qemu_writes_on_while_its_disk_is_killed() -> Result<()> {
         if turn < 2 {
             served.kill();
         } else {
-            served.end();
+            served.terminate();
         }
         thread::sleep(Duration::from_millis(200));
         served.restart();
@@ -60,14 +61,15 @@ fn a_guest_under_qemu_writes_on_while_its_disk_is_killed() -> Result<()> {
     Ok(())
 }
 
-/// The guest switches its write cache off and sees its disk grow, with another process behind it each time.
+/// The guest switches its write cache off and sees its disk grow, with another process behind it
+/// each time.
 #[test]
 fn a_guest_under_qemu_switches_its_cache_and_sees_its_disk_grow() -> Result<()> {
-    let mut served = Served::start(64 * MIB, "[control]\nsocket = \"c.sock\"");
+    let mut served = ServeProcess::start(64 * MIB, "[control]\nsocket = \"c.sock\"");
     let guest = guest(&served, "serve-cache")?;
     assert_eq!(guest.run("cat /sys/block/vda/cache_type")?.trim(), "write back");
     guest.run("echo 'write through' >/sys/block/vda/cache_type")?;
-    let write_cache = |served: &Served| -> Result<serde_json::Value> {
+    let write_cache = |served: &ServeProcess| -> Result<serde_json::Value> {
         let run = served.command(&["ctl", "disk.toml", "status", "--json"]).output()?;
         let status: serde_json::Value = serde_json::from_slice(&run.stdout)?;
         Ok(status["disks"][0]["write_cache"].clone())

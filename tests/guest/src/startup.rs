@@ -1,5 +1,5 @@
-//! What a machine costs its host before it does anything: memory beside the guest's, and time to its first instruction and
-//! to its first process, beside QEMU's microvm.
+//! What a machine costs its host before it does anything: memory beside the guest's, and time to
+//! its first instruction and to its first process, beside QEMU's microvm.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ const GUEST_KIB: u64 = 128 << 10;
 /// What the program may hold beside the guest's memory, with one disk.
 const MOST_KIB: u64 = 5 << 10;
 
-/// Resident memory of the program that runs guest 0, without the guest's memory: the latter is all resident from the start.
+/// Resident memory of the program that runs guest 0, without the guest's memory: the latter is all
+/// resident from the start.
 fn resident_kib(host: &Host) -> Result<u64> {
     let rollup = host.run(&format!("cat /proc/$(cat {})/smaps_rollup", host.path("guest0.pid")))?;
     let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).context("no Rss")?;
@@ -42,12 +43,14 @@ fn little_memory_beside_the_guests() -> Result<()> {
     Ok(())
 }
 
-/// Runs each program twice, with and without a disk, and prints for each run: program, disks, seconds at its start and at
-/// its first entry into the guest, guest uptime at init. All files are in memory, so no disk of the host is waited for.
+/// Runs each program twice, with and without a disk, and prints for each run: program, disks,
+/// seconds at its start and at its first entry into the guest, guest uptime at init. All files are
+/// in memory, so no disk of the host is waited for.
 ///
-/// The microvm is as lean as it boots here: with ACPI, which finds the PCI bus, without the interrupt controller and timer
-/// that a PC had before it (its firmware leaves that timer running, and Linux dies of it). Its archive ends at a page,
-/// because it is put where the ACPI tables are otherwise.
+/// The microvm is as lean as it boots here: with ACPI, which finds the PCI bus, without the
+/// interrupt controller and timer that a PC had before it (its firmware leaves that timer running,
+/// and Linux dies of it). Its archive ends at a page, because it is put where the ACPI tables are
+/// otherwise.
 const SCRIPT: &str = r#"
 trace=/sys/kernel/tracing
 mount -t tracefs trace $trace; echo mono >$trace/trace_clock; echo traceoff >$trace/events/kvm/kvm_entry/trigger

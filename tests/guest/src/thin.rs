@@ -1,8 +1,9 @@
-//! Thin disks as a real guest and its host see them: what the guest's file systems free, the host has again.
+//! Thin disks as a real guest and its host see them: what the guest's file systems free, the host
+//! has again.
 //!
-//! By default each of the guest's file systems, each store of the host's, each bus and both ways to give space back
-//! have their turn; with `BULKHEAD_THIN=all`, each with each (`make thin`), and reads under a trim are counted for long
-//! enough to ask how long they take.
+//! By default each of the guest's file systems, each store of the host's, each bus and both ways to
+//! give space back have their turn; with `BULKHEAD_THIN=all`, each with each (`make thin`), and
+//! reads under a trim are counted for long enough to ask how long they take.
 
 #![allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -32,7 +33,8 @@ enum Store {
     Ext4,
     Xfs,
     Loop,
-    /// A ZFS volume. It frees 16 KiB at a time, which is more than a block of the guest's file systems.
+    /// A ZFS volume. It frees 16 KiB at a time, which is more than a block of the guest's file
+    /// systems.
     Zvol,
 }
 
@@ -58,7 +60,8 @@ impl Bus {
         }
     }
 
-    /// The guest's name of its disk of that number. SCSI disks are found all at once and named as they come.
+    /// The guest's name of its disk of that number. SCSI disks are found all at once and named as
+    /// they come.
     fn node(self, number: usize) -> String {
         match self {
             Self::Block => format!("/dev/vd{}", ["a", "b", "c"][number]),
@@ -135,7 +138,8 @@ impl<'host> Rig<'host> {
     }
 }
 
-/// Makes a file system with nothing left to do for later, which would change what it takes, and mounts it.
+/// Makes a file system with nothing left to do for later, which would change what it takes, and
+/// mounts it.
 fn make_and_mount(file_system: &str, node: &str, way: Way) -> String {
     let make = match file_system {
         "ext4" => "mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0",
@@ -250,7 +254,8 @@ impl Round {
     }
 }
 
-/// Whether `fstrim -v` speaks of as many bytes as the disk counted. XFS names all that it went through.
+/// Whether `fstrim -v` speaks of as many bytes as the disk counted. XFS names all that it went
+/// through.
 fn says_truly(said: &str, asked: u64, file_system: &str) -> Result<bool> {
     let digits: String =
         said.rsplit(": ").next().unwrap_or_default().chars().filter(char::is_ascii_digit).collect();
@@ -288,13 +293,14 @@ fn space_comes_back_on_a_zfs_volume() -> Result<()> {
     space_comes_back(Store::Zvol)
 }
 
-/// Reads at random while the guest trims, on one disk. What it collects is of all rounds, in files in the guest.
+/// Reads at random while the guest trims, on one disk. What it collects is of all rounds, in files
+/// in the guest.
 struct Reader<'host> {
     rig: Rig<'host>,
 }
 
-/// One round in the guest: `with` gets how long each read took while `fstrim` ran, `without` those of the seconds before. The
-/// log's clock is that of /proc/uptime.
+/// One round in the guest: `with` gets how long each read took while `fstrim` ran, `without` those
+/// of the seconds before. The log's clock is that of /proc/uptime.
 const READ_AND_TRIM: &str = r#"
 dd if=/dev/zero of=/mnt/deleted bs=1M count=400 oflag=direct 2>/dev/null; sync; rm /mnt/deleted; sync
 fio --name=reads --filename=/mnt/read --rw=randread --bs=4k --size=64m --direct=1 --ioengine=libaio --iodepth=4 --time_based --runtime=300 \
@@ -341,7 +347,8 @@ impl<'host> Reader<'host> {
     }
 }
 
-/// Reads go on while space is given back. How long they take is asked only of many rounds: the emulated host's clock is noisy.
+/// Reads go on while space is given back. How long they take is asked only of many rounds: the
+/// emulated host's clock is noisy.
 fn reads_go_on(bus: Bus) -> Result<()> {
     let rounds: u32 = if is_thorough() { 10 } else { 1 };
     let host = Host::start(&format!("thin-reads-{bus:?}").to_lowercase())?;
@@ -438,7 +445,8 @@ impl<'host> Filling<'host> {
         self.rig.guest.run(&format!(
             "dd if=/dev/zero of={node} bs=4k count=1 oflag=direct 2>/dev/null && dd if={node} of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null"
         ))?;
-        // Not the whole log: the console is slow, and the emulated processor not to be trusted with so many exits.
+        // Not the whole log: the console is slow, and the emulated processor not to be trusted with
+        // so many exits.
         let log = self.rig.guest.run("dmesg | grep -i -e 'provisioning' -e 'I/O error' || true")?;
         assert!(!log.contains("I/O error"), "{log}");
         let heard = log.lines().filter(|line| line.contains(SOFT_THRESHOLD));
@@ -454,7 +462,8 @@ impl Drop for Filling<'_> {
     }
 }
 
-/// Each crossing is told once, to whoever asks the control socket and, where the bus has a way to, to the guest.
+/// Each crossing is told once, to whoever asks the control socket and, where the bus has a way to,
+/// to the guest.
 fn a_store_that_fills_is_told_of(bus: Bus) -> Result<()> {
     let host = Host::start(&format!("thin-limit-{bus:?}").to_lowercase())?;
     let filling = Filling::start(&host, bus)?;

@@ -1,9 +1,11 @@
-//! What the host is asked for each guest's write and flush, in each cache mode, while the guest switches its write cache:
-//! `fdatasync` and `RWF_DSYNC` where the table of docs/disks.md says so, and nowhere else.
+//! What the host is asked for each guest's write and flush, in each cache mode, while the guest
+//! switches its write cache: `fdatasync` and `RWF_DSYNC` where the table of docs/disks.md says so,
+//! and nowhere else.
 //!
-//! The witness is never the program itself. With `engine = "threads"` it is strace. An io_uring makes no system call of
-//! its own for each request; there it is the host's kernel, whose tracing tells of every FSYNC taken from a ring and of
-//! the flags with which its file system is asked to write.
+//! The witness is never the program itself. With `engine = "threads"` it is strace. An io_uring
+//! makes no system call of its own for each request; there it is the host's kernel, whose tracing
+//! tells of every FSYNC taken from a ring and of the flags with which its file system is asked to
+//! write.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -108,8 +110,9 @@ impl<'host> Tracing<'host> {
 }
 
 impl Witness for Tracing<'_> {
-    /// A write that the kernel tried at once and then again on a thread of its own is seen twice, with the same flags:
-    /// writes are told apart by kind, and their number is at least what it must be.
+    /// A write that the kernel tried at once and then again on a thread of its own is seen twice,
+    /// with the same flags: writes are told apart by kind, and their number is at least what it
+    /// must be.
     fn asked(&self, image: &str) -> Result<Asked> {
         let trace = self.host.run(&format!(
             "cd {TRACING}; grep -E ' (write|sync|io_uring_submit_req): ' trace; echo >trace"
@@ -191,7 +194,8 @@ impl Driver<'_, '_> {
         ))
     }
 
-    /// Makes the guest's block layer alone believe in another cache: Linux does not tell the device.
+    /// Makes the guest's block layer alone believe in another cache: Linux does not tell the
+    /// device.
     fn pretend(&self, what: &str) -> Result<Asked> {
         self.asked_by(&format!("echo {what} >/sys/block/{}/queue/write_cache", self.disk))
     }

@@ -1,5 +1,6 @@
-//! ZFS volumes as disks of a real guest: what is written stays, what is zeroed reads zero and is freed, what is flushed outlives
-//! a crash, and sizes and spaces are told. Space that comes back by trims is in `thin.rs`.
+//! ZFS volumes as disks of a real guest: what is written stays, what is zeroed reads zero and is
+//! freed, what is flushed outlives a crash, and sizes and spaces are told. Space that comes back by
+//! trims is in `thin.rs`.
 
 #![allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -18,8 +19,8 @@ const FIO_TIMEOUT: Duration = Duration::from_secs(900);
 /// How long a crossing may take to be told. The pool is looked at every two seconds.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A guest with the disk `blk` over virtio-blk and past the page cache, and `scsi` over virtio-scsi and through it, each a
-/// volume of that name.
+/// A guest with the disk `blk` over virtio-blk and past the page cache, and `scsi` over virtio-scsi
+/// and through it, each a volume of that name.
 struct Rig<'host> {
     host: &'host Host,
     guest: Guest<'host>,
@@ -105,7 +106,8 @@ fn a_volume_keeps_what_fio_writes_and_grows_under_its_guest() -> Result<()> {
     Ok(())
 }
 
-/// How a guest zeroes a part of a disk and lets the space go: what it discards of a loop device, Linux zeroes so below it.
+/// How a guest zeroes a part of a disk and lets the space go: what it discards of a loop device,
+/// Linux zeroes so below it.
 fn zero(node: &str, at: u64, len: u64) -> String {
     if node == "/dev/sda" {
         let (lba, blocks) = (at / 512, len / 512);
@@ -157,8 +159,8 @@ fn what_is_zeroed_reads_zero_and_is_freed_and_outlives_a_crash() -> Result<()> {
         assert_eq!(left.trim(), "0", "{id}");
     }
 
-    // From here on the pool writes nothing but intent logs. What is in its file after the flushes is all that a power cut
-    // would leave; the end of a program that has a volume open writes more.
+    // From here on the pool writes nothing but intent logs. What is in its file after the flushes
+    // is all that a power cut would leave; the end of a program that has a volume open writes more.
     for (_, node) in NODES {
         rig.guest.run(&format!("dd if=/tmp/noise of={node} bs=1M conv=fsync 2>/dev/null"))?;
     }

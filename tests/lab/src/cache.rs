@@ -1,29 +1,29 @@
-//! Where the lab keeps what it has built, and under which names.
+//! The lab's cache folder and the keys of its products.
 //!
-//! Every product lives in a folder named after its step and a key: the hash of everything that went into it. A changed
-//! recipe therefore gets a new folder, and a scenario that runs meanwhile keeps the one it started from.
+//! A product is a folder named after its step and a key, the hash of all inputs of the step. A
+//! changed recipe gets a new folder; a scenario that is running keeps the one it started from.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 
-/// The folder with the recipe scripts, in the source tree.
+/// The folder of the recipe scripts in the source tree.
 pub(super) fn recipe() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../resources/lab")
 }
 
-/// The cache folder: `BULKHEAD_LAB`, or `bulkhead/lab` in the user's cache.
+/// The cache folder: `BULKHEAD_LAB`, else `bulkhead/lab` in the user's cache folder.
 pub fn cache() -> Result<PathBuf> {
     let from =
         |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     from("BULKHEAD_LAB")
         .or_else(|| from("XDG_CACHE_HOME").map(|dir| dir.join("bulkhead/lab")))
         .or_else(|| from("HOME").map(|dir| dir.join(".cache/bulkhead/lab")))
-        .ok_or_else(|| anyhow!("no place for the lab's cache: set BULKHEAD_LAB or HOME"))
+        .ok_or_else(|| anyhow!("the lab has no cache folder: set BULKHEAD_LAB or HOME"))
 }
 
-/// A hash of everything one step depends on. Only equality matters, so FNV-1a will do.
+/// The hash (FNV-1a) of all inputs of a step.
 #[derive(Clone, Copy)]
 pub(super) struct Key(u64);
 
@@ -39,7 +39,7 @@ impl Key {
         self
     }
 
-    /// Adds the text of a recipe file, or of all files in a recipe folder.
+    /// Adds the name and text of a recipe file, or of all files in a recipe folder.
     pub(super) fn file(self, name: &str) -> Result<Self> {
         let path = recipe().join(name);
         if path.is_dir() {
@@ -62,7 +62,7 @@ impl Key {
         self.bytes(&other.0.to_le_bytes())
     }
 
-    /// The folder of a product of `step` with this key.
+    /// The folder of the product of `step` with this key.
     pub(super) fn folder(self, step: &str) -> Result<PathBuf> {
         Ok(cache()?.join(format!("{step}-{:016x}", self.0)))
     }

@@ -1,17 +1,18 @@
-//! The configuration file of a scenario's guest: what most guests of the lab share.
+//! Configuration files of lab guests.
 
 use super::host::Host;
 
-/// The kernel command line of a lab guest. Its console says little and its boot waits for nothing.
+/// Kernel command line of a lab guest: a quiet console and no boot-time delays.
 pub const CMDLINE: &str = "console=ttyS0 quiet cryptomgr.notests no_timer_check";
 
 impl Host {
-    /// A guest of 128 MiB with the small userland, and `tables` (disks, nets) after it.
+    /// A guest of 128 MiB with the small userland. `tables` (disks, nets) is appended.
     pub fn small_guest(&self, vcpus: u8, tables: &str) -> String {
         self.guest_config(vcpus, "128MiB", "initramfs", "", tables)
     }
 
-    /// A guest that boots `vmlinux` with an initramfs of the kit and `more` on its command line.
+    /// A guest that boots `vmlinux` with an initramfs of the kit. `more` is appended to its command
+    /// line, `tables` to its configuration.
     pub fn guest_config(
         &self,
         vcpus: u8,
@@ -29,7 +30,7 @@ impl Host {
     }
 }
 
-/// One `[[disk]]` with `more` lines, such as its cache mode.
+/// A `[[disk]]` table. `more` is appended to it.
 pub fn disk(id: &str, path: &str, more: &str) -> String {
     format!("[[disk]]\nid = \"{id}\"\npath = \"{path}\"\n{more}\n")
 }

@@ -1,8 +1,8 @@
-//! A line-based conversation with an agent in a machine: send a command, read its output and status.
+//! A line-based protocol with the agent in a machine: send a command, read its output and status.
 //!
-//! A thread of its own reads all the machine says, whether or not anybody waits for it, into a buffer and a log file;
-//! otherwise a full pipe would stop the machine. It ends when the stream does, and before its console is gone: the next
-//! console on the same stream must be the only one that reads.
+//! The thread `console NAME` reads the stream into a buffer and a log file at all times: a full
+//! pipe would block the machine. It ends with the stream, at the latest when its console is
+//! dropped, so that each stream has one reader.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -16,20 +16,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::recipe::tail;
+use super::logs::tail;
 
-/// What a command said and how it ended.
+/// Output and status of a command.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// Exit status as the shell gives it.
+    /// Exit status, as `$?`.
     pub status: i32,
-    /// Standard output and standard error, as they came.
+    /// Standard output and standard error, interleaved.
     pub text: String,
 }
 
 impl Output {
-    /// What a command said that succeeded; else an error that shows it.
-    pub(super) fn of_success(self, command: &str) -> Result<String> {
+    /// The output of a command with status 0; else an error that contains it.
+    pub(super) fn into_success(self, command: &str) -> Result<String> {
         let Self { status, text } = self;
         ensure!(status == 0, "status {status} from: {}\n{text}", abridged(command));
         Ok(text)
@@ -37,25 +37,25 @@ impl Output {
 }
 
 #[derive(Default)]
-struct Heard {
+struct Received {
     text: Vec<u8>,
     closed: bool,
 }
 
-/// One end of a conversation.
+/// The near end of a machine's console.
 pub struct Console {
     name: String,
     stream: UnixStream,
     commands: AtomicU32,
-    heard: Arc<(Mutex<Heard>, Condvar)>,
+    received: Arc<(Mutex<Received>, Condvar)>,
     log: PathBuf,
-    /// The listener ends when the first is closed.
-    listener: Option<(UnixStream, JoinHandle<()>)>,
+    /// The reader ends when this socket closes.
+    reader: Option<(UnixStream, JoinHandle<()>)>,
 }
 
 impl Drop for Console {
     fn drop(&mut self) {
-        if let Some((stop, thread)) = self.listener.take() {
+        if let Some((stop, thread)) = self.reader.take() {
             drop(stop);
             thread.join().ok();
         }
@@ -63,56 +63,60 @@ impl Drop for Console {
 }
 
 impl Console {
-    /// Starts listening on `stream`; everything heard also goes to `log`.
+    /// Starts reading `stream`. All input also goes to `log`.
     pub(super) fn new(name: &str, stream: UnixStream, log: &Path) -> Result<Self> {
         stream.set_nonblocking(false)?;
-        let heard = Arc::new((Mutex::new(Heard::default()), Condvar::new()));
+        let received = Arc::new((Mutex::new(Received::default()), Condvar::new()));
         let file = File::options().create(true).append(true).open(log)?;
-        let (reader, sink) = (stream.try_clone()?, Arc::clone(&heard));
+        let (source, sink) = (stream.try_clone()?, Arc::clone(&received));
         let (stop, stopped) = UnixStream::pair()?;
         let thread = thread::Builder::new()
             .name(format!("console {name}"))
-            .spawn(move || listen(reader, &stopped, file, &sink))?;
+            .spawn(move || read_stream(source, &stopped, file, &sink))?;
         Ok(Self {
             name: name.to_owned(),
             stream,
             commands: AtomicU32::new(1),
-            heard,
+            received,
             log: log.to_owned(),
-            listener: Some((stop, thread)),
+            reader: Some((stop, thread)),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Heard> {
-        self.heard.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Received> {
+        self.received.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a line starts with `start`; takes that line and all before it from what was heard.
-    /// Gives nothing when time is up.
+    /// Waits for a line that starts with `start`; takes it, and the text before it, from the
+    /// buffer. `None` on timeout.
     pub(super) fn poll_line(
         &self,
         start: &str,
         timeout: Duration,
     ) -> Result<Option<(String, String)>> {
         let deadline = Instant::now() + timeout;
-        let mut heard = self.lock();
+        let mut received = self.lock();
         loop {
-            if let Some(found) = take_line(&mut heard.text, start) {
+            if let Some(found) = take_line(&mut received.text, start) {
                 return Ok(Some(found));
             }
-            if heard.closed {
-                bail!("{} closed while \"{start}\" was awaited{}", self.name, self.last_lines());
+            if received.closed {
+                bail!("{}: closed before a line \"{start}...\"{}", self.name, self.last_lines());
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(None);
             }
-            heard =
-                self.heard.1.wait_timeout(heard, left).unwrap_or_else(PoisonError::into_inner).0;
+            received = self
+                .received
+                .1
+                .wait_timeout(received, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
-    /// Like `poll_line`, but time being up is an error that says what was awaited.
+    /// As `poll_line`, but a timeout is an error.
     pub fn wait_line(&self, start: &str, timeout: Duration) -> Result<(String, String)> {
         self.poll_line(start, timeout)?.with_context(|| {
             format!(
@@ -124,14 +128,14 @@ impl Console {
         })
     }
 
-    /// Sends text as it is.
+    /// Sends `text` unchanged.
     pub fn send(&self, text: &str) -> Result<()> {
         (&self.stream)
             .write_all(text.as_bytes())
             .with_context(|| format!("sending to {}", self.name))
     }
 
-    /// Runs one shell command (of one or more lines) and gives back its output and status, whatever that is.
+    /// Runs a shell command of one or more lines and returns its output and status.
     pub fn run(&self, command: &str, timeout: Duration) -> Result<Output> {
         let tag = self.commands.fetch_add(1, Ordering::Relaxed);
         self.lock().text.clear();
@@ -149,40 +153,41 @@ impl Console {
         let status = line.trim_start_matches(&reply).trim().parse();
         let text = before.strip_suffix('\n').unwrap_or(&before).to_owned();
         Ok(Output {
-            status: status.with_context(|| format!("{}: odd reply {line:?}", self.name))?,
+            status: status
+                .with_context(|| format!("{}: no status in the reply {line:?}", self.name))?,
             text,
         })
     }
 
-    /// The end of the log, ready to be put behind an error message.
+    /// The last lines of the log, to be appended to an error message.
     pub(super) fn last_lines(&self) -> String {
         format!("; the last lines of {}:\n{}\n", self.log.display(), tail(&self.log, 25))
     }
 }
 
-/// The first line of a command and no more than what fits in a message.
+/// The first line of a command, at most 100 characters, for error messages.
 pub(super) fn abridged(command: &str) -> String {
     let line = command.trim().lines().next().unwrap_or_default();
     let short: String = line.chars().take(100).collect();
     if short.len() < command.trim().len() { format!("{short} ...") } else { short }
 }
 
-fn listen(
+fn read_stream(
     mut stream: UnixStream,
     stopped: &UnixStream,
     mut log: File,
-    sink: &(Mutex<Heard>, Condvar),
+    sink: &(Mutex<Received>, Condvar),
 ) {
     let mut chunk = [0; 8192];
     while wait_input(&stream, stopped) {
         let count = stream.read(&mut chunk).unwrap_or(0);
-        let mut heard = sink.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut received = sink.0.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = chunk.get(..count).unwrap_or_default();
-        heard.text.extend_from_slice(bytes);
-        heard.closed = count == 0;
-        // A log that cannot be written is no reason to fail the scenario.
+        received.text.extend_from_slice(bytes);
+        received.closed = count == 0;
+        // A failed write of the log does not fail the scenario.
         log.write_all(bytes).ok();
-        drop(heard);
+        drop(received);
         sink.1.notify_all();
         if count == 0 {
             return;
@@ -190,7 +195,7 @@ fn listen(
     }
 }
 
-/// Waits until `stream` has something to read (or has ended); false when the listener is to stop.
+/// Waits until `stream` is readable or closed; false if the reader is to stop.
 fn wait_input(stream: &UnixStream, stopped: &UnixStream) -> bool {
     let mut ready = [PollFd::new(stopped, PollFlags::IN), PollFd::new(stream, PollFlags::IN)];
     while poll(&mut ready, None) == Err(rustix::io::Errno::INTR) {}
@@ -198,7 +203,7 @@ fn wait_input(stream: &UnixStream, stopped: &UnixStream) -> bool {
     stopped.revents().is_empty()
 }
 
-/// Cuts the first complete line that starts with `start`, and everything before it, off the front of `text`.
+/// Removes the first complete line that starts with `start`, and the text before it, from `text`.
 fn take_line(text: &mut Vec<u8>, start: &str) -> Option<(String, String)> {
     let mut at = 0;
     loop {
@@ -224,7 +229,7 @@ mod tests {
     use super::{Console, take_line};
 
     #[test]
-    fn a_console_that_is_gone_takes_nothing_from_the_next() {
+    fn dropped_console_takes_no_input_of_its_successor() {
         let (mut machine, stream) = UnixStream::pair().unwrap();
         let log = tempfile::NamedTempFile::new().unwrap();
         for round in 0..20 {
@@ -237,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_taken_with_all_before_it_and_only_when_complete() {
+    fn line_is_taken_complete_with_the_text_before_it() {
         let mut text = b"one\r\n\n##RC 1".to_vec();
         assert_eq!(take_line(&mut text, "##RC"), None);
         text.extend_from_slice(b"2\nrest");

@@ -1,7 +1,8 @@
-//! An L1 in emulated time: what it measures repeats, to the digit where no host disk is waited for.
+//! An L1 in emulated time (`-icount`): its measurements are reproducible, to the digit where no
+//! host disk is waited for.
 //!
-//! It boots from the kernel on and nobody talks to it. Files go in as a tar on its inbox disk, the output comes back the
-//! same way. About three times slower than a restored L1.
+//! It boots from the kernel and runs unattended. Files go in as a tar on its inbox disk, the output
+//! comes back as one on its outbox disk. About three times slower than a restored L1.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -12,17 +13,19 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::console::Output;
-use super::host::{Host, fresh_logs};
+use super::host::Host;
+use super::logs::{fresh_logs, tail};
+use super::products::Lab;
 use super::qemu::{Machine, Start};
-use super::recipe::{Lab, tail};
 
-/// How often a machine is started that stands still. With a clock that counts instructions QEMU's SVM does at times, under
-/// any virtual machine monitor: `docs/lab.md`.
+/// Starts of a machine that hangs. With `-icount`, QEMU's SVM hangs at times, under any virtual
+/// machine monitor (docs/lab.md).
 const ATTEMPTS: u32 = 4;
 
 impl Host {
-    /// Boots an L1 in emulated time, runs `script` in it with `files` (local path, name) beside it, gives its output.
-    /// A machine that says nothing on its console for as long as `patience` stands still and is started again.
+    /// Boots an L1 in emulated time, runs `script` in it with `files` (local path, name) in its
+    /// folder, and returns its output. A machine without console output for `patience` counts as
+    /// hung and is started again.
     pub fn deterministic(
         name: &str,
         files: &[(&Path, &str)],
@@ -52,11 +55,11 @@ impl Host {
             let off = machine.and_then(|mut machine| Ok(machine.wait_off(patience)?.then_some(machine)));
             if let Ok(None) = off {
                 let console = tail(&logs.join("console.log"), 3);
-                eprintln!("lab: {name}: the emulated machine stands still, attempt {attempt} of {ATTEMPTS}; its console:\n{console}");
+                eprintln!("lab: {name}: the emulated machine hangs, attempt {attempt} of {ATTEMPTS}; its console:\n{console}");
             }
             off.transpose()
         });
-        let machine = machine.with_context(|| format!("it stood still {ATTEMPTS} times"))??;
+        let machine = machine.with_context(|| format!("the machine hung {ATTEMPTS} times"))??;
         let read = |file: &str| -> Result<String> {
             tar(Command::new("tar")
                 .arg("-xOf")

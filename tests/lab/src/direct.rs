@@ -1,4 +1,4 @@
-//! Whether this machine's own KVM can boot Linux: the only way to know is to try it.
+//! Whether this machine's own KVM can boot Linux: found out by booting a guest.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,29 +8,31 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::cache::Key;
+use super::logs::tail;
+use super::products::Lab;
 use super::qemu;
-use super::recipe::{Lab, tail};
 use fixtures::OwnedChild;
 
-const TRY_FOR: Duration = Duration::from_secs(20);
+/// Time limit of the probe's boot.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Where the verdict on the running kernel's KVM is kept: a folder with a file `yes`, or without it.
-pub(super) fn verdict_folder(lab: &Lab) -> Result<PathBuf> {
+/// Folder of the probe's result for the running kernel: contains the file `yes` if a guest booted.
+pub(super) fn probe_folder(lab: &Lab) -> Result<PathBuf> {
     let running = fs::read("/proc/version").unwrap_or_default();
     Key::new().bytes(&running).bytes(lab.kernel_version()?.as_bytes()).folder("direct-kvm")
 }
 
-/// True when scenarios should run on this machine itself: `BULKHEAD_LAB_MODE`, else what the probe found.
-pub(super) fn wanted(lab: &Lab) -> Result<bool> {
+/// Whether scenarios run on this machine itself: `BULKHEAD_LAB_MODE`, else the probe's result.
+pub(super) fn is_enabled(lab: &Lab) -> Result<bool> {
     match std::env::var("BULKHEAD_LAB_MODE").as_deref() {
         Ok("direct") => Ok(true),
         Ok("nested") => Ok(false),
-        Ok(other) => anyhow::bail!("BULKHEAD_LAB_MODE is \"{other}\"; it can be direct or nested"),
-        Err(_) => Ok(verdict_folder(lab)?.join("yes").exists()),
+        Ok(other) => anyhow::bail!("BULKHEAD_LAB_MODE is \"{other}\": it must be direct or nested"),
+        Err(_) => Ok(probe_folder(lab)?.join("yes").exists()),
     }
 }
 
-/// Boots a guest with QEMU on this machine's KVM and writes down whether it came up.
+/// Boots a guest with QEMU on this machine's KVM and records in `out` whether it came up.
 pub(super) fn probe(lab: &Lab, out: &Path) -> Result<()> {
     fs::create_dir_all(out)?;
     let log = File::create(out.join("qemu.log"))?;
@@ -60,7 +62,7 @@ pub(super) fn probe(lab: &Lab, out: &Path) -> Result<()> {
         .stderr(log)
         .spawn()?;
     let mut child = OwnedChild(qemu);
-    let deadline = Instant::now() + TRY_FOR;
+    let deadline = Instant::now() + PROBE_TIMEOUT;
     while child.0.try_wait()?.is_none() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(50));
     }

@@ -1,4 +1,5 @@
-//! A guest that QEMU emulates on this very machine, for what needs another monitor and no KVM.
+//! A guest that QEMU emulates on this machine, for scenarios with QEMU as the monitor and without
+//! KVM.
 
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
@@ -9,23 +10,25 @@ use anyhow::{Context, Result, bail};
 
 use super::console::Console;
 use super::guest::BOOT_TIMEOUT;
-use super::host::target_folder;
+use super::logs::tail;
+use super::products::Lab;
+use super::program::target_folder;
 use super::qemu;
-use super::recipe::{Lab, tail};
 use fixtures::OwnedChild;
 use fixtures::wait_for;
 
-/// See the module's documentation. Killed when dropped.
-pub struct Emulated {
+/// A guest under QEMU's TCG, killed when dropped.
+pub struct EmulatedGuest {
     _child: OwnedChild,
     console: Console,
     logs: PathBuf,
     _folder: tempfile::TempDir,
 }
 
-impl Emulated {
-    /// Starts the lab's small guest with two processors, 256 MiB of memory that other processes can map, and `more` on QEMU's
-    /// command line; waits until it takes commands. Logs are in `target/lab/NAME`.
+impl EmulatedGuest {
+    /// Starts the lab's small guest with two processors, 256 MiB of shared memory, and `more`
+    /// appended to QEMU's command line; waits until its agent is ready. Logs go to
+    /// `target/lab/NAME`.
     pub fn start(name: &str, more: &[String]) -> Result<Self> {
         let lab = Lab::find()?;
         let logs = target_folder().join("lab").join(name);
@@ -62,7 +65,7 @@ impl Emulated {
         );
         let stream = wait_for(|| UnixStream::connect(&socket).ok());
         let Some(stream) = stream else {
-            bail!("QEMU offers no console:\n{}", tail(&logs.join("qemu.log"), 20))
+            bail!("no connection to QEMU's console:\n{}", tail(&logs.join("qemu.log"), 20))
         };
         let console = Console::new("the guest", stream, &logs.join("console.log"))?;
         let guest = Self { _child: child, console, logs, _folder: folder };
@@ -70,9 +73,10 @@ impl Emulated {
         Ok(guest)
     }
 
-    /// Runs a shell command in the guest; a status other than zero is an error that shows the output.
+    /// Runs a shell command in the guest; a status other than 0 is an error that contains the
+    /// output.
     pub fn run(&self, command: &str) -> Result<String> {
         let output = self.console.run(command, Duration::from_secs(120))?;
-        output.of_success(command).with_context(|| tail(&self.logs.join("qemu.log"), 20))
+        output.into_success(command).with_context(|| tail(&self.logs.join("qemu.log"), 20))
     }
 }

@@ -1,4 +1,4 @@
-//! A guest (L2) that a scenario started: its console, and the program that runs it.
+//! A guest (L2) of a scenario: its console and the process of its monitor.
 
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -10,9 +10,9 @@ use super::console::{Console, Output};
 use super::host::{COMMAND_TIMEOUT, Host};
 use super::qemu::GUEST_PORTS;
 
-/// How long a guest may take to boot. It takes about three seconds on an idle machine, and a hundred on a very busy one.
+/// Time limit of a guest's boot, which takes 3 s on an idle machine and up to 100 s on a busy one.
 pub const BOOT_TIMEOUT: Duration = Duration::from_secs(400);
-/// How long the program that runs a guest may take to end once the guest is off.
+/// Time limit for the monitor to exit once its guest is off.
 pub const EXIT_TIMEOUT: Duration = Duration::from_secs(200);
 
 /// A guest, killed when dropped.
@@ -23,8 +23,8 @@ pub struct Guest<'host> {
 }
 
 impl Host {
-    /// Starts `bulkhead`, put there if it is not yet, with this configuration, to which the console's socket is added; and
-    /// waits until its guest takes commands.
+    /// Starts `bulkhead` with `config` and a socket for the console, and waits until the guest's
+    /// agent is ready. Copies the program to the host unless it is there.
     pub fn boot(&self, config: &str) -> Result<Guest<'_>> {
         let program = self.path("bulkhead");
         if self.try_run(&format!("test -e {program}"))?.status != 0 {
@@ -41,7 +41,8 @@ impl Host {
         Ok(guest)
     }
 
-    /// Starts any virtual machine monitor that offers its guest's serial console on the unix socket `$CONSOLE`.
+    /// Starts a virtual machine monitor that serves its guest's serial console on the unix socket
+    /// `$CONSOLE`.
     pub fn spawn_vmm(&self, command: &str) -> Result<Guest<'_>> {
         let number = self.free_port()?;
         let file = |suffix: &str| self.path(&format!("guest{number}.{suffix}"));
@@ -66,7 +67,7 @@ impl Host {
         let used = self.ports_in_use.borrow();
         (0..GUEST_PORTS)
             .find(|number| !used.contains(number))
-            .context("the lab bridges no more than three guest consoles")
+            .context("all three guest consoles of the lab are in use")
     }
 
     fn connect(&self, number: usize, socket: &str) -> Result<UnixStream> {
@@ -93,20 +94,20 @@ impl Guest<'_> {
         self.host.path(&format!("guest{}.{suffix}", self.number))
     }
 
-    /// Waits until the guest takes commands.
+    /// Waits until the guest's agent is ready.
     pub fn wait_up(&self) -> Result<()> {
         let deadline = Instant::now() + BOOT_TIMEOUT;
         while self.console.poll_line("##READY", Duration::from_millis(500))?.is_none() {
             if self.host.try_run(&format!("test -e {}", self.file("status")))?.status == 0 {
                 bail!(
-                    "the guest ended while it should boot{}{}",
+                    "the monitor exited before the guest was up{}{}",
                     self.console.last_lines(),
                     self.report()
                 );
             }
             ensure!(
                 Instant::now() < deadline,
-                "the guest was not up after {} s{}{}",
+                "the guest is not up after {} s{}{}",
                 BOOT_TIMEOUT.as_secs(),
                 self.console.last_lines(),
                 self.report()
@@ -115,44 +116,45 @@ impl Guest<'_> {
         Ok(())
     }
 
-    /// Waits for a line on the console that starts with `start`, and gives it.
+    /// Waits for a line on the console that starts with `start` and returns it.
     pub fn wait_line(&self, start: &str, timeout: Duration) -> Result<String> {
         Ok(self.console.wait_line(start, timeout)?.0)
     }
 
-    /// Runs a shell command in the guest; an exit status other than zero is an error that shows the output.
+    /// Runs a shell command in the guest; a status other than 0 is an error that contains the
+    /// output.
     pub fn run(&self, command: &str) -> Result<String> {
         self.run_for(command, COMMAND_TIMEOUT)
     }
 
-    /// Like `run`, with a time limit of its own.
+    /// As `run`, with the time limit `timeout`.
     pub fn run_for(&self, command: &str, timeout: Duration) -> Result<String> {
-        self.console.run(command, timeout)?.of_success(command).context("in the guest")
+        self.console.run(command, timeout)?.into_success(command).context("in the guest")
     }
 
-    /// Runs a shell command in the guest and gives its output and status, whatever that is.
+    /// Runs a shell command in the guest and returns its output and status.
     pub fn try_run(&self, command: &str) -> Result<Output> {
         self.console.run(command, COMMAND_TIMEOUT)
     }
 
-    /// Sends text to the guest's console as it is, without waiting for anything.
+    /// Sends `text` to the guest's console unchanged and does not wait.
     pub fn send(&self, text: &str) -> Result<()> {
         self.console.send(text)
     }
 
-    /// Has the guest switch itself off and gives the exit status of the program that ran it.
+    /// Powers the guest off from inside and returns the exit status of the monitor.
     pub fn power_off(&self) -> Result<i32> {
         self.console.send("sync; poweroff -f\n")?;
         self.wait_exit(EXIT_TIMEOUT)
     }
 
-    /// Sends a signal, such as TERM, to the program that runs the guest.
+    /// Sends a signal, such as TERM, to the monitor.
     pub fn signal(&self, name: &str) -> Result<()> {
         self.host.run(&format!("kill -{name} $(cat {})", self.file("pid")))?;
         Ok(())
     }
 
-    /// Waits for the program that runs the guest to end, and gives its exit status.
+    /// Waits for the monitor to exit and returns its exit status.
     pub fn wait_exit(&self, timeout: Duration) -> Result<i32> {
         let status = self.file("status");
         let command = format!(
@@ -162,7 +164,7 @@ impl Guest<'_> {
         let output = self.host.try_run_for(&command, timeout + Duration::from_secs(30))?;
         ensure!(
             output.status == 0,
-            "the guest's program was still running after {} s{}{}",
+            "the monitor has not exited after {} s{}{}",
             timeout.as_secs(),
             self.console.last_lines(),
             self.report()
@@ -171,21 +173,21 @@ impl Guest<'_> {
         text.parse().with_context(|| format!("reading the exit status from {text:?}"))
     }
 
-    /// What the program that runs the guest has said on its standard output and error.
+    /// The monitor's standard output and error so far.
     pub fn vmm_output(&self) -> Result<String> {
         self.host.run(&format!("cat {}", self.file("out")))
     }
 
     fn report(&self) -> String {
-        format!("what the program that runs it said:\n{}\n", self.vmm_output().unwrap_or_default())
+        format!("the monitor's output:\n{}\n", self.vmm_output().unwrap_or_default())
     }
 }
 
 impl Drop for Guest<'_> {
     fn drop(&mut self) {
-        // Best effort: the host itself goes away next. Its program's words are kept with the logs.
+        // Best effort: the host is dropped next. The monitor's output is kept with the logs.
         let (pid, status, out) = (self.file("pid"), self.file("status"), self.file("out"));
-        // The port can be open once: the bridge has to be gone before the next guest's.
+        // A virtio-serial port has one opener: the bridge must end before the next guest's starts.
         let end = format!(
             "test -e {status} || kill -9 $(cat {pid}); cat {out}
              bridge=$(cat {} 2>/dev/null) && {{ kill $bridge 2>/dev/null; while test -e /proc/$bridge; do sleep 0.02; done; }}",

@@ -1,7 +1,9 @@
-//! The machine that runs `bulkhead` in a scenario: a restored L1, or this machine where its KVM is good enough.
+//! The machine that runs `bulkhead` in a scenario: a restored L1, or this machine if its KVM boots
+//! Linux.
 //!
-//! Scenarios see one thing: a place to put files, run commands and start guests. Names of files are relative to a folder
-//! of the run, and `path` gives the full path, so a scenario leaves nothing behind on either kind of machine.
+//! Scenarios copy files to it, run commands and start guests the same way on both kinds. File names
+//! are relative to a folder of the run, which is removed with the host; `path` returns the full
+//! path.
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -16,21 +18,23 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::console::{Console, Output, abridged};
 use super::direct;
+use super::logs::{fresh_logs, tail};
+use super::products::Lab;
+use super::program::bulkhead_binary;
 use super::qemu::{Machine, Start};
-use super::recipe::{Lab, tail};
 use fixtures::OwnedChild;
 
-/// How long a command may take unless the scenario says otherwise. L1 is some 17 times slower than a real machine.
-/// Generous: nobody waits for it but who waits for a failure.
+/// Default time limit of a command. L1 is about 17 times slower than a real machine; only a failing
+/// scenario waits this long.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(400);
 const MIB: u64 = 1 << 20;
 
-pub(super) enum Place {
+pub(super) enum HostKind {
     Nested { machine: Box<RefCell<Machine>>, console: Console },
     Direct { dir: tempfile::TempDir },
 }
 
-impl Place {
+impl HostKind {
     /// A restored L1.
     pub(super) fn nested(lab: &Lab, logs: &Path) -> Result<Self> {
         let machine = Machine::start(lab, Start::Restored, logs)?;
@@ -42,84 +46,85 @@ impl Place {
 
 /// The machine a scenario runs on.
 pub struct Host {
-    place: Place,
+    kind: HostKind,
     lab: Lab,
     logs: PathBuf,
     pub(super) ports_in_use: RefCell<Vec<usize>>,
 }
 
 impl Host {
-    /// A host for the scenario `name`, whose logs go to `target/lab/<name>/`.
+    /// Starts a host for the scenario `name`, with logs in `target/lab/NAME`.
     pub fn start(name: &str) -> Result<Self> {
         let lab = Lab::find()?;
         let logs = fresh_logs(name)?;
-        let place = if direct::wanted(&lab)? {
-            Place::Direct { dir: tempfile::Builder::new().prefix("bulkhead-lab-").tempdir()? }
+        let kind = if direct::is_enabled(&lab)? {
+            HostKind::Direct { dir: tempfile::Builder::new().prefix("bulkhead-lab-").tempdir()? }
         } else {
-            Place::nested(&lab, &logs)?
+            HostKind::nested(&lab, &logs)?
         };
-        Self::in_place(place, lab, logs)
+        Self::with_kind(kind, lab, logs)
     }
 
-    pub(super) fn in_place(place: Place, lab: Lab, logs: PathBuf) -> Result<Self> {
-        let host = Self { place, lab, logs, ports_in_use: RefCell::default() };
+    pub(super) fn with_kind(kind: HostKind, lab: Lab, logs: PathBuf) -> Result<Self> {
+        let host = Self { kind, lab, logs, ports_in_use: RefCell::default() };
         host.run(&format!("mkdir -p {}", host.path("")))?;
         Ok(host)
     }
 
-    /// True when the host is this machine and not an emulated one.
+    /// Whether the host is this machine.
     pub fn is_direct(&self) -> bool {
-        matches!(self.place, Place::Direct { .. })
+        matches!(self.kind, HostKind::Direct { .. })
     }
 
-    /// Where this scenario's logs are kept.
+    /// Folder of this scenario's logs.
     pub fn logs(&self) -> &Path {
         &self.logs
     }
 
-    /// Full path on the host of a file of this run.
+    /// Full path on the host of a file in the run's folder.
     pub fn path(&self, name: &str) -> String {
-        match &self.place {
-            Place::Nested { .. } => format!("/run/lab/{name}"),
-            Place::Direct { dir } => dir.path().join(name).display().to_string(),
+        match &self.kind {
+            HostKind::Nested { .. } => format!("/run/lab/{name}"),
+            HostKind::Direct { dir } => dir.path().join(name).display().to_string(),
         }
     }
 
-    /// Full path on the host of a file of the guest kit: `vmlinux`, `vmlinuz`, `initramfs`, `initramfs-tools`.
+    /// Full path on the host of a file of the guest kit: `vmlinux`, `vmlinuz`, `initramfs`,
+    /// `initramfs-tools`.
     pub fn kit(&self, name: &str) -> String {
-        match &self.place {
-            Place::Nested { .. } => format!("/l2/{name}"),
-            Place::Direct { .. } => self.lab.kit.join(name).display().to_string(),
+        match &self.kind {
+            HostKind::Nested { .. } => format!("/l2/{name}"),
+            HostKind::Direct { .. } => self.lab.kit.join(name).display().to_string(),
         }
     }
 
-    /// Runs a shell command; an exit status other than zero is an error that shows the output.
+    /// Runs a shell command; a status other than 0 is an error that contains the output.
     pub fn run(&self, command: &str) -> Result<String> {
         self.run_for(command, COMMAND_TIMEOUT)
     }
 
-    /// Like `run`, with a time limit of its own.
+    /// As `run`, with the time limit `timeout`.
     pub fn run_for(&self, command: &str, timeout: Duration) -> Result<String> {
-        self.try_run_for(command, timeout)?.of_success(command)
+        self.try_run_for(command, timeout)?.into_success(command)
     }
 
-    /// Runs a shell command and gives its output and status, whatever that is.
+    /// Runs a shell command and returns its output and status.
     pub fn try_run(&self, command: &str) -> Result<Output> {
         self.try_run_for(command, COMMAND_TIMEOUT)
     }
 
-    /// Like `try_run`, with a time limit of its own.
+    /// As `try_run`, with the time limit `timeout`.
     pub fn try_run_for(&self, command: &str, timeout: Duration) -> Result<Output> {
-        match &self.place {
-            Place::Nested { console, .. } => console.run(command, timeout),
-            Place::Direct { dir } => run_here(command, dir.path(), timeout),
+        match &self.kind {
+            HostKind::Nested { console, .. } => console.run(command, timeout),
+            HostKind::Direct { dir } => run_here(command, dir.path(), timeout),
         }
     }
 
-    /// Copies a local file to the host under a name of this run and gives its full path there.
+    /// Copies a local file to the run's folder and returns its full path there.
     pub fn put(&self, local: &Path, name: &str) -> Result<String> {
         let to = self.path(name);
-        let Place::Nested { machine, .. } = &self.place else {
+        let HostKind::Nested { machine, .. } = &self.kind else {
             fs::copy(local, &to).with_context(|| format!("copying {} to {to}", local.display()))?;
             return Ok(to);
         };
@@ -135,16 +140,16 @@ impl Host {
         Ok(to)
     }
 
-    /// Writes a text file on the host and gives its full path there.
+    /// Writes a text file to the run's folder and returns its full path there.
     pub fn write(&self, name: &str, text: &str) -> Result<String> {
         let file = tempfile::NamedTempFile::new()?;
         fs::write(file.path(), text)?;
         self.put(file.path(), name)
     }
 
-    /// Copies a file of the host, by its full path there, to a local one.
+    /// Copies the file of the host with the full path `remote` to a local file.
     pub fn get(&self, remote: &str, local: &Path) -> Result<()> {
-        let Place::Nested { machine, .. } = &self.place else {
+        let HostKind::Nested { machine, .. } = &self.kind else {
             fs::copy(remote, local).with_context(|| format!("copying {remote}"))?;
             return Ok(());
         };
@@ -152,16 +157,16 @@ impl Host {
             .run(&format!("stat -c %s {remote}"))?
             .trim()
             .parse()
-            .context("asking for its size")?;
-        ensure!(size <= 1 << 30, "{remote} has {size} bytes; the outbox holds one GiB");
+            .context("reading its size")?;
+        ensure!(size <= 1 << 30, "{remote} has {size} bytes: the outbox holds 1 GiB");
         self.run(&format!("dd if={remote} of=/dev/disk/by-id/virtio-outbox oflag=direct iflag=fullblock conv=sync bs=1M status=none"))?;
         let mut outbox = File::open(machine.borrow().disk("outbox"))?.take(size);
         std::io::copy(&mut outbox, &mut File::create(local)?)?;
         Ok(())
     }
 
-    /// Makes a file system for disk images (ext4, xfs, btrfs) and gives the folder it is mounted on.
-    /// In L1 it is on a disk of 8 GiB; on this machine it is a plain folder, whatever it lies on.
+    /// Makes a file system for disk images (ext4, xfs, btrfs) and returns its mount point. In L1 it
+    /// is on a disk of 8 GiB; on this machine it is the run's folder, on any file system.
     pub fn scratch(&self, file_system: &str) -> Result<String> {
         if self.is_direct() {
             return Ok(self.path(""));
@@ -173,34 +178,36 @@ impl Host {
         Ok("/scratch".to_owned())
     }
 
-    /// Full path of a disk with a stock Debian guest, to be booted as `root=/dev/vda` with the kit's `initramfs`.
-    /// What is written to it is gone after the run.
+    /// Full path of a disk with a stock Debian guest, to be booted as `root=/dev/vda` with the
+    /// kit's `initramfs`. Writes to it are discarded after the run.
     pub fn debian(&self) -> Result<String> {
-        match &self.place {
-            Place::Nested { .. } => Ok("/dev/disk/by-id/virtio-debian".to_owned()),
-            Place::Direct { .. } => self.put(&self.lab.debian.join("debian.img"), "debian.img"),
+        match &self.kind {
+            HostKind::Nested { .. } => Ok("/dev/disk/by-id/virtio-debian".to_owned()),
+            HostKind::Direct { .. } => self.put(&self.lab.debian.join("debian.img"), "debian.img"),
         }
     }
 
-    /// Puts the `bulkhead` program on the host: the one `BULKHEAD_BIN` names, else a release build of this tree.
+    /// Copies the program under test to the host and returns its full path there.
     pub fn put_bulkhead(&self) -> Result<String> {
         self.put(&bulkhead_binary()?, "bulkhead")
     }
 
-    /// Process id of the emulator, for scenarios that cut the power of the whole host. None on this machine itself.
+    /// Process id of the emulator, for scenarios that cut the power of the host. None on this
+    /// machine.
     pub fn emulator_pid(&self) -> Option<u32> {
-        match &self.place {
-            Place::Nested { machine, .. } => Some(machine.borrow().pid()),
-            Place::Direct { .. } => None,
+        match &self.kind {
+            HostKind::Nested { machine, .. } => Some(machine.borrow().pid()),
+            HostKind::Direct { .. } => None,
         }
     }
 
-    /// A connected virtio-serial port of L1, for bridging a guest's console out of it. None on this machine itself.
+    /// A connected virtio-serial port of L1, which bridges a guest's console out of it. None on
+    /// this machine.
     pub(super) fn guest_port(
         &self,
         number: usize,
     ) -> Result<Option<std::os::unix::net::UnixStream>> {
-        let Place::Nested { machine, .. } = &self.place else { return Ok(None) };
+        let HostKind::Nested { machine, .. } = &self.kind else { return Ok(None) };
         let machine = machine.borrow();
         Ok(Some(machine.guest_ports.get(number).context("no such guest port")?.try_clone()?))
     }
@@ -209,7 +216,7 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("--- the scenario failed; its logs are in {}", self.logs.display());
+            eprintln!("--- the scenario failed; logs are in {}", self.logs.display());
             for name in ["commands.log", "console.log", "guest0.log", "guest1.log", "guest2.log"] {
                 let text = tail(&self.logs.join(name), 15);
                 if !text.is_empty() {
@@ -218,36 +225,6 @@ impl Drop for Host {
             }
         }
     }
-}
-
-/// The folder of a scenario's logs, without those of its last run.
-pub(super) fn fresh_logs(name: &str) -> Result<PathBuf> {
-    let logs = target_folder().join("lab").join(name);
-    if logs.exists() {
-        fs::remove_dir_all(&logs)?;
-    }
-    fs::create_dir_all(&logs).with_context(|| format!("making {}", logs.display()))?;
-    Ok(logs.canonicalize()?)
-}
-
-pub(super) fn target_folder() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"), PathBuf::from)
-}
-
-/// The program under test.
-pub fn bulkhead_binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("BULKHEAD_BIN") {
-        return Ok(path.into());
-    }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args(["build", "--quiet", "--release", "--package", "vmm", "--bin", "bulkhead"])
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
-        .status()
-        .context("running cargo")?;
-    ensure!(status.success(), "bulkhead does not build");
-    Ok(target_folder().join("release/bulkhead"))
 }
 
 fn run_here(command: &str, dir: &Path, timeout: Duration) -> Result<Output> {
@@ -269,7 +246,7 @@ fn run_here(command: &str, dir: &Path, timeout: Duration) -> Result<Output> {
         }
         if Instant::now() > deadline {
             bail!(
-                "not done within {} s: {}\n{}",
+                "no exit within {} s: {}\n{}",
                 timeout.as_secs(),
                 abridged(command),
                 tail(log.path(), 25)

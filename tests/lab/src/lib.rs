@@ -1,8 +1,11 @@
-//! The lab: real Linux guests, also on machines whose KVM cannot boot one.
+//! The lab: scenarios with real Linux guests, on any x86-64 Linux machine.
 //!
-//! There QEMU emulates a host in software (L1), with SVM, and `bulkhead` runs its guest (L2) in that. L1 is booted once
-//! and restored from a snapshot at the start of each scenario. Build it (a few minutes, as root, on Debian) with
-//! `cargo run -q -p lab -- build`; try things in it with `lab run -- CMD` and `lab shell`.
+//! Where this machine's KVM cannot boot Linux, QEMU emulates a host with SVM in software (L1), and
+//! `bulkhead` runs its guest (L2) there. L1 is booted once, when the lab is built, and restored
+//! from a snapshot by each scenario. Build it with `cargo run -q -p lab -- build` (as root, on
+//! Debian, a few minutes); use it by hand with `lab run -- CMD` and `lab shell`.
+//!
+//! Knows neither block nor devices: a change there rebuilds nothing of the lab.
 //!
 //! ```no_run
 //! # use lab::Host;
@@ -24,8 +27,9 @@
 //! # }
 //! ```
 //!
-//! Environment: `BULKHEAD_LAB` (cache folder), `BULKHEAD_LAB_MODE` (`nested` or `direct`; else what a try at build time
-//! found), `BULKHEAD_LAB_MIRROR` (Debian mirror; else apt's own), `BULKHEAD_BIN` (program under test).
+//! Environment: `BULKHEAD_LAB` (cache folder), `BULKHEAD_LAB_MODE` (`nested` or `direct`; by
+//! default the result of a probe at build time), `BULKHEAD_LAB_MIRROR` (Debian mirror; by default
+//! apt's), `BULKHEAD_BIN` (program under test).
 
 mod cache;
 mod config;
@@ -35,20 +39,24 @@ mod direct;
 mod emulated;
 mod guest;
 mod host;
+mod logs;
 mod many_disks;
+mod products;
+mod program;
 mod prune;
 mod qemu;
 mod recipe;
-mod served;
+mod serve_process;
 mod snapshot;
 mod zfs;
 
 pub use cache::cache;
 pub use config::{CMDLINE, disk};
 pub use console::{Console, Output};
-pub use emulated::Emulated;
+pub use emulated::EmulatedGuest;
 pub use guest::{BOOT_TIMEOUT, EXIT_TIMEOUT, Guest};
-pub use host::{COMMAND_TIMEOUT, Host, bulkhead_binary};
+pub use host::{COMMAND_TIMEOUT, Host};
 pub use many_disks::ManyDisks;
-pub use recipe::Lab;
-pub use served::Served;
+pub use products::Lab;
+pub use program::bulkhead_binary;
+pub use serve_process::ServeProcess;

@@ -1,4 +1,4 @@
-//! `lab`: builds the lab and lets one try things in it by hand.
+//! `lab`: builds the lab and runs commands in it by hand.
 
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
@@ -9,9 +9,9 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use lab::{Host, Lab, cache};
 
-/// Real Linux guests in an emulated host: build it, look into it, run commands in it.
+/// Builds an emulated host for real Linux guests and runs commands in it.
 ///
-/// Everything is kept in $BULKHEAD_LAB, else in bulkhead/lab of the user's cache folder.
+/// Products are kept in $BULKHEAD_LAB, else in bulkhead/lab of the user's cache folder.
 #[derive(Parser)]
 #[command(name = "lab")]
 struct Arguments {
@@ -21,18 +21,18 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Build what is missing (as root, on Debian; a few minutes the first time, nothing to do afterwards)
+    /// Build the missing products (as root, on Debian; a few minutes the first time)
     Build {
-        /// ZFS for the host, too, which is compiled: some five minutes more the first time
+        /// Also compile ZFS for the host: about five minutes more the first time
         #[arg(long)]
         zfs: bool,
     },
-    /// Restore the host, run one command in it, print its output and end with its status
+    /// Restore the host, run one command in it, print its output and exit with its status
     Run {
         /// Copy a file to /run/lab/in/ of the host first (may be given more than once)
         #[arg(long, value_name = "FILE")]
         put: Vec<PathBuf>,
-        /// With ZFS loaded
+        /// Load ZFS
         #[arg(long)]
         zfs: bool,
         /// Copy a file of the host (by its full path) into the current folder afterwards
@@ -45,32 +45,32 @@ enum Action {
         #[arg(required = true, trailing_var_arg = true)]
         words: Vec<String>,
     },
-    /// Restore the host and run commands in it as they are typed, until end of input
+    /// Restore the host and run commands from standard input in it
     Shell {
         /// Copy a file to /run/lab/in/ of the host first (may be given more than once)
         #[arg(long, value_name = "FILE")]
         put: Vec<PathBuf>,
-        /// With ZFS loaded
+        /// Load ZFS
         #[arg(long)]
         zfs: bool,
     },
     /// Boot a host in emulated time, run one command in it unattended, print its output
     Deterministic {
-        /// Copy a file beside the command (the current folder there) first
+        /// Copy a file to the command's current folder first
         #[arg(long, value_name = "FILE")]
         put: Vec<PathBuf>,
-        /// Start again a machine that says nothing on its console for this many seconds; four times
+        /// Restart a machine without console output for this many seconds, up to four times
         #[arg(long, default_value_t = 900)]
         timeout: u64,
         /// The command, a line of shell
         #[arg(required = true, trailing_var_arg = true)]
         words: Vec<String>,
     },
-    /// Say what is built and where
+    /// Show what is built and where
     Status,
-    /// Remove what other recipes have left in the cache, also those of other checkouts
+    /// Remove the products of other recipes from the cache, including those of other checkouts
     Prune,
-    /// Remove everything the lab keeps in its cache
+    /// Remove the cache
     Clean,
 }
 

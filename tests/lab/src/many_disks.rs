@@ -1,12 +1,14 @@
-//! Many disks at once: each has the size, the serial number and the content of its own image.
+//! A set of disks that differ in size and serial number, to check that none is mistaken for
+//! another.
 
 use anyhow::{Result, ensure};
 
-use super::{Guest, Host};
+use super::guest::Guest;
+use super::host::Host;
 
 const MIB: u64 = 1 << 20;
 
-/// Disks whose sizes in MiB are their numbers, from one on.
+/// Disks number 1 to `count`; disk N has N MiB.
 pub struct ManyDisks<'host> {
     host: &'host Host,
     count: u64,
@@ -32,14 +34,16 @@ impl<'host> ManyDisks<'host> {
         self.host.path(&format!("{}.img", Self::name(n)))
     }
 
-    /// Their tables in the configuration, each made of its number, its name and its image.
+    /// Their configuration: `table` of each disk's number, name and image.
     pub fn tables(&self, mut table: impl FnMut(u64, &str, &str) -> String) -> String {
         self.each(|n| table(n, &Self::name(n), &self.image(n)))
     }
 
-    /// The guest finds all of them: `pattern` is what it calls them, and `serial` the command that prints the serial number of
-    /// `$disk`, its folder in `/sys/block`. Each writes its own name to its sector 7, and each name is found in its own image.
-    pub fn are_told_apart(&self, guest: &Guest<'_>, pattern: &str, serial: &str) -> Result<()> {
+    /// Checks serial number and size of each disk in the guest, has the guest write each disk's
+    /// serial number to its sector 7, and checks the images. `pattern` matches the disks in
+    /// `/sys/block`; `serial` is a command that prints the serial number of the disk with the sysfs
+    /// folder `$disk`.
+    pub fn check_identities(&self, guest: &Guest<'_>, pattern: &str, serial: &str) -> Result<()> {
         let seen = guest.run(&format!(
             "for disk in /sys/block/{pattern}; do echo $({serial}) $(cat $disk/size); done | sort"
         ))?;

@@ -1,7 +1,7 @@
-//! What old recipes have left in the cache goes, once nobody has used it for a while.
+//! Removal of products of old recipes from the cache.
 //!
-//! A product's folder was last modified when it was last used. Nothing but products is removed, and whether they are in
-//! use at this moment is not looked at: a scenario uses what it has just touched.
+//! The modification time of a product's folder is that of its last use. Only products are removed.
+//! No lock protects a product in use: a scenario touches its products when it starts.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -10,17 +10,18 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 
-/// How long the products of other recipes are kept after their last use: somebody may go back to one.
-pub(super) const KEPT_FOR: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+/// Retention of other recipes' products after their last use: a checkout may return to one.
+pub(super) const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// Notes that products are used now. Those of another user cannot be touched, but that user has.
+/// Records the use of products. Fails silently on those of another user.
 pub(super) fn touch<'a>(products: impl IntoIterator<Item = &'a PathBuf>) {
     for product in products {
         let _ = File::open(product).and_then(|folder| folder.set_modified(SystemTime::now()));
     }
 }
 
-/// Removes the products in `cache` that are none of `ours` and have not been used for so long. Says which on stderr.
+/// Removes the products in `cache` that are not in `ours` and were last used `unused_for` ago or
+/// earlier. Reports them on stderr.
 pub(super) fn prune(cache: &Path, ours: &[PathBuf], unused_for: Duration) -> Result<()> {
     touch(ours);
     for entry in fs::read_dir(cache)? {
@@ -39,19 +40,19 @@ pub(super) fn prune(cache: &Path, ours: &[PathBuf], unused_for: Duration) -> Res
     Ok(())
 }
 
-/// Whether a path is a folder that a step of some recipe has made, or not finished.
+/// Whether a path is a folder made by a recipe's step, complete or unfinished.
 fn is_product(path: &Path) -> bool {
     let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
     let key = name.rsplit_once('-').map_or("", |(_, key)| key);
     let is_hex = |digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
-    let ends = [None, Some("unfinished")];
+    let extensions = [None, Some("unfinished")];
     key.len() == 16
         && key.bytes().all(is_hex)
-        && ends.contains(&path.extension().map(|end| end.to_str().unwrap_or("?")))
+        && extensions.contains(&path.extension().map(|end| end.to_str().unwrap_or("?")))
         && fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
 }
 
-/// Bytes that everything below a path takes.
+/// Bytes allocated to a path and everything below it.
 fn allocated(path: &Path) -> Result<u64> {
     let metadata = fs::symlink_metadata(path)?;
     let mut bytes = metadata.blocks() * 512;
@@ -69,7 +70,7 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// A cache with a folder of each name, last used so many days ago.
+    /// A cache of folders by name and days since their last use.
     fn cache(folders: &[(&str, u32)]) -> tempfile::TempDir {
         let cache = tempfile::tempdir().unwrap();
         for (name, days) in folders {
@@ -94,34 +95,34 @@ mod tests {
     const OLD: &str = "kit-fedcba9876543210";
 
     #[test]
-    fn what_nobody_used_for_two_weeks_goes() {
+    fn products_unused_for_two_weeks_are_removed() {
         let unfinished = "debian-root-00112233445566aa.unfinished";
         let cache = cache(&[(KIT, 15), (OLD, 14), ("root-00112233445566aa", 13), (unfinished, 15)]);
         let ours = cache.path().join(KIT);
-        prune(cache.path(), std::slice::from_ref(&ours), KEPT_FOR).unwrap();
+        prune(cache.path(), std::slice::from_ref(&ours), RETENTION).unwrap();
         assert_eq!(left(cache.path()), [KIT, "root-00112233445566aa"]);
-        prune(cache.path(), &[], KEPT_FOR).unwrap();
-        assert_eq!(left(cache.path()), [KIT, "root-00112233445566aa"], "ours was used just now");
+        prune(cache.path(), &[], RETENTION).unwrap();
+        assert_eq!(left(cache.path()), [KIT, "root-00112233445566aa"], "the first call touched it");
     }
 
     #[test]
-    fn what_is_used_now_stays_and_what_the_lab_did_not_make() {
-        let others =
+    fn products_in_use_and_foreign_files_stay() {
+        let foreign =
             ["logs", "kit", "kit-0123456789abcdeg", "fedcba9876543210", "kit-fedcba9876543210.img"];
-        let aged: Vec<_> = others.iter().map(|name| (*name, 100)).collect();
+        let aged: Vec<_> = foreign.iter().map(|name| (*name, 100)).collect();
         let cache = cache(&[&aged[..], &[(KIT, 0), (OLD, 0)]].concat());
         let file = cache.path().join("image-fedcba9876543210");
         fs::write(&file, "not a folder").unwrap();
         std::os::unix::fs::symlink("logs", cache.path().join("root-fedcba9876543210")).unwrap();
         prune(cache.path(), &[cache.path().join(KIT)], Duration::ZERO).unwrap();
         let mut expected =
-            [&others[..], &[KIT, "image-fedcba9876543210", "root-fedcba9876543210"]].concat();
+            [&foreign[..], &[KIT, "image-fedcba9876543210", "root-fedcba9876543210"]].concat();
         expected.sort_unstable();
         assert_eq!(left(cache.path()), expected);
     }
 
     #[test]
-    fn a_size_is_that_of_all_files() {
+    fn allocated_size_includes_all_files() {
         let cache = cache(&[(KIT, 0), (OLD, 0)]);
         let bytes = allocated(cache.path()).unwrap();
         assert!((16 << 10..64 << 10).contains(&bytes), "{bytes}");

@@ -1,7 +1,8 @@
-//! The emulated host machine (L1): its QEMU command line and its process.
+//! The emulated host machine (L1): QEMU's command line and process.
 //!
-//! QEMU comes from the cached Debian root and runs through that root's own dynamic loader, so neither a chroot nor an
-//! installed package is needed. The machine must look the same at every restore as when the snapshot was taken.
+//! QEMU comes from the cached Debian root and runs through that root's dynamic loader: neither a
+//! chroot nor a package of this machine is needed. The command line must be the same at a restore
+//! as when the snapshot was taken.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -14,14 +15,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::recipe::{Lab, tail};
+use super::logs::tail;
+use super::products::Lab;
 use fixtures::OwnedChild;
 
-/// Consoles of guests that can be bridged out of L1 at the same time.
+/// Guest consoles that can be bridged out of L1 at once.
 pub(super) const GUEST_PORTS: usize = 3;
-/// Data disks of L1: what the files to and from it go through, and a place for disk images of guests.
+/// Data disks of L1 and their bytes: files go in and out through the first two; the third holds
+/// images.
 const DISKS: [(&str, u64); 3] = [("inbox", 1 << 30), ("outbox", 1 << 30), ("scratch", 8 << 30)];
-/// The part of the command line that decides what the machine is.
+/// The machine type.
 const MACHINE: &str = "-M q35 -nodefaults -no-user-config -display none -no-reboot";
 /// Three processors, of which guests run on the last two (`resources/lab/host/init` says why).
 const NESTED: &str = "-accel tcg -cpu EPYC,+svm,+npt,+vgif -smp 3 -m 7G";
@@ -32,15 +35,15 @@ const APPEND: &str = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off";
 /// How an L1 starts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
-    /// From the kernel on, to be talked to.
+    /// Boots from the kernel, with an agent on the command port.
     Cold,
-    /// From the snapshot.
+    /// Restores the snapshot.
     Restored,
-    /// From the kernel on, in emulated time, doing what its inbox says and nothing else.
+    /// Boots from the kernel in emulated time, unattended: runs the script in its inbox.
     Deterministic,
 }
 
-/// Everything that shapes a machine, for the key of its snapshot.
+/// The properties of the machine that a snapshot depends on.
 pub(super) fn shape() -> String {
     format!("{MACHINE} {NESTED} {APPEND} {DISKS:?} debian {GUEST_PORTS}")
 }
@@ -64,8 +67,9 @@ pub(super) fn command(root: &Path) -> Command {
     command
 }
 
-/// Ends QEMU and removes its files when this process dies in a way that runs no destructor. A shell that waits for
-/// the end of its input notices that; the write end of the pipe is held here and nowhere else.
+/// Starts a shell that kills QEMU and removes its files when this process ends without running
+/// destructors: its input then reaches end of file, because only this process holds the pipe's
+/// write end.
 fn watchdog(qemu: u32, dir: &Path) -> Result<OwnedChild> {
     let child = Command::new("sh")
         .args(["-c", "read -r _; kill -9 $1; rm -rf \"$2\"", "watchdog", &qemu.to_string()])
@@ -81,7 +85,7 @@ fn watchdog(qemu: u32, dir: &Path) -> Result<OwnedChild> {
 
 /// A running L1, killed when dropped.
 pub(super) struct Machine {
-    /// Goes first, so that it is gone before QEMU's process id can belong to somebody else.
+    /// Dropped first, before QEMU's process id can be reused.
     _watchdog: OwnedChild,
     child: OwnedChild,
     /// Sockets and data disks of this run, removed with it.
@@ -93,12 +97,12 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Starts QEMU with fresh data disks; console and QEMU's own messages go to `logs`.
+    /// Starts QEMU with empty data disks. The console and QEMU's messages go to `logs`.
     pub(super) fn start(lab: &Lab, start: Start, logs: &Path) -> Result<Self> {
         Self::start_in(lab, start, logs, Self::data_disks()?)
     }
 
-    /// A folder with fresh, empty data disks.
+    /// Makes a folder of empty data disks.
     pub(super) fn data_disks() -> Result<tempfile::TempDir> {
         let dir = tempfile::Builder::new().prefix("bulkhead-lab-").tempdir()?;
         for (name, size) in DISKS {
@@ -107,7 +111,7 @@ impl Machine {
         Ok(dir)
     }
 
-    /// Like `start`, with data disks that are in `dir` already.
+    /// As `start`, with the data disks in `dir`.
     pub(super) fn start_in(
         lab: &Lab,
         start: Start,
@@ -162,7 +166,7 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Sends one QMP command and gives the reply as JSON text.
+    /// Sends a QMP command and returns the reply as JSON text.
     pub(super) fn qmp(&mut self, command: &str) -> Result<String> {
         self.qmp
             .get_mut()
@@ -178,10 +182,13 @@ impl Machine {
             if self
                 .qmp
                 .read_line(&mut line)
-                .with_context(|| format!("waiting for QEMU's answer to {command}"))?
+                .with_context(|| format!("waiting for QEMU's reply to {command}"))?
                 == 0
             {
-                bail!("QEMU ended; its last words:\n{}", tail(&self.logs.join("qemu.log"), 20));
+                bail!(
+                    "QEMU exited; the end of its log:\n{}",
+                    tail(&self.logs.join("qemu.log"), 20)
+                );
             }
             if line.starts_with("{\"error\"") {
                 bail!("QEMU refused {command}: {line}");
@@ -206,7 +213,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Stops the machine and saves its state in a file.
+    /// Stops the machine and saves its state to a file.
     pub(super) fn save(&mut self, file: &Path) -> Result<()> {
         self.qmp(r#"{"execute":"stop"}"#)?;
         let unlimited = r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":0}}"#;
@@ -222,20 +229,20 @@ impl Machine {
                 return Ok(());
             }
             if state.contains("failed") || Instant::now() > deadline {
-                bail!("saving the machine did not end well: {state}");
+                bail!("saving the machine failed: {state}");
             }
             thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Waits for the machine to switch itself off. Gives false if for so long it says nothing more on its console.
+    /// Waits for the machine to power off; false if its console has no new output for `patience`.
     pub(super) fn wait_off(&mut self, patience: Duration) -> Result<bool> {
         let console = self.logs.join("console.log");
-        let (mut said, mut since) = (0, Instant::now());
+        let (mut bytes, mut since) = (0, Instant::now());
         while self.child.0.try_wait()?.is_none() {
-            let says = fs::metadata(&console).map_or(0, |file| file.len());
-            if says != said {
-                (said, since) = (says, Instant::now());
+            let now = fs::metadata(&console).map_or(0, |file| file.len());
+            if now != bytes {
+                (bytes, since) = (now, Instant::now());
             } else if since.elapsed() > patience {
                 return Ok(false);
             }
@@ -244,12 +251,12 @@ impl Machine {
         Ok(true)
     }
 
-    /// The file behind one of the data disks.
+    /// The image file of a data disk.
     pub(super) fn disk(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// Process id of QEMU, for tests that cut its power.
+    /// Process id of QEMU.
     pub(super) fn pid(&self) -> u32 {
         self.child.0.id()
     }
@@ -307,10 +314,10 @@ fn accept(listener: &UnixListener, child: &mut Child, logs: &Path) -> Result<Uni
             return Ok(stream);
         }
         if let Some(status) = child.try_wait()? {
-            bail!("QEMU ended at once ({status}):\n{}", tail(&logs.join("qemu.log"), 20));
+            bail!("QEMU exited at its start ({status}):\n{}", tail(&logs.join("qemu.log"), 20));
         }
         if Instant::now() > deadline {
-            bail!("QEMU did not connect within 30 s");
+            bail!("no connection from QEMU within 30 s");
         }
         thread::sleep(Duration::from_millis(2));
     }

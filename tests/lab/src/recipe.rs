@@ -1,9 +1,9 @@
-//! Builds the lab, step by step, and finds what was built.
+//! Builds the lab step by step and finds its products.
 //!
-//! Steps: host packages, the Debian root (and its kernel), the guest kit, the disk images, the snapshot, and a try of
-//! this machine's own KVM. ZFS is a step for itself, done when somebody wants it. Each writes into a folder beside its
-//! final name and renames it when done, so a step that was interrupted is simply done again. One lock keeps two builds
-//! apart; scenarios only read, but for the first that wants ZFS.
+//! Steps: host packages, the Debian root with its kernel, the guest kit, the disk images, the
+//! snapshot, a probe of this machine's KVM. ZFS is a separate step, run on first use. A step writes
+//! to a folder with the extension `unfinished` and renames it at the end: an interrupted step is
+//! repeated. A file lock serializes builds; scenarios take it only to build ZFS.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,41 +14,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::cache::{Key, cache, recipe};
+use super::logs::tail;
+use super::products::Lab;
 use super::{direct, prune, snapshot};
 
-/// Finished products of the recipe.
-#[derive(Clone, Debug)]
-pub struct Lab {
-    /// Debian userland of L1 as a folder; it also lends its QEMU to this machine.
-    pub root: PathBuf,
-    /// Kernels and initramfs archives: `/l2` in L1, plus `host.cpio.zst`.
-    pub kit: PathBuf,
-    /// Folder of L1's root disk.
-    pub image: PathBuf,
-    /// Folder of the disk with a stock Debian guest.
-    pub debian: PathBuf,
-    /// Folder of the saved state of a booted L1.
-    pub snapshot: PathBuf,
-}
-
-/// The last lines of a log file, for error messages.
-pub(super) fn tail(path: &Path, lines: usize) -> String {
-    let text = fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default();
-    let all: Vec<&str> = text.lines().collect();
-    all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
-}
-
 impl Lab {
-    /// The lab as already built; an error says how to build it.
+    /// Finds the built lab; the error says how to build it.
     pub fn find() -> Result<Self> {
-        let lab = Self::plan()?.context("the lab is not built")?;
+        let lab = Self::plan()?.context("the lab is not built: run `make lab`")?;
         let products = lab.products();
         for product in &products {
             ensure!(
                 product.exists(),
-                "the lab is not built, or its recipe changed since ({} is missing): cargo run -p lab -- build",
+                "the lab is not built, or its recipe has changed ({} is missing): run `make lab`",
                 product.display()
             );
         }
@@ -56,12 +34,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// The folders that scenarios use.
-    fn products(&self) -> [PathBuf; 5] {
-        [&self.root, &self.kit, &self.image, &self.debian, &self.snapshot].map(Clone::clone)
-    }
-
-    /// Removes what other recipes have left. Builds wait for it.
+    /// Removes the products of other recipes. Holds the build lock.
     pub fn prune() -> Result<()> {
         let _lock = lock()?;
         Self::prune_unused_for(Duration::ZERO)
@@ -71,13 +44,14 @@ impl Lab {
         let mut ours = vec![root_key()?.folder("root")?, debian_key()?.folder("debian-root")?];
         if let Some(lab) = Self::plan()? {
             ours.extend(lab.products());
-            ours.push(direct::verdict_folder(&lab)?);
+            ours.push(direct::probe_folder(&lab)?);
             ours.push(lab.zfs_folder()?);
         }
         prune::prune(&cache()?, &ours, unused_for)
     }
 
-    /// Names of all products, or none when even the first step is to be done (the rest depend on the kernel it finds).
+    /// Names of all products; `None` before the first step, whose kernel version the others depend
+    /// on.
     pub(super) fn plan() -> Result<Option<Self>> {
         let (root_key, debian_key) = (root_key()?, debian_key()?);
         let root = root_key.folder("root")?;
@@ -104,12 +78,7 @@ impl Lab {
         }))
     }
 
-    /// The version of the kernel that L1 and the guests boot.
-    pub fn kernel_version(&self) -> Result<String> {
-        Ok(fs::read_to_string(self.root.join("boot/version"))?.trim().to_owned())
-    }
-
-    /// What L1 lacks to have ZFS, as an archive to be unpacked over its root. Built if it is missing, which takes minutes.
+    /// An archive that adds ZFS to L1's root. Builds it if it is missing, which takes minutes.
     pub fn zfs(&self) -> Result<PathBuf> {
         let product = self.zfs_folder()?;
         if !product.exists() {
@@ -128,25 +97,25 @@ impl Lab {
     fn build_zfs(&self, out: &Path) -> Result<()> {
         fs::create_dir_all(out)?;
         let compiler = out.join("compiler");
-        eprintln!("lab: zfs: a compiler and the kernel's headers ...");
+        eprintln!("lab: zfs: installing a compiler and the kernel headers ...");
         script("zfs compiler", "zfs-compiler.sh", &[&self.root, &compiler])?;
-        eprintln!("lab: zfs: compiling it, some four minutes ...");
+        eprintln!("lab: zfs: compiling, about four minutes ...");
         script("zfs", "zfs.sh", &[&self.root, &compiler, out])?;
         Ok(fs::remove_dir_all(compiler)?)
     }
 
-    /// Does what is missing, showing each step and the time it took.
+    /// Runs the missing steps and reports each with its duration on stderr.
     pub fn build() -> Result<Self> {
         let _lock = lock()?;
         script("host packages", "host-packages.sh", &[])?;
         let (root, debian) = (root_key()?.folder("root")?, debian_key()?.folder("debian-root")?);
-        both(
+        in_parallel(
             || step("root", &root, |out| script("root", "root.sh", &[out])),
             || step("debian-root", &debian, |out| script("debian-root", "debian.sh", &[out])),
         )?;
         let lab = Self::plan()?.context("the root step left no kernel version")?;
         eprintln!("lab: kernel {}", lab.kernel_version()?);
-        both(
+        in_parallel(
             || {
                 step("kit", &lab.kit, |out| lab.build_kit(out))?;
                 step("image", &lab.image, |out| {
@@ -163,8 +132,8 @@ impl Lab {
             },
         )?;
         step("snapshot", &lab.snapshot, |out| snapshot::take(&lab, out))?;
-        step("direct-kvm", &direct::verdict_folder(&lab)?, |out| direct::probe(&lab, out))?;
-        Self::prune_unused_for(prune::KEPT_FOR)?;
+        step("direct-kvm", &direct::probe_folder(&lab)?, |out| direct::probe(&lab, out))?;
+        Self::prune_unused_for(prune::RETENTION)?;
         Ok(lab)
     }
 
@@ -178,13 +147,13 @@ impl Lab {
     }
 }
 
-/// Keeps other builds off until it is dropped.
+/// Takes the build lock, held until the file is dropped.
 fn lock() -> Result<File> {
     let dir = cache()?;
     fs::create_dir_all(dir.join("logs"))?;
     let lock = File::create(dir.join("lock"))?;
     if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        eprintln!("lab: another build is running; waiting for it");
+        eprintln!("lab: waiting for another build");
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
     }
     Ok(lock)
@@ -198,22 +167,22 @@ fn debian_key() -> Result<Key> {
     Key::new().file("debian.sh")
 }
 
-/// Does two things at the same time.
-fn both(
-    one: impl FnOnce() -> Result<()> + Send,
-    other: impl FnOnce() -> Result<()> + Send,
+/// Runs two steps concurrently.
+fn in_parallel(
+    first: impl FnOnce() -> Result<()> + Send,
+    second: impl FnOnce() -> Result<()> + Send,
 ) -> Result<()> {
     thread::scope(|scope| {
-        let other = scope.spawn(other);
-        let result = one();
-        other.join().map_err(|_| anyhow!("a step of the recipe panicked"))?.and(result)
+        let second = scope.spawn(second);
+        let result = first();
+        second.join().map_err(|_| anyhow!("a build step panicked"))?.and(result)
     })
 }
 
-/// Makes `product` with `make` unless it exists already.
+/// Makes `product` with `make` unless it exists.
 fn step(name: &str, product: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if product.exists() {
-        eprintln!("lab: {name}: there already");
+        eprintln!("lab: {name}: up to date");
         return Ok(());
     }
     eprintln!("lab: {name} ...");
@@ -228,7 +197,7 @@ fn step(name: &str, product: &Path, make: impl FnOnce(&Path) -> Result<()>) -> R
     Ok(())
 }
 
-/// Runs a recipe script with its output in a log of the cache folder.
+/// Runs a recipe script with its output in the cache folder's `logs`.
 fn script(name: &str, file: &str, arguments: &[&Path]) -> Result<()> {
     let log_path = cache()?.join(format!("logs/{}.log", name.replace(' ', "-")));
     let log = File::create(&log_path)?;

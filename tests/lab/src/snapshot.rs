@@ -1,4 +1,4 @@
-//! Boots L1 once and saves it, ready for commands, so that every later scenario starts in about half a second.
+//! The snapshot of a booted L1, from which a scenario starts in about half a second.
 
 use std::fs;
 use std::path::Path;
@@ -8,20 +8,20 @@ use anyhow::Result;
 
 use super::cache::Key;
 use super::console::Console;
+use super::products::Lab;
 use super::qemu::{self, Machine, Start};
-use super::recipe::Lab;
 
-/// Runs in L1 before it is saved: what every scenario would otherwise wait for again.
+/// Script run in L1 before it is saved: warms the page cache for all scenarios.
 const PREPARE: &str = "cat /usr/bin/{socat,qemu-system-x86_64} >/dev/null
 mkfs.ext4 -q -O ^has_journal -m 0 -E lazy_itable_init=1 /tmp/warm-up 8M; rm /tmp/warm-up
 blockdev --flushbufs /dev/vdb /dev/vdc /dev/vdd /dev/vde; test -c /dev/kvm";
 
-/// What a snapshot depends on beyond the image.
+/// Inputs of a snapshot in addition to the image.
 pub(super) fn key() -> Key {
     Key::new().bytes(qemu::shape().as_bytes()).bytes(PREPARE.as_bytes())
 }
 
-/// Makes the snapshot in the new folder `out`.
+/// Boots L1 and saves its state in the new folder `out`.
 pub(super) fn take(lab: &Lab, out: &Path) -> Result<()> {
     fs::create_dir_all(out)?;
     let mut machine = Machine::start(lab, Start::Cold, out)?;

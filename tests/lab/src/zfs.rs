@@ -1,25 +1,28 @@
-//! A host with ZFS: its modules and programs come into a restored L1 as an archive, so that no other scenario pays for them.
+//! A host with ZFS: a restored L1 to which an archive adds the modules and programs. Other
+//! scenarios do not pay for them.
 
 use anyhow::{Context, Result};
 
-use super::host::{Host, Place, fresh_logs};
-use super::recipe::Lab;
+use super::host::{Host, HostKind};
+use super::logs::fresh_logs;
+use super::products::Lab;
 
 impl Host {
-    /// A host for the scenario `name` with the ZFS pool `tank` in a file on the scratch disk. ZFS is built if it is missing. Always an
-    /// emulated host, whose kernel it is made for.
+    /// Starts a host for the scenario `name` with the ZFS pool `tank` in a file on the scratch
+    /// disk. Builds ZFS if it is missing. Always an emulated host: the modules are built for its
+    /// kernel.
     pub fn start_with_zfs(name: &str) -> Result<Self> {
         let lab = Lab::find()?;
         let archive = lab.zfs()?;
         let logs = fresh_logs(name)?;
-        let host = Self::in_place(Place::nested(&lab, &logs)?, lab, logs)?;
+        let host = Self::with_kind(HostKind::nested(&lab, &logs)?, lab, logs)?;
         let archive = host.put(&archive, "zfs.tar")?;
-        // Left to itself its cache would take half of the memory.
+        // By default the ARC would take half of the memory.
         host.run(&format!(
             "tar -xf {archive} -C / && rm {archive} && ldconfig && udevadm control --reload && cd /usr/lib/modules/$(uname -r)/extra && \
              insmod ./spl.ko && insmod ./zfs.ko zfs_arc_max=536870912 && udevadm settle"
         ))?;
-        // In a file: of a whole disk it would make partitions, whose names udev takes away for a moment.
+        // In a file: zpool would partition a disk, and udev removes the device nodes for a moment.
         let pool = format!("{}/tank", host.scratch("ext4")?);
         host.run(&format!(
             "truncate -s 7G {pool} && zpool create -O compression=off -O mountpoint=none tank {pool}"
@@ -27,7 +30,7 @@ impl Host {
         Ok(host)
     }
 
-    /// Makes a sparse volume in the pool and gives the path of its device.
+    /// Makes a sparse volume in the pool and returns the path of its device.
     pub fn volume(&self, name: &str, size: &str, options: &str) -> Result<String> {
         let path = format!("/dev/zvol/tank/{name}");
         self.run(&format!(
@@ -36,7 +39,7 @@ impl Host {
         Ok(path)
     }
 
-    /// Bytes that a volume takes of the pool.
+    /// Bytes that a volume references in the pool.
     pub fn referenced(&self, name: &str) -> Result<u64> {
         let bytes =
             self.run(&format!("zpool sync tank && zfs get -Hpo value referenced tank/{name}"))?;

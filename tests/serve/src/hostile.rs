@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use driver::feature;
 use driver::vhost_user::Monitor;
-use lab::Served;
+use lab::ServeProcess;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use vhost::vhost_user::VhostUserFrontend;
@@ -41,11 +41,12 @@ mod code {
 struct Raw(UnixStream);
 
 impl Raw {
-    fn connect(served: &Served) -> Self {
+    fn connect(served: &ServeProcess) -> Self {
         Self(UnixStream::connect(served.socket()).unwrap())
     }
 
-    /// Sends a message of version 1 whose header tells of `size` bytes. What the back end makes of it shows later.
+    /// Sends a message of version 1 whose header tells of `size` bytes. What the back end makes of
+    /// it shows later.
     fn send_sized(&self, code: u32, size: u32, body: &[u8], files: &[BorrowedFd<'_>]) {
         let header = [code, 1, size].map(u32::to_ne_bytes).concat();
         let mut space = [const { MaybeUninit::uninit() }; rustix::cmsg_space!(ScmRights(8))];
@@ -190,21 +191,21 @@ fn a_message_that_cannot_be_ends_its_connection_only() {
             raw.0.shutdown(std::net::Shutdown::Write).unwrap();
         }),
     ];
-    let mut served = Served::start(MIB, "");
+    let mut served = ServeProcess::start(MIB, "");
     for (name, attack) in attacks {
         let mut raw = Raw::connect(&served);
         attack(&raw);
-        assert!(raw.is_hung_up_on(), "{name}: {}", served.said());
+        assert!(raw.is_hung_up_on(), "{name}: {}", served.log());
     }
-    let disconnected = served.said().matches("the frontend was disconnected: ").count();
+    let disconnected = served.log().matches("the frontend was disconnected: ").count();
     // Those that only hang up leave.
-    assert!(disconnected >= attacks.len() - 2, "{disconnected}: {}", served.said());
+    assert!(disconnected >= attacks.len() - 2, "{disconnected}: {}", served.log());
     Monitor::start(&served.socket(), 4, 0, true).write(3, 0, &[1; 512]);
-    served.end();
+    served.terminate();
 }
 
 /// Does something to a running frontend, after which the next one is served.
-fn survives(served: &Served, name: &str, attack: impl FnOnce(&mut Monitor)) {
+fn survives(served: &ServeProcess, name: &str, attack: impl FnOnce(&mut Monitor)) {
     let mut monitor = Monitor::start(&served.socket(), 1, feature::EVENT_IDX, true);
     monitor.write(0, 0, &[1; 512]);
     attack(&mut monitor);
@@ -216,7 +217,7 @@ fn survives(served: &Served, name: &str, attack: impl FnOnce(&mut Monitor)) {
 
 #[test]
 fn a_running_frontend_that_lies_ends_its_connection_only() {
-    let mut served = Served::start(MIB, "");
+    let mut served = ServeProcess::start(MIB, "");
     let nowhere = VringConfigData {
         queue_max_size: 64,
         queue_size: 64,
@@ -272,13 +273,13 @@ fn a_running_frontend_that_lies_ends_its_connection_only() {
         let flags = vhost::vhost_user::message::VhostUserConfigFlags::empty();
         let _ = monitor.frontend.get_config(4000, 64, flags, &[0; 64]);
     });
-    served.end();
+    served.terminate();
 }
 
 /// The frontend's side of the record is as little to be trusted as all else.
 #[test]
 fn a_record_that_lies_ends_the_connection_only() {
-    let served = Served::start(MIB, "");
+    let served = ServeProcess::start(MIB, "");
     let told = VhostUserInflight::new(1 << 16, 0, 1, 64);
     survives(&served, "a record that can be truncated", |monitor| {
         let _ = monitor.stop(0);
@@ -319,7 +320,7 @@ fn a_record_that_lies_ends_the_connection_only() {
 /// The frontend takes our own wake-ups away, and fills the events it gave us.
 #[test]
 fn events_that_are_emptied_or_full_hold_nothing_up() {
-    let served = Served::start(MIB, "");
+    let served = ServeProcess::start(MIB, "");
     survives(&served, "full events", |monitor| {
         let full = u64::MAX - 1;
         for _ in 0..5 {

@@ -1,4 +1,5 @@
-//! `bulkhead serve` under libblkio, the driver that other programs use for vhost-user-blk: written by others, from the same specification.
+//! `bulkhead serve` under libblkio, the driver that other programs use for vhost-user-blk: written
+//! by others, from the same specification.
 
 use std::fs::{self, File};
 use std::mem::MaybeUninit;
@@ -6,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
 
 use blkio::{Blkio, Blkioq, Completion, MemoryRegion, ReqFlags};
-use lab::Served;
+use lab::ServeProcess;
 
 const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 64 << 10;
@@ -20,7 +21,7 @@ struct Driver {
 }
 
 impl Driver {
-    fn connect(served: &Served) -> Self {
+    fn connect(served: &ServeProcess) -> Self {
         let mut blkio = Blkio::new("virtio-blk-vhost-user").unwrap();
         blkio.set_str("path", served.socket().to_str().unwrap()).unwrap();
         blkio.connect().unwrap();
@@ -81,7 +82,7 @@ fn complete(queue: &mut Blkioq, count: u64) {
 
 #[test]
 fn a_driver_of_others_finds_a_disk_of_the_right_size_and_limits() {
-    let served = Served::start(64 * MIB, "block_size = 4096\nqueues = 3");
+    let served = ServeProcess::start(64 * MIB, "block_size = 4096\nqueues = 3");
     let driver = Driver::connect(&served);
     assert_eq!(driver.blkio.get_u64("capacity").unwrap(), 64 * MIB);
     assert_eq!(driver.blkio.get_i32("max-queues").unwrap(), 3);
@@ -91,7 +92,7 @@ fn a_driver_of_others_finds_a_disk_of_the_right_size_and_limits() {
 
 #[test]
 fn a_driver_of_others_reads_what_it_wrote_asleep_and_polling() {
-    let served = Served::start(64 * MIB, "cache = \"none\"\nqueues = 2");
+    let served = ServeProcess::start(64 * MIB, "cache = \"none\"\nqueues = 2");
     let mut driver = Driver::connect(&served);
     driver.blkio.set_i32("num-queues", 1).unwrap();
     driver.blkio.set_i32("num-poll-queues", 1).unwrap();
@@ -111,7 +112,7 @@ fn a_driver_of_others_reads_what_it_wrote_asleep_and_polling() {
 
 #[test]
 fn what_a_driver_of_others_gives_back_is_free_and_what_it_zeroes_is_zero() {
-    let served = Served::start(4 * MIB, "");
+    let served = ServeProcess::start(4 * MIB, "");
     let mut driver = Driver::connect(&served);
     let mut queues = driver.blkio.start().unwrap();
     let queue = &mut queues.queues[0];

@@ -1,4 +1,5 @@
-//! `bulkhead serve` under a frontend that plays a monitor and its guest: requests, reconnection, hostility.
+//! `bulkhead serve` under a frontend that plays a monitor and its guest: requests, reconnection,
+//! hostility.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 

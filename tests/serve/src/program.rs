@@ -5,13 +5,13 @@ use std::os::unix::net::UnixStream;
 
 use driver::vhost_user::Monitor;
 use fixtures::wait_for;
-use lab::Served;
+use lab::ServeProcess;
 use rustix::process::Signal;
 
 const MIB: u64 = 1 << 20;
 
 /// Runs another one on the same disk, which must fail with `code` and say `why`.
-fn refused(served: &Served, socket: &str, config: &str, code: i32, why: &str) {
+fn refused(served: &ServeProcess, socket: &str, config: &str, code: i32, why: &str) {
     fs::write(served.folder().join("other.toml"), config).unwrap();
     let run = served.command(&["serve", "--socket", socket, "other.toml"]).output().unwrap();
     let said = String::from_utf8_lossy(&run.stderr).into_owned();
@@ -21,26 +21,26 @@ fn refused(served: &Served, socket: &str, config: &str, code: i32, why: &str) {
 
 #[test]
 fn it_says_what_it_serves_and_to_whom() {
-    let mut served = Served::start(16 * MIB, "cache = \"unsafe\"");
-    let said = served.said();
+    let mut served = ServeProcess::start(16 * MIB, "cache = \"unsafe\"");
+    let said = served.log();
     assert!(said.contains("disk.img, 16 MiB, read-write, 4 queues, at disk.sock"), "{said}");
     assert!(said.contains("cache mode unsafe"), "{said}");
     assert!(said.contains("UNSAFE"), "{said}");
     let monitor = Monitor::start(&served.socket(), 1, 0, true);
-    served.wait_said("a frontend has connected", 1);
+    served.wait_log("a frontend has connected", 1);
     // One at a time.
     let mut second = UnixStream::connect(served.socket()).unwrap();
-    served.wait_said("a second frontend was turned away", 1);
+    served.wait_log("a second frontend was turned away", 1);
     assert_eq!(std::io::Read::read(&mut second, &mut [0]).unwrap(), 0);
     drop(monitor);
-    served.wait_said("the frontend has left", 1);
-    served.end();
+    served.wait_log("the frontend has left", 1);
+    served.terminate();
     assert!(!served.socket().exists(), "the socket goes with the program");
 }
 
 #[test]
 fn what_is_used_already_is_refused() {
-    let served = Served::start(MIB, "");
+    let served = ServeProcess::start(MIB, "");
     let disk = "[disk]\nid = \"a\"\npath = \"disk.img\"\n";
     refused(&served, "disk.sock", disk, 1, "in use");
     // The image stays locked with no frontend there.
@@ -56,7 +56,7 @@ fn what_is_used_already_is_refused() {
 
 #[test]
 fn a_socket_left_by_a_killed_process_is_replaced() {
-    let mut served = Served::start(MIB, "");
+    let mut served = ServeProcess::start(MIB, "");
     served.kill();
     assert!(served.socket().exists());
     served.restart();
@@ -65,21 +65,21 @@ fn a_socket_left_by_a_killed_process_is_replaced() {
 
 #[test]
 fn a_signal_ends_it_with_requests_done_and_a_frontend_there() {
-    let mut served = Served::start(16 * MIB, "");
+    let mut served = ServeProcess::start(16 * MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 1, 0, true);
     let requests: Vec<_> =
         (0..20).map(|at| monitor.offer_write(0, 1, at * 64, &vec![5; 32 << 10])).collect();
     monitor.publish(0);
     wait_for(|| (monitor.queues[0].ring.used_index() > 0).then_some(())).unwrap();
     served.signal(Signal::INT);
-    assert_eq!(served.wait().code(), Some(0), "{}", served.said());
+    assert_eq!(served.wait().code(), Some(0), "{}", served.log());
     let done = requests.iter().filter(|request| monitor.status(request) == 0).count();
     assert_eq!(done, usize::from(monitor.queues[0].ring.used_index()), "and none half");
 }
 
 #[test]
 fn check_accepts_the_file_of_a_disk() {
-    let served = Served::start(MIB, "queues = 2");
+    let served = ServeProcess::start(MIB, "queues = 2");
     let run = |arguments: &[&str]| {
         let run = served.command(arguments).output().unwrap();
         (

@@ -9,7 +9,7 @@ use std::time::Duration;
 use driver::feature;
 use driver::vhost_user::{Monitor, PendingIo};
 use fixtures::wait_for;
-use lab::Served;
+use lab::ServeProcess;
 use vhost::vhost_user::VhostUserFrontend;
 
 const MIB: u64 = 1 << 20;
@@ -18,7 +18,8 @@ const ALL: u64 = feature::EVENT_IDX | feature::INDIRECT_DESC;
 const DEPTH: u64 = 20;
 const WRITE_BYTES: usize = 32 << 10;
 
-/// How many requests the record has in flight: `DescStateSplit.inflight`, 16 bytes each after a header of 16.
+/// How many requests the record has in flight: `DescStateSplit.inflight`, 16 bytes each after a
+/// header of 16.
 fn recorded(monitor: &Monitor, queues: u64) -> usize {
     let inflight = monitor.inflight.as_ref().unwrap();
     let stride = (inflight.layout.mmap_size - 64) / queues;
@@ -42,11 +43,11 @@ fn collect(monitor: &mut Monitor, queue: usize, requests: &[PendingIo]) {
     assert!(requests.iter().all(|request| monitor.status(request) == 0), "all succeed");
 }
 
-/// The process is killed again and again while requests are in flight on four queues. None is lost, none comes back
-/// twice, and what was written is there.
+/// The process is killed again and again while requests are in flight on four queues. None is lost,
+/// none comes back twice, and what was written is there.
 #[test]
 fn a_killed_back_end_loses_no_request_and_repeats_none() {
-    let mut served = Served::start(32 * MIB, "");
+    let mut served = ServeProcess::start(32 * MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 4, ALL, true);
     let mut caught = 0;
     for round in 0..12_u8 {
@@ -108,14 +109,15 @@ impl Drop for Small {
     }
 }
 
-/// Writes that wait for space are in flight for as long as one likes: when the process is killed, and when a ring stops.
+/// Writes that wait for space are in flight for as long as one likes: when the process is killed,
+/// and when a ring stops.
 #[test]
 fn writes_held_for_want_of_space_survive_the_process() {
     let small = Small::mount(256 << 10);
     let image = small.0.path().join("disk.img");
     File::create(&image).unwrap().set_len(MIB).unwrap();
     let keys = format!("on_enospc = \"hold\"\n[control]\nsocket = \"{}\"", "c.sock");
-    let mut served = Served::start_at(&image, &keys);
+    let mut served = ServeProcess::start_at(&image, &keys);
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, true);
     let ballast = small.0.path().join("ballast");
     let _ = fs::write(&ballast, vec![1; 1 << 20]);
@@ -124,18 +126,18 @@ fn writes_held_for_want_of_space_survive_the_process() {
     let requests: Vec<_> =
         (0..4_u8).map(|at| monitor.offer_write(0, 1, place(at), &data(at))).collect();
     monitor.publish(0);
-    served.wait_said("has no space", 1);
+    served.wait_log("has no space", 1);
     wait_for(|| (recorded(&monitor, 1) == 4).then_some(())).expect("all are in flight");
 
     // A monitor that stops the guest waits no longer than for what moves.
     assert_eq!(monitor.stop(0), 4, "all four were taken");
     assert_eq!(monitor.queues[0].ring.used_index(), 0, "and are owed");
     monitor.set_up(0, 4);
-    served.wait_said("has no space", 2);
+    served.wait_log("has no space", 2);
     served.kill();
     served.restart();
     monitor.reconnect(&served.socket());
-    served.wait_said("has no space", 3);
+    served.wait_log("has no space", 3);
     assert_eq!(monitor.queues[0].ring.used_index(), 0);
     fs::remove_file(&ballast).unwrap();
     collect(&mut monitor, 0, &requests);
@@ -144,7 +146,8 @@ fn writes_held_for_want_of_space_survive_the_process() {
     }
 }
 
-/// Without a record they cannot be found again, so the guest is told. QEMU disables a ring before it stops it.
+/// Without a record they cannot be found again, so the guest is told. QEMU disables a ring before
+/// it stops it.
 #[test]
 fn a_ring_that_stops_without_a_record_reports_what_is_held() {
     for disables in [false, true] {
@@ -156,15 +159,15 @@ fn report_what_is_held(disables: bool) {
     let small = Small::mount(128 << 10);
     let image = small.0.path().join("disk.img");
     File::create(&image).unwrap().set_len(MIB).unwrap();
-    let served = Served::start_at(&image, "on_enospc = \"hold\"");
+    let served = ServeProcess::start_at(&image, "on_enospc = \"hold\"");
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, false);
     let _ = fs::write(small.0.path().join("ballast"), vec![1; 1 << 20]);
     let request = monitor.offer_write(0, 1, 0, &[7; 4096]);
     monitor.publish(0);
-    served.wait_said("has no space", 1);
+    served.wait_log("has no space", 1);
     // The same frontend's memory table does not end the wait.
     monitor.share_memory();
-    served.wait_said("has no space", 2);
+    served.wait_log("has no space", 2);
     assert_eq!(monitor.queues[0].ring.used_index(), 0);
     if disables {
         monitor.frontend.set_vring_enable(0, false).unwrap();
@@ -177,7 +180,7 @@ fn report_what_is_held(disables: bool) {
 /// The guest switched the cache off and flushes no more: a new process must know that.
 #[test]
 fn the_write_cache_is_off_after_the_process_was_killed() {
-    let mut served = Served::start(MIB, "");
+    let mut served = ServeProcess::start(MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, true);
     monitor.write(0, 0, &[1; 512]);
     monitor.set_write_cache(false);
@@ -194,15 +197,16 @@ fn the_write_cache_is_off_after_the_process_was_killed() {
     monitor.reconnect(&served.socket());
     monitor.write(0, 0, &[3; 512]);
     assert_eq!(monitor.config(32), [0]);
-    served.wait_said("resumes a guest and does not tell", 1);
+    served.wait_log("resumes a guest and does not tell", 1);
     monitor.set_write_cache(true);
     assert_eq!(monitor.config(32), [1]);
 }
 
-/// A frontend that goes away leaves requests behind: they are finished before the next one is served.
+/// A frontend that goes away leaves requests behind: they are finished before the next one is
+/// served.
 #[test]
 fn a_frontend_that_leaves_finds_its_requests_done() {
-    let served = Served::start(32 * MIB, "");
+    let served = ServeProcess::start(32 * MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, true);
     for round in 1..=10 {
         let requests: Vec<_> = (0..DEPTH)
@@ -212,7 +216,7 @@ fn a_frontend_that_leaves_finds_its_requests_done() {
         // Replacing the frontend closes the connection.
         monitor.reconnect(&served.socket());
         collect(&mut monitor, 0, &requests);
-        served.wait_said("has left", round);
+        served.wait_log("has left", round);
     }
     assert_eq!(recorded(&monitor, 1), 0);
 }

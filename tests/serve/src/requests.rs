@@ -7,7 +7,7 @@ use std::time::Duration;
 use driver::feature;
 use driver::vhost_user::Monitor;
 use fixtures::wait_for;
-use lab::Served;
+use lab::ServeProcess;
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -21,7 +21,7 @@ fn pattern(seed: u8) -> Vec<u8> {
 
 #[test]
 fn four_queues_read_write_flush_and_discard() {
-    let mut served = Served::start(16 * MIB, "");
+    let mut served = ServeProcess::start(16 * MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 4, ALL, true);
     assert_eq!(monitor.frontend.get_queue_num().unwrap(), 4);
     assert_eq!(u64::from_le_bytes(monitor.config(0)), 16 * MIB / 512);
@@ -43,14 +43,14 @@ fn four_queues_read_write_flush_and_discard() {
     assert_eq!(monitor.read(0, 3 * 2048, 8192), [0; 8192]);
     assert!(image.metadata().unwrap().blocks() < before, "the host has its blocks back");
     drop(monitor);
-    served.wait_said("has left", 1);
-    served.end();
+    served.wait_log("has left", 1);
+    served.terminate();
 }
 
 /// GET_VRING_BASE returns once all in flight is in the used ring, and a ring goes on where it was.
 #[test]
 fn a_ring_that_stops_has_given_everything_back() {
-    let served = Served::start(16 * MIB, "");
+    let served = ServeProcess::start(16 * MIB, "");
     for (features, keeps) in [(0, false), (ALL, false), (0, true), (ALL, true)] {
         let mut monitor = Monitor::start(&served.socket(), 1, features, keeps);
         let mut reached = 0;
@@ -76,7 +76,7 @@ fn a_ring_that_stops_has_given_everything_back() {
 /// A part of a granule waits for its neighbours, which is no want of space.
 #[test]
 fn a_discard_that_waits_when_its_ring_stops_has_not_failed() {
-    let served = Served::start(16 * MIB, "");
+    let served = ServeProcess::start(16 * MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, false);
     for round in 0..50 {
         let request = monitor.offer_discard(0, round * 8, 1);
@@ -89,10 +89,11 @@ fn a_discard_that_waits_when_its_ring_stops_has_not_failed() {
     }
 }
 
-/// A monitor sends its memory table again whenever memory comes or goes, and does not stop the rings.
+/// A monitor sends its memory table again whenever memory comes or goes, and does not stop the
+/// rings.
 #[test]
 fn the_memory_table_changes_under_running_rings() {
-    let served = Served::start(16 * MIB, "");
+    let served = ServeProcess::start(16 * MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 2, ALL, true);
     for round in 0..20 {
         let requests: Vec<_> =
@@ -118,7 +119,7 @@ fn the_memory_table_changes_under_running_rings() {
 
 #[test]
 fn a_disabled_ring_waits_and_a_new_call_event_is_used() {
-    let served = Served::start(MIB, "");
+    let served = ServeProcess::start(MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 1, 0, true);
     monitor.frontend.set_vring_enable(0, false).unwrap();
     let request = monitor.offer_write(0, 1, 0, &pattern(1));
@@ -135,7 +136,7 @@ fn a_disabled_ring_waits_and_a_new_call_event_is_used() {
 /// The driver waits for an interrupt that a back end which was killed owed it.
 #[test]
 fn a_ring_that_goes_on_interrupts_at_once() {
-    let served = Served::start(MIB, "");
+    let served = ServeProcess::start(MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, true);
     monitor.write(0, 0, &pattern(1));
     let base = monitor.stop(0);
@@ -146,7 +147,7 @@ fn a_ring_that_goes_on_interrupts_at_once() {
 
 #[test]
 fn a_corrupt_ring_signals_its_error_event() {
-    let served = Served::start(MIB, "");
+    let served = ServeProcess::start(MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 2, 0, true);
     monitor.queues[0].ring.set_available_index(5000);
     monitor.queues[0].kick.write(1).unwrap();
@@ -156,7 +157,7 @@ fn a_corrupt_ring_signals_its_error_event() {
 
 #[test]
 fn the_monitor_is_told_of_a_larger_disk() {
-    let served = Served::start(16 * MIB, "[control]\nsocket = \"c.sock\"");
+    let served = ServeProcess::start(16 * MIB, "[control]\nsocket = \"c.sock\"");
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, true);
     let run = served.command(&["ctl", "disk.toml", "resize", "data", "32MiB"]).output().unwrap();
     assert!(run.status.success(), "{run:?}");
@@ -171,7 +172,7 @@ fn the_monitor_is_told_of_a_larger_disk() {
 
 #[test]
 fn the_guest_switches_the_write_cache() {
-    let served = Served::start(MIB, "");
+    let served = ServeProcess::start(MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, true);
     assert_eq!(monitor.config(32), [1], "writeback has a cache");
     monitor.set_write_cache(false);

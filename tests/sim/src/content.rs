@@ -16,8 +16,8 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// The value as it lies in `sector`: its number and its place in the first word, and every other word
-    /// a hash of both.
+    /// The value as it lies in `sector`: its number and its place in the first word, and every
+    /// other word a hash of both.
     pub(super) fn bytes(self, sector: usize) -> Bytes {
         let mut bytes = [0; SECTOR];
         if let Self::Written(number) = self {

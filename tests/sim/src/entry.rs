@@ -1,4 +1,5 @@
-//! Submission queue entries as the kernel reads them: which call, on which bytes, with which memory.
+//! Submission queue entries as the kernel reads them: which call, on which bytes, with which
+//! memory.
 //!
 //! Read out of the entry's 64 bytes, so that what the engine encodes is under test as well.
 
@@ -166,6 +167,7 @@ fn nanoseconds(addr: u64) -> u64 {
 /// The iovecs at `addr`.
 fn vector(addr: u64, count: u32) -> Vec<Piece> {
     let first: *const Piece = std::ptr::with_exposed_provenance(addr as usize);
-    // SAFETY: the engine keeps the array until the entry is answered; a `Piece` is laid out like an iovec.
+    // SAFETY: the engine keeps the array until the entry is answered; a `Piece` is laid out like an
+    // iovec.
     (0..count as usize).map(|at| unsafe { first.wrapping_add(at).read() }).collect()
 }

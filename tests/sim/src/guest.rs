@@ -262,8 +262,8 @@ impl Guest {
     }
 }
 
-/// Cuts `len` bytes into at most `most` pieces within a slot, with gaps. Half of the time everything is
-/// aligned to sectors, as direct I/O wants it.
+/// Cuts `len` bytes into at most `most` pieces within a slot, with gaps. Half of the time
+/// everything is aligned to sectors, as direct I/O wants it.
 fn pieces(slot: u64, len: usize, most: usize, random: &mut Random) -> Vec<(u64, usize)> {
     if len == 0 {
         return Vec::new();

@@ -1,8 +1,9 @@
 //! The simulated kernel: rings, the calls it works on, and everything it may do to them.
 //!
-//! Deterministic, and moved on one [`Host::step`] at a time. A call runs through: taken from the ring,
-//! its fate drawn, its sectors moved one after another (in any order with direct I/O), answered. A failed
-//! write-back loses data and is reported once to each open file description, as Linux does.
+//! Deterministic, and moved on one [`Host::step`] at a time. A call runs through: taken from the
+//! ring, its fate drawn, its sectors moved one after another (in any order with direct I/O),
+//! answered. A failed write-back loses data and is reported once to each open file description, as
+//! Linux does.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -348,7 +349,8 @@ impl Host {
         self.rings.iter().any(|ring| !ring.alarms.is_empty())
     }
 
-    /// Lets time pass: a moment, or with `until_alarm` as long as it takes. Alarms that are due ring.
+    /// Lets time pass: a moment, or with `until_alarm` as long as it takes. Alarms that are due
+    /// ring.
     pub(super) fn pass_time(&mut self, until_alarm: bool) {
         let mut by_ns = self.random.within(1, 20) as u64 * 1_000_000;
         if until_alarm {
@@ -414,7 +416,8 @@ impl Host {
         let result = match call.fate {
             Fate::Refuse(errno) => -errno,
             Fate::Fail(errno, _) => {
-                // What a durable write through the page cache hears of a device may be of other writes.
+                // What a durable write through the page cache hears of a device may be of other
+                // writes.
                 let own =
                     !call.is_durable() || !self.plan.block_device || self.plan.mode.is_direct();
                 if errno == errno::NOSPC && own && self.plan.hold.is_some() {
@@ -470,8 +473,8 @@ impl Host {
         news
     }
 
-    /// Loses dirty sectors, and counts that as an error if there are any. Past the page cache only those
-    /// that no durable write in flight answers for.
+    /// Loses dirty sectors, and counts that as an error if there are any. Past the page cache only
+    /// those that no durable write in flight answers for.
     fn lose_some(&mut self) {
         let mut candidates = self.media.dirty();
         if self.plan.mode.is_direct() {

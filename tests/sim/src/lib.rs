@@ -1,5 +1,6 @@
-//! The crash simulator: the production queue worker, virtio-blk and io_uring engine over a host that is
-//! simulated down to the two queues of its ring, with an oracle that knows what may be on the disk.
+//! The crash simulator: the production queue worker, virtio-blk and io_uring engine over a host
+//! that is simulated down to the two queues of its ring, with an oracle that knows what may be on
+//! the disk.
 //!
 //! One thread, no clock, no I/O: a seed determines everything, so that each failure can be played
 //! again step by step. docs/simulator.md says what is modelled and what is not.

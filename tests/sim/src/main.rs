@@ -19,7 +19,8 @@ struct Arguments {
     /// Schedules per mode: by default one if a seed is given, else 100,000.
     #[arg(long)]
     schedules: Option<u64>,
-    /// none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks or hold; all if not given.
+    /// none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks or hold; all if
+    /// not given.
     #[arg(long)]
     mode: Option<Scenario>,
 }

@@ -1,8 +1,9 @@
 //! The medium: what is stable in each sector, and the volatile versions above it.
 //!
-//! A version becomes visible at once and stable by write-back, which takes the versions of one sector in
-//! order and the sectors in any. A power cut keeps, for each sector on its own, the stable version
-//! or any later one. A lost version (its write-back failed) stays visible until it is evicted.
+//! A version becomes visible at once and stable by write-back, which takes the versions of one
+//! sector in order and the sectors in any. A power cut keeps, for each sector on its own, the
+//! stable version or any later one. A lost version (its write-back failed) stays visible until it
+//! is evicted.
 
 use super::content::{Bytes, Value};
 use super::random::Random;
@@ -59,8 +60,8 @@ impl Media {
         self.next += 1;
     }
 
-    /// Frees a sector as a ZFS volume does: it reads zero from then on, but a flush makes only the freeing of what was free
-    /// before stable (ADR 12).
+    /// Frees a sector as a ZFS volume does: it reads zero from then on, but a flush makes only the
+    /// freeing of what was free before stable (ADR 12).
     pub(super) fn free(&mut self, sector: usize) {
         let zeroes = [0; 512];
         let was_free = *self.visible(sector) == zeroes;

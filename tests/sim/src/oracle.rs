@@ -1,11 +1,11 @@
-//! What may be read from each sector, while the machine runs and after a power cut. Knows nothing of the
-//! host but whether it lost data: only what the driver asked, when, and what it was told.
+//! What may be read from each sector, while the machine runs and after a power cut. Knows nothing
+//! of the host but whether it lost data: only what the driver asked, when, and what it was told.
 //!
-//! Operation `a` comes before `b` if the driver had seen `a`'s completion when it offered `b`; otherwise
-//! the two are concurrent and either may win. A sector keeps its *candidates*: all operations on it but
-//! those that come before one known durable. After a cut every sector holds a candidate's
-//! value, each sector on its own. A read finds a candidate's value that no operation completed before
-//! the read comes after.
+//! Operation `a` comes before `b` if the driver had seen `a`'s completion when it offered `b`;
+//! otherwise the two are concurrent and either may win. A sector keeps its *candidates*: all
+//! operations on it but those that come before one known durable. After a cut every sector holds a
+//! candidate's value, each sector on its own. A read finds a candidate's value that no operation
+//! completed before the read comes after.
 
 use super::content::{SECTOR, Value};
 
@@ -170,8 +170,8 @@ impl Oracle {
         candidates.iter().copied().filter(|id| !is_replaced(*id)).collect()
     }
 
-    /// Checks what a read found in one of its sectors. If data was lost on its way to the disk, older values
-    /// may be back.
+    /// Checks what a read found in one of its sectors. If data was lost on its way to the disk,
+    /// older values may be back.
     pub(super) fn check_read(
         &self,
         reading: &Reading,

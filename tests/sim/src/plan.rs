@@ -1,5 +1,5 @@
-//! What one schedule is made of: drawn from its seed alone, with most faults left out of most schedules,
-//! so that each kind also meets the others' absence (swarm testing).
+//! What one schedule is made of: drawn from its seed alone, with most faults left out of most
+//! schedules, so that each kind also meets the others' absence (swarm testing).
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,9 +18,11 @@ pub enum Scenario {
     Toggle,
     /// A mode with a write cache and a driver that did not negotiate FLUSH.
     NoFlush,
-    /// Any mode on a host whose blocks are larger than the guest's: writes of parts of them are made of reads and writes.
+    /// Any mode on a host whose blocks are larger than the guest's: writes of parts of them are
+    /// made of reads and writes.
     Blocks,
-    /// Any mode on a host that has no space at times, which holds writes until it has or they have waited too long.
+    /// Any mode on a host that has no space at times, which holds writes until it has or they have
+    /// waited too long.
     Hold,
 }
 
@@ -220,7 +222,8 @@ impl Plan {
         }
     }
 
-    /// The same with blocks of the guest's that are parts of the host's. Few, so that requests meet.
+    /// The same with blocks of the guest's that are parts of the host's. Few, so that requests
+    /// meet.
     fn on_large_blocks(self, random: &mut Random) -> Self {
         let host_block = [2, 4, 8][random.below(3)];
         let sectors = random.within(1, 4) * host_block;
@@ -241,13 +244,14 @@ impl Plan {
         }
     }
 
-    /// The sectors that the host frees at a time: more than many a discard asks for, so that pieces are gathered.
+    /// The sectors that the host frees at a time: more than many a discard asks for, so that pieces
+    /// are gathered.
     pub(super) fn granule(&self) -> usize {
         4 * self.block
     }
 
-    /// Whether it is a ZFS volume: what is discarded reads zero, in whole granules. One has blocks of 512 bytes and punches
-    /// no holes.
+    /// Whether it is a ZFS volume: what is discarded reads zero, in whole granules. One has blocks
+    /// of 512 bytes and punches no holes.
     pub(super) fn is_volume(&self) -> bool {
         let Self { block_device, discards, punches, host_block, block, .. } = *self;
         block_device && discards && !punches && host_block == block

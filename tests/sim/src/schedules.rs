@@ -1,4 +1,5 @@
-//! The crash simulator in small: some schedules of each mode, from a fixed seed and from the clock's.
+//! The crash simulator in small: some schedules of each mode, from a fixed seed and from the
+//! clock's.
 //!
 //! `make sim` plays many more. A failure prints its schedule and the command that plays it again.
 

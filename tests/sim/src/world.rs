@@ -1,5 +1,5 @@
-//! One schedule, played: a device with its workers, their drivers and the host take steps in random order
-//! until it ends as planned, and the oracle looks at everything the driver sees.
+//! One schedule, played: a device with its workers, their drivers and the host take steps in random
+//! order until it ends as planned, and the oracle looks at everything the driver sees.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -32,7 +32,8 @@ const WRITEBACK: u64 = 32;
 const MOST_STEPS: usize = 100_000;
 /// More than anything takes that waits for no space.
 const SLOW: Duration = Duration::from_secs(2);
-/// How long after its deadline a write is asked for again at the latest: an alarm for others may come first.
+/// How long after its deadline a write is asked for again at the latest: an alarm for others may
+/// come first.
 const LATE: Duration = Duration::from_secs(7);
 
 /// What schedules share to be fast; none of it carries anything from one to the next.
@@ -109,7 +110,8 @@ struct World<P: Protocol> {
     counts: Counts,
 }
 
-/// Plays a schedule. `Err` says what was wrong, and the trace holds what happened if it was asked for.
+/// Plays a schedule. `Err` says what was wrong, and the trace holds what happened if it was asked
+/// for.
 pub(super) fn play(
     bench: &Bench,
     plan: &Plan,

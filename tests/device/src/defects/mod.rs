@@ -1,7 +1,9 @@
-//! The defects that others have shipped, one test or more each: what goes wrong, and that it does not go wrong here.
+//! The defects that others have shipped, one test or more each: what goes wrong, and that it does
+//! not go wrong here.
 //!
-//! Through the whole stack, as a driver sees it, over real files and devices of hosts made for the purpose; over both engines
-//! where the engine may matter. Most need root: without it they say so and check nothing.
+//! Through the whole stack, as a driver sees it, over real files and devices of hosts made for the
+//! purpose; over both engines where the engine may matter. Most need root: without it they say so
+//! and check nothing.
 
 mod slow;
 mod stack;
@@ -26,8 +28,8 @@ fn kib_used(path: &Path) -> u64 {
     file.metadata().unwrap().blocks() / 2
 }
 
-/// Defect 1: A FLUSH that writes nothing back (`File::flush` is a no-op). Here the host cannot write back what its page
-/// cache took: only who asks it learns of that.
+/// Defect 1: A FLUSH that writes nothing back (`File::flush` is a no-op). Here the host cannot
+/// write back what its page cache took: only who asks it learns of that.
 #[test]
 fn d01_a_flush_asks_the_host_to_write_back() {
     if !is_root() {
@@ -42,8 +44,8 @@ fn d01_a_flush_asks_the_host_to_write_back() {
     }
 }
 
-/// Defect 2: A short write taken as a success: what ENOSPC in the middle of a write looks like. The host takes the first
-/// half, says so, and only when asked to go on says why not.
+/// Defect 2: A short write taken as a success: what ENOSPC in the middle of a write looks like. The
+/// host takes the first half, says so, and only when asked to go on says why not.
 #[test]
 fn d02_a_short_transfer_is_no_success() {
     if !is_root() {
@@ -87,7 +89,8 @@ fn d03_write_through_tells_of_a_failed_sync() {
     }
 }
 
-/// Defect 4: WRITE_ZEROES with UNMAP on a host that frees only whole blocks: the ends of the range keep what they held.
+/// Defect 4: WRITE_ZEROES with UNMAP on a host that frees only whole blocks: the ends of the range
+/// keep what they held.
 #[test]
 fn d04_zeroing_with_unmap_zeroes_its_unaligned_ends() {
     if !is_root() {
@@ -117,7 +120,8 @@ fn d04_zeroing_with_unmap_zeroes_its_unaligned_ends() {
     }
 }
 
-/// Defect 4, too: "Not supported" mapped to success: here the host can neither punch holes nor zero.
+/// Defect 4, too: "Not supported" mapped to success: here the host can neither punch holes nor
+/// zero.
 #[test]
 fn d04_zeroing_that_the_host_cannot_do_is_done() {
     if !is_root() {
@@ -141,8 +145,8 @@ fn d04_zeroing_that_the_host_cannot_do_is_done() {
     }
 }
 
-/// Defect 6: A granularity that is not the host's: the guest then frees nothing. Here it is what the host says, and what
-/// is freed in that unit is free.
+/// Defect 6: A granularity that is not the host's: the guest then frees nothing. Here it is what
+/// the host says, and what is freed in that unit is free.
 #[test]
 fn d06_the_discard_granularity_is_the_hosts() {
     if !is_root() {
@@ -173,7 +177,8 @@ fn d06_the_discard_granularity_is_the_hosts() {
     }
 }
 
-/// Defect 7: A failed sync forgotten by the next: Linux reports a lost write once, and drops the pages.
+/// Defect 7: A failed sync forgotten by the next: Linux reports a lost write once, and drops the
+/// pages.
 #[test]
 fn d07_a_lost_write_is_never_acknowledged_later() {
     if !is_root() {
@@ -199,7 +204,8 @@ fn d07_a_lost_write_is_never_acknowledged_later() {
     }
 }
 
-/// Defect 8: `checked_shl(9)` as a check for overflow: it checks the shift, and sector 2^55 becomes byte 0.
+/// Defect 8: `checked_shl(9)` as a check for overflow: it checks the shift, and sector 2^55 becomes
+/// byte 0.
 #[test]
 fn d08_a_sector_that_overflows_is_refused() {
     let mut victim = Victim::new();
@@ -245,8 +251,8 @@ fn d09_a_malformed_chain_gets_its_status_or_asks_for_a_reset() {
     }
 }
 
-/// Defect 10: Guest memory parsed again at completion, when the guest may have changed it: header, descriptors, indirect table,
-/// ring and the length of the data are all something else by then.
+/// Defect 10: Guest memory parsed again at completion, when the guest may have changed it: header,
+/// descriptors, indirect table, ring and the length of the data are all something else by then.
 #[test]
 fn d10_guest_memory_is_not_parsed_again_at_completion() {
     for indirect in [false, true] {

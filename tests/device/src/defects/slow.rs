@@ -1,7 +1,9 @@
-//! Defect 5: Discard, zeroing and flush done on the queue's thread, so that one big TRIM stalls every read.
+//! Defect 5: Discard, zeroing and flush done on the queue's thread, so that one big TRIM stalls
+//! every read.
 //!
-//! The host is made to take for ever: its file system is frozen, so that whoever changes it waits until it is thawed. Reads of
-//! the same queue that come after must come back meanwhile: the witness is who came back, not how long it took.
+//! The host is made to take for ever: its file system is frozen, so that whoever changes it waits
+//! until it is thawed. Reads of the same queue that come after must come back meanwhile: the
+//! witness is who came back, not how long it took.
 
 use std::time::Duration;
 
@@ -15,7 +17,8 @@ use fixtures::host::{Loop, is_root};
 const READS: u64 = 32;
 const NO_STATUS: u8 = 0xff;
 
-/// Offers `slow` requests, which the frozen host keeps, and then reads, which come back; thaws, and all is done.
+/// Offers `slow` requests, which the frozen host keeps, and then reads, which come back; thaws, and
+/// all is done.
 fn reads_pass(host: &mut Ext4, stack: &mut Stack, slow: &[Request], what: &str) {
     let mut offer = |request: &Request| stack.disk.offer(0, request, &Framing::usual(request));
     let slow: Vec<PendingRequest> = slow.iter().map(&mut offer).collect();
@@ -76,7 +79,8 @@ fn d05_discards_and_zeroings_never_block_a_queues_reads() {
     }
 }
 
-/// A file system to freeze, a loop device over a file of it, and a disk over that through the page cache.
+/// A file system to freeze, a loop device over a file of it, and a disk over that through the page
+/// cache.
 fn over_a_loop_device(engine: EngineKind) -> (Ext4, Loop, Stack) {
     let host = Ext4::new(4096);
     let device = Loop::new(&host.file(16 * MIB, 7));
@@ -84,7 +88,8 @@ fn over_a_loop_device(engine: EngineKind) -> (Ext4, Loop, Stack) {
     (host, device, stack)
 }
 
-/// The disk is a loop device over the frozen file system, with data in its page cache that a flush has to write.
+/// The disk is a loop device over the frozen file system, with data in its page cache that a flush
+/// has to write.
 #[test]
 fn d05_flushes_never_block_a_queues_reads() {
     if !is_root() {
@@ -100,8 +105,9 @@ fn d05_flushes_never_block_a_queues_reads() {
     }
 }
 
-/// Linux keeps whoever reads or writes a block device through the page cache waiting while a part of it is zeroed. That must
-/// not be the queue's thread, which others need: here to be told the disk's name.
+/// Linux keeps whoever reads or writes a block device through the page cache waiting while a part
+/// of it is zeroed. That must not be the queue's thread, which others need: here to be told the
+/// disk's name.
 #[test]
 fn d05_a_transfer_that_waits_for_a_zeroing_never_blocks_its_queue() {
     if !is_root() {

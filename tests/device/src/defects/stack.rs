@@ -1,4 +1,5 @@
-//! The whole stack over real files and devices: driver, virtio-blk, worker, engine, and a host made for the test.
+//! The whole stack over real files and devices: driver, virtio-blk, worker, engine, and a host made
+//! for the test.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -95,7 +96,8 @@ impl Ext4 {
         path
     }
 
-    /// From now on whoever changes it waits, and cannot even be killed. Should a test hang, that ends by itself.
+    /// From now on whoever changes it waits, and cannot even be killed. Should a test hang, that
+    /// ends by itself.
     pub(crate) fn freeze(&mut self) {
         let mount = self.mount.to_str().unwrap().to_owned();
         sh("fsfreeze", &["--freeze", &mount]);
@@ -123,7 +125,8 @@ impl Drop for Ext4 {
     }
 }
 
-/// A host with room for 1 MiB of the 8 that its block device has: the page cache takes what then cannot be written.
+/// A host with room for 1 MiB of the 8 that its block device has: the page cache takes what then
+/// cannot be written.
 pub(crate) fn overcommitted() -> (Mount, Loop) {
     let mount = Mount::new("tmpfs", "size=1M");
     let device = Loop::new(&mount.file(8 * MIB));

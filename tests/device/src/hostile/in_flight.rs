@@ -62,8 +62,8 @@ fn data_is_rewritten_after_the_kick() {
 /// The longest a register access may take, even where the disk never answers.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
-/// §4.1.4.3.2: device status reads non-zero until the reset is complete, and no vCPU waits for it. After
-/// it, no guest memory is touched.
+/// §4.1.4.3.2: device status reads non-zero until the reset is complete, and no vCPU waits for it.
+/// After it, no guest memory is touched.
 #[test]
 fn a_reset_with_requests_in_flight() {
     let mut victim = Victim::new();

@@ -1,5 +1,5 @@
-//! A second reading of the specification (Virtio 1.2 §2.7, §5.2.6), byte by byte and without care for
-//! speed: what must come of a chain on a writable disk with 512-byte blocks and discard.
+//! A second reading of the specification (Virtio 1.2 §2.7, §5.2.6), byte by byte and without care
+//! for speed: what must come of a chain on a writable disk with 512-byte blocks and discard.
 
 use std::collections::HashSet;
 

@@ -156,7 +156,8 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 impl Case {
-    /// The buffers in the order of the chain, cut and changed, with the readable bytes from [`ZONE`].
+    /// The buffers in the order of the chain, cut and changed, with the readable bytes from
+    /// [`ZONE`].
     fn buffers(&self) -> Vec<Descriptor> {
         let mut chain = Vec::new();
         let readable = 16 + u32::try_from(self.data_out.bytes().len()).unwrap();

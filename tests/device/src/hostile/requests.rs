@@ -9,8 +9,8 @@ use super::victim::{
     DATA, HEADER, IO_ERROR, OK, SECTOR, SECTORS, STATUS, UNSUPPORTED, Victim, usual_chain,
 };
 
-/// Each request gets its status, in the usual framing and with every byte in a buffer of its own, and
-/// nothing changes on the disk.
+/// Each request gets its status, in the usual framing and with every byte in a buffer of its own,
+/// and nothing changes on the disk.
 #[track_caller]
 fn refuses(victim: &mut Victim, cases: &[(u8, Request)]) {
     let before = victim.backend.content();

@@ -125,7 +125,8 @@ fn more_requests_than_the_slab_holds() {
     victim.works_after_reset();
 }
 
-/// Where the unknown requests of [`endless_offers_starve_nobody`] are, a table and a status byte each.
+/// Where the unknown requests of [`endless_offers_starve_nobody`] are, a table and a status byte
+/// each.
 fn unknown(head: u16) -> (Descriptor, u64) {
     (
         Descriptor::indirect(0x24_0000 + u64::from(head) * 0x100, 32),
@@ -152,7 +153,8 @@ fn lay_out_endless(victim: &Victim) {
     ring.set_descriptor(0, Descriptor::indirect(TABLE, 48));
 }
 
-/// Offers for each answer the next request at once, so that the ring never runs dry, until told to stop.
+/// Offers for each answer the next request at once, so that the ring never runs dry, until told to
+/// stop.
 fn offer_without_end(ring: &Ring, memory: &GuestMemory, stop: &AtomicBool) {
     let status = |head| GuestAddress(unknown(head).1);
     let is_answered =

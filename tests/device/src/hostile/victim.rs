@@ -67,8 +67,8 @@ impl Victim {
         self.disk.device.function.kick(0);
     }
 
-    /// Offers a chain of buffers with the status byte where [`STATUS`] is, and returns it and the length
-    /// in the used ring.
+    /// Offers a chain of buffers with the status byte where [`STATUS`] is, and returns it and the
+    /// length in the used ring.
     pub(crate) fn answer(&mut self, chain: &[Descriptor]) -> (u8, u32) {
         self.write(STATUS, &[UNTOUCHED]);
         let head = self.disk.rings[0].offer(chain);

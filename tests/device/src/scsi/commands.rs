@@ -199,8 +199,8 @@ fn compare_and_write_over_real_files() {
     }
 }
 
-/// As many pieces of granules as one UNMAP may name, none of which has a neighbour: they wait for one together, and not each
-/// by itself.
+/// As many pieces of granules as one UNMAP may name, none of which has a neighbour: they wait for
+/// one together, and not each by itself.
 #[test]
 fn pieces_of_one_unmap_wait_together() {
     const PIECES: u16 = 256;

@@ -1,5 +1,5 @@
-//! Disks that are attached to a running controller and detached from it, with files behind them: what is in flight ends,
-//! what was written is durable, and nobody holds the file afterwards.
+//! Disks that are attached to a running controller and detached from it, with files behind them:
+//! what is in flight ends, what was written is durable, and nobody holds the file afterwards.
 
 use std::fs::{self, File};
 use std::io;
@@ -32,7 +32,8 @@ fn descriptors(path: &Path) -> usize {
     all.filter(|fd| fs::read_link(fd.as_ref().unwrap().path()).is_ok_and(|to| to == path)).count()
 }
 
-/// Whether somebody else could lock the file now. A lock of the process is another owner's than those of its open files.
+/// Whether somebody else could lock the file now. A lock of the process is another owner's than
+/// those of its open files.
 fn is_free(path: &Path) -> bool {
     let file = File::options().read(true).write(true).open(path).unwrap();
     fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
@@ -207,7 +208,8 @@ fn what_is_in_flight_ends_before_the_flush() {
     });
 }
 
-/// A host device may go before its disk is detached, and a command may find the disk and no engine for it.
+/// A host device may go before its disk is detached, and a command may find the disk and no engine
+/// for it.
 #[test]
 fn a_disk_that_went_under_a_command_is_told_from_one_that_fails() {
     for (detaches, sense) in [(false, (3, 0x11, 0)), (true, (5, 0x25, 0))] {
@@ -245,7 +247,8 @@ fn a_file_is_closed_when_nobody_looks_at_its_disk() {
     });
 }
 
-/// A reset of the device, or the end of the machine, while requests of a disk that was detached are in flight.
+/// A reset of the device, or the end of the machine, while requests of a disk that was detached are
+/// in flight.
 #[test]
 fn a_reset_lets_go_of_a_disk_that_leaves() {
     let (mut host, _, bus) = start(1);
@@ -346,7 +349,8 @@ fn one_flush_runs_at_a_time() {
     assert_eq!(disk.syncs(), 2);
 }
 
-/// Disks whose controller no driver has started, or whose driver never kicks: more of them than there are numbers.
+/// Disks whose controller no driver has started, or whose driver never kicks: more of them than
+/// there are numbers.
 #[test]
 fn numbers_are_used_again() {
     let (device, bus) = controller(1);

@@ -1,4 +1,5 @@
-//! Virtio 1.2 §5.6, clause by clause, over the target that `devices` tests by itself; and a driver that lies.
+//! Virtio 1.2 §5.6, clause by clause, over the target that `devices` tests by itself; and a driver
+//! that lies.
 
 mod commands;
 mod configuration;
@@ -30,7 +31,8 @@ fn attach(bus: &ScsiBus, target: u8, lun: u16, backend: Arc<dyn Backend>) -> Dis
     bus.attach(Address { target, lun }, &name, identity, backend).unwrap()
 }
 
-/// A running controller with one disk in memory as LUN 0 of target 0, which has told that it has started.
+/// A running controller with one disk in memory as LUN 0 of target 0, which has told that it has
+/// started.
 fn start(queues: u16) -> (Initiator, MemoryDisk, ScsiBus) {
     let (device, bus) = controller(queues);
     let disk = MemoryDisk::new(Shape::default());
@@ -40,7 +42,8 @@ fn start(queues: u16) -> (Initiator, MemoryDisk, ScsiBus) {
     (host, disk, bus)
 }
 
-/// A disk in a file of the given size on the file system of the build, which unlike `/tmp` is no tmpfs.
+/// A disk in a file of the given size on the file system of the build, which unlike `/tmp` is no
+/// tmpfs.
 fn file_disk(bytes: u64, mode: CacheMode) -> (NamedTempFile, RawFile) {
     let file = NamedTempFile::new_in(scratch()).unwrap();
     file.as_file().set_len(bytes).unwrap();

@@ -8,7 +8,8 @@ use driver::{Command, Initiator};
 
 use super::{attach, controller, file_disk, read_10, write_10};
 
-/// Requests to all disks at once, over and over; each gets its own data, whichever engines there are.
+/// Requests to all disks at once, over and over; each gets its own data, whichever engines there
+/// are.
 #[test]
 fn one_queue_serves_many_disks() {
     const DISKS: u8 = 9;
@@ -70,7 +71,8 @@ fn one_queue_serves_many_disks() {
     }
 }
 
-/// A piece that waits for its neighbours wakes the worker, also where it sleeps on several engines and nothing else comes.
+/// A piece that waits for its neighbours wakes the worker, also where it sleeps on several engines
+/// and nothing else comes.
 #[test]
 fn a_piece_of_a_granule_is_answered_by_a_worker_of_many_disks() {
     for engine in [EngineKind::IoUring, EngineKind::Threads] {
@@ -101,7 +103,8 @@ fn a_piece_of_a_granule_is_answered_by_a_worker_of_many_disks() {
     }
 }
 
-/// Large discards rest while reads go on: what comes during a rest goes on after it, with nothing else to wake the worker.
+/// Large discards rest while reads go on: what comes during a rest goes on after it, with nothing
+/// else to wake the worker.
 #[test]
 fn large_discards_go_on_beside_reads_of_a_worker_of_many_disks() {
     const UNMAP: [u8; 10] = [0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0];

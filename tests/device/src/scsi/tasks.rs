@@ -83,8 +83,8 @@ fn no_further_step_is_taken_after_an_abort() {
     assert_eq!(disk.take_pushed().len(), 1);
 }
 
-/// The driver may have been told of writes that the flush of a switched-off cache makes durable: who aborts the switch does
-/// not abort that, and where it fails, the cache is on as before.
+/// The driver may have been told of writes that the flush of a switched-off cache makes durable:
+/// who aborts the switch does not abort that, and where it fails, the cache is on as before.
 #[test]
 fn an_aborted_switch_of_the_write_cache_leaves_nothing_volatile() {
     for errno in [None, Some(libc::EIO)] {

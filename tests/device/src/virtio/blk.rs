@@ -81,8 +81,8 @@ fn s5_2_6_get_id() {
     assert_eq!(outcome.data, b"0123456789abcdefghij");
 }
 
-/// §5.2.6.2: "After a write zeroes command is completed, reads of the specified ranges of sectors MUST
-/// return zeroes. This is true independent of whether unmap was set or clear."
+/// §5.2.6.2: "After a write zeroes command is completed, reads of the specified ranges of sectors
+/// MUST return zeroes. This is true independent of whether unmap was set or clear."
 #[test]
 fn s5_2_6_2_zeroed_ranges_read_zero() {
     for unmap in [0, 1] {

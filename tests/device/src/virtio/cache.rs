@@ -41,8 +41,8 @@ fn durability(disk: &mut Disk, backend: &MemoryDisk) -> Durability {
     given[0]
 }
 
-/// §5.2.5.2: "Devices […] MUST offer VIRTIO_BLK_F_FLUSH if they offer VIRTIO_BLK_F_CONFIG_WCE", and the
-/// modes with a write cache do.
+/// §5.2.5.2: "Devices […] MUST offer VIRTIO_BLK_F_FLUSH if they offer VIRTIO_BLK_F_CONFIG_WCE", and
+/// the modes with a write cache do.
 #[test]
 fn s5_2_5_2_flush_is_offered_where_there_is_a_cache() {
     for mode in CacheMode::ALL {
@@ -53,8 +53,8 @@ fn s5_2_5_2_flush_is_offered_where_there_is_a_cache() {
     }
 }
 
-/// §5.2.6.2, cases 1 to 3, for each mode and each choice of the driver: only one that can flush is given
-/// volatile writes.
+/// §5.2.6.2, cases 1 to 3, for each mode and each choice of the driver: only one that can flush is
+/// given volatile writes.
 #[test]
 fn s5_2_6_2_durability_by_mode_and_features() {
     for mode in CacheMode::ALL {
@@ -67,8 +67,8 @@ fn s5_2_6_2_durability_by_mode_and_features() {
     }
 }
 
-/// §5.2.5.2: "If VIRTIO_BLK_F_CONFIG_WCE is negotiated but VIRTIO_BLK_F_FLUSH is not, the device MUST
-/// initialize writeback to 0." The driver may read it as soon as features are settled.
+/// §5.2.5.2: "If VIRTIO_BLK_F_CONFIG_WCE is negotiated but VIRTIO_BLK_F_FLUSH is not, the device
+/// MUST initialize writeback to 0." The driver may read it as soon as features are settled.
 #[test]
 fn s5_2_5_2_writeback_starts_at_zero_without_flush() {
     let device = plug(1, Arc::new(MemoryDisk::new(Shape::default())));
@@ -102,7 +102,8 @@ fn s5_2_6_2_the_cache_is_switched_live() {
     assert_eq!(durability(&mut disk, &backend), Durability::Volatile);
 }
 
-/// What cannot be made durable keeps the cache on, and the driver reads that back: it goes on flushing.
+/// What cannot be made durable keeps the cache on, and the driver reads that back: it goes on
+/// flushing.
 #[test]
 fn s5_2_6_2_a_switch_that_cannot_flush_is_refused() {
     let (mut disk, backend) = start(CacheMode::WriteBack, FLUSH | WCE);

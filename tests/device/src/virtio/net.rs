@@ -116,7 +116,8 @@ fn offer(device: &Device, rings: &mut [Ring; 2], queue: u16, chain: &[Descriptor
     }
 }
 
-/// The next frame of ours in a receive buffer, its header apart; the host's own chatter is given back.
+/// The next frame of ours in a receive buffer, its header apart; the host's own chatter is given
+/// back.
 fn next_frame(device: &Device, rings: &mut [Ring; 2], place: u64) -> (Vec<u8>, Vec<u8>) {
     loop {
         offer_buffer(device, rings, place);
@@ -168,8 +169,9 @@ fn s5_1_6_frames_both_ways() {
     }
 }
 
-/// The interface is taken down and up again, and is deleted and made anew, while the guest waits for frames: it gets those
-/// that come afterwards, into the buffers it offered before, and sends again.
+/// The interface is taken down and up again, and is deleted and made anew, while the guest waits
+/// for frames: it gets those that come afterwards, into the buffers it offered before, and sends
+/// again.
 #[test]
 fn an_interface_that_goes_and_comes_back() {
     let name = "blkhd3";

@@ -1,4 +1,5 @@
-//! When a protocol looks at the requests in flight: task management ends those that the driver made available before.
+//! When a protocol looks at the requests in flight: task management ends those that the driver made
+//! available before.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use driver::{Descriptor, MemoryDisk, Ring, Shape};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// Each request is a flush. The driver offers one at the last moment before somebody wants an end of it.
+/// Each request is a flush. The driver offers one at the last moment before somebody wants an end
+/// of it.
 struct LastMoment {
     driver: Ring,
     seen: Arc<AtomicUsize>,

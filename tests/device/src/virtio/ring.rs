@@ -10,7 +10,8 @@ use super::start;
 /// Long enough for an interrupt that must not come.
 const QUIET: Duration = Duration::from_millis(20);
 
-/// §2.7.4.2: "The device MUST NOT make assumptions about the particular arrangement of descriptors."
+/// §2.7.4.2: "The device MUST NOT make assumptions about the particular arrangement of
+/// descriptors."
 #[test]
 fn s2_7_4_2_any_framing() {
     let (mut disk, backend) = start(u64::MAX);
@@ -64,7 +65,8 @@ fn take_batch(disk: &mut Disk, count: usize) {
     }
 }
 
-/// §2.7.7.2, without EVENT_IDX: with flags 1 "the device SHOULD NOT send a notification", else it MUST.
+/// §2.7.7.2, without EVENT_IDX: with flags 1 "the device SHOULD NOT send a notification", else it
+/// MUST.
 #[test]
 fn s2_7_7_2_interrupts_by_flag() {
     let (mut disk, _) = start(0);
@@ -127,8 +129,8 @@ fn one_interrupt_per_batch() {
     }
 }
 
-/// §2.7.10.1, without EVENT_IDX: the device says with its flags whether it wants kicks: it does when it
-/// sleeps.
+/// §2.7.10.1, without EVENT_IDX: the device says with its flags whether it wants kicks: it does
+/// when it sleeps.
 #[test]
 fn s2_7_10_1_kicks_by_flag() {
     let (mut disk, backend) = start(0);

@@ -22,8 +22,8 @@ fn ask(device: &Device, ring: &mut Ring, chain: &[Descriptor]) -> u32 {
     ring.wait_used().len
 }
 
-/// §5.4.6.2: "The device MUST place one or more random bytes into the buffer, but it MAY use less than
-/// the entire buffer length."
+/// §5.4.6.2: "The device MUST place one or more random bytes into the buffer, but it MAY use less
+/// than the entire buffer length."
 #[test]
 fn s5_4_6_2_buffers_are_filled_and_lengths_told() {
     for features in [0, feature::EVENT_IDX] {

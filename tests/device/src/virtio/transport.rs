@@ -31,8 +31,8 @@ fn s2_1_2_nothing_is_consumed_before_driver_ok() {
     assert_eq!(disk.outcome(&pending, used).status, 0);
 }
 
-/// §2.2.2: "The device SHOULD accept any valid subset of features the driver accepts, otherwise it MUST
-/// fail to set the FEATURES_OK device status bit".
+/// §2.2.2: "The device SHOULD accept any valid subset of features the driver accepts, otherwise it
+/// MUST fail to set the FEATURES_OK device status bit".
 #[test]
 fn s2_2_2_any_subset_of_the_offer_is_taken() {
     let device = plug(2, Arc::new(MemoryDisk::new(Shape::default())));
@@ -76,8 +76,8 @@ fn s4_1_2_1_the_device_is_a_modern_one() {
     assert!(device.function.config_dword(8) & 0xff >= 1);
 }
 
-/// §4.1.4.3.1: "The device MUST present the feature bits it is offering in device_feature, starting at
-/// bit device_feature_select ∗ 32", and zeroes beyond the ones it knows.
+/// §4.1.4.3.1: "The device MUST present the feature bits it is offering in device_feature, starting
+/// at bit device_feature_select ∗ 32", and zeroes beyond the ones it knows.
 #[test]
 fn s4_1_4_3_1_features_by_halves() {
     let device = plug(1, Arc::new(MemoryDisk::new(Shape::default())));
@@ -96,8 +96,8 @@ fn s4_1_4_3_1_features_by_halves() {
 }
 
 /// §4.1.4.3.1: "The device MUST reset when 0 is written to device_status, and present a 0 in
-/// device_status once that is done", "The device MUST present a 0 in queue_enable on reset."; §4.1.5.1.2:
-/// vectors are unmapped.
+/// device_status once that is done", "The device MUST present a 0 in queue_enable on reset.";
+/// §4.1.5.1.2: vectors are unmapped.
 #[test]
 fn s4_1_4_3_1_a_reset_forgets_everything() {
     let (disk, _) = start(u64::MAX);
@@ -113,8 +113,8 @@ fn s4_1_4_3_1_a_reset_forgets_everything() {
     assert_eq!(state(), (0, vec![0; 6], [0xffff, 1, 256, 0xffff, 0, 0]));
 }
 
-/// §4.1.4.3.2 tells drivers to wait until status reads 0: all state is gone by then, also for a second
-/// driver with other features.
+/// §4.1.4.3.2 tells drivers to wait until status reads 0: all state is gone by then, also for a
+/// second driver with other features.
 #[test]
 fn s4_1_4_3_2_a_second_driver_starts_afresh() {
     let (mut disk, _) = start(feature::EVENT_IDX | feature::INDIRECT_DESC);
@@ -137,8 +137,9 @@ fn s4_1_4_4_1_each_queue_has_its_doorbell() {
     assert_eq!(function.machine.hypervisor.doorbells(), doorbells, "all are attached, all differ");
 }
 
-/// §4.1.4.5.1: "The device MUST set the Device Configuration Interrupt bit in ISR status before sending a
-/// device configuration change notification", and "MUST reset ISR status to 0 on driver read".
+/// §4.1.4.5.1: "The device MUST set the Device Configuration Interrupt bit in ISR status before
+/// sending a device configuration change notification", and "MUST reset ISR status to 0 on driver
+/// read".
 #[test]
 fn s4_1_4_5_1_isr_status_is_set_and_cleared_by_reading() {
     let (mut disk, _) = start(0);

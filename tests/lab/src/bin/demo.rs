@@ -1,4 +1,4 @@
-//! `make demo`: a guest writes a file, reboots, and finds it again.
+//! `make demo`: a guest writes a file, reboots and reads it back.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use lab::{Host, Lab};
 const POWERED_OFF: i32 = 0;
 const REBOOTED: i32 = 10;
 
-/// What the configuration names, relative to the root of the tree.
+/// The files of the configuration, relative to the root of the tree.
 const FILES: [&str; 5] = [
     "resources/demo.toml",
     "target/release/bulkhead",
@@ -29,9 +29,9 @@ fn main() -> Result<()> {
 
     let host = Host::start("demo")?;
     if host.is_direct() {
-        say("This machine's KVM boots Linux: the guest runs on it.");
+        print_step("This machine's KVM boots Linux: the guest runs on it.");
     } else {
-        say(
+        print_step(
             "This machine's KVM cannot boot Linux: the guest runs in the lab, on an emulated host.",
         );
     }
@@ -42,20 +42,20 @@ fn main() -> Result<()> {
     }
     run_guest(&host, REBOOTED)?;
     run_guest(&host, POWERED_OFF)?;
-    say(&format!("Demo passed in {:.0} s.", started.elapsed().as_secs_f64()));
+    print_step(&format!("Demo passed in {:.0} s.", started.elapsed().as_secs_f64()));
     Ok(())
 }
 
-/// Makes what `resources/demo.toml` names: Debian's kernel, a small userland with the demo's script, and
-/// an ext4 image.
+/// Makes the files of `resources/demo.toml`: Debian's kernel, a small userland with the demo's
+/// script, and an ext4 image.
 fn make_files(lab: &Lab, tree: &Path) -> Result<()> {
     let folder = tree.join("target/demo");
     fs::create_dir_all(&folder)?;
     fs::copy(lab.kit.join("vmlinuz"), folder.join("vmlinuz"))?;
-    say(&format!("Debian's kernel {}", lab.kernel_version()?));
+    print_step(&format!("Debian's kernel {}", lab.kernel_version()?));
 
     let mut initramfs = fs::read(lab.kit.join("initramfs"))?;
-    // Linux unpacks archives that follow each other, each aligned to four bytes.
+    // Linux unpacks concatenated archives, each aligned to 4 bytes.
     initramfs.resize(initramfs.len().next_multiple_of(4), 0);
     initramfs.extend(archive(&tree.join("resources/demo"), "demo.sh")?);
     fs::write(folder.join("initramfs"), initramfs)?;
@@ -64,7 +64,7 @@ fn make_files(lab: &Lab, tree: &Path) -> Result<()> {
     fs::File::create(&image)?.set_len(64 << 20)?;
     let made = Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(&image).status()?;
     ensure!(made.success(), "mke2fs: {made}");
-    say("target/demo/data.img: 64 MiB, ext4, empty");
+    print_step("target/demo/data.img: 64 MiB, ext4, empty");
     Ok(())
 }
 
@@ -82,7 +82,7 @@ fn archive(folder: &Path, name: &str) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// Runs the guest to its end and shows what it says.
+/// Runs the guest until it exits with `expected` and prints its console.
 fn run_guest(host: &Host, expected: i32) -> Result<()> {
     println!("  $ bulkhead run resources/demo.toml");
     let tree = host.path("");
@@ -99,6 +99,6 @@ fn run_guest(host: &Host, expected: i32) -> Result<()> {
     Ok(())
 }
 
-fn say(text: &str) {
+fn print_step(text: &str) {
     println!("demo: {text}");
 }

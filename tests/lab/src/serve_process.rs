@@ -1,10 +1,6 @@
-//! The program under test, on a disk in a folder of its own.
+//! `bulkhead serve` as a child process, with its disk, configuration and sockets in one folder.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::missing_panics_doc,
-    reason = "a program under test fails its test by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a fixture fails by panicking")]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,19 +8,20 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::host::bulkhead_binary;
+use super::program::bulkhead_binary;
 use fixtures::killed_with_parent;
 use fixtures::wait_for;
 
-/// See the module's documentation. Killed when dropped.
-pub struct Served {
+/// A running `bulkhead serve`, killed when dropped.
+pub struct ServeProcess {
     folder: tempfile::TempDir,
     config: String,
     child: Option<Child>,
 }
 
-impl Served {
-    /// Serves a new image of `bytes` with the given keys of `[disk]`, and waits until it listens.
+impl ServeProcess {
+    /// Serves a new image of `bytes` with `keys` in `[disk]`; waits until the socket accepts
+    /// front-ends.
     #[must_use]
     pub fn start(bytes: u64, keys: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -32,7 +29,7 @@ impl Served {
         Self::start_in(folder, Path::new("disk.img"), keys)
     }
 
-    /// The same with the image at `path`.
+    /// As [`ServeProcess::start`], with the image at `path`.
     #[must_use]
     pub fn start_at(path: &Path, keys: &str) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), path, keys)
@@ -45,25 +42,25 @@ impl Served {
         served
     }
 
-    /// The folder with the image, the configuration and the sockets.
+    /// Folder of the image, the configuration and the sockets.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Where frontends connect.
+    /// The socket for front-ends.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.folder().join("disk.sock")
     }
 
-    /// The image.
+    /// Path of the image.
     #[must_use]
     pub fn image(&self) -> PathBuf {
         self.folder().join("disk.img")
     }
 
-    /// The program with arguments, run in the folder.
+    /// A command of the program with `arguments` in the folder.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = killed_with_parent(bulkhead_binary().unwrap());
@@ -71,12 +68,12 @@ impl Served {
         command
     }
 
-    /// Starts the program, and waits until it listens.
+    /// Starts the program; waits until the socket accepts front-ends.
     pub fn restart(&mut self) {
         fs::write(self.folder().join("disk.toml"), &self.config).unwrap();
         let log =
             File::options().create(true).append(true).open(self.folder().join("log")).unwrap();
-        let before = self.said().matches("serving ").count();
+        let before = self.log().matches("serving ").count();
         let child = self
             .command(&["serve", "--socket", "disk.sock", "disk.toml"])
             .stdout(log.try_clone().unwrap())
@@ -84,23 +81,23 @@ impl Served {
             .spawn()
             .unwrap();
         self.child = Some(child);
-        wait_for(|| (self.said().matches("serving ").count() > before).then_some(()))
-            .unwrap_or_else(|| panic!("it does not serve: {}", self.said()));
+        wait_for(|| (self.log().matches("serving ").count() > before).then_some(()))
+            .unwrap_or_else(|| panic!("the program does not serve: {}", self.log()));
     }
 
-    /// All it said so far.
+    /// The program's output so far, of all its runs.
     #[must_use]
-    pub fn said(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(self.folder().join("log")).unwrap_or_default()
     }
 
-    /// Waits until it has said `text` so many times.
-    pub fn wait_said(&self, text: &str, times: usize) {
-        wait_for(|| (self.said().matches(text).count() >= times).then_some(()))
-            .unwrap_or_else(|| panic!("it did not say {text:?} {times} times: {}", self.said()));
+    /// Waits until the output contains `text` at least `times` times.
+    pub fn wait_log(&self, text: &str, times: usize) {
+        wait_for(|| (self.log().matches(text).count() >= times).then_some(()))
+            .unwrap_or_else(|| panic!("{text:?} is not {times} times in the log: {}", self.log()));
     }
 
-    /// Its process.
+    /// Process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
@@ -112,36 +109,36 @@ impl Served {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits for the program to exit.
     pub fn wait(&mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();
         match wait_for(|| child.try_wait().unwrap()) {
             Some(status) => status,
             None => {
                 child.kill().unwrap();
-                panic!("it does not end: {}", self.said());
+                panic!("the program does not exit: {}", self.log());
             }
         }
     }
 
-    /// Kills it where it stands.
+    /// Sends SIGKILL and waits for the exit.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.wait();
     }
 
-    /// Asks it to end, which it does in good order.
-    pub fn end(&mut self) {
+    /// Sends SIGTERM and waits for the exit, with status 0.
+    pub fn terminate(&mut self) {
         self.signal(Signal::TERM);
         let status = self.wait();
-        assert_eq!(status.code(), Some(0), "{}", self.said());
+        assert_eq!(status.code(), Some(0), "{}", self.log());
     }
 }
 
-impl Drop for Served {
+impl Drop for ServeProcess {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the program said:\n{}", self.said());
+            eprintln!("output of the program:\n{}", self.log());
         }
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
