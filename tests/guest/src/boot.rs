@@ -1,11 +1,11 @@
-//! Real guests boot, and end in each way a guest can end.
+//! Boot of both kernel formats, and the exit code of each way a guest can end.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use lab::{EXIT_TIMEOUT, Guest, Host};
 
-/// The machine of a scenario, but for its kernel's command line.
+/// The machine of a scenario without its kernel command line.
 struct Machine {
     kernel: &'static str,
     vcpus: u8,
@@ -15,8 +15,7 @@ struct Machine {
 const SMALL: Machine = Machine { kernel: "vmlinux", vcpus: 1, memory: "128MiB" };
 
 impl Machine {
-    /// Boots the lab's guest on a host of its own, and leaves it to `scenario` once it takes
-    /// commands.
+    /// Boots the lab's guest on a new host and runs `scenario` once the guest is up.
     fn boot(
         &self,
         name: &str,
@@ -36,8 +35,8 @@ impl Machine {
     }
 }
 
-/// What the guest counts, and that it powers off without a complaint of the program.
-fn counts(machine: &Machine, name: &str) -> Result<()> {
+/// Checks the guest's number of processors and a power-off without output of the monitor.
+fn check_processors(machine: &Machine, name: &str) -> Result<()> {
     machine.boot(name, "", |_, guest| {
         assert_eq!(guest.run("nproc")?.trim(), machine.vcpus.to_string());
         assert_eq!(guest.power_off()?, 0);
@@ -48,22 +47,22 @@ fn counts(machine: &Machine, name: &str) -> Result<()> {
 }
 
 #[test]
-fn a_bzimage_boots_on_one_processor() -> Result<()> {
-    counts(&Machine { kernel: "vmlinuz", ..SMALL }, "boot-bzimage")
+fn bzimage_boots_on_one_processor() -> Result<()> {
+    check_processors(&Machine { kernel: "vmlinuz", ..SMALL }, "boot-bzimage")
 }
 
 #[test]
-fn a_vmlinux_boots_on_one_processor() -> Result<()> {
-    counts(&SMALL, "boot-vmlinux")
+fn vmlinux_boots_on_one_processor() -> Result<()> {
+    check_processors(&SMALL, "boot-vmlinux")
 }
 
 #[test]
-fn a_bzimage_boots_on_four_processors() -> Result<()> {
-    counts(&Machine { kernel: "vmlinuz", vcpus: 4, ..SMALL }, "boot-bzimage-4")
+fn bzimage_boots_on_four_processors() -> Result<()> {
+    check_processors(&Machine { kernel: "vmlinuz", vcpus: 4, ..SMALL }, "boot-bzimage-4")
 }
 
 #[test]
-fn a_vmlinux_boots_on_four_processors_with_memory_beyond_the_hole() -> Result<()> {
+fn vmlinux_boots_on_four_processors_with_memory_above_4_gib() -> Result<()> {
     let machine = Machine { vcpus: 4, memory: "5GiB", ..SMALL };
     machine.boot("boot-5g", "", |_, guest| {
         assert_eq!(guest.run("nproc")?.trim(), "4");
@@ -76,24 +75,24 @@ fn a_vmlinux_boots_on_four_processors_with_memory_beyond_the_hole() -> Result<()
 }
 
 #[test]
-fn nothing_makes_the_guest_wait() -> Result<()> {
+fn boot_log_has_no_timeouts() -> Result<()> {
     SMALL.boot("boot-log", "", |host, guest| {
         let log = guest.run("dmesg")?;
-        for trouble in ["timed out", "timeout", "ACPI Error", "ACPI BIOS", "MP-BIOS", "unable"] {
-            assert!(!log.contains(trouble), "{trouble}: {log}");
+        for message in ["timed out", "timeout", "ACPI Error", "ACPI BIOS", "MP-BIOS", "unable"] {
+            assert!(!log.contains(message), "{message}: {log}");
         }
         assert!(log.contains("rtc_cmos"), "{log}");
         let clock = "cat /sys/devices/system/clocksource/clocksource0/current_clocksource";
         assert_eq!(guest.run(clock)?.trim(), "kvm-clock");
         let times = [host.run("date +%s")?, guest.run("date +%s")?];
-        let [of_host, of_guest] = times.map(|time| time.trim().parse::<i64>());
-        assert!((of_host? - of_guest?).abs() < 60, "the guest has another time");
+        let [host_time, guest_time] = times.map(|time| time.trim().parse::<i64>());
+        assert!((host_time? - guest_time?).abs() < 60, "the clocks of host and guest differ");
         assert_eq!(guest.power_off()?, 0);
         Ok(())
     })
 }
 
-/// The exit code after `reboot`.
+/// The monitor's exit code after `reboot -f` with `how` on the kernel command line.
 fn reboot(name: &str, how: &str) -> Result<i32> {
     let mut code = 0;
     SMALL.boot(name, how, |_, guest| {
@@ -105,7 +104,7 @@ fn reboot(name: &str, how: &str) -> Result<i32> {
 }
 
 #[test]
-fn a_reboot_is_ten_however_linux_does_it() -> Result<()> {
+fn reboot_by_any_method_exits_with_10() -> Result<()> {
     for how in ["", "reboot=a", "reboot=k"] {
         assert_eq!(reboot("boot-reboot", how)?, 10, "{how}");
     }
@@ -113,13 +112,13 @@ fn a_reboot_is_ten_however_linux_does_it() -> Result<()> {
 }
 
 #[test]
-fn a_triple_fault_is_twelve() -> Result<()> {
+fn triple_fault_exits_with_12() -> Result<()> {
     assert_eq!(reboot("boot-triple-fault", "reboot=t")?, 12);
     Ok(())
 }
 
 #[test]
-fn a_panic_is_eleven() -> Result<()> {
+fn kernel_panic_exits_with_11() -> Result<()> {
     SMALL.boot("boot-panic", "", |_, guest| {
         guest.send("echo c >/proc/sysrq-trigger\n")?;
         assert_eq!(guest.wait_exit(EXIT_TIMEOUT)?, 11);
@@ -128,9 +127,9 @@ fn a_panic_is_eleven() -> Result<()> {
 }
 
 #[test]
-fn sigterm_presses_the_power_button() -> Result<()> {
+fn sigterm_presses_power_button() -> Result<()> {
     SMALL.boot("boot-button", "", |_, guest| {
-        // Who reads the button in the guest has to be there first.
+        // The guest's reader of the button must be running first.
         guest.run("until cat /proc/[0-9]*/comm 2>/dev/null | grep -qx head; do sleep 0.1; done")?;
         guest.signal("TERM")?;
         guest.wait_line("GUEST-POWER-BUTTON", Duration::from_secs(60))?;

@@ -1,5 +1,4 @@
-//! Disks as a real guest and its host see them: all are there, nothing is lost or changed, and
-//! space comes back.
+//! virtio-blk disks as guest and host see them: identity, data integrity, discard, flush.
 
 use std::time::Duration;
 
@@ -7,21 +6,20 @@ use anyhow::{Context, Result};
 use lab::{EXIT_TIMEOUT, Host, ManyDisks, disk};
 
 const MIB: u64 = 1 << 20;
-/// How long fio may take: it shares the emulated processors with the host and with other scenarios.
+/// Time limit of fio, which shares the emulated processors with the host and with other scenarios.
 const FIO_TIMEOUT: Duration = Duration::from_secs(900);
-/// Debian's root. Its services may take their time on a busy machine.
+/// Kernel parameters of Debian: its root, and a start timeout of services for a busy machine.
 const ROOT: &str = "root=/dev/vda systemd.default_timeout_start_sec=900";
 
-/// Bytes that a file of the host takes on its disk.
+/// Bytes allocated to a file of the host.
 fn allocated(host: &Host, file: &str) -> Result<u64> {
     let blocks = host.run(&format!("sync {file}; stat -c %b {file}"))?;
     Ok(blocks.trim().parse::<u64>().context("reading a number of blocks")? * 512)
 }
 
-/// One disk, and as many as there may be with a bus of 32 slots in mind: each has its serial, its
-/// size and its content.
+/// With one disk, and with as many as fit on a bus of 32 slots.
 #[test]
-fn each_disk_is_found_by_its_serial() -> Result<()> {
+fn disks_keep_their_identity() -> Result<()> {
     let host = Host::start("disks-many")?;
     for count in [1, 24] {
         let disks = ManyDisks::make(&host, count)?;
@@ -34,7 +32,7 @@ fn each_disk_is_found_by_its_serial() -> Result<()> {
 }
 
 #[test]
-fn a_file_survives_a_reboot() -> Result<()> {
+fn file_survives_reboot() -> Result<()> {
     let host = Host::start("disks-reboot")?;
     let scratch = host.scratch("ext4")?;
     let modes = ["writeback", "none"];
@@ -54,7 +52,7 @@ fn a_file_survives_a_reboot() -> Result<()> {
     )?;
     assert_eq!(guest.run("stat -c %s /mnt/a/file /mnt/b/file | uniq")?.trim(), "67108864");
     guest.run("sync")?;
-    guest.send("reboot -f\n")?; // Nothing is unmounted.
+    guest.send("reboot -f\n")?; // Without unmounting.
     assert_eq!(guest.wait_exit(EXIT_TIMEOUT)?, 10);
     drop(guest);
 
@@ -68,7 +66,7 @@ fn a_file_survives_a_reboot() -> Result<()> {
 }
 
 #[test]
-fn a_stock_debian_lives_on_its_own_disk() -> Result<()> {
+fn stock_debian_runs_from_disk() -> Result<()> {
     let host = Host::start("disks-debian")?;
     host.run(&format!("truncate -s 64M {}", host.path("data.img")))?;
     let tables = disk("root", &host.debian()?, "cache = \"none\"")
@@ -85,22 +83,22 @@ fn a_stock_debian_lives_on_its_own_disk() -> Result<()> {
     guest.run(
         "cp -a /etc /mnt && diff -r --no-dereference /etc /mnt/etc && echo kept >/root/note",
     )?;
-    guest.signal("TERM")?; // Presses the power button: Debian stops its services and unmounts.
+    guest.signal("TERM")?; // The power button: Debian stops its services and unmounts.
     assert_eq!(guest.wait_exit(EXIT_TIMEOUT)?, 0);
     drop(guest);
 
     let guest = host.boot(&config)?;
     assert_eq!(guest.run("cat /root/note")?.trim(), "kept");
     guest.run("mount /dev/vdb /mnt && diff -r --no-dereference /etc /mnt/etc")?;
-    assert!(!guest.run("dmesg")?.contains("recovery complete"), "it was unmounted");
+    assert!(!guest.run("dmesg")?.contains("recovery complete"), "the file system was unmounted");
     guest.signal("TERM")?;
     assert_eq!(guest.wait_exit(EXIT_TIMEOUT)?, 0);
     Ok(())
 }
 
-/// Four jobs per disk write blocks of all sizes at random and read them back while they go on, then
-/// all of it again.
-fn fio_finds_what_it_wrote(file_system: &str) -> Result<()> {
+/// Four fio jobs per disk write blocks of several sizes at random and verify them, during the run
+/// and after it.
+fn fio_verifies_its_writes(file_system: &str) -> Result<()> {
     let host = Host::start(&format!("disks-fio-{file_system}"))?;
     let scratch = host.scratch(file_system)?;
     let mut tables = String::new();
@@ -118,23 +116,23 @@ fn fio_finds_what_it_wrote(file_system: &str) -> Result<()> {
          --name=writeback --filename=/dev/vda --new_group --name=none --filename=/dev/vdb",
         FIO_TIMEOUT,
     )?;
-    assert!(said.contains(";writeback;0;0;"), "jobs of one group, and no error: {said}");
+    assert!(said.contains(";writeback;0;0;"), "one group of jobs without errors: {said}");
     assert_eq!(guest.power_off()?, 0);
     Ok(())
 }
 
 #[test]
-fn fio_finds_what_it_wrote_on_ext4() -> Result<()> {
-    fio_finds_what_it_wrote("ext4")
+fn fio_verifies_its_writes_on_ext4() -> Result<()> {
+    fio_verifies_its_writes("ext4")
 }
 
 #[test]
-fn fio_finds_what_it_wrote_on_xfs() -> Result<()> {
-    fio_finds_what_it_wrote("xfs")
+fn fio_verifies_its_writes_on_xfs() -> Result<()> {
+    fio_verifies_its_writes("xfs")
 }
 
 #[test]
-fn what_the_guest_frees_the_host_gets_back() -> Result<()> {
+fn discarded_space_is_freed_on_host() -> Result<()> {
     let host = Host::start("disks-discard")?;
     let image = format!("{}/thin.img", host.scratch("xfs")?);
     host.run(&format!("truncate -s 256M {image} && mkfs.ext4 -q -F {image}"))?;
@@ -151,7 +149,7 @@ fn what_the_guest_frees_the_host_gets_back() -> Result<()> {
     let trimmed = allocated(&host, &image)?;
     assert!(trimmed < empty + 4 * MIB, "{empty} bytes, {full}, then {trimmed}");
 
-    // What is zeroed reads as zeroes, what is discarded is gone altogether, and the disk goes on.
+    // Zeroed blocks read zero, discarded blocks are deallocated, and the disk still works.
     guest.run("umount /mnt && tr '\\0' x </dev/zero | dd of=/dev/vda bs=1M count=16 iflag=fullblock oflag=direct")?;
     guest.run("/usr/bin/blkdiscard -z -o 1M -l 4M /dev/vda && echo 3 >/proc/sys/vm/drop_caches")?;
     let sums = "for at in 0 1 4 5; do dd if=/dev/vda bs=1M skip=$at count=1 iflag=direct 2>/dev/null | md5sum; done | uniq -c";
@@ -169,7 +167,7 @@ fn what_the_guest_frees_the_host_gets_back() -> Result<()> {
 }
 
 #[test]
-fn a_read_only_disk_refuses_writes() -> Result<()> {
+fn read_only_disk_refuses_writes() -> Result<()> {
     let host = Host::start("disks-readonly")?;
     let image = host.path("fixed.img");
     host.run(&format!("head -c 1M /dev/urandom >{image} && chmod 444 {image}"))?;
@@ -177,7 +175,7 @@ fn a_read_only_disk_refuses_writes() -> Result<()> {
     let guest = host.boot(&host.small_guest(1, &disk("fixed", &image, "readonly = true")))?;
     assert_eq!(guest.run("cat /sys/block/vda/ro")?.trim(), "1");
     assert_eq!(guest.run("md5sum </dev/vda")?, before);
-    // Linux refuses by itself; a driver that does not is a matter of the conformance tests.
+    // Linux refuses these itself; the device tests cover a driver that does not.
     for command in [
         "dd if=/dev/zero of=/dev/vda count=1",
         "blkdiscard /dev/vda",
@@ -190,13 +188,12 @@ fn a_read_only_disk_refuses_writes() -> Result<()> {
     Ok(())
 }
 
-/// The host counts the flushes of its own disk: the witness that a flush of the guest is more than
-/// a word.
+/// Counts the flushes of the host's own disk.
 #[test]
-fn a_flush_reaches_the_disk_of_the_host() -> Result<()> {
+fn flush_reaches_the_hosts_disk() -> Result<()> {
     let host = Host::start("disks-flush")?;
     if host.is_direct() {
-        return Ok(()); // The disk of a machine in use is flushed by others as well.
+        return Ok(()); // Other processes flush the disk of this machine.
     }
     let scratch = host.scratch("xfs")?;
     let mut tables = String::new();
@@ -205,7 +202,7 @@ fn a_flush_reaches_the_disk_of_the_host() -> Result<()> {
         tables += &disk(mode, &format!("{scratch}/{mode}.img"), &format!("cache = \"{mode}\""));
     }
     let guest = host.boot(&host.small_guest(1, &tables))?;
-    // Ten overwrites in place and what follows each: how many flushes of the host's disk are they?
+    // Flushes of the host's disk by ten overwrites in place.
     let flushes = |disk: &str, how: &str| -> Result<u64> {
         let count = || -> Result<u64> {
             let stat = host.run("sync; cat /sys/class/block/$(basename $(readlink -f /dev/disk/by-id/virtio-scratch))/stat")?;
@@ -218,14 +215,16 @@ fn a_flush_reaches_the_disk_of_the_host() -> Result<()> {
     for disk in ["vda", "vdb"] {
         let cache = format!("/sys/block/{disk}/cache_type");
         assert_eq!(guest.run(&format!("cat {cache}"))?.trim(), "write back");
-        let (flushed, not) =
+        let (flushed, unflushed) =
             (flushes(disk, "oflag=direct conv=fsync")?, flushes(disk, "oflag=direct")?);
         guest.run(&format!("echo write through >{cache}; cat {cache} | grep through"))?;
         let through = flushes(disk, "oflag=direct")?;
         guest.run(&format!("echo write back >{cache}; cat {cache} | grep back"))?;
         let back = flushes(disk, "oflag=direct")?;
-        println!("{disk}: {flushed} flushes, {not} without asking, {through} through, {back} back");
-        assert!(flushed >= 10 && through >= 10 && not < 5 && back < 5);
+        println!(
+            "{disk}: {flushed} flushes with fsync, {unflushed} without, {through} in write-through, {back} in write-back"
+        );
+        assert!(flushed >= 10 && through >= 10 && unflushed < 5 && back < 5);
     }
     assert!(flushes("vdc", "oflag=direct conv=fsync")? < 5, "unsafe ignores flushes");
     assert_eq!(guest.power_off()?, 0);

@@ -1,5 +1,5 @@
-//! A real guest whose host has no space left: with `on_enospc = "hold"` it runs on, is shown as
-//! held, and loses nothing.
+//! A guest whose host runs out of space: with `on_enospc = "hold"` its writes are parked, the guest
+//! runs on, and no data is lost.
 
 #![allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -8,43 +8,44 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use lab::{Guest, Host, disk};
+
+use crate::control_socket;
 use serde_json::Value;
 
-/// How long fio may take: it shares the emulated processors with the host and with other scenarios.
+/// Time limit of fio, which shares the emulated processors with the host and with other scenarios.
 const FIO_TIMEOUT: Duration = Duration::from_secs(900);
-/// How long the guest may take to fill what little space there is.
+/// Time limit for the guest to fill the store.
 const FULL_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// A guest with the disk `data` of 64 MiB on a file system of the host's with less room than that.
-struct Rig<'host> {
+/// A guest with the disk `data` of 64 MiB on a file system of the host with less free space.
+struct SmallStore<'host> {
     host: &'host Host,
     guest: Guest<'host>,
 }
 
-impl<'host> Rig<'host> {
+impl<'host> SmallStore<'host> {
     fn start(host: &'host Host, file_system: &str, settings: &str) -> Result<Self> {
         let scratch = host.scratch("ext4")?;
         let (small, force) = (host.path("small"), if file_system == "ext4" { "-F" } else { "-f" });
-        // An XFS has 300 MiB at least. What is left of either is a matter of the ballast.
+        // XFS needs 300 MiB. The ballast leaves 12 MiB free.
         host.run(&format!(
             "modprobe loop; truncate -s 320M {scratch}/small && mkfs.{file_system} -q {force} {scratch}/small && mkdir {small} && \
              mount -o loop {scratch}/small {small} && truncate -s 64M {small}/data.img && \
              fallocate -l $(( ($(stat -f -c '%a * %S' {small})) - (12 << 20) )) {small}/ballast"
         ))?;
         let tables = disk("data", &format!("{small}/data.img"), settings);
-        let control = format!("[control]\nsocket = \"{}\"\n", host.path("control.sock"));
-        let config = host.guest_config(2, "512MiB", "initramfs-tools", "", &(tables + &control));
+        let tables = tables + &control_socket::table(host);
+        let config = host.guest_config(2, "512MiB", "initramfs-tools", "", &tables);
         let guest = host.boot(&config)?;
         Ok(Self { host, guest })
     }
 
     fn ctl(&self, arguments: &str) -> Result<String> {
-        let (bulkhead, socket) = (self.host.path("bulkhead"), self.host.path("control.sock"));
-        self.host.run(&format!("{bulkhead} ctl {socket} {arguments}"))
+        control_socket::ctl(self.host, arguments)
     }
 
     fn disk(&self) -> Result<Value> {
-        Ok(serde_json::from_str(&self.ctl("stats data --json")?)?)
+        control_socket::stats(self.host, "data")
     }
 
     fn wait_until_held(&self) -> Result<Value> {
@@ -54,7 +55,7 @@ impl<'host> Rig<'host> {
             if !held.is_null() {
                 return Ok(held);
             }
-            ensure!(start.elapsed() < FULL_TIMEOUT, "nothing is held: {}", self.ctl("status")?);
+            ensure!(start.elapsed() < FULL_TIMEOUT, "no request is held: {}", self.ctl("status")?);
             thread::sleep(Duration::from_millis(200));
         }
     }
@@ -65,67 +66,67 @@ impl<'host> Rig<'host> {
     }
 }
 
-impl Drop for Rig<'_> {
+impl Drop for SmallStore<'_> {
     fn drop(&mut self) {
-        // Where the host is this machine.
+        // Needed if the host is this machine.
         let small = self.host.path("small");
         self.host.try_run(&format!("umount -l {small}")).ok();
     }
 }
 
-fn a_full_host_holds_writes(file_system: &str, cache: &str) -> Result<()> {
+fn full_host_holds_writes(file_system: &str, cache: &str) -> Result<()> {
     let host = Host::start(&format!("space-hold-{file_system}"))?;
     let settings =
         format!("cache = \"{cache}\"\non_enospc = \"hold\"\nhold_deadline = \"60m\"\nqueues = 2");
-    let rig = Rig::start(&host, file_system, &settings)?;
-    rig.guest.run(
+    let store = SmallStore::start(&host, file_system, &settings)?;
+    store.guest.run(
         "fio --name=full --filename=/dev/vda --ioengine=libaio --direct=1 --iodepth=8 --rw=randwrite --bs=64k --size=40m \
          --verify=crc32c --verify_fatal=1 --do_verify=1 --end_fsync=1 --output-format=terse --terse-version=3 \
          >/run/fio.out 2>/run/fio.err & echo $! >/run/fio.pid",
     )?;
 
-    let held = rig.wait_until_held()?;
-    println!("{file_system}, cache = {cache}: {held}\n{}", rig.ctl("status")?);
+    let held = store.wait_until_held()?;
+    println!("{file_system}, cache = {cache}: {held}\n{}", store.ctl("status")?);
     assert_eq!(held["error"], "ENOSPC");
     assert!(held["requests"].as_u64() >= Some(1));
 
-    // The guest runs on, and what needs no space is done: its console answers, its clock goes, its
-    // disk reads.
-    let before = rig.uptime()?;
-    assert_eq!(rig.guest.run("echo alive")?.trim(), "alive");
-    rig.guest.run("dd if=/dev/vda of=/dev/null bs=4k count=16 iflag=direct 2>/dev/null")?;
-    rig.guest.run("sleep 2")?;
-    assert!(rig.uptime()? >= before + 2.0);
-    rig.guest.run("kill -0 $(cat /run/fio.pid)")?;
+    // The guest runs on: its console answers, its clock advances, and reads complete.
+    let before = store.uptime()?;
+    assert_eq!(store.guest.run("echo alive")?.trim(), "alive");
+    store.guest.run("dd if=/dev/vda of=/dev/null bs=4k count=16 iflag=direct 2>/dev/null")?;
+    store.guest.run("sleep 2")?;
+    assert!(store.uptime()? >= before + 2.0);
+    store.guest.run("kill -0 $(cat /run/fio.pid)")?;
 
-    // It is shown, and grows older.
-    let later = rig.disk()?;
+    // Age and deadline of the hold advance.
+    let later = store.disk()?;
     let ages = (held["age_ms"].as_u64(), later["held"]["age_ms"].as_u64());
     assert!(ages.1 >= ages.0.map(|age| age + 2000), "{ages:?}");
     assert!(later["held"]["deadline_ms"].as_u64() < Some(3_600_000 - 2000), "{later}");
     assert_eq!(later["total"]["requests"]["write"]["errors"], 0);
-    let status = rig.ctl("status")?;
+    let status = store.ctl("status")?;
     assert!(
         status.contains("warning: disk data: held for want of space on the host: "),
         "{status}"
     );
     assert!(status.contains("(ENOSPC: no space is left)"), "{status}");
-    let metrics = rig.ctl("metrics")?;
+    let metrics = store.ctl("metrics")?;
     assert!(metrics.contains("bulkhead_disk_held_age_seconds{disk=\"data\",error=\"ENOSPC\"} "));
 
-    // Space is back: all that was held goes on, and what fio finds is what it wrote.
+    // With free space, the held writes resume and fio verifies its data.
     host.run(&format!("rm {}", host.path("small/ballast")))?;
-    rig.guest
+    store
+        .guest
         .run_for("while kill -0 $(cat /run/fio.pid) 2>/dev/null; do sleep 1; done", FIO_TIMEOUT)?;
-    let said = rig.guest.run("cat /run/fio.out /run/fio.err")?;
-    assert!(said.contains("3;fio-") && said.contains(";full;0;0;"), "an error of fio's: {said}");
-    let disk = rig.disk()?;
+    let said = store.guest.run("cat /run/fio.out /run/fio.err")?;
+    assert!(said.contains("3;fio-") && said.contains(";full;0;0;"), "fio failed: {said}");
+    let disk = store.disk()?;
     assert!(disk["held"].is_null(), "{disk}");
     assert_eq!(disk["total"]["requests"]["write"]["errors"], 0);
     assert_eq!(disk["total"]["requests"]["flush"]["errors"], 0);
     assert_eq!(disk["lost_writes"], false);
-    assert_eq!(rig.guest.power_off()?, 0);
-    let log = rig.guest.vmm_output()?;
+    assert_eq!(store.guest.power_off()?, 0);
+    let log = store.guest.vmm_output()?;
     assert_eq!(
         log.matches("the host has no space").count(),
         log.matches("is held for want of space any more").count()
@@ -135,36 +136,36 @@ fn a_full_host_holds_writes(file_system: &str, cache: &str) -> Result<()> {
 }
 
 #[test]
-fn a_full_ext4_holds_writes_until_space_is_freed() -> Result<()> {
-    a_full_host_holds_writes("ext4", "writeback")
+fn full_ext4_holds_writes_until_space_is_free() -> Result<()> {
+    full_host_holds_writes("ext4", "writeback")
 }
 
 #[test]
-fn a_full_xfs_holds_direct_writes_until_space_is_freed() -> Result<()> {
-    a_full_host_holds_writes("xfs", "none")
+fn full_xfs_holds_direct_writes_until_space_is_free() -> Result<()> {
+    full_host_holds_writes("xfs", "none")
 }
 
 #[test]
-fn after_its_deadline_the_guest_sees_the_error() -> Result<()> {
+fn held_writes_fail_at_the_deadline() -> Result<()> {
     let host = Host::start("space-deadline")?;
-    let rig = Rig::start(&host, "ext4", "on_enospc = \"hold\"\nhold_deadline = \"10s\"")?;
+    let store = SmallStore::start(&host, "ext4", "on_enospc = \"hold\"\nhold_deadline = \"10s\"")?;
     let start = Instant::now();
-    rig.guest.run("(dd if=/dev/zero of=/dev/vda bs=1M oflag=direct; echo $? >/run/dd.status) >/run/dd.out 2>&1 &")?;
-    let held = rig.wait_until_held()?;
+    store.guest.run("(dd if=/dev/zero of=/dev/vda bs=1M oflag=direct; echo $? >/run/dd.status) >/run/dd.out 2>&1 &")?;
+    let held = store.wait_until_held()?;
     assert!(held["deadline_ms"].as_u64() <= Some(10_000), "{held}");
-    rig.guest.run("for i in $(seq 300); do test -s /run/dd.status && break; sleep 1; done")?;
+    store.guest.run("for i in $(seq 300); do test -s /run/dd.status && break; sleep 1; done")?;
     assert!(start.elapsed() >= Duration::from_secs(10));
-    assert_eq!(rig.guest.run("cat /run/dd.status")?.trim(), "1");
-    let said = rig.guest.run("cat /run/dd.out; dmesg | tail -3")?;
+    assert_eq!(store.guest.run("cat /run/dd.status")?.trim(), "1");
+    let said = store.guest.run("cat /run/dd.out; dmesg | tail -3")?;
     assert!(said.contains("I/O error") || said.contains("No space left"), "{said}");
-    let disk = rig.disk()?;
+    let disk = store.disk()?;
     println!("{said}\n{}", disk["total"]["requests"]["write"]);
     assert!(disk["held"].is_null() && disk["lost_writes"] == false, "{disk}");
     assert!(disk["total"]["requests"]["write"]["errors"].as_u64() >= Some(1), "{disk}");
 
-    // It is a full disk and no broken one.
+    // The disk works again once there is space.
     host.run(&format!("rm {}", host.path("small/ballast")))?;
-    rig.guest.run("dd if=/dev/zero of=/dev/vda bs=1M count=64 oflag=direct conv=fsync 2>&1")?;
-    assert_eq!(rig.guest.power_off()?, 0);
+    store.guest.run("dd if=/dev/zero of=/dev/vda bs=1M count=64 oflag=direct conv=fsync 2>&1")?;
+    assert_eq!(store.guest.power_off()?, 0);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Is the lab itself sound? A failure here says nothing about bulkhead: the guests are run by QEMU.
+//! Tests of the lab itself, with guests under QEMU: a failure here is not one of `bulkhead`.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ fn qemu_guest<'host>(host: &'host Host, more: &str) -> Result<Guest<'host>> {
     ))
 }
 
-/// Has QEMU press the button and waits until it says so.
+/// Presses the guest's power button through QEMU and waits for QEMU's event.
 fn press_power_button(host: &Host) -> Result<()> {
     let script = format!(
         r#"coproc socat - UNIX-CONNECT:{} 2>/dev/null
@@ -28,7 +28,7 @@ while read -r line <&"${{COPROC[0]}}"; do case $line in *POWERDOWN*) kill "$COPR
 }
 
 #[test]
-fn a_restored_host_runs_commands_and_passes_files() -> Result<()> {
+fn restored_host_runs_commands_and_copies_files() -> Result<()> {
     let started = Instant::now();
     let host = Host::start("smoke-commands")?;
     println!("restored in {:.2} s", started.elapsed().as_secs_f64());
@@ -39,12 +39,12 @@ fn a_restored_host_runs_commands_and_passes_files() -> Result<()> {
     let there = host.put(&here, "copy")?;
     let back = tempfile::NamedTempFile::new()?;
     host.get(&there, back.path())?;
-    assert!(std::fs::read(&here)? == std::fs::read(back.path())?, "a file came back changed");
+    assert!(std::fs::read(&here)? == std::fs::read(back.path())?, "the copied file differs");
     Ok(())
 }
 
 #[test]
-fn a_guest_boots_takes_commands_and_powers_off() -> Result<()> {
+fn guest_boots_runs_commands_and_powers_off() -> Result<()> {
     let host = Host::start("smoke-guest")?;
     let started = Instant::now();
     let guest = qemu_guest(&host, "")?;
@@ -57,7 +57,7 @@ fn a_guest_boots_takes_commands_and_powers_off() -> Result<()> {
 }
 
 #[test]
-fn a_guest_obeys_its_power_button() -> Result<()> {
+fn guest_powers_off_by_button() -> Result<()> {
     let host = Host::start("smoke-button")?;
     let guest =
         qemu_guest(&host, &format!("-qmp unix:{},server=on,wait=off", host.path("qmp.sock")))?;
@@ -69,7 +69,7 @@ fn a_guest_obeys_its_power_button() -> Result<()> {
 }
 
 #[test]
-fn a_stock_debian_boots_and_obeys_its_power_button() -> Result<()> {
+fn stock_debian_powers_off_by_button() -> Result<()> {
     let host = Host::start("smoke-debian")?;
     let guest = host.spawn_vmm(&format!(
         "qemu-system-x86_64 -accel kvm -cpu host -M q35 -m 512M -nodefaults -display none -no-reboot \

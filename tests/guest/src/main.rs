@@ -1,9 +1,12 @@
-//! Scenarios with a real guest, in the lab (docs/lab.md).
+//! Scenarios with a real guest in the lab (docs/lab.md).
 //!
-//! Each starts a host of its own. As many run at once as the test harness has threads.
+//! One binary, so that one link serves them all. Each scenario starts its own host under a name
+//! that no other uses: names are folders of logs. The test harness runs as many at once as it has
+//! threads, by default one per CPU.
 
 mod boot;
 mod control;
+mod control_socket;
 mod cycles;
 mod disks;
 mod enospc;

@@ -1,14 +1,14 @@
-//! A guest on a tap of its host: both reach each other, and what is sent is what arrives.
+//! A guest's network over a tap of its host.
 
 use anyhow::Result;
 use lab::Host;
 
-/// A name and network that this machine's own devices will hardly have, where the host is this
-/// machine.
+/// The tap. Name and network (TEST-NET-1) do not collide with those of this machine, if it is the
+/// host.
 const TAP: &str = "bulkhead-test";
 const SIZE: &str = "8M";
 
-/// Removes the tap, which on this machine itself would stay otherwise.
+/// The tap, removed when dropped: it would outlive the scenario if the host is this machine.
 struct Tap<'host>(&'host Host);
 
 impl<'host> Tap<'host> {
@@ -27,7 +27,7 @@ impl Drop for Tap<'_> {
 }
 
 #[test]
-fn host_and_guest_reach_each_other() -> Result<()> {
+fn guest_and_host_exchange_data() -> Result<()> {
     let host = Host::start("network")?;
     let _tap = Tap::new(&host)?;
     let net = format!("[[net]]\ntap = \"{TAP}\"\nmac = \"02:00:00:00:00:05\"\n");
@@ -52,7 +52,7 @@ fn host_and_guest_reach_each_other() -> Result<()> {
     host.run("until ss -ltn | grep -q :7001; do sleep 0.1; done")?;
     guest.run("nc 192.0.2.1 7001 </tmp/file")?;
     host.run(&format!("while test -e /proc/$(cat {file}.pid); do sleep 0.1; done"))?;
-    assert_eq!(host.run(&format!("md5sum <{file}.back"))?, sum, "and back");
+    assert_eq!(host.run(&format!("md5sum <{file}.back"))?, sum, "to the host");
     assert_eq!(guest.power_off()?, 0);
     Ok(())
 }

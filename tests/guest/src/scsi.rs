@@ -1,4 +1,4 @@
-//! SCSI disks as a real guest sees them, and as the tools of sg3-utils do.
+//! virtio-scsi disks as Linux and the tools of sg3-utils see them.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -10,14 +10,14 @@ use lab::{EXIT_TIMEOUT, Guest, Host, ManyDisks, disk};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
-/// How long writing hundreds of MiB in an emulated guest may take.
+/// Time limit for writing hundreds of MiB in an emulated guest.
 const LONG: Duration = Duration::from_secs(600);
 
 fn scsi_disk(id: &str, path: &str, more: &str) -> String {
     disk(id, path, &format!("bus = \"virtio-scsi\"\n{more}"))
 }
 
-/// Waits until the guest has found `count` SCSI disks: it looks for them while it runs.
+/// Waits until the guest has found `count` SCSI disks: Linux scans them asynchronously.
 fn wait_for_disks(guest: &Guest<'_>, count: usize) -> Result<()> {
     guest.run(&format!(
         "for i in $(seq 100); do test $(ls -d /sys/block/sd* 2>/dev/null | wc -l) = {count} && exit; sleep 0.1; done; exit 1"
@@ -25,13 +25,12 @@ fn wait_for_disks(guest: &Guest<'_>, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// What the guest calls the disk at this place. It finds them in any order.
+/// The guest's name of the disk at an address: Linux names them in the order of its scan.
 fn name_of(guest: &Guest<'_>, target: u8, lun: u16) -> Result<String> {
     Ok(guest.run(&format!("ls /sys/bus/scsi/devices/0:0:{target}:{lun}/block"))?.trim().to_owned())
 }
 
-/// More disks than a PCI bus has slots, on one controller and two targets: each has its size, its
-/// serial number and its content.
+/// More disks than a PCI bus has slots, on one controller and two targets.
 #[test]
 fn many_disks_share_a_controller() -> Result<()> {
     const DISKS: u64 = 40;
@@ -41,15 +40,14 @@ fn many_disks_share_a_controller() -> Result<()> {
     let tables = disks.tables(|n, name, image| scsi_disk(name, image, place(n)));
     let guest = host.boot(&host.small_guest(2, &tables))?;
     wait_for_disks(&guest, DISKS.try_into()?)?;
-    // VPD page 80h, behind its header.
+    // VPD page 80h without its header.
     disks.check_identities(&guest, "sd*", "tail -c +5 $disk/device/vpd_pg80")?;
     assert_eq!(guest.power_off()?, 0);
     Ok(())
 }
 
-/// 64 MiB with a checksum, a reboot without unmounting, and the same again.
 #[test]
-fn what_is_written_survives_a_reboot() -> Result<()> {
+fn file_survives_reboot() -> Result<()> {
     let host = Host::start("scsi-reboot")?;
     let scratch = host.scratch("ext4")?;
     let image = format!("{scratch}/data.img");
@@ -63,7 +61,7 @@ fn what_is_written_survives_a_reboot() -> Result<()> {
         .run_for("dd if=/dev/urandom bs=1M count=64 2>/dev/null | tee /mnt/file | md5sum", LONG)?;
     assert_eq!(guest.run("stat -c %s /mnt/file")?.trim(), (64 * MIB).to_string());
     guest.run_for("sync", LONG)?;
-    guest.send("reboot -f\n")?; // Nothing is unmounted.
+    guest.send("reboot -f\n")?; // Without unmounting.
     assert_eq!(guest.wait_exit(EXIT_TIMEOUT)?, 10);
     drop(guest);
     let guest = host.boot(&config)?;
@@ -76,7 +74,7 @@ fn what_is_written_survives_a_reboot() -> Result<()> {
 
 /// `bulkhead ctl resize` under a running guest.
 #[test]
-fn the_guest_sees_a_scsi_disk_grow() -> Result<()> {
+fn guest_sees_scsi_disk_grow() -> Result<()> {
     let host = Host::start("scsi-resize")?;
     let scratch = host.scratch("ext4")?;
     let socket = host.path("control.sock");
@@ -99,7 +97,7 @@ fn the_guest_sees_a_scsi_disk_grow() -> Result<()> {
     ))?;
     guest
         .run("dmesg | grep -q 'Capacity data has changed'")
-        .context("no unit attention was told")?;
+        .context("the guest saw no unit attention")?;
     assert_eq!(
         guest.run(&format!("cat /sys/block/{a}/size"))?.trim(),
         (64 * MIB / 512).to_string()
@@ -114,7 +112,7 @@ fn the_guest_sees_a_scsi_disk_grow() -> Result<()> {
     let status = || -> Result<Value> { Ok(serde_json::from_str(&ctl("stats b --json")?)?) };
     assert_eq!(status()?["size_bytes"], 96 * MIB);
 
-    // The write cache, switched as Linux does it: mode page 08h.
+    // Linux switches the write cache by mode page 08h.
     let cached = |on: bool| -> Result<()> {
         let status = status()?;
         ensure!(status["write_cache"] == on, "{status}");
@@ -131,16 +129,16 @@ fn the_guest_sees_a_scsi_disk_grow() -> Result<()> {
     Ok(())
 }
 
-/// A guest with two disks for the tools: an image file, and 4 KiB blocks on another target.
-struct Rig<'host> {
+/// A guest with two disks: 512-byte blocks on target 0, 4 KiB blocks on target 1.
+struct ToolsGuest<'host> {
     guest: Guest<'host>,
-    /// What the guest calls the disks, where commands here say `sda` and `sdb`.
+    /// The guest's names of the disks, which replace `sda` and `sdb` in commands.
     names: [String; 2],
-    /// Of the first disk.
+    /// NAA identifier of the first disk.
     naa: String,
 }
 
-impl<'host> Rig<'host> {
+impl<'host> ToolsGuest<'host> {
     fn start(host: &'host Host) -> Result<Self> {
         let scratch = host.scratch("ext4")?;
         let image = format!("{scratch}/a.img");
@@ -160,19 +158,19 @@ impl<'host> Rig<'host> {
         Ok(Self { guest, names, naa })
     }
 
-    /// The command with the disks' names.
+    /// `command` with the guest's names of the disks.
     fn named(&self, command: &str) -> String {
         let [first, second] = &self.names;
         command.replace("sda", "@").replace("sdb", second).replace('@', first)
     }
 
-    /// What a tool prints, which succeeds.
+    /// Runs a tool, which must succeed, and returns its output.
     #[track_caller]
     fn tool(&self, command: &str) -> String {
         self.guest.run(&self.named(command)).unwrap()
     }
 
-    /// What a tool prints that ends with this exit code.
+    /// Runs a tool, which must exit with `code`, and returns its output.
     #[track_caller]
     fn fails(&self, command: &str, code: u8) -> String {
         let text =
@@ -182,7 +180,7 @@ impl<'host> Rig<'host> {
     }
 }
 
-/// Each of `lines` is there, whatever the spaces between its words.
+/// Checks that `text` contains each of `lines`, ignoring the amount of white space.
 #[track_caller]
 fn has(text: &str, lines: &[&str]) {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -196,23 +194,23 @@ fn has(text: &str, lines: &[&str]) {
 }
 
 #[test]
-fn the_tools_find_what_the_standard_says() -> Result<()> {
+fn sg3_utils_output_matches_the_standards() -> Result<()> {
     let host = Host::start("scsi-tools")?;
-    let rig = Rig::start(&host)?;
-    inquiries(&rig);
-    capacities(&rig);
-    provisioning(&rig);
-    comparisons(&rig);
-    commands_and_logs(&rig);
-    reservations(&rig);
-    rest(&rig);
-    assert_eq!(rig.guest.power_off()?, 0);
+    let guest = ToolsGuest::start(&host)?;
+    inquiries(&guest);
+    capacities(&guest);
+    provisioning(&guest);
+    comparisons(&guest);
+    commands_and_logs(&guest);
+    reservations(&guest);
+    other_commands(&guest);
+    assert_eq!(guest.guest.power_off()?, 0);
     Ok(())
 }
 
-fn inquiries(rig: &Rig<'_>) {
+fn inquiries(guest: &ToolsGuest<'_>) {
     has(
-        &rig.tool("sg_inq -d /dev/sda"),
+        &guest.tool("sg_inq -d /dev/sda"),
         &[
             "PQual=0 PDT=0 RMB=0",
             "version=0x06 [SPC-4]",
@@ -225,11 +223,11 @@ fn inquiries(rig: &Rig<'_>) {
         ],
     );
     has(
-        &rig.tool("sg_vpd -a /dev/sda"),
+        &guest.tool("sg_vpd -a /dev/sda"),
         &[
             "Unit serial number [sn]",
             "Product serial number: SERIAL-1",
-            &format!("0x{}", rig.naa),
+            &format!("0x{}", guest.naa),
             "vendor id: BULKHEAD",
             "vendor specific: SERIAL-1",
             "HEADSUP=0 ORDSUP=0 SIMPSUP=1",
@@ -251,19 +249,19 @@ fn inquiries(rig: &Rig<'_>) {
             "Provisioning type: thin provisioned",
         ],
     );
-    // What Linux makes of it.
+    // Linux' view.
     has(
-        &rig.tool("lsblk -dno NAME,SIZE,VENDOR,HCTL -S"),
-        &[&rig.named("sda 64M BULKHEAD 0:0:0:0"), &rig.named("sdb 32M BULKHEAD 0:0:1:7")],
+        &guest.tool("lsblk -dno NAME,SIZE,VENDOR,HCTL -S"),
+        &[&guest.named("sda 64M BULKHEAD 0:0:0:0"), &guest.named("sdb 32M BULKHEAD 0:0:1:7")],
     );
-    let modes =
-        rig.tool("cd /sys/block/sda/device/scsi_disk/*; cat provisioning_mode zeroing_mode; cd /");
+    let modes = guest
+        .tool("cd /sys/block/sda/device/scsi_disk/*; cat provisioning_mode zeroing_mode; cd /");
     assert_eq!(modes.trim(), "unmap\nwritesame_16_unmap");
 }
 
-fn capacities(rig: &Rig<'_>) {
+fn capacities(guest: &ToolsGuest<'_>) {
     has(
-        &rig.tool("sg_readcap /dev/sda"),
+        &guest.tool("sg_readcap /dev/sda"),
         &[
             "Last LBA=131071 (0x1ffff)",
             "Logical block length=512 bytes",
@@ -271,7 +269,7 @@ fn capacities(rig: &Rig<'_>) {
         ],
     );
     has(
-        &rig.tool("sg_readcap -l /dev/sda"),
+        &guest.tool("sg_readcap -l /dev/sda"),
         &[
             "prot_en=0",
             "lbpme=1, lbprz=1",
@@ -281,19 +279,19 @@ fn capacities(rig: &Rig<'_>) {
         ],
     );
     has(
-        &rig.tool("sg_readcap -l /dev/sdb"),
+        &guest.tool("sg_readcap -l /dev/sdb"),
         &["Last LBA=8191", "Logical block length=4096 bytes", "physical block exponent=0"],
     );
 }
 
-fn provisioning(rig: &Rig<'_>) {
-    let status = |lba: u32| rig.tool(&format!("sg_get_lba_status --lba={lba} /dev/sda"));
-    rig.tool("dd if=/dev/urandom of=/dev/sda bs=1M count=8 oflag=direct 2>&1");
+fn provisioning(guest: &ToolsGuest<'_>) {
+    let status = |lba: u32| guest.tool(&format!("sg_get_lba_status --lba={lba} /dev/sda"));
+    guest.tool("dd if=/dev/urandom of=/dev/sda bs=1M count=8 oflag=direct 2>&1");
     has(
         &status(0),
         &["[1] LBA: 0x0 blocks: 16384 mapped", "[2] LBA: 0x4000 blocks: 114688 deallocated"],
     );
-    rig.tool("sg_unmap --lba=2048 --num=2048 -f /dev/sda");
+    guest.tool("sg_unmap --lba=2048 --num=2048 -f /dev/sda");
     has(
         &status(0),
         &[
@@ -303,47 +301,47 @@ fn provisioning(rig: &Rig<'_>) {
         ],
     );
     has(&status(3000), &["[1] LBA: 0xbb8 blocks: 1096 deallocated"]);
-    rig.tool(
+    guest.tool(
         "dd if=/dev/sda bs=1M skip=1 count=1 iflag=direct 2>/dev/null | cmp -n 1048576 - /dev/zero",
     );
-    rig.tool("sg_write_same --unmap --lba=4096 --num=2048 /dev/sda");
+    guest.tool("sg_write_same --unmap --lba=4096 --num=2048 /dev/sda");
     has(&status(2048), &["[1] LBA: 0x800 blocks: 4096 deallocated"]);
-    // Data of its own, on blocks that were not there.
-    rig.tool("dd if=/dev/urandom of=/tmp/block bs=512 count=1 2>/dev/null");
-    rig.tool("sg_write_same --16 --lba=2048 --num=16 --in=/tmp/block --xferlen=512 /dev/sda");
-    rig.tool("sg_write_same --10 --lba=2064 --num=8 --in=/tmp/block --xferlen=512 /dev/sda");
-    rig.tool(
+    // A pattern on deallocated blocks.
+    guest.tool("dd if=/dev/urandom of=/tmp/block bs=512 count=1 2>/dev/null");
+    guest.tool("sg_write_same --16 --lba=2048 --num=16 --in=/tmp/block --xferlen=512 /dev/sda");
+    guest.tool("sg_write_same --10 --lba=2064 --num=8 --in=/tmp/block --xferlen=512 /dev/sda");
+    guest.tool(
         "for i in $(seq 24); do cat /tmp/block; done >/tmp/blocks; \
          dd if=/dev/sda bs=512 skip=2048 count=24 iflag=direct 2>/dev/null | cmp - /tmp/blocks",
     );
-    rig.tool("sg_write_same --ndob --lba=2048 --num=24 /dev/sda");
-    rig.tool("dd if=/dev/sda bs=512 skip=2048 count=24 iflag=direct 2>/dev/null | cmp -n 12288 - /dev/zero");
-    let anchored = rig.fails("sg_write_same --16 --anchor --unmap --lba=1 --num=1 /dev/sda", 5);
+    guest.tool("sg_write_same --ndob --lba=2048 --num=24 /dev/sda");
+    guest.tool("dd if=/dev/sda bs=512 skip=2048 count=24 iflag=direct 2>/dev/null | cmp -n 12288 - /dev/zero");
+    let anchored = guest.fails("sg_write_same --16 --anchor --unmap --lba=1 --num=1 /dev/sda", 5);
     has(&anchored, &["Illegal request"]);
-    let outside = rig.fails("sg_unmap --lba=131071 --num=2 -f -v /dev/sda", 22);
+    let outside = guest.fails("sg_unmap --lba=131071 --num=2 -f -v /dev/sda", 22);
     has(&outside, &["Logical block address out of range"]);
 }
 
-fn comparisons(rig: &Rig<'_>) {
-    rig.tool(
+fn comparisons(guest: &ToolsGuest<'_>) {
+    guest.tool(
         "dd if=/dev/sda of=/tmp/old bs=512 count=1 iflag=direct 2>/dev/null; \
          dd if=/dev/urandom of=/tmp/new bs=512 count=1 2>/dev/null; cat /tmp/old /tmp/new >/tmp/both",
     );
     let command = "sg_compare_and_write --in=/tmp/both --lba=0 --num=1 --xferlen=1024 /dev/sda";
-    rig.tool(command);
-    rig.tool("dd if=/dev/sda bs=512 count=1 iflag=direct 2>/dev/null | cmp - /tmp/new");
+    guest.tool(command);
+    guest.tool("dd if=/dev/sda bs=512 count=1 iflag=direct 2>/dev/null | cmp - /tmp/new");
     has(
-        &rig.fails(command, 14),
+        &guest.fails(command, 14),
         &["Miscompare at byte offset:", "sg_compare_and_write failed: Miscompare"],
     );
-    rig.tool("sg_verify --lba=0 --count=128 /dev/sda");
-    rig.tool("sg_verify --lba=0 --count=1 --ndo=512 --in=/tmp/new /dev/sda");
-    rig.fails("sg_verify --lba=0 --count=1 --ndo=512 --in=/tmp/old /dev/sda", 14);
+    guest.tool("sg_verify --lba=0 --count=128 /dev/sda");
+    guest.tool("sg_verify --lba=0 --count=1 --ndo=512 --in=/tmp/new /dev/sda");
+    guest.fails("sg_verify --lba=0 --count=1 --ndo=512 --in=/tmp/old /dev/sda", 14);
 }
 
-fn commands_and_logs(rig: &Rig<'_>) {
+fn commands_and_logs(guest: &ToolsGuest<'_>) {
     has(
-        &rig.tool("sg_opcodes /dev/sda"),
+        &guest.tool("sg_opcodes /dev/sda"),
         &[
             "00 6 0,0 Test Unit Ready",
             "2a 10 0,0 Write(10)",
@@ -356,35 +354,35 @@ fn commands_and_logs(rig: &Rig<'_>) {
         ],
     );
     has(
-        &rig.tool("sg_opcodes --opcode=0x93 /dev/sda"),
+        &guest.tool("sg_opcodes --opcode=0x93 /dev/sda"),
         &[
             "Command is supported [conforming to SCSI standard]",
             "Usage data: 93 ff ff ff ff ff ff ff ff ff ff ff ff ff 00 04",
         ],
     );
-    has(&rig.tool("sg_opcodes --opcode=0x48 /dev/sda"), &["Command is NOT supported"]);
+    has(&guest.tool("sg_opcodes --opcode=0x48 /dev/sda"), &["Command is NOT supported"]);
     has(
-        &rig.tool("sg_opcodes --tmf /dev/sda"),
+        &guest.tool("sg_opcodes --tmf /dev/sda"),
         &["Abort task", "Logical unit reset", "Query task set", "I_T nexus reset"],
     );
     has(
-        &rig.tool("sg_logs /dev/sda"),
+        &guest.tool("sg_logs /dev/sda"),
         &["0x00 Supported log pages [sp]", "0x0c Logical block provisioning [lbp]"],
     );
-    let page = rig.tool("sg_logs --page=0xc /dev/sda");
+    let page = guest.tool("sg_logs --page=0xc /dev/sda");
     has(&page, &["Available LBA mapping resource count:", "Used LBA mapping resource count:"]);
     let number = |line: &str| {
         let line = page.lines().find(|found| found.contains(line)).unwrap();
         line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
     };
-    // In MiB: the scratch file system has no more than a few GiB, of which the image takes some.
+    // In MiB: the scratch file system has a few GiB.
     assert!((1..1 << 20).contains(&number("Available LBA mapping resource count:")));
     assert!((1..1 << 20).contains(&number("Used LBA mapping resource count:")));
 }
 
-fn reservations(rig: &Rig<'_>) {
+fn reservations(guest: &ToolsGuest<'_>) {
     has(
-        &rig.tool("sg_persist -c /dev/sda"),
+        &guest.tool("sg_persist -c /dev/sda"),
         &[
             "Persist Through Power Loss Capable(PTPL_C): 0",
             "Type Mask Valid(TMV): 1",
@@ -392,52 +390,52 @@ fn reservations(rig: &Rig<'_>) {
             "Exclusive Access, registrants only: 1",
         ],
     );
-    rig.tool("sg_persist --out --register --param-sark=0xabc /dev/sda");
-    rig.tool("sg_persist --out --reserve --param-rk=0xabc --prout-type=3 /dev/sda");
-    has(&rig.tool("sg_persist -k /dev/sda"), &["1 registered reservation key follows:", "0xabc"]);
+    guest.tool("sg_persist --out --register --param-sark=0xabc /dev/sda");
+    guest.tool("sg_persist --out --reserve --param-rk=0xabc --prout-type=3 /dev/sda");
+    has(&guest.tool("sg_persist -k /dev/sda"), &["1 registered reservation key follows:", "0xabc"]);
     has(
-        &rig.tool("sg_persist -r /dev/sda"),
+        &guest.tool("sg_persist -r /dev/sda"),
         &["Key=0xabc", "scope: LU_SCOPE, type: Exclusive Access"],
     );
-    has(&rig.tool("sg_persist -s /dev/sda"), &["<< Reservation holder >>"]);
+    has(&guest.tool("sg_persist -s /dev/sda"), &["<< Reservation holder >>"]);
     has(
-        &rig.fails("sg_persist --out --release --param-rk=0x1 --prout-type=3 /dev/sda", 24),
+        &guest.fails("sg_persist --out --release --param-rk=0x1 --prout-type=3 /dev/sda", 24),
         &["Reservation conflict"],
     );
-    rig.tool("dd if=/dev/zero of=/dev/sda bs=512 count=1 oflag=direct 2>&1");
-    rig.tool("sg_persist --out --release --param-rk=0xabc --prout-type=3 /dev/sda");
-    rig.tool("sg_persist --out --register --param-rk=0xabc /dev/sda");
-    has(&rig.tool("sg_persist -k /dev/sda"), &["there are NO registered reservation keys"]);
+    guest.tool("dd if=/dev/zero of=/dev/sda bs=512 count=1 oflag=direct 2>&1");
+    guest.tool("sg_persist --out --release --param-rk=0xabc --prout-type=3 /dev/sda");
+    guest.tool("sg_persist --out --register --param-rk=0xabc /dev/sda");
+    has(&guest.tool("sg_persist -k /dev/sda"), &["there are NO registered reservation keys"]);
     has(
-        &rig.fails("sg_persist --out --register --param-sark=0xabc --param-aptpl /dev/sda", 19),
+        &guest.fails("sg_persist --out --register --param-sark=0xabc --param-aptpl /dev/sda", 19),
         &["Invalid field in parameter list"],
     );
 }
 
-fn rest(rig: &Rig<'_>) {
+fn other_commands(guest: &ToolsGuest<'_>) {
     for kind in ["--block", "--crypto", "--overwrite --zero", "--fail"] {
-        let refused = rig.fails(&format!("sg_sanitize --quick {kind} /dev/sda"), 9);
+        let refused = guest.fails(&format!("sg_sanitize --quick {kind} /dev/sda"), 9);
         has(&refused, &["Invalid opcode"]);
     }
     has(
-        &rig.tool("sg_modes -a /dev/sda"),
+        &guest.tool("sg_modes -a /dev/sda"),
         &["WP=0, CAPPID=0, DpoFua=1", "00 08 12 04 00", "00 0a 0a 02 10 00"],
     );
     has(
-        &rig.tool("sg_modes --page=0x1c,2 /dev/sda"),
+        &guest.tool("sg_modes --page=0x1c,2 /dev/sda"),
         &[
             "Logical block provisioning, page_control: current",
             "00 5c 02 00 14 00",
             "10 81 02 00 00",
         ],
     );
-    has(&rig.tool("sg_luns /dev/sda"), &["1 lun entry", "0000000000000000"]);
-    has(&rig.tool("sg_luns /dev/sdb"), &["1 lun entry", "0007000000000000"]);
-    has(&rig.tool("sg_requests /dev/sda"), &["Sense key: No Sense"]);
-    rig.tool("sg_sync /dev/sda");
-    // The generic driver resets a unit through the control queue.
-    rig.tool("modprobe sg; sg_reset -d /dev/sg0");
-    has(&rig.tool("dmesg | tail -3"), &["device reset"]);
-    rig.tool("dd if=/dev/sda of=/dev/null bs=1M count=4 iflag=direct 2>&1");
-    has(&rig.tool("dmesg | tail -3"), &["Power-on or device reset occurred"]);
+    has(&guest.tool("sg_luns /dev/sda"), &["1 lun entry", "0000000000000000"]);
+    has(&guest.tool("sg_luns /dev/sdb"), &["1 lun entry", "0007000000000000"]);
+    has(&guest.tool("sg_requests /dev/sda"), &["Sense key: No Sense"]);
+    guest.tool("sg_sync /dev/sda");
+    // sg resets a logical unit through the control queue.
+    guest.tool("modprobe sg; sg_reset -d /dev/sg0");
+    has(&guest.tool("dmesg | tail -3"), &["device reset"]);
+    guest.tool("dd if=/dev/sda of=/dev/null bs=1M count=4 iflag=direct 2>&1");
+    has(&guest.tool("dmesg | tail -3"), &["Power-on or device reset occurred"]);
 }

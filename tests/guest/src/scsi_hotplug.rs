@@ -1,24 +1,20 @@
-//! Disks that are attached to a real guest and detached from it while it runs: `bulkhead ctl
-//! attach` and `detach`.
+//! Hotplug of disks under a running guest: `bulkhead ctl attach` and `detach`.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 use anyhow::Result;
 use lab::{Guest, Host, disk};
+
+use crate::control_socket::{self, ctl};
 use serde_json::Value;
 
-/// The machine's control socket and a host with two images.
-struct Rig<'host> {
+/// A host with the images of the disks.
+struct Images<'host> {
     host: &'host Host,
-    socket: String,
     scratch: String,
 }
 
-impl Rig<'_> {
-    fn ctl(&self, command: &str) -> Result<String> {
-        self.host.run(&format!("{} ctl {} {command}", self.host.path("bulkhead"), self.socket))
-    }
-
+impl Images<'_> {
     fn image(&self, id: &str) -> String {
         format!("{}/{id}.img", self.scratch)
     }
@@ -26,10 +22,10 @@ impl Rig<'_> {
     fn attach(&self, id: &str, more: &str) -> Result<String> {
         let text = disk(id, &self.image(id), &format!("bus = \"virtio-scsi\"\n{more}"));
         let file = self.host.write(&format!("{id}.toml"), &text)?;
-        self.ctl(&format!("attach {file}"))
+        ctl(self.host, &format!("attach {file}"))
     }
 
-    /// Who has the image, as another process sees it.
+    /// State of the image's lock, as another process sees it.
     fn lock(&self, id: &str) -> Result<Value> {
         let bulkhead = self.host.path("bulkhead");
         let shown = self.host.run(&format!("{bulkhead} disk inspect --json {}", self.image(id)))?;
@@ -37,17 +33,18 @@ impl Rig<'_> {
     }
 }
 
-/// What the guest calls the disk at this place, once it has found it by itself.
-fn appears(guest: &Guest<'_>, place: &str) -> Result<String> {
-    let block = format!("/sys/bus/scsi/devices/{place}/block");
+/// Waits until the guest has found the disk at `address` and returns its name.
+fn wait_attached(guest: &Guest<'_>, address: &str) -> Result<String> {
+    let block = format!("/sys/bus/scsi/devices/{address}/block");
     let name = guest.run(&format!(
         "for i in $(seq 200); do ls {block} 2>/dev/null && exit; sleep 0.1; done; exit 1"
     ))?;
     Ok(name.trim().to_owned())
 }
 
-fn disappears(guest: &Guest<'_>, place: &str) -> Result<()> {
-    let device = format!("/sys/bus/scsi/devices/{place}");
+/// Waits until the guest has removed the disk at `address`.
+fn wait_detached(guest: &Guest<'_>, address: &str) -> Result<()> {
+    let device = format!("/sys/bus/scsi/devices/{address}");
     guest.run(&format!(
         "for i in $(seq 200); do test -e {device} || exit 0; sleep 0.1; done; exit 1"
     ))?;
@@ -55,51 +52,50 @@ fn disappears(guest: &Guest<'_>, place: &str) -> Result<()> {
 }
 
 #[test]
-fn disks_come_and_go_under_a_running_guest() -> Result<()> {
+fn disks_are_attached_and_detached_under_a_running_guest() -> Result<()> {
     let host = Host::start("scsi-hotplug")?;
-    let rig =
-        Rig { host: &host, socket: host.path("control.sock"), scratch: host.scratch("ext4")? };
-    host.run(&format!("truncate -s 64M {} {}", rig.image("data"), rig.image("more")))?;
-    // A controller, and no disk on it.
-    let tables = format!("[[scsi]]\n[control]\nsocket = \"{}\"\n", rig.socket);
+    let images = Images { host: &host, scratch: host.scratch("ext4")? };
+    host.run(&format!("truncate -s 64M {} {}", images.image("data"), images.image("more")))?;
+    // A controller without disks.
+    let tables = format!("[[scsi]]\n{}", control_socket::table(&host));
     let guest = host.boot(&host.small_guest(2, &tables))?;
 
-    let said = rig.attach("data", "")?;
+    let said = images.attach("data", "")?;
     assert_eq!(said, "data is attached as LUN 0 of target 0 of controller 0\n");
-    let data = appears(&guest, "0:0:0:0")?;
+    let data = wait_attached(&guest, "0:0:0:0")?;
     guest.run(&format!("mke2fs -q /dev/{data} && mount /dev/{data} /mnt"))?;
     let sum = guest.run("dd if=/dev/urandom bs=1M count=4 2>/dev/null | tee /mnt/file | md5sum")?;
-    // On a target that was not there when the guest looked for some.
-    rig.attach("more", "target = 3\nlun = 2\ncache = \"none\"")?;
-    let more = appears(&guest, "0:0:3:2")?;
+    // On a target without a LUN at the guest's scan.
+    images.attach("more", "target = 3\nlun = 2\ncache = \"none\"")?;
+    let more = wait_attached(&guest, "0:0:3:2")?;
     guest.run("umount /mnt")?;
-    assert_ne!(rig.lock("data")?, "free");
+    assert_ne!(images.lock("data")?, "free");
 
-    assert!(rig.ctl("detach data")?.starts_with("data is detached: "));
-    disappears(&guest, "0:0:0:0")?;
-    assert_eq!(rig.lock("data")?, "free");
+    assert!(ctl(&host, "detach data")?.starts_with("data is detached: "));
+    wait_detached(&guest, "0:0:0:0")?;
+    assert_eq!(images.lock("data")?, "free");
     let found = host.run(&format!(
         "modprobe loop; mkdir -p {0}/mnt && mount -o loop {1} {0}/mnt && md5sum <{0}/mnt/file && umount {0}/mnt",
-        rig.scratch,
-        rig.image("data")
+        images.scratch,
+        images.image("data")
     ))?;
-    assert_eq!(found, sum, "what the guest wrote is there for others");
+    assert_eq!(found, sum, "the host reads the guest's data");
 
-    rig.attach("data", "lun = 1")?;
-    let data = appears(&guest, "0:0:0:1")?;
+    images.attach("data", "lun = 1")?;
+    let data = wait_attached(&guest, "0:0:0:1")?;
     guest.run(&format!("mount -r /dev/{data} /mnt"))?;
     assert_eq!(guest.run("md5sum </mnt/file")?, sum);
     guest.run("umount /mnt")?;
 
-    // One that is in use goes as well; its user gets an error, and the guest goes on.
+    // A disk in use is detached as well: its user gets an error, and the guest runs on.
     guest.run(&format!(
         "(while dd if=/dev/zero of=/dev/{more} bs=64k oflag=direct seek=8 count=64 conv=notrunc; do :; done; echo >/run/failed) \
          >/dev/null 2>&1 & sleep 1"
     ))?;
-    assert!(rig.ctl("detach more")?.starts_with("more is detached: "));
+    assert!(ctl(&host, "detach more")?.starts_with("more is detached: "));
     guest.run("for i in $(seq 200); do test -e /run/failed && exit; sleep 0.1; done; exit 1")?;
-    disappears(&guest, "0:0:3:2")?;
-    assert_eq!(rig.lock("more")?, "free");
+    wait_detached(&guest, "0:0:3:2")?;
+    assert_eq!(images.lock("more")?, "free");
     assert_eq!(guest.power_off()?, 0);
     assert_eq!(guest.vmm_output()?, "");
     Ok(())

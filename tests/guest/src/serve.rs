@@ -1,12 +1,11 @@
-//! A real guest under QEMU with its disk served by `bulkhead serve`, which is killed while the
-//! guest writes.
+//! A guest under QEMU whose disk is served by `bulkhead serve`, which is killed and restarted
+//! meanwhile.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use lab::EmulatedGuest;
-use lab::ServeProcess;
+use lab::{EmulatedGuest, ServeProcess};
 
 const MIB: u64 = 1 << 20;
 
@@ -17,10 +16,10 @@ fn guest(served: &ServeProcess, name: &str) -> Result<EmulatedGuest> {
     EmulatedGuest::start(name, &arguments)
 }
 
-/// Twice while the guest writes, the back end is killed, and once ended in good order: the guest
-/// notices nothing, and what it wrote is there, by its own account and in the image.
+/// While the guest writes, the back-end is killed twice and terminated once: no write fails, and
+/// the data is complete in the guest and in the image.
 #[test]
-fn a_guest_under_qemu_writes_on_while_its_disk_is_killed() -> Result<()> {
+fn qemu_guest_keeps_writing_across_backend_restarts() -> Result<()> {
     let started = Instant::now();
     let mut served = ServeProcess::start(64 * MIB, "");
     let guest = guest(&served, "serve-killed")?;
@@ -56,15 +55,14 @@ fn a_guest_under_qemu_writes_on_while_its_disk_is_killed() -> Result<()> {
         .arg(&image)
         .output()?;
     assert_eq!(sum.trim(), String::from_utf8_lossy(&ours.stdout).trim());
-    ensure!(served.pid() != pid, "it was another process all the time");
+    ensure!(served.pid() != pid, "the process was not replaced");
     println!("done after {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
 }
 
-/// The guest switches its write cache off and sees its disk grow, with another process behind it
-/// each time.
+/// The write cache setting survives a restart of the back-end, which can then grow the disk.
 #[test]
-fn a_guest_under_qemu_switches_its_cache_and_sees_its_disk_grow() -> Result<()> {
+fn qemu_guest_disables_write_cache_and_sees_disk_grow() -> Result<()> {
     let mut served = ServeProcess::start(64 * MIB, "[control]\nsocket = \"c.sock\"");
     let guest = guest(&served, "serve-cache")?;
     assert_eq!(guest.run("cat /sys/block/vda/cache_type")?.trim(), "write back");
@@ -78,7 +76,7 @@ fn a_guest_under_qemu_switches_its_cache_and_sees_its_disk_grow() -> Result<()> 
     served.kill();
     served.restart();
     guest.run("dd if=/dev/zero of=/dev/vda bs=4k count=1 oflag=direct 2>/dev/null")?;
-    assert_eq!(write_cache(&served)?, false, "the guest does not flush any more");
+    assert_eq!(write_cache(&served)?, false, "the guest no longer flushes");
     let run = served.command(&["ctl", "disk.toml", "resize", "data", "96MiB"]).output()?;
     ensure!(run.status.success(), "{run:?}");
     guest.run("for i in $(seq 100); do test $(cat /sys/block/vda/size) = 196608 && exit; sleep 0.1; done; exit 1")?;

@@ -1,5 +1,5 @@
-//! What a machine costs its host before it does anything: memory beside the guest's, and time to
-//! its first instruction and to its first process, beside QEMU's microvm.
+//! Cost of an idle machine: the monitor's memory, and the time to the guest's first instruction and
+//! to its first process, compared with QEMU's microvm.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use anyhow::{Context, Result, ensure};
 use lab::{CMDLINE, Host, bulkhead_binary, disk};
 
 const GUEST_KIB: u64 = 128 << 10;
-/// What the program may hold beside the guest's memory, with one disk.
+/// Limit of the monitor's own memory, with one disk.
 const MOST_KIB: u64 = 5 << 10;
 
-/// Resident memory of the program that runs guest 0, without the guest's memory: the latter is all
-/// resident from the start.
+/// Resident memory of guest 0's monitor without the guest's memory, which is resident from the
+/// start.
 fn resident_kib(host: &Host) -> Result<u64> {
     let rollup = host.run(&format!("cat /proc/$(cat {})/smaps_rollup", host.path("guest0.pid")))?;
     let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).context("no Rss")?;
@@ -20,7 +20,7 @@ fn resident_kib(host: &Host) -> Result<u64> {
 }
 
 #[test]
-fn little_memory_beside_the_guests() -> Result<()> {
+fn monitor_uses_little_memory() -> Result<()> {
     let host = Host::start("startup-memory")?;
     let mut resident = Vec::new();
     for count in [1, 24] {
@@ -36,21 +36,20 @@ fn little_memory_beside_the_guests() -> Result<()> {
              dd if=$disk of=/dev/null bs=1M iflag=direct 2>/dev/null || exit 1; done",
         )?;
         resident.push(resident_kib(&host)?);
-        println!("{count} disks: {} KiB beside the guest's memory", resident_kib(&host)?);
+        println!("{count} disks: {} KiB without the guest's memory", resident_kib(&host)?);
         assert_eq!(guest.power_off()?, 0);
     }
     assert!(resident.first().is_some_and(|one| *one <= MOST_KIB), "{resident:?} KiB");
     Ok(())
 }
 
-/// Runs each program twice, with and without a disk, and prints for each run: program, disks,
-/// seconds at its start and at its first entry into the guest, guest uptime at init. All files are
-/// in memory, so no disk of the host is waited for.
+/// Runs each program twice, with and without a disk, and prints for each run: program, number of
+/// disks, time in seconds of its start and of its first entry into the guest, guest uptime at init.
+/// All files are in memory, so that no disk of the host is waited for.
 ///
-/// The microvm is as lean as it boots here: with ACPI, which finds the PCI bus, without the
-/// interrupt controller and timer that a PC had before it (its firmware leaves that timer running,
-/// and Linux dies of it). Its archive ends at a page, because it is put where the ACPI tables are
-/// otherwise.
+/// The microvm is as small as it boots here: with ACPI, by which Linux finds the PCI bus, without
+/// PIC and PIT (its firmware leaves the PIT running, which crashes Linux). Its initramfs is padded
+/// to a page, because QEMU loads it over the ACPI tables otherwise.
 const SCRIPT: &str = r#"
 trace=/sys/kernel/tracing
 mount -t tracefs trace $trace; echo mono >$trace/trace_clock; echo traceoff >$trace/events/kvm/kvm_entry/trigger
@@ -88,13 +87,13 @@ for round in cold warm; do
 done
 "#;
 
-/// What one run of the script's says.
+/// Measurements of one run.
 struct Run {
     start_to_guest: f64,
     uptime_at_init: f64,
 }
 
-/// The last run of `program` with so many disks: by then the host has all files in its cache.
+/// The last run of `program` with `disks` disks, when all files are in the host's page cache.
 fn last_run(text: &str, program: &str, disks: &str) -> Result<Run> {
     let words = text
         .lines()
@@ -113,12 +112,12 @@ fn last_run(text: &str, program: &str, disks: &str) -> Result<Run> {
     Ok(Run { start_to_guest: entered - started, uptime_at_init })
 }
 
-/// What /proc/uptime can tell apart, in seconds, with the binary fractions of what it says.
+/// Resolution of /proc/uptime in seconds, with a margin for rounding.
 const UPTIME_STEP: f64 = 0.0101;
 
-/// In emulated time, so that a difference is one of the programs and not of the moment.
+/// In emulated time, so that differences are those of the programs.
 #[test]
-fn no_later_than_a_microvm_of_qemu() -> Result<()> {
+fn guest_starts_no_later_than_under_qemu_microvm() -> Result<()> {
     let program = bulkhead_binary()?;
     let output = Host::deterministic(
         "startup-time",

@@ -1,11 +1,9 @@
-//! What the host is asked for each guest's write and flush, in each cache mode, while the guest
-//! switches its write cache: `fdatasync` and `RWF_DSYNC` where the table of docs/disks.md says so,
-//! and nowhere else.
+//! Host I/O of a guest's writes and flushes, in each cache mode, while the guest switches its write
+//! cache: `fdatasync` and `RWF_DSYNC` exactly where the table of docs/disks.md has them.
 //!
-//! The witness is never the program itself. With `engine = "threads"` it is strace. An io_uring
-//! makes no system call of its own for each request; there it is the host's kernel, whose tracing
-//! tells of every FSYNC taken from a ring and of the flags with which its file system is asked to
-//! write.
+//! The host is observed, not the monitor's own counters. With `engine = "threads"` by strace.
+//! io_uring makes no system call per request, so there by kernel tracing: each FSYNC taken from a
+//! ring, and the flags of each write of the file system.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,10 +15,10 @@ const MODES: [&str; 5] = ["none", "directsync", "writethrough", "writeback", "un
 const WRITES: usize = 8;
 const FLUSHES: usize = 3;
 
-/// What the host was asked.
+/// Host I/O of one image.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Asked {
-    /// Writes without a promise.
+struct HostIo {
+    /// Writes without `RWF_DSYNC`.
     volatile: usize,
     /// Writes with `RWF_DSYNC`.
     durable: usize,
@@ -28,26 +26,26 @@ struct Asked {
     syncs: usize,
 }
 
-impl fmt::Debug for Asked {
+impl fmt::Debug for HostIo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { volatile, durable, syncs } = self;
         write!(f, "{volatile} volatile, {durable} durable, {syncs} fdatasync")
     }
 }
 
-const NOTHING: Asked = Asked { volatile: 0, durable: 0, syncs: 0 };
-const VOLATILE: Asked = Asked { volatile: WRITES, ..NOTHING };
-const DURABLE: Asked = Asked { durable: WRITES, ..NOTHING };
-const FLUSHED: Asked = Asked { syncs: FLUSHES, ..NOTHING };
-const ONE_SYNC: Asked = Asked { syncs: 1, ..NOTHING };
+const NOTHING: HostIo = HostIo { volatile: 0, durable: 0, syncs: 0 };
+const VOLATILE: HostIo = HostIo { volatile: WRITES, ..NOTHING };
+const DURABLE: HostIo = HostIo { durable: WRITES, ..NOTHING };
+const FLUSHED: HostIo = HostIo { syncs: FLUSHES, ..NOTHING };
+const ONE_SYNC: HostIo = HostIo { syncs: 1, ..NOTHING };
 
-/// Who tells what the host was asked.
-trait Witness {
-    /// What was asked of the image `image` since the last look.
-    fn asked(&self, image: &str) -> Result<Asked>;
+/// An observer of the host's I/O.
+trait Observer {
+    /// Host I/O of the image `image` since the last call.
+    fn take(&self, image: &str) -> Result<HostIo>;
 }
 
-/// The system calls of the program, its threads' included.
+/// The system calls of all threads of the monitor.
 struct Strace<'host>(&'host Host);
 
 impl<'host> Strace<'host> {
@@ -62,37 +60,37 @@ impl<'host> Strace<'host> {
     }
 }
 
-impl Witness for Strace<'_> {
-    fn asked(&self, image: &str) -> Result<Asked> {
+impl Observer for Strace<'_> {
+    fn take(&self, image: &str) -> Result<HostIo> {
         let log = self.0.path("strace.log");
         let lines = self.0.run(&format!("grep -F '/{image}.img>' {log}; : >{log}"))?;
-        let mut asked = NOTHING;
+        let mut io = NOTHING;
         for line in lines.lines().filter(|line| !line.contains("resumed>")) {
             let call = line.split_whitespace().nth(1).context("a line of strace")?;
             match call.split('(').next() {
-                Some("fdatasync") => asked.syncs += 1,
-                Some("pwritev2") if line.contains("RWF_DSYNC") => asked.durable += 1,
-                Some("pwritev2" | "pwritev" | "pwrite64") => asked.volatile += 1,
-                _ => anyhow::bail!("neither a write nor an fdatasync: {line}"),
+                Some("fdatasync") => io.syncs += 1,
+                Some("pwritev2") if line.contains("RWF_DSYNC") => io.durable += 1,
+                Some("pwritev2" | "pwritev" | "pwrite64") => io.volatile += 1,
+                _ => anyhow::bail!("a call other than write and fdatasync: {line}"),
             }
         }
-        Ok(asked)
+        Ok(io)
     }
 }
 
 /// The tracing of the host's kernel.
 struct Tracing<'host> {
     host: &'host Host,
-    /// By image.
+    /// By name of the image.
     inodes: BTreeMap<&'static str, u64>,
 }
 
 const TRACING: &str = "/sys/kernel/tracing";
-/// `IOCB_DSYNC`, as the file system sees `RWF_DSYNC`.
+/// `IOCB_DSYNC`, the file system's flag of `RWF_DSYNC`.
 const IOCB_DSYNC: u64 = 2;
 
 impl<'host> Tracing<'host> {
-    /// Watches the file system of the images.
+    /// Traces the file system of the images in `folder`.
     fn start(host: &'host Host, file_system: &str, folder: &str) -> Result<Self> {
         host.run(&format!(
             "mountpoint -q {TRACING} || mount -t tracefs tracing {TRACING}; cd {TRACING} && echo 0 >tracing_on && \
@@ -109,11 +107,10 @@ impl<'host> Tracing<'host> {
     }
 }
 
-impl Witness for Tracing<'_> {
-    /// A write that the kernel tried at once and then again on a thread of its own is seen twice,
-    /// with the same flags: writes are told apart by kind, and their number is at least what it
-    /// must be.
-    fn asked(&self, image: &str) -> Result<Asked> {
+impl Observer for Tracing<'_> {
+    /// A write that io_uring tried inline and then offloaded to a worker appears twice with the
+    /// same flags: the count of each kind is between the number of writes and twice that.
+    fn take(&self, image: &str) -> Result<HostIo> {
         let trace = self.host.run(&format!(
             "cd {TRACING}; grep -E ' (write|sync|io_uring_submit_req): ' trace; echo >trace"
         ))?;
@@ -126,85 +123,86 @@ impl Witness for Tracing<'_> {
                 None => text.parse().ok(),
             }
         };
-        let (mut asked, mut rings, mut full_syncs) = (NOTHING, 0, 0);
+        let (mut io, mut rings, mut full_syncs) = (NOTHING, 0, 0);
         for line in trace.lines() {
             let of_image = field(line, "inode") == Some(*inode);
             if line.contains(" io_uring_submit_req: ") {
-                ensure!(line.contains("opcode FSYNC"), "the filter lets through: {line}");
+                ensure!(line.contains("opcode FSYNC"), "the filter passed: {line}");
                 rings += 1;
             } else if line.contains(" sync: ") && of_image {
-                asked.syncs += 1;
+                io.syncs += 1;
                 full_syncs += usize::from(field(line, "datasync") != Some(1));
             } else if line.contains(" write: ") && of_image {
                 let flags = field(line, "flags").with_context(|| format!("no flags: {line}"))?;
                 let counter =
-                    if flags & IOCB_DSYNC == 0 { &mut asked.volatile } else { &mut asked.durable };
+                    if flags & IOCB_DSYNC == 0 { &mut io.volatile } else { &mut io.durable };
                 *counter += 1;
             }
         }
-        ensure!(full_syncs == 0, "a sync that is no fdatasync: {trace}");
-        // The file system syncs after each durable write, too: those are no calls.
-        if asked.durable > 0 {
-            ensure!(asked.syncs >= WRITES, "durable writes, and no sync after them: {trace}");
-            asked.syncs = rings;
+        ensure!(full_syncs == 0, "a sync without datasync: {trace}");
+        // The file system's syncs after durable writes are not fdatasync calls: count those by the
+        // ring.
+        if io.durable > 0 {
+            ensure!(io.syncs >= WRITES, "durable writes without a sync: {trace}");
+            io.syncs = rings;
         }
-        // One thread of the kernel or two, it is one write.
-        for count in [&mut asked.volatile, &mut asked.durable] {
+        // A write counts once, inline or offloaded.
+        for count in [&mut io.volatile, &mut io.durable] {
             ensure!(
                 *count == 0 || (WRITES..=2 * WRITES).contains(count),
                 "{count} writes: {trace}"
             );
             *count = if *count == 0 { 0 } else { WRITES };
         }
-        Ok(asked)
+        Ok(io)
     }
 }
 
-/// What the guest does to a disk.
-struct Driver<'guest, 'host> {
+/// A disk in the guest, and the observer of its host I/O.
+struct ObservedDisk<'guest, 'host> {
     guest: &'guest Guest<'host>,
-    witness: &'guest dyn Witness,
+    observer: &'guest dyn Observer,
     mode: &'static str,
     disk: String,
 }
 
-impl Driver<'_, '_> {
-    fn asked_by(&self, command: &str) -> Result<Asked> {
+impl ObservedDisk<'_, '_> {
+    fn host_io_of(&self, command: &str) -> Result<HostIo> {
         self.guest.run(command)?;
-        self.witness.asked(self.mode)
+        self.observer.take(self.mode)
     }
 
-    /// Overwrites in place, past the guest's page cache.
-    fn write(&self) -> Result<Asked> {
+    /// Overwrites in place with direct I/O.
+    fn write(&self) -> Result<HostIo> {
         let disk = &self.disk;
-        self.asked_by(&format!("dd if=/dev/zero of=/dev/{disk} bs=4k count={WRITES} oflag=direct conv=notrunc 2>/dev/null"))
+        self.host_io_of(&format!("dd if=/dev/zero of=/dev/{disk} bs=4k count={WRITES} oflag=direct conv=notrunc 2>/dev/null"))
     }
 
-    /// `fsync` of the whole device, with nothing to write.
-    fn flush(&self) -> Result<Asked> {
+    /// `fsync` of the device without dirty data.
+    fn flush(&self) -> Result<HostIo> {
         let disk = &self.disk;
-        self.asked_by(&format!("for n in $(seq {FLUSHES}); do dd if=/dev/null of=/dev/{disk} conv=fsync,notrunc 2>/dev/null || exit 1; done"))
+        self.host_io_of(&format!("for n in $(seq {FLUSHES}); do dd if=/dev/null of=/dev/{disk} conv=fsync,notrunc 2>/dev/null || exit 1; done"))
     }
 
-    /// Switches the device's cache (CONFIG_WCE); what the guest's block layer believes follows.
-    fn switch(&self, to: &str) -> Result<Asked> {
+    /// Switches the device's write cache (CONFIG_WCE) and, with it, that of the guest's block
+    /// layer.
+    fn switch(&self, to: &str) -> Result<HostIo> {
         let disk = &self.disk;
-        self.asked_by(&format!(
+        self.host_io_of(&format!(
             "cd /sys/block/{disk} && echo {to} >cache_type && grep -q '{to}' cache_type && grep -q '{to}' queue/write_cache"
         ))
     }
 
-    /// Makes the guest's block layer alone believe in another cache: Linux does not tell the
-    /// device.
-    fn pretend(&self, what: &str) -> Result<Asked> {
-        self.asked_by(&format!("echo {what} >/sys/block/{}/queue/write_cache", self.disk))
+    /// Switches the write cache of the guest's block layer only: Linux does not tell the device.
+    fn switch_guest_only(&self, to: &str) -> Result<HostIo> {
+        self.host_io_of(&format!("echo {to} >/sys/block/{}/queue/write_cache", self.disk))
     }
 }
 
-fn the_calls_follow_the_write_cache(engine: &str) -> Result<()> {
+fn check_host_io(engine: &str) -> Result<()> {
     let host = Host::start(&format!("cache-{engine}"))?;
     if host.is_direct() {
-        return Ok(()); // The tracing of a machine in use is its owner's.
+        return Ok(()); // Tracing is a global setting of this machine.
     }
     let scratch = host.scratch("ext4")?;
     let mut tables = String::new();
@@ -214,29 +212,29 @@ fn the_calls_follow_the_write_cache(engine: &str) -> Result<()> {
         tables += &disk(mode, &image, &format!("cache = \"{mode}\"\nengine = \"{engine}\""));
     }
     let guest = host.boot(&host.small_guest(1, &tables))?;
-    let witness: Box<dyn Witness> = match engine {
+    let observer: Box<dyn Observer> = match engine {
         "threads" => Box::new(Strace::attach(&host)?),
         _ => Box::new(Tracing::start(&host, "ext4", &scratch)?),
     };
     for (mode, letter) in MODES.into_iter().zip('a'..) {
-        let driver =
-            Driver { guest: &guest, witness: &*witness, mode, disk: format!("vd{letter}") };
-        let told = guest.run(&format!("cat /sys/block/vd{letter}/cache_type"))?;
-        let mut said = vec![("writes", driver.write()?), ("flushes", driver.flush()?)];
-        if told.trim() == "write back" {
-            said.push(("off", driver.switch("write through")?));
-            said.push(("writes, off", driver.write()?));
-            said.push(("flushes, off", driver.flush()?));
-            said.push(("on", driver.switch("write back")?));
-            said.push(("writes, on", driver.write()?));
-            said.push(("flushes, on", driver.flush()?));
-            said.push(("pretend", driver.pretend("write through")?));
-            said.push(("writes", driver.write()?));
-            said.push(("flushes", driver.flush()?));
+        let disk =
+            ObservedDisk { guest: &guest, observer: &*observer, mode, disk: format!("vd{letter}") };
+        let cache_type = guest.run(&format!("cat /sys/block/vd{letter}/cache_type"))?;
+        let mut steps = vec![("writes", disk.write()?), ("flushes", disk.flush()?)];
+        if cache_type.trim() == "write back" {
+            steps.push(("off", disk.switch("write through")?));
+            steps.push(("writes, off", disk.write()?));
+            steps.push(("flushes, off", disk.flush()?));
+            steps.push(("on", disk.switch("write back")?));
+            steps.push(("writes, on", disk.write()?));
+            steps.push(("flushes, on", disk.flush()?));
+            steps.push(("guest only", disk.switch_guest_only("write through")?));
+            steps.push(("writes", disk.write()?));
+            steps.push(("flushes", disk.flush()?));
         }
-        println!("{engine}, cache = {mode}, told {}:", told.trim());
-        said.iter().for_each(|(what, asked)| println!("  {what:<13}{asked:?}"));
-        let asked: Vec<_> = said.into_iter().map(|(_, asked)| asked).collect();
+        println!("{engine}, cache = {mode}, guest sees {}:", cache_type.trim());
+        steps.iter().for_each(|(step, io)| println!("  {step:<13}{io:?}"));
+        let found: Vec<_> = steps.into_iter().map(|(_, io)| io).collect();
         let expected = match mode {
             "none" | "writeback" => {
                 vec![
@@ -244,15 +242,15 @@ fn the_calls_follow_the_write_cache(engine: &str) -> Result<()> {
                     NOTHING, VOLATILE, NOTHING,
                 ]
             }
-            // No write cache: the guest never flushes, and cannot switch.
+            // Without a write cache the guest neither flushes nor switches.
             "directsync" | "writethrough" => vec![DURABLE, NOTHING],
-            // Flushes are ignored. A guest that wants each write durable has it so.
+            // Flushes are ignored, durable writes of a guest in write-through are not.
             _ => vec![
                 VOLATILE, NOTHING, ONE_SYNC, DURABLE, NOTHING, NOTHING, VOLATILE, NOTHING, NOTHING,
                 VOLATILE, NOTHING,
             ],
         };
-        assert_eq!(asked, expected, "{engine}, cache = {mode}");
+        assert_eq!(found, expected, "{engine}, cache = {mode}");
     }
     host.run("pkill -x strace; echo 0 >/sys/kernel/tracing/tracing_on 2>/dev/null; true")?;
     assert_eq!(guest.power_off()?, 0);
@@ -260,11 +258,11 @@ fn the_calls_follow_the_write_cache(engine: &str) -> Result<()> {
 }
 
 #[test]
-fn the_calls_of_the_threads_follow_the_write_cache() -> Result<()> {
-    the_calls_follow_the_write_cache("threads")
+fn thread_engine_io_follows_write_cache() -> Result<()> {
+    check_host_io("threads")
 }
 
 #[test]
-fn the_calls_of_the_ring_follow_the_write_cache() -> Result<()> {
-    the_calls_follow_the_write_cache("io_uring")
+fn io_uring_engine_io_follows_write_cache() -> Result<()> {
+    check_host_io("io_uring")
 }

@@ -1,6 +1,5 @@
-//! ZFS volumes as disks of a real guest: what is written stays, what is zeroed reads zero and is
-//! freed, what is flushed outlives a crash, and sizes and spaces are told. Space that comes back by
-//! trims is in `thin.rs`.
+//! ZFS volumes as disks of a guest: data integrity, resize, zeroing, flush, crash of the pool, and
+//! space accounting. Discards are tested in [`thin`](super::thin).
 
 #![allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -9,31 +8,33 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{EXIT_TIMEOUT, Guest, Host, disk};
+
+use crate::control_socket;
 use serde_json::Value;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-/// What the volumes free at a time.
+/// The volumes' discard granularity.
 const GRANULE: u64 = 16 * KIB;
 const FIO_TIMEOUT: Duration = Duration::from_secs(900);
-/// How long a crossing may take to be told. The pool is looked at every two seconds.
+/// Time limit of a soft limit event. The pool is polled every two seconds.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A guest with the disk `blk` over virtio-blk and past the page cache, and `scsi` over virtio-scsi
-/// and through it, each a volume of that name.
-struct Rig<'host> {
+/// A guest with two volumes: `blk` over virtio-blk with direct I/O, `scsi` over virtio-scsi through
+/// the page cache.
+struct VolumeGuest<'host> {
     host: &'host Host,
     guest: Guest<'host>,
 }
 
-/// The guest's names of the two disks, with the hosts'.
+/// Names of the volumes and their device nodes in the guest.
 const NODES: [(&str, &str); 2] = [("blk", "/dev/vda"), ("scsi", "/dev/sda")];
 
-impl<'host> Rig<'host> {
+impl<'host> VolumeGuest<'host> {
     fn start(host: &'host Host, size: &str, settings: &str) -> Result<Self> {
         let volume = |name| host.volume(name, size, "-b 16k");
         let tables = [
-            format!("[control]\nsocket = \"{}\"\n", host.path("control.sock")),
+            control_socket::table(host),
             disk("blk", &volume("blk")?, &format!("cache = \"none\"\n{settings}")),
             disk("scsi", &volume("scsi")?, &format!("bus = \"virtio-scsi\"\n{settings}")),
         ];
@@ -43,12 +44,11 @@ impl<'host> Rig<'host> {
     }
 
     fn ctl(&self, arguments: &str) -> Result<String> {
-        let (bulkhead, socket) = (self.host.path("bulkhead"), self.host.path("control.sock"));
-        self.host.run(&format!("{bulkhead} ctl {socket} {arguments}"))
+        control_socket::ctl(self.host, arguments)
     }
 
     fn stats(&self, id: &str) -> Result<Value> {
-        Ok(serde_json::from_str(&self.ctl(&format!("stats {id} --json"))?)?)
+        control_socket::stats(self.host, id)
     }
 
     fn freed(&self, id: &str) -> Result<u64> {
@@ -57,29 +57,29 @@ impl<'host> Rig<'host> {
 }
 
 #[test]
-fn a_volume_keeps_what_fio_writes_and_grows_under_its_guest() -> Result<()> {
+fn fio_verifies_its_writes_on_volumes_that_grow() -> Result<()> {
     let host = Host::start_with_zfs("zvol-fio")?;
-    let rig = Rig::start(&host, "64M", "queues = 2")?;
-    // What the guest is told of the volume's blocks.
+    let volumes = VolumeGuest::start(&host, "64M", "queues = 2")?;
+    // Block limits in the guest.
     for (_, node) in NODES {
         let queue = format!("/sys/block/{}/queue", &node[5..]);
         let read = |name: &str| -> Result<u64> {
-            Ok(rig.guest.run(&format!("cat {queue}/{name}"))?.trim().parse()?)
+            Ok(volumes.guest.run(&format!("cat {queue}/{name}"))?.trim().parse()?)
         };
         assert_eq!(read("logical_block_size")?, 512, "{node}");
         assert_eq!(read("physical_block_size")?, GRANULE, "{node}");
         assert_eq!(read("discard_granularity")?, GRANULE, "{node}");
         assert!(read("discard_max_bytes")? > 0, "{node}");
     }
-    let limits = rig.guest.run("sg_vpd --page=bl /dev/sda")?;
+    let limits = volumes.guest.run("sg_vpd --page=bl /dev/sda")?;
     assert!(limits.contains("Optimal unmap granularity: 0x20"), "{limits}");
-    let thin = rig.guest.run("sg_vpd --page=lbpv /dev/sda")?;
+    let thin = volumes.guest.run("sg_vpd --page=lbpv /dev/sda")?;
     assert!(thin.contains("LBPRZ=0x1"), "{thin}");
-    let status = rig.guest.run("sg_get_lba_status --lba=0 /dev/sda")?;
+    let status = volumes.guest.run("sg_get_lba_status --lba=0 /dev/sda")?;
     assert!(status.contains("mapped"), "{status}");
 
     for (id, node) in NODES {
-        let said = rig.guest.run_for(
+        let said = volumes.guest.run_for(
             &format!(
                 "fio --name={id} --filename={node} --ioengine=libaio --direct=1 --iodepth=16 --numjobs=2 --thread --rw=randwrite \
                  --size=8m --offset_increment=8m --bssplit=512/10:4k/50:12k/10:16k/20:64k/10 --verify=crc32c --verify_backlog=64 \
@@ -92,22 +92,22 @@ fn a_volume_keeps_what_fio_writes_and_grows_under_its_guest() -> Result<()> {
 
     for (id, node) in NODES {
         host.run(&format!("zfs set volsize=96M tank/{id}"))?;
-        rig.ctl(&format!("resize {id}"))?;
+        volumes.ctl(&format!("resize {id}"))?;
         let sectors = format!("/sys/block/{}/size", &node[5..]);
-        let grown = rig.guest.run(&format!(
+        let grown = volumes.guest.run(&format!(
             "for n in $(seq 100); do grep -qx 196608 {sectors} && break; sleep 0.2; done; cat {sectors}"
         ))?;
         assert_eq!(grown.trim(), "196608", "{id}");
-        rig.guest.run(&format!(
+        volumes.guest.run(&format!(
             "echo behind | dd of={node} bs=1M seek=95 conv=fsync,sync 2>/dev/null && dd if={node} bs=1M skip=95 iflag=direct 2>/dev/null | grep -q behind"
         ))?;
     }
-    assert_eq!(rig.guest.power_off()?, 0);
+    assert_eq!(volumes.guest.power_off()?, 0);
     Ok(())
 }
 
-/// How a guest zeroes a part of a disk and lets the space go: what it discards of a loop device,
-/// Linux zeroes so below it.
+/// A command that zeroes a range of a disk and may deallocate it: WRITE SAME with UNMAP, or for
+/// virtio-blk a discard of a loop device, which Linux turns into a zeroing of the disk below.
 fn zero(node: &str, at: u64, len: u64) -> String {
     if node == "/dev/sda" {
         let (lba, blocks) = (at / 512, len / 512);
@@ -118,11 +118,11 @@ fn zero(node: &str, at: u64, len: u64) -> String {
     )
 }
 
-/// What is zeroed: it begins and ends within granules.
+/// The zeroed range: it begins and ends within granules.
 const AT: u64 = 5 * 512;
 const LEN: u64 = 8 * MIB + 3 * 512;
 
-/// The md5sum of the noise with zeroes in that place.
+/// The md5sum of /tmp/noise with that range zeroed.
 fn expected(guest: &Guest<'_>) -> Result<String> {
     guest.run(&format!(
         "(head -c {AT} /tmp/noise; head -c {LEN} /dev/zero; tail -c +{} /tmp/noise) | md5sum",
@@ -131,61 +131,62 @@ fn expected(guest: &Guest<'_>) -> Result<String> {
 }
 
 #[test]
-fn what_is_zeroed_reads_zero_and_is_freed_and_outlives_a_crash() -> Result<()> {
+fn zeroed_range_reads_zero_is_freed_and_survives_pool_crash() -> Result<()> {
     let host = Host::start_with_zfs("zvol-zero")?;
-    let rig = Rig::start(&host, "64M", "")?;
-    rig.guest.run("head -c 16777216 /dev/urandom >/tmp/noise; modprobe loop")?;
-    let expected = expected(&rig.guest)?;
+    let volumes = VolumeGuest::start(&host, "64M", "")?;
+    volumes.guest.run("head -c 16777216 /dev/urandom >/tmp/noise; modprobe loop")?;
+    let expected = expected(&volumes.guest)?;
     let middle = (AT + LEN) / GRANULE * GRANULE - AT.next_multiple_of(GRANULE);
     let sum = |node: &str| {
-        rig.guest
+        volumes
+            .guest
             .run(&format!("echo 3 >/proc/sys/vm/drop_caches; head -c 16777216 {node} | md5sum"))
     };
     for (id, node) in NODES {
-        rig.guest.run(&format!("dd if=/tmp/noise of={node} bs=1M conv=fsync 2>/dev/null"))?;
-        let (full, freed) = (host.referenced(id)?, rig.freed(id)?);
-        rig.guest.run(&zero(node, AT, LEN))?;
-        assert_eq!(sum(node)?, expected, "{id}: both ends within granules");
-        assert_eq!(rig.freed(id)? - freed, middle, "{id}: {}", rig.stats(id)?);
+        volumes.guest.run(&format!("dd if=/tmp/noise of={node} bs=1M conv=fsync 2>/dev/null"))?;
+        let (full, freed) = (host.referenced(id)?, volumes.freed(id)?);
+        volumes.guest.run(&zero(node, AT, LEN))?;
+        assert_eq!(sum(node)?, expected, "{id}: both ends are within granules");
+        assert_eq!(volumes.freed(id)? - freed, middle, "{id}: {}", volumes.stats(id)?);
         let after = host.referenced(id)?;
         println!("{id}: {full} bytes, {after} after zeroing {LEN}");
         assert!(after + middle <= full + 64 * KIB, "{id}: {full}, then {after}");
-        // Within one granule there is nothing to free.
-        rig.guest.run(&zero(node, 12 * MIB + 512, 1024))?;
-        assert_eq!(rig.freed(id)? - freed, middle, "{id}");
-        let left = rig.guest.run(&format!(
+        // A range within one granule frees nothing.
+        volumes.guest.run(&zero(node, 12 * MIB + 512, 1024))?;
+        assert_eq!(volumes.freed(id)? - freed, middle, "{id}");
+        let left = volumes.guest.run(&format!(
             "dd if={node} bs=512 skip=24577 count=2 iflag=direct 2>/dev/null | tr -d '\\0' | wc -c"
         ))?;
         assert_eq!(left.trim(), "0", "{id}");
     }
 
-    // From here on the pool writes nothing but intent logs. What is in its file after the flushes
-    // is all that a power cut would leave; the end of a program that has a volume open writes more.
+    // A frozen pool writes intent logs only: its file after the flushes is the state after a power
+    // cut. It is copied now, because closing a volume writes more.
     for (_, node) in NODES {
-        rig.guest.run(&format!("dd if=/tmp/noise of={node} bs=1M conv=fsync 2>/dev/null"))?;
+        volumes.guest.run(&format!("dd if=/tmp/noise of={node} bs=1M conv=fsync 2>/dev/null"))?;
     }
     host.run("zpool sync tank && zpool freeze tank")?;
     for (_, node) in NODES {
-        rig.guest.run(&zero(node, AT, LEN))?;
-        rig.guest.run(&format!("dd if=/dev/null of={node} conv=notrunc,fsync 2>/dev/null"))?;
+        volumes.guest.run(&zero(node, AT, LEN))?;
+        volumes.guest.run(&format!("dd if=/dev/null of={node} conv=notrunc,fsync 2>/dev/null"))?;
     }
     host.run("cp --sparse=always /scratch/tank /scratch/cut")?;
-    rig.guest.signal("KILL")?;
-    rig.guest.wait_exit(EXIT_TIMEOUT)?;
+    volumes.guest.signal("KILL")?;
+    volumes.guest.wait_exit(EXIT_TIMEOUT)?;
     host.run("zpool export -f tank; rm /scratch/tank && zpool import -f -d /scratch tank && udevadm settle")?;
     for (id, _) in NODES {
         let kept = host.run(&format!("head -c 16777216 /dev/zvol/tank/{id} | md5sum"))?;
-        assert_eq!(kept, expected, "{id}: zeroed and flushed, then the pool crashed");
+        assert_eq!(kept, expected, "{id}: zeroed and flushed before the crash");
     }
     Ok(())
 }
 
-/// Ten overwrites in place, each followed by a flush or not: how often the pool's disk is flushed.
+/// Counts the flushes of the pool's disk by ten overwrites in place, with and without a flush each.
 #[test]
-fn a_flush_reaches_the_disk_of_the_pool() -> Result<()> {
+fn flush_reaches_the_pools_disk() -> Result<()> {
     let host = Host::start_with_zfs("zvol-flush")?;
-    let rig = Rig::start(&host, "64M", "")?;
-    // The pool flushes its disk as well whenever it writes what has gathered.
+    let volumes = VolumeGuest::start(&host, "64M", "")?;
+    // The pool flushes its disk for each transaction group: make those rare.
     host.run("echo 300 >/sys/module/zfs/parameters/zfs_txg_timeout")?;
     for (id, node) in NODES {
         let flushes = |how: &str| -> Result<u64> {
@@ -195,69 +196,73 @@ fn a_flush_reaches_the_disk_of_the_pool() -> Result<()> {
             };
             host.run("zpool sync tank")?;
             let before = count()?;
-            rig.guest.run(&format!("for n in 0 1 2 3 4 5 6 7 8 9; do dd if=/dev/zero of={node} bs=16k count=1 seek=$n {how} 2>/dev/null || exit 1; done"))?;
+            volumes.guest.run(&format!("for n in 0 1 2 3 4 5 6 7 8 9; do dd if=/dev/zero of={node} bs=16k count=1 seek=$n {how} 2>/dev/null || exit 1; done"))?;
             Ok(count()? - before)
         };
-        let (flushed, not) = (flushes("oflag=direct conv=fsync")?, flushes("oflag=direct")?);
-        println!("{id}: {flushed} flushes, {not} without asking");
-        assert!(flushed >= 10 && not < 5, "{id}: {flushed}, {not}");
+        let (flushed, unflushed) = (flushes("oflag=direct conv=fsync")?, flushes("oflag=direct")?);
+        println!("{id}: {flushed} flushes with fsync, {unflushed} without");
+        assert!(flushed >= 10 && unflushed < 5, "{id}: {flushed}, {unflushed}");
     }
-    assert_eq!(rig.guest.power_off()?, 0);
+    assert_eq!(volumes.guest.power_off()?, 0);
     Ok(())
 }
 
 #[test]
-fn the_space_of_a_volume_and_its_pool_is_told() -> Result<()> {
+fn space_of_volume_and_pool_is_reported() -> Result<()> {
     let host = Host::start_with_zfs("zvol-space")?;
-    let rig = Rig::start(&host, "64M", "thin = { soft_limit = \"60%\" }")?;
-    rig.guest.run("head -c 16777216 /dev/urandom | dd of=/dev/vda bs=1M iflag=fullblock conv=fsync 2>/dev/null")?;
+    let volumes = VolumeGuest::start(&host, "64M", "thin = { soft_limit = \"60%\" }")?;
+    volumes.guest.run("head -c 16777216 /dev/urandom | dd of=/dev/vda bs=1M iflag=fullblock conv=fsync 2>/dev/null")?;
     let (bulkhead, path) = (host.path("bulkhead"), "/dev/zvol/tank/blk");
 
     let referenced = host.referenced("blk")?;
-    let told: Value =
+    let inspected: Value =
         serde_json::from_str(&host.run(&format!("{bulkhead} disk inspect --json {path}"))?)?;
     println!(
         "{}",
         host.run(&format!("{bulkhead} disk inspect {path}; {bulkhead} disk map {path}"))?
     );
-    assert_eq!(told["zfs_volume"], "tank/blk");
-    assert_eq!(told["allocated_bytes"], referenced);
-    assert_eq!(told["discard"]["granularity_bytes"], GRANULE);
-    assert_eq!((&told["data"], &told["holes"]), (&Value::Null, &Value::Null));
+    assert_eq!(inspected["zfs_volume"], "tank/blk");
+    assert_eq!(inspected["allocated_bytes"], referenced);
+    assert_eq!(inspected["discard"]["granularity_bytes"], GRANULE);
+    assert_eq!((&inspected["data"], &inspected["holes"]), (&Value::Null, &Value::Null));
     let pool = host.run("zfs get -Hpo value used,available tank")?;
     let pool: Vec<u64> = pool.lines().map(str::parse).collect::<Result<_, _>>()?;
     let near =
         |value: &Value, bytes: u64| value.as_u64().is_some_and(|it| it.abs_diff(bytes) < MIB);
-    assert!(near(&told["backing"]["used_bytes"], pool[0]), "{told} {pool:?}");
-    assert!(near(&told["backing"]["available_bytes"], pool[1]), "{told} {pool:?}");
+    assert!(near(&inspected["backing"]["used_bytes"], pool[0]), "{inspected} {pool:?}");
+    assert!(near(&inspected["backing"]["available_bytes"], pool[1]), "{inspected} {pool:?}");
     let map: Value =
         serde_json::from_str(&host.run(&format!("{bulkhead} disk map --json {path}"))?)?;
     assert_eq!(map["extents"], Value::Null);
 
-    // The mark is passed when another dataset takes its part of the pool.
-    assert_eq!(rig.stats("blk")?["soft_limit"]["reached"], false);
+    // The soft limit is reached when another dataset reserves space of the pool.
+    assert_eq!(volumes.stats("blk")?["soft_limit"]["reached"], false);
     let part = (pool[0] + pool[1]) / 10 * 7;
     host.run(&format!("zfs create -o reservation={part} -o mountpoint=none tank/ballast"))?;
     let start = Instant::now();
-    while rig.stats("blk")?["soft_limit"]["reached"] == false {
-        ensure!(start.elapsed() < EVENT_TIMEOUT, "the mark was not seen: {}", rig.ctl("status")?);
+    while volumes.stats("blk")?["soft_limit"]["reached"] == false {
+        ensure!(
+            start.elapsed() < EVENT_TIMEOUT,
+            "the soft limit is not reached: {}",
+            volumes.ctl("status")?
+        );
         thread::sleep(Duration::from_millis(500));
     }
-    println!("{}", rig.ctl("status")?);
-    // The first command may meet the unit attention of the mark.
-    let logged = rig.guest.run("sg_logs --page=0xc /dev/sda || sg_logs --page=0xc /dev/sda")?;
+    println!("{}", volumes.ctl("status")?);
+    // The first command may end with the unit attention of the soft limit.
+    let logged = volumes.guest.run("sg_logs --page=0xc /dev/sda || sg_logs --page=0xc /dev/sda")?;
     assert!(logged.contains("Available LBA mapping"), "{logged}");
     host.run("zfs destroy tank/ballast")?;
     let start = Instant::now();
-    while rig.stats("blk")?["soft_limit"]["reached"] == true {
-        ensure!(start.elapsed() < EVENT_TIMEOUT, "it was not seen to fall below");
+    while volumes.stats("blk")?["soft_limit"]["reached"] == true {
+        ensure!(start.elapsed() < EVENT_TIMEOUT, "the soft limit is still reached");
         thread::sleep(Duration::from_millis(500));
     }
-    assert_eq!(rig.guest.power_off()?, 0);
+    assert_eq!(volumes.guest.power_off()?, 0);
 
-    // Without the program that tells, a mark is refused at the start.
+    // Without the program `zfs`, a soft limit is refused at the start.
     let config = host.write(
-        "mark.toml",
+        "soft-limit.toml",
         &format!(
             "[machine]\nvcpus = 1\nmemory = \"128MiB\"\n[kernel]\nimage = \"{}\"\n{}",
             host.kit("vmlinux"),
