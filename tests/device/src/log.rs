@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use devices::virtio::Block;
-use driver::{Device, Disk, Machine, MemoryDisk, Shape, Structure, feature};
+use driver::{Device, Disk, Machine, Shape, Structure, TestDisk, feature};
 use fixtures::wait_for;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -52,7 +52,7 @@ impl MakeWriter<'_> for Log {
     }
 }
 
-fn block(name: &str, backend: &MemoryDisk) -> Box<Block> {
+fn block(name: &str, backend: &TestDisk) -> Box<Block> {
     Box::new(Block::new(name, "serial", 2, Arc::new(backend.clone())))
 }
 
@@ -60,7 +60,7 @@ fn block(name: &str, backend: &MemoryDisk) -> Box<Block> {
 #[test]
 fn doorbells_that_cannot_be_had() {
     let log = Log::get();
-    let backend = MemoryDisk::new(Shape::default());
+    let backend = TestDisk::new(Shape::default());
     let machine = Machine::new(vec![block("mover", &backend), block("other", &backend)]);
     let [mut mover, other] = [1, 2].map(|slot| Disk::start(Device::find(&machine, slot), 0, 16));
     let [home, there] =
@@ -77,7 +77,7 @@ fn doorbells_that_cannot_be_had() {
 #[test]
 fn a_write_cache_that_stays_on() {
     let log = Log::get();
-    let backend = MemoryDisk::new(Shape::default());
+    let backend = TestDisk::new(Shape::default());
     let machine = Machine::new(vec![block("cached", &backend)]);
     let features = feature::BLK_FLUSH | feature::BLK_CONFIG_WCE;
     let disk = Disk::start(Device::find(&machine, 1), features, 16);
@@ -92,7 +92,7 @@ fn a_write_cache_that_stays_on() {
 #[test]
 fn rings_that_are_corrupt() {
     let log = Log::get();
-    let backend = MemoryDisk::new(Shape::default());
+    let backend = TestDisk::new(Shape::default());
     let machine = Machine::new(vec![block("broken", &backend)]);
     let mut disk = Disk::start(Device::find(&machine, 1), 0, 16);
     let started = std::time::Instant::now();

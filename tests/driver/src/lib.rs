@@ -4,7 +4,7 @@
 //! Bottom up: [`Machine`] (guest memory, PCI bus, a hypervisor of eventfds), [`Function`]
 //! (registers of one PCI function), [`Device`] (negotiation), [`Ring`] (the driver's half of a
 //! split virtqueue), [`Disk`] (virtio-blk requests), [`Initiator`] (SCSI commands and task
-//! management). [`MemoryDisk`] is a backend that can pause, fail and record its requests.
+//! management). [`TestDisk`] is a backend that can pause, fail and record its requests.
 //! [`vhost_user`] drives a back end in another process.
 //!
 //! Everything runs on the thread of its test, fails it by panicking, and never waits without a
@@ -24,10 +24,10 @@ pub mod feature;
 mod function;
 mod hypervisor;
 mod machine;
-mod memory_disk;
 mod ring;
 mod scsi;
 pub mod status;
+mod test_disk;
 pub mod vhost_user;
 
 pub use arena::Arena;
@@ -36,6 +36,6 @@ pub use disk::{Data, Disk, Framing, Outcome, PendingRequest, Request, kind};
 pub use function::{Function, Structure};
 pub use hypervisor::{EventHypervisor, Line};
 pub use machine::{HIGH_MEMORY, HOLE, LOW_BYTES, Machine, WINDOW};
-pub use memory_disk::{MemoryDisk, Shape};
 pub use ring::{Descriptor, Ring, Used};
 pub use scsi::{Command, Initiator, PendingCommand, Response, response};
+pub use test_disk::{Shape, TestDisk};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use devices::virtio::{Block, QueueLayout, Rng};
 use driver::{
-    Arena, Device, HOLE, LOW_BYTES, Machine, MemoryDisk, Request, Shape, Structure, feature, kind,
+    Arena, Device, HOLE, LOW_BYTES, Machine, Request, Shape, Structure, TestDisk, feature, kind,
     status,
 };
 use fixtures::PATIENCE;
@@ -232,7 +232,7 @@ fn a_bar_that_moves_while_the_device_runs() {
 /// Two devices at one address: neither is harmed, and each works where it is alone again.
 #[test]
 fn a_bar_over_another_devices() {
-    let backend = MemoryDisk::new(Shape::default());
+    let backend = TestDisk::new(Shape::default());
     let block = Block::new("disk", "", 1, Arc::new(backend.clone()));
     let machine = Machine::new(vec![Box::new(block), Box::new(Rng)]);
     let other = Device::find(&machine, 2);

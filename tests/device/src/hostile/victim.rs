@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use devices::virtio::Block;
-use driver::{Descriptor, Device, Disk, Machine, MemoryDisk, Request, Shape, feature};
+use driver::{Descriptor, Device, Disk, Machine, Request, Shape, TestDisk, feature};
 use fixtures::{PATIENCE, wait_for};
 
 /// Where cases put a header, data, the status byte, and a table.
@@ -24,7 +24,7 @@ pub(crate) const SECTORS: u64 = 128;
 
 pub(crate) struct Victim {
     pub(crate) disk: Disk,
-    pub(crate) backend: MemoryDisk,
+    pub(crate) backend: TestDisk,
 }
 
 impl Victim {
@@ -33,7 +33,7 @@ impl Victim {
     }
 
     pub(crate) fn with(shape: Shape, features: u64) -> Self {
-        let backend = MemoryDisk::new(shape);
+        let backend = TestDisk::new(shape);
         let block = Block::new("victim", "serial", 1, Arc::new(backend.clone()));
         let machine = Machine::new(vec![Box::new(block)]);
         let features = features | feature::BLK_FLUSH | feature::BLK_CONFIG_WCE;

@@ -87,7 +87,7 @@ fn both_directions_need_the_feature() {
     let answer = host.run(0, &both);
     assert_eq!((answer.response, answer.status, answer.residual), (0, 0, 8));
     let (device, bus) = controller(1);
-    let disk = driver::MemoryDisk::new(Default::default());
+    let disk = driver::TestDisk::new(Default::default());
     attach(&bus, 0, 0, Arc::new(disk));
     let mut host = Initiator::start(device, 0);
     host.clear_unit_attention(0);

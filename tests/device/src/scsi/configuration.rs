@@ -17,7 +17,7 @@ fn the_configuration_says_what_there_is() {
     assert_eq!((word(&host, 16), word(&host, 20), word(&host, 24)), (16, 96, 32));
     assert_eq!(host.device.config::<4>(28), [0, 0, 0, 0], "one channel, one target");
     assert_eq!(word(&host, 32), 16383);
-    attach(&bus, 9, 1, std::sync::Arc::new(driver::MemoryDisk::new(Default::default())));
+    attach(&bus, 9, 1, std::sync::Arc::new(driver::TestDisk::new(Default::default())));
     assert_eq!(host.device.config::<4>(28), [0, 0, 9, 0]);
     assert_eq!(host.features & 7, 7, "INOUT, HOTPLUG, CHANGE");
 }

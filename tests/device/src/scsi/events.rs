@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use block::{CacheMode, Crossing, DiskOptions, RawFile};
 use devices::virtio::Address;
-use driver::{Command, Initiator, MemoryDisk, Shape, response};
+use driver::{Command, Initiator, Shape, TestDisk, response};
 
 use super::{attach, controller, file_disk, start};
 
@@ -66,7 +66,7 @@ fn disks_come_and_go() {
     let report = Command::new(0, &[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0]).with_data_in(64);
     assert_eq!(host.succeed(&report)[3], 8);
     let (first, second) = (host.offer_event_buffer(), host.offer_event_buffer());
-    let disk = MemoryDisk::new(Shape::default());
+    let disk = TestDisk::new(Shape::default());
     disk.fill(9);
     attach(&bus, 0, 1, Arc::new(disk.clone()));
     assert_eq!(host.wait_event(first), [1, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0]);
@@ -111,7 +111,7 @@ fn a_disk_that_is_busy_goes_when_it_is_done() {
 #[test]
 fn events_without_a_buffer_wait_and_too_many_are_lost() {
     let (mut host, _, bus) = start(1);
-    let disk = || Arc::new(MemoryDisk::new(Shape::default()));
+    let disk = || Arc::new(TestDisk::new(Shape::default()));
     for lun in 1..=40 {
         attach(&bus, 0, lun, disk());
     }
@@ -135,6 +135,6 @@ fn events_nobody_asked_for_are_not_sent() {
     let mut host = Initiator::start(device, 0);
     host.offer_event_buffer();
     control.resize(Some(2 << 20)).unwrap();
-    attach(&bus, 0, 1, Arc::new(MemoryDisk::new(Shape::default())));
+    attach(&bus, 0, 1, Arc::new(TestDisk::new(Shape::default())));
     assert!(host.has_no_event());
 }

@@ -16,7 +16,7 @@ use block::{
 };
 use devices::scsi::Identity;
 use devices::virtio::{Address, DiskControl, NoPlace, ScsiBus};
-use driver::{Command, Initiator, MemoryDisk, Response, Shape, response};
+use driver::{Command, Initiator, Response, Shape, TestDisk, response};
 use fixtures::{scratch, wait_for};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use tempfile::{NamedTempFile, TempDir};
@@ -116,7 +116,7 @@ fn a_file_comes_and_goes_and_nothing_of_it_stays() {
 #[test]
 fn a_unit_that_is_gone_answers_as_one_that_never_was() {
     let (mut host, _, bus) = start(1);
-    attach(&bus, 0, 1, Arc::new(MemoryDisk::new(Shape::default())));
+    attach(&bus, 0, 1, Arc::new(TestDisk::new(Shape::default())));
     let inquiry = |lun| Command::new(lun, &[0x12, 0, 0, 0, 36, 0]).with_data_in(36);
     assert_eq!(host.succeed(&inquiry(1))[0], 0, "a disk");
     bus.detach(SECOND).unwrap().settle().unwrap();
@@ -183,7 +183,7 @@ fn disks_come_and_go_under_load() {
 #[test]
 fn what_is_in_flight_ends_before_the_flush() {
     let (mut host, _, bus) = start(1);
-    let disk = MemoryDisk::new(Shape::default());
+    let disk = TestDisk::new(Shape::default());
     let control = attach(&bus, 0, 1, Arc::new(disk.clone()));
     host.clear_unit_attention(1);
     disk.pause();
@@ -214,7 +214,7 @@ fn what_is_in_flight_ends_before_the_flush() {
 fn a_disk_that_went_under_a_command_is_told_from_one_that_fails() {
     for (detaches, sense) in [(false, (3, 0x11, 0)), (true, (5, 0x25, 0))] {
         let (mut host, _, bus) = start(1);
-        let disk = MemoryDisk::new(Shape::default());
+        let disk = TestDisk::new(Shape::default());
         attach(&bus, 0, 1, Arc::new(disk.clone()));
         host.clear_unit_attention(1);
         disk.pause();
@@ -252,7 +252,7 @@ fn a_file_is_closed_when_nobody_looks_at_its_disk() {
 #[test]
 fn a_reset_lets_go_of_a_disk_that_leaves() {
     let (mut host, _, bus) = start(1);
-    let disk = MemoryDisk::new(Shape::default());
+    let disk = TestDisk::new(Shape::default());
     attach(&bus, 0, 1, Arc::new(disk.clone()));
     host.clear_unit_attention(1);
     disk.pause();
@@ -274,7 +274,7 @@ fn a_reset_lets_go_of_a_disk_that_leaves() {
 #[test]
 fn the_end_of_the_machine_flushes_what_leaves() {
     let (host, disk, bus) = start(1);
-    let other = MemoryDisk::new(Shape::default());
+    let other = TestDisk::new(Shape::default());
     attach(&bus, 0, 1, Arc::new(other.clone()));
     let leaving = bus.detach(SECOND).unwrap();
     host.device.machine().root.close().unwrap();
@@ -283,7 +283,7 @@ fn the_end_of_the_machine_flushes_what_leaves() {
 }
 
 /// A disk that takes its time to flush.
-struct Slow(MemoryDisk, AtomicUsize);
+struct Slow(TestDisk, AtomicUsize);
 
 impl Backend for Slow {
     fn geometry(&self) -> Geometry {
@@ -338,7 +338,7 @@ impl Backend for Slow {
 #[test]
 fn one_flush_runs_at_a_time() {
     let (host, _, bus) = start(1);
-    let disk = MemoryDisk::new(Shape::default());
+    let disk = TestDisk::new(Shape::default());
     attach(&bus, 0, 1, Arc::new(Slow(disk.clone(), AtomicUsize::new(0))));
     let leaving = bus.detach(SECOND).unwrap();
     thread::scope(|scope| {
@@ -354,7 +354,7 @@ fn one_flush_runs_at_a_time() {
 #[test]
 fn numbers_are_used_again() {
     let (device, bus) = controller(1);
-    let disk = MemoryDisk::new(Shape::default());
+    let disk = TestDisk::new(Shape::default());
     for _ in 0..=u16::MAX {
         attach(&bus, 3, 1, Arc::new(disk.clone()));
         bus.detach(Address { target: 3, lun: 1 }).unwrap().settle().unwrap();

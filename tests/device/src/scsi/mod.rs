@@ -14,7 +14,7 @@ use std::sync::Arc;
 use block::{Backend, CacheMode, DiskOptions, RawFile};
 use devices::scsi::Identity;
 use devices::virtio::{Address, DiskControl, Scsi, ScsiBus};
-use driver::{Device, Initiator, Machine, MemoryDisk, Shape};
+use driver::{Device, Initiator, Machine, Shape, TestDisk};
 use fixtures::scratch;
 use tempfile::NamedTempFile;
 
@@ -33,9 +33,9 @@ fn attach(bus: &ScsiBus, target: u8, lun: u16, backend: Arc<dyn Backend>) -> Dis
 
 /// A running controller with one disk in memory as LUN 0 of target 0, which has told that it has
 /// started.
-fn start(queues: u16) -> (Initiator, MemoryDisk, ScsiBus) {
+fn start(queues: u16) -> (Initiator, TestDisk, ScsiBus) {
     let (device, bus) = controller(queues);
-    let disk = MemoryDisk::new(Shape::default());
+    let disk = TestDisk::new(Shape::default());
     attach(&bus, 0, 0, Arc::new(disk.clone()));
     let mut host = Initiator::start(device, u64::MAX);
     host.clear_unit_attention(0);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use block::{DiscardLimits, Geometry};
-use driver::{Data, Disk, Framing, MemoryDisk, Request, Shape, feature, kind};
+use driver::{Data, Disk, Framing, Request, Shape, TestDisk, feature, kind};
 
 use super::{plug, start};
 
@@ -17,7 +17,7 @@ fn s5_2_4_configuration_fields() {
         optimal_io: 65536,
         discard: Some(DiscardLimits { granularity: 1 << 20, alignment: 0, reads_zero: false }),
     };
-    let backend = MemoryDisk::new(Shape { geometry, ..Shape::default() });
+    let backend = TestDisk::new(Shape { geometry, ..Shape::default() });
     let device = plug(3, Arc::new(backend));
     assert!(device.negotiate(device.offered_features()));
     assert_eq!(u64::from_le_bytes(device.config(0)), (10 << 20) / 512, "capacity in sectors");
@@ -47,7 +47,7 @@ fn s5_2_4_configuration_fields() {
 fn s5_2_4_no_discard_where_the_host_frees_nothing() {
     let mut shape = Shape::default();
     shape.geometry.discard = None;
-    let device = plug(1, Arc::new(MemoryDisk::new(shape)));
+    let device = plug(1, Arc::new(TestDisk::new(shape)));
     assert_eq!(device.offered_features() & feature::BLK_DISCARD, 0);
     assert_ne!(device.offered_features() & feature::BLK_WRITE_ZEROES, 0);
     assert_eq!(device.config::<1>(56), [0]);
@@ -57,7 +57,7 @@ fn s5_2_4_no_discard_where_the_host_frees_nothing() {
 /// §5.2.3: MQ only with several queues; RO tells a read-only disk, which offers no changes.
 #[test]
 fn s5_2_3_features_follow_the_disk() {
-    let offered = |queues, shape| plug(queues, Arc::new(MemoryDisk::new(shape))).offered_features();
+    let offered = |queues, shape| plug(queues, Arc::new(TestDisk::new(shape))).offered_features();
     let many = feature::BLK_MQ;
     assert_eq!(
         (offered(1, Shape::default()) & many, offered(2, Shape::default()) & many),
@@ -122,7 +122,7 @@ fn s5_2_6_2_host_errors_have_a_status() {
 /// §5.2.6: requests on all queues at once, each answered on its own.
 #[test]
 fn s5_2_6_many_queues() {
-    let backend = MemoryDisk::new(Shape::default());
+    let backend = TestDisk::new(Shape::default());
     let mut disk = Disk::start(plug(4, Arc::new(backend.clone())), u64::MAX, 16);
     assert_eq!(backend.engines(), 4);
     for round in 0..50u8 {
@@ -145,7 +145,7 @@ fn s5_2_6_many_queues() {
 /// §2.1.2, §3.1.1: queues the driver did not enable have no worker, the others work.
 #[test]
 fn s3_1_1_queues_not_enabled_are_left_alone() {
-    let backend = MemoryDisk::new(Shape::default());
+    let backend = TestDisk::new(Shape::default());
     let device = plug(4, Arc::new(backend.clone()));
     assert!(device.negotiate(feature::VERSION_1));
     let mut arena = driver::Arena::new(0x1_0000, 0x2_0000);

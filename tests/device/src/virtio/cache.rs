@@ -3,22 +3,22 @@
 use std::sync::Arc;
 
 use block::{CacheMode, Durability, Operation};
-use driver::{Disk, MemoryDisk, Request, Shape, Structure, feature, kind};
+use driver::{Disk, Request, Shape, Structure, TestDisk, feature, kind};
 
 use super::plug;
 
 const FLUSH: u64 = feature::BLK_FLUSH;
 const WCE: u64 = feature::BLK_CONFIG_WCE;
 
-fn start(mode: CacheMode, features: u64) -> (Disk, MemoryDisk) {
-    let backend = MemoryDisk::new(Shape { mode, ..Shape::default() });
+fn start(mode: CacheMode, features: u64) -> (Disk, TestDisk) {
+    let backend = TestDisk::new(Shape { mode, ..Shape::default() });
     let changes = feature::BLK_DISCARD | feature::BLK_WRITE_ZEROES;
     let disk = Disk::start(plug(2, Arc::new(backend.clone())), features | changes, 16);
     (disk, backend)
 }
 
 /// Asks for every kind of change and returns the durability all of them were given.
-fn durability(disk: &mut Disk, backend: &MemoryDisk) -> Durability {
+fn durability(disk: &mut Disk, backend: &TestDisk) -> Durability {
     let _ = backend.take_pushed();
     for request in [
         Request::write(0, &[1; 512]),
@@ -46,7 +46,7 @@ fn durability(disk: &mut Disk, backend: &MemoryDisk) -> Durability {
 #[test]
 fn s5_2_5_2_flush_is_offered_where_there_is_a_cache() {
     for mode in CacheMode::ALL {
-        let device = plug(1, Arc::new(MemoryDisk::new(Shape { mode, ..Shape::default() })));
+        let device = plug(1, Arc::new(TestDisk::new(Shape { mode, ..Shape::default() })));
         let both = if mode.has_write_cache() { FLUSH | WCE } else { 0 };
         assert_eq!(device.offered_features() & (FLUSH | WCE), both, "{mode}");
         assert_eq!(device.config::<1>(32), [u8::from(mode.has_write_cache())], "{mode}");
@@ -71,7 +71,7 @@ fn s5_2_6_2_durability_by_mode_and_features() {
 /// MUST initialize writeback to 0." The driver may read it as soon as features are settled.
 #[test]
 fn s5_2_5_2_writeback_starts_at_zero_without_flush() {
-    let device = plug(1, Arc::new(MemoryDisk::new(Shape::default())));
+    let device = plug(1, Arc::new(TestDisk::new(Shape::default())));
     assert!(device.negotiate(feature::VERSION_1 | WCE | FLUSH));
     assert_eq!(device.config::<1>(32), [1]);
     assert!(device.negotiate(feature::VERSION_1 | WCE));

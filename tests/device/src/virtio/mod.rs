@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use block::Backend;
 use devices::virtio::Block;
-use driver::{Device, Disk, Machine, MemoryDisk, Shape};
+use driver::{Device, Disk, Machine, Shape, TestDisk};
 
 /// A block device with `queues` queues over `backend`, not yet set up.
 fn plug(queues: u16, backend: Arc<dyn Backend>) -> Device {
@@ -23,8 +23,8 @@ fn plug(queues: u16, backend: Arc<dyn Backend>) -> Device {
 }
 
 /// A running block device over memory with those of `features` it offers.
-fn start(features: u64) -> (Disk, MemoryDisk) {
-    let backend = MemoryDisk::new(Shape::default());
+fn start(features: u64) -> (Disk, TestDisk) {
+    let backend = TestDisk::new(Shape::default());
     let disk = Disk::start(plug(1, Arc::new(backend.clone())), features, 16);
     (disk, backend)
 }

@@ -9,7 +9,7 @@ use block::{Backend, EngineSetup, IoEngine, Operation, Segments};
 use devices::GuestMemory;
 use devices::virtio::queue_worker::{Completed, Parsed, Protocol, QueueWorker};
 use devices::virtio::{ActiveQueue, Chain, FaultReporter, GuestMap, Interrupt, Queue, QueueLayout};
-use driver::{Descriptor, MemoryDisk, Ring, Shape};
+use driver::{Descriptor, Ring, Shape, TestDisk};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -54,7 +54,7 @@ impl Protocol for LastMoment {
 fn what_was_made_available_before_is_looked_at() {
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
     let layout = QueueLayout { size: 16, descriptors: 0, available: 0x1000, used: 0x2000 };
-    let disk = MemoryDisk::new(Shape::default());
+    let disk = TestDisk::new(Shape::default());
     disk.pause();
     let nobody = || Interrupt::new(Arc::new([]), Arc::new(AtomicU16::new(0xffff)));
     let active = ActiveQueue {

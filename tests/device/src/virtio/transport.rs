@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use driver::{Arena, Disk, Framing, MemoryDisk, Request, Shape, Structure, feature, kind, status};
+use driver::{Arena, Disk, Framing, Request, Shape, Structure, TestDisk, feature, kind, status};
 use fixtures::wait_for;
 
 use super::{plug, start};
@@ -35,7 +35,7 @@ fn s2_1_2_nothing_is_consumed_before_driver_ok() {
 /// MUST fail to set the FEATURES_OK device status bit".
 #[test]
 fn s2_2_2_any_subset_of_the_offer_is_taken() {
-    let device = plug(2, Arc::new(MemoryDisk::new(Shape::default())));
+    let device = plug(2, Arc::new(TestDisk::new(Shape::default())));
     let offered = device.offered_features();
     let bits: Vec<u64> = (0..64)
         .map(|bit| 1 << bit)
@@ -52,7 +52,7 @@ fn s2_2_2_any_subset_of_the_offer_is_taken() {
 /// §2.2.2: a device MUST NOT go on with features it did not offer; every one of them.
 #[test]
 fn s2_2_2_features_not_offered_are_refused() {
-    let device = plug(1, Arc::new(MemoryDisk::new(Shape::default())));
+    let device = plug(1, Arc::new(TestDisk::new(Shape::default())));
     let offered = device.offered_features();
     for bit in (0..64).map(|bit| 1u64 << bit).filter(|bit| offered & bit == 0) {
         assert!(!device.negotiate(feature::VERSION_1 | bit), "{bit:#x}");
@@ -63,7 +63,7 @@ fn s2_2_2_features_not_offered_are_refused() {
 /// §6.2: "A device MUST offer VIRTIO_F_VERSION_1" and MAY fail to operate without it.
 #[test]
 fn s6_2_version_1_is_offered_and_required() {
-    let device = plug(1, Arc::new(MemoryDisk::new(Shape::default())));
+    let device = plug(1, Arc::new(TestDisk::new(Shape::default())));
     assert_ne!(device.offered_features() & feature::VERSION_1, 0);
     assert!(!device.negotiate(0));
 }
@@ -71,7 +71,7 @@ fn s6_2_version_1_is_offered_and_required() {
 /// §4.1.2.1: vendor 0x1AF4, device 0x1040 plus the type, revision at least 1.
 #[test]
 fn s4_1_2_1_the_device_is_a_modern_one() {
-    let device = plug(1, Arc::new(MemoryDisk::new(Shape::default())));
+    let device = plug(1, Arc::new(TestDisk::new(Shape::default())));
     assert_eq!(device.function.config_dword(0), 0x1042_1af4);
     assert!(device.function.config_dword(8) & 0xff >= 1);
 }
@@ -80,7 +80,7 @@ fn s4_1_2_1_the_device_is_a_modern_one() {
 /// at bit device_feature_select ∗ 32", and zeroes beyond the ones it knows.
 #[test]
 fn s4_1_4_3_1_features_by_halves() {
-    let device = plug(1, Arc::new(MemoryDisk::new(Shape::default())));
+    let device = plug(1, Arc::new(TestDisk::new(Shape::default())));
     for select in [2u32, 3, 0x8000_0000, u32::MAX] {
         device.function.write(Structure::Common, 0x00, &select.to_le_bytes());
         assert_eq!(device.function.common_u32(0x00), select);
@@ -129,7 +129,7 @@ fn s4_1_4_3_2_a_second_driver_starts_afresh() {
 /// §4.1.4.4.1: the notification structure is 2-byte aligned and holds every queue's doorbell.
 #[test]
 fn s4_1_4_4_1_each_queue_has_its_doorbell() {
-    let backend = MemoryDisk::new(Shape::default());
+    let backend = TestDisk::new(Shape::default());
     let disk = Disk::start(plug(4, Arc::new(backend)), u64::MAX, 16);
     let function = &disk.device.function;
     let doorbells: Vec<_> = (0..4).map(|queue| function.doorbell(queue)).collect();
@@ -170,7 +170,7 @@ fn s2_1_2_needs_reset_is_notified_once() {
 /// §4.1.5.1.2.1: "the device MUST support mapping any event type to any valid vector".
 #[test]
 fn s4_1_5_1_2_1_queues_may_share_a_vector() {
-    let backend = MemoryDisk::new(Shape::default());
+    let backend = TestDisk::new(Shape::default());
     let mut disk = Disk::start(plug(2, Arc::new(backend)), 0, 16);
     let shared = disk.device.queue_line(1);
     for queue in 0..2u16 {

@@ -1,7 +1,7 @@
 //! A disk in memory that can pause, fail, reorder completions, and record its requests.
 //!
 //! Its engines run on the workers' threads; the test controls them through the shared
-//! [`MemoryDisk`].
+//! [`TestDisk`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +15,7 @@ use block::{
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-/// Properties of a [`MemoryDisk`].
+/// Properties of a [`TestDisk`].
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Geometry.
@@ -61,7 +61,7 @@ type Hook = Box<dyn FnMut() + Send>;
 
 /// A disk in memory. Clones share the disk.
 #[derive(Clone)]
-pub struct MemoryDisk(Arc<Inner>);
+pub struct TestDisk(Arc<Inner>);
 
 struct Inner {
     shape: Shape,
@@ -70,7 +70,7 @@ struct Inner {
     gate: OwnedFd,
 }
 
-impl MemoryDisk {
+impl TestDisk {
     /// A zeroed disk that is not paused.
     #[must_use]
     pub fn new(shape: Shape) -> Self {
@@ -84,12 +84,12 @@ impl MemoryDisk {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Holds back all completions until [`MemoryDisk::resume`].
+    /// Holds back all completions until [`TestDisk::resume`].
     pub fn pause(&self) {
         let _ = rustix::io::read(&self.0.gate, &mut [0; 8]);
     }
 
-    /// Ends [`MemoryDisk::pause`].
+    /// Ends [`TestDisk::pause`].
     pub fn resume(&self) {
         rustix::io::write(&self.0.gate, &1u64.to_ne_bytes()).unwrap();
     }
@@ -213,7 +213,7 @@ impl MemoryDisk {
     }
 }
 
-impl Backend for MemoryDisk {
+impl Backend for TestDisk {
     fn geometry(&self) -> Geometry {
         self.0.shape.geometry
     }
@@ -278,7 +278,7 @@ impl Backend for MemoryDisk {
 
 /// The engine of one queue.
 struct Engine {
-    disk: MemoryDisk,
+    disk: TestDisk,
     kick: OwnedFd,
     depth: usize,
     pushed: VecDeque<Pushed>,
