@@ -28,11 +28,11 @@ const UNSAFE_MODULES: &[&str] = &[
     "devices/src/virtio/guest_map.rs",
     "devices/src/virtio/net/tap.rs",
     "devices/src/virtio/ring_memory.rs",
+    "vmm/src/console/terminal.rs",
+    "vmm/src/control/signals.rs",
     "vmm/src/kvm/failure.rs",
     "vmm/src/kvm/mod.rs",
-    "vmm/src/memory.rs",
-    "vmm/src/signals.rs",
-    "vmm/src/terminal.rs",
+    "vmm/src/memory/mod.rs",
 ];
 
 fn root() -> PathBuf {

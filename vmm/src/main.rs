@@ -1,36 +1,21 @@
 //! The `bulkhead` program.
 
 mod acpi;
-mod api;
 mod boot;
-mod bus;
 mod cli;
-mod commands;
+mod cmd;
 mod config;
 mod console;
 mod control;
 mod cpu;
-mod ctl;
-mod disk;
 mod disks;
-mod ending;
-mod events;
 mod exit;
-mod gate;
 mod kvm;
 mod layout;
 mod machine;
 mod memory;
-mod pci;
-mod plain;
-mod run;
-mod serial;
-mod serve;
-mod signals;
+mod sanitize;
 mod socket;
-mod space_watch;
-mod terminal;
-mod vcpu;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -47,9 +32,9 @@ fn main() -> ExitCode {
         cli::Command::Run { config } => run(&config),
         cli::Command::Serve { socket, config } => serve(&config, &socket),
         cli::Command::Ctl { target, ask, json } => {
-            ctl::ctl(&target, &ask, json).map_err(Into::into)
+            cmd::ctl::ctl(&target, &ask, json).map_err(Into::into)
         }
-        cli::Command::Disk { look, json } => disk::disk(&look, json),
+        cli::Command::Disk { look, json } => cmd::disk::disk(&look, json),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
@@ -71,7 +56,7 @@ fn check(config: &Path, form: Form) -> anyhow::Result<ExitCode> {
 
 fn run(config: &Path) -> anyhow::Result<ExitCode> {
     match config::load(config) {
-        Ok(config) => Ok(run::run(&config).map(ExitCode::from)?),
+        Ok(config) => Ok(cmd::run::run(&config).map(ExitCode::from)?),
         Err(report) => {
             report.print();
             Ok(Exit::BadConfig.into())
@@ -81,7 +66,7 @@ fn run(config: &Path) -> anyhow::Result<ExitCode> {
 
 fn serve(config: &Path, socket: &Path) -> anyhow::Result<ExitCode> {
     match config::disk_file::load(config) {
-        Ok(config) => Ok(serve::serve(&config, socket)?),
+        Ok(config) => Ok(cmd::serve::serve(&config, socket)?),
         Err(report) => {
             report.print();
             Ok(Exit::BadConfig.into())

@@ -14,7 +14,7 @@ use super::{
     Bus, ConsoleConfig, ControllerConfig, DiskConfig, MachineConfig, Report, ScsiPlace, explain,
     inspect, parse, read,
 };
-use crate::plain::plain;
+use crate::sanitize::sanitize;
 
 /// What is shown of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,9 +129,9 @@ fn is_empty(machine: &MachineConfig, scsi: &ControllerConfig) -> bool {
 }
 
 fn titled(title: &str, rows: Vec<(&str, String)>) -> String {
-    let mut out = format!("{}\n\n", plain(title));
+    let mut out = format!("{}\n\n", sanitize(title));
     for (name, value) in rows {
-        out += &format!("  {name:<9}  {}\n", plain(&value));
+        out += &format!("  {name:<9}  {}\n", sanitize(&value));
     }
     out
 }

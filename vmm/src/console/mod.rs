@@ -5,6 +5,7 @@
 
 mod output;
 mod socket;
+mod terminal;
 
 use std::fs::OpenOptions;
 use std::io;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::ConsoleConfig;
-use crate::terminal::RawMode;
+use terminal::RawMode;
 
 pub(crate) use output::OutputWriter;
 use output::{Output, Sink};

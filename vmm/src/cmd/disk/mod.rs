@@ -1,8 +1,8 @@
 //! `bulkhead disk`: looks at a disk from outside, whether or not a machine runs on it.
 
+mod extent_map;
 mod progress;
 mod report;
-mod strip;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -73,9 +73,9 @@ pub(crate) fn disk(look: &Look, json: bool) -> anyhow::Result<ExitCode> {
         Look::Map { width, .. } => {
             let size = survey.geometry.capacity;
             match extents(&survey, &found.path)? {
-                _ if survey.is_block_device => strip::unknown(size, survey.allocated, json),
-                extents if json => strip::json(size, &extents),
-                extents => strip::draw(size, &extents, *width),
+                _ if survey.is_block_device => extent_map::unknown(size, survey.allocated, json),
+                extents if json => extent_map::json(size, &extents),
+                extents => extent_map::draw(size, &extents, *width),
             }
         }
     };

@@ -11,8 +11,8 @@ use std::time::Duration;
 use block::Crossing;
 use devices::virtio::DiskControl;
 
+use super::events::{Events, Happening};
 use crate::config::human_size;
-use crate::events::{Events, Happening};
 
 /// How often the stores are looked at.
 const PERIOD: Duration = Duration::from_secs(2);

@@ -6,18 +6,18 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-use crate::api::{Api, MachineView, View};
-use crate::commands::commands;
 use crate::config::MachineConfig;
 use crate::console::Console;
 use crate::control::Control;
+use crate::control::api::{Api, MachineView, View};
+use crate::control::commands::commands;
+use crate::control::signals::Signals;
+use crate::disks::events::Events;
 use crate::disks::{DiskView, Disks};
-use crate::ending::Ending;
-use crate::events::Events;
 use crate::exit::Exit;
 use crate::kvm::KvmFailure;
+use crate::machine::ending::Ending;
 use crate::machine::{self, Machine};
-use crate::signals::Signals;
 use crate::socket::{self, Socket};
 
 /// Why a run failed on the host's side.

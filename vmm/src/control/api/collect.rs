@@ -11,11 +11,11 @@ use super::latency::Counts;
 use super::model::{
     Disk, Engine, Event, Events, Held, Requests, Scsi, SoftLimit, State, Stats, Status, Trimmed,
 };
-use crate::commands::Commander;
 use crate::config::{Bus, ScsiPlace};
+use crate::control::commands::Commander;
+use crate::disks::events;
 use crate::disks::{DiskView, Disks};
-use crate::events;
-use crate::gate::Gate;
+use crate::machine::pause_gate::Gate;
 
 /// Everything the control socket may see and do.
 pub(crate) struct View {

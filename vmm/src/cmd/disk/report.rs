@@ -7,9 +7,9 @@ use clap::builder::styling::Style;
 use serde_json::{Value, json};
 
 use super::Found;
-use super::strip::percent;
+use super::extent_map::percent;
 use crate::config::human_size;
-use crate::plain::plain;
+use crate::sanitize::sanitize;
 
 const BOLD: Style = Style::new().bold();
 
@@ -62,11 +62,11 @@ impl<'d> Inspection<'d> {
     pub(super) fn text(&self) -> String {
         let Geometry { capacity, logical_block, physical_block, .. } = self.survey.geometry;
         let kind = match &self.survey.volume {
-            Some(dataset) => format!("ZFS volume {}", plain(dataset)),
+            Some(dataset) => format!("ZFS volume {}", sanitize(dataset)),
             None if self.survey.is_block_device => "block device".to_owned(),
             None => "image file".to_owned(),
         };
-        let path = plain(&self.found.path.display().to_string());
+        let path = sanitize(&self.found.path.display().to_string());
         let size = human_size(capacity);
         let mut rows = vec![
             (
@@ -202,6 +202,6 @@ impl<'d> Inspection<'d> {
 /// What a process calls itself.
 fn name_of(pid: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    let name = plain(name.trim_end());
+    let name = sanitize(name.trim_end());
     if name.is_empty() { name } else { format!(" ({name})") }
 }

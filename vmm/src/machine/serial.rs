@@ -8,7 +8,7 @@ use devices::platform::SerialPort;
 use rustix::event::{EventfdFlags, eventfd};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::bus::SharedDevice;
+use super::bus::SharedDevice;
 use crate::console::OutputWriter;
 
 /// The serial port of a machine.

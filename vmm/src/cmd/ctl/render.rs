@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::builder::styling::{AnsiColor, Style};
 
-use crate::api::model::{Disk, Event, Events, Latency, State, Stats, Status, Trimmed};
 use crate::config::human_size;
-use crate::plain::plain;
+use crate::control::api::model::{Disk, Event, Events, Latency, State, Stats, Status, Trimmed};
+use crate::sanitize::sanitize;
 
 const BOLD: Style = Style::new().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -94,7 +94,7 @@ pub(super) fn disks(disks: &[Disk]) -> String {
     let mut table = Table::new(&heading, right);
     for disk in disks {
         table.row(vec![
-            plain(&disk.id),
+            sanitize(&disk.id),
             human_size(disk.size_bytes),
             if disk.readonly { "ro" } else { "rw" }.to_owned(),
             disk.cache.clone(),
@@ -103,7 +103,7 @@ pub(super) fn disks(disks: &[Disk]) -> String {
             disk.total.in_flight.to_string(),
             grouped(requests(disk, "read")),
             grouped(requests(disk, "write")),
-            plain(&disk.path),
+            sanitize(&disk.path),
         ]);
     }
     let warnings: String = disks.iter().map(warnings).collect();
@@ -116,7 +116,7 @@ fn requests(disk: &Disk, kind: &str) -> u64 {
 
 fn warnings(disk: &Disk) -> String {
     let line = |warning: &String| {
-        format!("{WARNING}warning{WARNING:#}: disk {}: {}\n", plain(&disk.id), plain(warning))
+        format!("{WARNING}warning{WARNING:#}: disk {}: {}\n", sanitize(&disk.id), sanitize(warning))
     };
     disk.warnings.iter().map(line).collect()
 }
@@ -131,7 +131,7 @@ pub(crate) fn events(Events { events }: &Events) -> String {
     for Event { number, time_ms, event, disk, text } in events {
         let ago = duration(now.saturating_sub(Duration::from_millis(*time_ms)));
         let event = event.replace('_', " ");
-        table.row(vec![number.to_string(), ago, plain(disk), plain(&event), plain(text)]);
+        table.row(vec![number.to_string(), ago, sanitize(disk), sanitize(&event), sanitize(text)]);
     }
     table.render()
 }
@@ -145,7 +145,7 @@ pub(super) fn stats(disk: &Disk) -> String {
     };
     format!(
         "{BOLD}{}{BOLD:#}: {queues}, {in_flight} in flight, {} rounds, {} interrupts; {} ({})\n\n{}\n{}{}",
-        plain(&disk.id),
+        sanitize(&disk.id),
         grouped(*rounds),
         grouped(*interrupts),
         disk.engine.name,

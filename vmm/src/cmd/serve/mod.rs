@@ -15,14 +15,14 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::api::{Api, View};
 use crate::config::disk_file::DiskFile;
 use crate::config::human_size;
+use crate::control::api::{Api, View};
+use crate::control::signals::Signals;
+use crate::disks::events::Events;
 use crate::disks::{DiskView, Disks};
-use crate::events::Events;
 use crate::exit::Exit;
-use crate::pci::{self, Controllers};
-use crate::signals::Signals;
+use crate::machine::pci::{self, Controllers};
 use crate::socket::{self, Socket};
 use frontend::Frontend;
 

@@ -1,5 +1,9 @@
 //! The event loop of the control thread: signals, commands, console input, and the end of the machine.
 
+pub(crate) mod api;
+pub(crate) mod commands;
+pub(crate) mod signals;
+
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -7,13 +11,13 @@ use devices::platform::PowerButton;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::commands::{Command, Commands, Refusal};
 use crate::console::Console;
-use crate::ending::{Ending, EndingCell};
 use crate::exit::Exit;
-use crate::serial::Serial;
-use crate::signals::Signals;
-use crate::vcpu::Vcpus;
+use crate::machine::ending::{Ending, EndingCell};
+use crate::machine::serial::Serial;
+use crate::machine::vcpu::Vcpus;
+use commands::{Command, Commands, Refusal};
+use signals::Signals;
 
 /// More than the serial port ever takes at once.
 const INPUT_CHUNK: usize = 64;

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use crate::bus::Bus;
-use crate::ending::{Ending, EndingCell};
+use super::bus::Bus;
+use super::ending::{Ending, EndingCell};
+use super::pause_gate::Gate;
 use crate::exit::Exit;
-use crate::gate::Gate;
 use crate::kvm::{Cause, KvmFailure, Vm};
 
 /// How long to wait for a vCPU that was asked to stop before asking again.

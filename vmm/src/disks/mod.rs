@@ -3,6 +3,9 @@
 //! Disks are attached by the thread that asks, which waits for the host to open them. Each that is detached has a thread
 //! of its own until its image is closed, because nobody knows how long the host works on what is in flight.
 
+pub(crate) mod events;
+pub(crate) mod space_watch;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,9 +17,9 @@ use thiserror::Error;
 
 use crate::config::attached::Attachable;
 use crate::config::{Bus, DiskConfig, ScsiPlace, same_image};
-use crate::events::{Events, Happening};
-use crate::pci::{self, Controllers};
-use crate::space_watch::SpaceWatch;
+use crate::machine::pci::{self, Controllers};
+use events::{Events, Happening};
+use space_watch::SpaceWatch;
 
 /// The threads do little.
 const STACK_BYTES: usize = 128 << 10;
@@ -260,9 +263,9 @@ mod tests {
         Geometry, IoEngine, MemoryDisk, OpenError, ResizeError,
     };
 
+    use super::events::Event;
     use super::*;
     use crate::config::{ControllerConfig, attached};
-    use crate::events::Event;
 
     /// A disk whose flush waits for the test, then fails.
     struct Failing {

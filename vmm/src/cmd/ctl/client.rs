@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::api::Problem;
+use crate::control::api::Problem;
 
 /// Longer than the machine takes for anything.
 const PATIENCE: Duration = Duration::from_secs(15);

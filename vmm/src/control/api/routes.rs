@@ -8,10 +8,10 @@ use super::collect::{MachineView, View};
 use super::http::{Problem, Request, Response};
 use super::metrics;
 use super::model::{Outcome, Resize};
-use crate::commands::{Command, Refusal};
 use crate::config::attached::{self, Attachable};
+use crate::control::commands::{Command, Refusal};
 use crate::disks::{self, DiskView};
-use crate::pci;
+use crate::machine::pci;
 
 /// One entry of the interface: `resources/openapi.json` has the same ones, which a test sees to.
 struct Route {
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_description_lists_exactly_the_routes() {
-        let text = include_str!("../../../resources/openapi.json");
+        let text = include_str!("../../../../resources/openapi.json");
         let description: Value = serde_json::from_str(text).unwrap();
         let described: BTreeSet<_> = description["paths"]
             .as_object()

@@ -1,5 +1,12 @@
 //! A machine: memory, processors and devices, wired as the configuration says.
 
+pub(crate) mod bus;
+pub(crate) mod ending;
+pub(crate) mod pause_gate;
+pub(crate) mod pci;
+pub(crate) mod serial;
+pub(crate) mod vcpu;
+
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -11,18 +18,18 @@ use kvm_ioctls::Kvm;
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
-use crate::bus::Bus;
 use crate::config::MachineConfig;
 use crate::console::OutputWriter;
 use crate::cpu::{self, Cpuid};
-use crate::ending::{Ending, EndingCell};
 use crate::exit::Exit;
-use crate::gate::Gate;
 use crate::kvm::{self, KvmDevices, Vm, refused};
-use crate::pci::{self, Controllers};
-use crate::serial::Serial;
-use crate::vcpu::{self, Vcpu, Vcpus};
 use crate::{acpi, boot, layout, memory};
+use bus::Bus;
+use ending::{Ending, EndingCell};
+use pause_gate::Gate;
+use pci::Controllers;
+use serial::Serial;
+use vcpu::{Vcpu, Vcpus};
 
 /// Why a machine cannot be had.
 #[derive(Debug, Error)]

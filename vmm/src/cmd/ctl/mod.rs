@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use crate::api::model::{Disk, Event, Events, Outcome, Resize, State, Status};
 use crate::config::{self, attached};
+use crate::control::api::model::{Disk, Event, Events, Outcome, Resize, State, Status};
 use crate::exit::Exit;
 
 /// How long to wait for the end of a disk that is detached, and how long between two looks.

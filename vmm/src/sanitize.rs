@@ -1,7 +1,7 @@
 //! Text of others on a terminal.
 
 /// The text without control characters: what a path or a name holds must not reach the terminal as such.
-pub(crate) fn plain(text: &str) -> String {
+pub(crate) fn sanitize(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
@@ -11,6 +11,6 @@ mod tests {
 
     #[test]
     fn nothing_reaches_the_terminal_unseen() {
-        assert_eq!(plain("a\x1b[31m\n"), "a\u{fffd}[31m\u{fffd}");
+        assert_eq!(sanitize("a\x1b[31m\n"), "a\u{fffd}[31m\u{fffd}");
     }
 }

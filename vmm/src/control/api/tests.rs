@@ -16,14 +16,14 @@ use serde_json::Value;
 use super::metrics;
 use super::model::{Disk, Status};
 use super::{MachineView, View};
-use crate::commands::commands;
+use crate::cmd::ctl::render;
 use crate::config::{Bus, DiskConfig};
-use crate::ctl::render;
+use crate::control::commands::commands;
+use crate::disks::events::Events;
+use crate::disks::space_watch::SpaceWatch;
 use crate::disks::{DiskView, Disks};
-use crate::events::Events;
-use crate::gate::Gate;
-use crate::pci::Controllers;
-use crate::space_watch::SpaceWatch;
+use crate::machine::pause_gate::Gate;
+use crate::machine::pci::Controllers;
 
 /// A disk with held requests and lost writes, as the test sets them.
 struct Troubled {
@@ -162,7 +162,7 @@ fn keys(value: &Value) -> BTreeSet<String> {
 
 /// What the description has of a thing.
 fn described(thing: &str) -> Value {
-    let text = include_str!("../../../resources/openapi.json");
+    let text = include_str!("../../../../resources/openapi.json");
     let description: Value = serde_json::from_str(text).unwrap();
     description["components"]["schemas"][thing]["properties"].clone()
 }
