@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::io;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
@@ -174,16 +173,8 @@ enum LogLevel {
 }
 
 impl Cli {
-    /// Sends the log to standard error, as loud as asked for.
-    pub(crate) fn init_log(&self) {
-        tracing_subscriber::fmt()
-            .with_max_level(self.level())
-            .with_writer(io::stderr)
-            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()) && no_color_unset())
-            .init();
-    }
-
-    fn level(&self) -> LevelFilter {
+    /// The most verbose level to log.
+    pub(crate) fn level(&self) -> LevelFilter {
         match (self.log_level, self.verbose) {
             (Some(LogLevel::Off), _) => LevelFilter::OFF,
             (Some(LogLevel::Error), _) => LevelFilter::ERROR,
@@ -193,11 +184,6 @@ impl Cli {
             (Some(LogLevel::Trace), _) | (None, 3..) => LevelFilter::TRACE,
         }
     }
-}
-
-/// The NO_COLOR convention: set and not empty means no colour.
-fn no_color_unset() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 #[cfg(test)]

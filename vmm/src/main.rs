@@ -12,21 +12,23 @@ mod disks;
 mod exit;
 mod kvm;
 mod layout;
+mod log;
 mod machine;
 mod memory;
 mod sanitize;
 mod socket;
+mod sys;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use config::check::Form;
+use cmd::check::{self, Form};
 use exit::Exit;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    cli.init_log();
+    log::init(cli.level());
     let result: anyhow::Result<_> = match cli.command {
         cli::Command::Check { config, json, explain } => check(&config, form(json, explain)),
         cli::Command::Run { config } => run(&config),
@@ -37,7 +39,7 @@ fn main() -> ExitCode {
         cli::Command::Disk { look, json } => cmd::disk::disk(&look, json),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        log::print(format_args!("error: {error:#}"));
         Exit::Failed.into()
     })
 }
@@ -51,11 +53,11 @@ fn form(json: bool, explain: bool) -> Form {
 }
 
 fn check(config: &Path, form: Form) -> anyhow::Result<ExitCode> {
-    Ok(config::check::check(config, form).map(ExitCode::from)?)
+    Ok(check::check(config, form)?)
 }
 
 fn run(config: &Path) -> anyhow::Result<ExitCode> {
-    match config::load(config) {
+    match config::machine_file::load(config) {
         Ok(config) => Ok(cmd::run::run(&config).map(ExitCode::from)?),
         Err(report) => {
             report.print();

@@ -118,7 +118,9 @@ fn a_good_machine_as_json() {
         "detect_zeroes": "off",
         "discard": "unmap",
         "engine": "auto",
+        "hold_deadline_ms": null,
         "id": "root",
+        "on_enospc": "report",
         "path": "root.img",
         "queues": 1,
         "readonly": false,
@@ -134,7 +136,9 @@ fn a_good_machine_as_json() {
         "detect_zeroes": "off",
         "discard": "unmap",
         "engine": "auto",
+        "hold_deadline_ms": null,
         "id": "data-1",
+        "on_enospc": "report",
         "path": "data.img",
         "queues": 1,
         "readonly": true,
@@ -192,33 +196,33 @@ vm.toml is ready to run
   console    this terminal
 
   disk root, cache mode writeback
-    a completed write   is in the host's page cache; it survives the end of bulkhead, however it
-                        comes, but not that of the host
-    a flush             puts every write completed before it on stable storage (fdatasync); once
-                        that has failed, each later flush fails too, because the host may have
-                        dropped the data
-    the guest is told   the disk has a write cache, so it flushes where it needs to; it may switch
-                        the cache off: that flushes, and each write begun afterwards is on stable
-                        storage when it completes (one in flight meanwhile may not be)
-    a power cut loses   at most the writes that no completed flush came after, in any order
+    a completed write   is in the host's page cache; it survives the exit or a crash of bulkhead,
+                        but not a crash of the host
+    a flush             makes every write completed before it durable (fdatasync); after a failed
+                        flush every later flush fails too, because the host may have dropped the
+                        data
+    the guest sees      a write cache, and flushes it as needed; it may disable the cache, which
+                        flushes it: every write submitted afterwards is on stable storage when it
+                        completes (a write in flight meanwhile may not be)
+    a power cut loses   only writes that no completed flush followed, in any order
 
   disk data-1, cache mode writethrough
-    the guest is told   the disk is read-only: nothing of it can be lost
+    the guest sees      a read-only disk: no write can be lost
 
   disk writethrough, cache mode writethrough
     a completed write   is on stable storage, through the host's page cache (RWF_DSYNC)
-    a flush             has nothing left to do: every completed write is on stable storage
-    the guest is told   the disk has no write cache, so there is nothing to flush
+    a flush             has nothing to do: every completed write is on stable storage
+    the guest sees      no write cache, so there is nothing to flush
     a power cut loses   no completed write
 
   disk unsafe, cache mode unsafe
-    UNSAFE              only for data you can make again
-    a completed write   is in the host's page cache; it survives the end of bulkhead, however it
-                        comes, but not that of the host
-    a flush             is answered at once and does nothing
-    the guest is told   the disk has a write cache that it can flush, which is not true
-    a power cut loses   any write since the guest started, flushed or not, and so possibly all that
-                        is on the disk
+    UNSAFE              use it only for data that can be recreated
+    a completed write   is in the host's page cache; it survives the exit or a crash of bulkhead,
+                        but not a crash of the host
+    a flush             completes at once and has no effect
+    the guest sees      a write cache that it can flush, although flushes have no effect
+    a power cut loses   any write since the guest started, flushed or not, and so possibly the
+                        whole disk
 
 "#]]);
 }
@@ -253,24 +257,24 @@ error: the kernel image `vmlinux` does not exist
 7 | image = "vmlinux"
   |         ^^^^^^^^^ no such file
   |
-  = help: a relative path starts at the folder of this file
+  = help: a relative path starts at this file's directory
 
 warning: `cache = "unsafe"` ignores the guest's flushes
   --> vm.toml:12:9
    |
 12 | cache = "unsafe"
-   |         ^^^^^^^^ a host crash loses data the guest believes safe
+   |         ^^^^^^^^ a host crash loses data that the guest has flushed
    |
-   = help: write "writeback" for a disk you want to keep
+   = help: write "writeback" for a disk whose data matters
 
 error: the id `root` is used twice
   --> vm.toml:15:6
    |
 10 | id = "root"
-   |      ------ first here
+   |      ------ first use
 ...
 15 | id = "root"
-   |      ^^^^^^ and here again
+   |      ^^^^^^ second use
    |
    = help: give each its own `id`
 
@@ -278,9 +282,9 @@ error: the disk image `images/data.img` does not exist
   --> vm.toml:16:8
    |
 16 | path = "images/data.img"
-   |        ^^^^^^^^^^^^^^^^^ there is no folder `images`
+   |        ^^^^^^^^^^^^^^^^^ the directory `images` does not exist
    |
-   = help: a relative path starts at the folder of this file; or create it with `mkdir -p images`
+   = help: a relative path starts at this file's directory; or create it with `mkdir -p images`
 
 error: vm.toml has 5 errors and 1 warning
 
@@ -354,7 +358,7 @@ error: cannot read the configuration: it is a directory
 --> .
  = help: name a .toml file in it
 
-error: cannot read the configuration: it is not UTF-8 from byte 5 on
+error: cannot read the configuration: invalid UTF-8 at byte 5
 --> binary.toml
  = help: save the file as UTF-8 text
 

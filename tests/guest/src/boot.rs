@@ -41,7 +41,10 @@ fn check_processors(machine: &Machine, name: &str) -> Result<()> {
         assert_eq!(guest.run("nproc")?.trim(), machine.vcpus.to_string());
         assert_eq!(guest.power_off()?, 0);
         let said = guest.vmm_output()?;
-        assert!(said.is_empty() || said.contains("`vcpus` is more than this host has"), "{said}");
+        assert!(
+            said.is_empty() || said.contains("`vcpus` exceeds the number of host CPUs"),
+            "{said}"
+        );
         Ok(())
     })
 }

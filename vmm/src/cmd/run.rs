@@ -12,8 +12,7 @@ use crate::control::Control;
 use crate::control::api::{Api, MachineView, View};
 use crate::control::commands::commands;
 use crate::control::signals::Signals;
-use crate::disks::events::Events;
-use crate::disks::{DiskView, Disks};
+use crate::disks::{DiskRegistry, EventLog, Hotplug, ManagedDisk};
 use crate::exit::Exit;
 use crate::kvm::KvmFailure;
 use crate::machine::ending::Ending;
@@ -58,7 +57,7 @@ pub(crate) enum Error {
 ///
 /// When the host fails, before the start or while the guest runs.
 pub(crate) fn run(config: &MachineConfig) -> Result<Exit, Error> {
-    let signals = Signals::take_over().map_err(Error::Signals)?;
+    let signals = Signals::block().map_err(Error::Signals)?;
     let socket = config.control.as_deref();
     let socket = socket.map(|path| Socket::claim("control socket", path)).transpose()?;
     let mut console = Console::open(&config.console).map_err(Error::Console)?;
@@ -87,8 +86,12 @@ fn run_machine(
         machine => machine?,
     };
     let (commander, commands) = commands().map_err(Error::Api)?;
-    let events = Arc::new(Events::default());
+    let events = Arc::new(EventLog::default());
     let disks = Arc::new(disks(config, &mut machine, &events).map_err(Error::SpaceWatch)?);
+    let controllers = std::mem::take(&mut machine.controllers);
+    let vcpus = config.vcpus.into();
+    let hotplug =
+        Arc::new(Hotplug::new(Arc::clone(&disks), controllers, vcpus, Arc::clone(&events)));
     let view = View {
         started: Instant::now(),
         machine: Some(MachineView {
@@ -96,8 +99,9 @@ fn run_machine(
             memory_bytes: config.memory_bytes,
             gate: Arc::clone(&machine.gate),
             commander,
+            hotplug,
         }),
-        disks: Arc::clone(&disks),
+        disks,
         events,
     };
     let api = socket.map(|socket| Api::start(socket, view));
@@ -122,16 +126,14 @@ fn run_machine(
 }
 
 /// The disks the machine starts with.
-fn disks(config: &MachineConfig, machine: &mut Machine, events: &Arc<Events>) -> io::Result<Disks> {
-    // From here on nobody else has them, so that one that is detached is closed.
+fn disks(
+    config: &MachineConfig,
+    machine: &mut Machine,
+    events: &Arc<EventLog>,
+) -> io::Result<DiskRegistry> {
+    // The machine must keep no control of a disk: a detached disk is closed once the last is gone.
     let controls = std::mem::take(&mut machine.disks);
     let disks = config.disks.iter().cloned().zip(controls);
-    let disks = disks.map(|(config, control)| DiskView::new(config, control).watched(events));
-    let controllers = std::mem::take(&mut machine.controllers);
-    Ok(Disks::new(
-        disks.collect::<Result<_, _>>()?,
-        controllers,
-        config.vcpus.into(),
-        Arc::clone(events),
-    ))
+    let disks = disks.map(|(config, control)| ManagedDisk::new(config, control).watched(events));
+    Ok(DiskRegistry::new(disks.collect::<Result<Vec<_>, _>>()?))
 }

@@ -1,80 +1,78 @@
-//! A disk for a machine that runs: one `[[disk]]` with the keys of a machine's configuration, from a file, or as JSON on its
-//! way to the machine.
+//! A disk to attach to a running machine: one `[[disk]]`, from a file, or as JSON in a request to
+//! the control socket.
 
 use std::path::Path;
 
+use super::model::{DiskConfig, ScsiAddress};
+use super::report::{Diagnostic, Report};
+use super::source::{BusKind, DiskTable};
+use super::text::ConfigText;
+use super::{build, host, parse, scsi};
 use serde_json::Value;
-use toml::Spanned;
 
-use super::parse::{self, BusKind, Disk};
-use super::report::Diagnostic;
-use super::{DiskConfig, Report, ScsiPlace, host, read, scsi};
-
-/// A disk to attach, as the machine is told of it.
+/// A request to attach a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Request {
+pub(crate) struct AttachRequest {
     /// The disk's name.
     pub(crate) id: String,
-    /// Its other keys, an object. Its path is whole.
+    /// Its other keys, an object. Its path is absolute.
     pub(crate) keys: Value,
 }
 
-/// Reads and checks the file at `path`, as far as its text tells. Warnings alone are no error, and are in the report.
+/// Reads the file at `path` and checks its text. The report holds warnings.
 ///
 /// # Errors
 ///
 /// The report of every problem found.
-pub(crate) fn load(path: &Path) -> Result<(Request, Report), Report> {
-    let name = path.display().to_string();
-    let text = read(path)
-        .map_err(|diagnostic| Report::new(name.clone(), String::new(), vec![diagnostic]))?;
-    let (disk, diagnostics) = parsed(&text, path.parent().unwrap_or(Path::new("")));
-    let request = disk.and_then(|disk| request(&disk, &text));
-    let report = Report::new(name, text, diagnostics);
+pub(crate) fn load(path: &Path) -> Result<(AttachRequest, Report), Report> {
+    let file = ConfigText::read(path)?;
+    let (disk, diagnostics) = parsed(&file.text, file.folder);
+    let request = disk.and_then(|disk| request(&disk, &file.text));
+    let report = Report::new(file.name, file.text, diagnostics);
     match request {
         Some(request) if !report.has_errors() => Ok((request, report)),
         _ => Err(report),
     }
 }
 
-fn request(disk: &Disk, text: &str) -> Option<Request> {
+fn request(disk: &DiskTable, text: &str) -> Option<AttachRequest> {
     let mut file: Value = toml::from_str(text).ok()?;
     let mut keys = file.get_mut("disk")?.get_mut(0)?.take();
-    let path = std::path::absolute(disk.path.as_ref()?.get_ref()).ok()?;
+    let path = std::path::absolute(disk.image()?.0).ok()?;
     let object = keys.as_object_mut()?;
     object.insert("path".to_owned(), path.to_str()?.into());
     let id = object.remove("id")?.as_str()?.to_owned();
-    Some(Request { id, keys })
+    Some(AttachRequest { id, keys })
 }
 
 /// A disk that this host can attach to a machine.
 #[derive(Debug)]
-pub(crate) struct Attachable(Disk);
+pub(crate) struct AttachableDisk(DiskTable);
 
-impl Attachable {
+impl AttachableDisk {
     /// Reads and checks a request against this host.
     ///
     /// # Errors
     ///
     /// The report of every problem found. Warnings alone are no error and go to the log.
-    pub(crate) fn new(Request { id, mut keys }: Request) -> Result<Self, Report> {
-        let refused = |text: String, diagnostics| Report::new(id.clone(), text, diagnostics);
-        let not_keys = |why: String| {
-            let error = Diagnostic::error(format!("these are no keys of a disk: {why}"));
-            refused(String::new(), vec![error.in_file().help("send an object of them")])
+    pub(crate) fn new(AttachRequest { id, mut keys }: AttachRequest) -> Result<Self, Report> {
+        let report = |text: String, diagnostics| Report::new(id.clone(), text, diagnostics);
+        let invalid = |why: String| {
+            let error = Diagnostic::error(format!("the keys of the disk are invalid: {why}"));
+            let help = "send an object with the keys of `[[disk]]`, without `id`";
+            report(String::new(), vec![error.in_file().help(help)])
         };
-        let object = keys.as_object_mut().ok_or_else(|| not_keys("no object".to_owned()))?;
+        let object = keys.as_object_mut().ok_or_else(|| invalid("not an object".to_owned()))?;
         if object.insert("id".to_owned(), id.as_str().into()).is_some() {
-            return Err(not_keys("the path names the disk, and so does `id`".to_owned()));
+            return Err(invalid("`id` is given twice, in the path and in the body".to_owned()));
         }
         let file = serde_json::json!({ "disk": [keys] });
-        let text = toml::to_string(&file).map_err(|error| not_keys(error.to_string()))?;
+        let text = toml::to_string(&file).map_err(|error| invalid(error.to_string()))?;
         let (disk, mut diagnostics) = parsed(&text, Path::new(""));
         if let Some(disk) = &disk {
-            diagnostics
-                .extend(disk.path.as_ref().and_then(only_whole).or_else(|| host::check_disk(disk)));
+            diagnostics.extend(require_absolute_path(disk).or_else(|| host::check_disk(disk)));
         }
-        let report = refused(text, diagnostics);
+        let report = report(text, diagnostics);
         match disk {
             Some(disk) if !report.has_errors() => {
                 report.log_warnings();
@@ -84,49 +82,55 @@ impl Attachable {
         }
     }
 
-    /// The request queues that it asks for.
-    pub(crate) fn queues(&self) -> Option<u16> {
-        self.0.queues.as_ref().map(|queues| *queues.get_ref())
+    /// The disk's name.
+    pub(crate) fn id(&self) -> &str {
+        &self.0.options.id
     }
 
-    /// Its place, where `is_taken` of those that it may have are none of them.
+    /// The request queues asked for.
+    pub(crate) fn queues(&self) -> Option<u16> {
+        self.0.queues
+    }
+
+    /// The disk's address, given or the lowest free one.
     ///
     /// # Errors
     ///
-    /// The place that it asks for and cannot have.
-    pub(crate) fn place(
+    /// The address asked for, if it is taken.
+    pub(crate) fn address(
         &self,
-        is_taken: impl Fn(ScsiPlace) -> bool,
-    ) -> Result<ScsiPlace, ScsiPlace> {
-        scsi::place(&self.0, is_taken)
+        is_taken: impl Fn(ScsiAddress) -> bool,
+    ) -> Result<ScsiAddress, ScsiAddress> {
+        scsi::free_address(&self.0, is_taken)
     }
 
-    /// The disk at a place, of a guest with so many processors.
-    pub(crate) fn build(self, vcpus: u16, place: ScsiPlace) -> Option<DiskConfig> {
-        self.0.build(vcpus, Some(place))
+    /// The disk at `address`, of a guest with `vcpus` processors.
+    pub(crate) fn build(self, vcpus: u16, address: ScsiAddress) -> Option<DiskConfig> {
+        build::disk(self.0, vcpus, Some(address))
     }
 }
 
-fn parsed(text: &str, folder: &Path) -> (Option<Disk>, Vec<Diagnostic>) {
+fn parsed(text: &str, folder: &Path) -> (Option<DiskTable>, Vec<Diagnostic>) {
     let (disk, mut diagnostics) = parse::parse_attached(text, folder);
-    diagnostics.extend(disk.as_ref().and_then(only_virtio_scsi));
+    diagnostics.extend(disk.as_ref().and_then(require_virtio_scsi));
     (disk, diagnostics)
 }
 
-/// A virtio-blk disk is a PCI device, and the bus has no slots that open while the guest runs.
-fn only_virtio_scsi(disk: &Disk) -> Option<Diagnostic> {
+/// A virtio-blk disk is a PCI device, and the bus has no hotplug slots.
+fn require_virtio_scsi(disk: &DiskTable) -> Option<Diagnostic> {
     (disk.bus != BusKind::VirtioScsi).then(|| {
-        Diagnostic::error("a running machine takes no disk on virtio-blk")
+        Diagnostic::error("a virtio-blk disk cannot be attached to a running machine")
             .at(disk.header.clone(), "is on virtio-blk")
             .help("write `bus = \"virtio-scsi\"`")
     })
 }
 
-/// The machine does not know the folder of the file.
-fn only_whole(path: &Spanned<std::path::PathBuf>) -> Option<Diagnostic> {
-    (!path.get_ref().is_absolute()).then(|| {
+/// The machine does not know the directory of the client's file.
+fn require_absolute_path(disk: &DiskTable) -> Option<Diagnostic> {
+    let (path, span) = disk.image()?;
+    (!path.is_absolute()).then(|| {
         Diagnostic::error("`path` is relative")
-            .at(path.span(), "from where?")
-            .help("write it from `/` on")
+            .at(span, "the machine does not know the directory")
+            .help("write an absolute path")
     })
 }

@@ -1,83 +1,85 @@
-//! The configuration of one disk to be served: `[disk]` with the keys of a machine's disks, and `[control]`.
+//! The file of a disk to serve: `[disk]` with the keys of a machine's disks, and `[control]`.
 
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
-use super::parse::{self, BusKind, Disk, DiskSource};
-use super::report::Diagnostic;
-use super::{DiskConfig, Report, explain, host, read};
+use super::model::DiskConfig;
+use super::report::{Diagnostic, Report};
+use super::source::{BusKind, DiskFileSource, DiskTable};
+use super::text::ConfigText;
+use super::{build, host, parse};
 
-/// A disk which this host can serve.
+/// A disk that this host can serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DiskFile {
     pub(crate) disk: DiskConfig,
-    /// The socket it is controlled by.
+    /// Path of the control socket.
     pub(crate) control: Option<PathBuf>,
 }
 
-impl DiskFile {
-    /// What the disk promises, in plain words.
-    pub(crate) fn promises(&self) -> String {
-        explain::paragraph(&self.disk)
-    }
-}
-
-/// Reads, parses and checks the configuration at `path` against this host.
+/// Reads, parses and checks the file at `path` against this host.
 ///
 /// # Errors
 ///
 /// The report of every problem found. Warnings alone are no error and go to the log.
 pub(crate) fn load(path: &Path) -> Result<DiskFile, Report> {
-    let name = path.display().to_string();
-    let text = read(path)
-        .map_err(|diagnostic| Report::new(name.clone(), String::new(), vec![diagnostic]))?;
-    match inspect(name, text, path.parent().unwrap_or(Path::new(""))) {
-        (Some(disk), report) => {
+    match inspect_text(ConfigText::read(path)?) {
+        (Some(file), report) => {
             report.log_warnings();
-            Ok(disk)
+            Ok(file)
         }
         (None, report) => Err(report),
     }
 }
 
-/// The file at `path` as its text alone has it, of a disk that may be served already; `None` where it is not about a disk.
+/// The disk, unless there is an error, and the report on its file; `None` for any other file.
+pub(crate) fn inspect(path: &Path) -> Option<(Option<DiskFile>, Report)> {
+    disk_text(path).map(inspect_text)
+}
+
+/// The disk of the file, without checks against the host: the disk may already be served. `None`
+/// for any other file.
 pub(super) fn parsed(path: &Path) -> Option<Result<DiskFile, Report>> {
-    let text = read(path).ok().filter(|text| parse::is_disk(text))?;
-    let (source, diagnostics) = parse::parse_disk(&text, path.parent().unwrap_or(Path::new("")));
-    let (built, report) = built(path.display().to_string(), text, source, diagnostics);
+    let file = disk_text(path)?;
+    let (source, diagnostics) = parse::parse_disk_file(&file.text, file.folder);
+    let (built, report) = build_file(file, source, diagnostics);
     Some(built.ok_or(report))
 }
 
-/// The disk, where there is no error, and all that is to be said about it.
-pub(super) fn inspect(name: String, text: String, folder: &Path) -> (Option<DiskFile>, Report) {
-    let (source, mut diagnostics) = parse::parse_disk(&text, folder);
-    if let Some(DiskSource { disk, control }) = &source {
-        diagnostics.extend(disk.as_ref().and_then(host::check_disk));
-        diagnostics.extend(disk.as_ref().and_then(only_virtio_blk));
-        diagnostics.extend(control.as_ref().and_then(host::check_control));
-    }
-    built(name, text, source, diagnostics)
+fn disk_text(path: &Path) -> Option<ConfigText<'_>> {
+    ConfigText::read(path).ok().filter(|file| parse::is_disk_file(&file.text))
 }
 
-/// Other monitors are served one disk, not a controller of disks.
-fn only_virtio_blk(disk: &Disk) -> Option<Diagnostic> {
+fn inspect_text(file: ConfigText<'_>) -> (Option<DiskFile>, Report) {
+    let (source, mut diagnostics) = parse::parse_disk_file(&file.text, file.folder);
+    if let Some(DiskFileSource { disk, control }) = &source {
+        diagnostics.extend(disk.as_ref().and_then(host::check_disk));
+        diagnostics.extend(disk.as_ref().and_then(require_virtio_blk));
+        diagnostics.extend(control.as_ref().and_then(host::check_control));
+    }
+    build_file(file, source, diagnostics)
+}
+
+/// vhost-user-blk exports one disk, not a SCSI controller.
+fn require_virtio_blk(disk: &DiskTable) -> Option<Diagnostic> {
     (disk.bus != BusKind::VirtioBlk).then(|| {
-        Diagnostic::error("a disk is served to other monitors on virtio-blk only")
+        Diagnostic::error("only a virtio-blk disk can be served to other monitors")
             .at(disk.header.clone(), "is on virtio-scsi")
-            .help("leave `bus` out")
+            .help("remove `bus`")
     })
 }
 
-fn built(
-    name: String,
-    text: String,
-    source: Option<DiskSource>,
+fn build_file(
+    file: ConfigText<'_>,
+    source: Option<DiskFileSource>,
     diagnostics: Vec<Diagnostic>,
 ) -> (Option<DiskFile>, Report) {
-    let report = Report::new(name, text, diagnostics);
-    let built = source.filter(|_| !report.has_errors()).and_then(|DiskSource { disk, control }| {
-        Some(DiskFile { disk: disk?.build_alone()?, control: control.map(Spanned::into_inner) })
+    let report = Report::new(file.name, file.text, diagnostics);
+    let source = source.filter(|_| !report.has_errors());
+    let built = source.and_then(|DiskFileSource { disk, control }| {
+        let control = control.map(Spanned::into_inner);
+        Some(DiskFile { disk: build::served_disk(disk?)?, control })
     });
     (built, report)
 }

@@ -1,26 +1,26 @@
-//! Diagnostics: what is wrong with a configuration, where, and what to write instead.
+//! Diagnostics: the problems of a configuration, their places, and how to solve them.
 //!
-//! Every problem found is kept, so that one run of `bulkhead check` shows them all. Text of the
-//! configuration file reaches the terminal only through `annotate-snippets`, which replaces
-//! control characters.
+//! Every problem is kept, so that one run of `bulkhead check` shows all of them. The file's text
+//! reaches the terminal only through `annotate-snippets`, which replaces control characters.
 
 use std::fmt;
-use std::io::Write;
 use std::ops::Range;
 
 use annotate_snippets::renderer::DEFAULT_TERM_WIDTH;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde_json::{Value, json};
 
-/// A range of bytes of the configuration file.
+use crate::log;
+
+/// A range of bytes in the configuration file.
 pub(crate) type Span = Range<usize>;
 
-/// How bad a diagnostic is.
+/// Severity of a diagnostic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Severity {
     /// The machine cannot run.
     Error,
-    /// The machine runs, though perhaps not as wished.
+    /// The machine can run, with a likely mistake.
     Warning,
 }
 
@@ -40,46 +40,42 @@ impl Severity {
     }
 }
 
-/// A remark on a piece of the configuration file.
+/// A remark on a range of the configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Label {
-    /// The offending bytes.
     pub(crate) span: Span,
-    /// What is wrong with them.
     pub(crate) text: String,
 }
 
-/// What a diagnostic is about.
+/// The place of a problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// The host, and no line of the configuration.
+pub(crate) enum Location {
+    /// The host, not the configuration.
     Host,
-    /// The configuration file, and no line of it: something is missing.
+    /// The file as a whole, for example because a table is missing.
     File,
-    /// A piece of the configuration file.
+    /// A range of the file.
     Text(Label),
 }
 
 /// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Diagnostic {
-    /// How bad it is.
     pub(crate) severity: Severity,
     /// The problem in one sentence.
     pub(crate) message: String,
-    /// Where it is.
-    pub(crate) place: Place,
-    /// Another place which has a part in it.
+    pub(crate) location: Location,
+    /// A second range that is part of the problem.
     pub(crate) related: Option<Box<Label>>,
-    /// What to do about it.
+    /// The remedy.
     pub(crate) help: Option<String>,
 }
 
 impl Diagnostic {
-    /// An error of the host until [`at`](Self::at) gives it a place.
+    /// An error of the host, until [`at`](Self::at) or [`in_file`](Self::in_file) locates it.
     pub(crate) fn error(message: impl Into<String>) -> Self {
-        let (message, place) = (message.into(), Place::Host);
-        Self { severity: Severity::Error, message, place, related: None, help: None }
+        let (message, location) = (message.into(), Location::Host);
+        Self { severity: Severity::Error, message, location, related: None, help: None }
     }
 
     /// A warning.
@@ -87,41 +83,41 @@ impl Diagnostic {
         Self { severity: Severity::Warning, ..Self::error(message) }
     }
 
-    /// Says where the problem is.
+    /// Sets the place of the problem.
     #[must_use]
     pub(crate) fn at(self, span: Span, text: impl Into<String>) -> Self {
-        Self { place: Place::Text(Label { span, text: text.into() }), ..self }
+        Self { location: Location::Text(Label { span, text: text.into() }), ..self }
     }
 
-    /// Says that the file as a whole is concerned.
+    /// Locates the problem in the file as a whole.
     #[must_use]
     pub(crate) fn in_file(self) -> Self {
-        Self { place: Place::File, ..self }
+        Self { location: Location::File, ..self }
     }
 
-    /// Points at a second place.
+    /// Adds a second place.
     #[must_use]
     pub(crate) fn related(self, span: Span, text: impl Into<String>) -> Self {
         Self { related: Some(Box::new(Label { span, text: text.into() })), ..self }
     }
 
-    /// Says what to do.
+    /// Adds the remedy.
     #[must_use]
     pub(crate) fn help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }
     }
 
-    /// The order of the file; what has no line comes last.
+    /// Sort key: file order, then problems without a line.
     fn order(&self) -> (u8, usize) {
-        match &self.place {
-            Place::Text(label) => (0, label.span.start),
-            Place::File => (1, 0),
-            Place::Host => (2, 0),
+        match &self.location {
+            Location::Text(label) => (0, label.span.start),
+            Location::File => (1, 0),
+            Location::Host => (2, 0),
         }
     }
 }
 
-/// All that is to be said about one configuration file.
+/// All diagnostics of one configuration file.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     file: String,
@@ -130,7 +126,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// A report on the file named `file`, which holds `text`.
+    /// A report on `file`, whose content is `text`.
     pub(crate) fn new(file: String, text: String, mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics.sort_by_key(Diagnostic::order);
         Self { file, text, diagnostics }
@@ -145,16 +141,13 @@ impl Report {
         self.diagnostics.iter().filter(|d| d.severity == severity).count()
     }
 
-    /// Prints the report to standard error, in colour where that is a terminal which wants it.
+    /// Prints the report to standard error.
     pub(crate) fn print(&self) {
-        let size = rustix::termios::tcgetwinsize(rustix::stdio::stderr());
-        let width = size.map_or(DEFAULT_TERM_WIDTH, |size| usize::from(size.ws_col));
-        let text = self.render(&Renderer::styled().term_width(width.max(40)));
-        // Without a standard error there is nobody left to tell.
-        let _ = anstream::stderr().write_all(text.as_bytes());
+        let width = log::terminal_columns().map_or(DEFAULT_TERM_WIDTH, usize::from);
+        log::print_styled(&self.render(&Renderer::styled().term_width(width.max(40))));
     }
 
-    /// Tells the log of the warnings.
+    /// Logs the warnings.
     pub(crate) fn log_warnings(&self) {
         for diagnostic in self.diagnostics.iter().filter(|d| d.severity == Severity::Warning) {
             tracing::warn!("{}: {}", self.file, diagnostic.message);
@@ -178,10 +171,10 @@ impl Report {
     fn group<'a>(&'a self, diagnostic: &'a Diagnostic) -> Group<'a> {
         let title = diagnostic.severity.level().primary_title(&diagnostic.message);
         let group = Group::with_title(title);
-        let group = match &diagnostic.place {
-            Place::Host => group,
-            Place::File => group.element(Origin::path(&self.file)),
-            Place::Text(label) => {
+        let group = match &diagnostic.location {
+            Location::Host => group,
+            Location::File => group.element(Origin::path(&self.file)),
+            Location::Text(label) => {
                 let related = diagnostic.related.as_ref().map(|related| {
                     AnnotationKind::Context.span(related.span.clone()).label(&related.text)
                 });
@@ -207,27 +200,27 @@ impl Report {
         }
     }
 
-    /// All errors in a line, and what to do about the first.
-    pub(crate) fn in_short(&self) -> (String, String) {
+    /// All errors in one line, and the first remedy.
+    pub(crate) fn summary(&self) -> (String, String) {
         let errors = || self.diagnostics.iter().filter(|d| d.severity == Severity::Error);
-        let text = |diagnostic: &Diagnostic| match &diagnostic.place {
-            Place::Text(label) => format!("{}: {}", diagnostic.message, label.text),
-            Place::Host | Place::File => diagnostic.message.clone(),
+        let text = |diagnostic: &Diagnostic| match &diagnostic.location {
+            Location::Text(label) => format!("{}: {}", diagnostic.message, label.text),
+            Location::Host | Location::File => diagnostic.message.clone(),
         };
         let help = errors().find_map(|diagnostic| diagnostic.help.clone());
         (errors().map(text).collect::<Vec<_>>().join("; "), help.unwrap_or_default())
     }
 
-    /// The diagnostics for a program to read.
+    /// The diagnostics as JSON.
     pub(crate) fn to_json(&self) -> Value {
         self.diagnostics.iter().map(|diagnostic| self.diagnostic_json(diagnostic)).collect()
     }
 
     fn diagnostic_json(&self, diagnostic: &Diagnostic) -> Value {
-        let (label, file) = match &diagnostic.place {
-            Place::Host => (None, None),
-            Place::File => (None, Some(&self.file)),
-            Place::Text(label) => (Some(label), Some(&self.file)),
+        let (label, file) = match &diagnostic.location {
+            Location::Host => (None, None),
+            Location::File => (None, Some(&self.file)),
+            Location::Text(label) => (Some(label), Some(&self.file)),
         };
         json!({
             "severity": diagnostic.severity.name(),
@@ -250,7 +243,7 @@ impl Report {
         })
     }
 
-    /// Line and column, in characters, both counted from one.
+    /// Line and column in characters, both from 1.
     fn line_column(&self, offset: usize) -> (usize, usize) {
         let before = self.text.get(..offset).unwrap_or(&self.text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);

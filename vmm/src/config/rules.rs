@@ -1,43 +1,43 @@
-//! What the file alone tells across its tables: names used twice, too many devices or queues.
+//! Rules between the tables of a file: unique names, number of devices and queues. Pure.
 
 use std::fmt::Display;
 
-use block::{CacheMode, DetectZeroes};
-use toml::Spanned;
+use block::{CacheMode, DetectZeroes, OnEnospc};
 
-use super::parse::{Console, Disk, Source};
 use super::report::{Diagnostic, Span};
 use super::scsi;
+use super::source::{ConsoleTable, DiskTable, MachineSource};
 use super::value::display_mac;
 
 /// A PCI bus has 32 slots; the host bridge and the entropy device take one each.
 const DEVICES_MAX: usize = 32 - 2;
 
-/// Adds what is wrong between the parts of `source`.
-pub(super) fn check(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
-    let ids = source.disks.iter().filter_map(|disk| disk.id.as_ref());
+/// Reports what is wrong between the tables of `source`.
+pub(super) fn check(source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {
+    let ids =
+        source.disks.iter().filter_map(|disk| Some((&disk.options.id, disk.keys.span("id")?)));
     let taps = source.nets.iter().filter_map(|net| net.tap.as_ref());
     let macs = source.nets.iter().filter_map(|net| net.mac.as_ref());
-    twice("id", ids.map(|id| (id.get_ref(), id.span())), diagnostics);
-    twice("tap", taps.map(|tap| (tap.get_ref(), tap.span())), diagnostics);
-    twice("mac", macs.map(|mac| (display_mac(*mac.get_ref()), mac.span())), diagnostics);
-    queues(source, diagnostics);
-    slots(source, diagnostics);
+    check_unique("id", ids, diagnostics);
+    check_unique("tap", taps.map(|tap| (tap.get_ref(), tap.span())), diagnostics);
+    check_unique("mac", macs.map(|mac| (display_mac(*mac.get_ref()), mac.span())), diagnostics);
+    check_queues(source, diagnostics);
+    check_slots(source, diagnostics);
     check_disks(&source.disks, diagnostics);
     scsi::check_controllers(&source.controllers, diagnostics);
-    sockets(source, diagnostics);
+    check_sockets(source, diagnostics);
 }
 
-/// Adds what is wrong with each disk by itself.
-pub(super) fn check_disks(disks: &[Disk], diagnostics: &mut Vec<Diagnostic>) {
-    unsafe_cache(disks, diagnostics);
-    deadlines(disks, diagnostics);
-    zeroes(disks, diagnostics);
-    scsi::check(disks, diagnostics);
+/// Reports what is wrong with each disk by itself.
+pub(super) fn check_disks(disks: &[DiskTable], diagnostics: &mut Vec<Diagnostic>) {
+    diagnostics.extend(disks.iter().filter_map(check_cache));
+    diagnostics.extend(disks.iter().filter_map(check_hold_deadline));
+    diagnostics.extend(disks.iter().filter_map(check_detect_zeroes));
+    scsi::check_addresses(disks, diagnostics);
 }
 
-/// Reports each value of `key` which was there before.
-fn twice<T: Display + PartialEq>(
+/// Reports each value of `key` that is used a second time.
+fn check_unique<T: Display + PartialEq>(
     key: &str,
     values: impl Iterator<Item = (T, Span)>,
     diagnostics: &mut Vec<Diagnostic>,
@@ -47,8 +47,8 @@ fn twice<T: Display + PartialEq>(
         match seen.iter().find(|(before, _)| *before == value) {
             Some((_, first)) => diagnostics.push(
                 Diagnostic::error(format!("the {key} `{value}` is used twice"))
-                    .at(span, "and here again")
-                    .related(first.clone(), "first here")
+                    .at(span, "second use")
+                    .related(first.clone(), "first use")
                     .help(format!("give each its own `{key}`")),
             ),
             None => seen.push((value, span)),
@@ -56,103 +56,98 @@ fn twice<T: Display + PartialEq>(
     }
 }
 
-/// A guest opens at most one queue per vCPU, so further ones would be threads for nothing.
-fn queues(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+/// A guest uses at most one queue per vCPU; the threads of further queues would be idle.
+fn check_queues(source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {
     let Some(vcpus) = &source.machine.vcpus else { return };
     let limit = *vcpus.get_ref();
+    let of_disks =
+        source.disks.iter().filter_map(|disk| Some((disk.queues?, disk.keys.span("queues")?)));
     let of_controllers = source.controllers.iter().filter_map(|scsi| scsi.queues.as_ref());
-    let of_disks = source.disks.iter().filter_map(|disk| disk.queues.as_ref());
-    let queues = of_disks.chain(of_controllers);
-    for queues in queues.filter(|queues| *queues.get_ref() > limit) {
+    let of_controllers = of_controllers.map(|queues| (*queues.get_ref(), queues.span()));
+    for (_, span) in of_disks.chain(of_controllers).filter(|(queues, _)| *queues > limit) {
         diagnostics.push(
-            Diagnostic::error("`queues` is more than the vCPUs")
-                .at(queues.span(), "a guest uses at most one queue per vCPU")
+            Diagnostic::error("`queues` exceeds the number of vCPUs")
+                .at(span, "a guest uses at most one queue per vCPU")
                 .related(vcpus.span(), format!("`vcpus` is {limit}"))
-                .help(format!("write at most {limit}, or leave `queues` out")),
+                .help(format!("write at most {limit}, or remove `queues`")),
         );
     }
 }
 
-fn slots(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
-    // The first disk of a controller stands for it.
-    let mut controllers = scsi::controllers(&source.disks, &[]);
+/// Reports more PCI devices than there are slots. All disks of a SCSI controller share its slot.
+fn check_slots(source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {
+    let mut controllers = scsi::controller_numbers(&source.disks, &[]);
     let used = controllers.clone();
-    let mut takes_slot = |disk: &&Disk| match scsi::controller(disk) {
+    // The first disk of a controller takes the slot.
+    let mut takes_slot = |disk: &&DiskTable| match scsi::controller_of(disk) {
         Some(controller) => {
             let first = controllers.iter().position(|other| *other == controller);
-            first.map(|place| controllers.remove(place)).is_some()
+            first.map(|index| controllers.remove(index)).is_some()
         }
         None => true,
     };
     let disks = source.disks.iter().filter(|disk| takes_slot(disk)).map(|disk| &disk.header);
-    let is_empty = |number: &u8| !used.contains(number);
-    let empty =
-        source.controllers.iter().filter(|c| scsi::number(c).as_ref().is_some_and(is_empty));
-    let empty = empty.map(|controller| &controller.header);
+    let has_no_disk = |number: u8| !used.contains(&number);
+    let empty = source
+        .controllers
+        .iter()
+        .filter(|controller| scsi::declared_number(controller).is_some_and(has_no_disk))
+        .map(|controller| &controller.header);
     let nets = source.nets.iter().map(|net| &net.header);
     let mut headers: Vec<_> = disks.chain(empty).chain(nets).collect();
     headers.sort_by_key(|header| header.start);
     if let Some(header) = headers.get(DEVICES_MAX) {
         let total = headers.len();
-        diagnostics.push(
-            Diagnostic::error(format!(
-                "{total} disks, controllers and nets do not fit on the PCI bus"
-            ))
-            .at((*header).clone(), "no slot is left from here on")
-            .help(format!(
-                "keep at most {DEVICES_MAX} of them together, or put disks on one controller with \
-                     `bus = \"virtio-scsi\"`"
-            )),
+        let message = format!("{total} disks, controllers and nets do not fit on the PCI bus");
+        let help = format!(
+            "keep at most {DEVICES_MAX} of them, or put disks on one controller with \
+             `bus = \"virtio-scsi\"`"
         );
+        let label = "no free slot from here on";
+        diagnostics.push(Diagnostic::error(message).at((*header).clone(), label).help(help));
     }
 }
 
-/// A deadline for what is not held is a policy that someone believes in and does not have.
-fn deadlines(disks: &[Disk], diagnostics: &mut Vec<Diagnostic>) {
-    let unheld = disks.iter().filter(|disk| !disk.holds);
-    for deadline in unheld.filter_map(|disk| disk.hold_deadline.as_ref()) {
-        diagnostics.push(
-            Diagnostic::error("`hold_deadline` without `on_enospc = \"hold\"`")
-                .at(deadline.span(), "nothing is held")
-                .help("write `on_enospc = \"hold\"`, or leave `hold_deadline` out"),
-        );
-    }
+fn check_cache(disk: &DiskTable) -> Option<Diagnostic> {
+    let span = disk.keys.span("cache").filter(|_| disk.options.mode == CacheMode::Unsafe)?;
+    Some(
+        Diagnostic::warning("`cache = \"unsafe\"` ignores the guest's flushes")
+            .at(span, "a host crash loses data that the guest has flushed")
+            .help("write \"writeback\" for a disk whose data matters"),
+    )
 }
 
-/// Zeroes that may not be unmapped cannot be detected to be.
-fn zeroes(disks: &[Disk], diagnostics: &mut Vec<Diagnostic>) {
-    let kept = disks.iter().filter(|disk| disk.discard == Some(false));
-    let detected = kept.filter_map(|disk| disk.detect_zeroes.as_ref());
-    for detect in detected.filter(|detect| *detect.get_ref() == DetectZeroes::Unmap) {
-        diagnostics.push(
-            Diagnostic::error("`detect_zeroes = \"unmap\"` with `discard = \"ignore\"`")
-                .at(detect.span(), "no space is given back")
-                .help("write `detect_zeroes = \"on\"`, or `discard = \"unmap\"`"),
-        );
-    }
+/// A deadline without hold would look like a policy and have no effect.
+fn check_hold_deadline(disk: &DiskTable) -> Option<Diagnostic> {
+    let is_report = disk.options.on_enospc == OnEnospc::Report;
+    let span = disk.keys.span("hold_deadline").filter(|_| is_report)?;
+    Some(
+        Diagnostic::error("`hold_deadline` without `on_enospc = \"hold\"`")
+            .at(span, "has no effect: writes are not held")
+            .help("write `on_enospc = \"hold\"`, or remove `hold_deadline`"),
+    )
 }
 
-fn unsafe_cache(disks: &[Disk], diagnostics: &mut Vec<Diagnostic>) {
-    let caches = disks.iter().filter_map(|disk| disk.cache.as_ref());
-    for cache in caches.filter(|cache| *cache.get_ref() == CacheMode::Unsafe) {
-        diagnostics.push(
-            Diagnostic::warning("`cache = \"unsafe\"` ignores the guest's flushes")
-                .at(Spanned::span(cache), "a host crash loses data the guest believes safe")
-                .help("write \"writeback\" for a disk you want to keep"),
-        );
-    }
+fn check_detect_zeroes(disk: &DiskTable) -> Option<Diagnostic> {
+    let is_unmap = disk.options.detect_zeroes == DetectZeroes::Unmap;
+    let span = disk.keys.span("detect_zeroes").filter(|_| is_unmap && !disk.options.discard)?;
+    Some(
+        Diagnostic::error("`detect_zeroes = \"unmap\"` with `discard = \"ignore\"`")
+            .at(span, "no space can be freed")
+            .help("write `detect_zeroes = \"on\"`, or `discard = \"unmap\"`"),
+    )
 }
 
-fn sockets(source: &Source, diagnostics: &mut Vec<Diagnostic>) {
-    let (Console::Socket(console), Some(control)) = (&source.console, &source.control) else {
+fn check_sockets(source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {
+    let (ConsoleTable::Socket(console), Some(control)) = (&source.console, &source.control) else {
         return;
     };
     if console.get_ref() == control.get_ref() {
         diagnostics.push(
-            Diagnostic::error("console and control have the same socket")
-                .at(control.span(), "the second")
-                .related(console.span(), "the first")
-                .help("give each a path of its own"),
+            Diagnostic::error("`[console]` and `[control]` use the same socket")
+                .at(control.span(), "second use")
+                .related(console.span(), "first use")
+                .help("give each its own path"),
         );
     }
 }

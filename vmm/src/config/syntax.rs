@@ -1,19 +1,19 @@
-//! What is said of a text that is not TOML. Pure.
+//! Diagnostics for text that is not TOML. Pure.
 
 use super::report::{Diagnostic, Span};
 
 const BARE_WORD: &str = "string values must be quoted";
 const DUPLICATE: &str = "duplicate key";
 
-/// The errors of the TOML parser. It goes on after each; once one has shaken the structure of the
-/// file, the following are mostly its echoes, and are left out.
-pub(super) fn syntax(text: &str, errors: &[toml::de::Error]) -> Vec<Diagnostic> {
+/// The errors of the TOML parser, which continues after each. Errors after one that breaks the
+/// file's structure are mostly consequences of it, and are left out.
+pub(super) fn syntax_errors(text: &str, errors: &[toml::de::Error]) -> Vec<Diagnostic> {
     let mut errors: Vec<_> = errors.iter().map(|error| (syntax_span(text, error), error)).collect();
     errors.sort_by_key(|(span, _)| span.start);
-    let shaken = errors.iter().position(|(_, error)| {
+    let structural = errors.iter().position(|(_, error)| {
         !error.message().starts_with(BARE_WORD) && error.message() != DUPLICATE
     });
-    errors.truncate(shaken.map_or(errors.len(), |index| index + 1));
+    errors.truncate(structural.map_or(errors.len(), |index| index + 1));
     errors.into_iter().map(|(span, error)| syntax_error(text, span, error.message())).collect()
 }
 
@@ -30,7 +30,7 @@ fn syntax_error(text: &str, span: Span, message: &str) -> Diagnostic {
         BARE_WORD if !bare.is_empty() => {
             diagnostic.at(span, "needs quotes").help(format!("write {bare:?}"))
         }
-        DUPLICATE => diagnostic.at(span, "given before").help("keep one of the two"),
+        DUPLICATE => diagnostic.at(span, "duplicate").help("keep one of the two"),
         _ if expected.is_empty() => diagnostic.at(span, "here"),
         _ => diagnostic.at(span, format!("expected {expected}")),
     }

@@ -1,6 +1,6 @@
-//! The terminal in raw mode, and back, whatever happens.
+//! The terminal's raw mode, and the restoration of its mode at every end of the program.
 //!
-//! Output processing stays on, so that log lines need no carriage returns of their own.
+//! Output processing stays on, so that log lines need no carriage returns.
 
 use std::io::{self, IsTerminal};
 use std::panic;
@@ -10,24 +10,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::termios::{self, OptionalActions, OutputModes, Termios};
 use vmm_sys_util::signal::register_signal_handler;
 
-/// Signals that end a program at once.
+use crate::sys;
+
+/// Signals of a crash.
 const FATAL_SIGNALS: [libc::c_int; 6] =
     [libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS];
 
-/// The mode to go back to. In statics, as a signal handler needs them.
+/// The original mode. Static, because signal handlers restore it.
 static ORIGINAL: OnceLock<Termios> = OnceLock::new();
 static IS_RAW: AtomicBool = AtomicBool::new(false);
 
-/// Standard input in raw mode, for as long as this lives.
+/// Standard input in raw mode. Dropping this restores the mode.
 #[derive(Debug)]
 pub(crate) struct RawMode(());
 
 impl RawMode {
-    /// Sets standard input to raw mode; `None` when it is no terminal.
+    /// Sets standard input to raw mode; `None` if it is not a terminal.
     ///
     /// # Errors
     ///
-    /// When the terminal refuses, or a handler cannot be installed.
+    /// The mode cannot be set, or a signal handler not be installed.
     pub(crate) fn enter() -> io::Result<Option<Self>> {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
@@ -35,7 +37,7 @@ impl RawMode {
         }
         let mut raw = termios::tcgetattr(&stdin)?;
         if ORIGINAL.set(raw.clone()).is_ok() {
-            restore_on_sudden_death()?;
+            restore_on_crash()?;
         }
         raw.make_raw();
         raw.output_modes |= OutputModes::OPOST;
@@ -51,36 +53,36 @@ impl Drop for RawMode {
     }
 }
 
-/// Goes back to the original mode, if it was left. Safe to call in a signal handler: it loads two
-/// statics and makes one system call.
+/// Restores the original mode, if the terminal is in raw mode. Async-signal-safe: loads two statics
+/// and makes one system call.
 fn restore() {
     if !IS_RAW.swap(false, Ordering::AcqRel) {
         return;
     }
     if let Some(original) = ORIGINAL.get() {
-        // There is no one to tell of a failure.
+        // A failure cannot be reported from a signal handler.
         let _: Result<(), _> =
             termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, original);
     }
 }
 
-fn restore_on_sudden_death() -> io::Result<()> {
-    let report = panic::take_hook();
+fn restore_on_crash() -> io::Result<()> {
+    let print_panic = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         restore();
-        report(info);
+        print_panic(info);
     }));
     for signal in FATAL_SIGNALS {
-        register_signal_handler(signal, restore_and_die)?;
+        register_signal_handler(signal, restore_and_reraise)?;
     }
     Ok(())
 }
 
-extern "C" fn restore_and_die(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+extern "C" fn restore_and_reraise(
+    signal: libc::c_int,
+    _: *mut libc::siginfo_t,
+    _: *mut libc::c_void,
+) {
     restore();
-    // SAFETY: both calls may be made in a signal handler; they let the signal do what it would have
-    // done without us, as soon as this handler returns.
-    unsafe { libc::signal(signal, libc::SIG_DFL) };
-    // SAFETY: as above.
-    unsafe { libc::raise(signal) };
+    sys::reraise_with_default_action(signal);
 }

@@ -1,29 +1,29 @@
-//! What happened that somebody should know of, for whoever asks later. Any thread.
+//! The log of disk events, for clients of the control socket. Any thread.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-/// The latest are kept, so that a machine that nobody asks does not grow.
-const KEPT: usize = 256;
+/// Events kept; older ones are dropped, so that memory is bounded.
+const CAPACITY: usize = 256;
 
-/// What happened.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Happening {
-    /// So much is used of what stores a disk as was to be told of.
+pub(crate) enum EventKind {
+    /// Usage of a disk's backing store reached the soft limit.
     SoftLimitReached,
-    /// Less is used again.
+    /// Usage fell below the soft limit again.
     SoftLimitReceded,
-    /// A disk was attached while the machine ran.
+    /// A disk was attached to the running machine.
     DiskAttached,
-    /// A disk was detached, and its image is closed.
+    /// A disk was detached, flushed, and its image closed.
     DiskDetached,
-    /// The same, and its last flush failed.
+    /// A disk was detached and its image closed, but the last flush failed.
     DiskDetachedWithLoss,
 }
 
-impl Happening {
-    /// Its name in the interface.
+impl EventKind {
+    /// The name in JSON.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::SoftLimitReached => "soft_limit_reached",
@@ -37,43 +37,43 @@ impl Happening {
 
 /// One event.
 #[derive(Clone, Debug)]
-pub(crate) struct Event {
-    /// Counts from 1 without a gap.
+pub(crate) struct EventRecord {
+    /// Consecutive, from 1.
     pub(crate) number: u64,
     pub(crate) time: SystemTime,
-    pub(crate) what: Happening,
-    /// The disk it happened to.
+    pub(crate) kind: EventKind,
+    /// The disk's name.
     pub(crate) disk: String,
-    /// In words.
+    /// Description for people.
     pub(crate) text: String,
 }
 
 /// The latest events.
 #[derive(Debug, Default)]
-pub(crate) struct Events {
-    list: Mutex<VecDeque<Event>>,
+pub(crate) struct EventLog {
+    records: Mutex<VecDeque<EventRecord>>,
 }
 
-impl Events {
+impl EventLog {
     /// Adds an event.
-    pub(crate) fn add(&self, what: Happening, disk: &str, text: String) {
-        let mut list = self.lock();
-        let number = list.back().map_or(0, |event| event.number) + 1;
-        if list.len() == KEPT {
-            list.pop_front();
+    pub(crate) fn add(&self, kind: EventKind, disk: &str, text: String) {
+        let mut records = self.lock();
+        let number = records.back().map_or(0, |event| event.number) + 1;
+        if records.len() == CAPACITY {
+            records.pop_front();
         }
         let time = SystemTime::now();
-        list.push_back(Event { number, time, what, disk: disk.to_owned(), text });
+        records.push_back(EventRecord { number, time, kind, disk: disk.to_owned(), text });
     }
 
-    /// All that are kept, the oldest first.
-    pub(crate) fn all(&self) -> Vec<Event> {
+    /// All events kept, oldest first.
+    pub(crate) fn all(&self) -> Vec<EventRecord> {
         self.lock().iter().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Event>> {
-        // The list is whole between any two changes.
-        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, VecDeque<EventRecord>> {
+        // The list is consistent between any two changes, so a poisoned lock is usable.
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,10 +82,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_latest_events_are_kept_and_numbered_without_a_gap() {
-        let events = Events::default();
-        for _ in 0..KEPT + 10 {
-            events.add(Happening::SoftLimitReached, "root", String::new());
+    fn the_latest_events_are_kept_with_consecutive_numbers() {
+        let events = EventLog::default();
+        for _ in 0..CAPACITY + 10 {
+            events.add(EventKind::SoftLimitReached, "root", String::new());
         }
         let numbers: Vec<_> = events.all().iter().map(|event| event.number).collect();
         assert_eq!(numbers, (11..=266).collect::<Vec<_>>());

@@ -1,6 +1,6 @@
-//! Watches how full the store of a disk becomes, and tells its guest and everybody else when its soft limit is passed.
+//! Watches the usage of a disk's backing store, and reports when it passes the soft limit.
 //!
-//! On a thread of its own for each disk: a file system that hangs must hold up nothing.
+//! Each disk has its own thread, because a query of a hung file system blocks.
 
 use std::io;
 use std::sync::Arc;
@@ -11,100 +11,101 @@ use std::time::Duration;
 use block::Crossing;
 use devices::virtio::DiskControl;
 
-use super::events::{Events, Happening};
+use super::events::{EventKind, EventLog};
 use crate::config::human_size;
 
-/// How often the stores are looked at.
+/// Interval between two queries.
 const PERIOD: Duration = Duration::from_secs(2);
-/// The thread does little.
+/// The thread needs little stack.
 const STACK_BYTES: usize = 128 << 10;
 
-/// The running watch; it ends when this is dropped.
+/// A running watch. Dropping it ends the watch.
 pub(crate) struct SpaceWatch {
     _stop: Sender<()>,
     _thread: JoinHandle<()>,
 }
 
 impl SpaceWatch {
-    /// Watches a disk. Nothing runs if it has no soft limit.
+    /// Watches a disk; `None` if it has no soft limit.
     ///
     /// # Errors
     ///
-    /// When the host gives no thread.
-    pub(crate) fn start(disk: &DiskControl, events: Arc<Events>) -> io::Result<Option<Self>> {
+    /// The host is out of threads.
+    pub(crate) fn start(disk: &DiskControl, events: Arc<EventLog>) -> io::Result<Option<Self>> {
         if disk.backend().status().soft_limit.is_none() {
             return Ok(None);
         }
-        let watched = Watched::new(disk.clone());
+        let watcher = Watcher { disk: disk.clone(), events, is_failing: false };
         let (stop, stopped) = channel();
         let builder = thread::Builder::new().name("space".into()).stack_size(STACK_BYTES);
-        // Not joined: it may sit in a file system that hangs. It holds nothing that must not outlive the machine.
-        let thread = builder.spawn(move || watch(watched, &stopped, &events))?;
+        // Never joined: it may be blocked in a hung file system. It holds nothing that must be
+        // released before the machine ends.
+        let thread = builder.spawn(move || watcher.run(&stopped))?;
         Ok(Some(Self { _stop: stop, _thread: thread }))
     }
 }
 
-fn watch(mut disk: Watched, stopped: &Receiver<()>, events: &Events) {
-    loop {
-        disk.look(events);
-        if stopped.recv_timeout(PERIOD) != Err(RecvTimeoutError::Timeout) {
-            return;
+/// The thread of one disk.
+struct Watcher {
+    disk: DiskControl,
+    events: Arc<EventLog>,
+    /// The last query failed. Only the first failure in a row is logged.
+    is_failing: bool,
+}
+
+impl Watcher {
+    fn run(mut self, stopped: &Receiver<()>) {
+        loop {
+            self.query();
+            if stopped.recv_timeout(PERIOD) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
         }
     }
-}
 
-/// One disk.
-struct Watched {
-    disk: DiskControl,
-    /// The host refused to answer, which is said once.
-    failing: bool,
-}
-
-impl Watched {
-    fn new(disk: DiskControl) -> Self {
-        Self { disk, failing: false }
-    }
-
-    fn look(&mut self, events: &Events) {
+    fn query(&mut self) {
         let crossing = match self.disk.check_soft_limit() {
             Ok(crossing) => crossing,
             Err(error) => {
-                if !std::mem::replace(&mut self.failing, true) {
+                if !std::mem::replace(&mut self.is_failing, true) {
                     let disk = self.disk.name();
-                    tracing::warn!(disk, %error, "the host does not say how much space is left");
+                    tracing::warn!(disk, %error, "cannot query the free space of the disk's store");
                 }
                 return;
             }
         };
-        self.failing = false;
+        self.is_failing = false;
         if let Some(crossing) = crossing {
-            self.tell(crossing, events);
+            self.report(crossing);
         }
     }
 
-    fn tell(&self, crossing: Crossing, events: &Events) {
+    fn report(&self, crossing: Crossing) {
         let disk = self.disk.name();
         let backend = self.disk.backend();
         let percent = backend.status().soft_limit.map_or(0, |limit| limit.percent);
-        let left = match backend.backing_space() {
+        let available = match backend.backing_space() {
             Ok(Some(space)) => human_size(space.available),
             _ => "an unknown amount".to_owned(),
         };
-        let (what, text) = match crossing {
+        let (kind, text) = match crossing {
             Crossing::Reached => {
-                let text =
-                    format!("{percent} % of the space it is stored on is used; {left} is left");
+                let text = format!(
+                    "{percent} % of the space of its backing store is used; {available} is \
+                     available"
+                );
                 tracing::warn!(disk, "soft limit reached: {text}");
-                (Happening::SoftLimitReached, text)
+                (EventKind::SoftLimitReached, text)
             }
             Crossing::Receded => {
                 let text = format!(
-                    "less than {percent} % of the space it is stored on is used again; {left} is left"
+                    "less than {percent} % of the space of its backing store is used; \
+                     {available} is available"
                 );
                 tracing::info!(disk, "soft limit receded: {text}");
-                (Happening::SoftLimitReceded, text)
+                (EventKind::SoftLimitReceded, text)
             }
         };
-        events.add(what, disk, text);
+        self.events.add(kind, disk, text);
     }
 }

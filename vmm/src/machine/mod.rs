@@ -3,7 +3,7 @@
 pub(crate) mod bus;
 pub(crate) mod ending;
 pub(crate) mod pause_gate;
-pub(crate) mod pci;
+mod pci;
 pub(crate) mod serial;
 pub(crate) mod vcpu;
 
@@ -21,13 +21,14 @@ use vm_memory::GuestAddress;
 use crate::config::MachineConfig;
 use crate::console::OutputWriter;
 use crate::cpu::{self, Cpuid};
+use crate::disks::ScsiControllers;
 use crate::exit::Exit;
 use crate::kvm::{self, KvmDevices, Vm, refused};
 use crate::{acpi, boot, layout, memory};
 use bus::Bus;
 use ending::{Ending, EndingCell};
 use pause_gate::Gate;
-use pci::Controllers;
+use pci::{PciDevices, PciError, create_devices};
 use serial::Serial;
 use vcpu::{Vcpu, Vcpus};
 
@@ -48,7 +49,7 @@ pub(crate) enum Error {
     Acpi(#[from] acpi::Error),
     /// A disk or another device cannot be had.
     #[error(transparent)]
-    Device(#[from] pci::Error),
+    Device(#[from] PciError),
     /// The host gives no event, interrupt or thread.
     #[error("cannot {0}")]
     Host(&'static str, #[source] io::Error),
@@ -66,7 +67,7 @@ pub(crate) struct Machine {
     /// In the order of the configuration.
     pub(crate) disks: Vec<DiskControl>,
     /// What disks are attached to while the machine runs.
-    pub(crate) controllers: Controllers,
+    pub(crate) controllers: ScsiControllers,
     /// What the processors pass.
     pub(crate) gate: Arc<Gate>,
     pci: Arc<PciRoot>,
@@ -98,7 +99,7 @@ impl Machine {
         let vm = Arc::new(Vm::new(&kvm, memory.clone())?);
         let hypervisor = Arc::new(KvmDevices::new(Arc::clone(&vm)));
         let devices: Arc<dyn Hypervisor> = hypervisor.clone();
-        let pci::Wired { root, disks, controllers } = pci::bus(config, &memory, &devices)?;
+        let PciDevices { root, disks, controllers } = create_devices(config, &memory, &devices)?;
         let pci = Arc::new(root);
         let ending = Arc::new(EndingCell::new().map_err(host("create an event"))?);
         let interrupt =

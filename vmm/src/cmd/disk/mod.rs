@@ -98,7 +98,7 @@ fn find(name: &DiskName) -> Result<Found, config::Report> {
 }
 
 fn survey(found: &Found) -> anyhow::Result<Survey> {
-    let block_size = found.config.as_ref().and_then(|config| config.block_size);
+    let block_size = found.config.as_ref().and_then(|config| config.options.block_size);
     Survey::of(&found.path, block_size).map_err(|error| match &error {
         OpenError::Host { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             let path = found.path.display();

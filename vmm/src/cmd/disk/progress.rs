@@ -1,49 +1,40 @@
-//! How far a long task is, on a terminal.
+//! Progress of a long task, on a terminal.
 
-use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use crate::config::human_size;
+use crate::log::StatusLine;
 
-/// Nothing is shown of a task that is done by then.
-const SILENCE: Duration = Duration::from_secs(1);
+/// A task that ends earlier shows no progress.
+const DELAY: Duration = Duration::from_secs(1);
 const PERIOD: Duration = Duration::from_millis(200);
 
-/// A line on standard error that is rewritten as the task goes on and gone when it ends.
+/// A status line that shows how many bytes of a task are done.
 pub(super) struct Progress {
-    doing: &'static str,
+    task: &'static str,
     total: u64,
     done: u64,
-    next: Instant,
-    shown: bool,
+    next_update: Instant,
+    line: StatusLine,
 }
 
 impl Progress {
     /// A task of `total` bytes.
-    pub(super) fn new(doing: &'static str, total: u64) -> Self {
-        Self { doing, total, done: 0, next: Instant::now() + SILENCE, shown: false }
+    pub(super) fn new(task: &'static str, total: u64) -> Self {
+        let next_update = Instant::now() + DELAY;
+        Self { task, total, done: 0, next_update, line: StatusLine::default() }
     }
 
-    /// So many bytes more are done.
+    /// Adds `bytes` to what is done.
     pub(super) fn advance(&mut self, bytes: u64) {
         self.done += bytes;
         let now = Instant::now();
-        if now < self.next || !io::stderr().is_terminal() {
+        if now < self.next_update {
             return;
         }
-        self.next = now + PERIOD;
-        self.shown = true;
+        self.next_update = now + PERIOD;
         let percent = self.done.saturating_mul(100) / self.total.max(1);
         let (done, total) = (human_size(self.done), human_size(self.total));
-        // A terminal that is gone misses nothing.
-        let _ = write!(io::stderr(), "\r\x1b[K{} {done} of {total} ({percent} %)", self.doing);
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if self.shown {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
+        self.line.show(format_args!("{} {done} of {total} ({percent} %)", self.task));
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Found;
 use super::extent_map::percent;
-use crate::config::human_size;
+use crate::config::{DiskConfig, human_size};
 use crate::sanitize::sanitize;
 
 const BOLD: Style = Style::new().bold();
@@ -132,7 +132,7 @@ impl<'d> Inspection<'d> {
 
     fn cache_mode(&self) -> String {
         match &self.found.config {
-            Some(config) => config.cache.name().to_owned(),
+            Some(config) => config.options.mode.name().to_owned(),
             None => "a machine's configuration says; name it with --config".to_owned(),
         }
     }
@@ -174,7 +174,7 @@ impl<'d> Inspection<'d> {
         };
         let answer = json!({
             "path": self.found.path.display().to_string(),
-            "id": self.found.config.as_ref().map(|config| &config.id),
+            "id": self.found.config.as_ref().map(DiskConfig::id),
             "kind": if *is_block_device { "block device" } else { "file" },
             "zfs_volume": volume,
             "size_bytes": geometry.capacity,
@@ -188,7 +188,7 @@ impl<'d> Inspection<'d> {
                 "alignment_bytes": limits.alignment,
             })),
             "zero_bytes": self.zeroes,
-            "cache": self.found.config.as_ref().map(|config| config.cache.name()),
+            "cache": self.found.config.as_ref().map(|config| config.options.mode.name()),
             "lock": { "state": lock, "pid": pid },
             "backing": backing.map(|space| json!({
                 "used_bytes": space.used,

@@ -4,7 +4,7 @@
 
 mod frontend;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,14 +15,14 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use crate::cmd::explain;
 use crate::config::disk_file::DiskFile;
 use crate::config::human_size;
 use crate::control::api::{Api, View};
 use crate::control::signals::Signals;
-use crate::disks::events::Events;
-use crate::disks::{DiskView, Disks};
+use crate::disks::{DiskError, DiskRegistry, EventLog, ManagedDisk, open_virtio_blk};
 use crate::exit::Exit;
-use crate::machine::pci::{self, Controllers};
+use crate::log;
 use crate::socket::{self, Socket};
 use frontend::Frontend;
 
@@ -37,7 +37,7 @@ pub(crate) enum Error {
     Socket(#[from] socket::Error),
     /// There is no disk.
     #[error(transparent)]
-    Disk(#[from] pci::Error),
+    Disk(#[from] DiskError),
     /// The host gives no event or thread.
     #[error("cannot {0}")]
     Host(&'static str, #[source] io::Error),
@@ -56,23 +56,22 @@ fn host(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 ///
 /// When the host fails, before the first frontend or later.
 pub(crate) fn serve(config: &DiskFile, path: &Path) -> Result<ExitCode, Error> {
-    let signals = Signals::take_over().map_err(Error::Signals)?;
+    let signals = Signals::block().map_err(Error::Signals)?;
     let socket = Socket::claim("vhost-user socket", path)?;
     let control = config.control.as_deref();
     let control = control.map(|path| Socket::claim("control socket", path)).transpose()?;
-    let block = pci::open_block(&config.disk)?;
+    let block = open_virtio_blk(&config.disk)?;
     let controls = block.control();
     let bytes = controls.geometry().capacity;
     let disk = Disk::new(block).map_err(host("make a vhost-user device"))?;
-    let events: Arc<Events> = Arc::default();
-    let view = DiskView::new(config.disk.clone(), controls);
-    let view = view.watched(&events).map_err(host("watch the space of the disk's store"))?;
-    let none = Controllers::default();
-    let disks = Arc::new(Disks::new(vec![view], none, config.disk.queues, Arc::clone(&events)));
-    let view = View { started: Instant::now(), machine: None, disks: Arc::clone(&disks), events };
+    let events: Arc<EventLog> = Arc::default();
+    let managed = ManagedDisk::new(config.disk.clone(), controls).watched(&events);
+    let managed = managed.map_err(host("watch the space of the disk's store"))?;
+    let disks = Arc::new(DiskRegistry::new([managed]));
+    let view = View { started: Instant::now(), machine: None, disks, events };
     let api = control.map(|socket| Api::start(socket, view)).transpose();
     let api = api.map_err(host("serve the control socket"))?;
-    say(&announcement(config, bytes, path));
+    log::print(announcement(config, bytes, path));
     let disk = Arc::new(Mutex::new(disk));
     let ended = Server { signals: &signals, socket: &socket, disk: &disk, frontend: None }.run();
     drop(api);
@@ -85,7 +84,7 @@ pub(crate) fn serve(config: &DiskFile, path: &Path) -> Result<ExitCode, Error> {
 
 fn announcement(config: &DiskFile, bytes: u64, socket: &Path) -> String {
     let disk = &config.disk;
-    let access = if disk.readonly { "read-only" } else { "read-write" };
+    let access = if disk.options.read_only { "read-only" } else { "read-write" };
     let queues = if disk.queues == 1 { "queue" } else { "queues" };
     format!(
         "serving {}, {}, {access}, {} {queues}, at {}\n{}",
@@ -93,14 +92,8 @@ fn announcement(config: &DiskFile, bytes: u64, socket: &Path) -> String {
         human_size(bytes),
         disk.queues,
         socket.display(),
-        config.promises()
+        explain::disk(disk)
     )
-}
-
-/// Tells the user, whatever the level of the log.
-fn say(text: &str) {
-    // Without a standard error there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// How serving ends.
@@ -134,7 +127,7 @@ impl Server<'_> {
             if ready.gone
                 && let Some(frontend) = self.frontend.take()
             {
-                say(&frontend.left());
+                log::print(frontend.left());
             }
             if ready.signal
                 && let Some(signal) = self.signals.next().map_err(Error::Signals)?
@@ -188,11 +181,11 @@ impl Server<'_> {
             Err(error) => return tracing::warn!(%error, "a frontend could not connect"),
         };
         if self.frontend.is_some() {
-            return say("a second frontend was turned away: the disk has one already");
+            return log::print("a second frontend was turned away: the disk has one already");
         }
         match Frontend::start(stream, Arc::clone(self.disk)) {
             Ok(frontend) => {
-                say("a frontend has connected");
+                log::print("a frontend has connected");
                 self.frontend = Some(frontend);
             }
             Err(error) => tracing::warn!(%error, "a frontend could not be served"),

@@ -1,8 +1,8 @@
-//! Whatever the text, there is a report and never a panic.
+//! Any text gets a report, and none causes a panic.
 
 use super::*;
 
-/// Text which the grammar mostly accepts, so that the checks behind it see strange values.
+/// Text that is mostly valid TOML, so that the later checks see unusual values.
 fn almost_config() -> impl Strategy<Value = String> {
     let header = prop::sample::select(vec![
         "[machine]",
@@ -63,18 +63,18 @@ proptest! {
     /// Nothing panics, each span lies in the text, and a source without an error is complete.
     #[test]
     fn any_text_gets_a_report(text in prop_oneof![any::<String>(), almost_config(), "[\\[\\]={}\"'#a\r\n\u{feff}é]{0,60}"]) {
-        let (source, diagnostics) = parse::parse(&text, Path::new(""));
+        let (source, diagnostics) = parse::parse_machine(&text, Path::new(""));
         for diagnostic in &diagnostics {
-            let primary = match &diagnostic.place {
-                Place::Text(label) => Some(label),
-                Place::File | Place::Host => None,
+            let primary = match &diagnostic.location {
+                Location::Text(label) => Some(label),
+                Location::File | Location::Host => None,
             };
             for label in primary.into_iter().chain(diagnostic.related.as_deref()) {
                 prop_assert!(text.get(label.span.clone()).is_some(), "{label:?}");
             }
         }
         let failed = diagnostics.iter().any(|d| d.severity == Severity::Error);
-        prop_assert_eq!(failed, source.and_then(parse::Source::build).is_none());
+        prop_assert_eq!(failed, source.and_then(build::machine).is_none());
         let report = Report::new("vm.toml".to_owned(), text, diagnostics);
         let shown = report.to_string();
         prop_assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
@@ -82,9 +82,9 @@ proptest! {
     }
 
     #[test]
-    fn a_size_is_read_as_it_is_written(bytes in (1_u64..1 << 30).prop_map(|kib| kib << 10)) {
-        let text = value::exact_size(bytes);
-        let read = value::size(&toml::de::DeValue::String(text.into()));
+    fn an_exact_size_reads_back(bytes in (1_u64..1 << 30).prop_map(|kib| kib << 10)) {
+        let text = size::exact_size(bytes);
+        let read = size::size(&toml::de::DeValue::String(text.into()));
         prop_assert_eq!(read, Ok(bytes));
     }
 }

@@ -1,4 +1,4 @@
-//! What `[control]` may say.
+//! `[control]`.
 
 use std::os::unix::net::UnixListener;
 
@@ -7,17 +7,18 @@ use super::*;
 #[test]
 fn a_control_socket_is_read() {
     let text = format!("{BASE}[control]\nsocket='control.sock'\n");
-    let machine = parse::parse(&text, Path::new("/vm")).0.unwrap().build().unwrap();
+    let (source, _) = parse::parse_machine(&text, Path::new("/vm"));
+    let machine = source.map(build::machine).unwrap().unwrap();
     assert_eq!(machine.control.as_deref(), Some(Path::new("/vm/control.sock")));
 }
 
 #[test]
-fn what_is_wrong_with_control_is_said() {
+fn invalid_control_tables() {
     assert_data_eq!(
         [
-            said_after_base("[control]"),
-            said_after_base("[control]\nsocket=1\npath='a'"),
-            said_after_base("[control]\nsocket='a'\n[console]\nsocket='a'"),
+            report_with_base("[control]"),
+            report_with_base("[control]\nsocket=1\npath='a'"),
+            report_with_base("[control]\nsocket='a'\n[console]\nsocket='a'"),
         ]
         .concat(),
         str![[r#"
@@ -30,35 +31,35 @@ fn what_is_wrong_with_control_is_said() {
 unknown key `path`
   path  <- not a key of [control]
   the keys of [control] are: socket
-console and control have the same socket
-  'a'  <- the second
-  'a'  <- the first
-  give each a path of its own
+`[console]` and `[control]` use the same socket
+  'a'  <- second use
+  'a'  <- first use
+  give each its own path
 
 "#]]
     );
 }
 
 #[test]
-fn control_places() {
-    let lab = Lab::new();
-    let said = |name: &str| lab.said_after_base(&format!("[control]\nsocket='{name}'\n"));
-    assert_eq!(said("new.sock"), "");
-    drop(UnixListener::bind(lab.folder.path().join("old.sock")).unwrap());
-    assert_eq!(said("old.sock"), "", "nobody listens there any more");
-    let _live = UnixListener::bind(lab.folder.path().join("live.sock")).unwrap();
+fn invalid_control_socket_paths() {
+    let host = HostFixture::new();
+    let report = |name: &str| host.report_with_base(&format!("[control]\nsocket='{name}'\n"));
+    assert_eq!(report("new.sock"), "");
+    drop(UnixListener::bind(host.folder.path().join("old.sock")).unwrap());
+    assert_eq!(report("old.sock"), "", "an abandoned socket is replaced");
+    let _live = UnixListener::bind(host.folder.path().join("live.sock")).unwrap();
     assert_data_eq!(
-        ["live.sock", "root.img", "no/c.sock"].map(said).concat(),
+        ["live.sock", "root.img", "no/c.sock"].map(report).concat(),
         str![[r#"
 the control socket `/vm/live.sock` is in use
-  'live.sock'  <- another machine listens here
+  'live.sock'  <- another machine listens on it
   give each machine its own socket, or end the other one
 cannot create the control socket `/vm/root.img`
-  'root.img'  <- something else has this name
-  choose another path, or remove what is there
+  'root.img'  <- exists and is not a socket
+  choose another path, or remove the existing file
 cannot create the control socket `/vm/no/c.sock`
-  'no/c.sock'  <- there is no folder `/vm/no`
-  a relative path starts at the folder of this file; or create it with `mkdir -p /vm/no`
+  'no/c.sock'  <- the directory `/vm/no` does not exist
+  a relative path starts at this file's directory; or create it with `mkdir -p /vm/no`
 
 "#]]
     );

@@ -1,18 +1,18 @@
-//! What is said of processors, kernel, disks, nets and console.
+//! vCPUs, kernel, disks, nets and console.
 
 use super::*;
 
 #[test]
-fn vcpus_and_queues() {
+fn invalid_vcpus_and_queues() {
     let vcpus = |value| {
-        said(&format!(
+        report(&format!(
             "[machine]\nmemory='64MiB'\nvcpus={value}\n[kernel]\nimage='k'\n[[disk]]\nid='a'\npath='a'\nqueues=4\n"
         ))
     };
     for good in ["4", "254", "0x10"] {
         assert_eq!(vcpus(good), "");
     }
-    // A refused count is no ground to refuse the queues.
+    // An invalid `vcpus` does not make the queues invalid.
     assert_data_eq!(
         ["0", "255", "-1", "99999999999", "2"].map(vcpus).concat(),
         str![[r#"
@@ -28,22 +28,22 @@ fn vcpus_and_queues() {
 `vcpus` is out of range
   99999999999  <- must be 1 to 254
   write a number from 1 to 254
-`queues` is more than the vCPUs
+`queues` exceeds the number of vCPUs
   4  <- a guest uses at most one queue per vCPU
   2  <- `vcpus` is 2
-  write at most 2, or leave `queues` out
+  write at most 2, or remove `queues`
 
 "#]]
     );
     assert_data_eq!(
-        said_after_base(
+        report_with_base(
             "[[disk]]\nid='a'\npath='a'\nqueues=2\n[[disk]]\nid='b'\npath='b'\nqueues=0\n"
         ),
         str![[r#"
-`queues` is more than the vCPUs
+`queues` exceeds the number of vCPUs
   2  <- a guest uses at most one queue per vCPU
   [machine]  <- `vcpus` is 1
-  write at most 1, or leave `queues` out
+  write at most 1, or remove `queues`
 `queues` is out of range
   0  <- must be 1 to 254
   write a number from 1 to 254
@@ -53,9 +53,9 @@ fn vcpus_and_queues() {
 }
 
 #[test]
-fn kernel() {
+fn invalid_cmdlines() {
     let cmdline = |text: &str| {
-        said(&format!("[machine]\nmemory='64MiB'\n[kernel]\nimage='k'\ncmdline=\"{text}\""))
+        report(&format!("[machine]\nmemory='64MiB'\n[kernel]\nimage='k'\ncmdline=\"{text}\""))
     };
     assert_eq!(cmdline(&"x".repeat(2047)), "");
     assert_data_eq!(
@@ -64,8 +64,8 @@ fn kernel() {
 `cmdline` is too long
   "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx  <- 2048 bytes
   shorten it to 2047 bytes; Linux ignores the rest
-`cmdline` has a NUL character
-  "a/u0000b"  <- the kernel would stop reading at the NUL
+`cmdline` contains a NUL character
+  "a/u0000b"  <- the kernel stops reading at the NUL
   remove the `/u0000`
 
 "#]]
@@ -73,10 +73,10 @@ fn kernel() {
 }
 
 #[test]
-fn disk_names() {
-    let id = |id: &str| said_after_base(&format!("[[disk]]\npath='a'\nid=\"{id}\"\n"));
+fn invalid_disk_names() {
+    let id = |id: &str| report_with_base(&format!("[[disk]]\npath='a'\nid=\"{id}\"\n"));
     let serial = |serial: &str| {
-        said_after_base(&format!("[[disk]]\npath='a'\nid='a'\nserial=\"{serial}\"\n"))
+        report_with_base(&format!("[[disk]]\npath='a'\nid='a'\nserial=\"{serial}\"\n"))
     };
     for good in ["a", "root-1.x_y", &"x".repeat(20)] {
         assert_eq!(id(good) + &serial(good), "");
@@ -87,12 +87,12 @@ fn disk_names() {
 `id` is empty
   ""  <- no name
   write 1 to 20 characters
-`id` has a character which is not allowed
+`id` contains an invalid character
   "a b"  <- ` ` is not allowed
-  write only letters, digits, `.`, `_` and `-`
-`id` has a character which is not allowed
+  use only letters, digits, `.`, `_` and `-`
+`id` contains an invalid character
   "é"  <- `é` is not allowed
-  write only letters, digits, `.`, `_` and `-`
+  use only letters, digits, `.`, `_` and `-`
 `id` is too long
   "xxxxxxxxxxxxxxxxxxxxx"  <- 21 characters
   write 1 to 20 characters
@@ -105,12 +105,12 @@ fn disk_names() {
 `serial` is empty
   ""  <- no name
   write 1 to 20 characters
-`serial` has a character which is not allowed
+`serial` contains an invalid character
   "é"  <- `é` is not allowed
-  write only printable ASCII
-`serial` has a character which is not allowed
+  use only printable ASCII
+`serial` contains an invalid character
   "a/u0000"  <- `/0` is not allowed
-  write only printable ASCII
+  use only printable ASCII
 `serial` is too long
   "xxxxxxxxxxxxxxxxxxxxx"  <- 21 characters
   write 1 to 20 characters
@@ -118,17 +118,17 @@ fn disk_names() {
 "#]]
     );
     assert_data_eq!(
-        said_after_base("[[disk]]\npath=''\nid='a'\n[[disk]]\npath=\"a\\u0000\"\nid='a'\n"),
+        report_with_base("[[disk]]\npath=''\nid='a'\n[[disk]]\npath=\"a\\u0000\"\nid='a'\n"),
         str![[r#"
 `path` is empty
   ''  <- no path
-  write a path; a relative one starts at the folder of this file
-`path` has a NUL character
+  write a path; a relative path starts at this file's directory
+`path` contains a NUL character
   "a/u0000"  <- not a path
   remove the `/u0000`
 the id `a` is used twice
-  'a'  <- and here again
-  'a'  <- first here
+  'a'  <- second use
+  'a'  <- first use
   give each its own `id`
 
 "#]]
@@ -136,9 +136,9 @@ the id `a` is used twice
 }
 
 #[test]
-fn disk_words() {
+fn unknown_words_in_disks() {
     assert_data_eq!(
-        said_after_base(
+        report_with_base(
             "[[disk]]\npath='a'\nid='a'\ncache='writback'\nbus='scsi'\n[[disk]]\npath='b'\nid='b'\ncache='fast'\nbus='virtio-scsi'\n[[disk]]\npath='c'\nid='c'\ncache='unsafe'\n"
         ),
         str![[r#"
@@ -146,22 +146,22 @@ fn disk_words() {
   'writback'  <- did you mean "writeback"?
   write one of "none", "directsync", "writethrough", "writeback", "unsafe"
 `bus` has an unknown value
-  'scsi'  <- not one of its values
+  'scsi'  <- not a valid value
   write one of "virtio-blk", "virtio-scsi"
 `cache` has an unknown value
-  'fast'  <- not one of its values
+  'fast'  <- not a valid value
   write one of "none", "directsync", "writethrough", "writeback", "unsafe"
 warning: `cache = "unsafe"` ignores the guest's flushes
-  'unsafe'  <- a host crash loses data the guest believes safe
-  write "writeback" for a disk you want to keep
+  'unsafe'  <- a host crash loses data that the guest has flushed
+  write "writeback" for a disk whose data matters
 
 "#]]
     );
 }
 
 #[test]
-fn nets() {
-    let mac = |mac: &str| said_after_base(&format!("[[net]]\ntap='t'\nmac='{mac}'\n"));
+fn invalid_nets() {
+    let mac = |mac: &str| report_with_base(&format!("[[net]]\ntap='t'\nmac='{mac}'\n"));
     assert_eq!(mac("52:54:00:AB:cd:ef"), "");
     let bad = [
         "",
@@ -195,15 +195,15 @@ fn nets() {
   '+5:54:00:12:34:56'  <- expected six bytes
   write six pairs of hexadecimal digits, such as "02:00:00:00:00:01"
 `mac` is a multicast address
-  '53:54:00:12:34:56'  <- no device can have it
+  '53:54:00:12:34:56'  <- not valid for a device
   write an even first byte, such as "52:54:00:12:34:56"
 `mac` is all zero
-  '00:00:00:00:00:00'  <- no device can have it
+  '00:00:00:00:00:00'  <- not valid for a device
   write six pairs of hexadecimal digits, such as "02:00:00:00:00:01"
 
 "#]]
     );
-    let tap = |tap: &str| said_after_base(&format!("[[net]]\ntap='{tap}'\n"));
+    let tap = |tap: &str| report_with_base(&format!("[[net]]\ntap='{tap}'\n"));
     assert_eq!(tap("vm-tap.0_12345x"), "");
     assert_data_eq!(
         ["", "a/b", "a b", "..", "sixteen-letters0"].map(tap).concat(),
@@ -212,13 +212,13 @@ fn nets() {
   ''  <- no name
   write 1 to 15 characters
 `tap` has an invalid name
-  'a/b'  <- no name of a network device
+  'a/b'  <- not a network device name
   write a name such as "tap0"
 `tap` has an invalid name
-  'a b'  <- no name of a network device
+  'a b'  <- not a network device name
   write a name such as "tap0"
 `tap` has an invalid name
-  '..'  <- no name of a network device
+  '..'  <- not a network device name
   write a name such as "tap0"
 `tap` is too long
   'sixteen-letters0'  <- 16 characters
@@ -227,17 +227,17 @@ fn nets() {
 "#]]
     );
     assert_data_eq!(
-        said_after_base(
+        report_with_base(
             "[[net]]\ntap='t'\nmac='02:00:00:00:00:0a'\n[[net]]\ntap='t'\nmac='02:00:00:00:00:0A'\n"
         ),
         str![[r#"
 the tap `t` is used twice
-  't'  <- and here again
-  't'  <- first here
+  't'  <- second use
+  't'  <- first use
   give each its own `tap`
 the mac `02:00:00:00:00:0a` is used twice
-  '02:00:00:00:00:0A'  <- and here again
-  '02:00:00:00:00:0a'  <- first here
+  '02:00:00:00:00:0A'  <- second use
+  '02:00:00:00:00:0a'  <- first use
   give each its own `mac`
 
 "#]]
@@ -245,16 +245,16 @@ the mac `02:00:00:00:00:0a` is used twice
 }
 
 #[test]
-fn a_derived_mac_never_changes() {
+fn derived_mac_is_stable() {
     assert_eq!(value::display_mac(value::derived_mac("tap0")), "02:d9:63:fc:ef:07");
     assert_ne!(value::derived_mac("tap0"), value::derived_mac("tap1"));
 }
 
 #[test]
-fn console() {
-    assert_eq!(said_after_base("[console]\nmode='off'"), "");
+fn invalid_consoles() {
+    assert_eq!(report_with_base("[console]\nmode='off'"), "");
     assert_data_eq!(
-        said_after_base("[console]\nmode='of'\n"),
+        report_with_base("[console]\nmode='of'\n"),
         str![[r#"
 `mode` has an unknown value
   'of'  <- did you mean "off"?
@@ -263,22 +263,22 @@ fn console() {
 "#]]
     );
     assert_data_eq!(
-        said_after_base("[console]\nsocket='s'\nfile='f'\n"),
+        report_with_base("[console]\nsocket='s'\nfile='f'\n"),
         str![[r#"
-`[console]` names two places
-  'f'  <- and the second
+`[console]` has two destinations
+  'f'  <- the second
   's'  <- the first
   keep one of `file`, `socket` and `mode`
 
 "#]]
     );
-    let socket = |length| said_after_base(&format!("[console]\nsocket='{}'", "s".repeat(length)));
+    let socket = |length| report_with_base(&format!("[console]\nsocket='{}'", "s".repeat(length)));
     assert_eq!(socket(107), "");
     assert_data_eq!(
         socket(108),
         str![[r#"
 `socket` is too long for a socket
-  'sssssssssssssssssssssssssssssssssssssss  <- 108 bytes with the folder of this file
+  'sssssssssssssssssssssssssssssssssssssss  <- 108 bytes including this file's directory
   write a path of at most 107 bytes
 
 "#]]
@@ -286,18 +286,18 @@ fn console() {
 }
 
 #[test]
-fn the_pci_bus_is_finite() {
+fn too_many_pci_devices() {
     let devices = |count| {
         let nets: String = (1..count).map(|n| format!("[[net]]\ntap='t{n}'\n")).collect();
-        said_after_base(&format!("{nets}[[disk]]\nid='last'\npath='a'\n"))
+        report_with_base(&format!("{nets}[[disk]]\nid='last'\npath='a'\n"))
     };
     assert_eq!(devices(30), "");
     assert_data_eq!(
         devices(31),
         str![[r#"
 31 disks, controllers and nets do not fit on the PCI bus
-  [[disk]]  <- no slot is left from here on
-  keep at most 30 of them together, or put disks on one controller with `bus = "virtio-scsi"`
+  [[disk]]  <- no free slot from here on
+  keep at most 30 of them, or put disks on one controller with `bus = "virtio-scsi"`
 
 "#]]
     );

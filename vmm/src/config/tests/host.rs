@@ -1,26 +1,30 @@
-//! What the checks against the host say.
+//! Checks against the host.
+
+use std::thread;
+
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::*;
 
-/// A folder with a kernel and a disk, on a host which has all they need.
-pub(super) struct Lab {
+/// A directory with a kernel and a disk, and a host that has everything they need.
+pub(super) struct HostFixture {
     pub(super) folder: TempDir,
-    host: Host,
+    facts: Host,
 }
 
-impl Lab {
+impl HostFixture {
     pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let net_devices = folder.path().join("net");
-        let lab = Self {
-            host: Host { kvm: Ok(64), cpus: 8, available_bytes: Some(1 << 30), net_devices },
+        let host = Self {
+            facts: Host { kvm: Ok(64), cpus: 8, available_bytes: Some(1 << 30), net_devices },
             folder,
         };
-        let kernel = lab.file("vmlinuz", 0x400);
+        let kernel = host.file("vmlinuz", 0x400);
         kernel.write_all_at(b"\x55\xaa", 0x1fe).unwrap();
         kernel.write_all_at(b"HdrS", 0x202).unwrap();
-        lab.file("root.img", 4096);
-        lab
+        host.file("root.img", 4096);
+        host
     }
 
     pub(super) fn file(&self, name: &str, length: u64) -> fs::File {
@@ -33,48 +37,48 @@ impl Lab {
         fs::write(self.folder.path().join(name), content).unwrap();
     }
 
-    pub(super) fn said(&self, text: &str) -> String {
-        let (source, mut diagnostics) = parse::parse(text, self.folder.path());
-        self.host.check(&source.unwrap(), &mut diagnostics);
+    pub(super) fn report(&self, text: &str) -> String {
+        let (source, mut diagnostics) = parse::parse_machine(text, self.folder.path());
+        self.facts.check(&source.unwrap(), &mut diagnostics);
         lines(text, diagnostics).replace(self.folder.path().to_str().unwrap(), "/vm")
     }
 
-    pub(super) fn said_after_base(&self, text: &str) -> String {
-        self.said(&format!("{BASE}{text}"))
+    pub(super) fn report_with_base(&self, text: &str) -> String {
+        self.report(&format!("{BASE}{text}"))
     }
 }
 
 #[test]
-fn a_good_machine_is_let_through() {
+fn a_valid_machine_passes() {
     let text = "[[disk]]\nid='a'\npath='root.img'\n[[net]]\ntap='tap0'\n[console]\nfile='c.log'\n";
-    let lab = Lab::new();
-    fs::create_dir_all(lab.folder.path().join("net/tap0")).unwrap();
-    lab.content("net/tap0/tun_flags", b"0x1002\n");
-    assert_eq!(lab.said_after_base(text), "");
+    let host = HostFixture::new();
+    fs::create_dir_all(host.folder.path().join("net/tap0")).unwrap();
+    host.content("net/tap0/tun_flags", b"0x1002\n");
+    assert_eq!(host.report_with_base(text), "");
 }
 
 #[test]
-fn kvm() {
-    let said = |kvm| {
-        let mut lab = Lab::new();
-        lab.host.kvm = kvm;
-        lab.said("[machine]\nvcpus=8\nmemory='64MiB'\n[kernel]\nimage='vmlinuz'\n")
+fn missing_kvm_and_too_many_vcpus() {
+    let report = |kvm| {
+        let mut host = HostFixture::new();
+        host.facts.kvm = kvm;
+        host.report("[machine]\nvcpus=8\nmemory='64MiB'\n[kernel]\nimage='vmlinuz'\n")
     };
     let cases = [Err(Errno::NOENT), Err(Errno::ACCESS), Err(Errno::BUSY), Ok(4)];
     assert_data_eq!(
-        cases.map(said).concat(),
+        cases.map(report).concat(),
         str![[r#"
 this host has no /dev/kvm
   (host)
-  switch on virtualization in the firmware, then `modprobe kvm_intel` or `modprobe kvm_amd`; inside a virtual machine, switch on nesting
-you may not open /dev/kvm
+  enable virtualization in the firmware, then `modprobe kvm_intel` or `modprobe kvm_amd`; inside a virtual machine, enable nested virtualization
+no permission to open /dev/kvm
   (host)
   join its group with `sudo usermod -aG kvm $USER`, then log in again
 cannot open /dev/kvm: Device or resource busy (os error 16)
   (host)
-  see whether another hypervisor holds the processor's virtualization
-`vcpus` is more than KVM gives one machine
-  8  <- KVM on this host gives 4
+  check whether another hypervisor uses the CPU's virtualization
+`vcpus` exceeds the limit of KVM
+  8  <- KVM on this host supports 4
   write at most 4
 
 "#]]
@@ -82,40 +86,41 @@ cannot open /dev/kvm: Device or resource busy (os error 16)
 }
 
 #[test]
-fn more_than_the_host_has() {
+fn more_vcpus_and_memory_than_the_host_has() {
     let text = "[machine]\nvcpus=9\nmemory='1026MiB'\n[kernel]\nimage='vmlinuz'\n";
     assert_data_eq!(
-        Lab::new().said(text),
+        HostFixture::new().report(text),
         str![[r#"
-warning: `vcpus` is more than this host has
+warning: `vcpus` exceeds the number of host CPUs
   9  <- the host has 8
   write at most 8 for full speed
-`memory` is more than the host has free
-  '1026MiB'  <- 1026 MiB asked, 1024 MiB available
+`memory` exceeds the available memory of the host
+  '1026MiB'  <- 1026 MiB requested, 1024 MiB available
   write at most "1GiB", or free memory on the host
 
 "#]]
     );
-    assert_eq!(Lab::new().said(&text.replace("1026", "1024").replace('9', "8")), "");
+    assert_eq!(HostFixture::new().report(&text.replace("1026", "1024").replace('9', "8")), "");
 }
 
 #[test]
-fn kernel_images() {
-    let lab = Lab::new();
+fn invalid_kernel_images() {
+    let host = HostFixture::new();
     let elf = |machine| [b"\x7fELF\x02\x01".as_slice(), &[0; 12], &[machine, 0]].concat();
-    lab.content("good-elf", &elf(62));
-    lab.content("arm-elf", &elf(183));
-    lab.content("arm64", &[[0; 0x38].as_slice(), b"ARM\x64"].concat());
-    lab.content("gzip", b"\x1f\x8b\x08");
-    lab.content("zstd", b"\x28\xb5\x2f\xfd");
-    lab.content("xz", b"\xfd7zXZ\0");
-    lab.content("efi", b"MZ");
-    lab.content("text", b"#!/bin/sh");
-    lab.content("no-boot-flag", &[[0; 0x202].as_slice(), b"HdrS"].concat());
-    lab.content("empty", b"");
-    fs::create_dir(lab.folder.path().join("folder")).unwrap();
-    let said = |image| lab.said(&format!("[machine]\nmemory='64MiB'\n[kernel]\nimage='{image}'"));
-    assert_eq!(said("good-elf"), "");
+    host.content("good-elf", &elf(62));
+    host.content("arm-elf", &elf(183));
+    host.content("arm64", &[[0; 0x38].as_slice(), b"ARM\x64"].concat());
+    host.content("gzip", b"\x1f\x8b\x08");
+    host.content("zstd", b"\x28\xb5\x2f\xfd");
+    host.content("xz", b"\xfd7zXZ\0");
+    host.content("efi", b"MZ");
+    host.content("text", b"#!/bin/sh");
+    host.content("no-boot-flag", &[[0; 0x202].as_slice(), b"HdrS"].concat());
+    host.content("empty", b"");
+    fs::create_dir(host.folder.path().join("folder")).unwrap();
+    let report =
+        |image| host.report(&format!("[machine]\nmemory='64MiB'\n[kernel]\nimage='{image}'"));
+    assert_eq!(report("good-elf"), "");
     let bad = [
         "arm-elf",
         "arm64",
@@ -132,33 +137,33 @@ fn kernel_images() {
         "text/below",
     ];
     assert_data_eq!(
-        bad.map(said).concat(),
+        bad.map(report).concat(),
         str![[r#"
-`/vm/arm-elf` is not a kernel Bulkhead can boot
+the kernel image `/vm/arm-elf` cannot be booted
   'arm-elf'  <- this is an ELF file, but not for x86-64
   name an x86-64 bzImage, such as /boot/vmlinuz, or an uncompressed vmlinux
-`/vm/arm64` is not a kernel Bulkhead can boot
+the kernel image `/vm/arm64` cannot be booted
   'arm64'  <- this is a kernel for arm64
   name an x86-64 bzImage, such as /boot/vmlinuz, or an uncompressed vmlinux
-`/vm/gzip` is not a kernel Bulkhead can boot
+the kernel image `/vm/gzip` cannot be booted
   'gzip'  <- this is a gzip file
   unpack it with `gunzip`
-`/vm/zstd` is not a kernel Bulkhead can boot
+the kernel image `/vm/zstd` cannot be booted
   'zstd'  <- this is a zstd file
   unpack it with `unzstd`
-`/vm/xz` is not a kernel Bulkhead can boot
+the kernel image `/vm/xz` cannot be booted
   'xz'  <- this is an xz file
   unpack it with `unxz`
-`/vm/efi` is not a kernel Bulkhead can boot
+the kernel image `/vm/efi` cannot be booted
   'efi'  <- this is an EFI program without a Linux setup header
   name an x86-64 bzImage, such as /boot/vmlinuz, or an uncompressed vmlinux
-`/vm/text` is not a kernel Bulkhead can boot
+the kernel image `/vm/text` cannot be booted
   'text'  <- this is neither a bzImage nor an x86-64 ELF file
   name an x86-64 bzImage, such as /boot/vmlinuz, or an uncompressed vmlinux
-`/vm/no-boot-flag` is not a kernel Bulkhead can boot
+the kernel image `/vm/no-boot-flag` cannot be booted
   'no-boot-flag'  <- this is neither a bzImage nor an x86-64 ELF file
   name an x86-64 bzImage, such as /boot/vmlinuz, or an uncompressed vmlinux
-`/vm/empty` is not a kernel Bulkhead can boot
+the kernel image `/vm/empty` cannot be booted
   'empty'  <- this is an empty file
   name an x86-64 bzImage, such as /boot/vmlinuz, or an uncompressed vmlinux
 the kernel image `/vm/folder` is a directory
@@ -166,36 +171,36 @@ the kernel image `/vm/folder` is a directory
   name a file in it
 the kernel image `/vm/absent` does not exist
   'absent'  <- no such file
-  a relative path starts at the folder of this file
+  a relative path starts at this file's directory
 the kernel image `/vm/no/folder` does not exist
-  'no/folder'  <- there is no folder `/vm/no`
-  a relative path starts at the folder of this file; or create it with `mkdir -p /vm/no`
+  'no/folder'  <- the directory `/vm/no` does not exist
+  a relative path starts at this file's directory; or create it with `mkdir -p /vm/no`
 cannot open the kernel image `/vm/text/below`
   'text/below'  <- Not a directory (os error 20)
-  a relative path starts at the folder of this file
+  a relative path starts at this file's directory
 
 "#]]
     );
     assert_data_eq!(
-        lab.said_after_base("initramfs='empty'"),
+        host.report_with_base("initramfs='empty'"),
         str![[r#"
 the initramfs `/vm/empty` is empty
   'empty'  <- 0 bytes
-  name a cpio archive, or leave `initramfs` out
+  name a cpio archive, or remove `initramfs`
 
 "#]]
     );
 }
 
 #[test]
-fn disk_images() {
-    let lab = Lab::new();
-    lab.file("odd", 1000);
-    lab.file("empty", 0);
-    let said = |path| lab.said_after_base(&format!("[[disk]]\nid='a'\npath='{path}'\n"));
+fn invalid_disk_images() {
+    let host = HostFixture::new();
+    host.file("odd", 1000);
+    host.file("empty", 0);
+    let report = |path| host.report_with_base(&format!("[[disk]]\nid='a'\npath='{path}'\n"));
     let bad = ["odd", "empty", ".", "absent", "/dev/null", "/proc/version"];
     assert_data_eq!(
-        bad.map(said).concat(),
+        bad.map(report).concat(),
         str![[r#"
 the disk image `/vm/odd` is not a multiple of 512 bytes
   'odd'  <- 1000 bytes
@@ -209,10 +214,10 @@ the disk image `/vm/.` is a directory
 the disk image `/vm/absent` does not exist
   'absent'  <- no such file
   create it with `truncate -s 10G /vm/absent`
-the disk image `/dev/null` is no file and no block device
+the disk image `/dev/null` is neither a regular file nor a block device
   '/dev/null'  <- not a disk
   name an image file, or a block device such as /dev/zvol/tank/root
-the disk image `/proc/version` does not tell its size
+the disk image `/proc/version` has no size
   '/proc/version'  <- Invalid argument (os error 22)
   name an image file, or a block device such as /dev/zvol/tank/root
 
@@ -221,15 +226,15 @@ the disk image `/proc/version` does not tell its size
 }
 
 #[test]
-fn an_image_is_made_of_whole_blocks() {
-    let lab = Lab::new();
-    lab.file("odd", 1 << 20 | 512);
-    let said = |block_size| {
-        lab.said_after_base(&format!("[[disk]]\nid='a'\npath='odd'\nblock_size={block_size}\n"))
+fn image_size_is_a_multiple_of_the_block_size() {
+    let host = HostFixture::new();
+    host.file("odd", 1 << 20 | 512);
+    let report = |block_size| {
+        host.report_with_base(&format!("[[disk]]\nid='a'\npath='odd'\nblock_size={block_size}\n"))
     };
-    assert_eq!(said(512), "");
+    assert_eq!(report(512), "");
     assert_data_eq!(
-        said(4096),
+        report(4096),
         str![[r#"
 the disk image `/vm/odd` is not a multiple of 4096 bytes
   'odd'  <- 1049088 bytes
@@ -237,74 +242,85 @@ the disk image `/vm/odd` is not a multiple of 4096 bytes
 
 "#]]
     );
-    lab.file("odd", 1 << 20);
-    assert_eq!(said(4096), "");
+    host.file("odd", 1 << 20);
+    assert_eq!(report(4096), "");
+}
+
+/// Runs `check` on a thread without capabilities, where permissions apply to root too.
+fn without_capabilities<T: Send>(check: impl FnOnce() -> T + Send) -> T {
+    let drop_all = || {
+        let none = CapabilitySet::empty();
+        let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+        set_capabilities(None, sets).unwrap();
+        check()
+    };
+    thread::scope(|scope| scope.spawn(drop_all).join().unwrap())
 }
 
 #[test]
-fn rights() {
-    let lab = Lab::new();
+fn missing_permissions() {
+    let host = HostFixture::new();
     for (name, mode) in [("secret", 0o000), ("fixed", 0o444)] {
-        let file = lab.file(name, 4096);
+        let file = host.file(name, 4096);
         file.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
     }
-    if fs::File::open(lab.folder.path().join("secret")).is_ok() {
-        eprintln!("skipped: root may do everything");
-        return;
-    }
+    let report = without_capabilities(|| {
+        let disks = "[[disk]]\nid='a'\npath='secret'\n[[disk]]\nid='b'\npath='fixed'\n";
+        host.report_with_base(disks)
+    });
     assert_data_eq!(
-        lab.said_after_base("[[disk]]\nid='a'\npath='secret'\n[[disk]]\nid='b'\npath='fixed'\n"),
+        report,
         str![[r#"
-you may not read the disk image `/vm/secret`
+no permission to read the disk image `/vm/secret`
   'secret'  <- permission denied
-  see `ls -l /vm/secret`, and grant yourself the right to read it
-you may not write the disk image `/vm/fixed`
+  see `ls -l /vm/secret`, and grant yourself read permission
+no permission to write the disk image `/vm/fixed`
   'fixed'  <- Permission denied (os error 13)
-  grant yourself the right to write it, or write `readonly = true`
+  grant yourself write permission, or write `readonly = true`
 
 "#]]
     );
 }
 
 #[test]
-fn one_image_for_two_disks() {
-    let lab = Lab::new();
-    let root = lab.folder.path().join("root.img");
-    fs::hard_link(&root, lab.folder.path().join("other.img")).unwrap();
-    let said = |first: &str, second: &str| {
-        lab.said_after_base(&format!(
+fn image_shared_by_two_disks() {
+    let host = HostFixture::new();
+    let root = host.folder.path().join("root.img");
+    fs::hard_link(&root, host.folder.path().join("other.img")).unwrap();
+    let report = |first: &str, second: &str| {
+        host.report_with_base(&format!(
             "[[disk]]\nid='a'\npath='root.img'\n{first}\n[[disk]]\nid='b'\npath='other.img'\n{second}\n"
         ))
     };
     assert_data_eq!(
-        said("", ""),
+        report("", ""),
         str![[r#"
 the disk image `/vm/other.img` is used twice
-  'other.img'  <- the same image again
-  'root.img'  <- first used here
+  'other.img'  <- second use
+  'root.img'  <- first use
   give each disk its own image, or set `readonly = true` on both
 
 "#]]
     );
-    assert_ne!(said("readonly=true", ""), "");
-    assert_ne!(said("", "readonly=true"), "");
-    assert_eq!(said("readonly=true", "readonly=true"), "");
+    assert_ne!(report("readonly=true", ""), "");
+    assert_ne!(report("", "readonly=true"), "");
+    assert_eq!(report("readonly=true", "readonly=true"), "");
 }
 
 #[test]
-fn a_file_system_without_o_direct() {
-    // Only the mode is looked at: a file of /proc has no size, and is no disk for another reason.
-    let said = |cache: &str| {
+fn file_system_without_o_direct() {
+    // A file of /proc lacks O_DIRECT. It has no size either, so only the mode is checked.
+    let report = |cache: &str| {
         let text = format!("{BASE}[[disk]]\nid='a'\npath='/proc/self/status'\ncache='{cache}'\n");
-        let (source, _) = parse::parse(&text, Path::new(""));
+        let (source, _) = parse::parse_machine(&text, Path::new(""));
         let disk = source.unwrap().disks.remove(0);
-        lines(&text, check_direct(&disk, disk.path.as_ref().unwrap()).into_iter().collect())
+        lines(&text, check_direct(&disk).into_iter().collect())
     };
-    assert_eq!(said("writeback"), "");
+    assert_eq!(report("writeback"), "");
     assert_data_eq!(
-        said("directsync"),
+        report("directsync"),
         str![[r#"
-the file system of `/proc/self/status` cannot bypass the page cache
+the file system of `/proc/self/status` lacks O_DIRECT
   'directsync'  <- needs O_DIRECT
   write "writeback" or "writethrough"
 
@@ -313,60 +329,52 @@ the file system of `/proc/self/status` cannot bypass the page cache
 }
 
 #[test]
-fn taps() {
-    let lab = Lab::new();
-    fs::create_dir_all(lab.folder.path().join("net/eth0")).unwrap();
-    fs::create_dir_all(lab.folder.path().join("net/tun0")).unwrap();
-    lab.content("net/tun0/tun_flags", b"0x1001\n");
+fn invalid_tap_devices() {
+    let host = HostFixture::new();
+    fs::create_dir_all(host.folder.path().join("net/eth0")).unwrap();
+    fs::create_dir_all(host.folder.path().join("net/tun0")).unwrap();
+    host.content("net/tun0/tun_flags", b"0x1001\n");
     let text = "[[net]]\ntap='tap0'\n[[net]]\ntap='eth0'\n[[net]]\ntap='tun0'\n";
     assert_data_eq!(
-        lab.said_after_base(text),
+        host.report_with_base(text),
         str![[r#"
-the host has no tap `tap0`
+the host has no TAP device `tap0`
   'tap0'  <- no such network device
   create it with `sudo ip tuntap add dev tap0 mode tap user $USER` and `sudo ip link set tap0 up`
-`eth0` is not a tap
+`eth0` is not a TAP device
   'eth0'  <- a network device of another kind
-  name a tap, such as `ip tuntap add dev tap0 mode tap` creates
-`tun0` is not a tap
+  name a TAP device; `ip tuntap add dev tap0 mode tap` creates one
+`tun0` is not a TAP device
   'tun0'  <- a network device of another kind
-  name a tap, such as `ip tuntap add dev tap0 mode tap` creates
+  name a TAP device; `ip tuntap add dev tap0 mode tap` creates one
 
 "#]]
     );
 }
 
 #[test]
-fn console_places() {
-    let lab = Lab::new();
-    fs::create_dir(lab.folder.path().join("folder")).unwrap();
-    let said = |line: &str| lab.said_after_base(&format!("[console]\n{line}\n"));
-    assert_eq!(said("socket='new.sock'"), "");
+fn invalid_console_paths() {
+    let host = HostFixture::new();
+    fs::create_dir(host.folder.path().join("folder")).unwrap();
+    let report = |line: &str| host.report_with_base(&format!("[console]\n{line}\n"));
+    assert_eq!(report("socket='new.sock'"), "");
     let bad = ["file='no/c.log'", "file='folder'", "socket='root.img'", "socket='no/c.sock'"];
     assert_data_eq!(
-        bad.map(said).concat(),
+        bad.map(report).concat(),
         str![[r#"
 cannot create the console file `/vm/no/c.log`
-  'no/c.log'  <- there is no folder `/vm/no`
-  a relative path starts at the folder of this file; or create it with `mkdir -p /vm/no`
+  'no/c.log'  <- the directory `/vm/no` does not exist
+  a relative path starts at this file's directory; or create it with `mkdir -p /vm/no`
 cannot create the console file `/vm/folder`
   'folder'  <- not a file
-  choose another path, or remove what is there
+  choose another path, or remove the existing file
 cannot create the console socket `/vm/root.img`
-  'root.img'  <- something else has this name
-  choose another path, or remove what is there
+  'root.img'  <- exists and is not a socket
+  choose another path, or remove the existing file
 cannot create the console socket `/vm/no/c.sock`
-  'no/c.sock'  <- there is no folder `/vm/no`
-  a relative path starts at the folder of this file; or create it with `mkdir -p /vm/no`
+  'no/c.sock'  <- the directory `/vm/no` does not exist
+  a relative path starts at this file's directory; or create it with `mkdir -p /vm/no`
 
 "#]]
     );
-}
-
-#[test]
-fn meminfo() {
-    let text = "MemTotal:       32768 kB\nMemAvailable:    1024 kB\n";
-    assert_eq!(mem_available(text), Some(1 << 20));
-    assert_eq!(mem_available("MemTotal: 1 kB\n"), None);
-    assert_eq!(mem_available("MemAvailable: 99999999999999999 kB\n"), None);
 }

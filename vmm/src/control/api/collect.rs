@@ -11,10 +11,9 @@ use super::latency::Counts;
 use super::model::{
     Disk, Engine, Event, Events, Held, Requests, Scsi, SoftLimit, State, Stats, Status, Trimmed,
 };
-use crate::config::{Bus, ScsiPlace};
+use crate::config::ScsiAddress;
 use crate::control::commands::Commander;
-use crate::disks::events;
-use crate::disks::{DiskView, Disks};
+use crate::disks::{DiskRegistry, EventLog, EventRecord, Hotplug, ManagedDisk};
 use crate::machine::pause_gate::Gate;
 
 /// Everything the control socket may see and do.
@@ -23,8 +22,8 @@ pub(crate) struct View {
     pub(crate) started: Instant,
     /// Nothing where a disk is served to another monitor.
     pub(crate) machine: Option<MachineView>,
-    pub(crate) disks: Arc<Disks>,
-    pub(crate) events: Arc<events::Events>,
+    pub(crate) disks: Arc<DiskRegistry>,
+    pub(crate) events: Arc<EventLog>,
 }
 
 /// The machine around the disks.
@@ -34,6 +33,7 @@ pub(crate) struct MachineView {
     /// Closed while the machine is paused.
     pub(crate) gate: Arc<Gate>,
     pub(crate) commander: Commander,
+    pub(crate) hotplug: Arc<Hotplug>,
 }
 
 impl View {
@@ -55,10 +55,10 @@ impl View {
     }
 
     pub(super) fn events(&self) -> Events {
-        let event = |event: events::Event| Event {
+        let event = |event: EventRecord| Event {
             number: event.number,
             time_ms: event.time.duration_since(UNIX_EPOCH).map_or(0, milliseconds),
-            event: event.what.name().to_owned(),
+            event: event.kind.name().to_owned(),
             disk: event.disk,
             text: event.text,
         };
@@ -66,10 +66,10 @@ impl View {
     }
 }
 
-impl DiskView {
+impl ManagedDisk {
     /// Whether flushes are ignored.
     pub(super) fn is_unsafe(&self) -> bool {
-        self.config.cache.flush_action() == FlushAction::Ignore
+        self.config.options.mode.flush_action() == FlushAction::Ignore
     }
 
     pub(super) fn status(&self) -> Disk {
@@ -77,7 +77,7 @@ impl DiskView {
         let (geometry, engine) = (control.geometry(), control.engine());
         let held = self.held();
         Disk {
-            id: config.id.clone(),
+            id: config.id().to_owned(),
             path: config.path.display().to_string(),
             scsi: self.scsi(),
             detaching: self.is_detaching(),
@@ -85,8 +85,8 @@ impl DiskView {
             size_bytes: geometry.capacity,
             logical_block_bytes: geometry.logical_block,
             physical_block_bytes: geometry.physical_block,
-            readonly: config.readonly,
-            cache: config.cache.name().to_owned(),
+            readonly: config.options.read_only,
+            cache: config.options.mode.name().to_owned(),
             write_cache: control.write_cache(),
             lost_writes: control.backend().status().lost_writes,
             held,
@@ -104,8 +104,8 @@ impl DiskView {
 
     /// Where it is on a SCSI controller.
     fn scsi(&self) -> Option<Scsi> {
-        let Bus::VirtioScsi(place) = self.config.bus else { return None };
-        let ScsiPlace { controller, address: Address { target, lun } } = place;
+        let ScsiAddress { controller, address: Address { target, lun } } =
+            self.config.scsi_address()?;
         Some(Scsi { controller, target, lun })
     }
 
@@ -140,7 +140,7 @@ impl DiskView {
     }
 
     fn warnings(&self, held: Option<&Held>) -> Vec<String> {
-        let cache = self.config.cache;
+        let cache = self.config.options.mode;
         let mut warnings = Vec::new();
         if self.is_detaching() {
             let in_flight = stats(self.control.stats()).in_flight;

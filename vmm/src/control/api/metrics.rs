@@ -11,7 +11,7 @@ use devices::virtio::stats::{Histogram, Kind, QueueStats};
 use super::collect::View;
 use super::latency::Counts;
 use super::model::{Held, State, Trimmed};
-use crate::disks::DiskView;
+use crate::disks::ManagedDisk;
 
 /// What `Content-Type` says.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -80,11 +80,11 @@ fn machine(page: &mut Page, view: &View) {
     }
 }
 
-fn disks(page: &mut Page, all: &[Arc<DiskView>]) {
-    let mut gauge = |name: &str, help: &str, value: fn(&DiskView) -> u64| {
+fn disks(page: &mut Page, all: &[Arc<ManagedDisk>]) {
+    let mut gauge = |name: &str, help: &str, value: fn(&ManagedDisk) -> u64| {
         page.family(name, "gauge", help);
         for disk in all {
-            page.sample(name, &[("disk", &disk.config.id)], value(disk));
+            page.sample(name, &[("disk", disk.config.id())], value(disk));
         }
     };
     gauge("bulkhead_disk_size_bytes", "Size.", |disk| disk.control.geometry().capacity);
@@ -109,12 +109,12 @@ fn disks(page: &mut Page, all: &[Arc<DiskView>]) {
     held(page, all, "bulkhead_disk_held_deadline_seconds", help, |held| held.deadline_ms);
 }
 
-fn trimmed(page: &mut Page, all: &[Arc<DiskView>]) {
+fn trimmed(page: &mut Page, all: &[Arc<ManagedDisk>]) {
     let mut counter = |what: &str, help: &str, bytes: fn(&Trimmed) -> u64| {
         let name = format!("bulkhead_disk_trim_{what}_bytes_total");
         page.family(&name, "counter", help);
         for disk in all {
-            page.sample(&name, &[("disk", &disk.config.id)], bytes(&disk.trimmed()));
+            page.sample(&name, &[("disk", disk.config.id())], bytes(&disk.trimmed()));
         }
     };
     counter("asked", "Bytes that the guest discarded.", |trimmed| trimmed.asked_bytes);
@@ -125,7 +125,7 @@ fn trimmed(page: &mut Page, all: &[Arc<DiskView>]) {
 
 fn held(
     page: &mut Page,
-    all: &[Arc<DiskView>],
+    all: &[Arc<ManagedDisk>],
     name: &str,
     help: &str,
     milliseconds: fn(&Held) -> u64,
@@ -133,13 +133,13 @@ fn held(
     page.family(name, "gauge", help);
     for disk in all {
         if let Some(held) = disk.held() {
-            let labels = [("disk", disk.config.id.as_str()), ("error", &held.error)];
+            let labels = [("disk", disk.config.id()), ("error", &held.error)];
             page.sample(name, &labels, Duration::from_millis(milliseconds(&held)).as_secs_f64());
         }
     }
 }
 
-fn queues(page: &mut Page, all: &[Arc<DiskView>]) {
+fn queues(page: &mut Page, all: &[Arc<ManagedDisk>]) {
     let mut family = |name: &str, kind: &str, help: &str, value: fn(&QueueStats) -> u64| {
         page.family(name, kind, help);
         for (disk, number, queue) in all_queues(all) {
@@ -183,20 +183,20 @@ fn queues(page: &mut Page, all: &[Arc<DiskView>]) {
 }
 
 /// Disk, number and figures of each queue.
-fn all_queues(all: &[Arc<DiskView>]) -> impl Iterator<Item = (&str, String, &QueueStats)> {
+fn all_queues(all: &[Arc<ManagedDisk>]) -> impl Iterator<Item = (&str, String, &QueueStats)> {
     all.iter().flat_map(|disk| {
         let queues = disk.control.stats().iter().enumerate();
-        queues.map(|(number, queue)| (disk.config.id.as_str(), number.to_string(), &**queue))
+        queues.map(|(number, queue)| (disk.config.id(), number.to_string(), &**queue))
     })
 }
 
-fn latencies(page: &mut Page, all: &[Arc<DiskView>]) {
+fn latencies(page: &mut Page, all: &[Arc<ManagedDisk>]) {
     let mut family = |name: &str, help: &str, histogram: fn(&QueueStats) -> &Histogram| {
         page.family(name, "histogram", help);
         for disk in all {
             let queues = disk.control.stats().iter();
             let counts = Counts::of(queues.map(|queue| histogram(queue)));
-            page.histogram(name, &[("disk", &disk.config.id)], &counts);
+            page.histogram(name, &[("disk", disk.config.id())], &counts);
         }
     };
     let help = "Time in the ring of a busy worker, at most.";
@@ -209,7 +209,7 @@ fn latencies(page: &mut Page, all: &[Arc<DiskView>]) {
         for kind in Kind::ALL {
             let queues = disk.control.stats().iter();
             let counts = Counts::of(queues.map(|queue| &queue.kind(kind).backend));
-            let labels = [("disk", disk.config.id.as_str()), ("kind", kind.name())];
+            let labels = [("disk", disk.config.id()), ("kind", kind.name())];
             page.histogram(name, &labels, &counts);
         }
     }

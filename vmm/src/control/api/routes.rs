@@ -8,10 +8,9 @@ use super::collect::{MachineView, View};
 use super::http::{Problem, Request, Response};
 use super::metrics;
 use super::model::{Outcome, Resize};
-use crate::config::attached::{self, Attachable};
+use crate::config::attached::{AttachRequest, AttachableDisk};
 use crate::control::commands::{Command, Refusal};
-use crate::disks::{self, DiskView};
-use crate::machine::pci;
+use crate::disks::{DiskError, HotplugError, ManagedDisk};
 
 /// One entry of the interface: `resources/openapi.json` has the same ones, which a test sees to.
 struct Route {
@@ -68,10 +67,10 @@ fn matches<'p>(route: &Route, path: &'p str) -> Option<&'p str> {
 }
 
 impl Call<'_> {
-    fn disk(&self, view: &View) -> Result<Arc<DiskView>, Problem> {
+    fn disk(&self, view: &View) -> Result<Arc<ManagedDisk>, Problem> {
         view.disks.find(self.id).ok_or_else(|| {
             let all = view.disks.all();
-            let ids: Vec<_> = all.iter().map(|disk| disk.config.id.as_str()).collect();
+            let ids: Vec<_> = all.iter().map(|disk| disk.config.id()).collect();
             let remedy = match ids.as_slice() {
                 [] => "the machine has no disks".to_owned(),
                 ids => format!("the disks are: {}", ids.join(", ")),
@@ -105,32 +104,32 @@ fn disk(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
 
 /// Waits for the host to open the image, as a resize does for its file system.
 fn attach(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
-    of_machine(view)?;
+    let machine = of_machine(view)?;
     let keys = serde_json::from_slice(call.body).map_err(|error| {
         let remedy = "send the keys of a disk but for its id, such as {\"path\": \"/images/data.img\", \"bus\": \"virtio-scsi\"}";
         Problem::new(400, format!("the body is no disk: {error}"), remedy)
     })?;
-    let request = attached::Request { id: call.id.to_owned(), keys };
-    let disk = Attachable::new(request).map_err(|report| {
-        let (detail, remedy) = report.in_short();
+    let request = AttachRequest { id: call.id.to_owned(), keys };
+    let disk = AttachableDisk::new(request).map_err(|report| {
+        let (detail, remedy) = report.summary();
         Problem::new(400, detail, remedy)
     })?;
-    let disk = view.disks.attach(call.id, disk).map_err(|refusal| refused(&refusal))?;
+    let disk = machine.hotplug.attach(disk).map_err(|refusal| refused(&refusal))?;
     Ok(Response::json(201, &disk.status()))
 }
 
 /// The disk goes when what is in flight has ended, which is an event.
 fn detach(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
     call.without_body()?;
-    of_machine(view)?;
+    let machine = of_machine(view)?;
     let disk = call.disk(view)?;
-    view.disks.detach(&disk).map_err(|refusal| refused(&refusal))?;
+    machine.hotplug.detach(&disk).map_err(|refusal| refused(&refusal))?;
     Ok(Response::json(202, &disk.status()))
 }
 
-fn refused(refusal: &disks::Refusal) -> Problem {
-    use disks::Refusal::{
-        Detaching, Device, IdTaken, ImageTaken, NoController, NotScsi, PlaceTaken, Queues, Thread,
+fn refused(refusal: &HotplugError) -> Problem {
+    use HotplugError::{
+        AddressTaken, Detaching, Disk, IdTaken, ImageTaken, NoController, NotScsi, Queues, Thread,
     };
     let (status, remedy) = match refusal {
         Detaching(_) => (409, "wait until the event `disk_detached` tells of its end".to_owned()),
@@ -138,16 +137,18 @@ fn refused(refusal: &disks::Refusal) -> Problem {
         ImageTaken { .. } => {
             (409, "detach that one first, or set `readonly = true` on both".to_owned())
         }
-        NoController { there_are, .. } => (409, where_to(there_are)),
-        Queues { has, .. } => (409, format!("write at most {has}, or leave `queues` out")),
-        PlaceTaken(_) => (409, "write another `lun`, or leave it out".to_owned()),
-        Device(pci::Error::Disk(_, OpenError::InUse { .. })) => {
+        NoController { existing, .. } => (409, where_to(existing)),
+        Queues { available, .. } => {
+            (409, format!("write at most {available}, or leave `queues` out"))
+        }
+        AddressTaken(_) => (409, "write another `lun`, or leave it out".to_owned()),
+        Disk(DiskError::Open(_, OpenError::InUse { .. })) => {
             (409, "end what uses it, or set `readonly = true` on both sides".to_owned())
         }
-        Device(pci::Error::Disk(_, OpenError::Unsuitable { .. })) => {
+        Disk(DiskError::Open(_, OpenError::Unsuitable { .. })) => {
             (400, "see `bulkhead disk inspect`".to_owned())
         }
-        Device(_) | Thread(_) => (500, "see the log of the machine".to_owned()),
+        Disk(_) | Thread(_) => (500, "see the log of the machine".to_owned()),
         NotScsi(_) => {
             let remedy =
                 "only a disk with `bus = \"virtio-scsi\"` comes and goes while the machine runs";

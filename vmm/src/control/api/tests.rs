@@ -17,13 +17,10 @@ use super::metrics;
 use super::model::{Disk, Status};
 use super::{MachineView, View};
 use crate::cmd::ctl::render;
-use crate::config::{Bus, DiskConfig};
+use crate::config::{DiskBus, DiskConfig};
 use crate::control::commands::commands;
-use crate::disks::events::Events;
-use crate::disks::space_watch::SpaceWatch;
-use crate::disks::{DiskView, Disks};
+use crate::disks::{DiskRegistry, EventLog, Hotplug, ManagedDisk, ScsiControllers, SpaceWatch};
 use crate::machine::pause_gate::Gate;
-use crate::machine::pci::Controllers;
 
 /// A disk with held requests and lost writes, as the test sets them.
 struct Troubled {
@@ -93,14 +90,13 @@ impl Backend for Troubled {
 }
 
 fn view(backend: impl Backend + 'static) -> View {
-    let config = DiskConfig {
-        cache: backend.cache_mode(),
-        ..DiskConfig::plain("data.img".as_ref(), Bus::VirtioBlk)
-    };
+    let mut config = DiskConfig::minimal("data.img".as_ref(), DiskBus::VirtioBlk);
+    config.options.mode = backend.cache_mode();
     let control = Block::new("data", "data", 1, Arc::new(backend)).control();
-    let events: Arc<Events> = Arc::default();
-    let disk = DiskView::new(config, control);
-    let disks = Disks::new(vec![disk], Controllers::default(), 1, Arc::clone(&events));
+    let events: Arc<EventLog> = Arc::default();
+    let disks = Arc::new(DiskRegistry::new([ManagedDisk::new(config, control)]));
+    let controllers = ScsiControllers::default();
+    let hotplug = Hotplug::new(Arc::clone(&disks), controllers, 1, Arc::clone(&events));
     View {
         started: Instant::now(),
         machine: Some(MachineView {
@@ -108,8 +104,9 @@ fn view(backend: impl Backend + 'static) -> View {
             memory_bytes: 1 << 20,
             gate: Arc::new(Gate::default()),
             commander: commands().unwrap().0,
+            hotplug: Arc::new(hotplug),
         }),
-        disks: Arc::new(disks),
+        disks,
         events,
     }
 }
@@ -206,7 +203,7 @@ fn a_soft_limit_that_is_reached_is_shown_everywhere_and_is_an_event() {
     let [event] = events.events.as_slice() else { panic!("{events:?}") };
     assert_eq!((event.number, &*event.event, &*event.disk), (1, "soft_limit_reached", "data"));
     assert!(
-        text.contains("soft limit reached  1 % of the space it is stored on is used"),
+        text.contains("soft limit reached  1 % of the space of its backing store is used"),
         "{text}"
     );
     for (said, thing) in [

@@ -66,7 +66,7 @@ fn it_says_why_not() {
         assert!(stderr.contains(why), "{arguments:?}: {stderr}");
     };
     refused(&["stats", "other"], 1, "there is no disk \"other\"; the disks are: root, fast");
-    refused(&["resize", "root", "1MiB"], 1, "never shrinks");
+    refused(&["resize", "root", "1MiB"], 1, "a disk cannot shrink");
     refused(&["resize", "root", "1MB"], 2, "powers of 1024");
     refused(&["resize"], 2, "<ID>");
     refused(&["reboot"], 2, "reboot");

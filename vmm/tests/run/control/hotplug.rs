@@ -89,7 +89,7 @@ fn a_disk_comes_and_goes_again_and_again() {
             said(&rig, &["metrics"]).contains("bulkhead_disk_size_bytes{disk=\"data\"} 1048576")
         );
         let detached = said(&rig, &["detach", "data"]);
-        assert!(detached.starts_with("data is detached: all that was written is on stable"));
+        assert!(detached.starts_with("data is detached: its data is on stable storage"));
         assert!(is_free(&image));
         assert_eq!(rig.ask("GET", "/v1/disks/data", "").status, 404);
         // The thread that has said so, and the client that has heard it, may be there a moment longer.
@@ -160,15 +160,23 @@ fn what_cannot_be_attached_is_refused_and_leaves_nothing() {
     };
     // What the text tells, where it is.
     let blk = "[[disk]]\nid = \"data\"\npath = \"data.img\"\n";
-    refused(blk, 2, &["no disk on virtio-blk", "disk.toml:1", "write `bus = \"virtio-scsi\"`"]);
+    refused(
+        blk,
+        2,
+        &["a virtio-blk disk cannot be attached", "disk.toml:1", "write `bus = \"virtio-scsi\"`"],
+    );
     refused(&disk("data", "colour = 1"), 2, &["unknown key `colour`", "disk.toml:5"]);
-    refused(&(disk("data", "") + &disk("more", "")), 2, &["more than one disk", "disk.toml:5"]);
+    refused(
+        &(disk("data", "") + &disk("more", "")),
+        2,
+        &["the file has more than one disk", "disk.toml:5"],
+    );
     refused("[disk]\nid = \"data\"\n", 2, &["write `[[disk]]`"]);
-    refused("", 2, &["there is no `[[disk]]`"]);
+    refused("", 2, &["the file has no `[[disk]]`"]);
     refused(&(disk("data", "") + "[machine]\nvcpus = 1\n"), 2, &["unknown table `machine`"]);
     // What the machine and its host tell.
     refused(&disk("none", ""), 1, &["none.img` does not exist", "create it with `truncate"]);
-    refused(&disk("root", ""), 1, &["there is a disk \"root\" already; give it another `id`"]);
+    refused(&disk("root", ""), 1, &["there is already a disk \"root\"; give it another `id`"]);
     let other_name = disk("data", "").replace("data.img", "root.img");
     refused(&other_name, 1, &["root.img is the image of this machine's disk \"root\"; detach"]);
     let taken = "LUN 0 of target 0 of controller 0 is taken; write another `lun`";
@@ -176,7 +184,7 @@ fn what_cannot_be_attached_is_refused_and_leaves_nothing() {
     let no_controller =
         "has no SCSI controller 1; it has: 0, 3; others are declared with `[[scsi]]`";
     refused(&disk("data", "controller = 1"), 1, &[no_controller]);
-    refused(&disk("data", "queues = 2"), 1, &["2 queues are more than the 1 of its controller"]);
+    refused(&disk("data", "queues = 2"), 1, &["2 queues exceed the 1 of the controller"]);
     let lock = File::options().write(true).open(&image).unwrap();
     fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
     let in_use = format!("data.img: in use by process {}; end what uses it", std::process::id());
@@ -206,18 +214,18 @@ fn bodies_that_are_no_disk_are_refused() {
     };
     for (body, detail) in [
         (String::new(), "no disk"),
-        ("[]".into(), "no object"),
-        ("null".into(), "no object"),
+        ("[]".into(), "not an object"),
+        ("null".into(), "not an object"),
         ("[".repeat(5000), "no disk"),
-        (with("id", "other".into()), "so does `id`"),
-        (with("lun", Value::Null), "no keys of a disk"),
+        (with("id", "other".into()), "`id` is given twice"),
+        (with("lun", Value::Null), "keys of the disk are invalid"),
         (with("lun", (-1).into()), "`lun`"),
         (with("lun", 1e300.into()), "`lun`"),
         (with("thin", "80%".into()), "thin"),
         (with("path", "data.img".into()), "`path` is relative"),
-        (with("path", "/dev/null".into()), "no file and no block device"),
+        (with("path", "/dev/null".into()), "neither a regular file nor a block device"),
         (with("cache", "fast".into()), "`cache`"),
-        (with("bus", "virtio-blk".into()), "no disk on virtio-blk"),
+        (with("bus", "virtio-blk".into()), "a virtio-blk disk cannot be attached"),
         (with("\"\n[machine]", 1.into()), "unknown key"),
     ] {
         let answer = rig.ask("PUT", "/v1/disks/data", &body);

@@ -1,0 +1,113 @@
+//! The summary of a configuration, one line for each part.
+
+use std::path::Path;
+
+use devices::virtio::Address;
+
+use crate::config::disk_file::DiskFile;
+use crate::config::{
+    ConsoleConfig, ControllerConfig, DiskConfig, KernelFormat, MachineConfig, ScsiAddress,
+    display_mac, human_size, kernel_format_of,
+};
+use crate::sanitize::sanitize;
+
+use super::json::image_bytes;
+
+pub(super) fn machine(path: &Path, machine: &MachineConfig) -> String {
+    let kernel = &machine.kernel;
+    let format = kernel_format_of(&kernel.image).map_or("", KernelFormat::name);
+    let mut rows = vec![
+        ("vcpus", machine.vcpus.to_string()),
+        ("memory", human_size(machine.memory_bytes)),
+        ("kernel", format!("{}  {format}", kernel.image.display())),
+    ];
+    rows.extend(kernel.initramfs.iter().map(|path| ("initramfs", path.display().to_string())));
+    rows.push(("cmdline", kernel.cmdline.clone()));
+    let id_width = machine.disks.iter().map(|disk| disk.id().len()).max().unwrap_or(0);
+    rows.extend(machine.disks.iter().map(|disk| ("disk", disk_row(disk, id_width))));
+    let empty = machine.controllers.iter().filter(|scsi| has_no_disk(machine, scsi));
+    rows.extend(empty.map(|scsi| ("scsi", controller_row(scsi))));
+    let nets = machine.nets.iter();
+    rows.extend(nets.map(|net| ("net", format!("{}  {}", net.tap, display_mac(net.mac)))));
+    rows.push(("console", console_row(&machine.console)));
+    rows.extend(machine.control.iter().map(|path| ("control", path.display().to_string())));
+    table(&format!("{} is ready to run", path.display()), rows)
+}
+
+pub(super) fn disk_file(path: &Path, file: &DiskFile) -> String {
+    let mut rows = vec![
+        ("disk", disk_row(&file.disk, file.disk.id().len())),
+        ("queues", file.disk.queues.to_string()),
+    ];
+    rows.extend(file.control.iter().map(|path| ("control", path.display().to_string())));
+    table(&format!("{} is ready to serve", path.display()), rows)
+}
+
+fn table(title: &str, rows: Vec<(&str, String)>) -> String {
+    let mut out = format!("{}\n\n", sanitize(title));
+    for (name, value) in rows {
+        out += &format!("  {name:<9}  {}\n", sanitize(&value));
+    }
+    out
+}
+
+fn disk_row(disk: &DiskConfig, id_width: usize) -> String {
+    let size = image_bytes(disk).map_or_else(|| "?".to_owned(), human_size);
+    let access = if disk.options.read_only { "ro" } else { "rw" };
+    let (id, cache, path) = (disk.id(), disk.options.mode.name(), disk.path.display());
+    let address = disk.scsi_address().map_or(String::new(), |scsi| {
+        let ScsiAddress { controller, address: Address { target, lun } } = scsi;
+        format!("  scsi {controller}:{target}:{lun}")
+    });
+    format!("{id:<id_width$}  {size:>9}  {cache:<12}  {access}  {path}{address}")
+}
+
+fn has_no_disk(machine: &MachineConfig, scsi: &ControllerConfig) -> bool {
+    let mut addresses = machine.disks.iter().filter_map(DiskConfig::scsi_address);
+    addresses.all(|address| address.controller != scsi.number)
+}
+
+fn controller_row(scsi: &ControllerConfig) -> String {
+    let queues = if scsi.queues == 1 { "queue" } else { "queues" };
+    format!("controller {}  {} {queues}, no disk yet", scsi.number, scsi.queues)
+}
+
+fn console_row(console: &ConsoleConfig) -> String {
+    match console {
+        ConsoleConfig::Stdio => "this terminal".to_owned(),
+        ConsoleConfig::File(path) => format!("file {}", path.display()),
+        ConsoleConfig::Socket(path) => format!("socket {}", path.display()),
+        ConsoleConfig::Off => "off".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::KernelConfig;
+
+    #[test]
+    fn a_summary_has_no_control_characters() {
+        let kernel = KernelConfig {
+            image: "vmlinuz".into(),
+            initramfs: None,
+            cmdline: "a\u{1b}[31m\nb".into(),
+        };
+        let config = MachineConfig {
+            vcpus: 1,
+            memory_bytes: 1 << 30,
+            shutdown_grace: Duration::from_secs(1),
+            kernel,
+            disks: vec![],
+            controllers: vec![],
+            nets: vec![],
+            console: ConsoleConfig::Off,
+            control: None,
+        };
+        let summary = machine(Path::new("vm\x1b.toml"), &config);
+        assert!(summary.contains("a\u{fffd}[31m\u{fffd}b"), "{summary}");
+        assert!(!summary.contains('\x1b'), "{summary:?}");
+    }
+}

@@ -1,0 +1,78 @@
+//! From the tables of a file to the configuration: fills in the defaults. Pure.
+
+use toml::Spanned;
+
+use super::limits::{VCPUS_MAX, default_queues};
+use super::model::{
+    ConsoleConfig, DiskBus, DiskConfig, KernelConfig, MachineConfig, NetConfig, ScsiAddress,
+};
+use super::scsi;
+use super::source::{ConsoleTable, DiskTable, KernelTable, MachineSource, NetTable};
+
+const CMDLINE: &str = "console=ttyS0";
+
+/// The machine of a file; `None` where a value is missing or invalid.
+pub(super) fn machine(source: MachineSource) -> Option<MachineConfig> {
+    let vcpus = source.machine.vcpus?.into_inner();
+    let controllers = scsi::controllers(&source.disks, &source.controllers, vcpus);
+    let addresses = scsi::addresses(&source.disks);
+    let disks = source.disks.into_iter().zip(addresses);
+    Some(MachineConfig {
+        vcpus: u8::try_from(vcpus).ok()?,
+        memory_bytes: source.machine.memory?.into_inner(),
+        shutdown_grace: source.machine.shutdown_grace,
+        kernel: kernel(source.kernel)?,
+        disks: disks.map(|(table, address)| disk(table, vcpus, address)).collect::<Option<_>>()?,
+        controllers,
+        nets: source.nets.into_iter().map(net).collect::<Option<_>>()?,
+        console: console(source.console),
+        control: source.control.map(Spanned::into_inner),
+    })
+}
+
+fn kernel(table: KernelTable) -> Option<KernelConfig> {
+    Some(KernelConfig {
+        image: table.image?.into_inner(),
+        initramfs: table.initramfs.map(Spanned::into_inner),
+        cmdline: table.cmdline.unwrap_or_else(|| CMDLINE.to_owned()),
+    })
+}
+
+/// A disk of a guest with `vcpus` processors; `address` is that of a SCSI disk.
+pub(super) fn disk(
+    table: DiskTable,
+    vcpus: u16,
+    address: Option<ScsiAddress>,
+) -> Option<DiskConfig> {
+    table.keys.span("id")?;
+    table.keys.span("path")?;
+    if table.keys.has_invalid() {
+        return None;
+    }
+    let DiskTable { path, queues, serial, options, .. } = table;
+    Some(DiskConfig {
+        path,
+        bus: address.map_or(DiskBus::VirtioBlk, DiskBus::VirtioScsi),
+        queues: queues.unwrap_or(default_queues(vcpus)),
+        serial: serial.unwrap_or_else(|| options.id.clone()),
+        options,
+    })
+}
+
+/// A disk that is served without a machine: the number of the guest's vCPUs is not known.
+pub(super) fn served_disk(table: DiskTable) -> Option<DiskConfig> {
+    disk(table, VCPUS_MAX, None)
+}
+
+fn net(table: NetTable) -> Option<NetConfig> {
+    Some(NetConfig { mac: table.mac()?, tap: table.tap?.into_inner() })
+}
+
+fn console(table: ConsoleTable) -> ConsoleConfig {
+    match table {
+        ConsoleTable::Stdio => ConsoleConfig::Stdio,
+        ConsoleTable::File(path) => ConsoleConfig::File(path.into_inner()),
+        ConsoleTable::Socket(path) => ConsoleConfig::Socket(path.into_inner()),
+        ConsoleTable::Off => ConsoleConfig::Off,
+    }
+}

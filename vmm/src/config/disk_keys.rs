@@ -1,0 +1,265 @@
+//! The keys of `[[disk]]`: for each its name, how it is read, and how `check --json` shows it. Pure.
+//!
+//! A key that `block` evaluates is a field of `block::DiskOptions` and one entry here. It cannot be
+//! missing in `check --json`, because that shows every entry.
+
+use std::path::Path;
+use std::time::Duration;
+
+use block::{CacheMode, DetectZeroes, EngineKind, OnEnospc};
+use devices::virtio::Address;
+use serde_json::{Map, Value, json};
+use toml::de::DeValue;
+
+use super::limits::{CONTROLLER_MAX, LUN_MAX, TARGET_MAX, VCPUS_MAX};
+use super::model::{DiskBus, DiskConfig, ScsiAddress};
+use super::source::{BusKind, DiskTable};
+use super::table::TableReader;
+use super::value::{self, Read};
+
+/// One key of `[[disk]]`.
+pub(super) struct DiskKey {
+    pub(super) name: &'static str,
+    /// A valid value in TOML, for messages.
+    example: &'static str,
+    required: bool,
+    /// Reads the value into the disk; a path is relative to the given folder.
+    read: fn(&mut DiskTable, &DeValue<'_>, &Path) -> Read<()>,
+    /// Name and value in `check --json`. Several keys may share one.
+    json: (&'static str, fn(&DiskConfig) -> Value),
+}
+
+/// The keys of `[[disk]]`, in the order in which messages list them.
+pub(super) const DISK_KEYS: [DiskKey; 17] = [
+    // The disk's name, unique in the machine.
+    DiskKey {
+        name: "id",
+        example: "\"root\"",
+        required: true,
+        read: |disk, value, _| set(&mut disk.options.id, value::id(value)),
+        json: ("id", |disk| json!(disk.id())),
+    },
+    // The image file or block device.
+    DiskKey {
+        name: "path",
+        example: "\"root.img\"",
+        required: true,
+        read: |disk, value, folder| set(&mut disk.path, value::path(value, folder)),
+        json: ("path", |disk| json!(disk.path.display().to_string())),
+    },
+    // The cache mode: when a completed write is durable.
+    DiskKey {
+        name: "cache",
+        example: "\"writeback\"",
+        required: false,
+        read: |disk, value, _| {
+            set(&mut disk.options.mode, value::named(value, CacheMode::ALL, CacheMode::name))
+        },
+        json: ("cache", |disk| json!(disk.options.mode.name())),
+    },
+    // The guest's interface to the disk.
+    DiskKey {
+        name: "bus",
+        example: "\"virtio-scsi\"",
+        required: false,
+        read: |disk, value, _| set(&mut disk.bus, value::named(value, BusKind::ALL, BusKind::name)),
+        json: ("bus", |disk| match disk.bus {
+            DiskBus::VirtioBlk => json!(BusKind::VirtioBlk.name()),
+            DiskBus::VirtioScsi(_) => json!(BusKind::VirtioScsi.name()),
+        }),
+    },
+    // The SCSI controller, by number.
+    DiskKey {
+        name: "controller",
+        example: "0",
+        required: false,
+        read: |disk, value, _| number(&mut disk.controller, value, CONTROLLER_MAX),
+        json: ("scsi", scsi_json),
+    },
+    // The target on the controller.
+    DiskKey {
+        name: "target",
+        example: "0",
+        required: false,
+        read: |disk, value, _| number(&mut disk.target, value, TARGET_MAX),
+        json: ("scsi", scsi_json),
+    },
+    // The logical unit number; the lowest free one by default.
+    DiskKey {
+        name: "lun",
+        example: "0",
+        required: false,
+        read: |disk, value, _| number(&mut disk.lun, value, LUN_MAX),
+        json: ("scsi", scsi_json),
+    },
+    // Whether writes are refused.
+    DiskKey {
+        name: "readonly",
+        example: "true",
+        required: false,
+        read: |disk, value, _| set(&mut disk.options.read_only, value::boolean(value)),
+        json: ("readonly", |disk| json!(disk.options.read_only)),
+    },
+    // Request queues.
+    DiskKey {
+        name: "queues",
+        example: "1",
+        required: false,
+        read: |disk, value, _| {
+            set(&mut disk.queues, value::integer(value, 1..=VCPUS_MAX).map(Some))
+        },
+        json: ("queues", |disk| json!(disk.queues)),
+    },
+    // The serial number that the guest reads; the id by default.
+    DiskKey {
+        name: "serial",
+        example: "\"A1B2C3\"",
+        required: false,
+        read: |disk, value, _| set(&mut disk.serial, value::serial(value).map(Some)),
+        json: ("serial", |disk| json!(disk.serial)),
+    },
+    // The logical block size; by default that of the device, and 512 for a file.
+    DiskKey {
+        name: "block_size",
+        example: "4096",
+        required: false,
+        read: |disk, value, _| {
+            set(&mut disk.options.block_size, value::block_size(value).map(Some))
+        },
+        json: ("block_size", |disk| json!(disk.options.block_size)),
+    },
+    // The I/O engine.
+    DiskKey {
+        name: "engine",
+        example: "\"auto\"",
+        required: false,
+        read: |disk, value, _| {
+            set(&mut disk.options.engine, value::named(value, EngineKind::ALL, EngineKind::name))
+        },
+        json: ("engine", |disk| json!(disk.options.engine.name())),
+    },
+    // Whether a write that fails with ENOSPC or EDQUOT is reported or held.
+    DiskKey {
+        name: "on_enospc",
+        example: "\"hold\"",
+        required: false,
+        read: |disk, value, _| {
+            disk.options.on_enospc = match value::one_of(value, &["report", "hold"])? {
+                "hold" => OnEnospc::Hold { deadline: HOLD_DEADLINE },
+                _ => OnEnospc::Report,
+            };
+            Ok(())
+        },
+        json: ("on_enospc", |disk| match disk.options.on_enospc {
+            OnEnospc::Report => json!("report"),
+            OnEnospc::Hold { .. } => json!("hold"),
+        }),
+    },
+    // How long a write is held. Follows `on_enospc`, whose value it completes.
+    DiskKey {
+        name: "hold_deadline",
+        example: "\"5m\"",
+        required: false,
+        read: |disk, value, _| {
+            let read = value::duration(value)?;
+            if let OnEnospc::Hold { deadline } = &mut disk.options.on_enospc {
+                *deadline = read;
+            }
+            Ok(())
+        },
+        json: ("hold_deadline_ms", |disk| match disk.options.on_enospc {
+            OnEnospc::Report => Value::Null,
+            OnEnospc::Hold { deadline } => json!(u64::try_from(deadline.as_millis()).ok()),
+        }),
+    },
+    // Whether the guest may discard.
+    DiskKey {
+        name: "discard",
+        example: "\"unmap\"",
+        required: false,
+        read: |disk, value, _| {
+            disk.options.discard = value::one_of(value, &["unmap", "ignore"])? == "unmap";
+            Ok(())
+        },
+        json: ("discard", |disk| json!(if disk.options.discard { "unmap" } else { "ignore" })),
+    },
+    // Whether a write of zeroes becomes a zeroing, and whether that frees space.
+    DiskKey {
+        name: "detect_zeroes",
+        example: "\"unmap\"",
+        required: false,
+        read: |disk, value, _| {
+            let read = value::named(value, DetectZeroes::ALL, DetectZeroes::name);
+            set(&mut disk.options.detect_zeroes, read)
+        },
+        json: ("detect_zeroes", |disk| json!(disk.options.detect_zeroes.name())),
+    },
+    // The table of `THIN_KEYS`.
+    DiskKey {
+        name: "thin",
+        example: "{ soft_limit = \"80%\" }",
+        required: false,
+        read: |_, value, _| value::table(value).map(drop),
+        json: ("soft_limit_percent", soft_limit_json),
+    },
+];
+
+/// The keys of `[disk.thin]`.
+pub(super) const THIN_KEYS: [DiskKey; 1] = [
+    // Usage of the backing store, in percent, at which the guest is warned.
+    DiskKey {
+        name: "soft_limit",
+        example: "\"80%\"",
+        required: true,
+        read: |disk, value, _| set(&mut disk.options.soft_limit, value::percent(value).map(Some)),
+        json: ("soft_limit_percent", soft_limit_json),
+    },
+];
+
+const HOLD_DEADLINE: Duration = Duration::from_secs(5 * 60);
+
+fn set<T>(field: &mut T, value: Read<T>) -> Read<()> {
+    *field = value?;
+    Ok(())
+}
+
+fn number(field: &mut Option<u16>, value: &DeValue<'_>, max: u16) -> Read<()> {
+    set(field, value::integer(value, 0..=max).map(Some))
+}
+
+fn scsi_json(disk: &DiskConfig) -> Value {
+    disk.scsi_address().map_or(Value::Null, |scsi| {
+        let ScsiAddress { controller, address: Address { target, lun } } = scsi;
+        json!({ "controller": controller, "target": target, "lun": lun })
+    })
+}
+
+fn soft_limit_json(disk: &DiskConfig) -> Value {
+    json!(disk.options.soft_limit)
+}
+
+/// Reads `keys` of `table` into `disk`.
+pub(super) fn read<'t>(
+    table: &mut TableReader<'t, '_>,
+    keys: &[DiskKey],
+    disk: &mut DiskTable,
+    folder: &Path,
+) {
+    for key in keys {
+        let read = |value: &'t DeValue<'t>| (key.read)(disk, value, folder);
+        let value = if key.required {
+            table.required(key.name, key.example, read)
+        } else {
+            table.optional(key.name, key.example, read)
+        };
+        if table.has(key.name) {
+            disk.keys.record(key.name, value.map(|value| value.span()));
+        }
+    }
+}
+
+/// Every key of a disk, as `check --json` shows it.
+pub(crate) fn to_json(disk: &DiskConfig) -> Map<String, Value> {
+    let keys = DISK_KEYS.iter().chain(&THIN_KEYS);
+    keys.map(|DiskKey { json: (name, value), .. }| ((*name).to_owned(), value(disk))).collect()
+}

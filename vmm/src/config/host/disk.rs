@@ -1,0 +1,150 @@
+//! Disk images: their type, size, permissions, and what their cache mode and soft limit need.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use block::BackingSpace;
+use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
+use rustix::io::Errno;
+
+use super::file::NamedFile;
+use crate::config::model::DiskConfig;
+use crate::config::report::{Diagnostic, Span};
+use crate::config::source::DiskTable;
+
+const IMAGE: &str = "disk image";
+const IMAGE_HELP: &str = "name an image file, or a block device such as /dev/zvol/tank/root";
+
+/// The unit of a disk's size.
+const SECTOR: u64 = 512;
+
+pub(in crate::config) fn check_disk(disk: &DiskTable) -> Option<Diagnostic> {
+    let (path, span) = disk.image()?;
+    let image = NamedFile { purpose: IMAGE, path, span, create: Some("truncate -s 10G") };
+    match image.open() {
+        Ok(file) => check_type(&image, &file)
+            .or_else(|| check_size(disk, &image, &file))
+            .or_else(|| check_writable(disk, &image))
+            .or_else(|| check_direct(disk))
+            .or_else(|| check_soft_limit(disk, &image, &file)),
+        Err(diagnostic) => Some(diagnostic),
+    }
+}
+
+fn check_type(image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {
+    let kind = file.metadata().ok()?.file_type();
+    let is_disk = kind.is_file() || kind.is_block_device();
+    let problem = "is neither a regular file nor a block device";
+    (!is_disk).then(|| image.error(problem, "not a disk").help(IMAGE_HELP))
+}
+
+fn check_size(disk: &DiskTable, image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {
+    let path = image.path.display();
+    let size = match image_size(file) {
+        Ok(0) => {
+            let help = format!("give it a size with `truncate -s 10G {path}`");
+            return Some(image.error("is empty", "0 bytes").help(help));
+        }
+        Ok(size) => size,
+        Err(error) => {
+            return Some(image.error("has no size", error.to_string()).help(IMAGE_HELP));
+        }
+    };
+    let block = disk.options.block_size.map_or(SECTOR, u64::from);
+    if size.is_multiple_of(block) {
+        return None;
+    }
+    let is_file = file.metadata().ok()?.is_file();
+    let help = match (is_file, block) {
+        (true, SECTOR) => format!("round it up with `truncate -s %{SECTOR} {path}`"),
+        (true, _) => format!(
+            "round it up with `truncate -s %{block} {path}`, or write `block_size = {SECTOR}`"
+        ),
+        (false, _) => format!("write `block_size = {SECTOR}`, or resize the device"),
+    };
+    let problem = format!("is not a multiple of {block} bytes");
+    Some(image.error(&problem, format!("{size} bytes")).help(help))
+}
+
+fn check_writable(disk: &DiskTable, image: &NamedFile<'_>) -> Option<Diagnostic> {
+    if disk.options.read_only || disk.keys.is_invalid("readonly") {
+        return None;
+    }
+    let errno = accessat(CWD, image.path, Access::WRITE_OK, AtFlags::EACCESS).err()?;
+    let path = image.path.display();
+    Some(
+        Diagnostic::error(format!("no permission to write the {IMAGE} `{path}`"))
+            .at(image.span.clone(), io::Error::from(errno).to_string())
+            .help("grant yourself write permission, or write `readonly = true`"),
+    )
+}
+
+/// Whether the host reports the free space of the backing store.
+fn check_soft_limit(disk: &DiskTable, image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {
+    let limit = disk.keys.span("soft_limit")?;
+    let label = match BackingSpace::ask(file) {
+        Ok(Some(_)) => return None,
+        Ok(None) => "the host does not report its free space".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Some(
+        Diagnostic::error("`soft_limit` is not supported for this disk")
+            .at(limit, label)
+            .related(image.span.clone(), "the disk's backing store")
+            .help("remove `[disk.thin]`, or use an image file or a ZFS volume"),
+    )
+}
+
+/// Whether the file system supports a cache mode that bypasses the page cache.
+pub(in crate::config) fn check_direct(disk: &DiskTable) -> Option<Diagnostic> {
+    let (path, _) = disk.image()?;
+    let cache = disk.keys.span("cache").filter(|_| disk.options.mode.is_direct())?;
+    let direct = OFlags::DIRECT.bits().cast_signed();
+    let error = OpenOptions::new().read(true).custom_flags(direct).open(path).err()?;
+    (Errno::from_io_error(&error) == Some(Errno::INVAL)).then(|| {
+        Diagnostic::error(format!("the file system of `{}` lacks O_DIRECT", path.display()))
+            .at(cache, "needs O_DIRECT")
+            .help("write \"writeback\" or \"writethrough\"")
+    })
+}
+
+/// The size of an image file or a block device, in bytes.
+pub(crate) fn image_size(mut file: &File) -> io::Result<u64> {
+    file.seek(SeekFrom::End(0))
+}
+
+/// The identity of an image: the device number of a node, or device and inode of a file.
+fn identity(path: &Path) -> Option<(bool, u64, u64)> {
+    let metadata = path.metadata().ok()?;
+    let block = metadata.file_type().is_block_device();
+    Some(if block { (true, metadata.rdev(), 0) } else { (false, metadata.dev(), metadata.ino()) })
+}
+
+/// Whether two disks have the same image and at least one of them writes.
+pub(crate) fn same_image(one: &DiskConfig, other: &DiskConfig) -> bool {
+    let same = identity(&one.path).is_some_and(|found| Some(found) == identity(&other.path));
+    same && !(one.options.read_only && other.options.read_only)
+}
+
+/// Two writers of one image corrupt it, and so does one writer beside a reader.
+pub(super) fn check_shared_images(disks: &[DiskTable], diagnostics: &mut Vec<Diagnostic>) {
+    let mut seen: Vec<((bool, u64, u64), bool, Span)> = Vec::new();
+    for disk in disks.iter().filter(|disk| !disk.keys.is_invalid("readonly")) {
+        let Some((path, span)) = disk.image() else { continue };
+        let Some(identity) = identity(path) else { continue };
+        let read_only = disk.options.read_only;
+        let first =
+            seen.iter().find(|(other, shared, _)| *other == identity && !(*shared && read_only));
+        if let Some((.., first)) = first {
+            diagnostics.push(
+                Diagnostic::error(format!("the {IMAGE} `{}` is used twice", path.display()))
+                    .at(span.clone(), "second use")
+                    .related(Span::clone(first), "first use")
+                    .help("give each disk its own image, or set `readonly = true` on both"),
+            );
+        }
+        seen.push((identity, read_only, span));
+    }
+}

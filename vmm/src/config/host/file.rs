@@ -1,0 +1,129 @@
+//! Files and sockets that the configuration names.
+
+use std::fs::{File, FileType, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use toml::Spanned;
+
+use crate::config::report::{Diagnostic, Span};
+use crate::config::source::ConsoleTable;
+
+const PATH_HELP: &str = "a relative path starts at this file's directory";
+
+/// A file that the configuration names.
+pub(super) struct NamedFile<'s> {
+    /// Its purpose, for messages.
+    pub(super) purpose: &'static str,
+    pub(super) path: &'s Path,
+    pub(super) span: Span,
+    /// The command that creates a missing file, without its path.
+    pub(super) create: Option<&'static str>,
+}
+
+impl<'s> NamedFile<'s> {
+    pub(super) fn new(purpose: &'static str, path: &'s Spanned<PathBuf>) -> Self {
+        Self { purpose, path: path.get_ref(), span: path.span(), create: None }
+    }
+
+    /// Opens the file for reading.
+    pub(super) fn open(&self) -> Result<File, Diagnostic> {
+        // O_NONBLOCK: opening a FIFO must not wait for its writer.
+        let nonblock = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(nonblock).open(self.path);
+        let file = file.map_err(|error| self.open_error(&error))?;
+        if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            return Err(self.error("is a directory", "a directory").help("name a file in it"));
+        }
+        Ok(file)
+    }
+
+    /// An error whose message is "the PURPOSE `PATH` {problem}".
+    pub(super) fn error(&self, problem: &str, label: impl Into<String>) -> Diagnostic {
+        let (purpose, path) = (self.purpose, self.path.display());
+        Diagnostic::error(format!("the {purpose} `{path}` {problem}")).at(self.span.clone(), label)
+    }
+
+    /// The diagnostic for an error of `open(2)` or `read(2)`.
+    pub(super) fn open_error(&self, error: &io::Error) -> Diagnostic {
+        let Self { purpose, path, span, create } = self;
+        let path = path.display();
+        match error.kind() {
+            io::ErrorKind::NotFound => match missing_directory(self.path) {
+                Some(directory) => {
+                    let message = format!("the {purpose} `{path}` does not exist");
+                    no_directory(Diagnostic::error(message), span.clone(), directory)
+                }
+                None => self.error("does not exist", "no such file").help(match create {
+                    Some(command) => format!("create it with `{command} {path}`"),
+                    None => PATH_HELP.to_owned(),
+                }),
+            },
+            io::ErrorKind::PermissionDenied => {
+                Diagnostic::error(format!("no permission to read the {purpose} `{path}`"))
+                    .at(span.clone(), "permission denied")
+                    .help(format!("see `ls -l {path}`, and grant yourself read permission"))
+            }
+            _ => Diagnostic::error(format!("cannot open the {purpose} `{path}`"))
+                .at(span.clone(), error.to_string())
+                .help(PATH_HELP),
+        }
+    }
+}
+
+/// The directory of `path`, if it does not exist.
+fn missing_directory(path: &Path) -> Option<&Path> {
+    path.parent().filter(|directory| !directory.as_os_str().is_empty() && !directory.is_dir())
+}
+
+fn no_directory(diagnostic: Diagnostic, span: Span, directory: &Path) -> Diagnostic {
+    let directory = directory.display();
+    diagnostic
+        .at(span, format!("the directory `{directory}` does not exist"))
+        .help(format!("{PATH_HELP}; or create it with `mkdir -p {directory}`"))
+}
+
+pub(super) fn check_console(console: &ConsoleTable) -> Option<Diagnostic> {
+    match console {
+        ConsoleTable::Stdio | ConsoleTable::Off => None,
+        ConsoleTable::File(path) => {
+            let file = NamedFile::new("console file", path);
+            check_creatable(&file, "not a file", |kind| !kind.is_dir() && !kind.is_socket())
+        }
+        ConsoleTable::Socket(path) => check_socket(&NamedFile::new("console socket", path)),
+    }
+}
+
+pub(in crate::config) fn check_control(path: &Spanned<PathBuf>) -> Option<Diagnostic> {
+    let socket = NamedFile::new("control socket", path);
+    let in_use = || {
+        UnixStream::connect(socket.path).ok()?;
+        let in_use = socket.error("is in use", "another machine listens on it");
+        Some(in_use.help("give each machine its own socket, or end the other one"))
+    };
+    check_socket(&socket).or_else(in_use)
+}
+
+fn check_socket(socket: &NamedFile<'_>) -> Option<Diagnostic> {
+    check_creatable(socket, "exists and is not a socket", FileTypeExt::is_socket)
+}
+
+/// Whether `file` can be created, or an existing file of an accepted type be used.
+fn check_creatable(
+    file: &NamedFile<'_>,
+    label: &str,
+    accepts: impl FnOnce(&FileType) -> bool,
+) -> Option<Diagnostic> {
+    let message = format!("cannot create the {} `{}`", file.purpose, file.path.display());
+    let error = Diagnostic::error(message);
+    if let Some(directory) = missing_directory(file.path) {
+        return Some(no_directory(error, file.span.clone(), directory));
+    }
+    let kind = file.path.symlink_metadata().ok()?.file_type();
+    (!accepts(&kind)).then(|| {
+        error.at(file.span.clone(), label).help("choose another path, or remove the existing file")
+    })
+}

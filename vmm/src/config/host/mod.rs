@@ -1,0 +1,139 @@
+//! Whether this host can run the machine: its KVM, CPUs, memory, files and TAP devices.
+//!
+//! Reads and changes nothing: no image is opened for writing and no TAP is attached.
+
+mod disk;
+mod file;
+mod kernel;
+
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use toml::Spanned;
+
+use super::report::Diagnostic;
+use super::size::{MEMORY_STEP, exact_size};
+use super::source::MachineSource;
+use crate::memory;
+
+#[cfg(test)]
+pub(super) use disk::check_direct;
+pub(super) use disk::check_disk;
+pub(crate) use disk::{image_size, same_image};
+pub(super) use file::check_control;
+pub(crate) use kernel::{KernelFormat, kernel_format_of};
+
+/// The facts about the host that checks need. Tests make them up.
+#[derive(Debug)]
+pub(super) struct Host {
+    /// The most vCPUs that KVM supports, or the error of `/dev/kvm`.
+    pub(super) kvm: Result<usize, Errno>,
+    pub(super) cpus: usize,
+    /// `MemAvailable` of `/proc/meminfo`.
+    pub(super) available_bytes: Option<u64>,
+    /// `/sys/class/net`.
+    pub(super) net_devices: PathBuf,
+}
+
+impl Host {
+    /// The host that this program runs on.
+    pub(super) fn probe() -> Self {
+        let kvm = kvm_ioctls::Kvm::new().map(|kvm| kvm.get_max_vcpus());
+        Self {
+            kvm: kvm.map_err(|error| Errno::from_raw_os_error(error.errno())),
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            available_bytes: memory::available_bytes(),
+            net_devices: PathBuf::from("/sys/class/net"),
+        }
+    }
+
+    /// Reports what prevents `source` from running here.
+    pub(super) fn check(&self, source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {
+        diagnostics.extend(self.check_kvm());
+        diagnostics.extend(self.check_vcpus(source));
+        diagnostics.extend(self.check_memory(source));
+        diagnostics.extend(source.kernel.image.as_ref().and_then(kernel::check_kernel));
+        diagnostics.extend(source.kernel.initramfs.as_ref().and_then(kernel::check_initramfs));
+        diagnostics.extend(source.disks.iter().filter_map(check_disk));
+        disk::check_shared_images(&source.disks, diagnostics);
+        let taps = source.nets.iter().filter_map(|net| net.tap.as_ref());
+        diagnostics.extend(taps.filter_map(|tap| self.check_tap(tap)));
+        diagnostics.extend(file::check_console(&source.console));
+        diagnostics.extend(source.control.as_ref().and_then(check_control));
+    }
+
+    fn check_kvm(&self) -> Option<Diagnostic> {
+        let errno = self.kvm.err()?;
+        let (message, help) = match errno {
+            Errno::NOENT | Errno::NODEV | Errno::NXIO => (
+                "this host has no /dev/kvm".to_owned(),
+                "enable virtualization in the firmware, then `modprobe kvm_intel` or \
+                 `modprobe kvm_amd`; inside a virtual machine, enable nested virtualization",
+            ),
+            Errno::ACCESS | Errno::PERM => (
+                "no permission to open /dev/kvm".to_owned(),
+                "join its group with `sudo usermod -aG kvm $USER`, then log in again",
+            ),
+            errno => (
+                format!("cannot open /dev/kvm: {errno}"),
+                "check whether another hypervisor uses the CPU's virtualization",
+            ),
+        };
+        Some(Diagnostic::error(message).help(help))
+    }
+
+    fn check_vcpus(&self, source: &MachineSource) -> Option<Diagnostic> {
+        let vcpus = source.machine.vcpus.as_ref()?;
+        let count = usize::from(*vcpus.get_ref());
+        if let Ok(max) = self.kvm
+            && count > max
+        {
+            return Some(
+                Diagnostic::error("`vcpus` exceeds the limit of KVM")
+                    .at(vcpus.span(), format!("KVM on this host supports {max}"))
+                    .help(format!("write at most {max}")),
+            );
+        }
+        (count > self.cpus).then(|| {
+            Diagnostic::warning("`vcpus` exceeds the number of host CPUs")
+                .at(vcpus.span(), format!("the host has {}", self.cpus))
+                .help(format!("write at most {} for full speed", self.cpus))
+        })
+    }
+
+    fn check_memory(&self, source: &MachineSource) -> Option<Diagnostic> {
+        let memory = source.machine.memory.as_ref()?;
+        let (bytes, available) = (*memory.get_ref(), self.available_bytes?);
+        let most = available / MEMORY_STEP * MEMORY_STEP;
+        (bytes > available).then(|| {
+            let (requested, available) = (bytes >> 20, available >> 20);
+            let label = format!("{requested} MiB requested, {available} MiB available");
+            Diagnostic::error("`memory` exceeds the available memory of the host")
+                .at(memory.span(), label)
+                .help(format!("write at most \"{}\", or free memory on the host", exact_size(most)))
+        })
+    }
+
+    fn check_tap(&self, tap: &Spanned<String>) -> Option<Diagnostic> {
+        const IFF_TAP: u32 = 2;
+        let name = tap.get_ref();
+        let device = self.net_devices.join(name);
+        if !device.exists() {
+            return Some(
+                Diagnostic::error(format!("the host has no TAP device `{name}`"))
+                    .at(tap.span(), "no such network device")
+                    .help(format!(
+                        "create it with `sudo ip tuntap add dev {name} mode tap user $USER` \
+                         and `sudo ip link set {name} up`"
+                    )),
+            );
+        }
+        let flags = std::fs::read_to_string(device.join("tun_flags")).unwrap_or_default();
+        let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
+        (flags & IFF_TAP == 0).then(|| {
+            Diagnostic::error(format!("`{name}` is not a TAP device"))
+                .at(tap.span(), "a network device of another kind")
+                .help("name a TAP device; `ip tuntap add dev tap0 mode tap` creates one")
+        })
+    }
+}

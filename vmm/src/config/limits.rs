@@ -1,0 +1,18 @@
+//! Limits of numbers in the configuration, for readers and checks.
+
+use devices::virtio::Address;
+
+/// APIC ids have eight bits: 255 is the broadcast id, and one is left for the I/O APIC.
+pub(super) const VCPUS_MAX: u16 = 254;
+/// The highest number of a SCSI controller.
+pub(super) const CONTROLLER_MAX: u16 = 15;
+/// The highest SCSI target.
+pub(super) const TARGET_MAX: u16 = 255;
+/// The highest LUN.
+pub(super) const LUN_MAX: u16 = Address::MOST_LUN;
+
+/// Default number of queues of a disk or a controller.
+pub(super) fn default_queues(vcpus: u16) -> u16 {
+    const QUEUES: u16 = 4;
+    vcpus.min(QUEUES)
+}

@@ -1,0 +1,128 @@
+//! The configuration after every check: what the rest of the program reads.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use block::DiskOptions;
+use devices::virtio::Address;
+
+/// A machine that this host can run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MachineConfig {
+    /// Virtual processors, 1 to 254.
+    pub(crate) vcpus: u8,
+    /// Guest memory, a multiple of 2 MiB.
+    pub(crate) memory_bytes: u64,
+    /// Time between the power button and a forced stop.
+    pub(crate) shutdown_grace: Duration,
+    /// The kernel to boot.
+    pub(crate) kernel: KernelConfig,
+    /// Disks in file order.
+    pub(crate) disks: Vec<DiskConfig>,
+    /// SCSI controllers in ascending order, with and without disks.
+    pub(crate) controllers: Vec<ControllerConfig>,
+    /// Network devices in file order.
+    pub(crate) nets: Vec<NetConfig>,
+    /// The other end of the serial console.
+    pub(crate) console: ConsoleConfig,
+    /// Path of the control socket.
+    pub(crate) control: Option<PathBuf>,
+}
+
+/// The kernel to boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KernelConfig {
+    /// A bzImage or an x86-64 ELF file.
+    pub(crate) image: PathBuf,
+    /// The initial RAM disk.
+    pub(crate) initramfs: Option<PathBuf>,
+    /// The command line, at most 2047 bytes and without NUL.
+    pub(crate) cmdline: String,
+}
+
+/// One disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DiskConfig {
+    /// The image file or block device.
+    pub(crate) path: PathBuf,
+    /// The guest's interface to the disk.
+    pub(crate) bus: DiskBus,
+    /// Request queues, at least 1 and at most one per vCPU.
+    pub(crate) queues: u16,
+    /// Serial number that the guest reads, at most 20 bytes of ASCII.
+    pub(crate) serial: String,
+    /// How `block` opens the disk. `options.id` is the disk's name, unique in the machine.
+    pub(crate) options: DiskOptions,
+}
+
+impl DiskConfig {
+    /// The disk's name.
+    pub(crate) fn id(&self) -> &str {
+        &self.options.id
+    }
+
+    /// The address of a SCSI disk; `None` for a virtio-blk disk.
+    pub(crate) fn scsi_address(&self) -> Option<ScsiAddress> {
+        match self.bus {
+            DiskBus::VirtioScsi(address) => Some(address),
+            DiskBus::VirtioBlk => None,
+        }
+    }
+
+    /// A disk "data" with one queue and defaults for everything else.
+    #[cfg(test)]
+    pub(crate) fn minimal(path: &std::path::Path, bus: DiskBus) -> Self {
+        let options =
+            DiskOptions { id: "data".into(), ..DiskOptions::new(block::CacheMode::WriteBack) };
+        Self { path: path.into(), bus, queues: 1, serial: "data".into(), options }
+    }
+}
+
+/// The guest's interface to a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DiskBus {
+    /// A virtio-blk device on PCI.
+    VirtioBlk,
+    /// A logical unit on a virtio-scsi controller.
+    VirtioScsi(ScsiAddress),
+}
+
+/// Address of a SCSI disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ScsiAddress {
+    /// Controller number, from 0.
+    pub(crate) controller: u8,
+    /// Target and LUN on the controller.
+    pub(crate) address: Address,
+}
+
+/// One SCSI controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ControllerConfig {
+    /// Controller number, from 0.
+    pub(crate) number: u8,
+    /// Request queues.
+    pub(crate) queues: u16,
+}
+
+/// One network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NetConfig {
+    /// The host's TAP device.
+    pub(crate) tap: String,
+    /// The guest's Ethernet address.
+    pub(crate) mac: [u8; 6],
+}
+
+/// The other end of the serial console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ConsoleConfig {
+    /// Standard input and output.
+    Stdio,
+    /// A file that output is appended to; no input.
+    File(PathBuf),
+    /// A Unix socket that `bulkhead` listens on.
+    Socket(PathBuf),
+    /// No input, and output is discarded.
+    Off,
+}

@@ -1,0 +1,398 @@
+//! Attaches disks to a running machine and detaches them.
+//!
+//! A disk is attached on the thread of the request, which waits for the host to open the image. A
+//! detached disk gets its own thread until its image is closed, because the host may take
+//! arbitrarily long for its I/O in flight.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use devices::virtio::{Address, Leaving};
+use thiserror::Error;
+
+use super::controllers::ScsiControllers;
+use super::error::DiskError;
+use super::events::{EventKind, EventLog};
+use super::open::open_backend;
+use super::registry::{DiskRegistry, ManagedDisk};
+use crate::config::attached::AttachableDisk;
+use crate::config::{ScsiAddress, same_image};
+
+/// The detach thread needs little stack.
+const STACK_BYTES: usize = 128 << 10;
+
+/// The reason a disk is not attached, or not detached.
+#[derive(Debug, Error)]
+pub(crate) enum HotplugError {
+    /// Another disk has the id.
+    #[error("there is already a disk {0:?}")]
+    IdTaken(String),
+    /// A disk that is being detached has the id, the image or the address.
+    #[error("the disk {0:?} is still being detached")]
+    Detaching(String),
+    /// Another disk of this machine has the image.
+    #[error("{image} is the image of this machine's disk {disk:?}", image = .image.display())]
+    ImageTaken { image: PathBuf, disk: String },
+    /// The machine lacks the controller.
+    #[error("the machine has no SCSI controller {number}")]
+    NoController { number: u8, existing: Vec<u8> },
+    /// The number of a controller's queues is fixed when the machine starts.
+    #[error("{requested} queues exceed the {available} of the controller")]
+    Queues { requested: u16, available: u16 },
+    /// Another disk has the address.
+    #[error("{} is taken", address_text(.0))]
+    AddressTaken(ScsiAddress),
+    /// The disk cannot be opened or attached.
+    #[error("{}", cause(.0))]
+    Disk(#[from] DiskError),
+    /// The host is out of threads.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+    /// The disk is a PCI device.
+    #[error("the disk {0:?} is on virtio-blk")]
+    NotScsi(String),
+}
+
+fn address_text(address: &ScsiAddress) -> String {
+    let ScsiAddress { controller, address: Address { target, lun } } = address;
+    format!("LUN {lun} of target {target} of controller {controller}")
+}
+
+/// The cause of a disk's error, which names the image.
+fn cause(error: &DiskError) -> String {
+    match error {
+        DiskError::Open(_, source) => source.to_string(),
+        DiskError::Attach(_, source) => source.to_string(),
+        DiskError::Controller(..) => error.to_string(),
+    }
+}
+
+/// Attaches and detaches the SCSI disks of one machine.
+pub(crate) struct Hotplug {
+    disks: Arc<DiskRegistry>,
+    controllers: ScsiControllers,
+    vcpus: u16,
+    events: Arc<EventLog>,
+}
+
+impl Hotplug {
+    /// For the `disks` of a guest with `vcpus` processors.
+    pub(crate) fn new(
+        disks: Arc<DiskRegistry>,
+        controllers: ScsiControllers,
+        vcpus: u16,
+        events: Arc<EventLog>,
+    ) -> Self {
+        Self { disks, controllers, vcpus, events }
+    }
+
+    /// Opens a disk, attaches it, and notifies the guest. Called by one thread at a time.
+    ///
+    /// # Errors
+    ///
+    /// The disk is neither attached nor open.
+    pub(crate) fn attach(&self, disk: AttachableDisk) -> Result<Arc<ManagedDisk>, HotplugError> {
+        let others = self.disks.all();
+        if let Some(other) = others.iter().find(|other| other.config.id() == disk.id()) {
+            return Err(conflict(other, || HotplugError::IdTaken(disk.id().to_owned())));
+        }
+        let address = self.address_for(&disk, &others)?;
+        let config = disk.build(self.vcpus, address);
+        let config = config.ok_or(HotplugError::AddressTaken(address))?;
+        if let Some(other) = others.iter().find(|other| same_image(&other.config, &config)) {
+            let disk = other.config.id().to_owned();
+            return Err(conflict(other, || HotplugError::ImageTaken { image: config.path, disk }));
+        }
+        drop(others);
+        let backend = Arc::new(open_backend(&config)?);
+        let control = self.controllers.attach(&config, address, backend)?;
+        let id = config.id().to_owned();
+        let disk = ManagedDisk::new(config, control).watched(&self.events).map_err(|error| {
+            if let Some(leaving) = self.controllers.detach(address) {
+                let _ = flush_and_close(&id, leaving, || {});
+            }
+            HotplugError::Thread(error)
+        })?;
+        let disk = Arc::new(disk);
+        self.disks.insert(Arc::clone(&disk));
+        tracing::info!(disk = id, "attached through the control socket");
+        let text = format!("at {}", address_text(&address));
+        self.events.add(EventKind::DiskAttached, &id, text);
+        Ok(disk)
+    }
+
+    fn address_for(
+        &self,
+        disk: &AttachableDisk,
+        others: &[Arc<ManagedDisk>],
+    ) -> Result<ScsiAddress, HotplugError> {
+        let at =
+            |address| others.iter().find(move |other| other.config.scsi_address() == Some(address));
+        let address = disk.address(|address| at(address).is_some());
+        let number = address.unwrap_or_else(|taken| taken).controller;
+        let Some(available) = self.controllers.queues(number) else {
+            let existing = self.controllers.numbers().collect();
+            return Err(HotplugError::NoController { number, existing });
+        };
+        if let Some(requested) = disk.queues().filter(|requested| *requested > available) {
+            return Err(HotplugError::Queues { requested, available });
+        }
+        address.map_err(|taken| {
+            let error = || HotplugError::AddressTaken(taken);
+            at(taken).map_or_else(error, |other| conflict(other, error))
+        })
+    }
+
+    /// Detaches a disk: the guest no longer finds it. Its image is closed once its I/O in flight has
+    /// completed and its data is flushed, which an event reports.
+    ///
+    /// # Errors
+    ///
+    /// The disk stays attached.
+    pub(crate) fn detach(self: &Arc<Self>, disk: &Arc<ManagedDisk>) -> Result<(), HotplugError> {
+        let id = disk.config.id();
+        let address = disk.config.scsi_address();
+        let address = address.ok_or_else(|| HotplugError::NotScsi(id.to_owned()))?;
+        if !disk.begin_detach() {
+            return Ok(());
+        }
+        let (hotplug, detached) = (Arc::clone(self), Arc::clone(disk));
+        let builder = thread::Builder::new().name(format!("{id}/detach")).stack_size(STACK_BYTES);
+        // Never joined: at the machine's end the controller flushes all of its disks.
+        let thread = builder.spawn(move || hotplug.complete_detach(detached, address));
+        thread.map(drop).map_err(|error| {
+            disk.cancel_detach();
+            HotplugError::Thread(error)
+        })
+    }
+
+    /// Detaches the disk from its controller, flushes it and closes its image. Detach thread.
+    fn complete_detach(&self, disk: Arc<ManagedDisk>, address: ScsiAddress) {
+        let id = disk.config.id().to_owned();
+        let leaving = self.controllers.detach(address);
+        tracing::info!(disk = id, "detached through the control socket");
+        let flushed = match leaving {
+            Some(leaving) => flush_and_close(&id, leaving, || {
+                self.disks.remove(&disk);
+                drop(disk);
+            }),
+            // A disk that its controller has lost is flushed nevertheless.
+            None => {
+                let flushed = log_failed_flush(&id, disk.control.backend().sync());
+                self.disks.remove(&disk);
+                drop(disk);
+                flushed
+            }
+        };
+        match flushed {
+            Ok(()) => {
+                let text = "its data is on stable storage, and its image is closed";
+                self.events.add(EventKind::DiskDetached, &id, text.to_owned());
+            }
+            Err(error) => {
+                let text = format!(
+                    "its image is closed, but the last flush failed ({error}): data that the \
+                     guest believes written may be lost"
+                );
+                self.events.add(EventKind::DiskDetachedWithLoss, &id, text);
+            }
+        }
+    }
+}
+
+/// A conflict with `other`, which may already be on its way out.
+fn conflict(other: &ManagedDisk, error: impl FnOnce() -> HotplugError) -> HotplugError {
+    if other.is_detaching() {
+        return HotplugError::Detaching(other.config.id().to_owned());
+    }
+    error()
+}
+
+/// Waits for the I/O in flight of a detached disk, flushes it, and closes its image. `release`
+/// drops the last other references to the disk in between: the close waits for them.
+fn flush_and_close(id: &str, leaving: Leaving, release: impl FnOnce()) -> io::Result<()> {
+    let flushed = log_failed_flush(id, leaving.settle());
+    release();
+    leaving.close();
+    flushed
+}
+
+fn log_failed_flush(id: &str, flushed: io::Result<()>) -> io::Result<()> {
+    flushed.inspect_err(|error| {
+        tracing::error!(disk = id, %error, "the last flush failed: data may be lost");
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Mutex;
+    use std::time::{Duration, Instant};
+
+    use block::{
+        Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiskStatus, EngineSetup, Extent,
+        Geometry, IoEngine, MemoryDisk, OpenError, ResizeError,
+    };
+    use devices::virtio::VirtioDevice;
+
+    use super::*;
+    use crate::config::attached::AttachRequest;
+    use crate::config::{ControllerConfig, DiskBus, DiskConfig};
+    use crate::disks::EventRecord;
+
+    /// A disk whose flush blocks while the test holds the lock, and then fails.
+    struct FailingDisk {
+        disk: MemoryDisk,
+        flush_lock: Arc<Mutex<()>>,
+    }
+
+    impl FailingDisk {
+        fn new(flush_lock: Arc<Mutex<()>>) -> Self {
+            let (logical_block, physical_block) = (512, 4096);
+            let (capacity, optimal_io, discard) = (1 << 20, 0, None);
+            let geometry =
+                Geometry { capacity, logical_block, physical_block, optimal_io, discard };
+            Self { disk: MemoryDisk::new(geometry, CacheMode::WriteBack, false), flush_lock }
+        }
+    }
+
+    impl Backend for FailingDisk {
+        fn geometry(&self) -> Geometry {
+            self.disk.geometry()
+        }
+
+        fn cache_mode(&self) -> CacheMode {
+            self.disk.cache_mode()
+        }
+
+        fn read_only(&self) -> bool {
+            self.disk.read_only()
+        }
+
+        fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
+            self.disk.engine(setup)
+        }
+
+        fn status(&self) -> DiskStatus {
+            self.disk.status()
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            drop(self.flush_lock.lock());
+            Err(io::Error::from_raw_os_error(libc::EIO))
+        }
+
+        fn stop_holding(&self) {
+            self.disk.stop_holding();
+        }
+
+        fn allocation(&self, from: ByteOffset, limit: usize) -> io::Result<Vec<Extent>> {
+            self.disk.allocation(from, limit)
+        }
+
+        fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
+            self.disk.backing_space()
+        }
+
+        fn check_soft_limit(&self) -> io::Result<Option<Crossing>> {
+            self.disk.check_soft_limit()
+        }
+
+        fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
+            self.disk.resize(size)
+        }
+    }
+
+    const ADDRESS: ScsiAddress =
+        ScsiAddress { controller: 0, address: Address { target: 0, lun: 0 } };
+
+    /// A machine with one controller and, at [`ADDRESS`], the disk "data".
+    struct Fixture {
+        hotplug: Arc<Hotplug>,
+        events: Arc<EventLog>,
+        image: tempfile::NamedTempFile,
+        _controller: Box<dyn VirtioDevice>,
+    }
+
+    impl Fixture {
+        fn new(flush_lock: Arc<Mutex<()>>) -> Self {
+            let image = image();
+            let mut controllers = ScsiControllers::default();
+            let controller = controllers.add(ControllerConfig { number: 0, queues: 1 }).unwrap();
+            let config = DiskConfig::minimal(image.path(), DiskBus::VirtioScsi(ADDRESS));
+            let backend = Arc::new(FailingDisk::new(flush_lock));
+            let control = controllers.attach(&config, ADDRESS, backend).unwrap();
+            let events = Arc::new(EventLog::default());
+            let disks = Arc::new(DiskRegistry::new([ManagedDisk::new(config, control)]));
+            let hotplug = Hotplug::new(disks, controllers, 1, Arc::clone(&events));
+            Self { hotplug: Arc::new(hotplug), events, image, _controller: controller.unwrap() }
+        }
+
+        fn find(&self, id: &str) -> Option<Arc<ManagedDisk>> {
+            self.hotplug.disks.find(id)
+        }
+
+        /// Attaches a disk, and returns the error's message or an empty text.
+        fn attach(&self, id: &str, path: &Path, lun: u16) -> String {
+            let keys = serde_json::json!({ "path": path, "bus": "virtio-scsi", "lun": lun });
+            let disk = AttachableDisk::new(AttachRequest { id: id.into(), keys }).unwrap();
+            self.hotplug.attach(disk).err().map_or(String::new(), |error| error.to_string())
+        }
+
+        fn wait_for_events(&self, count: usize) -> Vec<EventRecord> {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while self.events.all().len() < count && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+            self.events.all()
+        }
+    }
+
+    fn image() -> tempfile::NamedTempFile {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(1 << 20).unwrap();
+        image
+    }
+
+    #[test]
+    fn a_disk_that_its_controller_lost_can_be_detached() {
+        let fixture = Fixture::new(Arc::default());
+        drop(fixture.hotplug.controllers.detach(ADDRESS));
+        fixture.hotplug.detach(&fixture.find("data").unwrap()).unwrap();
+        let lost = fixture.wait_for_events(1).pop().unwrap();
+        assert_eq!((lost.kind, &*lost.disk), (EventKind::DiskDetachedWithLoss, "data"));
+        assert!(fixture.find("data").is_none());
+    }
+
+    /// Id, image and address stay taken until the detach is complete.
+    #[test]
+    fn a_failed_last_flush_is_reported_as_loss() {
+        let flush_lock = Arc::new(Mutex::new(()));
+        let fixture = Fixture::new(Arc::clone(&flush_lock));
+        let (image, other) = (fixture.image.path(), image());
+        let blocked = flush_lock.lock().unwrap();
+
+        let disk = fixture.find("data").unwrap();
+        let taken = "there is already a disk \"data\"";
+        assert_eq!(fixture.attach("data", other.path(), 1), taken);
+        fixture.hotplug.detach(&disk).unwrap();
+        fixture.hotplug.detach(&disk).expect("a second detach has no effect");
+        assert!(disk.is_detaching() && fixture.hotplug.disks.all().len() == 1);
+        drop(disk);
+        let detaching = "the disk \"data\" is still being detached";
+        assert_eq!(fixture.attach("data", other.path(), 1), detaching);
+        assert_eq!(fixture.attach("more", image, 1), detaching);
+        assert_eq!(fixture.attach("more", other.path(), 0), detaching);
+        assert_eq!(fixture.attach("more", other.path(), 1), "");
+
+        drop(blocked);
+        let events = fixture.wait_for_events(2);
+        let lost = events.last().unwrap();
+        assert_eq!((lost.kind, &*lost.disk), (EventKind::DiskDetachedWithLoss, "data"));
+        assert!(lost.text.contains("Input/output error"), "{}", lost.text);
+        assert!(fixture.find("data").is_none());
+        assert_eq!(fixture.attach("data", image, 0), "");
+    }
+}

@@ -1,0 +1,86 @@
+//! The list of disks, with the configuration and the controls of each. Any thread.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use devices::virtio::DiskControl;
+
+use super::events::EventLog;
+use super::space_watch::SpaceWatch;
+use crate::config::DiskConfig;
+
+/// One disk. Holding it keeps the image open.
+pub(crate) struct ManagedDisk {
+    pub(crate) config: DiskConfig,
+    pub(crate) control: DiskControl,
+    detaching: AtomicBool,
+    _watch: Option<SpaceWatch>,
+}
+
+impl ManagedDisk {
+    /// An open disk whose soft limit is not watched.
+    pub(crate) fn new(config: DiskConfig, control: DiskControl) -> Self {
+        Self { config, control, detaching: AtomicBool::new(false), _watch: None }
+    }
+
+    /// The disk with its soft limit watched, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// The host is out of threads.
+    pub(crate) fn watched(self, events: &Arc<EventLog>) -> io::Result<Self> {
+        let watch = SpaceWatch::start(&self.control, Arc::clone(events))?;
+        Ok(Self { _watch: watch, ..self })
+    }
+
+    /// Whether the disk is being detached: the guest no longer finds it.
+    pub(crate) fn is_detaching(&self) -> bool {
+        self.detaching.load(Ordering::Acquire)
+    }
+
+    /// Marks the disk as being detached; false if it already was.
+    pub(super) fn begin_detach(&self) -> bool {
+        !self.detaching.swap(true, Ordering::AcqRel)
+    }
+
+    /// Undoes [`begin_detach`](Self::begin_detach).
+    pub(super) fn cancel_detach(&self) {
+        self.detaching.store(false, Ordering::Release);
+    }
+}
+
+/// All disks, including those being detached.
+#[derive(Default)]
+pub(crate) struct DiskRegistry {
+    disks: Mutex<Vec<Arc<ManagedDisk>>>,
+}
+
+impl DiskRegistry {
+    pub(crate) fn new(disks: impl IntoIterator<Item = ManagedDisk>) -> Self {
+        Self { disks: Mutex::new(disks.into_iter().map(Arc::new).collect()) }
+    }
+
+    /// All disks, in the order of the configuration and then of attachment.
+    pub(crate) fn all(&self) -> Vec<Arc<ManagedDisk>> {
+        self.lock().clone()
+    }
+
+    /// The disk with this name.
+    pub(crate) fn find(&self, id: &str) -> Option<Arc<ManagedDisk>> {
+        self.lock().iter().find(|disk| disk.config.id() == id).cloned()
+    }
+
+    pub(super) fn insert(&self, disk: Arc<ManagedDisk>) {
+        self.lock().push(disk);
+    }
+
+    pub(super) fn remove(&self, disk: &Arc<ManagedDisk>) {
+        self.lock().retain(|other| !Arc::ptr_eq(other, disk));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<ManagedDisk>>> {
+        // The list is consistent between any two changes, so a poisoned lock is usable.
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
