@@ -6,15 +6,20 @@
 
 pub mod bus;
 mod event;
+mod guest_memory;
 mod hypervisor;
+mod interrupt;
 pub mod pci;
 pub mod platform;
 pub mod scsi;
+pub mod storage;
 pub mod virtio;
-mod write_cache;
+mod virtqueue;
+mod worker;
 
+pub use guest_memory::GuestMap;
 pub use hypervisor::{Hypervisor, MsiLine, MsiMessage};
-pub use write_cache::WriteCache;
+pub use storage::WriteCache;
 
 /// The guest's memory, as every device sees it.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

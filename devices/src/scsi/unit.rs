@@ -12,7 +12,7 @@ use super::attention::{Attention, Attentions};
 use super::reservations::Reservations;
 use super::sense::Sense;
 use super::{Command, Outcome, opcodes};
-use crate::write_cache::WriteCache;
+use crate::storage::WriteCache;
 
 /// What tells a unit from all others.
 #[derive(Clone, Debug, PartialEq, Eq)]

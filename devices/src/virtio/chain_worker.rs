@@ -9,11 +9,11 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::guest_map::GuestMap;
 use super::{
     ActivateError, ActiveQueue, Chain, FaultReporter, Head, Interrupt, Queue, QueueError, Stop,
     Worker,
 };
+use crate::GuestMap;
 use crate::event;
 
 /// What became of a chain.

@@ -6,39 +6,30 @@
 //! engine, [`queue_worker`], and differ in their [`queue_worker::Protocol`].
 
 pub mod block;
-mod chain;
 mod chain_worker;
 mod device;
-mod disk_control;
-mod guest_map;
-mod in_flight;
-mod interrupt;
-mod kept;
 mod net;
-mod polling;
-mod queue;
-pub mod queue_worker;
-mod ring_memory;
 mod rng;
 mod scsi;
-pub mod stats;
 mod transport;
 pub mod vhost_user;
-mod worker;
 
 pub use block::Block;
-pub use chain::{Buffer, Chain, Framed, OutOfMemoryRange, Span};
 pub use device::{ActivateError, Activation, ActiveQueue, DeviceType, HandOver, VirtioDevice};
-pub use disk_control::DiskControl;
-pub use guest_map::GuestMap;
-pub use interrupt::{ConfigChange, FaultReporter, Interrupt};
-pub use kept::{Position, RecordError, RecordPlace};
 pub use net::{Net, Tap, TapError};
-pub use queue::{Head, Queue, QueueError, QueueLayout};
 pub use rng::Rng;
 pub use scsi::{Address, Leaving, NoPlace, Scsi, ScsiBus};
 pub use transport::PciTransport;
-pub use worker::{Stop, Worker};
+pub(crate) use transport::status;
+
+pub use crate::guest_memory::GuestMap;
+pub use crate::interrupt::{ConfigChange, FaultReporter, Interrupt};
+pub use crate::storage::{DiskControl, queue_worker, stats};
+pub use crate::virtqueue::{
+    Buffer, Chain, Framed, Head, OutOfMemoryRange, Position, Queue, QueueError, QueueLayout,
+    RecordError, RecordPlace, Span,
+};
+pub use crate::worker::{Stop, Worker};
 
 /// Feature bits that belong to the transport and the ring (Virtio 1.2 §6).
 pub mod feature {

@@ -1,8 +1,8 @@
 //! The virtio entropy device (Virtio 1.2 §5.4): the host kernel's random numbers.
 
 use super::chain_worker::{self, ChainHandler, Handled};
-use super::guest_map::GuestMap;
 use super::{ActivateError, Activation, Chain, DeviceType, QueueError, VirtioDevice, Worker};
+use crate::GuestMap;
 
 /// The most random bytes given for one chain; drivers ask again if they want more.
 const MAX_BYTES: usize = 4096;

@@ -7,9 +7,9 @@ use ::block::{Backend, LogLimit, ResizeError};
 
 use super::request::SECTOR_BYTES;
 use crate::WriteCache;
+use crate::storage::disk_control::ControlledDisk;
+use crate::storage::stats::QueueStats;
 use crate::virtio::ConfigChange;
-use crate::virtio::disk_control::ControlledDisk;
-use crate::virtio::stats::QueueStats;
 
 /// The capacity as the driver knows it, and how often it changed. Both are one word, so that a driver
 /// that reads the capacity in halves sees the generation change with it (Virtio 1.2 §4.1.4.3.1).

@@ -14,14 +14,14 @@ use self::control::{Capacity, Shared};
 use self::protocol::BlockProtocol;
 use self::request::{ID_BYTES, Limits, SECTOR_BYTES};
 use super::device::read_config_bytes;
-use super::disk_control::DiskControl;
-use super::queue_worker::{self, Protocol, QueueWorker};
-use super::stats::QueueStats;
 use super::{
     ActivateError, Activation, ActiveQueue, ConfigChange, DeviceType, FaultReporter, VirtioDevice,
     Worker,
 };
 use crate::WriteCache;
+use crate::storage::disk_control::DiskControl;
+use crate::storage::queue_worker::{self, Protocol, QueueWorker};
+use crate::storage::stats::QueueStats;
 
 pub use self::request::Status;
 

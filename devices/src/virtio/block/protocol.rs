@@ -8,7 +8,7 @@ use vm_memory::GuestAddress;
 
 use super::control::Shared;
 use super::request::{HEADER_BYTES, Header, ID_BYTES, Kind, Limits, RANGE_BYTES, Status};
-use crate::virtio::queue_worker::{Completed, Parsed, Protocol};
+use crate::storage::queue_worker::{Completed, Parsed, Protocol};
 use crate::virtio::{Chain, GuestMap, QueueError, Span};
 
 /// The protocol of one queue of a block device.

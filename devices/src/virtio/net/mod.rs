@@ -15,8 +15,8 @@ use ::block::{LogLimit, Segments};
 pub use self::tap::{Tap, TapError};
 use super::chain_worker::{self, ChainHandler, Handled};
 use super::device::read_config_bytes;
-use super::guest_map::GuestMap;
 use super::{ActivateError, Activation, Chain, DeviceType, QueueError, VirtioDevice, Worker};
+use crate::GuestMap;
 
 const QUEUE_SIZE: u16 = 256;
 /// `struct virtio_net_hdr` (§5.1.6), the same with and without merged buffers.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::disk::Disk;
 use super::shared::Map;
-use crate::virtio::stats::{Kind, QueueStats, Round};
+use crate::storage::stats::{Kind, QueueStats, Round};
 
 /// See the module's documentation. By the disks' numbers.
 pub(super) struct Books {

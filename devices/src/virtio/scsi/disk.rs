@@ -12,8 +12,8 @@ use ::block::{Backend, ResizeError};
 use super::event_queue::Event;
 use super::shared::{Address, Shared};
 use crate::scsi::{Attention, Identity, LogicalUnit};
-use crate::virtio::disk_control::ControlledDisk;
-use crate::virtio::stats::QueueStats;
+use crate::storage::disk_control::ControlledDisk;
+use crate::storage::stats::QueueStats;
 
 /// A disk as the queues have it. Whoever may bring it a request or serves it holds one.
 pub(super) struct Disk {

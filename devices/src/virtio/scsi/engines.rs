@@ -15,7 +15,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::disk::Disk;
 use super::shared::Shared;
 use crate::event;
-use crate::virtio::queue_worker::Engines;
+use crate::storage::queue_worker::Engines;
 
 /// How often engines are looked at that hold requests until the host has space again: that shows on no descriptor.
 const HELD_PERIOD: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };

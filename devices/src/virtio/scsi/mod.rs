@@ -28,12 +28,12 @@ use self::protocol::ScsiProtocol;
 use self::request::{CDB_BYTES, SENSE_BYTES};
 use self::shared::Shared;
 use super::device::read_config_bytes;
-use super::disk_control::DiskControl;
 use super::{
     ActivateError, Activation, ActiveQueue, DeviceType, VirtioDevice, Worker, chain_worker,
-    queue_worker,
 };
 use crate::scsi::{Attention, Identity};
+use crate::storage::disk_control::DiskControl;
+use crate::storage::queue_worker;
 
 pub use self::shared::{Address, Leaving, NoPlace};
 

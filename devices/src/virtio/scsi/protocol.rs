@@ -14,8 +14,8 @@ use super::shared::{Map, Shared};
 use super::task::{Ending, Pending, Request, fill};
 use super::tasks::Obedience;
 use crate::scsi::{Answer, Failure, Job, Next, Sense};
-use crate::virtio::queue_worker::{Completed, Parsed, Protocol};
-use crate::virtio::stats::{Kind, Round};
+use crate::storage::queue_worker::{Completed, Parsed, Protocol};
+use crate::storage::stats::{Kind, Round};
 use crate::virtio::{Chain, GuestMap, QueueError};
 
 /// The protocol of one request queue.

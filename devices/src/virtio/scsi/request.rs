@@ -4,8 +4,8 @@ use ::block::Segments;
 use vm_memory::GuestAddress;
 
 use crate::scsi::{Cdb, DataOut, Target};
-use crate::virtio::chain::Buffer;
 use crate::virtio::{GuestMap, Span};
+use crate::virtqueue::Buffer;
 
 const HEADER: usize = 19;
 /// Sizes of command and sense data until the driver changes them.

@@ -6,8 +6,8 @@ use ::block::{Operation, Segments};
 
 use super::request::{Header, Out, Outcome, Place, Response};
 use crate::scsi::{Data, Job, LogicalUnit, Next, Sense, Step, status};
-use crate::virtio::chain::Buffer;
 use crate::virtio::{GuestMap, Span};
+use crate::virtqueue::Buffer;
 
 /// The parts of a well-formed chain.
 pub(super) struct Request<'a> {

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
+use crate::interrupt::NO_VECTOR;
+use crate::virtio::QueueLayout;
 use crate::virtio::feature;
-use crate::virtio::interrupt::NO_VECTOR;
-use crate::virtio::queue::QueueLayout;
 
 /// Bits of the device status (§2.1).
-pub(in crate::virtio) mod status {
-    pub(in crate::virtio) const DRIVER_OK: u8 = 4;
-    pub(in crate::virtio) const FEATURES_OK: u8 = 8;
-    pub(in crate::virtio) const NEEDS_RESET: u8 = 64;
+pub(crate) mod status {
+    pub(crate) const DRIVER_OK: u8 = 4;
+    pub(crate) const FEATURES_OK: u8 = 8;
+    pub(crate) const NEEDS_RESET: u8 = 64;
 }
 
 /// What a write asks for beyond its register.

@@ -16,15 +16,14 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::common::{Common, Effect};
 use self::layout::Region;
-use super::queue::Queue;
 use super::{
-    ActivateError, Activation, ActiveQueue, ConfigChange, FaultReporter, Interrupt, VirtioDevice,
-    Worker,
+    ActivateError, Activation, ActiveQueue, ConfigChange, FaultReporter, Interrupt, Queue,
+    VirtioDevice, Worker,
 };
 use crate::pci::{ConfigSpace, Identity, Msix, PciDevice};
 use crate::{GuestMemory, Hypervisor};
 
-pub(super) use self::common::status;
+pub(crate) use self::common::status;
 
 const VENDOR: u16 = 0x1af4;
 /// Device IDs count from here by device type (§4.1.2).

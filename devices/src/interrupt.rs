@@ -8,12 +8,12 @@ use std::time::Duration;
 use ::block::LogLimit;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::transport::status;
+use crate::virtio::status;
 
 /// The ISR status bit of a configuration change (Virtio 1.2 §4.1.4.5).
 const ISR_CONFIG: u8 = 2;
 /// The value of a vector register that stands for "none" (Virtio 1.2 §4.1.5.1.2).
-pub(super) const NO_VECTOR: u16 = 0xffff;
+pub(crate) const NO_VECTOR: u16 = 0xffff;
 
 /// One source of interrupts, a queue or the configuration, on whichever MSI-X vector the driver
 /// assigned to it. Signalling takes one `write(2)` of an eventfd and no lock.

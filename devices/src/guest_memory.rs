@@ -14,7 +14,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use crate::GuestMemory;
 
 /// Size of one descriptor (Virtio 1.2 §2.7.5).
-pub(super) const DESCRIPTOR_BYTES: u32 = 16;
+pub(crate) const DESCRIPTOR_BYTES: u32 = 16;
 
 /// Two words at any address, of which Rust wants to know that they need not be aligned.
 #[repr(C, packed)]
@@ -91,13 +91,13 @@ impl GuestMap {
 
     /// Whether one region holds the byte at `addr`.
     #[inline]
-    pub(super) fn holds_byte(&self, addr: GuestAddress) -> bool {
+    pub(crate) fn holds_byte(&self, addr: GuestAddress) -> bool {
         self.find(addr, 1).is_some()
     }
 
     /// Reads 16 bytes as two little-endian words; `None` where no region holds them.
     #[inline]
-    pub(super) fn load_16(&self, addr: GuestAddress) -> Option<[u64; 2]> {
+    pub(crate) fn load_16(&self, addr: GuestAddress) -> Option<[u64; 2]> {
         let words: NonNull<Unaligned> = self.find(addr, 16)?.cast();
         // SAFETY: the 16 bytes are mapped, by the invariant above.
         let first = unsafe { words.read_volatile() };
@@ -108,7 +108,7 @@ impl GuestMap {
 
     /// Writes a byte; `false` where no region holds it.
     #[inline]
-    pub(super) fn store_byte(&self, addr: GuestAddress, byte: u8) -> bool {
+    pub(crate) fn store_byte(&self, addr: GuestAddress, byte: u8) -> bool {
         let Some(place) = self.find(addr, 1) else { return false };
         // SAFETY: the byte is mapped writable, by the invariant above.
         unsafe { place.write_volatile(byte) };
@@ -118,7 +118,7 @@ impl GuestMap {
     /// The `len` bytes at `addr` for a request. The caller keeps the map until the request has completed. `None` where
     /// no region holds all of them.
     #[inline]
-    pub(super) fn segment(&self, addr: GuestAddress, len: u32) -> Option<Segment> {
+    pub(crate) fn segment(&self, addr: GuestAddress, len: u32) -> Option<Segment> {
         let base = self.find(addr, len.into())?;
         // SAFETY: the bytes are guest memory; the queue worker keeps its map until its engine has drained.
         Some(unsafe { Segment::new(base.as_ptr(), len as usize) })
@@ -126,7 +126,7 @@ impl GuestMap {
 
     /// The descriptor table of `entries` entries at `addr`. It need not be aligned.
     #[inline]
-    pub(super) fn table(&self, addr: GuestAddress, entries: u32) -> Option<Table<'_>> {
+    pub(crate) fn table(&self, addr: GuestAddress, entries: u32) -> Option<Table<'_>> {
         let base = self.find(addr, u64::from(entries) * u64::from(DESCRIPTOR_BYTES))?.cast();
         Some(Table { base, entries, _map: PhantomData })
     }
@@ -141,7 +141,7 @@ const fn within(offset: u64) -> usize {
 
 /// A descriptor table in guest memory.
 #[derive(Clone, Copy)]
-pub(super) struct Table<'a> {
+pub(crate) struct Table<'a> {
     base: NonNull<Unaligned>,
     entries: u32,
     _map: PhantomData<&'a GuestMap>,
@@ -150,7 +150,7 @@ pub(super) struct Table<'a> {
 impl Table<'_> {
     /// Entry `index`, as two little-endian words; `None` if there is none.
     #[inline]
-    pub(super) fn entry(&self, index: u16) -> Option<[u64; 2]> {
+    pub(crate) fn entry(&self, index: u16) -> Option<[u64; 2]> {
         if u32::from(index) >= self.entries {
             return None;
         }

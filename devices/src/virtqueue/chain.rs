@@ -4,9 +4,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use ::block::{Segment, Segments};
 
-use super::QueueError;
-use super::guest_map::GuestMap;
-use super::queue::MAX_BUFFERS;
+use super::queue::{MAX_BUFFERS, QueueError};
+use crate::guest_memory::GuestMap;
 
 /// One buffer of a chain: never empty, not yet known to lie in guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +26,7 @@ pub struct Chain {
 
 /// How much of a chain's room is in use, and for what.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Extent {
+pub(crate) struct Extent {
     buffers: usize,
     writable_from: usize,
     readable_len: u64,
@@ -83,13 +82,13 @@ impl Chain {
 
     /// Fills the chain behind `extent`, which is empty or the extent of what was filled before.
     #[inline]
-    pub(super) fn fill(&mut self, extent: Extent) -> Filling<'_> {
+    pub(crate) fn fill(&mut self, extent: Extent) -> Filling<'_> {
         Filling { buffers: &mut self.buffers, extent }
     }
 
     /// Makes a chain of these three, the device-writable ones from the one or two on. `false` if one of them is empty.
     #[inline]
-    pub(super) fn set_three(&mut self, three: [Buffer; 3], writable_from: usize) -> bool {
+    pub(crate) fn set_three(&mut self, three: [Buffer; 3], writable_from: usize) -> bool {
         let lens = three.map(|buffer| u64::from(buffer.len));
         let [header, data, status] = lens;
         let data_out = if writable_from == 1 { 0 } else { data };
@@ -106,7 +105,7 @@ impl Chain {
 
     /// The chain is complete.
     #[inline]
-    pub(super) fn set_extent(&mut self, extent: Extent) {
+    pub(crate) fn set_extent(&mut self, extent: Extent) {
         self.extent = extent;
     }
 }
@@ -125,9 +124,9 @@ pub struct Framed {
 }
 
 /// A chain while its buffers are appended.
-pub(super) struct Filling<'a> {
+pub(crate) struct Filling<'a> {
     buffers: &'a mut [Buffer; MAX_BUFFERS],
-    pub(super) extent: Extent,
+    pub(crate) extent: Extent,
 }
 
 impl Filling<'_> {
@@ -137,7 +136,7 @@ impl Filling<'_> {
     ///
     /// It is a readable one after a writable one, or one too many.
     #[inline(always)]
-    pub(super) fn push(&mut self, buffer: Buffer, writable: bool) -> Result<(), QueueError> {
+    pub(crate) fn push(&mut self, buffer: Buffer, writable: bool) -> Result<(), QueueError> {
         let (extent, len) = (&mut self.extent, u64::from(buffer.len));
         let used = usize::from(len != 0);
         if writable {

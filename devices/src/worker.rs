@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::ActivateError;
+use crate::virtio::ActivateError;
 
 /// Whether a worker was asked to end. Who asks also kicks the queue, so that a sleeping worker looks.
 #[derive(Clone)]

@@ -10,7 +10,7 @@
 use std::hint::spin_loop;
 
 /// The longest time to poll before a sleep, in nanoseconds.
-pub(super) const MOST_NS: u64 = 50_000;
+pub(crate) const MOST_NS: u64 = 50_000;
 /// What polling begins with.
 const FIRST_NS: u64 = 5_000;
 /// The most looks between two times that the CPU is given away.
@@ -20,7 +20,7 @@ const MOST_STRIKES: u32 = 10;
 
 /// The state of one worker. Times in nanoseconds.
 #[derive(Debug, Default)]
-pub(super) struct Polling {
+pub(crate) struct Polling {
     /// How long to poll before the next sleep.
     budget_ns: u64,
     /// How often the CPU given away came back late.
@@ -31,7 +31,7 @@ pub(super) struct Polling {
 
 /// One time of polling.
 #[derive(Debug)]
-pub(super) struct Poll {
+pub(crate) struct Poll {
     since_ns: u64,
     looked_ns: u64,
     spins: u32,
@@ -39,17 +39,17 @@ pub(super) struct Poll {
 
 impl Polling {
     /// How long it would poll now.
-    pub(super) fn budget_ns(&self) -> u64 {
+    pub(crate) fn budget_ns(&self) -> u64 {
         self.budget_ns
     }
 
     /// Begins to poll, if it is worth it.
-    pub(super) fn begin(&self, now_ns: u64) -> Option<Poll> {
+    pub(crate) fn begin(&self, now_ns: u64) -> Option<Poll> {
         (self.budget_ns > 0).then_some(Poll { since_ns: now_ns, looked_ns: now_ns, spins: 0 })
     }
 
     /// The CPU came back, and a look found something or not. `None`: go on; else whether there is something to do.
-    pub(super) fn looked(&mut self, poll: &mut Poll, found: bool, now_ns: u64) -> Option<bool> {
+    pub(crate) fn looked(&mut self, poll: &mut Poll, found: bool, now_ns: u64) -> Option<bool> {
         let away_ns = now_ns.saturating_sub(poll.looked_ns);
         poll.looked_ns = now_ns;
         poll.spins = (poll.spins * 2).clamp(8, MOST_SPINS);
@@ -70,7 +70,7 @@ impl Polling {
     }
 
     /// A sleep with nothing in flight ended after so long.
-    pub(super) fn slept(&mut self, slept_ns: u64) {
+    pub(crate) fn slept(&mut self, slept_ns: u64) {
         if self.budget_ns == 0 && self.count > 0 && self.strikes > 0 {
             self.count -= 1;
         } else if slept_ns > MOST_NS {
@@ -97,12 +97,12 @@ impl Polling {
 
 impl Poll {
     /// When it looked last.
-    pub(super) fn looked_ns(&self) -> u64 {
+    pub(crate) fn looked_ns(&self) -> u64 {
         self.looked_ns
     }
 
     /// Looks a while without giving the CPU away: not at first, then longer each time. Whether something was found.
-    pub(super) fn spin(&self, found: impl Fn() -> bool) -> bool {
+    pub(crate) fn spin(&self, found: impl Fn() -> bool) -> bool {
         (0..self.spins).any(|_| {
             spin_loop();
             found()

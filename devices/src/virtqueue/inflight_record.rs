@@ -91,7 +91,7 @@ impl RecordPlace {
 
 /// The record of one queue in use.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(crate) struct Record {
     place: RecordPlace,
     size: u16,
     /// What the next chain taken is numbered with.
@@ -107,7 +107,7 @@ impl Record {
     /// # Errors
     ///
     /// It cannot be this queue's.
-    pub(super) fn open(
+    pub(crate) fn open(
         place: &RecordPlace,
         size: u16,
         used: u16,
@@ -163,14 +163,14 @@ impl Record {
     }
 
     /// A chain was taken from the available ring.
-    pub(super) fn take(&mut self, head: u16) {
+    pub(crate) fn take(&mut self, head: u16) {
         self.place.put(Self::state(head) + COUNTER, self.counter);
         self.counter = self.counter.wrapping_add(1);
         self.place.put(Self::state(head) + IN_FLIGHT, 1_u8);
     }
 
     /// A chain was written into the used ring, whose index does not show it yet.
-    pub(super) fn give_back(&mut self, head: u16) {
+    pub(crate) fn give_back(&mut self, head: u16) {
         let last: u16 = self.place.get(LAST_BATCH_HEAD).unwrap_or(0);
         self.place.put(Self::state(head) + NEXT, last);
         self.place.put(LAST_BATCH_HEAD, head);
@@ -178,7 +178,7 @@ impl Record {
     }
 
     /// The used ring's index became `used`, which shows the driver the whole batch.
-    pub(super) fn settle(&mut self, used: u16) {
+    pub(crate) fn settle(&mut self, used: u16) {
         let mut head: u16 = self.place.get(LAST_BATCH_HEAD).unwrap_or(0);
         for _ in 0..std::mem::take(&mut self.batch) {
             if head >= self.size {
@@ -193,10 +193,10 @@ impl Record {
 
 /// What a queue that goes on has to remember: chains to start again, and the record of all in flight.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     /// Chains that an earlier worker took and did not give back, oldest first.
-    pub(super) owed: VecDeque<u16>,
-    pub(super) record: Option<Record>,
+    pub(crate) owed: VecDeque<u16>,
+    pub(crate) record: Option<Record>,
 }
 
 #[cfg(test)]

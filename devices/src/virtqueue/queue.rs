@@ -8,19 +8,20 @@ use std::sync::atomic::{Ordering, fence};
 use vm_memory::GuestAddress;
 
 use super::chain::{Buffer, Chain, Extent, Filling};
-use super::guest_map::{DESCRIPTOR_BYTES, GuestMap};
-use super::kept::{Kept, Position, Record, RecordError, RecordPlace};
+use super::inflight_record::{Kept, Position, Record, RecordError, RecordPlace};
 use super::ring_memory::{Descriptor, RingMemory};
 use crate::GuestMemory;
+use crate::guest_memory::{DESCRIPTOR_BYTES, GuestMap};
+use crate::virtio::feature;
 
 /// The most buffers of one chain. A driver may fill indirect tables beyond the queue's size; the
 /// limit is that of Linux' `UIO_MAXIOV`, which is also the most one system call takes.
-pub(super) const MAX_BUFFERS: usize = 1024;
+pub(crate) const MAX_BUFFERS: usize = 1024;
 
 mod flag {
-    pub(super) const NEXT: u16 = 1;
-    pub(super) const WRITE: u16 = 2;
-    pub(super) const INDIRECT: u16 = 4;
+    pub(crate) const NEXT: u16 = 1;
+    pub(crate) const WRITE: u16 = 2;
+    pub(crate) const INDIRECT: u16 = 4;
 }
 
 /// Where and how large the driver made a queue.
@@ -136,8 +137,8 @@ impl Queue {
         .ok_or(QueueError::Area(layout.descriptors))?;
         Ok(Self {
             ring,
-            event_idx: features & super::feature::RING_EVENT_IDX != 0,
-            indirect: features & super::feature::RING_INDIRECT_DESC != 0,
+            event_idx: features & feature::RING_EVENT_IDX != 0,
+            indirect: features & feature::RING_INDIRECT_DESC != 0,
             // The driver finds zeroes, which ask it to kick at the first chain.
             armed: true,
             next_available: 0,
@@ -180,7 +181,7 @@ impl Queue {
     }
 
     /// Where the queue stands while `in_flight` are owed beyond those not yet started again.
-    pub(super) fn position(&self, in_flight: impl Iterator<Item = Head>) -> Position {
+    pub(crate) fn position(&self, in_flight: impl Iterator<Item = Head>) -> Position {
         let waiting = self.kept.iter().flat_map(|kept| kept.owed.iter().copied());
         let owed = in_flight.map(|Head(head)| head).chain(waiting).collect();
         Position { next_available: self.next_available, owed }
@@ -419,14 +420,14 @@ fn buffer_of(descriptor: Descriptor) -> Buffer {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     use proptest::prelude::*;
     use vm_memory::Bytes;
 
     /// A head as a queue would hand it out.
-    pub(in crate::virtio) fn head(index: u16) -> Head {
+    pub(crate) fn head(index: u16) -> Head {
         Head(index)
     }
 
@@ -447,11 +448,11 @@ pub(super) mod tests {
         let pointer = (TABLE, entries * DESCRIPTOR_BYTES, flag::INDIRECT, 0);
         write_descriptor(memory, LAYOUT.descriptors, pointer);
         memory.write_obj(1u16.to_le(), GuestAddress(LAYOUT.available + 2)).unwrap();
-        let features = super::super::feature::RING_INDIRECT_DESC;
+        let features = super::feature::RING_INDIRECT_DESC;
         let mut queue = Queue::new(memory, LAYOUT, features).unwrap();
         let mut chain = Chain::default();
         queue.pop(&mut chain)?;
-        let buffers = |span: super::super::Span<'_>| span.buffers().collect::<Vec<_>>();
+        let buffers = |span: crate::virtqueue::Span<'_>| span.buffers().collect::<Vec<_>>();
         let (readable, writable) = (chain.readable(), chain.writable());
         let lens = (readable.len(), writable.len());
         Ok(format!("{lens:?} {:?} {:?}", buffers(readable), buffers(writable)))

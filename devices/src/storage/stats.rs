@@ -154,20 +154,20 @@ pub struct KindStats {
 /// One round of a worker's loop. Times are of the worker's clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Round {
-    pub(super) start_ns: u64,
-    pub(super) end_ns: u64,
+    pub(crate) start_ns: u64,
+    pub(crate) end_ns: u64,
     /// Requests given back to the driver.
-    pub(super) settled: u64,
+    pub(crate) settled: u64,
     /// Requests handed to the engine.
-    pub(super) taken: u64,
+    pub(crate) taken: u64,
     /// How long those may have been in the ring.
-    pub(super) waited_ns: u64,
-    pub(super) interrupt: bool,
+    pub(crate) waited_ns: u64,
+    pub(crate) interrupt: bool,
 }
 
 impl Round {
     /// The part that one of several disks had in it.
-    pub(super) fn part(&self, taken: u64, settled: u64) -> Self {
+    pub(crate) fn part(&self, taken: u64, settled: u64) -> Self {
         Self { taken, settled, ..*self }
     }
 }
@@ -222,18 +222,18 @@ impl QueueStats {
     }
 
     /// A request left the backend; `bytes` is `None` if it failed.
-    pub(super) fn completed_one(&self, kind: Kind, bytes: Option<u64>, backend_ns: u64) {
+    pub(crate) fn completed_one(&self, kind: Kind, bytes: Option<u64>, backend_ns: u64) {
         let mut tally = Tally::new(self);
         tally.completed(kind, bytes, backend_ns);
     }
 
     /// A request was answered without the disk.
-    pub(super) fn answered(&self) {
+    pub(crate) fn answered(&self) {
         self.answered.add(1);
     }
 
     /// A round is over.
-    pub(super) fn round(&self, round: &Round) {
+    pub(crate) fn round(&self, round: &Round) {
         self.rounds.add(1);
         self.interrupts.add(u64::from(round.interrupt));
         if round.settled > 0 {
@@ -246,23 +246,23 @@ impl QueueStats {
     }
 
     /// The worker gave its CPU away.
-    pub(super) fn yielded(&self) {
+    pub(crate) fn yielded(&self) {
         self.yields.add(1);
     }
 
     /// The worker would poll for so long now.
-    pub(super) fn polls_for(&self, ns: u64) {
+    pub(crate) fn polls_for(&self, ns: u64) {
         self.poll_ns.set(ns);
     }
 
     /// The engine holds this many requests.
-    pub(super) fn in_flight(&self, requests: u16) {
+    pub(crate) fn in_flight(&self, requests: u16) {
         self.in_flight.set(requests.into());
     }
 }
 
 /// Requests that leave the backend in one round. Those that entered it together are counted together.
-pub(super) struct Tally<'a> {
+pub(crate) struct Tally<'a> {
     stats: &'a QueueStats,
     kind: Kind,
     run: Run,
@@ -277,12 +277,12 @@ struct Run {
 }
 
 impl<'a> Tally<'a> {
-    pub(super) fn new(stats: &'a QueueStats) -> Self {
+    pub(crate) fn new(stats: &'a QueueStats) -> Self {
         Self { stats, kind: Kind::Read, run: Run::default() }
     }
 
     /// A request left the backend; `bytes` is `None` if it failed.
-    pub(super) fn completed(&mut self, kind: Kind, bytes: Option<u64>, backend_ns: u64) {
+    pub(crate) fn completed(&mut self, kind: Kind, bytes: Option<u64>, backend_ns: u64) {
         if kind != self.kind || backend_ns != self.run.backend_ns {
             self.count();
             self.kind = kind;

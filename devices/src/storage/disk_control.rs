@@ -10,7 +10,7 @@ use ::block::{Backend, Crossing, EngineChoice, Geometry, ResizeError};
 use super::stats::QueueStats;
 
 /// A disk as its device keeps it.
-pub(super) trait ControlledDisk: Send + Sync {
+pub(crate) trait ControlledDisk: Send + Sync {
     fn name(&self) -> &str;
     fn backend(&self) -> &dyn Backend;
     /// Bytes that the driver knows of.
@@ -27,7 +27,7 @@ pub(super) trait ControlledDisk: Send + Sync {
 
 /// The controls of one disk.
 #[derive(Clone)]
-pub struct DiskControl(pub(super) Arc<dyn ControlledDisk>);
+pub struct DiskControl(pub(crate) Arc<dyn ControlledDisk>);
 
 impl DiskControl {
     /// The disk's name in the configuration.

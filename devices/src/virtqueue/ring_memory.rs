@@ -10,22 +10,22 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-use super::guest_map::{DESCRIPTOR_BYTES, GuestMap, Table};
 use crate::GuestMemory;
+use crate::guest_memory::{DESCRIPTOR_BYTES, GuestMap, Table};
 
 /// One entry of a descriptor table, as the driver wrote it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Descriptor {
-    pub(super) addr: GuestAddress,
-    pub(super) len: u32,
-    pub(super) flags: u16,
-    pub(super) next: u16,
+pub(crate) struct Descriptor {
+    pub(crate) addr: GuestAddress,
+    pub(crate) len: u32,
+    pub(crate) flags: u16,
+    pub(crate) next: u16,
 }
 
 impl Descriptor {
     /// Reads entry `index` of a table; `None` if there is none.
     #[inline]
-    pub(super) fn read(table: &Table<'_>, index: u16) -> Option<Self> {
+    pub(crate) fn read(table: &Table<'_>, index: u16) -> Option<Self> {
         Some(Self::decode(table.entry(index)?))
     }
 
@@ -42,7 +42,7 @@ impl Descriptor {
 }
 
 /// The areas of one queue.
-pub(super) struct RingMemory {
+pub(crate) struct RingMemory {
     size: u16,
     descriptors: *const u64,
     available: *mut u8,
@@ -56,7 +56,7 @@ unsafe impl Send for RingMemory {}
 
 impl RingMemory {
     /// Resolves the areas; `None` where guest memory does not hold one of them.
-    pub(super) fn new(
+    pub(crate) fn new(
         memory: &GuestMemory,
         size: u16,
         descriptors: GuestAddress,
@@ -78,19 +78,19 @@ impl RingMemory {
     }
 
     #[inline]
-    pub(super) fn size(&self) -> u16 {
+    pub(crate) fn size(&self) -> u16 {
         self.size
     }
 
     /// Guest memory.
     #[inline]
-    pub(super) fn map(&self) -> &GuestMap {
+    pub(crate) fn map(&self) -> &GuestMap {
         &self.map
     }
 
     /// Entry `index` of the queue's own table; `None` if there is no such entry.
     #[inline]
-    pub(super) fn descriptor(&self, index: u16) -> Option<Descriptor> {
+    pub(crate) fn descriptor(&self, index: u16) -> Option<Descriptor> {
         if index >= self.size {
             return None;
         }
@@ -104,30 +104,30 @@ impl RingMemory {
 
     /// The driver's index; everything the driver wrote before it is visible after this.
     #[inline]
-    pub(super) fn available_index(&self) -> u16 {
+    pub(crate) fn available_index(&self) -> u16 {
         u16::from_le(self.available(2).load(Ordering::Acquire))
     }
 
     /// Whether the driver asked not to be interrupted (without `EVENT_IDX`).
-    pub(super) fn interrupts_suppressed(&self) -> bool {
+    pub(crate) fn interrupts_suppressed(&self) -> bool {
         const NO_INTERRUPT: u16 = 1;
         u16::from_le(self.available(0).load(Ordering::Relaxed)) & NO_INTERRUPT != 0
     }
 
     /// The head of the chain at position `index` (mod size) of the available ring.
     #[inline]
-    pub(super) fn available_entry(&self, index: u16) -> u16 {
+    pub(crate) fn available_entry(&self, index: u16) -> u16 {
         u16::from_le(self.available(4 + 2 * self.position(index)).load(Ordering::Relaxed))
     }
 
     /// The used index at which the driver wants an interrupt (with `EVENT_IDX`).
-    pub(super) fn used_event(&self) -> u16 {
+    pub(crate) fn used_event(&self) -> u16 {
         u16::from_le(self.available(4 + 2 * usize::from(self.size)).load(Ordering::Relaxed))
     }
 
     /// Fills the entry at position `index` (mod size) of the used ring.
     #[inline]
-    pub(super) fn set_used_entry(&self, index: u16, head: u16, written: u32) {
+    pub(crate) fn set_used_entry(&self, index: u16, head: u16, written: u32) {
         let at = 4 + 8 * self.position(index);
         // Nobody looks before the index has passed it.
         self.used_word(at).store(u32::from(head).to_le(), Ordering::Relaxed);
@@ -135,22 +135,22 @@ impl RingMemory {
     }
 
     /// The index as it was last shown to the driver, whoever did.
-    pub(super) fn used_index(&self) -> u16 {
+    pub(crate) fn used_index(&self) -> u16 {
         u16::from_le(self.used_half(2).load(Ordering::Acquire))
     }
 
     /// Shows the driver all entries before `index`.
-    pub(super) fn set_used_index(&self, index: u16) {
+    pub(crate) fn set_used_index(&self, index: u16) {
         self.used_half(2).store(index.to_le(), Ordering::Release);
     }
 
     /// Asks the driver to kick or not to (without `EVENT_IDX`).
-    pub(super) fn set_kicks_suppressed(&self, suppressed: bool) {
+    pub(crate) fn set_kicks_suppressed(&self, suppressed: bool) {
         self.used_half(0).store(u16::from(suppressed).to_le(), Ordering::Relaxed);
     }
 
     /// Asks the driver to kick when it passes `index` (with `EVENT_IDX`).
-    pub(super) fn set_available_event(&self, index: u16) {
+    pub(crate) fn set_available_event(&self, index: u16) {
         self.used_half(4 + 8 * usize::from(self.size)).store(index.to_le(), Ordering::Relaxed);
     }
 

@@ -1,22 +1,22 @@
 //! The requests of one queue that the engine holds: a fixed slab whose slot number is the tag.
 
-use super::Head;
 use super::stats::Kind;
+use crate::virtqueue::Head;
 
 /// What is remembered of one request until it completes, but for its chain.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Entry<P> {
-    pub(super) pending: P,
-    pub(super) kind: Kind,
+pub(crate) struct Entry<P> {
+    pub(crate) pending: P,
+    pub(crate) kind: Kind,
     /// Bytes it moves.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// When it was handed to the engine, in nanoseconds of the clock of its worker.
-    pub(super) since_ns: u64,
+    pub(crate) since_ns: u64,
 }
 
 /// A slab of fixed size. The tag of a request is its slot, never the driver's index, so that
 /// a driver that offers one descriptor twice cannot confuse two requests.
-pub(super) struct InFlight<P> {
+pub(crate) struct InFlight<P> {
     slots: Box<[Slot<P>]>,
     /// The first slot not in use; beyond the last if there is none.
     vacant: u16,
@@ -34,7 +34,7 @@ struct Slot<P> {
 
 impl<P> InFlight<P> {
     /// A slab of `depth` slots.
-    pub(super) fn new(depth: u16) -> Self {
+    pub(crate) fn new(depth: u16) -> Self {
         let slots = (0..depth).map(|_| Slot { head: None, entry: None, next: 0 }).collect();
         let mut slab = Self { slots, vacant: 0, len: 0 };
         slab.make_vacant();
@@ -49,18 +49,18 @@ impl<P> InFlight<P> {
     }
 
     /// How many requests there are.
-    pub(super) fn len(&self) -> u16 {
+    pub(crate) fn len(&self) -> u16 {
         self.len
     }
 
     #[inline]
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         usize::from(self.vacant) >= self.slots.len()
     }
 
     /// Remembers a request, and returns its tag; `None` if there is no room.
     #[inline]
-    pub(super) fn insert(&mut self, head: Head, entry: Entry<P>) -> Option<u16> {
+    pub(crate) fn insert(&mut self, head: Head, entry: Entry<P>) -> Option<u16> {
         let tag = self.vacant;
         let slot = self.slots.get_mut(usize::from(tag))?;
         self.vacant = slot.next;
@@ -71,7 +71,7 @@ impl<P> InFlight<P> {
     }
 
     /// Forgets all requests and returns them, oldest first.
-    pub(super) fn drain(&mut self) -> Vec<(Head, Entry<P>)> {
+    pub(crate) fn drain(&mut self) -> Vec<(Head, Entry<P>)> {
         let slots = self.slots.iter_mut().map(|slot| (slot.head.take(), slot.entry.take()));
         let mut left: Vec<_> = slots.filter_map(|(head, entry)| head.zip(entry)).collect();
         left.sort_by_key(|(_, entry)| entry.since_ns);
@@ -80,14 +80,14 @@ impl<P> InFlight<P> {
     }
 
     /// All requests with their tags.
-    pub(super) fn entries(&mut self) -> impl Iterator<Item = (u16, &mut Entry<P>)> {
+    pub(crate) fn entries(&mut self) -> impl Iterator<Item = (u16, &mut Entry<P>)> {
         let slots = (0..).zip(&mut self.slots).filter(|(_, slot)| slot.head.is_some());
         slots.filter_map(|(tag, slot)| Some((tag, slot.entry.as_mut()?)))
     }
 
     /// Takes back that a request was [removed](Self::remove), with its entry as it is. Nothing else happened since.
     #[cold]
-    pub(super) fn keep(&mut self, tag: u16, head: Head) {
+    pub(crate) fn keep(&mut self, tag: u16, head: Head) {
         let Some(slot) = self.slots.get_mut(usize::from(tag)) else { return };
         self.vacant = slot.next;
         self.len += 1;
@@ -96,7 +96,7 @@ impl<P> InFlight<P> {
 
     /// Ends the request of a tag; `None` if there is none, which would be the engine's bug.
     #[inline]
-    pub(super) fn remove(&mut self, tag: u16) -> Option<(Head, &mut Entry<P>)> {
+    pub(crate) fn remove(&mut self, tag: u16) -> Option<(Head, &mut Entry<P>)> {
         let slot = self.slots.get_mut(usize::from(tag))?;
         let head = slot.head.take()?;
         slot.next = self.vacant;
@@ -108,8 +108,8 @@ impl<P> InFlight<P> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::queue::tests::head;
     use super::*;
+    use crate::virtqueue::tests::head;
 
     fn entry(pending: char) -> Entry<char> {
         Entry { pending, kind: Kind::Read, bytes: 512, since_ns: 0 }

@@ -21,12 +21,11 @@ use vmm_sys_util::eventfd::EventFd;
 use super::in_flight::{Entry, InFlight};
 use super::polling::Polling;
 use super::stats::{Kind, QueueStats, Round, Tally};
-use super::worker::Stop;
-use super::{
-    ActivateError, ActiveQueue, Chain, FaultReporter, GuestMap, HandOver, Head, Interrupt,
-    Position, Queue, QueueError, Worker,
-};
-use crate::{GuestMemory, event};
+use crate::interrupt::{FaultReporter, Interrupt};
+use crate::virtio::{ActivateError, ActiveQueue, HandOver};
+use crate::virtqueue::{Chain, Head, Position, Queue, QueueError};
+use crate::worker::{Stop, Worker};
+use crate::{GuestMap, GuestMemory, event};
 
 /// What a chain turned out to be.
 #[derive(Debug)]
