@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use block::{
-    Backend, ByteOffset, CacheMode, DiskOptions, EngineSetup, IoEngine, Operation, RawFile,
+    Backend, ByteOffset, CacheMode, DiskOptions, EngineSetup, IoEngine, Named, Operation, RawFile,
     Request, Segment,
 };
 use rustix::event::EventfdFlags;
@@ -28,7 +28,8 @@ struct Page([u8; BLOCK]);
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1);
     let path = args.next().ok_or("which file?")?;
-    let mode: CacheMode = args.next().as_deref().unwrap_or("writeback").parse()?;
+    let mode = args.next().unwrap_or_else(|| "writeback".into());
+    let mode = CacheMode::from_name(&mode).ok_or("which cache mode?")?;
     let seconds: u64 = args.next().as_deref().unwrap_or("1").parse()?;
 
     let most: u64 = args.next().as_deref().unwrap_or("18446744073709551615").parse()?;

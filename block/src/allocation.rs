@@ -1,7 +1,7 @@
-//! Which parts of a file hold data, as its file system tells (`SEEK_DATA` and `SEEK_HOLE` of lseek(2)).
+//! Data and holes of a file, as its file system reports them (`SEEK_DATA` and `SEEK_HOLE`, lseek(2)).
 //!
-//! Blocks, but only on the file system's own metadata. Space that was reserved and never written counts as a hole:
-//! it reads zero. A block device does not tell: all of it counts as data.
+//! Blocks on metadata only. Space that is reserved but was never written counts as a hole: it reads
+//! zero. A block device does not report holes: all of it counts as data.
 
 use std::fs::File;
 use std::io;
@@ -12,41 +12,41 @@ use rustix::io::Errno;
 
 use crate::{ByteOffset, ByteRange};
 
-/// A run of a disk that is all data or all hole.
+/// A range of a disk that is either data or a hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Where it lies.
+    /// The range.
     pub range: ByteRange,
-    /// Whether the host keeps data for it. If not, it reads zero.
+    /// Data; a hole reads zero.
     pub data: bool,
 }
 
-/// The extents of a file from one offset to another, in order and without a gap.
+/// The extents of a file between two offsets, in order and without gaps.
 #[derive(Debug)]
 pub struct Extents<'f> {
     file: &'f File,
     at: u64,
     end: u64,
-    /// The host does not tell what is where.
+    /// The host reports no holes.
     opaque: bool,
 }
 
 impl<'f> Extents<'f> {
-    /// The extents from `start` to `end`, in bytes. A file that ends before `end` goes on as a hole.
+    /// The extents from `start` to `end`, in bytes. Beyond the end of the file there is a hole.
     #[must_use]
     pub fn new(file: &'f File, start: u64, end: u64) -> Self {
         let opaque = !file.metadata().is_ok_and(|metadata| metadata.is_file());
         Self { file, at: start, end, opaque }
     }
 
-    /// Whether the next run is data, and where it ends.
-    fn look(&self) -> io::Result<(bool, u64)> {
+    /// Whether the next extent is data, and its end.
+    fn seek(&self) -> io::Result<(bool, u64)> {
         if self.opaque {
             return Ok((true, self.end));
         }
         loop {
             match rustix::fs::seek(self.file, SeekFrom::Data(self.at)) {
-                // Behind the last data.
+                // Beyond the last data.
                 Err(Errno::NXIO) => return Ok((false, self.end)),
                 Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok((true, self.end)),
                 Ok(data) if data > self.at => return Ok((false, data.min(self.end))),
@@ -55,7 +55,7 @@ impl<'f> Extents<'f> {
             }
             match rustix::fs::seek(self.file, SeekFrom::Hole(self.at)) {
                 Ok(hole) if hole > self.at => return Ok((true, hole.min(self.end))),
-                // Punched out between the two questions: ask again.
+                // The data was deallocated between the two calls.
                 Ok(_) | Err(Errno::NXIO) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -66,13 +66,13 @@ impl<'f> Extents<'f> {
 impl Iterator for Extents<'_> {
     type Item = io::Result<Extent>;
 
-    /// The next extent. Others may change the file meanwhile: then neighbours may be of the same kind.
+    /// The next extent. If the file changes meanwhile, neighbours may be of the same kind.
     fn next(&mut self) -> Option<Self::Item> {
         if self.at >= self.end {
             return None;
         }
         let start = ByteOffset(self.at);
-        match self.look() {
+        match self.seek() {
             Ok((data, end)) => {
                 let len = end - self.at;
                 self.at = end;
@@ -86,19 +86,19 @@ impl Iterator for Extents<'_> {
     }
 }
 
-/// How long a queue may wait for an answer about what is allocated. Of a fragmented file, hundreds of extents may take tens of
-/// milliseconds where the host has to fetch them.
-pub(crate) const LONGEST_LOOK: Duration = Duration::from_millis(1);
+/// Time limit of a query by a queue. A fragmented file may take tens of milliseconds for some hundreds
+/// of extents if the host has to read its metadata.
+pub(crate) const QUERY_TIME: Duration = Duration::from_millis(1);
 
-/// So many are worth an answer in any case.
-const FEW: usize = 16;
+/// Extents returned whatever they take.
+const MIN_EXTENTS: usize = 16;
 
-/// As many extents as come within `limit`, but a [few](FEW) in any case if they are there.
+/// The extents found within `limit`, and at least [`MIN_EXTENTS`] if there are as many.
 ///
 /// # Errors
 ///
-/// The first that comes.
-pub(crate) fn no_longer_than(
+/// The first error among them.
+pub(crate) fn collect_within(
     extents: impl Iterator<Item = io::Result<Extent>>,
     limit: Duration,
 ) -> io::Result<Vec<Extent>> {
@@ -106,7 +106,7 @@ pub(crate) fn no_longer_than(
     let mut found = Vec::new();
     for extent in extents {
         found.push(extent?);
-        if found.len() >= FEW && start.elapsed() >= limit {
+        if found.len() >= MIN_EXTENTS && start.elapsed() >= limit {
             break;
         }
     }
@@ -129,23 +129,23 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_takes_long_ends_early() {
+    fn a_slow_query_ends_early() {
         let slow = || {
             (0..1000).map(|at| {
                 std::thread::sleep(Duration::from_millis(1));
                 Ok(Extent { range: ByteRange { start: ByteOffset(at), len: 1 }, data: true })
             })
         };
-        assert_eq!(no_longer_than(slow(), Duration::ZERO).unwrap().len(), FEW);
-        let some = no_longer_than(slow(), Duration::from_millis(50)).unwrap().len();
-        assert!((FEW..=50).contains(&some), "{some}");
-        assert_eq!(no_longer_than(slow().take(3), Duration::MAX).unwrap().len(), 3);
+        assert_eq!(collect_within(slow(), Duration::ZERO).unwrap().len(), MIN_EXTENTS);
+        let some = collect_within(slow(), Duration::from_millis(50)).unwrap().len();
+        assert!((MIN_EXTENTS..=50).contains(&some), "{some}");
+        assert_eq!(collect_within(slow().take(3), Duration::MAX).unwrap().len(), 3);
         let refused = std::iter::once_with(|| Err(io::ErrorKind::Other.into()));
-        assert!(no_longer_than(refused, Duration::MAX).is_err());
+        assert!(collect_within(refused, Duration::MAX).is_err());
     }
 
     #[test]
-    fn extents_cover_what_was_asked_for_and_tell_data_from_holes() {
+    fn extents_cover_the_range_and_distinguish_data_from_holes() {
         const MIB: u64 = 1 << 20;
         let file = tempfile::tempfile().unwrap();
         file.set_len(4 * MIB).unwrap();

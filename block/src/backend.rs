@@ -6,37 +6,12 @@ use std::borrow::Cow;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use crate::{
     BackingSpace, ByteOffset, CacheMode, Completion, Crossing, DiscardStats, EnospcHold, Extent,
-    Request, SoftLimitState,
+    Geometry, Request, SoftLimitState,
 };
-
-/// Geometry of a disk. All values in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Geometry {
-    /// Size of the disk, a multiple of the logical block.
-    pub capacity: u64,
-    /// Smallest unit a request may address: 512 or 4096.
-    pub logical_block: u32,
-    /// Smallest unit written without a read-modify-write below, a multiple of the logical block.
-    pub physical_block: u32,
-    /// Preferred size and alignment of large requests, or 0 if the host reports none.
-    pub optimal_io: u32,
-    /// Discard limits; `None` if the host deallocates nothing.
-    pub discard: Option<DiscardLimits>,
-}
-
-/// Discard limits as the host reports them. In bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DiscardLimits {
-    /// The unit in which the host deallocates space, a granule.
-    pub granularity: u32,
-    /// Offset of the first granule.
-    pub alignment: u32,
-    /// Deallocated granules read as zeroes. Of block devices only ZFS volumes guarantee that.
-    pub reads_zero: bool,
-}
 
 /// A region of memory that holds the segments of requests, so that an engine may register it.
 #[derive(Clone, Copy, Debug)]
@@ -46,9 +21,6 @@ pub struct MemoryRegion {
     /// Length in bytes.
     pub len: usize,
 }
-
-// SAFETY: an address and a length. The owner of the engine keeps the memory mapped (`EngineSetup::memory`).
-unsafe impl Send for MemoryRegion {}
 
 /// Parameters of an engine.
 #[derive(Clone, Copy, Debug)]
@@ -257,6 +229,9 @@ pub trait IoEngine {
     /// paced. No host I/O is outstanding for them, and [`IoEngine::poll_fd`] does not signal when they come due.
     fn parked(&self) -> usize;
 
+    /// When the first [parked](Self::parked) request comes due.
+    fn due(&self) -> Option<Instant>;
+
     /// Completes a request with `ECANCELED` if the host is not working on it. Returns `false` if it is: the request
     /// then completes as usual.
     fn cancel(&mut self, tag: u16) -> bool;
@@ -266,7 +241,7 @@ pub trait IoEngine {
 
     /// A descriptor for a caller that waits for several engines at once. It becomes readable when a completion may
     /// be available or the kick is signalled, and stays readable until [`IoEngine::clear_poll_fd`]. While requests
-    /// are [parked](Self::parked) the caller has to reap periodically as well.
+    /// are [parked](Self::parked) the caller has to submit and reap when they are [due](Self::due) as well.
     ///
     /// # Errors
     ///

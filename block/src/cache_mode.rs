@@ -1,11 +1,10 @@
 //! The cache modes of a disk, and the one table that says what each of them means.
 //!
-//! Every other place asks this table; none decides for itself.
+//! Everything that depends on the cache mode asks this table.
 
 use std::fmt;
-use std::str::FromStr;
 
-use crate::request::Durability;
+use crate::{Durability, Named};
 
 /// How a disk uses the host's page cache, and when a completed write is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,11 +26,11 @@ pub enum CacheMode {
 pub enum FlushAction {
     /// `fdatasync(2)` on the backing file.
     Sync,
-    /// Complete at once: a mode that promises nothing.
+    /// Nothing: the mode promises no durability.
     Ignore,
 }
 
-struct Row {
+struct ModeRow {
     name: &'static str,
     direct: bool,
     write: Durability,
@@ -40,12 +39,8 @@ struct Row {
 }
 
 impl CacheMode {
-    /// All modes, in the order the documentation lists them.
-    pub const ALL: [Self; 5] =
-        [Self::None, Self::DirectSync, Self::WriteThrough, Self::WriteBack, Self::Unsafe];
-
     /// The table.
-    const fn row(self) -> Row {
+    const fn row(self) -> ModeRow {
         use Durability::{Durable, Volatile};
         use FlushAction::{Ignore, Sync};
         let (name, direct, write, flush, write_cache) = match self {
@@ -55,13 +50,7 @@ impl CacheMode {
             Self::WriteBack => ("writeback", false, Volatile, Sync, true),
             Self::Unsafe => ("unsafe", false, Volatile, Ignore, true),
         };
-        Row { name, direct, write, flush, write_cache }
-    }
-
-    /// The name used in the configuration.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        self.row().name
+        ModeRow { name, direct, write, flush, write_cache }
     }
 
     /// Whether the host's page cache is bypassed (`O_DIRECT`).
@@ -70,23 +59,31 @@ impl CacheMode {
         self.row().direct
     }
 
-    /// The durability of a write that asks for nothing more, while the write cache is as
-    /// the mode sets it.
+    /// The durability of a write without FUA, with the write cache as the mode sets it.
     #[must_use]
     pub const fn write_durability(self) -> Durability {
         self.row().write
     }
 
-    /// What a flush does.
+    /// The host's action for a flush.
     #[must_use]
     pub const fn flush_action(self) -> FlushAction {
         self.row().flush
     }
 
-    /// Whether the guest is told of a volatile write cache at the start.
+    /// Whether the guest sees a volatile write cache after reset.
     #[must_use]
     pub const fn has_write_cache(self) -> bool {
         self.row().write_cache
+    }
+}
+
+impl Named for CacheMode {
+    const ALL: &'static [Self] =
+        &[Self::None, Self::DirectSync, Self::WriteThrough, Self::WriteBack, Self::Unsafe];
+
+    fn name(self) -> &'static str {
+        self.row().name
     }
 }
 
@@ -96,35 +93,11 @@ impl fmt::Display for CacheMode {
     }
 }
 
-/// The text is not the name of a cache mode.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown cache mode {0:?}")]
-pub struct UnknownCacheMode(String);
-
-impl FromStr for CacheMode {
-    type Err = UnknownCacheMode;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|mode| mode.name() == text)
-            .ok_or_else(|| UnknownCacheMode(text.to_owned()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_mode_is_found_by_its_name() {
-        for mode in CacheMode::ALL {
-            assert_eq!(mode.name().parse(), Ok(mode));
-        }
-        assert!("Writeback".parse::<CacheMode>().is_err());
-    }
-
-    /// A guest that is told of no write cache never flushes, so its writes must be durable.
+    /// A guest that sees no write cache never flushes, so its writes must be durable.
     #[test]
     fn a_mode_without_a_write_cache_has_durable_writes() {
         for mode in CacheMode::ALL {

@@ -1,4 +1,4 @@
-//! The time that deadlines are measured by: the host's, or one that the simulator moves on.
+//! The clock of deadlines: the host's, or one that the simulator advances.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub enum Clock {
-    /// The host's.
+    /// The host's monotonic clock.
     Host,
-    /// What [`Clock::advance`] made of it.
+    /// Advanced by [`Clock::advance`] only.
     Simulated {
-        /// When it began.
+        /// Its time at zero.
         start: Instant,
-        /// Nanoseconds since then.
+        /// Nanoseconds since `start`.
         passed_ns: Arc<AtomicU64>,
     },
 }
 
 impl Clock {
-    /// A clock that stands still.
+    /// A simulated clock.
     #[must_use]
     pub fn simulated() -> Self {
         Self::Simulated { start: Instant::now(), passed_ns: Arc::default() }
@@ -37,7 +37,7 @@ impl Clock {
         }
     }
 
-    /// Moves a simulated clock on.
+    /// Advances a simulated clock.
     pub fn advance(&self, by: Duration) {
         if let Self::Simulated { passed_ns, .. } = self {
             let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);

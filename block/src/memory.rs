@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::io::Errno;
@@ -242,6 +243,10 @@ impl IoEngine for MemoryEngine {
 
     fn parked(&self) -> usize {
         0
+    }
+
+    fn due(&self) -> Option<Instant> {
+        None
     }
 
     fn cancel(&mut self, _tag: u16) -> bool {

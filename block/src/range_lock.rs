@@ -1,16 +1,18 @@
-//! Who may change which blocks of a disk, where a change must find them as it has read them.
+//! The range lock of a disk: excludes other changes to blocks between their read and their write.
 //!
-//! Two kinds of requests read before they write: a write of parts of the blocks that direct I/O moves, which reads
-//! them, puts its bytes in and writes them back, and a compare-and-write. A change to the same blocks in between,
-//! from this queue or another, would be undone or overlooked. So every change claims its blocks first.
+//! Two kinds of requests read before they write: a write of part of a direct-I/O block, which reads
+//! the block, modifies it and writes it back, and a compare-and-write. A change to the same blocks in
+//! between, from this queue or another, would be lost or overlooked. So every change claims its blocks.
 //!
-//! Where only compare-and-write needs that, nobody claims anything until the first one comes. It requires claims
-//! for good: each engine of the disk is kicked, claims from then on, and says so once the changes that it began
-//! without a claim are done. Until all have, no compare-and-write begins.
+//! If only compare-and-write needs that, no engine claims anything until the first one arrives. It
+//! makes claims required for good: each engine of the disk is kicked, claims from then on, and reports
+//! when all changes that it started without a claim are complete. No compare-and-write is granted its
+//! claim before all engines have reported.
 //!
-//! Nobody blocks: a claim that is not free is waited for in its engine, which is kicked when it may have
-//! become free. Claims are served in the order they were made, each request has one, and none is kept
-//! while its request is held for want of space, so that nobody starves and nothing can lock up.
+//! Nothing blocks: a request whose claim is not granted waits in its engine, which is kicked when the
+//! claim may have been granted. Claims are granted in the order they were made, each request has at
+//! most one, and none is kept while its request is held for ENOSPC: so there is neither starvation nor
+//! deadlock.
 
 use std::io;
 use std::ops::Range;
@@ -21,45 +23,44 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The claims on one disk.
 #[derive(Debug)]
 pub(crate) struct RangeLock {
-    /// Bytes of a block.
+    /// Size of a block in bytes.
     unit: u64,
-    /// Whether every change has to be claimed. Stays so once it is.
+    /// Every change has to be claimed. Never reset.
     required: AtomicBool,
     next: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<LockState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct LockState {
     /// In the order they were made.
-    claims: Vec<Entry>,
-    /// The disk's engines.
-    engines: Vec<Engine>,
+    claims: Vec<ClaimEntry>,
+    engines: Vec<RegisteredEngine>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct ClaimEntry {
     ticket: u64,
     bytes: Range<u64>,
-    /// It needs all others to be claimed.
+    /// Of a compare-and-write: not granted before every engine claims.
     compares: bool,
     waiting: bool,
     kick: Arc<OwnedFd>,
 }
 
 #[derive(Debug)]
-struct Engine {
+struct RegisteredEngine {
     kick: Arc<OwnedFd>,
-    /// Nothing that it changes is without a claim.
+    /// It has no change in flight without a claim.
     claims: bool,
 }
 
-/// A claim on a range, free or waited for. To be given to [`RangeLock::release`].
+/// A claim on a range, granted or waiting, to be passed to [`RangeLock::release`].
 #[derive(Debug)]
-#[must_use = "a claim that is not released blocks its range for ever"]
+#[must_use = "a claim that is not released locks its range for good"]
 pub(crate) struct Claim(u64);
 
-/// An engine's end of the lock: how it is woken.
+/// A registered engine.
 #[derive(Clone, Debug)]
 pub(crate) struct Claimant(Arc<OwnedFd>);
 
@@ -75,28 +76,28 @@ impl RangeLock {
         self.required.load(Ordering::Acquire)
     }
 
-    /// A new engine, to be taken away by [`RangeLock::leave`], and whether it has to claim what it changes from its start. If
-    /// not, it is kicked when it has to.
+    /// Registers an engine until [`RangeLock::unregister`], and returns whether it has to claim its changes
+    /// from the start. If not, it is kicked when it has to.
     ///
     /// # Errors
     ///
-    /// The host gives no more descriptors.
-    pub(crate) fn enter(&self, kick: BorrowedFd<'_>) -> io::Result<(Claimant, bool)> {
+    /// The process is out of descriptors.
+    pub(crate) fn register(&self, kick: BorrowedFd<'_>) -> io::Result<(Claimant, bool)> {
         let kick = Arc::new(kick.try_clone_to_owned()?);
         let mut state = self.lock();
         let claims = self.is_required();
-        state.engines.push(Engine { kick: Arc::clone(&kick), claims });
+        state.engines.push(RegisteredEngine { kick: Arc::clone(&kick), claims });
         Ok((Claimant(kick), claims))
     }
 
-    /// An engine has ended.
-    pub(crate) fn leave(&self, claimant: &Claimant) {
+    /// Removes an engine.
+    pub(crate) fn unregister(&self, claimant: &Claimant) {
         self.change(claimant, |state| {
             state.engines.retain(|engine| !Arc::ptr_eq(&engine.kick, &claimant.0));
         });
     }
 
-    /// From now on every change has to be claimed. The engines are kicked.
+    /// Makes claims required for every change, and kicks the engines.
     pub(crate) fn require(&self) {
         let state = self.lock();
         if !self.required.swap(true, Ordering::AcqRel) {
@@ -104,8 +105,8 @@ impl RangeLock {
         }
     }
 
-    /// An engine claims whatever it changes, and all is done that it began before without a claim.
-    pub(crate) fn claims_all(&self, claimant: &Claimant) {
+    /// Reports that an engine has no change in flight without a claim.
+    pub(crate) fn report_claiming(&self, claimant: &Claimant) {
         self.change(claimant, |state| {
             for engine in &mut state.engines {
                 engine.claims |= Arc::ptr_eq(&engine.kick, &claimant.0);
@@ -113,77 +114,77 @@ impl RangeLock {
         });
     }
 
-    /// Claims every block that `bytes` touch; for a request that compares what others must not change, if
-    /// `compares`. Returns whether they are free for it already.
+    /// Claims every block that `bytes` touch; for a compare-and-write if `compares`. Returns whether the
+    /// claim is granted.
     pub(crate) fn claim(&self, by: &Claimant, bytes: &Range<u64>, compares: bool) -> (Claim, bool) {
         let start = bytes.start - bytes.start % self.unit;
         let end = bytes.end.checked_next_multiple_of(self.unit).unwrap_or(u64::MAX);
         let mut state = self.lock();
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
         let kick = Arc::clone(&by.0);
-        let mut entry = Entry { ticket, bytes: start..end, compares, waiting: true, kick };
+        let mut entry = ClaimEntry { ticket, bytes: start..end, compares, waiting: true, kick };
         entry.waiting = state.must_wait(&entry, state.claims.len());
-        let free = !entry.waiting;
+        let granted = !entry.waiting;
         state.claims.push(entry);
-        (Claim(ticket), free)
+        (Claim(ticket), granted)
     }
 
-    /// Whether the claimed blocks are free for it.
-    pub(crate) fn is_free(&self, claim: &Claim) -> bool {
+    /// Whether a claim is granted.
+    pub(crate) fn is_granted(&self, claim: &Claim) -> bool {
         self.lock().claims.iter().any(|entry| entry.ticket == claim.0 && !entry.waiting)
     }
 
-    /// Gives a claim up, and kicks the engines whose claims have become free by that, but for that of `by`.
+    /// Releases a claim of `by`, and kicks the other engines whose claims this grants.
     #[expect(clippy::needless_pass_by_value, reason = "a released claim is gone")]
     pub(crate) fn release(&self, by: &Claimant, claim: Claim) {
         self.change(by, |state| state.claims.retain(|entry| entry.ticket != claim.0));
     }
 
-    /// Changes what claims may wait for.
-    fn change(&self, by: &Claimant, change: impl FnOnce(&mut State)) {
+    /// Changes the state, and kicks the engines other than `by` whose claims this grants.
+    fn change(&self, by: &Claimant, change: impl FnOnce(&mut LockState)) {
         let mut state = self.lock();
         change(&mut state);
-        let freed = state.free();
+        let granted = state.grant();
         drop(state);
-        for freed in freed.iter().filter(|freed| !Arc::ptr_eq(freed, &by.0)) {
-            kick(freed);
+        for engine in granted.iter().filter(|engine| !Arc::ptr_eq(engine, &by.0)) {
+            kick(engine);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Entries are pushed or removed whole, so that a panic elsewhere leaves nothing broken.
+    fn lock(&self) -> MutexGuard<'_, LockState> {
+        // Each change is complete when the lock is released, also by a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    /// Whether a claim must wait that has `before` others before it.
-    fn must_wait(&self, entry: &Entry, before: usize) -> bool {
+impl LockState {
+    /// Whether a claim has to wait, `before` being the number of older claims.
+    fn must_wait(&self, entry: &ClaimEntry, before: usize) -> bool {
         let unclaimed = entry.compares && self.engines.iter().any(|engine| !engine.claims);
         unclaimed
             || self.claims.iter().take(before).any(|other| overlap(&other.bytes, &entry.bytes))
     }
 
-    /// Frees the claims that need not wait any more, and returns how their engines are kicked.
-    fn free(&mut self) -> Vec<Arc<OwnedFd>> {
+    /// Grants the claims that need not wait, and returns the kicks of their engines.
+    fn grant(&mut self) -> Vec<Arc<OwnedFd>> {
         let must_wait =
-            |(place, entry): (usize, &Entry)| entry.waiting && self.must_wait(entry, place);
+            |(index, entry): (usize, &ClaimEntry)| entry.waiting && self.must_wait(entry, index);
         let waiting: Vec<bool> = self.claims.iter().enumerate().map(must_wait).collect();
-        let mut freed = Vec::new();
+        let mut granted = Vec::new();
         for (entry, waiting) in self.claims.iter_mut().zip(waiting) {
             if entry.waiting && !waiting {
                 entry.waiting = false;
-                freed.push(Arc::clone(&entry.kick));
+                granted.push(Arc::clone(&entry.kick));
             }
         }
-        freed
+        granted
     }
 }
 
 fn kick(kick: &OwnedFd) {
-    // It fails only when the counter is full, and then the descriptor is readable anyway.
+    // Fails only if the counter is full, and then the descriptor is readable.
     if let Err(error) = rustix::io::write(kick, &1u64.to_ne_bytes()) {
-        tracing::warn!(%error, "cannot wake the engine that waits for a range");
+        tracing::warn!(%error, "cannot kick an engine that waits for a range");
     }
 }
 
@@ -202,7 +203,7 @@ mod tests {
     fn claimant(lock: &RangeLock) -> (OwnedFd, Claimant) {
         let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
         let kick = rustix::event::eventfd(0, flags).unwrap();
-        let (claimant, claims) = lock.enter(kick.as_fd()).unwrap();
+        let (claimant, claims) = lock.register(kick.as_fd()).unwrap();
         assert_eq!(claims, lock.is_required());
         (kick, claimant)
     }
@@ -212,45 +213,45 @@ mod tests {
     }
 
     #[test]
-    fn claims_on_one_block_are_served_in_their_order() {
+    fn claims_on_one_block_are_granted_in_order() {
         let lock = RangeLock::new(4096, true);
         let ((_, one), (kick, two)) = (claimant(&lock), claimant(&lock));
-        let (first, free) = lock.claim(&one, &(0..512), false);
-        assert!(free);
-        let (second, free) = lock.claim(&two, &(3584..4608), false);
-        assert!(!free, "another sector of the same block");
-        let (third, free) = lock.claim(&one, &(4096..8192), false);
-        assert!(!free, "behind the second, although nobody writes there yet");
-        let (elsewhere, free) = lock.claim(&two, &(8192..8704), true);
-        assert!(free);
+        let (first, granted) = lock.claim(&one, &(0..512), false);
+        assert!(granted);
+        let (second, granted) = lock.claim(&two, &(3584..4608), false);
+        assert!(!granted, "another sector of the same block");
+        let (third, granted) = lock.claim(&one, &(4096..8192), false);
+        assert!(!granted, "behind the second, which is not granted either");
+        let (elsewhere, granted) = lock.claim(&two, &(8192..8704), true);
+        assert!(granted);
         lock.release(&one, first);
-        assert!(lock.is_free(&second) && is_kicked(&kick) && !lock.is_free(&third));
+        assert!(lock.is_granted(&second) && is_kicked(&kick) && !lock.is_granted(&third));
         lock.release(&two, elsewhere);
-        assert!(!lock.is_free(&third) && !is_kicked(&kick));
+        assert!(!lock.is_granted(&third) && !is_kicked(&kick));
         lock.release(&two, second);
-        assert!(lock.is_free(&third));
+        assert!(lock.is_granted(&third));
         lock.release(&one, third);
         assert!(lock.lock().claims.is_empty());
     }
 
     #[test]
-    fn what_compares_waits_until_every_engine_claims() {
+    fn a_compare_and_write_waits_until_every_engine_claims() {
         let lock = RangeLock::new(1, false);
         let ((_, one), (kick, two)) = (claimant(&lock), claimant(&lock));
         lock.require();
         assert!(lock.is_required() && is_kicked(&kick));
-        lock.claims_all(&one);
-        let (claim, free) = lock.claim(&one, &(0..512), true);
-        assert!(!free, "the other engine may be writing there");
-        let (write, free) = lock.claim(&one, &(512..1024), false);
-        assert!(free);
+        lock.report_claiming(&one);
+        let (claim, granted) = lock.claim(&one, &(0..512), true);
+        assert!(!granted, "the other engine may be writing there");
+        let (write, granted) = lock.claim(&one, &(512..1024), false);
+        assert!(granted);
         let (late, three) = claimant(&lock);
-        assert!(!lock.is_free(&claim));
-        lock.leave(&two);
-        assert!(lock.is_free(&claim), "an engine that came later claims from its start");
+        assert!(!lock.is_granted(&claim));
+        lock.unregister(&two);
+        assert!(lock.is_granted(&claim), "an engine that registers later claims from its start");
         lock.release(&one, claim);
         lock.release(&one, write);
-        lock.leave(&three);
+        lock.unregister(&three);
         assert!(!is_kicked(&late));
         assert_eq!(lock.lock().engines.len(), 1);
     }

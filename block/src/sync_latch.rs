@@ -1,27 +1,27 @@
-//! The memory of a lost write.
+//! The latch for lost writes.
 //!
-//! When write-back fails, Linux reports it once to each open file description and may drop the dirty
-//! pages: the next `fdatasync` succeeds although the data is gone. The latch, one per backend and
-//! shared by its engines' threads, remembers what the kernel forgets.
+//! When write-back fails, Linux reports it once per open file description and may drop the dirty
+//! pages: the next `fdatasync` succeeds although the data is gone. The latch, one per disk, remembers
+//! what the kernel forgets.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Once set, every promise of durability fails until the backend is reopened.
+/// Once set, every request that promises durability fails until the disk is reopened.
 #[derive(Debug, Default)]
 pub(crate) struct SyncLatch(AtomicBool);
 
 impl SyncLatch {
-    /// Remembers that acknowledged data may be lost. Returns whether this was the first time.
+    /// Sets the latch: acknowledged data may be lost. Returns whether it was unset before.
     pub(crate) fn set(&self) -> bool {
         !self.0.swap(true, Ordering::AcqRel)
     }
 
-    /// Whether durability may still be promised.
+    /// Checks that durability can still be promised.
     ///
     /// # Errors
     ///
-    /// `EIO` once the latch is set.
+    /// `EIO` if the latch is set.
     pub(crate) fn check(&self) -> io::Result<()> {
         if self.0.load(Ordering::Acquire) {
             return Err(io::Error::from_raw_os_error(libc::EIO));
@@ -38,7 +38,7 @@ mod tests {
     fn a_set_latch_stays_set() {
         let latch = SyncLatch::default();
         assert!(latch.check().is_ok());
-        assert!(latch.set(), "the first to set it reports it");
+        assert!(latch.set(), "it was unset");
         assert!(!latch.set());
         for _ in 0..2 {
             assert_eq!(latch.check().unwrap_err().raw_os_error(), Some(libc::EIO));

@@ -86,7 +86,7 @@ fn a_file_keeps_its_block_whatever_direct_io_wants() {
 
     std::fs::File::options().write(true).open(&path).unwrap().set_len(MIB + 512).unwrap();
     let refusal = RawFile::open(&path, &options(EngineKind::Auto)).unwrap_err().to_string();
-    assert!(refusal.contains("not a multiple of the 4096 bytes"), "{refusal}");
+    assert!(refusal.contains("not a multiple of 4096 bytes"), "{refusal}");
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn the_page_cache_serves_small_blocks_of_a_device_with_large_ones() {
         return;
     }
     let (_file, device) = device(MIB);
-    let options = DiskOptions { mode: CacheMode::WriteBack, ..options(EngineKind::Auto) };
+    let options = DiskOptions { cache: CacheMode::WriteBack, ..options(EngineKind::Auto) };
     let disk = RawFile::open(&device.0, &options).unwrap();
     let mut rig = Rig::new(&disk);
     for unmap in [false, true] {

@@ -7,7 +7,10 @@ mod common;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use block::{CacheMode, DiskOptions, Durability, EngineKind, Operation, RawFile, Segment};
+use block::{
+    Backend, CacheMode, DiskOptions, Durability, EngineKind, Geometry, MemoryDisk, Operation,
+    RawFile, Segment,
+};
 use proptest::prelude::*;
 
 use common::{DEPTH, Memory, Rig, discard, numbered, numbered_file, read, write, zero};
@@ -164,13 +167,13 @@ fn assert_matches(found: &[u8], expected: &[Option<u8>]) {
     assert_eq!(wrong, None, "first wrong byte");
 }
 
-fn check(mode: CacheMode, engine: EngineKind, steps: &[Step]) {
-    let size = (BLOCKS * 4 + MOST_BLOCKS) * SECTOR;
-    let file = numbered_file(size as u64);
-    let options = DiskOptions { engine, ..DiskOptions::new(mode) };
-    let disk = RawFile::open(file.path(), &options).unwrap();
-    let content = numbered(0, size as u64).into_iter().map(Some).collect();
-    let mut model = Model { rig: Rig::new(&disk), disk: content, flying: HashMap::new() };
+/// Size of the disk in bytes.
+const SIZE: usize = (BLOCKS * 4 + MOST_BLOCKS) * SECTOR;
+
+/// Runs the steps on a disk that holds `content`; returns what it has to hold afterwards.
+fn run(disk: &dyn Backend, content: Vec<u8>, steps: &[Step]) -> Vec<Option<u8>> {
+    let content = content.into_iter().map(Some).collect();
+    let mut model = Model { rig: Rig::new(disk), disk: content, flying: HashMap::new() };
     for (number, step) in steps.iter().enumerate() {
         model.run(number, step);
     }
@@ -178,7 +181,15 @@ fn check(mode: CacheMode, engine: EngineKind, steps: &[Step]) {
         model.complete();
     }
     model.rig.flush().unwrap();
-    assert_matches(&std::fs::read(file.path()).unwrap(), &model.disk);
+    model.disk
+}
+
+fn check(mode: CacheMode, engine: EngineKind, steps: &[Step]) {
+    let file = numbered_file(SIZE as u64);
+    let options = DiskOptions { engine, ..DiskOptions::new(mode) };
+    let disk = RawFile::open(file.path(), &options).unwrap();
+    let expected = run(&disk, numbered(0, SIZE as u64), steps);
+    assert_matches(&std::fs::read(file.path()).unwrap(), &expected);
 }
 
 proptest! {
@@ -198,5 +209,19 @@ proptest! {
     fn through_threads(steps in proptest::collection::vec(step(), 1..120), direct: bool) {
         let mode = if direct { CacheMode::None } else { CacheMode::WriteBack };
         check(mode, EngineKind::Threads, &steps);
+    }
+
+    #[test]
+    fn in_memory(steps in proptest::collection::vec(step(), 1..120)) {
+        let geometry = Geometry {
+            capacity: SIZE as u64,
+            logical_block: 512,
+            physical_block: 512,
+            optimal_io: 0,
+            discard: None,
+        };
+        let disk = MemoryDisk::new(geometry, CacheMode::WriteBack, false);
+        let expected = run(&disk, vec![0; SIZE], &steps);
+        assert_matches(&disk.content(), &expected);
     }
 }

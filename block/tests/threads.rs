@@ -1,4 +1,4 @@
-//! The contract of engines, kept by the pool of threads, and when there is one.
+//! The contract, over the thread-pool engine, and the fallback to it.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
@@ -12,6 +12,10 @@ use block::{Backend, CacheMode, DiskOptions, EngineKind, OpenError, RawFile};
 use common::{KIB, MIB, Rig, numbered, numbered_file};
 
 const ENGINE: EngineKind = EngineKind::Threads;
+
+fn disk_under_test(file: RawFile) -> Box<dyn Backend> {
+    Box::new(file)
+}
 
 /// Makes the kernel refuse io_uring to this thread and those it starts.
 fn refuse_io_uring() {

@@ -1,59 +1,60 @@
-//! A disk that grows while its guest runs. Control thread only.
+//! Growing a disk while its guest runs. Control thread only.
 //!
-//! The host's file comes first, the limit that engines check requests against last, so that no request
-//! passes the check and finds no file. A disk never shrinks: the guest would write where nothing is.
+//! The host's file grows first and the limit of admission last, so that no admitted request exceeds
+//! the file. A disk never shrinks: the guest would write beyond its end.
 
 use std::io::{self, Seek, SeekFrom};
 
-use crate::host_file::{HostFile, Kind};
-use crate::{Geometry, ResizeError};
+use crate::ResizeError;
+use crate::disk_state::OpenDisk;
+use crate::host_file::{FileKind, HostFile};
 
 /// See [`crate::Backend::resize`].
-pub(super) fn resize(host: &HostFile, size: Option<u64>) -> Result<u64, ResizeError> {
-    let known = host.geometry.get();
+pub(super) fn resize(disk: &OpenDisk, size: Option<u64>) -> Result<u64, ResizeError> {
+    let capacity = disk.state.capacity();
+    let check = |size| check(&disk.file, capacity, size);
     if let Some(size) = size {
-        check(host, &known, size)?;
-        grow(host, size)?;
+        check(size)?;
+        grow(&disk.file, size)?;
     }
-    let found = found_size(host).map_err(refused("find its size"))?;
-    check(host, &known, found)?;
-    host.geometry.grow_to(found);
+    let found = size_of(&disk.file).map_err(host_error("query its size"))?;
+    check(found)?;
+    disk.state.grow_to(found);
     Ok(found)
 }
 
-fn check(host: &HostFile, known: &Geometry, size: u64) -> Result<(), ResizeError> {
-    let Geometry { capacity, .. } = *known;
+fn check(file: &HostFile, capacity: u64, size: u64) -> Result<(), ResizeError> {
     if size < capacity {
         return Err(ResizeError::Shrink { from: capacity, to: size });
     }
-    let unit = host.size_unit();
+    let unit = file.size_unit();
     if !size.is_multiple_of(unit.into()) {
         return Err(ResizeError::Unaligned { size, unit });
     }
     Ok(())
 }
 
-fn grow(host: &HostFile, size: u64) -> Result<(), ResizeError> {
-    if host.kind != Kind::Regular {
+fn grow(file: &HostFile, size: u64) -> Result<(), ResizeError> {
+    if file.kind != FileKind::Regular {
         return Err(ResizeError::NotAFile);
     }
-    if host.read_only {
+    if file.options.read_only {
         return Err(ResizeError::ReadOnly);
     }
-    // Somebody may have made the file larger than the guest knows: that must not be cut off.
-    let found = found_size(host).map_err(refused("find its size"))?;
+    // The file may be larger than the guest knows, and its end must not be cut off.
+    let found = size_of(file).map_err(host_error("query its size"))?;
     if size < found {
         return Err(ResizeError::Shrink { from: found, to: size });
     }
-    host.file.set_len(size).map_err(refused("make the file longer"))?;
-    host.file.sync_all().map_err(refused("make its new size durable"))
+    file.file.set_len(size).map_err(host_error("extend the file"))?;
+    file.file.sync_all().map_err(host_error("make its new size durable"))
 }
 
-fn refused(what: &'static str) -> impl FnOnce(io::Error) -> ResizeError {
+fn host_error(what: &'static str) -> impl FnOnce(io::Error) -> ResizeError {
     move |source| ResizeError::Host { what, source }
 }
 
-/// The size of the file or device as the host has it now, in bytes.
-fn found_size(host: &HostFile) -> io::Result<u64> {
-    (&host.file).seek(SeekFrom::End(0))
+/// The size of the file or device on the host, in bytes.
+fn size_of(file: &HostFile) -> io::Result<u64> {
+    (&file.file).seek(SeekFrom::End(0))
 }

@@ -1,104 +1,107 @@
-//! What can be said of a disk without using it. Control thread only.
+//! A disk as seen from outside, for `bulkhead disk`. Control thread only.
 //!
-//! Takes no lock and changes nothing, so that a disk may be looked at while a machine runs on it.
+//! Takes no lock and changes no data, so that a disk can be inspected while a machine uses it.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::limits;
-use super::lock::{self, Lock};
-use crate::host_file::{Kind, open_again};
-use crate::zvol::Volume;
-use crate::{
-    BackingSpace, ByteOffset, ByteRange, CacheMode, DiskOptions, Extent, Extents, Geometry,
-    OpenError,
-};
 use rustix::fs::OFlags;
 
-/// A disk, looked at from outside.
+use crate::host_file::{FileKind, find, probe, query_lock, reopen};
+use crate::space::Volume;
+use crate::{
+    BackingSpace, ByteOffset, ByteRange, CacheMode, DiskOptions, Extent, Extents, Geometry,
+    ImageLock, OpenError, SpaceProbe,
+};
+
+/// What is known of a disk without using it.
 #[derive(Debug)]
 pub struct Survey {
     file: File,
-    /// Whether it is a block device of the host.
+    /// It is a block device of the host.
     pub is_block_device: bool,
-    /// Its size, its blocks, and what can be discarded.
+    /// Geometry.
     pub geometry: Geometry,
-    /// The dataset, if it is a ZFS volume.
+    /// Name of the dataset if it is a ZFS volume.
     pub volume: Option<String>,
-    /// What the file takes of its file system, in bytes, with what was reserved and with what lies behind its end; or the volume of
-    /// its pool. Another block device does not say.
+    /// Bytes allocated to the file in its file system, including preallocated ones and those beyond its
+    /// end, or to the volume in its pool. `None` for other block devices.
     pub allocated: Option<u64>,
-    /// The space of what stores it, where the host says.
+    /// Space of the backing store, if the host reports it.
     pub backing: Option<BackingSpace>,
-    /// Whether somebody uses it.
-    pub lock: Lock,
+    /// State of the lock on the image.
+    pub lock: ImageLock,
 }
 
 impl Survey {
-    /// Looks at the disk in `path`, whose guest sees blocks of `block_size` bytes (by default as [`DiskOptions`] says).
+    /// Inspects the disk at `path`, whose guest sees blocks of `block_size` bytes (by default as in
+    /// [`DiskOptions::block_size`]).
     ///
     /// # Errors
     ///
-    /// The host refuses the file or a question about it, or it cannot be a disk.
+    /// The host's error, or the file cannot serve as a disk.
     pub fn of(path: &Path, block_size: Option<u32>) -> Result<Self, OpenError> {
         let host_error =
             |what| move |source| OpenError::Host { path: path.to_path_buf(), what, source };
-        let (found, kind) = super::find(path)?;
-        let is_block_device = kind == Kind::BlockDevice;
-        // Whether a file takes holes is tried behind its end, which needs the right to write.
+        let (found, kind) = find(path)?;
+        let is_block_device = kind == FileKind::BlockDevice;
+        // Hole punching is probed beyond the end of the file, which needs write permission.
         let writable = match kind {
-            Kind::Regular => open_again(&found, OFlags::RDWR | OFlags::CLOEXEC).ok(),
-            Kind::BlockDevice => None,
+            FileKind::Regular => reopen(&found, OFlags::RDWR | OFlags::CLOEXEC).ok(),
+            FileKind::BlockDevice => None,
         };
         let options = DiskOptions {
-            read_only: kind == Kind::Regular && writable.is_none(),
+            read_only: kind == FileKind::Regular && writable.is_none(),
             block_size,
             ..DiskOptions::new(CacheMode::WriteBack)
         };
         let file = match writable {
             Some(file) => file,
-            None => open_again(&found, OFlags::RDONLY | OFlags::CLOEXEC)
-                .map_err(host_error("open it"))?,
+            None => {
+                reopen(&found, OFlags::RDONLY | OFlags::CLOEXEC).map_err(host_error("open it"))?
+            }
         };
-        let limits = limits::probe(&file, path, kind, &options)?;
+        let limits = probe(&file, path, kind, &options)?;
         let metadata = file.metadata().map_err(host_error("query it"))?;
-        let volume = Volume::of(&file).map_err(host_error("ask for its dataset"))?;
-        // Without the program of ZFS there is the less to tell.
+        let volume = Volume::of(&file).map_err(host_error("query its dataset"))?;
+        // If `zfs` is not installed, the space is unknown.
         let space = volume.as_ref().and_then(|volume| volume.space().ok());
         let backing = match &volume {
             Some(_) => space.map(|space| space.store),
-            None => BackingSpace::of(&file).map_err(host_error("ask for free space"))?,
+            None => SpaceProbe::of(&file)
+                .and_then(|probe| probe.measure(&file))
+                .map_err(host_error("query free space"))?,
         };
         Ok(Self {
             is_block_device,
             geometry: limits.geometry,
             // st_blocks counts 512 bytes whatever the file system's block (stat(2)).
             allocated: match kind {
-                Kind::Regular => Some(metadata.blocks() * 512),
-                Kind::BlockDevice => space.map(|space| space.referenced),
+                FileKind::Regular => Some(metadata.blocks() * 512),
+                FileKind::BlockDevice => space.map(|space| space.referenced),
             },
             backing,
             volume: volume.map(Volume::into_name),
-            lock: lock::look(&file).map_err(host_error("look at its lock"))?,
+            lock: query_lock(&file).map_err(host_error("query its lock"))?,
             file,
         })
     }
 
-    /// What is data and what is a hole, from the disk's start to its end.
+    /// Data and holes, from the start of the disk to its end.
     #[must_use]
     pub fn extents(&self) -> Extents<'_> {
         Extents::new(&self.file, 0, self.geometry.capacity)
     }
 
-    /// Reads all data and counts the bytes of whole granules (of the discard granularity, or the logical block where nothing
-    /// can be discarded) that hold nothing but zeroes: what a guest that frees what it does not use could have given back. `progress` is told of
-    /// each piece: how many bytes were read.
+    /// Reads all data and returns how many bytes of whole granules hold nothing but zeroes: what the
+    /// guest could have discarded. The granule is the discard granularity, or the logical block if
+    /// nothing can be discarded. `progress` is called with the bytes of each read.
     ///
     /// # Errors
     ///
-    /// The host refuses to read.
+    /// The host's error.
     pub fn count_zeroes(&self, mut progress: impl FnMut(u64)) -> io::Result<u64> {
         let granule = self.geometry.discard.map_or(self.geometry.logical_block, |d| d.granularity);
         let granule = u64::from(granule);
@@ -139,7 +142,7 @@ impl Survey {
     }
 }
 
-/// Reads on from an offset.
+/// Reads sequentially from an offset.
 struct ReadAt<'f> {
     file: &'f File,
     at: u64,
@@ -171,14 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn the_holder_of_a_disk_is_named() {
+    fn the_lock_names_its_holder() {
         let image = image();
         let lock = || Survey::of(image.path(), None).unwrap().lock;
-        assert_eq!(lock(), Lock::Free);
+        assert_eq!(lock(), ImageLock::Free);
         let pid = Some(std::process::id());
         let options = DiskOptions::new(CacheMode::WriteBack);
         let writer = RawFile::open(image.path(), &options).unwrap();
-        assert_eq!(lock(), Lock::Exclusive { pid });
+        assert_eq!(lock(), ImageLock::Exclusive { pid });
         let refused = RawFile::open(image.path(), &options).unwrap_err();
         assert!(
             matches!(refused, OpenError::InUse { pid: found, .. } if found == pid),
@@ -186,11 +189,11 @@ mod tests {
         );
         drop(writer);
         let _reader = RawFile::open(image.path(), &options.read_only()).unwrap();
-        assert_eq!(lock(), Lock::Shared { pid });
+        assert_eq!(lock(), ImageLock::Shared { pid });
     }
 
     #[test]
-    fn zeroes_that_take_space_are_counted_in_whole_granules() {
+    fn allocated_zeroes_are_counted_in_whole_granules() {
         let image = image();
         let file = image.as_file();
         file.write_all_at(&vec![0; 1 << 20], MIB).unwrap();
@@ -208,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_tells_what_is_allocated_and_how_much_is_left() {
+    fn a_disk_reports_its_allocation_and_backing_space() {
         let image = image();
         image.as_file().write_all_at(&[1], 4 * MIB).unwrap();
         let disk = RawFile::open(image.path(), &DiskOptions::new(CacheMode::WriteBack)).unwrap();

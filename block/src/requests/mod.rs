@@ -1,570 +1,475 @@
-//! The requests of one engine from push to completion: all of an engine but how the host is asked.
+//! The requests of one engine from push to completion: all of an engine except how the host is asked.
 //!
-//! A request is ready (its next call can be asked), asked (the host works on it), or set aside: for a
-//! claim on blocks that others change, for an `fdatasync` that runs, or for want of space. Used from the worker's
-//! thread. Nothing here waits, and nothing allocates but for what is set aside.
-//!
-//! One range at most is zeroed and one discarded at a time, so that however many there are, and however long the host
-//! takes for them, it always has a thread for a read.
-//!
-//! One `fdatasync` runs at a time, for all requests that wanted one when it was asked. Two on one
-//! descriptor would share one report of a lost write, and the other would call it durable.
+//! A request is ready (its next call can be submitted), submitted (the host works on it), or it waits
+//! ([`waiting`]). Used from the worker's thread. Nothing here blocks, and the fast path neither
+//! allocates nor locks.
 
-mod discards;
-mod place;
+mod admission;
+mod fast_slot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use self::discards::without_zeroes;
-use self::place::{Place, State};
-use crate::host_file::{Admission, HostFile};
-use crate::range_lock::Claimant;
-use crate::space::Waiting;
-use crate::steps::{Call, Fit, InFlight, Progress, SimpleTransfer, plain_call};
-use crate::threads::THREADS;
-use crate::trim::Turns;
+use self::admission::{Admission, admit, admits_transfer, check_promise, detect_zeroes};
+use self::fast_slot::{FastSlot, SlotState};
+use self::waiting::{MAX_ZEROING, Machines, QueueContext, Stage, Waiting};
+use crate::discard::TransferCount;
+use crate::disk_state::OpenDisk;
+use crate::host_file::MAX_ZEROED_AT_ONCE;
+use crate::host_io::{
+    Effect, FastFilter, FastTransfer, HostCall, HostOp, Outcome, Progress, StateMachine,
+    single_call,
+};
 use crate::{Completion, EngineSetup, Operation, Request, Segments, total_len};
+
+/// Threads of the pool of one queue: enough to keep a disk busy, few enough for many queues.
+pub(crate) const THREADS: usize = 4;
+// A discard chunk, an `fdatasync` and zeroing together leave one.
+const _: () = assert!(MAX_ZEROING + 2 < THREADS, "a read finds a free thread");
 
 /// See the module's documentation.
 pub(crate) struct Requests {
-    host: Arc<HostFile>,
+    disk: Arc<OpenDisk>,
     /// By tag.
-    places: Box<[Place]>,
-    /// Requests that are no plain transfer, or not any more, by tag.
-    slots: Box<[Option<InFlight>]>,
+    fast: Box<[FastSlot]>,
+    /// Requests that are not fast-path transfers, or no longer.
+    machines: Machines,
+    /// Which transfers the fast path accepts now.
+    filter: FastFilter,
+    waiting: Waiting,
     ready: VecDeque<u16>,
-    /// How many calls the host works on.
-    asked: usize,
-    /// What [`Requests::push_simple`] takes now.
-    fit: Fit,
-    finished: Vec<Completion>,
-    syncs: Syncs,
-    ranges: Ranges,
-    held: Waiting,
-    trims: Turns,
-    /// This engine's end of the disk's range lock, and the tags that wait for it.
-    claimant: Claimant,
-    parked: Vec<u16>,
-    /// Whether changes are claimed.
-    claims: bool,
-    /// How many changes in flight began before that, without a claim.
-    unclaimed: usize,
-    draining: bool,
-}
-
-/// Requests that want an `fdatasync`.
-#[derive(Debug, Default)]
-struct Syncs {
-    /// Those that the running one is for; the first has asked for it.
-    running: Vec<u16>,
-    /// Those that came later, for the next.
-    next: Vec<u16>,
-}
-
-/// The most ranges that the host is asked to zero at a time. With the one that is discarded, of which
-/// [`Turns`] sees to it, and the one `fdatasync` they are fewer than the threads of a pool.
-const MOST_ZEROED: usize = 1;
-const _: () = assert!(MOST_ZEROED + 2 < THREADS, "a read finds a thread");
-
-/// Requests that want a range zeroed.
-#[derive(Debug)]
-struct Ranges {
-    running: usize,
-    /// Those that wait for their turn.
-    next: Vec<u16>,
+    /// Calls that the host works on.
+    submitted: usize,
+    /// This engine's reads and writes in flight.
+    transfers: Arc<TransferCount>,
+    completed: Vec<Completion>,
+    /// Requests that one `fdatasync` has completed.
+    synced: Vec<u16>,
+    is_draining: bool,
 }
 
 impl Requests {
     /// # Errors
     ///
-    /// The host gives no more descriptors.
-    pub(crate) fn new(host: Arc<HostFile>, setup: &EngineSetup<'_>) -> io::Result<Self> {
+    /// The process is out of descriptors.
+    pub(crate) fn new(disk: Arc<OpenDisk>, setup: &EngineSetup<'_>) -> io::Result<Self> {
         let depth = usize::from(setup.depth);
-        let (claimant, claims) = host.range_lock.enter(setup.kick)?;
-        let tags = || Vec::with_capacity(depth);
-        Ok(Self {
-            fit: if claims { Fit::NOTHING } else { Fit::of(&host) },
-            trims: Turns::new(host.geometry.get().discard, &host.activity),
-            host,
-            places: std::iter::repeat_with(|| Place::VACANT).take(depth).collect(),
-            slots: std::iter::repeat_with(|| None).take(depth).collect(),
+        let waiting = Waiting::new(&disk, setup)?;
+        let mut requests = Self {
+            filter: FastFilter::CLOSED,
+            transfers: disk.state.load.register(),
+            disk,
+            fast: std::iter::repeat_with(|| FastSlot::VACANT).take(depth).collect(),
+            machines: Machines::new(depth),
+            waiting,
             ready: VecDeque::with_capacity(depth),
-            asked: 0,
-            finished: Vec::with_capacity(depth),
-            syncs: Syncs { running: tags(), next: tags() },
-            ranges: Ranges { running: 0, next: tags() },
-            held: Waiting::new(),
-            claimant,
-            parked: Vec::new(),
-            claims,
-            unclaimed: 0,
-            draining: false,
-        })
+            submitted: 0,
+            completed: Vec::with_capacity(depth),
+            synced: Vec::with_capacity(depth),
+            is_draining: false,
+        };
+        requests.update_filter();
+        Ok(requests)
     }
 
-    /// Takes a request that is what most are: a transfer of one piece that promises no durability and that the host takes
-    /// as it is. Its call is returned, to be asked now and [settled](Self::settle). Of any other request nothing happens: it is
-    /// for [`Requests::push`].
-    #[inline]
-    pub(crate) fn push_simple(&mut self, request: &Request<'_>) -> Option<SimpleTransfer> {
+    /// Accepts a contiguous transfer that promises no durability and that the host takes as it is: what
+    /// most requests are. The transfer returned is to be submitted. `None` leaves the request to
+    /// [`Requests::push`].
+    #[inline(always)] // 26 instructions a request, by `make bench-gate`.
+    pub(crate) fn push_fast(&mut self, request: &Request<'_>) -> Option<FastTransfer> {
         let &Request { tag, op, ref segments } = request;
-        let (state, at) = State::of(op).filter(|(state, _)| *state != State::DurableWrite)?;
+        let (state, at) =
+            SlotState::of(op).filter(|(state, _)| *state != SlotState::DurableWrite)?;
         let &[segment] = segments.as_slice() else { return None };
-        let place = self.places.get_mut(usize::from(tag))?;
+        let slot = self.fast.get_mut(usize::from(tag))?;
         let bytes = u32::try_from(segment.len()).ok().filter(|bytes| *bytes != 0)?;
-        let writes = state == State::Write;
-        if place.state != State::Vacant
-            || !self.fit.takes(&segment, at.0, writes)
-            || !self.host.may_transfer(at.0, bytes, writes)
+        let is_write = state == SlotState::Write;
+        if slot.state != SlotState::Vacant
+            || !self.filter.accepts(&segment, at.0, is_write)
+            || !admits_transfer(&self.disk, at.0, bytes, is_write)
         {
             return None;
         }
-        (place.state, place.bytes, place.at, place.one) = (state, bytes, at, Some(segment));
-        self.asked += 1;
-        self.trims.transfer_begins();
-        Some(SimpleTransfer { at: at.0, base: segment.base(), bytes, writes })
+        (slot.state, slot.bytes, slot.at, slot.contiguous) = (state, bytes, at, Some(segment));
+        self.submitted += 1;
+        self.transfers.submit();
+        Some(FastTransfer { base: segment.base(), bytes, at: at.0, is_write })
     }
 
-    /// Takes a request. The call of a plain transfer is returned: it is to be asked now, and [settled](Self::settle). What
-    /// else there is to ask comes with [`Requests::next_call`].
-    pub(crate) fn push(&mut self, request: Request<'_>) -> Option<Call> {
+    /// Accepts any request. A call that is returned is to be submitted; others come with
+    /// [`Requests::next_call`].
+    #[cold]
+    pub(crate) fn push(&mut self, request: Request<'_>) -> Option<HostCall> {
         let Request { tag, op, segments } = request;
         let bytes = total_len(segments) as u64;
-        if let Admission::Settled(result) = self.host.admit(op, bytes) {
-            self.finish(tag, op, result);
+        if let Admission::Complete(result) = admit(op, bytes, &self.disk) {
+            self.report(tag, op, result);
             return None;
         }
-        let place = self.places.get_mut(usize::from(tag));
-        let Some(place) = place.filter(|place| place.state == State::Vacant) else {
-            self.finish(tag, op, Err(io::Error::from_raw_os_error(libc::EINVAL)));
+        let slot = self.fast.get_mut(usize::from(tag));
+        let Some(slot) = slot.filter(|slot| slot.state == SlotState::Vacant) else {
+            self.report(tag, op, Err(io::Error::from_raw_os_error(libc::EINVAL)));
             return None;
         };
-        let op = without_zeroes(op, segments, &self.host);
-        std::mem::swap(&mut place.segments, segments);
-        if !self.claims
+        let op = detect_zeroes(op, segments, &self.disk);
+        std::mem::swap(&mut slot.segments, segments);
+        if !self.waiting.claims.is_required()
             && let Ok(bytes) = u32::try_from(bytes)
-            && let Some((state, at)) = State::of(op)
-            && let Some(call) = plain_call(op, &place.segments, &self.host)
+            && let Some((state, at)) = SlotState::of(op)
+            && let Some(call) = single_call(op, &slot.segments, &self.disk.file)
         {
-            (place.state, place.bytes, place.at, place.one) = (state, bytes, at, None);
-            self.asked += 1;
-            self.trims.transfer_begins();
-            return Some(self.host.patiently(call));
+            (slot.state, slot.bytes, slot.at, slot.contiguous) = (state, bytes, at, None);
+            self.submitted += 1;
+            self.transfers.submit();
+            return Some(self.offload_if_blocking(call));
         }
-        let segments = std::mem::take(&mut place.segments);
+        let segments = std::mem::take(&mut slot.segments);
         self.start(tag, op, segments);
         None
     }
 
-    #[cold]
-    fn fit_now(&self) -> Fit {
-        if self.claims || self.host.keeps_waiting() { Fit::NOTHING } else { Fit::of(&self.host) }
-    }
-
-    /// Starts a request that is no plain transfer.
+    /// Starts a request that needs a state machine.
     fn start(&mut self, tag: u16, op: Operation, segments: Segments) {
         if matches!(op, Operation::CompareAndWrite { .. }) {
-            self.host.range_lock.require();
-            self.heed_claims();
+            self.disk.state.range_lock.require();
+            self.enable_claims_if_required();
         }
-        self.make_in_flight(tag, op, segments);
+        self.insert_machine(tag, op, segments);
         if is_transfer(op) {
-            self.trims.transfer_begins();
+            self.transfers.submit();
         }
         match op {
-            Operation::Discard { range, more_follows, .. } => {
-                self.host.trimmed.asked(range.len);
-                if !more_follows && self.trims.gather(tag, range, self.now()) {
-                    return;
-                }
+            Operation::Discard { range, .. }
+            | Operation::WriteZeroes { range, unmap: true, .. } => {
+                self.disk.state.discards.add_requested(range.len);
             }
-            Operation::WriteZeroes { range, unmap: true, .. } => {
-                self.host.trimmed.asked(range.len);
+            // No discard is delayed past a flush.
+            Operation::Flush => {
+                self.waiting.merge.expedite();
+                self.release();
             }
-            // Nothing is held past a flush.
-            Operation::Flush => self.discard_gathered(),
             _ => {}
         }
-        self.set_off(tag);
+        self.pass(tag, Stage::New);
     }
 
-    /// Lets a request go its way, which ends at once if there is nothing to do.
-    fn set_off(&mut self, tag: u16) {
-        let Some(Some(request)) = self.slots.get(usize::from(tag)) else { return };
-        if request.is_empty() {
-            return self.end(tag, Ok(()));
-        }
-        if self.claims { self.claim(tag) } else { self.go_on(tag) }
-    }
-
-    fn make_in_flight(&mut self, tag: u16, op: Operation, segments: Segments) {
-        let place = usize::from(tag);
-        if let (Some(place), Some(slot)) = (self.places.get_mut(place), self.slots.get_mut(place)) {
-            place.state = State::InFlight;
-            *slot = Some(InFlight::new(op, segments, &self.host));
+    fn insert_machine(&mut self, tag: u16, op: Operation, segments: Segments) {
+        if let Some(slot) = self.fast.get_mut(usize::from(tag)) {
+            slot.state = SlotState::Machine;
+            self.machines.insert(tag, StateMachine::new(op, segments, &self.disk.file));
         }
     }
 
-    /// The next call to ask the host. Each has to be [settled](Self::settle).
-    pub(crate) fn next_call(&mut self) -> Option<(u16, Call)> {
+    /// Passes a request through the queues; it is ready once it has passed all of them.
+    fn pass(&mut self, tag: u16, stage: Stage) {
+        let Self { waiting, machines, disk, is_draining: false, .. } = self else { return };
+        if waiting.pass(tag, stage, &mut QueueContext { disk, machines }) {
+            self.make_ready(tag);
+        }
+    }
+
+    /// Readies the requests that need not wait any longer.
+    fn release(&mut self) {
+        while let Self { waiting, machines, disk, is_draining: false, .. } = self
+            && let Some(tag) = waiting.release(&mut QueueContext { disk, machines })
+        {
+            self.make_ready(tag);
+        }
+    }
+
+    fn make_ready(&mut self, tag: u16) {
+        match self.machines.get(tag) {
+            // A discard of partial granules only.
+            Some(machine) if machine.is_empty() => self.complete(tag, Ok(())),
+            Some(_) => self.ready.push_back(tag),
+            None => {}
+        }
+    }
+
+    /// The next call to submit. [`Requests::handle_result`] takes its result.
+    pub(crate) fn next_call(&mut self) -> Option<(u16, HostCall)> {
         let tag = self.ready.pop_front()?;
-        let request = self.slots.get_mut(usize::from(tag))?.as_mut()?;
-        self.asked += 1;
-        let (zeroes, call) = (request.is_zeroing(), self.host.patiently(request.call()));
-        if zeroes {
-            self.host.zeroing.fetch_add(1, Ordering::Relaxed);
-            self.fit = self.fit_now();
+        let machine = self.machines.get_mut(tag)?;
+        self.submitted += 1;
+        let limit = if machine.is_paced_discard() {
+            self.waiting.discards.0.chunk_of(machine.range_left())
+        } else {
+            MAX_ZEROED_AT_ONCE
+        };
+        let locks_page_cache = machine.locks_page_cache();
+        let call = machine.next_call(limit, &self.disk.file);
+        let call = self.offload_if_blocking(call);
+        if locks_page_cache {
+            self.disk.state.begin_zeroing();
+            self.update_filter();
         }
         Some((tag, call))
     }
 
-    /// Takes the host's answer to a request's call: a count of bytes or a negated errno. `true` if another call may be
-    /// ready after it.
+    /// The call, to be made by a thread that may block if submitting it would block now.
+    fn offload_if_blocking(&self, call: HostCall) -> HostCall {
+        let is_transfer = matches!(call.op, HostOp::Read { .. } | HostOp::Write { .. });
+        let blocks = is_transfer && self.disk.submission_blocks_now();
+        HostCall { may_block: call.may_block || blocks, ..call }
+    }
+
+    fn update_filter(&mut self) {
+        let is_closed = self.waiting.claims.is_required() || self.disk.submission_blocks_now();
+        self.filter = if is_closed { FastFilter::CLOSED } else { FastFilter::of(&self.disk.file) };
+    }
+
+    /// Handles the result of a submitted call: a count of bytes or a negated errno. Returns whether
+    /// [`Requests::next_call`] may have another call.
     #[inline]
-    pub(crate) fn settle(&mut self, tag: u16, answer: i32) -> bool {
-        if let Some(place) = self.places.get_mut(usize::from(tag))
-            && matches!(place.state, State::Read | State::Write)
-            && i64::from(answer) == i64::from(place.bytes)
+    pub(crate) fn handle_result(&mut self, tag: u16, result: i32) -> bool {
+        if let Some(slot) = self.fast.get_mut(usize::from(tag))
+            && matches!(slot.state, SlotState::Read | SlotState::Write)
+            && i64::from(result) == i64::from(slot.bytes)
         {
-            place.state = State::Vacant;
-            self.asked -= 1;
-            self.trims.transfer_ends();
-            self.finished.push(Completion { tag, result: Ok(()) });
+            slot.state = SlotState::Vacant;
+            self.submitted -= 1;
+            self.transfers.complete();
+            self.completed.push(Completion { tag, result: Ok(()) });
             return false;
         }
-        self.settle_step(tag, answer);
+        self.handle_other_result(tag, result);
         true
     }
 
-    /// As [`Requests::settle`], for all but what most requests are.
+    /// As [`Requests::handle_result`], for all results but that of a completed fast-path transfer.
     #[cold]
-    fn settle_step(&mut self, tag: u16, answer: i32) {
-        let Some(place) = self.places.get_mut(usize::from(tag)) else { return };
-        if let Some(op) = place.plain_op() {
-            if i64::from(answer) == i64::from(place.bytes) {
-                place.state = State::Vacant;
-                self.asked -= 1;
-                self.trims.transfer_ends();
-                return self.finish(tag, op, self.host.check_promise(op));
+    fn handle_other_result(&mut self, tag: u16, result: i32) {
+        let Some(slot) = self.fast.get_mut(usize::from(tag)) else { return };
+        if let Some(op) = slot.transfer() {
+            if i64::from(result) == i64::from(slot.bytes) {
+                slot.state = SlotState::Vacant;
+                self.submitted -= 1;
+                self.transfers.complete();
+                return self.report(tag, op, check_promise(op, &self.disk));
             }
-            let segments = place.take_segments();
-            self.make_in_flight(tag, op, segments);
+            let segments = slot.take_segments();
+            self.insert_machine(tag, op, segments);
         }
-        let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
-        let syncing = request.is_syncing();
-        let trimming = request.is_trimming().then(|| request.range_left());
-        let ranging = request.is_ranging() && trimming.is_none();
-        if request.is_zeroing() {
-            self.host.zeroing.fetch_sub(1, Ordering::Relaxed);
+        self.handle_machine_result(tag, result);
+        self.release();
+    }
+
+    /// Handles the result of a state machine's call.
+    fn handle_machine_result(&mut self, tag: u16, result: i32) {
+        let Some(machine) = self.machines.get_mut(tag) else { return };
+        self.submitted = self.submitted.saturating_sub(1);
+        if machine.locks_page_cache() {
+            self.disk.state.end_zeroing();
         }
-        let progress = request.settle(answer, &self.host);
-        let left = request.range_left();
-        let more = matches!(request.op(), Operation::Discard { more_follows: true, .. });
-        self.asked = self.asked.saturating_sub(1);
-        if let Some(before) = trimming {
-            let (bytes, now) = (before.saturating_sub(left), self.host.clock.now());
-            self.trims.end(now, bytes, more, &self.host.activity);
+        let (was_sync, was_zeroing) = (machine.is_sync(), machine.is_zeroing_call());
+        let was_chunk = machine.is_paced_discard();
+        let more_follows = matches!(machine.op(), Operation::Discard { more_follows: true, .. });
+        let Outcome { progress, effect } = machine.handle_result(result, &self.disk.file);
+        if was_chunk {
+            let bytes = if let Effect::Deallocated(bytes) = effect { bytes } else { 0 };
+            let state = &self.disk.state;
+            let discards = &mut self.waiting.discards.0;
+            discards.complete_chunk(state.clock.now(), bytes, more_follows, &state.load);
         }
+        self.apply(effect, &progress);
         match progress {
-            Progress::Again if self.draining => {
-                self.end(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
+            Progress::Again if self.is_draining => {
+                self.complete(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
             }
-            Progress::Again => self.go_on(tag),
+            Progress::Again => self.pass(tag, Stage::Answered),
             Progress::NoSpace(error) => self.hold(tag, error),
-            Progress::Done(result) if syncing => self.synced(&result),
-            Progress::Done(result) => self.end(tag, result),
+            Progress::Done(result) if was_sync => self.complete_synced(&result),
+            Progress::Done(result) => self.complete(tag, result),
         }
-        if ranging {
-            self.ranges.running = self.ranges.running.saturating_sub(1);
-            if !self.ranges.next.is_empty() {
-                let next = self.ranges.next.remove(0);
-                self.go_on(next);
+        if was_zeroing {
+            self.waiting.zeroing.complete_call();
+        }
+        if was_chunk {
+            self.waiting.discards.0.end_busy_period_if_idle();
+        }
+    }
+
+    /// Applies what a result means for the disk.
+    fn apply(&self, effect: Effect, progress: &Progress) {
+        match (effect, progress) {
+            (Effect::None, _) => {}
+            (Effect::Deallocated(bytes), _) => self.disk.state.discards.add_freed(bytes),
+            (Effect::DiscardUnsupported, _) => self.disk.log_discard_refusal(),
+            (Effect::WritesLost, Progress::Done(Err(error)) | Progress::NoSpace(error)) => {
+                self.disk.lose_writes(error);
             }
-        }
-        self.take_turns();
-    }
-
-    /// How many calls the host works on.
-    pub(crate) fn asked(&self) -> usize {
-        self.asked
-    }
-
-    /// Moves what has finished to the end of `completed`.
-    #[inline]
-    pub(crate) fn take_finished(&mut self, completed: &mut Vec<Completion>) {
-        completed.append(&mut self.finished);
-        // Once for all that is pushed until then.
-        if self.host.may_keep_waiting() {
-            self.fit = self.fit_now();
+            (Effect::WritesLost, _) => debug_assert!(false, "an error is the reason"),
         }
     }
 
-    pub(crate) fn has_finished(&self) -> bool {
-        !self.finished.is_empty()
-    }
-
-    /// How many requests wait for a time.
-    pub(crate) fn held(&self) -> usize {
-        self.held.len() + self.trims.len()
-    }
-
-    /// When held requests are to be tried again.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        self.held.due()
-    }
-
-    /// When discards are to go on.
-    pub(crate) fn trims_due(&self) -> Option<Instant> {
-        self.trims.due()
-    }
-
-    /// The time that [`Requests::due`] and [`Requests::trims_due`] are of.
-    pub(crate) fn now(&self) -> Instant {
-        self.host.clock.now()
-    }
-
-    /// Whether requests are set aside that [`Requests::revive`] may find ready.
-    pub(crate) fn has_set_aside(&self) -> bool {
-        !self.parked.is_empty() || self.held.due().is_some() || self.trims.due().is_some()
-    }
-
-    /// Readies what was set aside and need not be any more.
-    #[cold]
-    pub(crate) fn revive(&mut self) {
-        if self.draining {
-            return;
-        }
-        self.unpark();
-        if self.held.due().is_some() {
-            for tag in self.held.take_due(self.now(), self.host.space.is_stopped()) {
-                if self.claims { self.claim(tag) } else { self.go_on(tag) }
-            }
-        }
-        if self.trims.due().is_some() {
-            if self.trims.is_gathered(self.now()) {
-                self.discard_gathered();
-            }
-            self.take_turns();
-        }
-    }
-
-    /// From now on requests end with the host's next answer, and what is set aside is not asked any more.
-    pub(crate) fn drain(&mut self) {
-        self.draining = true;
-    }
-
-    /// Readies a request for its next call, or lets it wait for the running `fdatasync`.
-    fn go_on(&mut self, tag: u16) {
-        if self.draining {
-            return;
-        }
-        let Some(Some(request)) = self.slots.get(usize::from(tag)) else { return };
-        if request.is_trimming() {
-            self.trims.queue(tag);
-            return self.take_turns();
-        }
-        if request.is_syncing() {
-            match self.syncs.running.first() {
-                None => self.syncs.running.push(tag),
-                Some(&first) if first == tag => {}
-                Some(_) => return self.syncs.next.push(tag),
-            }
-        }
-        if request.is_ranging() {
-            if self.ranges.running >= MOST_ZEROED {
-                return self.ranges.next.push(tag);
-            }
-            self.ranges.running += 1;
-        }
-        self.ready.push_back(tag);
-    }
-
-    /// An `fdatasync` has ended, for all that waited for it.
-    fn synced(&mut self, result: &io::Result<()>) {
-        let mut ended = std::mem::take(&mut self.syncs.running);
-        for &tag in &ended {
-            self.end(tag, copy_of(result));
-        }
-        ended.clear();
-        self.syncs.running = std::mem::replace(&mut self.syncs.next, ended);
-        if let Some(&first) = self.syncs.running.first() {
-            self.go_on(first);
-        }
-    }
-
-    /// Claims what is changed from now on, if that has become required. To be asked after each kick.
-    #[cold]
-    pub(crate) fn heed_claims(&mut self) {
-        if self.claims || !self.host.range_lock.is_required() {
-            return;
-        }
-        self.claims = true;
-        self.fit = Fit::NOTHING;
-        for tag in 0..self.places.len() {
-            let Ok(tag) = u16::try_from(tag) else { break };
-            self.count_unclaimed(tag);
-        }
-        self.check_unclaimed();
-    }
-
-    /// Counts a change that is in flight without a claim. Plain transfers are so no more: their end is looked at.
-    fn count_unclaimed(&mut self, tag: u16) {
-        let Some(place) = self.places.get_mut(usize::from(tag)) else { return };
-        if let State::Write | State::DurableWrite = place.state
-            && let Some(op) = place.plain_op()
-        {
-            let segments = place.take_segments();
-            self.make_in_flight(tag, op, segments);
-        }
-        let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
-        // One that is held claims when it is asked again, and one that is gathered when it sets off.
-        if request.changes().is_some() && !self.held.contains(tag) && !self.trims.gathers(tag) {
-            request.is_unclaimed = true;
-            self.unclaimed += 1;
-        }
-    }
-
-    /// Says so once nothing is in flight without a claim.
-    fn check_unclaimed(&mut self) {
-        if self.unclaimed == 0 {
-            self.host.range_lock.claims_all(&self.claimant);
-            self.unpark();
-        }
-    }
-
-    /// Claims the blocks a request changes, and readies it when they are free.
-    fn claim(&mut self, tag: u16) {
-        let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
-        let Some(bytes) = request.changes() else { return self.go_on(tag) };
-        let compares = matches!(request.op(), Operation::CompareAndWrite { .. });
-        let (claim, free) = self.host.range_lock.claim(&self.claimant, &bytes, compares);
-        request.claim = Some(claim);
-        if free { self.go_on(tag) } else { self.parked.push(tag) }
-    }
-
-    /// Gives back the claim of a request, whose blocks others of this engine may wait for; or takes one that began
-    /// without a claim out of the count.
-    fn unclaim(&mut self, tag: u16) {
-        let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
-        if let Some(claim) = request.claim.take() {
-            self.host.range_lock.release(&self.claimant, claim);
-            self.unpark();
-        } else if std::mem::take(&mut request.is_unclaimed) {
-            self.unclaimed -= 1;
-            self.check_unclaimed();
-        }
-    }
-
-    /// Readies the requests whose blocks have become free.
-    fn unpark(&mut self) {
-        let (lock, slots) = (&self.host.range_lock, &self.slots);
-        let is_free = |tag: &mut u16| {
-            let request = slots.get(usize::from(*tag)).and_then(Option::as_ref);
-            request.and_then(|r| r.claim.as_ref()).is_some_and(|claim| lock.is_free(claim))
-        };
-        let freed: Vec<u16> = self.parked.extract_if(.., is_free).collect();
-        freed.into_iter().for_each(|tag| self.go_on(tag));
-    }
-
-    /// Ends a request that the host is not asked for now, with `ECANCELED`: one that is set aside, or waits for its turn.
-    /// `false` if the host works on it, or there is none.
-    #[cold]
-    pub(crate) fn cancel(&mut self, tag: u16) -> bool {
-        let lists =
-            [&mut self.parked, &mut self.syncs.next, &mut self.ranges.next, self.held.tags()];
-        let mut found = self.trims.cancel(tag);
-        for list in lists {
-            let before = list.len();
-            list.retain(|waiting| *waiting != tag);
-            found |= list.len() != before;
-        }
-        if found {
-            let others: Vec<u16> = std::iter::from_fn(|| self.trims.next_rider(tag)).collect();
-            self.end(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
-            others.into_iter().for_each(|other| self.gather_again(other));
-        }
-        found
-    }
-
-    /// Sets a request aside until there may be space, or ends it.
+    /// Holds a request for which there is no space, or fails it.
     #[cold]
     fn hold(&mut self, tag: u16, error: io::Error) {
-        let now = self.now();
-        let Some(Some(request)) = self.slots.get_mut(usize::from(tag)) else { return };
-        let since = request.held_since.unwrap_or(now);
-        let deadline = self.host.space.holds_until(since).filter(|&deadline| deadline > now);
-        let Some(deadline) = deadline.filter(|_| !self.draining) else {
-            return self.end(tag, Err(error));
-        };
-        if request.held_since.replace(since).is_none() {
-            self.host.space.enter(&error, now);
+        if self.is_draining || !self.waiting.hold(tag, &error, &self.disk) {
+            return self.complete(tag, Err(error));
         }
-        request.lift();
-        self.held.hold(tag, now, deadline);
-        if self.claims {
-            self.unclaim(tag);
+        if let Some(machine) = self.machines.get_mut(tag) {
+            machine.invalidate();
         }
+        self.waiting.claims.complete(tag, &self.disk.state.range_lock);
     }
 
-    /// Ends a request.
-    fn end(&mut self, tag: u16, result: io::Result<()>) {
-        if self.claims {
-            self.unclaim(tag);
+    /// An `fdatasync` has completed, for all requests that waited for it.
+    fn complete_synced(&mut self, result: &io::Result<()>) {
+        let mut synced = std::mem::take(&mut self.synced);
+        self.waiting.syncs.complete_call(&mut synced);
+        for tag in synced.drain(..) {
+            self.complete(tag, copy_of(result));
         }
-        let Some(request) = self.slots.get_mut(usize::from(tag)).and_then(Option::take) else {
-            return;
-        };
-        if let Some(since) = request.held_since {
-            self.host.space.leave(since);
-            if result.is_ok() {
-                self.held.space_was_had();
-            }
-        }
-        let op = request.op();
+        self.synced = synced;
+    }
+
+    /// Completes a request, and those that were merged into it.
+    fn complete(&mut self, tag: u16, result: io::Result<()>) {
+        self.waiting.claims.complete(tag, &self.disk.state.range_lock);
+        let Some(machine) = self.machines.remove(tag) else { return };
+        self.waiting.enospc.complete(tag, result.is_ok(), &self.disk);
+        let op = machine.op();
         if is_transfer(op) {
-            self.trims.transfer_ends();
+            self.transfers.complete();
         }
-        // Of two requests, the kernel may have told the other one of what this one lost.
-        let result = result.and_then(|()| self.host.check_promise(op));
-        if let Some(place) = self.places.get_mut(usize::from(tag)) {
-            place.vacate(request.into_segments());
+        // The kernel may have reported to another request what this one has lost.
+        let result = result.and_then(|()| check_promise(op, &self.disk));
+        if let Some(slot) = self.fast.get_mut(usize::from(tag)) {
+            slot.vacate(machine.into_segments());
         }
-        while let Some(rider) = self.trims.next_rider(tag) {
-            self.end(rider, copy_of(&result));
+        while let Some(rider) = self.waiting.merge.pop_rider(tag) {
+            self.complete(rider, copy_of(&result));
         }
-        self.finish(tag, op, result);
+        self.report(tag, op, result);
     }
 
     #[cold]
-    fn finish(&mut self, tag: u16, op: Operation, result: io::Result<()>) {
-        if let (Err(error), false) = (&result, self.draining) {
-            self.host.failures.note(op, error);
+    fn report(&mut self, tag: u16, op: Operation, result: io::Result<()>) {
+        if let (Err(error), false) = (&result, self.is_draining) {
+            self.disk.state.failures.log(op, error);
         }
-        self.finished.push(Completion { tag, result });
+        self.completed.push(Completion { tag, result });
+    }
+
+    /// Completes a request that the host does not work on with `ECANCELED`. Returns `false` if the host
+    /// does, or there is no such request.
+    #[cold]
+    pub(crate) fn cancel(&mut self, tag: u16) -> bool {
+        if !self.waiting.remove(tag) {
+            return false;
+        }
+        let riders: Vec<u16> = std::iter::from_fn(|| self.waiting.merge.pop_rider(tag)).collect();
+        self.complete(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
+        for rider in riders {
+            if let Some(machine) = self.machines.get_mut(rider) {
+                machine.set_merged(false);
+            }
+            self.pass(rider, Stage::New);
+        }
+        self.release();
+        true
+    }
+
+    /// Claims every change from now on if that has become required. To be called after each kick.
+    #[cold]
+    pub(crate) fn enable_claims_if_required(&mut self) {
+        if self.waiting.claims.is_required() || !self.disk.state.range_lock.is_required() {
+            return;
+        }
+        for tag in self.machines.tags() {
+            self.demote_write(tag);
+        }
+        self.waiting.claims.require(&self.disk.state.range_lock);
+        self.update_filter();
+        self.release();
+    }
+
+    /// Gives a fast-path write a state machine, so that its completion is not missed by the range lock.
+    fn demote_write(&mut self, tag: u16) {
+        let Some(slot) = self.fast.get_mut(usize::from(tag)) else { return };
+        if let SlotState::Write | SlotState::DurableWrite = slot.state
+            && let Some(op) = slot.transfer()
+        {
+            let segments = slot.take_segments();
+            self.insert_machine(tag, op, segments);
+            self.waiting.claims.mark_unclaimed(tag);
+        }
+    }
+
+    /// Calls that the host works on.
+    pub(crate) fn submitted(&self) -> usize {
+        self.submitted
+    }
+
+    /// Moves the completions to the end of `completed`.
+    #[inline]
+    pub(crate) fn take_completed(&mut self, completed: &mut Vec<Completion>) {
+        completed.append(&mut self.completed);
+        // Another engine may have started to zero.
+        if self.disk.file.submission_may_block() {
+            self.update_filter();
+        }
+    }
+
+    pub(crate) fn has_completed(&self) -> bool {
+        !self.completed.is_empty()
+    }
+
+    /// See [`crate::IoEngine::parked`].
+    pub(crate) fn parked(&self) -> usize {
+        self.waiting.parked()
+    }
+
+    /// Time left until [`Requests::revive`] may find a request ready; `None` if only a result or a kick
+    /// can change that.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.waiting.due()
+    }
+
+    /// The time on the clock of [`Requests::due`].
+    pub(crate) fn now(&self) -> Instant {
+        self.disk.state.clock.now()
+    }
+
+    /// Whether requests wait that [`Requests::revive`] may find ready.
+    #[inline]
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.waiting.is_active()
+    }
+
+    /// Readies the requests that need not wait any longer.
+    #[cold]
+    pub(crate) fn revive(&mut self) {
+        self.release();
+    }
+
+    /// Completes requests with the next result of the host from now on; those that wait stay where they
+    /// are.
+    pub(crate) fn drain(&mut self) {
+        self.is_draining = true;
     }
 }
 
 impl Drop for Requests {
-    /// What is set aside ends unasked: its account and its claims are the disk's.
+    /// Requests that wait are completed without the host: their accounts and claims are the disk's.
     fn drop(&mut self) {
-        debug_assert!(self.asked == 0);
-        self.draining = true;
-        for tag in 0..self.slots.len() {
-            let Ok(tag) = u16::try_from(tag) else { break };
-            self.end(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
+        debug_assert!(self.submitted == 0);
+        self.is_draining = true;
+        for tag in self.machines.tags() {
+            self.complete(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
         }
-        self.host.range_lock.leave(&self.claimant);
-        debug_assert!(self.trims.transfers_none());
+        self.waiting.claims.unregister(&self.disk.state.range_lock);
+        debug_assert!(self.transfers.in_flight() == 0);
     }
 }
 
-/// Whether discards are to keep out of its way.
+/// Whether an operation transfers data, so that discards are paced for it.
 fn is_transfer(op: Operation) -> bool {
     match op {
         Operation::Read { .. } | Operation::Write { .. } | Operation::CompareAndWrite { .. } => {

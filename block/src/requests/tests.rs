@@ -1,4 +1,4 @@
-//! Requests without a host: calls are looked at, and answered by the tests.
+//! Requests without a host: the tests inspect calls and give their results.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -6,21 +6,19 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::*;
-use crate::simulation::{Clock, Look, SimulatedDisk};
-use crate::{
-    ByteOffset, ByteRange, CacheMode, DetectZeroes, DiscardLimits, Durability, Geometry, OnEnospc,
-};
+use crate::simulation::{Clock, SimulatedDisk, SimulatedParameters};
+use crate::{ByteOffset, ByteRange, CacheMode, DiscardLimits, DiskOptions, Durability, Geometry};
 
 const GRANULE: u32 = 4096;
 
 /// A file of 1 MiB.
-fn disk() -> SimulatedDisk {
+pub(crate) fn disk() -> SimulatedDisk {
     disk_with(Clock::simulated())
 }
 
 fn disk_with(clock: Clock) -> SimulatedDisk {
     let discard = DiscardLimits { granularity: GRANULE, alignment: 0, reads_zero: true };
-    let look = Look {
+    let parameters = SimulatedParameters {
         geometry: Geometry {
             capacity: 1 << 20,
             logical_block: 512,
@@ -28,13 +26,11 @@ fn disk_with(clock: Clock) -> SimulatedDisk {
             optimal_io: 0,
             discard: Some(discard),
         },
-        mode: CacheMode::WriteBack,
+        options: DiskOptions::new(CacheMode::WriteBack),
         block_device: false,
         host_block: 512,
-        on_enospc: OnEnospc::Report,
-        detect_zeroes: DetectZeroes::Off,
     };
-    SimulatedDisk::new(look, clock, tempfile::tempfile().unwrap())
+    SimulatedDisk::new(parameters, clock, tempfile::tempfile().unwrap())
 }
 
 fn kick() -> OwnedFd {
@@ -43,121 +39,116 @@ fn kick() -> OwnedFd {
 
 fn push(requests: &mut Requests, tag: u16, op: Operation) {
     let call = requests.push(Request { tag, op, segments: &mut Segments::new() });
-    assert!(call.is_none(), "it is no transfer");
+    assert!(call.is_none(), "not a transfer");
 }
 
-/// What begins to claim while a zeroing goes on says that it claims everything when that has ended, and not when
-/// anything else has.
+/// A zeroing started without a claim, and delayed discards claim when they are released.
 #[test]
-fn an_engine_claims_all_once_what_began_without_a_claim_has_ended() {
+fn an_engine_reports_claiming_once_its_unclaimed_changes_have_completed() {
     let durability = Durability::Volatile;
     let range = |start, len| ByteRange { start: ByteOffset(start), len };
     let piece = |at| Operation::Discard { range: range(at, 512), durability, more_follows: false };
     let disk = disk();
-    let (kick, host) = (kick(), disk.host());
+    let (kick, disk) = (kick(), disk.open_disk());
     let setup = EngineSetup { depth: 8, memory: &[], kick: kick.as_fd() };
-    let mut requests = Requests::new(Arc::clone(&host), &setup).unwrap();
+    let mut requests = Requests::new(Arc::clone(&disk), &setup).unwrap();
     push(
         &mut requests,
         0,
         Operation::WriteZeroes { range: range(0, 4096), unmap: false, durability },
     );
-    assert!(requests.next_call().is_some(), "the host is asked");
+    assert!(requests.next_call().is_some(), "its call is submitted");
     push(&mut requests, 1, piece(0x4000));
     push(&mut requests, 2, piece(0x8000));
 
-    // Another engine compares there.
-    let (other, _) = host.range_lock.enter(kick.as_fd()).unwrap();
-    host.range_lock.require();
-    host.range_lock.claims_all(&other);
-    let (compares, _) = host.range_lock.claim(&other, &(0..512), true);
-    requests.heed_claims();
+    // Another engine has a compare-and-write for the same blocks.
+    let lock = &disk.state.range_lock;
+    let (other, _) = lock.register(kick.as_fd()).unwrap();
+    lock.require();
+    lock.report_claiming(&other);
+    let (compares, _) = lock.claim(&other, &(0..512), true);
+    requests.enable_claims_if_required();
     assert!(requests.cancel(1));
-    // Lets the other piece go, which ends at once: there is no whole granule in it.
+    // Releases the other discard, which completes: it covers no whole granule.
     push(&mut requests, 3, Operation::Flush);
-    let mut ended = Vec::new();
-    requests.take_finished(&mut ended);
-    let before = host.range_lock.is_free(&compares);
-    requests.settle(0, 0);
-    let after = host.range_lock.is_free(&compares);
+    let mut completed = Vec::new();
+    requests.take_completed(&mut completed);
+    let before = lock.is_granted(&compares);
+    requests.handle_result(0, 0);
+    let after = lock.is_granted(&compares);
     let flush = requests.next_call().map(|(tag, _)| tag);
-    requests.settle(3, 0);
-    host.range_lock.release(&other, compares);
-    host.range_lock.leave(&other);
+    requests.handle_result(3, 0);
+    lock.release(&other, compares);
+    lock.unregister(&other);
 
-    assert_eq!(ended.iter().map(|done| done.tag).collect::<Vec<_>>(), [1, 2]);
-    assert_eq!((before, after), (false, true), "free once the zeroing has ended");
+    assert_eq!(completed.iter().map(|done| done.tag).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!((before, after), (false, true), "granted once the zeroing has completed");
     assert_eq!(flush, Some(3));
 }
 
-/// Of each kind there is one at a time, whatever the guest asks for.
 #[test]
 fn discards_zeroings_and_flushes_leave_a_thread_for_reads() {
     let durability = Durability::Volatile;
     let range = |tag: u16| ByteRange { start: ByteOffset(u64::from(tag) << 16), len: 1 << 16 };
     let kick = kick();
     let setup = EngineSetup { depth: 12, memory: &[], kick: kick.as_fd() };
-    let mut requests = Requests::new(disk().host(), &setup).unwrap();
+    let mut requests = Requests::new(disk().open_disk(), &setup).unwrap();
     for tag in 0..4 {
         let range = range(tag);
         push(&mut requests, tag, Operation::WriteZeroes { range, unmap: false, durability });
         push(&mut requests, tag + 4, Operation::Discard { range, durability, more_follows: false });
         push(&mut requests, tag + 8, Operation::Flush);
     }
-    let mut asked = Vec::from_iter(std::iter::from_fn(|| requests.next_call()));
-    assert!(asked.len() < THREADS, "{asked:?}");
-    // One after the other they all end.
-    let mut ended = Vec::new();
-    while let Some((tag, _)) = asked.pop() {
-        requests.settle(tag, 0);
-        asked.extend(std::iter::from_fn(|| requests.next_call()));
+    let mut submitted = Vec::from_iter(std::iter::from_fn(|| requests.next_call()));
+    assert!(submitted.len() < THREADS, "{submitted:?}");
+    let mut completed = Vec::new();
+    while let Some((tag, _)) = submitted.pop() {
+        requests.handle_result(tag, 0);
+        submitted.extend(std::iter::from_fn(|| requests.next_call()));
     }
-    requests.take_finished(&mut ended);
-    assert_eq!(ended.len(), 12);
+    requests.take_completed(&mut completed);
+    assert_eq!(completed.len(), 12, "one after the other");
 }
 
-/// How long a command takes that discards so many ranges one after the other, while reads go on that are no hindrance to
-/// resting after each. `follow` says whether the engine is told that there are more.
-fn time_of_ranges(count: u16, follow: bool) -> Duration {
+/// Duration of a command that discards `count` ranges one after the other while reads go on. `announces`
+/// says whether the requests announce that more ranges follow.
+fn time_of_ranges(count: u16, announces: bool) -> Duration {
     const STEP: Duration = Duration::from_millis(5);
     let clock = Clock::simulated();
     let disk = disk_with(clock.clone());
     let kick = kick();
     let setup = EngineSetup { depth: 8, memory: &[], kick: kick.as_fd() };
-    let mut requests = Requests::new(disk.host(), &setup).unwrap();
-    let reads = disk.host().activity.join();
-    reads.begin();
+    let mut requests = Requests::new(disk.open_disk(), &setup).unwrap();
+    let reads = disk.open_disk().state.load.register();
+    reads.submit();
     let start = clock.now();
     for index in 0..count {
         let granule = u64::from(GRANULE);
         let range = ByteRange { start: ByteOffset(granule * u64::from(index)), len: granule };
-        let more_follows = follow && index + 1 < count;
+        let more_follows = announces && index + 1 < count;
         push(
             &mut requests,
             0,
             Operation::Discard { range, durability: Durability::Volatile, more_follows },
         );
-        while !requests.has_finished() {
+        while !requests.has_completed() {
             clock.advance(STEP);
-            reads.end();
-            reads.begin();
+            reads.complete();
+            reads.submit();
             requests.revive();
             while let Some((tag, _)) = requests.next_call() {
-                requests.settle(tag, 0);
+                requests.handle_result(tag, 0);
             }
         }
-        requests.take_finished(&mut Vec::new());
+        requests.take_completed(&mut Vec::new());
     }
     clock.now() - start
 }
 
-/// A driver gives a command a time, whatever it is made of: 30 s is what Linux has.
+/// Drivers time a command out whatever its ranges: Linux after 30 s.
 #[test]
-fn a_command_of_many_ranges_is_not_rested_from_for_ever() {
+fn a_command_of_many_ranges_completes_in_time() {
     let (one, each) = (time_of_ranges(256, true), time_of_ranges(256, false));
     assert!(one < Duration::from_secs(20), "{one:?}");
-    assert!(
-        each > Duration::from_secs(30),
-        "guests that discard one by one are rested from: {each:?}"
-    );
+    assert!(each > Duration::from_secs(30), "separate discards are paced: {each:?}");
 }

@@ -8,41 +8,40 @@ use std::thread::{self, JoinHandle};
 
 use rustix::event::EventfdFlags;
 
-use super::calls::answer;
-use crate::host_file::{EngineFiles, HostFile};
-use crate::steps::Call;
-
-/// Threads of a queue: enough to keep a disk busy, few enough for many queues.
-pub(crate) const THREADS: usize = 4;
+use super::calls::execute;
+use crate::disk_state::OpenDisk;
+use crate::host_file::EngineFiles;
+use crate::host_io::HostCall;
+use crate::requests::THREADS;
 
 /// A tag, and a count of bytes or a negated errno.
-type Answer = (u16, i32);
+type CallResult = (u16, i32);
 
-/// See the module's documentation. Dropping it waits for the threads, which finish what they were asked.
+/// See the module's documentation. Dropping it waits for the threads, which complete what was submitted.
 #[derive(Debug)]
 pub(super) struct Pool {
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct PoolShared {
     files: EngineFiles,
-    host: Arc<HostFile>,
-    lists: Mutex<Lists>,
-    /// There is a question, or the end.
-    asked: Condvar,
-    /// There is an answer.
-    answered: Condvar,
-    /// The same as a descriptor: signalled when the list of answers ceases to be empty.
+    disk: Arc<OpenDisk>,
+    lists: Mutex<PoolLists>,
+    /// A call was submitted, or the pool ends.
+    submitted: Condvar,
+    /// A call has completed.
+    completed: Condvar,
+    /// An eventfd, signalled when the list of results ceases to be empty.
     signal: OwnedFd,
 }
 
 #[derive(Debug, Default)]
-struct Lists {
-    questions: VecDeque<(u16, Call)>,
-    answers: Vec<Answer>,
-    ending: bool,
+struct PoolLists {
+    calls: VecDeque<(u16, HostCall)>,
+    results: Vec<CallResult>,
+    is_ending: bool,
 }
 
 impl Pool {
@@ -51,14 +50,14 @@ impl Pool {
     /// # Errors
     ///
     /// The host refuses a descriptor or a thread.
-    pub(super) fn new(files: EngineFiles, host: Arc<HostFile>) -> io::Result<Self> {
+    pub(super) fn new(files: EngineFiles, disk: Arc<OpenDisk>) -> io::Result<Self> {
         let signal = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PoolShared {
             files,
-            host,
+            disk,
             lists: Mutex::default(),
-            asked: Condvar::new(),
-            answered: Condvar::new(),
+            submitted: Condvar::new(),
+            completed: Condvar::new(),
             signal,
         });
         let mut pool = Self { shared, threads: Vec::with_capacity(THREADS) };
@@ -66,41 +65,37 @@ impl Pool {
         for number in 0..THREADS {
             let shared = Arc::clone(&pool.shared);
             let thread = thread::Builder::new().name(format!("{name}.{number}"));
-            pool.threads.push(thread.spawn(move || shared.serve())?);
+            pool.threads.push(thread.spawn(move || shared.run())?);
         }
         Ok(pool)
     }
 
-    /// Asks the host. The answer comes with [`Pool::take_answers`].
-    ///
-    /// # Safety
-    ///
-    /// The memory that the call names stays valid until its answer was taken.
-    pub(super) unsafe fn ask(&self, tag: u16, call: Call) {
-        self.shared.lock().questions.push_back((tag, call));
-        self.shared.asked.notify_one();
+    /// Submits a call. Its result comes with [`Pool::take_results`].
+    pub(super) fn submit(&self, tag: u16, call: HostCall) {
+        self.shared.lock().calls.push_back((tag, call));
+        self.shared.submitted.notify_one();
     }
 
-    /// Becomes readable, edge by edge, when there are answers.
-    pub(super) fn answered(&self) -> BorrowedFd<'_> {
+    /// Becomes readable, edge by edge, when there are results.
+    pub(super) fn result_signal(&self) -> BorrowedFd<'_> {
         self.shared.signal.as_fd()
     }
 
-    pub(super) fn take_answers(&self) -> Vec<Answer> {
-        std::mem::take(&mut self.shared.lock().answers)
+    pub(super) fn take_results(&self) -> Vec<CallResult> {
+        std::mem::take(&mut self.shared.lock().results)
     }
 
-    pub(super) fn wait_for_answers(&self) {
+    pub(super) fn wait_for_results(&self) {
         let lists = self.shared.lock();
-        let waited = self.shared.answered.wait_while(lists, |lists| lists.answers.is_empty());
+        let waited = self.shared.completed.wait_while(lists, |lists| lists.results.is_empty());
         drop(waited);
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.lock().ending = true;
-        self.shared.asked.notify_all();
+        self.shared.lock().is_ending = true;
+        self.shared.submitted.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("an I/O thread has panicked");
@@ -109,39 +104,38 @@ impl Drop for Pool {
     }
 }
 
-impl Shared {
-    /// The life of a thread.
-    fn serve(&self) {
-        let files = self.files.with_ranges(&self.host);
-        while let Some((tag, call)) = self.next_question() {
-            // SAFETY: whoever asked keeps the memory until the answer was taken (`Pool::ask`).
-            let answer = unsafe { answer(&call.ask, &files) };
+impl PoolShared {
+    /// Makes calls until the pool ends.
+    fn run(&self) {
+        let files = self.files.with_ranges(&self.disk.file);
+        while let Some((tag, call)) = self.next_call() {
+            let result = execute(&call, &files);
             let mut lists = self.lock();
-            let first = lists.answers.is_empty();
-            lists.answers.push((tag, answer));
+            let is_first = lists.results.is_empty();
+            lists.results.push((tag, result));
             drop(lists);
-            if first {
+            if is_first {
                 self.signal();
             }
         }
     }
 
-    fn next_question(&self) -> Option<(u16, Call)> {
-        let nothing = |lists: &mut Lists| lists.questions.is_empty() && !lists.ending;
-        let waited = self.asked.wait_while(self.lock(), nothing);
-        waited.unwrap_or_else(PoisonError::into_inner).questions.pop_front()
+    fn next_call(&self) -> Option<(u16, HostCall)> {
+        let is_idle = |lists: &mut PoolLists| lists.calls.is_empty() && !lists.is_ending;
+        let waited = self.submitted.wait_while(self.lock(), is_idle);
+        waited.unwrap_or_else(PoisonError::into_inner).calls.pop_front()
     }
 
     fn signal(&self) {
-        self.answered.notify_one();
-        // It fails only when the counter is full, and then the descriptor is readable anyway.
+        self.completed.notify_one();
+        // Fails only if the counter is full, and then the descriptor is readable.
         if let Err(error) = rustix::io::write(&self.signal, &1u64.to_ne_bytes()) {
             tracing::warn!(%error, "cannot wake an engine");
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Lists> {
-        // Lists are pushed to and popped from whole, so that a panic elsewhere leaves nothing broken.
+    fn lock(&self) -> MutexGuard<'_, PoolLists> {
+        // Each change is complete when the lock is released, also by a panic.
         self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

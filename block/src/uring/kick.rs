@@ -1,24 +1,22 @@
 //! The kick descriptor, polled in the ring.
 //!
-//! The poll is multishot and edge-triggered: each signal of the eventfd posts one entry, and the
-//! counter need never be read. So a kick costs neither a `read` nor a new poll; the price is that a
-//! new engine on a used eventfd starts with one spurious kick.
+//! The poll is multishot and edge-triggered: each signal of the eventfd posts one result, and the
+//! counter need never be read. So a kick costs neither a `read` nor a new poll. A new engine on a used
+//! eventfd starts with one spurious kick in return.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use io_uring::{opcode, types};
+use super::ring::{Ring, RingResult, push_poll};
 
-use super::ring::{Answer, Ring};
-
-/// No request's tag.
+/// The user data of the poll; not a tag.
 pub(super) const USER_DATA: u64 = u64::MAX;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(crate) struct Kick {
+pub(super) struct Kick {
     fd: OwnedFd,
-    signalled: bool,
+    is_signalled: bool,
     /// Why the poll ended, as an errno.
     failed: Option<i32>,
 }
@@ -26,32 +24,26 @@ pub(crate) struct Kick {
 impl Kick {
     /// # Errors
     ///
-    /// The host gives no more descriptors.
-    pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        Ok(Self { fd: fd.try_clone_to_owned()?, signalled: false, failed: None })
+    /// The process is out of descriptors.
+    pub(super) fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self { fd: fd.try_clone_to_owned()?, is_signalled: false, failed: None })
     }
 
     /// Pushes the poll.
     pub(super) fn arm(&mut self, ring: &mut impl Ring) {
-        let events = u32::from(libc::POLLIN.unsigned_abs());
-        let entry = opcode::PollAdd::new(types::Fd(self.fd.as_raw_fd()), events)
-            .multi(true)
-            .build()
-            .user_data(USER_DATA);
-        // SAFETY: the entry names no memory, and the ring holds the file once it is submitted.
-        if !unsafe { ring.push(&entry) } {
+        if !push_poll(ring, self.fd.as_fd(), USER_DATA) {
             self.failed = Some(libc::ENOBUFS);
         }
     }
 
-    /// Takes an answer of the poll; arms it again when it was the last.
-    pub(super) fn settle(&mut self, answer: Answer, ring: &mut impl Ring) {
-        if answer.result < 0 {
-            self.failed = Some(answer.result.wrapping_neg());
+    /// Handles a result of the poll; arms it again after the last one.
+    pub(super) fn handle_result(&mut self, result: RingResult, ring: &mut impl Ring) {
+        if result.result < 0 {
+            self.failed = Some(result.result.wrapping_neg());
             return;
         }
-        self.signalled = true;
-        if !answer.more {
+        self.is_signalled = true;
+        if !result.more {
             self.arm(ring);
         }
     }
@@ -64,11 +56,11 @@ impl Kick {
     }
 
     pub(super) fn is_signalled(&self) -> bool {
-        self.signalled
+        self.is_signalled
     }
 
-    /// Whether there was a signal since the last call.
+    /// Consumes the signal; returns whether there was one.
     pub(super) fn take(&mut self) -> bool {
-        std::mem::take(&mut self.signalled)
+        std::mem::take(&mut self.is_signalled)
     }
 }

@@ -1,10 +1,9 @@
 //! The io_uring engine: one ring for one queue, made and used on its worker's thread.
 //!
 //! The kick descriptor is polled in the same ring, so that one system call submits and waits for both.
-//! The data path allocates nothing, takes no lock and blocks nowhere but in [`UringEngine::wait`].
-//! Linux 5.13 or newer.
+//! The data path allocates nothing, takes no lock and blocks only in [`UringEngine::wait`]. Linux 5.13
+//! or newer.
 
-mod alarm;
 mod entry;
 mod kick;
 mod ring;
@@ -12,30 +11,26 @@ mod ring;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use io_uring::squeue;
 use rustix::event::{EventfdFlags, eventfd};
 
-use self::alarm::Alarm;
 use self::kick::Kick;
 use self::ring::KernelRing;
-pub use self::ring::{Answer, Ring};
-use crate::host_file::HostFile;
+pub use self::ring::{Ring, RingResult};
+use crate::disk_state::OpenDisk;
+use crate::host_io::HostCall;
 use crate::requests::Requests;
-use crate::steps::Call;
 use crate::{Completion, EngineSetup, IoEngine, OpenError, Request, Wake};
 
 /// See the module's documentation.
 pub(crate) struct UringEngine<R: Ring = KernelRing> {
-    // The ring is dropped first: it ends the kick's poll and the alarms, whose memory follows.
+    // Dropped first: it ends the kick's poll.
     ring: R,
     requests: Requests,
     kick: Kick,
-    /// For what is held for want of space.
-    held_alarm: Alarm,
-    /// For discards, whose times are much shorter.
-    trims_alarm: Alarm,
-    /// Signalled with each entry of the completion queue, once somebody wants to sleep on it.
+    /// Signalled with each entry of the completion queue, once [`IoEngine::poll_fd`] was called.
     signal: Option<OwnedFd>,
 }
 
@@ -45,53 +40,48 @@ impl UringEngine {
     /// # Errors
     ///
     /// The host refuses to open the file again, or refuses the ring.
-    pub(crate) fn new(host: Arc<HostFile>, setup: &EngineSetup<'_>) -> Result<Self, OpenError> {
-        let files = host.open_for_engine()?;
-        let ring =
-            ring::make(setup.depth, &files.with_ranges(&host)).map_err(OpenError::NoIoUring)?;
-        Self::over(ring, host, setup).map_err(OpenError::NoIoUring)
+    pub(crate) fn new(disk: Arc<OpenDisk>, setup: &EngineSetup<'_>) -> Result<Self, OpenError> {
+        let files = disk.file.open_for_engine()?;
+        let fds = files.with_ranges(&disk.file);
+        let ring = ring::make(setup.depth, &fds).map_err(OpenError::NoIoUring)?;
+        Self::over(ring, disk, setup).map_err(OpenError::NoIoUring)
     }
 }
 
 impl<R: Ring> UringEngine<R> {
-    /// Makes an engine over a ring with at least three entries more than the depth, whose fixed files are those of
-    /// `EngineFiles::with_ranges`.
+    /// Makes an engine over a ring with at least one entry more than the depth, whose fixed files are
+    /// those of `EngineFiles::with_ranges`.
     ///
     /// # Errors
     ///
-    /// The host gives no more descriptors, or the kernel cannot watch the kick.
-    pub(crate) fn over(ring: R, host: Arc<HostFile>, setup: &EngineSetup<'_>) -> io::Result<Self> {
-        let mut engine = Self {
-            ring,
-            requests: Requests::new(host, setup)?,
-            kick: Kick::new(setup.kick)?,
-            held_alarm: Alarm::new(alarm::HELD),
-            trims_alarm: Alarm::new(alarm::TRIMS),
-            signal: None,
-        };
-        engine.watch_kick()?;
+    /// The process is out of descriptors, or the kernel cannot poll the kick.
+    pub(crate) fn over(ring: R, disk: Arc<OpenDisk>, setup: &EngineSetup<'_>) -> io::Result<Self> {
+        let requests = Requests::new(disk, setup)?;
+        let mut engine = Self { ring, requests, kick: Kick::new(setup.kick)?, signal: None };
+        engine.poll_kick()?;
         Ok(engine)
     }
 
-    /// Starts to poll the kick, and finds out at once when the kernel cannot.
-    fn watch_kick(&mut self) -> io::Result<()> {
+    /// Starts to poll the kick, and fails if the kernel cannot.
+    fn poll_kick(&mut self) -> io::Result<()> {
         self.kick.arm(&mut self.ring);
-        self.enter(0)?;
+        self.enter(0, None)?;
         self.harvest();
         self.kick.check()
     }
 
-    /// Enters the kernel with everything pushed, and waits for `want` entries of the completion queue, but
-    /// not beyond the harvest of some.
-    fn enter(&mut self, mut want: usize) -> io::Result<()> {
+    /// Enters the kernel with everything pushed, and waits for `want` results, at most for `timeout`.
+    /// Waits for none if results had to be harvested meanwhile.
+    fn enter(&mut self, mut want: usize, timeout: Option<Duration>) -> io::Result<()> {
         loop {
-            match self.ring.submit_and_wait(want) {
+            match self.ring.submit_and_wait(want, timeout) {
                 Ok(()) if !self.ring.has_unsubmitted() => return Ok(()),
                 Ok(()) => {}
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR) => {}
-                    // The completion queue is full, or the kernel short of memory: make room. What the
-                    // caller waits for may have been there: it has to look before it waits again.
+                    // The completion queue is full, or the kernel short of memory: harvest to make room.
+                    // The result that the caller waits for may be among them, so that it has to look
+                    // before it waits again.
                     Some(libc::EBUSY | libc::EAGAIN) => {
                         self.harvest();
                         want = 0;
@@ -102,70 +92,57 @@ impl<R: Ring> UringEngine<R> {
         }
     }
 
-    /// Takes everything from the completion queue, and asks what is to be asked next.
+    /// Takes all results from the completion queue, and submits the calls that follow.
     fn harvest(&mut self) {
-        while let Some(answer) = self.ring.next_answer() {
-            match u16::try_from(answer.user_data) {
-                Ok(tag) if !self.requests.settle(tag, answer.result) => {}
-                _ => self.go_on(answer.user_data, answer.result, answer.more),
+        while let Some(result) = self.ring.next_result() {
+            match u16::try_from(result.user_data) {
+                Ok(tag) if !self.requests.handle_result(tag, result.result) => {}
+                _ => self.handle_other(result.user_data, result.result, result.more),
             }
         }
-        if self.requests.has_set_aside() {
+        if self.requests.has_waiting() {
             self.revive();
         }
     }
 
-    /// What follows an answer that has not completed a request.
+    /// Handles what follows a result that has not completed a fast-path transfer.
     #[cold]
-    fn go_on(&mut self, user_data: u64, result: i32, more: bool) {
-        let answer = Answer { user_data, result, more };
-        match user_data {
-            alarm::HELD => self.held_alarm.rang(),
-            alarm::TRIMS => self.trims_alarm.rang(),
-            kick::USER_DATA => {
-                self.kick.settle(answer, &mut self.ring);
-                self.requests.heed_claims();
-                self.issue();
-            }
-            _ => self.issue(),
+    fn handle_other(&mut self, user_data: u64, result: i32, more: bool) {
+        if user_data == kick::USER_DATA {
+            self.kick.handle_result(RingResult { user_data, result, more }, &mut self.ring);
+            self.requests.enable_claims_if_required();
         }
+        self.submit_ready();
     }
 
     #[cold]
     fn revive(&mut self) {
         self.requests.revive();
-        self.issue();
-        if let Some(due) = self.requests.due() {
-            self.held_alarm.arm(due, self.requests.now(), &mut self.ring);
-        }
-        if let Some(due) = self.requests.trims_due() {
-            self.trims_alarm.arm(due, self.requests.now(), &mut self.ring);
-        }
+        self.submit_ready();
     }
 
-    /// Hands every call that is ready to the ring.
-    fn issue(&mut self) {
+    /// Pushes every call that is ready to the ring.
+    fn submit_ready(&mut self) {
         while let Some((tag, call)) = self.requests.next_call() {
-            self.ask(tag, &call);
+            self.push_call(tag, &call);
         }
     }
 
-    /// Hands a call to the ring.
-    fn ask(&mut self, tag: u16, call: &Call) {
-        self.enqueue(tag, entry::entry(call));
+    /// Pushes a call to the ring.
+    fn push_call(&mut self, tag: u16, call: &HostCall) {
+        self.push_entry(tag, entry::entry(call));
     }
 
-    /// Hands an entry of a request to the ring.
+    /// Pushes the entry of a call to the ring.
     #[inline]
-    fn enqueue(&mut self, tag: u16, entry: squeue::Entry) {
+    fn push_entry(&mut self, tag: u16, entry: squeue::Entry) {
         let entry = entry.user_data(tag.into());
-        // SAFETY: the entry names the disk (a fixed file), static zeroes, or memory of the request:
-        // its segments (valid until it completes, by `Segment::new`), their array and its bounce
-        // buffer, which its slot keeps unmoved on the heap until the host has answered.
+        // SAFETY: the entry names fixed files and the memory of the call, which is valid until its
+        // result is handled (`HostCall`).
         let pushed = unsafe { self.ring.push(&entry) };
         if !pushed {
-            // The ring has an entry for each slot, so this is a bug; but never lose a request.
-            self.requests.settle(tag, -libc::ENOBUFS);
+            // A bug, as the ring has an entry for each tag; but no request may be lost.
+            self.requests.handle_result(tag, -libc::ENOBUFS);
         }
     }
 
@@ -173,52 +150,65 @@ impl<R: Ring> UringEngine<R> {
     fn push_other(&mut self, request: Request<'_>) {
         let tag = request.tag;
         match self.requests.push(request) {
-            Some(call) => self.ask(tag, &call),
-            None => self.issue(),
+            Some(call) => self.push_call(tag, &call),
+            None => self.submit_ready(),
         }
+    }
+
+    /// How long to sleep: until waiting requests come due.
+    fn timeout(&self) -> Option<Duration> {
+        let due = self.requests.due()?;
+        Some(due.saturating_duration_since(self.requests.now()))
+    }
+
+    fn is_awake(&self) -> bool {
+        self.requests.has_completed() || self.kick.is_signalled()
     }
 }
 
 impl<R: Ring> IoEngine for UringEngine<R> {
     fn push(&mut self, request: Request<'_>) {
-        match self.requests.push_simple(&request) {
-            Some(transfer) => self.enqueue(request.tag, entry::simple(transfer)),
+        match self.requests.push_fast(&request) {
+            Some(transfer) => self.push_entry(request.tag, entry::fast_entry(transfer)),
             None => self.push_other(request),
         }
     }
 
     fn submit(&mut self) -> io::Result<()> {
-        if self.requests.has_set_aside() {
-            // Who sleeps on the descriptor is woken by the alarms.
+        if self.requests.has_waiting() {
             self.revive();
         }
-        if self.ring.wants_entering() { self.enter(0) } else { Ok(()) }
+        if self.ring.wants_entering() { self.enter(0, None) } else { Ok(()) }
     }
 
     fn reap(&mut self, completed: &mut Vec<Completion>) {
         self.harvest();
-        self.requests.take_finished(completed);
+        self.requests.take_completed(completed);
     }
 
     fn parked(&self) -> usize {
-        self.requests.held()
+        self.requests.parked()
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.requests.due()
     }
 
     fn cancel(&mut self, tag: u16) -> bool {
         let canceled = self.requests.cancel(tag);
-        self.issue();
+        self.submit_ready();
         canceled
     }
 
     fn is_ready(&self) -> bool {
-        self.requests.has_finished() || self.kick.is_signalled()
+        self.is_awake()
     }
 
     fn poll_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
         let signal = match self.signal.take() {
             Some(signal) => signal,
             None => {
-                // What is there already signals nothing.
+                // Readable at first: results may be in the completion queue already.
                 let signal = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
                 self.ring.signal_to(signal.as_fd())?;
                 signal
@@ -230,7 +220,7 @@ impl<R: Ring> IoEngine for UringEngine<R> {
 
     fn clear_poll_fd(&mut self) {
         if let Some(signal) = &self.signal {
-            // Empty if it was silent.
+            // Would block if it was not signalled.
             let _ = rustix::io::read(signal, &mut [0; 8]);
         }
         self.kick.take();
@@ -240,13 +230,13 @@ impl<R: Ring> IoEngine for UringEngine<R> {
         self.harvest();
         loop {
             self.kick.check()?;
-            if !self.requests.has_finished() && !self.kick.is_signalled() {
-                self.enter(1)?;
-            } else {
+            if self.is_awake() {
                 self.submit()?;
+            } else {
+                self.enter(1, self.timeout())?;
             }
             self.harvest();
-            if self.requests.has_finished() || self.kick.is_signalled() {
+            if self.is_awake() {
                 return Ok(Wake { kicked: self.kick.take() });
             }
         }
@@ -254,12 +244,12 @@ impl<R: Ring> IoEngine for UringEngine<R> {
 }
 
 impl<R: Ring> Drop for UringEngine<R> {
-    /// Waits until the host works on nothing of ours. The kick's poll and the alarms end with the ring.
+    /// Waits until the host works on none of the engine's calls. The poll of the kick ends with the ring.
     fn drop(&mut self) {
         self.requests.drain();
-        while self.requests.asked() > 0 {
-            if let Err(error) = self.enter(1) {
-                // Going on would free memory that the host may still write.
+        while self.requests.submitted() > 0 {
+            if let Err(error) = self.enter(1, None) {
+                // Returning would free memory that the host may still write to.
                 tracing::error!(%error, "cannot wait for I/O in flight");
                 std::process::abort();
             }

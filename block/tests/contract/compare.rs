@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use block::Durability::{Durable, Volatile};
-use block::{Backend, ByteOffset, CacheMode, Completion, Durability, Miscompare, Operation};
+use block::{Backend, ByteOffset, CacheMode, Completion, Durability, Miscompare, Named, Operation};
 
 use crate::common::{KIB, MIB, Memory, Rig, numbered, numbered_file};
 use crate::contract::open;
@@ -30,10 +30,10 @@ fn halves(expected: &[u8], new: u8) -> Memory {
 
 #[test]
 fn what_compares_is_written_in_every_mode() {
-    for mode in CacheMode::ALL {
+    for &mode in CacheMode::ALL {
         let file = numbered_file(MIB);
         let disk = open(file.path(), mode);
-        let mut rig = Rig::new(&disk);
+        let mut rig = Rig::new(disk.as_ref());
         for (at, len, durability) in [(4 * KIB, 4 * KIB, Volatile), (64 * KIB, 12 * KIB, Durable)] {
             let mut memory = halves(&numbered(at, len), 0xa5);
             // Pieces as a guest may cut them: the first of them reaches into the second half.
@@ -52,7 +52,7 @@ fn what_compares_is_written_in_every_mode() {
 fn what_does_not_compare_stays_as_it_is() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     for place in [0, 511, 4096, 12 * 1024 - 1] {
         let mut memory = halves(&numbered(8 * KIB, 12 * KIB), 0xa5);
         memory.set(place, 0);
@@ -66,7 +66,7 @@ fn what_does_not_compare_stays_as_it_is() {
 fn it_is_kept_within_the_disk() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     let mut memory = halves(&numbered(MIB - KIB, KIB), 1);
     rig.run(compare_and_write(MIB - KIB, Volatile), memory.whole()).unwrap();
     let mut memory = halves(&[0; 1024], 1);
@@ -103,18 +103,19 @@ fn nothing_comes_between_comparing_and_writing() {
         thread::scope(|scope| {
             // Writes of another queue, next to the number, that are under way when the first comparison comes.
             let neighbour = scope.spawn(|| {
-                let mut rig = Rig::new(&disk);
+                let mut rig = Rig::new(disk.as_ref());
                 while !done.load(Ordering::Acquire) {
                     rig.fill(512, 4 * KIB - 512, 1, Volatile).unwrap();
                 }
             });
-            Rig::new(&disk).fill(0, 512, 0, Volatile).unwrap();
-            let counters: Vec<_> = (0..3).map(|_| scope.spawn(|| count_up(&disk, TIMES))).collect();
+            Rig::new(disk.as_ref()).fill(0, 512, 0, Volatile).unwrap();
+            let counters: Vec<_> =
+                (0..3).map(|_| scope.spawn(|| count_up(disk.as_ref(), TIMES))).collect();
             counters.into_iter().for_each(|counter| counter.join().unwrap());
             done.store(true, Ordering::Release);
             neighbour.join().unwrap();
         });
-        let found = Rig::new(&disk).read(0, 512).unwrap();
+        let found = Rig::new(disk.as_ref()).read(0, 512).unwrap();
         assert_eq!(u32::from_le_bytes(*found.first_chunk().unwrap()), 3 * TIMES, "{mode}");
     }
 }
@@ -124,7 +125,7 @@ fn nothing_comes_between_comparing_and_writing() {
 fn writes_of_other_queues_are_waited_for() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
-    let (mut one, mut two) = (Rig::new(&disk), Rig::new(&disk));
+    let (mut one, mut two) = (Rig::new(disk.as_ref()), Rig::new(disk.as_ref()));
     let mut write_memory = Memory::filled(7, 4 * KIB);
     // Pushed and not submitted: the host does not know of it yet.
     two.push(5, crate::common::write(0, Volatile), write_memory.whole());
@@ -152,7 +153,7 @@ fn writes_of_other_queues_are_waited_for() {
 fn a_request_that_waits_can_be_cancelled() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
-    let (mut one, two) = (Rig::new(&disk), Rig::new(&disk));
+    let (mut one, two) = (Rig::new(disk.as_ref()), Rig::new(disk.as_ref()));
     let mut memory = halves(&numbered(0, 512), 8);
     one.push(3, compare_and_write(0, Volatile), memory.whole());
     assert!(one.cancel(3), "it waits for the other engine");

@@ -9,17 +9,17 @@ use std::thread;
 use std::time::Duration;
 
 use block::Durability::{Durable, Volatile};
-use block::{Backend, CacheMode, Operation, RawFile};
+use block::{CacheMode, Operation};
 
 use crate::common::{KIB, MIB, Memory, Rig, discard, errno, numbered, write, zero};
-use crate::contract::options;
+use crate::contract::{Disk, open_with, options};
 use fixtures::host::{Loop, Mount, is_root};
 
 /// A disk of 8 MiB on a host with room for 1 MiB.
-fn overcommitted(mode: CacheMode) -> (Mount, Loop, RawFile) {
+fn overcommitted(mode: CacheMode) -> (Mount, Loop, Disk) {
     let mount = Mount::new("tmpfs", "size=1M");
     let device = Loop::new(&mount.file(8 * MIB));
-    let disk = RawFile::open(&device.0, &options(mode)).unwrap();
+    let disk = open_with(&device.0, &options(mode)).unwrap();
     (mount, device, disk)
 }
 
@@ -36,7 +36,7 @@ fn a_block_device_is_a_disk_with_one_user() {
     let said = geometry.discard.expect("loop devices discard").granularity;
     assert_eq!(granularity.trim(), said.to_string());
 
-    let second = RawFile::open(&device.0, &options(CacheMode::WriteBack)).unwrap_err();
+    let second = open_with(&device.0, &options(CacheMode::WriteBack)).err().unwrap();
     assert!(second.to_string().contains("in use"), "{second}");
     // What a mount does, which knows no locks.
     let exclusive = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&device.0);
@@ -49,7 +49,7 @@ fn a_failed_flush_stays_failed_when_the_host_has_recovered() {
         return;
     }
     let (mount, _device, disk) = overcommitted(CacheMode::WriteBack);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     rig.fill(0, 4 * MIB, 1, Volatile).expect("the page cache takes it");
     rig.flush().expect_err("the host has no room for it");
     mount.grow("32M");
@@ -60,7 +60,7 @@ fn a_failed_flush_stays_failed_when_the_host_has_recovered() {
     assert_eq!(errno(done.result), eio);
     assert_eq!(errno(rig.fill(0, 4096, 2, Durable)), eio);
     assert_eq!(errno(rig.run(zero(0, 4096, true, Durable), vec![])), eio);
-    assert_eq!(errno(Rig::new(&disk).flush()), eio, "the latch is the disk's");
+    assert_eq!(errno(Rig::new(disk.as_ref()).flush()), eio, "the latch is the disk's");
     assert!(disk.status().lost_writes, "and the disk says so");
     for _ in 0..2 {
         disk.sync().expect_err("however often it is asked");
@@ -75,7 +75,7 @@ fn each_engine_hears_of_a_lost_write() {
         return;
     }
     let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
-    let (mut first, mut second) = (Rig::new(&disk), Rig::new(&disk));
+    let (mut first, mut second) = (Rig::new(disk.as_ref()), Rig::new(disk.as_ref()));
     first.fill(0, 4 * MIB, 1, Volatile).unwrap();
     // The host has answered the first flush, and its engine has not seen it yet.
     first.push(0, Operation::Flush, vec![]);
@@ -91,7 +91,7 @@ fn no_flush_is_told_ok_by_the_failure_of_another() {
         return;
     }
     let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     rig.fill(0, 4 * MIB, 1, Volatile).unwrap();
     for tag in 0..8 {
         rig.push(tag, Operation::Flush, vec![]);
@@ -107,7 +107,7 @@ fn a_promise_made_before_a_loss_and_handed_out_after_it_is_withdrawn() {
         return;
     }
     let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
-    let (mut first, mut second) = (Rig::new(&disk), Rig::new(&disk));
+    let (mut first, mut second) = (Rig::new(disk.as_ref()), Rig::new(disk.as_ref()));
     first.push(0, Operation::Flush, vec![]);
     first.submit();
     thread::sleep(Duration::from_millis(500));
@@ -122,13 +122,13 @@ fn durability_is_promised_only_where_it_is_had() {
         return;
     }
     let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     rig.fill(0, 4 * MIB, 1, Durable).expect_err("a durable write reaches the disk");
     assert_eq!(errno(rig.flush()), Some(libc::EIO), "its sync may have told of others' loss");
 
     for op in [discard(6 * MIB, MIB, Durable), zero(6 * MIB, MIB, true, Durable)] {
         let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
-        let mut rig = Rig::new(&disk);
+        let mut rig = Rig::new(disk.as_ref());
         rig.fill(0, 4 * MIB, 1, Volatile).unwrap();
         rig.run(op, vec![]).expect_err("durable after a sync, which fails");
     }
@@ -140,8 +140,8 @@ fn a_full_host_fails_the_write_and_no_flush() {
         return;
     }
     let mount = Mount::new("tmpfs", "size=1M");
-    let disk = RawFile::open(&mount.file(8 * MIB), &options(CacheMode::WriteThrough)).unwrap();
-    let mut rig = Rig::new(&disk);
+    let disk = open_with(&mount.file(8 * MIB), &options(CacheMode::WriteThrough)).unwrap();
+    let mut rig = Rig::new(disk.as_ref());
     assert_eq!(errno(rig.fill(0, 2 * MIB, 1, Durable)), Some(libc::ENOSPC));
     rig.flush().unwrap();
     mount.grow("32M");
@@ -158,8 +158,8 @@ fn a_discard_on_a_block_device_frees_its_space() {
         let mount = Mount::new("tmpfs", "size=16M");
         let path = mount.file(8 * MIB);
         let device = Loop::new(&path);
-        let disk = RawFile::open(&device.0, &options(mode)).unwrap();
-        let mut rig = Rig::new(&disk);
+        let disk = open_with(&device.0, &options(mode)).unwrap();
+        let mut rig = Rig::new(disk.as_ref());
         rig.fill(0, 4 * MIB, 1, Volatile).unwrap();
         rig.flush().unwrap();
         assert_eq!(space_kib(&path), 4 * KIB);
@@ -185,9 +185,9 @@ fn a_host_without_holes_ignores_discards_and_still_zeroes() {
     let mount = Mount::new("ramfs", "mode=700");
     let path = mount.file(0);
     std::fs::write(&path, numbered(0, MIB)).unwrap();
-    let disk = RawFile::open(&path, &options(CacheMode::WriteBack)).unwrap();
+    let disk = open_with(&path, &options(CacheMode::WriteBack)).unwrap();
     assert_eq!(disk.geometry().discard, None);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     rig.run(discard(0, 4096, Durable), vec![]).expect("a discard is advice");
     assert_eq!(rig.read(0, 4096).unwrap(), numbered(0, 4096));
     for unmap in [true, false] {

@@ -1,4 +1,5 @@
-//! What every engine promises. Each engine's own test includes it.
+//! The contract of engines and backends. The test of each engine, and that of the pass-through wrapper,
+//! includes it.
 
 mod compare;
 mod lost_writes;
@@ -8,13 +9,20 @@ mod trims;
 
 use std::path::Path;
 
-use block::{CacheMode, DiskOptions, RawFile};
+use block::{Backend, CacheMode, DiskOptions, OpenError, RawFile};
+
+/// The disk under test.
+type Disk = Box<dyn Backend>;
 
 /// The engine under test, and the defaults.
 fn options(mode: CacheMode) -> DiskOptions {
     DiskOptions { engine: crate::ENGINE, ..DiskOptions::new(mode) }
 }
 
-fn open(path: &Path, mode: CacheMode) -> RawFile {
-    RawFile::open(path, &options(mode)).unwrap()
+fn open(path: &Path, mode: CacheMode) -> Disk {
+    open_with(path, &options(mode)).unwrap()
+}
+
+fn open_with(path: &Path, options: &DiskOptions) -> Result<Disk, OpenError> {
+    RawFile::open(path, options).map(crate::disk_under_test)
 }

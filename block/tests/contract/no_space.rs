@@ -4,24 +4,24 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use block::Durability::{Durable, Volatile};
-use block::{Backend, CacheMode, DiskOptions, OnEnospc, Operation, RawFile};
+use block::{Backend, CacheMode, DiskOptions, OnEnospc, Operation};
 
 use crate::common::{KIB, MIB, Memory, Rig, errno, read, write, zero};
-use crate::contract::options;
+use crate::contract::{Disk, open_with, options};
 use fixtures::host::{Mount, is_root};
 
 const LONG: Duration = Duration::from_secs(60);
 
 /// A disk of 8 MiB on a host with room for 1 MiB, which holds what does not fit.
-fn holding(mode: CacheMode, deadline: Duration) -> (Mount, RawFile) {
+fn holding(mode: CacheMode, deadline: Duration) -> (Mount, Disk) {
     let mount = Mount::new("tmpfs", "size=1M");
     let options = DiskOptions { on_enospc: OnEnospc::Hold { deadline }, ..options(mode) };
-    let disk = RawFile::open(&mount.file(8 * MIB), &options).unwrap();
+    let disk = open_with(&mount.file(8 * MIB), &options).unwrap();
     (mount, disk)
 }
 
 /// Waits until the disk holds something.
-fn wait_until_held(rig: &mut Rig, disk: &RawFile) {
+fn wait_until_held(rig: &mut Rig, disk: &dyn Backend) {
     let start = Instant::now();
     while disk.status().enospc_hold.is_none() {
         assert!(rig.reap().is_none(), "held, not completed");
@@ -38,10 +38,10 @@ fn a_held_write_completes_when_there_is_space_and_holds_up_nothing_else() {
     }
     for durability in [Volatile, Durable] {
         let (mount, disk) = holding(CacheMode::WriteBack, LONG);
-        let mut rig = Rig::new(&disk);
+        let mut rig = Rig::new(disk.as_ref());
         let mut data = Memory::filled(7, 2 * MIB);
         rig.push(9, write(0, durability), data.whole());
-        wait_until_held(&mut rig, &disk);
+        wait_until_held(&mut rig, disk.as_ref());
         let held = disk.status().enospc_hold.unwrap();
         assert_eq!((held.requests, held.errno), (1, libc::ENOSPC));
 
@@ -65,9 +65,9 @@ fn zeroes_that_take_space_are_held() {
         return;
     }
     let (mount, disk) = holding(CacheMode::WriteBack, LONG);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     rig.push(3, zero(0, 4 * MIB, false, Durable), vec![]);
-    wait_until_held(&mut rig, &disk);
+    wait_until_held(&mut rig, disk.as_ref());
     mount.grow("32M");
     rig.complete().result.unwrap();
     assert!(rig.read(0, 4 * MIB).unwrap().iter().all(|&byte| byte == 0));
@@ -80,7 +80,7 @@ fn after_its_deadline_a_held_write_fails() {
     }
     let deadline = Duration::from_millis(250);
     let (mount, disk) = holding(CacheMode::WriteBack, deadline);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     for _ in 0..2 {
         let start = Instant::now();
         assert_eq!(errno(rig.fill(0, 2 * MIB, 1, Volatile)), Some(libc::ENOSPC));
@@ -99,12 +99,12 @@ fn dropping_an_engine_ends_what_it_holds() {
         return;
     }
     let (_mount, disk) = holding(CacheMode::WriteBack, LONG);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     let mut data: Vec<_> = (0..4).map(|_| Memory::filled(7, 2 * MIB)).collect();
     for (tag, data) in (0..).zip(&mut data) {
         rig.push(tag, write(u64::from(tag) * 2 * MIB, Volatile), data.whole());
     }
-    wait_until_held(&mut rig, &disk);
+    wait_until_held(&mut rig, disk.as_ref());
     let start = Instant::now();
     drop(rig);
     assert!(start.elapsed() < Duration::from_secs(5));
@@ -118,11 +118,11 @@ fn a_disk_that_stops_holding_asks_once_more_and_reports() {
         return;
     }
     let (mount, disk) = holding(CacheMode::WriteBack, LONG);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     let mut data: Vec<_> = (0..2).map(|_| Memory::filled(7, 2 * MIB)).collect();
     rig.push(0, write(0, Volatile), data[0].whole());
     rig.push(1, write(4 * MIB, Volatile), data[1].whole());
-    wait_until_held(&mut rig, &disk);
+    wait_until_held(&mut rig, disk.as_ref());
     let start = Instant::now();
     disk.stop_holding();
     for _ in 0..2 {
@@ -142,12 +142,12 @@ fn several_held_writes_complete_once_each() {
         return;
     }
     let (mount, disk) = holding(CacheMode::WriteBack, LONG);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     let mut data: Vec<_> = (0..4u8).map(|byte| Memory::filled(byte, 2 * MIB)).collect();
     for (tag, data) in (0..).zip(&mut data) {
         rig.push(tag, write(u64::from(tag) * 2 * MIB, Volatile), data.whole());
     }
-    wait_until_held(&mut rig, &disk);
+    wait_until_held(&mut rig, disk.as_ref());
     rig.push(20, Operation::Flush, vec![]);
     let done = rig.complete();
     assert_eq!(done.tag, 20);

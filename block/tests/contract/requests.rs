@@ -9,20 +9,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use block::Durability::{Durable, Volatile};
-use block::{Backend, CacheMode, Operation, RawFile};
+use block::{CacheMode, Named, Operation};
 use rustix::fs::MemfdFlags;
 
 use crate::common::{
     DEPTH, KIB, MIB, Memory, Rig, discard, errno, numbered, numbered_file, read, write, zero,
 };
-use crate::contract::{open, options};
+use crate::contract::{open, open_with, options};
 
 #[test]
 fn what_is_written_is_read_in_every_mode() {
-    for mode in CacheMode::ALL {
+    for &mode in CacheMode::ALL {
         let file = numbered_file(MIB);
         let disk = open(file.path(), mode);
-        let mut rig = Rig::new(&disk);
+        let mut rig = Rig::new(disk.as_ref());
         for (at, durability) in [(64 * KIB, Volatile), (256 * KIB, Durable)] {
             rig.fill(at, 8 * KIB, 0xa5, durability).unwrap();
             rig.flush().unwrap();
@@ -38,7 +38,7 @@ fn what_is_written_is_read_in_every_mode() {
 fn an_ignored_flush_asks_nothing_of_the_host() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::Unsafe);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     rig.push(3, Operation::Flush, vec![]);
     let done = rig.reap().expect("complete without a submit");
     assert_eq!(done.tag, 3);
@@ -52,7 +52,7 @@ fn a_short_transfer_goes_on() {
     for mode in [CacheMode::WriteBack, CacheMode::None] {
         let file = numbered_file(2 * MIB);
         let disk = open(file.path(), mode);
-        let mut rig = Rig::new(&disk);
+        let mut rig = Rig::new(disk.as_ref());
         let len = 512 * SEGMENTS as u64;
         let mut memory = Memory::filled(0, len);
         let segments =
@@ -75,7 +75,7 @@ fn a_file_truncated_below_us_fails_reads_and_never_invents_data() {
     ] {
         let file = numbered_file(MIB);
         let disk = open(file.path(), mode);
-        let mut rig = Rig::new(&disk);
+        let mut rig = Rig::new(disk.as_ref());
         file.as_file().set_len(end).unwrap();
         for at in [0, 12 * KIB, 512 * KIB] {
             let error = rig.read(at, 32 * KIB).unwrap_err();
@@ -89,7 +89,7 @@ fn a_file_truncated_below_us_fails_reads_and_never_invents_data() {
 fn requests_a_device_must_refuse_do_no_harm() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     let einval = Some(libc::EINVAL);
     assert_eq!(errno(rig.fill(MIB - 512, 1024, 1, Volatile)), einval, "beyond the end");
     assert_eq!(errno(rig.fill(u64::MAX - 511, 512, 1, Volatile)), einval, "overflow");
@@ -101,8 +101,8 @@ fn requests_a_device_must_refuse_do_no_harm() {
     drop(rig);
     drop(disk);
 
-    let disk = RawFile::open(file.path(), &options(CacheMode::WriteBack).read_only()).unwrap();
-    let mut rig = Rig::new(&disk);
+    let disk = open_with(file.path(), &options(CacheMode::WriteBack).read_only()).unwrap();
+    let mut rig = Rig::new(disk.as_ref());
     let erofs = Some(libc::EROFS);
     assert_eq!(errno(rig.fill(0, 512, 1, Volatile)), erofs);
     assert_eq!(errno(rig.run(discard(0, 4096, Volatile), vec![])), erofs);
@@ -115,7 +115,7 @@ fn requests_a_device_must_refuse_do_no_harm() {
 fn a_tag_in_use_or_out_of_range_is_refused() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     let mut memory = Memory::filled(0, 4096);
     rig.push(1, read(0), memory.whole());
     for tag in [1, DEPTH] {
@@ -131,7 +131,7 @@ fn a_tag_in_use_or_out_of_range_is_refused() {
 fn requests_of_no_bytes_complete() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     rig.run(read(0), vec![]).unwrap();
     rig.run(write(MIB, Durable), vec![]).unwrap();
     rig.run(discard(0, 0, Durable), vec![]).unwrap();
@@ -153,7 +153,7 @@ fn requests_of_no_bytes_complete() {
 fn direct_io_takes_any_segment() {
     let file = numbered_file(2 * MIB);
     let disk = open(file.path(), CacheMode::None);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     // Odd addresses and lengths, more than one bounce buffer of them.
     let cuts = [0, 1, 514, 4096, 70_001, 300_000, 600_064];
     let len = 600_064;
@@ -185,7 +185,7 @@ fn a_discard_frees_space_and_keeps_its_neighbours() {
     let disk = open(file.path(), CacheMode::WriteBack);
     let granularity = disk.geometry().discard.expect("the file system punches holes").granularity;
     assert_eq!(u64::from(granularity), file.as_file().metadata().unwrap().blksize());
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     let blocks = || file.as_file().metadata().unwrap().blocks();
     let before = blocks();
     rig.run(discard(128 * KIB, 512 * KIB, Durable), vec![]).unwrap();
@@ -200,7 +200,7 @@ fn zeroes_give_space_back_only_when_they_may() {
     for (unmap, durability) in [(true, Volatile), (false, Durable)] {
         let file = numbered_file(MIB);
         let disk = open(file.path(), CacheMode::WriteBack);
-        let mut rig = Rig::new(&disk);
+        let mut rig = Rig::new(disk.as_ref());
         let before = file.as_file().metadata().unwrap().blocks();
         // Unaligned to the file system's blocks at both ends.
         rig.run(zero(512, 256 * KIB, unmap, durability), vec![]).unwrap();
@@ -220,7 +220,7 @@ fn zeroes_are_written_where_the_host_cannot_zero() {
     let path = PathBuf::from(format!("/proc/self/fd/{}", memfd.as_raw_fd()));
     fs::write(&path, numbered(0, MIB)).unwrap();
     let disk = open(&path, CacheMode::WriteBack);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     let blocks = || File::open(&path).unwrap().metadata().unwrap().blocks();
     let before = blocks();
     rig.run(zero(512, 300 * KIB, false, Durable), vec![]).unwrap();
@@ -235,7 +235,7 @@ fn zeroes_are_written_where_the_host_cannot_zero() {
 fn a_kick_wakes_a_wait_every_time() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     for _ in 0..3 {
         let kick = rig.kick.try_clone().unwrap();
         let kicker = thread::spawn(move || {
@@ -259,7 +259,7 @@ fn a_kick_wakes_a_wait_every_time() {
 fn a_full_engine_completes_each_request_once() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::None);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     let mut memories: Vec<_> = (0..DEPTH).map(|_| Memory::filled(0, 4096)).collect();
     for _ in 0..20 {
         for (tag, memory) in (0..).zip(&mut memories) {
@@ -279,7 +279,7 @@ fn a_full_engine_completes_each_request_once() {
 fn dropping_an_engine_waits_for_what_is_in_flight() {
     let file = numbered_file(32 * MIB);
     let disk = open(file.path(), CacheMode::None);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     let mut memories: Vec<_> = (0..DEPTH).map(|_| Memory::filled(0, MIB)).collect();
     for (tag, memory) in (0..).zip(&mut memories) {
         rig.push(tag, read(u64::from(tag) * MIB), memory.whole());
@@ -297,7 +297,7 @@ fn dropping_an_engine_waits_for_what_is_in_flight() {
 fn dropping_an_idle_engine_does_not_wait_for_a_kick() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
-    let rig = Rig::new(&disk);
+    let rig = Rig::new(disk.as_ref());
     let start = Instant::now();
     drop(rig);
     assert!(start.elapsed() < Duration::from_secs(5));
@@ -311,7 +311,7 @@ fn two_engines_share_a_disk() {
         for half in 0..2 {
             let disk = &disk;
             scope.spawn(move || {
-                let mut rig = Rig::new(disk);
+                let mut rig = Rig::new(disk.as_ref());
                 for block in 0..128 {
                     let at = half * MIB / 2 + block * 4 * KIB;
                     let byte = 100 + u8::try_from(half).unwrap();
@@ -321,7 +321,7 @@ fn two_engines_share_a_disk() {
             });
         }
     });
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     for half in 0..2 {
         let byte = 100 + u8::try_from(half).unwrap();
         assert!(rig.read(half * MIB / 2, MIB / 2).unwrap().iter().all(|&found| found == byte));
@@ -334,7 +334,7 @@ fn the_descriptor_tells_of_completions_and_kicks() {
     let file = numbered_file(MIB);
     for mode in [CacheMode::WriteBack, CacheMode::None] {
         let disk = open(file.path(), mode);
-        let mut rig = Rig::new(&disk);
+        let mut rig = Rig::new(disk.as_ref());
         assert!(rig.reap().is_none());
         rig.sleep_outside(0);
         assert!(!rig.sleep_outside(50), "{mode}: nothing has happened");

@@ -4,12 +4,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use block::Durability::{Durable, Volatile};
-use block::{
-    Backend, ByteOffset, CacheMode, DetectZeroes, DiscardStats, DiskOptions, Operation, RawFile,
-};
+use block::{ByteOffset, CacheMode, DetectZeroes, DiscardStats, DiskOptions, Operation};
 
 use crate::common::{KIB, MIB, Memory, Rig, discard, numbered, numbered_file, write, zero};
-use crate::contract::{open, options};
+use crate::contract::{open, open_with, options};
 use fixtures::host::{Loop, is_root};
 
 /// Bytes that a file takes of its file system.
@@ -23,7 +21,7 @@ fn pieces_of_a_granule_free_it_together() {
         let file = numbered_file(MIB);
         let disk = open(file.path(), mode);
         assert_eq!(disk.geometry().discard.unwrap().granularity, 4096);
-        let mut rig = Rig::new(&disk);
+        let mut rig = Rig::new(disk.as_ref());
         let before = allocated(file.path());
         // From the last to the first, the last of them durable.
         for (tag, sector) in (8..16).rev().enumerate() {
@@ -48,12 +46,12 @@ fn pieces_of_a_granule_free_it_together() {
 fn a_discard_that_is_aborted_takes_no_other_along() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
-    let mut one = Rig::new(&disk);
+    let mut one = Rig::new(disk.as_ref());
     // From now on changes are claimed.
     let mut memory = Memory::filled(0, KIB);
     let compare = Operation::CompareAndWrite { at: ByteOffset(0), durability: Volatile };
     assert!(one.run(compare, memory.whole()).is_err(), "it holds numbers");
-    let mut two = Rig::new(&disk);
+    let mut two = Rig::new(disk.as_ref());
     let mut memory = Memory::filled(7, 4 * KIB);
     two.push(5, write(4 * KIB, Volatile), memory.whole());
     for tag in 1..3 {
@@ -74,7 +72,7 @@ fn a_discard_that_is_aborted_takes_no_other_along() {
 fn a_piece_without_neighbours_ends_by_itself_and_keeps_its_data() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     rig.run(discard(512, 2 * KIB, Volatile), vec![]).unwrap();
     rig.run(discard(512, 2 * KIB, Durable), vec![]).unwrap();
     assert_eq!(
@@ -90,7 +88,7 @@ fn a_piece_without_neighbours_ends_by_itself_and_keeps_its_data() {
 fn only_the_ends_of_a_large_discard_are_skipped() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     rig.run(discard(512, MIB - KIB, Volatile), vec![]).unwrap();
     let DiscardStats { requested: asked, merged: gathered, freed, skipped } =
         disk.status().discards;
@@ -112,7 +110,7 @@ fn a_large_discard_goes_in_chunks_and_reads_go_between_them() {
     let file = numbered_file(MIB);
     file.as_file().set_len(SIZE).unwrap();
     let disk = open(file.path(), CacheMode::WriteBack);
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     rig.push(9, discard(MIB, SIZE - MIB, Volatile), vec![]);
     let mut partly = 0;
     let mut reads = 0;
@@ -145,7 +143,7 @@ fn a_block_device_frees_what_is_discarded_in_pieces() {
     let granularity = u64::from(disk.geometry().discard.unwrap().granularity);
     assert_eq!(granularity, 4096);
     let before = allocated(file.path());
-    let mut rig = Rig::new(&disk);
+    let mut rig = Rig::new(disk.as_ref());
     for tag in 0..16 {
         rig.push(tag, discard(MIB + u64::from(tag) * 512, 512, Volatile), vec![]);
     }
@@ -160,7 +158,7 @@ fn a_block_device_frees_what_is_discarded_in_pieces() {
 fn discards_are_not_offered_where_they_are_to_be_ignored() {
     let file = numbered_file(MIB);
     let options = DiskOptions { discard: false, ..options(CacheMode::WriteBack) };
-    let disk = RawFile::open(file.path(), &options).unwrap();
+    let disk = open_with(file.path(), &options).unwrap();
     assert_eq!(disk.geometry().discard, None);
 }
 
@@ -172,8 +170,8 @@ fn zeroes_are_detected_and_give_their_space_back_only_where_asked_for() {
         for mode in [CacheMode::WriteBack, CacheMode::None, CacheMode::WriteThrough] {
             let file = numbered_file(MIB);
             let options = DiskOptions { detect_zeroes: way, ..options(mode) };
-            let disk = RawFile::open(file.path(), &options).unwrap();
-            let mut rig = Rig::new(&disk);
+            let disk = open_with(file.path(), &options).unwrap();
+            let mut rig = Rig::new(disk.as_ref());
             let before = allocated(file.path());
             let durability = mode.write_durability();
             rig.fill(64 * KIB, 64 * KIB, 0, durability).unwrap();
@@ -192,8 +190,8 @@ fn what_is_not_all_zero_is_written() {
     let file = numbered_file(MIB);
     let options =
         DiskOptions { detect_zeroes: DetectZeroes::Unmap, ..options(CacheMode::WriteBack) };
-    let disk = RawFile::open(file.path(), &options).unwrap();
-    let mut rig = Rig::new(&disk);
+    let disk = open_with(file.path(), &options).unwrap();
+    let mut rig = Rig::new(disk.as_ref());
     // Aligned in memory or not, in one segment or in three.
     for (start, cuts) in [(0, vec![4096]), (3, vec![4096]), (5, vec![512, 7, 4096 - 519])] {
         for at in [0, 1, 7, 8, 511, 518, 519, 2048, 4088, 4095] {

@@ -26,7 +26,7 @@ use super::ours;
 use super::workload::RANDOM_READS;
 
 /// The most user instructions per 4 KiB read at queue depth 32.
-const MOST_INSTRUCTIONS: f64 = 600.0;
+const MOST_INSTRUCTIONS: f64 = 570.0;
 /// The most system calls.
 const MOST_SYSTEM_CALLS: f64 = 0.15;
 

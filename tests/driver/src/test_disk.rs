@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use block::{
     Backend, BackingSpace, ByteOffset, ByteRange, CacheMode, Completion, Crossing, DiscardStats,
@@ -351,6 +352,10 @@ impl IoEngine for Engine {
 
     fn parked(&self) -> usize {
         0
+    }
+
+    fn due(&self) -> Option<Instant> {
+        None
     }
 
     fn is_ready(&self) -> bool {

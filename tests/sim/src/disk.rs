@@ -3,11 +3,13 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-use block::simulation::{Answer, Clock, Look, Ring, SimulatedDisk};
+use block::simulation::{Clock, Ring, RingResult, SimulatedDisk, SimulatedParameters};
 use block::{
-    Backend, BackingSpace, ByteOffset, ByteRange, CacheMode, Crossing, DetectZeroes, DiscardLimits,
+    Backend, BackingSpace, ByteOffset, ByteRange, CacheMode, Crossing, DiscardLimits, DiskOptions,
     DiskStatus, EngineSetup, Extent, Geometry, IoEngine, OnEnospc, OpenError, ResizeError,
 };
 use io_uring::squeue;
@@ -51,15 +53,14 @@ impl SimDisk {
                 reads_zero: !plan.block_device || plan.is_volume(),
             }),
         };
-        let look = Look {
-            geometry,
-            mode: plan.mode,
-            block_device: plan.block_device,
-            host_block,
-            on_enospc: plan.hold.map_or(OnEnospc::Report, |deadline| OnEnospc::Hold { deadline }),
-            detect_zeroes: DetectZeroes::Off,
+        let hold = |deadline| OnEnospc::Hold { deadline };
+        let options = DiskOptions {
+            on_enospc: plan.hold.map_or(OnEnospc::Report, hold),
+            ..DiskOptions::new(plan.mode)
         };
-        Self { host, disk: SimulatedDisk::new(look, clock, file) }
+        let block_device = plan.block_device;
+        let parameters = SimulatedParameters { geometry, options, block_device, host_block };
+        Self { host, disk: SimulatedDisk::new(parameters, clock, file) }
     }
 }
 
@@ -69,7 +70,7 @@ impl Backend for SimDisk {
     }
 
     fn cache_mode(&self) -> CacheMode {
-        self.disk.cache_mode()
+        self.disk.options().cache
     }
 
     fn read_only(&self) -> bool {
@@ -138,12 +139,16 @@ impl Ring for SimRing {
         self.host.lock().wants_entering(self.id)
     }
 
-    fn submit_and_wait(&mut self, want: usize) -> io::Result<()> {
-        self.host.lock().enter(self.id, want).map_err(io::Error::from_raw_os_error)
+    fn submit_and_wait(&mut self, want: usize, timeout: Option<Duration>) -> io::Result<()> {
+        self.host.lock().enter(self.id, want, timeout).map_err(io::Error::from_raw_os_error)
     }
 
-    fn next_answer(&mut self) -> Option<Answer> {
-        self.host.lock().next_answer(self.id)
+    fn next_result(&mut self) -> Option<RingResult> {
+        self.host.lock().next_result(self.id)
+    }
+
+    fn signal_to(&mut self, _eventfd: BorrowedFd<'_>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

@@ -9,7 +9,6 @@ const POLL_ADD: u8 = 6;
 const FSYNC: u8 = 3;
 const READV: u8 = 1;
 const WRITEV: u8 = 2;
-const TIMEOUT: u8 = 11;
 const FALLOCATE: u8 = 17;
 const READ: u8 = 22;
 const WRITE: u8 = 23;
@@ -36,8 +35,6 @@ pub(super) enum Ask {
     Discard,
     /// Watch the kick.
     Poll,
-    /// Answer after so many nanoseconds.
-    Timeout(u64),
 }
 
 /// A piece of memory of this process.
@@ -74,7 +71,7 @@ impl Entry {
         let u64_at = |at: usize| u64::from_le_bytes(*raw[at..].first_chunk().unwrap());
         let (opcode, flags) = (raw[0], raw[1]);
         let (offset, addr, len, op_flags) = (u64_at(8), u64_at(16), u32_at(24), u32_at(28));
-        if !matches!(opcode, POLL_ADD | TIMEOUT) && flags & FIXED_FILE == 0 {
+        if opcode != POLL_ADD && flags & FIXED_FILE == 0 {
             return Err(format!("opcode {opcode} is not on the registered disk"));
         }
         let one = || {
@@ -90,7 +87,6 @@ impl Entry {
         };
         let (ask, at, len, memory) = match opcode {
             POLL_ADD => (Ask::Poll, 0, 0, vec![]),
-            TIMEOUT if len == 1 && op_flags == 0 => (Ask::Timeout(nanoseconds(addr)), 0, 0, vec![]),
             FSYNC if op_flags & DATASYNC != 0 && offset == 0 && len == 0 => {
                 (Ask::Sync, 0, 0, vec![])
             }
@@ -154,14 +150,6 @@ impl Entry {
             }
         }
     }
-}
-
-/// The `struct __kernel_timespec` at `addr`.
-fn nanoseconds(addr: u64) -> u64 {
-    let time: *const [u64; 2] = std::ptr::with_exposed_provenance(addr as usize);
-    // SAFETY: who makes the entry keeps the time until it is answered.
-    let [seconds, nanoseconds] = unsafe { *time };
-    seconds * 1_000_000_000 + nanoseconds
 }
 
 /// The iovecs at `addr`.

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use block::simulation::{Answer, Clock};
+use block::simulation::{Clock, RingResult};
 
 use super::call::{Call, Fate, errno};
 use super::entry::{Ask, Entry};
@@ -26,13 +26,13 @@ fn is_tag(user_data: u64) -> bool {
 struct Ring {
     submitted: VecDeque<Entry>,
     capacity: usize,
-    answers: VecDeque<Answer>,
+    answers: VecDeque<RingResult>,
     /// Posted when the ring is entered.
-    deferred: VecDeque<Answer>,
+    deferred: VecDeque<RingResult>,
     /// The poll of the kick, by its user data.
     poll: Option<u64>,
-    /// The timeouts: when each ends, in nanoseconds, and its user data.
-    alarms: Vec<(u64, u64)>,
+    /// When the wait of the sleeping engine times out, in nanoseconds.
+    deadline_ns: Option<u64>,
     /// Whether the kick was ever signalled: nobody reads it, so that it stays readable.
     kicked: bool,
     /// How many write-back errors were reported here.
@@ -123,7 +123,7 @@ impl Host {
             self.violate(|| "an engine was dropped with calls in flight".into());
         }
         self.rings[ring].poll = None;
-        self.rings[ring].alarms.clear();
+        self.rings[ring].deadline_ns = None;
     }
 
     fn violate(&mut self, what: impl FnOnce() -> String) {
@@ -134,7 +134,6 @@ impl Host {
         let state = &self.rings[ring];
         let same = |user_data| user_data == entry.user_data;
         let twice = state.submitted.iter().any(|other| same(other.user_data))
-            || state.alarms.iter().any(|(_, user_data)| same(*user_data))
             || self.calls.iter().any(|call| call.ring == ring && same(call.entry.user_data));
         if twice {
             self.violate(|| format!("two entries in flight for {:#x}", entry.user_data));
@@ -163,15 +162,22 @@ impl Host {
     /// Whether a wait on the ring would end.
     pub(super) fn is_readable(&self, ring: usize) -> bool {
         let ring = &self.rings[ring];
-        !ring.answers.is_empty() || !ring.deferred.is_empty()
+        let has_timed_out = ring.deadline_ns.is_some_and(|deadline_ns| deadline_ns <= self.now_ns);
+        !ring.answers.is_empty() || !ring.deferred.is_empty() || has_timed_out
     }
 
-    pub(super) fn next_answer(&mut self, ring: usize) -> Option<Answer> {
+    pub(super) fn next_result(&mut self, ring: usize) -> Option<RingResult> {
         self.rings[ring].answers.pop_front()
     }
 
     /// Enters the kernel; an errno for what a real one would refuse, `ETIME` where it would sleep.
-    pub(super) fn enter(&mut self, ring: usize, want: usize) -> Result<(), i32> {
+    pub(super) fn enter(
+        &mut self,
+        ring: usize,
+        want: usize,
+        timeout: Option<Duration>,
+    ) -> Result<(), i32> {
+        self.rings[ring].deadline_ns = None;
         if !self.dead && self.random.chance(self.plan.odds.busy) {
             self.post_deferred(ring);
             return Err(if self.random.coin() { errno::BUSY } else { errno::INTR });
@@ -193,6 +199,9 @@ impl Host {
                 return Ok(());
             }
             if !self.blocking {
+                let timeout_ns = timeout.map(|timeout| u64::try_from(timeout.as_nanos()).unwrap());
+                self.rings[ring].deadline_ns =
+                    timeout_ns.map(|timeout_ns| self.now_ns + timeout_ns);
                 return Err(errno::TIME);
             }
             self.step();
@@ -207,7 +216,7 @@ impl Host {
         ring.answers.append(&mut ring.deferred);
     }
 
-    fn post(&mut self, ring: usize, answer: Answer) {
+    fn post(&mut self, ring: usize, answer: RingResult) {
         let state = &mut self.rings[ring];
         if self.plan.deferred {
             state.deferred.push_back(answer);
@@ -224,17 +233,12 @@ impl Host {
             }
             return;
         }
-        if let Ask::Timeout(after_ns) = entry.ask {
-            let due = self.now_ns.saturating_add(after_ns);
-            self.rings[ring].alarms.push((due, entry.user_data));
-            return;
-        }
         if !is_tag(entry.user_data) {
             self.violate(|| format!("{:#x} is no tag", entry.user_data));
         }
         if self.dead {
             let answer =
-                Answer { user_data: entry.user_data, result: -errno::CANCELED, more: false };
+                RingResult { user_data: entry.user_data, result: -errno::CANCELED, more: false };
             return self.post(ring, answer);
         }
         let fate = self.draw_fate(&entry);
@@ -253,7 +257,7 @@ impl Host {
             if !more {
                 self.rings[ring].poll = None;
             }
-            self.post(ring, Answer { user_data, result: 1, more });
+            self.post(ring, RingResult { user_data, result: 1, more });
         }
     }
 
@@ -344,29 +348,22 @@ impl Host {
         self.note(|| format!("  host has {} space", if full { "no" } else { "some" }));
     }
 
-    /// Whether anything happens when time passes.
-    pub(super) fn has_alarm(&self) -> bool {
-        self.rings.iter().any(|ring| !ring.alarms.is_empty())
+    /// Whether an engine sleeps with a timeout.
+    pub(super) fn has_timeout(&self) -> bool {
+        self.rings.iter().any(|ring| ring.deadline_ns.is_some())
     }
 
-    /// Lets time pass: a moment, or with `until_alarm` as long as it takes. Alarms that are due
-    /// ring.
-    pub(super) fn pass_time(&mut self, until_alarm: bool) {
+    /// Advances the clock: a moment, or with `until_timeout` to the next timeout of an engine.
+    pub(super) fn pass_time(&mut self, until_timeout: bool) {
         let mut by_ns = self.random.within(1, 20) as u64 * 1_000_000;
-        if until_alarm {
-            let next = self.rings.iter().flat_map(|ring| &ring.alarms).map(|(due, _)| *due).min();
-            by_ns += next.map_or(0, |due| due.saturating_sub(self.now_ns));
+        if until_timeout {
+            let next_ns = self.rings.iter().filter_map(|ring| ring.deadline_ns).min();
+            by_ns += next_ns.map_or(0, |next_ns| next_ns.saturating_sub(self.now_ns));
         }
         self.now_ns += by_ns;
         self.clock.advance(Duration::from_nanos(by_ns));
-        let now = self.now_ns;
-        self.note(|| format!("  time is {} ms", now / 1_000_000));
-        for ring in 0..self.rings.len() {
-            let due = self.rings[ring].alarms.extract_if(.., |(due, _)| *due <= now);
-            for (_, user_data) in due.collect::<Vec<_>>() {
-                self.post(ring, Answer { user_data, result: -errno::TIME, more: false });
-            }
-        }
+        let now_ns = self.now_ns;
+        self.note(|| format!("  time is {} ms", now_ns / 1_000_000));
     }
 
     pub(super) fn has_calls(&self) -> bool {
@@ -406,7 +403,7 @@ impl Host {
                         self.media.write(chunk.sector, chunk.offset, &bytes[..chunk.len]);
                     }
                 }
-                Ask::Sync | Ask::Poll | Ask::Timeout(_) => {}
+                Ask::Sync | Ask::Poll => {}
             }
         }
     }
@@ -438,7 +435,7 @@ impl Host {
         };
         self.note(|| format!("  host answers {call} with {result}"));
         let user_data = call.entry.user_data;
-        self.post(call.ring, Answer { user_data, result, more: false });
+        self.post(call.ring, RingResult { user_data, result, more: false });
     }
 
     /// Makes durable what a successful call promises, and tells its result.
@@ -457,7 +454,7 @@ impl Host {
                 if hears { -errno::IO } else { moved }
             }
             Ask::Write(false) | Ask::Read => moved,
-            Ask::PunchHole | Ask::ZeroRange | Ask::Discard | Ask::Poll | Ask::Timeout(_) => 0,
+            Ask::PunchHole | Ask::ZeroRange | Ask::Discard | Ask::Poll => 0,
         }
     }
 
@@ -534,7 +531,7 @@ impl Host {
         let calls = std::mem::take(&mut self.calls);
         for call in calls {
             let user_data = call.entry.user_data;
-            self.post(call.ring, Answer { user_data, result: -errno::CANCELED, more: false });
+            self.post(call.ring, RingResult { user_data, result: -errno::CANCELED, more: false });
         }
         self.media.cut(&mut self.random);
     }

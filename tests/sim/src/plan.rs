@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use block::CacheMode;
+use block::{CacheMode, Named};
 
 use super::random::Random;
 

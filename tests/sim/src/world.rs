@@ -32,9 +32,8 @@ const WRITEBACK: u64 = 32;
 const MOST_STEPS: usize = 100_000;
 /// More than anything takes that waits for no space.
 const SLOW: Duration = Duration::from_secs(2);
-/// How long after its deadline a write is asked for again at the latest: an alarm for others may
-/// come first.
-const LATE: Duration = Duration::from_secs(7);
+/// How long after its deadline a held write is retried at the latest.
+const LATE: Duration = Duration::from_secs(1);
 
 /// What schedules share to be fast; none of it carries anything from one to the next.
 pub(super) struct Bench {
@@ -237,7 +236,7 @@ impl<P: Protocol> World<P> {
             (0..self.guests.len()).filter(|at| self.guests[*at].has_room()).collect();
         let (busy, timed) = {
             let host = self.host.lock();
-            (host.has_calls(), host.has_alarm())
+            (host.has_calls(), host.has_timeout())
         };
         let submits = self.left > 0 && !rooms.is_empty();
         let idle = !(submits || busy) && workers.is_empty() && guests.is_empty();

@@ -18,7 +18,7 @@ pub(super) fn machine(machine: &MachineConfig) -> String {
 
 /// A paragraph for one disk.
 pub(super) fn disk(disk: &DiskConfig) -> String {
-    let (id, cache) = (disk.id(), disk.options.mode);
+    let (id, cache) = (disk.id(), disk.options.cache);
     let lines = if disk.options.read_only {
         vec![("the guest sees", "a read-only disk: no write can be lost".to_owned())]
     } else {
@@ -119,11 +119,13 @@ fn wrapped(subject: &str, text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use block::Named;
+
     use super::*;
 
     #[test]
     fn each_promise_matches_the_cache_mode() {
-        for cache in CacheMode::ALL {
+        for &cache in CacheMode::ALL {
             let promises = promises(cache);
             let text_of = |subject: &str| {
                 let found = promises.iter().find(|(name, _)| *name == subject);

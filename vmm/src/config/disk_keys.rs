@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use block::{CacheMode, DetectZeroes, EngineKind, OnEnospc};
+use block::{Named, OnEnospc};
 use devices::virtio::Address;
 use serde_json::{Map, Value, json};
 use toml::de::DeValue;
@@ -52,17 +52,15 @@ pub(super) const DISK_KEYS: [DiskKey; 17] = [
         name: "cache",
         example: "\"writeback\"",
         required: false,
-        read: |disk, value, _| {
-            set(&mut disk.options.mode, value::named(value, CacheMode::ALL, CacheMode::name))
-        },
-        json: ("cache", |disk| json!(disk.options.mode.name())),
+        read: |disk, value, _| set(&mut disk.options.cache, value::named(value)),
+        json: ("cache", |disk| json!(disk.options.cache.name())),
     },
     // The guest's interface to the disk.
     DiskKey {
         name: "bus",
         example: "\"virtio-scsi\"",
         required: false,
-        read: |disk, value, _| set(&mut disk.bus, value::named(value, BusKind::ALL, BusKind::name)),
+        read: |disk, value, _| set(&mut disk.bus, value::named(value)),
         json: ("bus", |disk| match disk.bus {
             DiskBus::VirtioBlk => json!(BusKind::VirtioBlk.name()),
             DiskBus::VirtioScsi(_) => json!(BusKind::VirtioScsi.name()),
@@ -133,9 +131,7 @@ pub(super) const DISK_KEYS: [DiskKey; 17] = [
         name: "engine",
         example: "\"auto\"",
         required: false,
-        read: |disk, value, _| {
-            set(&mut disk.options.engine, value::named(value, EngineKind::ALL, EngineKind::name))
-        },
+        read: |disk, value, _| set(&mut disk.options.engine, value::named(value)),
         json: ("engine", |disk| json!(disk.options.engine.name())),
     },
     // Whether a write that fails with ENOSPC or EDQUOT is reported or held.
@@ -189,7 +185,7 @@ pub(super) const DISK_KEYS: [DiskKey; 17] = [
         example: "\"unmap\"",
         required: false,
         read: |disk, value, _| {
-            let read = value::named(value, DetectZeroes::ALL, DetectZeroes::name);
+            let read = value::named(value);
             set(&mut disk.options.detect_zeroes, read)
         },
         json: ("detect_zeroes", |disk| json!(disk.options.detect_zeroes.name())),

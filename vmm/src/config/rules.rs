@@ -109,7 +109,7 @@ fn check_slots(source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {
 }
 
 fn check_cache(disk: &DiskTable) -> Option<Diagnostic> {
-    let span = disk.keys.span("cache").filter(|_| disk.options.mode == CacheMode::Unsafe)?;
+    let span = disk.keys.span("cache").filter(|_| disk.options.cache == CacheMode::Unsafe)?;
     Some(
         Diagnostic::warning("`cache = \"unsafe\"` ignores the guest's flushes")
             .at(span, "a host crash loses data that the guest has flushed")

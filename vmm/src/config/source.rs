@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use block::{CacheMode, DiskOptions};
+use block::{CacheMode, DiskOptions, Named};
 use toml::Spanned;
 
 use super::report::Span;
@@ -123,12 +123,10 @@ pub(super) enum BusKind {
     VirtioScsi,
 }
 
-impl BusKind {
-    /// All kinds.
-    pub(super) const ALL: [Self; 2] = [Self::VirtioBlk, Self::VirtioScsi];
+impl Named for BusKind {
+    const ALL: &'static [Self] = &[Self::VirtioBlk, Self::VirtioScsi];
 
-    /// The value of `bus`.
-    pub(super) const fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::VirtioBlk => "virtio-blk",
             Self::VirtioScsi => "virtio-scsi",

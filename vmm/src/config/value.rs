@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use block::Named;
 use toml::de::{DeTable, DeValue};
 
 /// The reason a value is invalid. The message reads "`key` {problem}".
@@ -96,16 +97,11 @@ pub(super) fn block_size(value: &DeValue<'_>) -> Read<u32> {
     }
 }
 
-/// One of several values, by its name in TOML.
-pub(super) fn named<T: Copy, const N: usize>(
-    value: &DeValue<'_>,
-    all: [T; N],
-    name: fn(T) -> &'static str,
-) -> Read<T> {
-    let names = all.map(name);
-    let word = one_of(value, &names)?;
-    let found = all.into_iter().find(|candidate| name(*candidate) == word);
-    found.ok_or_else(|| InvalidValue::wrong_type("a known name", value))
+/// One of the variants of an enum, by its name.
+pub(super) fn named<T: Named>(value: &DeValue<'_>) -> Read<T> {
+    let names: Vec<&str> = T::ALL.iter().map(|variant| variant.name()).collect();
+    let name = one_of(value, &names)?;
+    T::from_name(name).ok_or_else(|| InvalidValue::wrong_type("a known name", value))
 }
 
 /// One word of a short list.

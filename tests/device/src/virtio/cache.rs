@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use block::{CacheMode, Durability, Operation};
+use block::{CacheMode, Durability, Named, Operation};
 use driver::{Disk, Request, Shape, Structure, TestDisk, feature, kind};
 
 use super::plug;
@@ -45,7 +45,7 @@ fn durability(disk: &mut Disk, backend: &TestDisk) -> Durability {
 /// the modes with a write cache do.
 #[test]
 fn s5_2_5_2_flush_is_offered_where_there_is_a_cache() {
-    for mode in CacheMode::ALL {
+    for &mode in CacheMode::ALL {
         let device = plug(1, Arc::new(TestDisk::new(Shape { mode, ..Shape::default() })));
         let both = if mode.has_write_cache() { FLUSH | WCE } else { 0 };
         assert_eq!(device.offered_features() & (FLUSH | WCE), both, "{mode}");
@@ -57,7 +57,7 @@ fn s5_2_5_2_flush_is_offered_where_there_is_a_cache() {
 /// given volatile writes.
 #[test]
 fn s5_2_6_2_durability_by_mode_and_features() {
-    for mode in CacheMode::ALL {
+    for &mode in CacheMode::ALL {
         for features in [0, FLUSH, WCE, FLUSH | WCE] {
             let (mut disk, backend) = start(mode, features);
             let volatile = mode.has_write_cache() && features & FLUSH != 0;

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use block::{CacheMode, DiskOptions, RawFile};
+use block::{CacheMode, DiskOptions, Named, RawFile};
 use driver::{Disk, Framing, Request, feature, kind};
 use fixtures::scratch;
 use tempfile::NamedTempFile;
@@ -25,7 +25,7 @@ fn start(file: &NamedTempFile, mode: CacheMode, read_only: bool, queues: u16) ->
 
 #[test]
 fn every_mode_reads_writes_flushes_and_zeroes() {
-    for mode in CacheMode::ALL {
+    for &mode in CacheMode::ALL {
         let file = file(0x11);
         let mut disk = start(&file, mode, false, 1);
         assert_eq!(disk.read(2040, 4096), [0x11; 4096], "{mode}: the last sectors");

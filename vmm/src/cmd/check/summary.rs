@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use block::Named;
 use devices::virtio::Address;
 
 use crate::config::disk_file::DiskFile;
@@ -54,7 +55,7 @@ fn table(title: &str, rows: Vec<(&str, String)>) -> String {
 fn disk_row(disk: &DiskConfig, id_width: usize) -> String {
     let size = image_bytes(disk).map_or_else(|| "?".to_owned(), human_size);
     let access = if disk.options.read_only { "ro" } else { "rw" };
-    let (id, cache, path) = (disk.id(), disk.options.mode.name(), disk.path.display());
+    let (id, cache, path) = (disk.id(), disk.options.cache.name(), disk.path.display());
     let address = disk.scsi_address().map_or(String::new(), |scsi| {
         let ScsiAddress { controller, address: Address { target, lun } } = scsi;
         format!("  scsi {controller}:{target}:{lun}")

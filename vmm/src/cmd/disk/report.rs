@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use block::{DiscardLimits, Extent, Geometry, Lock, Survey};
+use block::{DiscardLimits, Extent, Geometry, ImageLock, Named, Survey};
 use clap::builder::styling::Style;
 use serde_json::{Value, json};
 
@@ -132,7 +132,7 @@ impl<'d> Inspection<'d> {
 
     fn cache_mode(&self) -> String {
         match &self.found.config {
-            Some(config) => config.options.mode.name().to_owned(),
+            Some(config) => config.options.cache.name().to_owned(),
             None => "a machine's configuration says; name it with --config".to_owned(),
         }
     }
@@ -143,9 +143,9 @@ impl<'d> Inspection<'d> {
             None => "a process that only root may see".to_owned(),
         };
         match self.survey.lock {
-            Lock::Free => "nobody".to_owned(),
-            Lock::Shared { pid } => format!("{}, to read it", who(pid)),
-            Lock::Exclusive { pid } => format!("{}, to write it", who(pid)),
+            ImageLock::Free => "nobody".to_owned(),
+            ImageLock::Shared { pid } => format!("{}, to read it", who(pid)),
+            ImageLock::Exclusive { pid } => format!("{}, to write it", who(pid)),
         }
     }
 
@@ -168,9 +168,9 @@ impl<'d> Inspection<'d> {
         // A block device does not tell what is where.
         let told = |sum: Sum| if *is_block_device { Value::Null } else { sum.json() };
         let (lock, pid) = match *lock {
-            Lock::Free => ("free", None),
-            Lock::Shared { pid } => ("shared", pid),
-            Lock::Exclusive { pid } => ("exclusive", pid),
+            ImageLock::Free => ("free", None),
+            ImageLock::Shared { pid } => ("shared", pid),
+            ImageLock::Exclusive { pid } => ("exclusive", pid),
         };
         let answer = json!({
             "path": self.found.path.display().to_string(),
@@ -188,7 +188,7 @@ impl<'d> Inspection<'d> {
                 "alignment_bytes": limits.alignment,
             })),
             "zero_bytes": self.zeroes,
-            "cache": self.found.config.as_ref().map(|config| config.options.mode.name()),
+            "cache": self.found.config.as_ref().map(|config| config.options.cache.name()),
             "lock": { "state": lock, "pid": pid },
             "backing": backing.map(|space| json!({
                 "used_bytes": space.used,

@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use block::BackingSpace;
+use block::SpaceProbe;
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use rustix::io::Errno;
 
@@ -84,7 +84,7 @@ fn check_writable(disk: &DiskTable, image: &NamedFile<'_>) -> Option<Diagnostic>
 /// Whether the host reports the free space of the backing store.
 fn check_soft_limit(disk: &DiskTable, image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {
     let limit = disk.keys.span("soft_limit")?;
-    let label = match BackingSpace::ask(file) {
+    let label = match SpaceProbe::of(file).and_then(|probe| probe.measure(file)) {
         Ok(Some(_)) => return None,
         Ok(None) => "the host does not report its free space".to_owned(),
         Err(error) => error.to_string(),
@@ -100,7 +100,7 @@ fn check_soft_limit(disk: &DiskTable, image: &NamedFile<'_>, file: &File) -> Opt
 /// Whether the file system supports a cache mode that bypasses the page cache.
 pub(in crate::config) fn check_direct(disk: &DiskTable) -> Option<Diagnostic> {
     let (path, _) = disk.image()?;
-    let cache = disk.keys.span("cache").filter(|_| disk.options.mode.is_direct())?;
+    let cache = disk.keys.span("cache").filter(|_| disk.options.cache.is_direct())?;
     let direct = OFlags::DIRECT.bits().cast_signed();
     let error = OpenOptions::new().read(true).custom_flags(direct).open(path).err()?;
     (Errno::from_io_error(&error) == Some(Errno::INVAL)).then(|| {

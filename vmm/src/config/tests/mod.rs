@@ -123,7 +123,7 @@ MachineConfig {
             serial: "S 1",
             options: DiskOptions {
                 id: "a",
-                mode: None,
+                cache: None,
                 read_only: true,
                 block_size: Some(
                     4096,

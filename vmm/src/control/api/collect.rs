@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use block::{FlushAction, SoftLimitState};
+use block::{FlushAction, Named, SoftLimitState};
 use devices::virtio::Address;
 use devices::virtio::stats::{Kind, KindStats, QueueStats};
 
@@ -69,7 +69,7 @@ impl View {
 impl ManagedDisk {
     /// Whether flushes are ignored.
     pub(super) fn is_unsafe(&self) -> bool {
-        self.config.options.mode.flush_action() == FlushAction::Ignore
+        self.config.options.cache.flush_action() == FlushAction::Ignore
     }
 
     pub(super) fn status(&self) -> Disk {
@@ -86,7 +86,7 @@ impl ManagedDisk {
             logical_block_bytes: geometry.logical_block,
             physical_block_bytes: geometry.physical_block,
             readonly: config.options.read_only,
-            cache: config.options.mode.name().to_owned(),
+            cache: config.options.cache.name().to_owned(),
             write_cache: control.write_cache(),
             lost_writes: control.backend().status().lost_writes,
             held,
@@ -140,7 +140,7 @@ impl ManagedDisk {
     }
 
     fn warnings(&self, held: Option<&Held>) -> Vec<String> {
-        let cache = self.config.options.mode;
+        let cache = self.config.options.cache;
         let mut warnings = Vec::new();
         if self.is_detaching() {
             let in_flight = stats(self.control.stats()).in_flight;

@@ -91,7 +91,7 @@ impl Backend for Troubled {
 
 fn view(backend: impl Backend + 'static) -> View {
     let mut config = DiskConfig::minimal("data.img".as_ref(), DiskBus::VirtioBlk);
-    config.options.mode = backend.cache_mode();
+    config.options.cache = backend.cache_mode();
     let control = Block::new("data", "data", 1, Arc::new(backend)).control();
     let events: Arc<EventLog> = Arc::default();
     let disks = Arc::new(DiskRegistry::new([ManagedDisk::new(config, control)]));

@@ -1,0 +1,188 @@
+//! The pause between two discard chunks while reads and writes go on.
+//!
+//! A transfer that hits a chunk waits until the host finishes it. We control only how many do. So the
+//! pause ends not after a fixed time but once so many transfers have completed that those which hit
+//! the chunk are few among them.
+
+use std::time::{Duration, Instant};
+
+use super::io_load::LoadSample;
+
+/// Transfers that complete undelayed for each one that hit the chunk. With 100 the delayed ones would
+/// just be beyond the 99th percentile.
+const UNDELAYED: u64 = 256;
+/// Minimum of a cooldown, as a multiple of the chunk's duration.
+const MIN_FACTOR: u32 = 4;
+/// Maximum of a cooldown: neither slow transfers nor a stalled host stop discards for good.
+const MAX: Duration = Duration::from_millis(250);
+/// If no transfer completes in this time, those in flight wait for something other than the disk,
+/// such as free space, which a discard may provide.
+const STALLED: Duration = Duration::from_millis(50);
+/// Interval between two checks, minimum and maximum.
+const INTERVALS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Cooldown {
+    start: Instant,
+    /// Time of the next check.
+    due: Instant,
+    /// Transfers that hit the chunk.
+    hit: u64,
+    /// Transfers completed before the start.
+    completed: u64,
+    /// Time of the last check that found a transfer completed, and how many had then.
+    progress: (Instant, u64),
+}
+
+impl Cooldown {
+    /// The cooldown after a chunk that took `duration` and was hit by `hit` transfers.
+    pub(super) fn after(duration: Duration, hit: u64, now: Instant, load: LoadSample) -> Self {
+        let min = (duration * MIN_FACTOR).min(MAX);
+        let completed = load.completed;
+        Self { start: now, due: now + min, hit: hit.max(1), completed, progress: (now, completed) }
+    }
+
+    /// Time of the next check.
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Checks whether the cooldown is over; called once it is due. If it is not, sets the time of the
+    /// next check.
+    pub(super) fn is_over(&mut self, now: Instant, load: LoadSample) -> bool {
+        let elapsed = now.saturating_duration_since(self.start);
+        let (undelayed, wanted) = (self.undelayed(load), self.hit.saturating_mul(UNDELAYED));
+        if undelayed >= wanted || elapsed >= MAX || self.is_stalled(now, load) {
+            return true;
+        }
+        let left = scale(elapsed, wanted - undelayed, undelayed).unwrap_or(Duration::MAX);
+        self.due = now + left.clamp(INTERVALS.0, INTERVALS.1);
+        false
+    }
+
+    /// Mean duration of a transfer during the cooldown; `None` if none has completed.
+    pub(super) fn transfer_duration(&self, now: Instant, load: LoadSample) -> Option<Duration> {
+        scale(now.saturating_duration_since(self.start), self.hit, self.undelayed(load))
+    }
+
+    /// Transfers completed since the host last completed a chunk, also one of another engine.
+    fn undelayed(&self, load: LoadSample) -> u64 {
+        load.completed.saturating_sub(self.completed.max(load.completed_at_chunk))
+    }
+
+    /// Whether no transfer completes any longer.
+    fn is_stalled(&mut self, now: Instant, load: LoadSample) -> bool {
+        let (since, completed) = self.progress;
+        if completed != load.completed {
+            self.progress = (now, load.completed);
+            return false;
+        }
+        load.in_flight == 0 || now.saturating_duration_since(since) >= STALLED
+    }
+}
+
+/// `time * factor / divisor`; `None` if the divisor is zero.
+fn scale(time: Duration, factor: u64, divisor: u64) -> Option<Duration> {
+    let nanos = time.as_nanos().saturating_mul(factor.into()).checked_div(divisor.into())?;
+    Some(Duration::from_nanos(nanos.try_into().unwrap_or(u64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn load(completed: u64, in_flight: u64) -> LoadSample {
+        LoadSample { completed, in_flight, completed_at_chunk: 0 }
+    }
+
+    /// Duration of a cooldown that is checked whenever it is due, while `per_ms` transfers complete in
+    /// each millisecond.
+    fn duration(chunk: Duration, in_flight: u64, per_ms: u64) -> Duration {
+        let start = Instant::now();
+        let mut cooldown = Cooldown::after(chunk, in_flight, start, load(1000, in_flight));
+        let mut check = || {
+            let elapsed = cooldown.due() - start;
+            let completed = u64::try_from(elapsed.as_micros()).unwrap() * per_ms / 1000;
+            cooldown.is_over(cooldown.due(), load(1000 + completed, in_flight)).then_some(elapsed)
+        };
+        (0..1000).find_map(|_| check()).expect("it ends")
+    }
+
+    #[test]
+    fn the_duration_depends_on_the_transfers_completed() {
+        let about = |elapsed: Duration, ms: u32| (ms * MS..(ms + 2) * MS).contains(&elapsed);
+        assert!(about(duration(MS, 1, 10), 25), "one at a time");
+        assert!(about(duration(MS, 32, 100), 81), "many at a time");
+        assert!(about(duration(MS, 1, 1000), 4), "at least four times the duration of the chunk");
+    }
+
+    #[test]
+    fn it_ends_with_the_256th_transfer_for_each_that_hit_the_chunk() {
+        let start = Instant::now();
+        for (hit, wanted) in [(0, 256), (1, 256), (3, 768)] {
+            let mut cooldown = Cooldown::after(MS, hit, start, load(1000, 1));
+            assert!(!cooldown.is_over(start + 4 * MS, load(1000 + wanted - 1, 1)));
+            assert!(cooldown.is_over(start + 5 * MS, load(1000 + wanted, 1)));
+        }
+    }
+
+    #[test]
+    fn it_is_checked_when_it_may_be_over() {
+        let start = Instant::now();
+        let mut cooldown = Cooldown::after(MS, 1, start, load(0, 1));
+        // At this rate the rest take 8 ms.
+        assert!(!cooldown.is_over(start + 16 * MS, load(128 + 128 / 3, 1)));
+        assert_eq!((cooldown.due() - start).as_millis(), 24);
+        assert!(!cooldown.is_over(start + 24 * MS, load(255, 1)));
+        assert_eq!(cooldown.due() - start, 25 * MS, "not immediately");
+        let mut cooldown = Cooldown::after(MS, 1, start, load(0, 1));
+        assert!(!cooldown.is_over(start + 4 * MS, load(1, 1)));
+        assert_eq!(cooldown.due() - start, 14 * MS, "not after a second");
+    }
+
+    #[test]
+    fn slow_transfers_do_not_stop_discards_for_good() {
+        let elapsed = duration(MS, 32, 1);
+        assert!((250 * MS..=260 * MS).contains(&elapsed), "{elapsed:?}");
+        assert_eq!(duration(3000 * MS, 1, 1000), 250 * MS, "nor does a stalled host");
+    }
+
+    #[test]
+    fn it_ends_early_without_transfers() {
+        assert_eq!(duration(MS, 0, 0), 4 * MS);
+        let elapsed = duration(MS, 5, 0);
+        assert!((50 * MS..60 * MS).contains(&elapsed), "{elapsed:?}");
+    }
+
+    #[test]
+    fn it_ends_50_ms_after_the_last_completion() {
+        let start = Instant::now();
+        let mut cooldown = Cooldown::after(MS, 5, start, load(0, 5));
+        for (ms, completed, over) in
+            [(49, 1, false), (98, 1, false), (99, 2, false), (148, 2, false)]
+        {
+            assert_eq!(cooldown.is_over(start + ms * MS, load(completed, 5)), over, "{ms} ms");
+        }
+        assert!(cooldown.is_over(start + 149 * MS, load(2, 5)));
+    }
+
+    #[test]
+    fn a_chunk_of_another_engine_extends_it() {
+        let start = Instant::now();
+        let mut cooldown = Cooldown::after(MS, 1, start, load(0, 1));
+        let other = LoadSample { completed: 300, in_flight: 1, completed_at_chunk: 100 };
+        assert!(!cooldown.is_over(start + 4 * MS, other));
+        assert!(cooldown.is_over(start + 5 * MS, LoadSample { completed: 356, ..other }));
+    }
+
+    #[test]
+    fn the_mean_duration_of_a_transfer_is_measured() {
+        let start = Instant::now();
+        let cooldown = Cooldown::after(MS, 4, start, load(0, 4));
+        assert_eq!(cooldown.transfer_duration(start + 10 * MS, load(20, 4)), Some(2 * MS));
+        assert_eq!(cooldown.transfer_duration(start + 10 * MS, load(0, 4)), None);
+    }
+}

@@ -1,0 +1,19 @@
+//! How a guest's discards reach the host: partial granules merged, large ranges chunked, chunks paced
+//! so that they do not delay transfers.
+//!
+//! Pure but for the counters. The requests of an engine ask here what to do and report results.
+
+mod chunk_size;
+mod cooldown;
+mod granules;
+mod io_load;
+mod merge;
+mod queue;
+mod stats;
+
+pub(crate) use self::granules::Granules;
+pub(crate) use self::io_load::{IoLoad, TransferCount};
+pub(crate) use self::merge::{MergeQueue, MergedRange};
+pub(crate) use self::queue::DiscardQueue;
+pub(crate) use self::stats::DiscardCounters;
+pub use self::stats::DiscardStats;

@@ -1,0 +1,249 @@
+//! What the host reports of a file: size, blocks, alignment of direct I/O, discard limits. Control
+//! thread only.
+//!
+//! Nothing is invented: a limit that the host does not report is absent.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FallocateFlags, Statx, StatxFlags};
+use rustix::io::Errno;
+
+use super::open::FileKind;
+use crate::page::{PAGE, PageBuffer};
+use crate::space::is_zvol_driver;
+use crate::{DiscardLimits, DiskOptions, Geometry, OpenError};
+
+/// Alignment that direct I/O requires. Powers of two, in bytes, at most a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DirectAlignment {
+    /// Of each segment's address.
+    pub(crate) memory: u32,
+    /// Of the disk offset and of each segment's length.
+    pub(crate) offset: u32,
+}
+
+/// Limits of an opened file or block device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HostLimits {
+    /// As it was when the file was opened.
+    pub(crate) geometry: Geometry,
+    /// Present if the page cache is bypassed.
+    pub(crate) direct: Option<DirectAlignment>,
+    /// The unit of the host's discard and zeroing calls, in bytes.
+    pub(crate) range_unit: u32,
+}
+
+impl HostLimits {
+    /// The unit of direct I/O if it is larger than the guest's block, in bytes: several guest blocks
+    /// share one host block then.
+    pub(crate) fn shared_block(&self) -> Option<u32> {
+        let unit = self.direct.map_or(0, |direct| direct.offset);
+        (unit > self.geometry.logical_block).then_some(unit)
+    }
+}
+
+const SECTOR: u32 = 512;
+
+/// Maximum length of one zeroing call, in bytes: it locks others out of a file meanwhile. A granule
+/// that is larger cannot be zeroed by discarding it.
+pub(crate) const MAX_ZEROED_AT_ONCE: u64 = 64 << 20;
+
+/// Queries all limits of an opened file.
+///
+/// # Errors
+///
+/// The host's error, or the file cannot serve as a disk.
+pub(crate) fn probe(
+    file: &File,
+    path: &Path,
+    kind: FileKind,
+    options: &DiskOptions,
+) -> Result<HostLimits, OpenError> {
+    let probe = Probe {
+        file,
+        path,
+        block_size: options.block_size,
+        discards: options.discard && !options.read_only,
+    };
+    let mask = StatxFlags::BASIC_STATS | StatxFlags::DIOALIGN;
+    let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask)
+        .map_err(|errno| probe.refused("query it", errno.into()))?;
+    let direct =
+        if options.cache.is_direct() { Some(probe.direct_alignment(&stat)?) } else { None };
+    let (mut geometry, range_unit) = match kind {
+        FileKind::Regular => (probe.file_geometry(&stat)?, 1),
+        FileKind::BlockDevice => probe.device_geometry(&stat)?,
+    };
+    let unit = direct.map_or(0, |direct| direct.offset);
+    geometry.physical_block = geometry.physical_block.max(unit).max(geometry.logical_block);
+    probe.check(&geometry, unit)?;
+    Ok(HostLimits { geometry, direct, range_unit })
+}
+
+struct Probe<'a> {
+    file: &'a File,
+    path: &'a Path,
+    block_size: Option<u32>,
+    /// The guest is offered discards.
+    discards: bool,
+}
+
+impl Probe<'_> {
+    fn refused(&self, what: &'static str, source: io::Error) -> OpenError {
+        OpenError::Host { path: self.path.into(), what, source }
+    }
+
+    fn unsuitable(&self, why: String) -> OpenError {
+        OpenError::Unsuitable { path: self.path.into(), why }
+    }
+
+    fn check(&self, geometry: &Geometry, unit: u32) -> Result<(), OpenError> {
+        let Geometry { capacity, logical_block, .. } = *geometry;
+        if logical_block != SECTOR && logical_block != 4096 {
+            return Err(self.unsuitable(format!(
+                "its block size of {logical_block} bytes is neither 512 nor 4096"
+            )));
+        }
+        if capacity == 0 {
+            return Err(self.unsuitable("it is empty: give it a size with truncate(1)".into()));
+        }
+        if !capacity.is_multiple_of(u64::from(logical_block)) {
+            return Err(self.unsuitable(format!(
+                "its size of {capacity} bytes is not a multiple of its block size of {logical_block} bytes"
+            )));
+        }
+        if unit > 0 && !capacity.is_multiple_of(u64::from(unit)) {
+            return Err(self.unsuitable(format!(
+                "its size of {capacity} bytes is not a multiple of {unit} bytes, the alignment of \
+                 direct I/O here: extend it with truncate(1), or use a cache mode with the page cache"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Takes `st_blksize` for the unit of the file system's read-modify-write and deallocation, up to
+    /// 4096 bytes. Larger values are a preference (records, stripes, network transfer sizes).
+    fn file_geometry(&self, stat: &Statx) -> Result<Geometry, OpenError> {
+        let logical_block = self.block_size.unwrap_or(SECTOR);
+        let preferred = stat.stx_blksize;
+        let discard = if self.discards && preferred > 0 && self.punches_holes(stat)? {
+            Some(DiscardLimits {
+                granularity: preferred.max(logical_block),
+                alignment: 0,
+                reads_zero: true,
+            })
+        } else {
+            None
+        };
+        let is_block = preferred.is_power_of_two() && preferred > logical_block;
+        Ok(Geometry {
+            capacity: stat.stx_size,
+            logical_block,
+            physical_block: if is_block { preferred.min(4096) } else { logical_block },
+            optimal_io: if preferred > 4096 { preferred } else { 0 },
+            discard,
+        })
+    }
+
+    /// Punches a hole beyond the end of the file, where there is no data.
+    fn punches_holes(&self, stat: &Statx) -> Result<bool, OpenError> {
+        let block = u64::from(stat.stx_blksize);
+        let beyond = stat.stx_size.next_multiple_of(block);
+        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(self.file, mode, beyond, block) {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+            Err(errno) => Err(self.refused("punch a hole beyond its end", errno.into())),
+        }
+    }
+
+    /// The geometry, and the device's logical block in bytes.
+    fn device_geometry(&self, stat: &Statx) -> Result<(Geometry, u32), OpenError> {
+        let capacity = (&*self.file)
+            .seek(SeekFrom::End(0))
+            .map_err(|error| self.refused("query its size", error))?;
+        let own_block = rustix::fs::ioctl_blksszget(self.file)
+            .map_err(|errno| self.refused("query its logical block size", errno.into()))?;
+        let physical_block = rustix::fs::ioctl_blkpbszget(self.file)
+            .map_err(|errno| self.refused("query its physical block size", errno.into()))?;
+        let device = Sysfs::of(stat);
+        let read = |name| device.read(name).map_err(|e| self.refused("read its limits in /sys", e));
+        let granularity = read("queue/discard_granularity")?;
+        let frees = read("queue/discard_max_bytes")? > 0 && granularity > 0 && self.discards;
+        let limits = DiscardLimits {
+            granularity: self.as_u32(granularity)?,
+            alignment: self.as_u32(read("discard_alignment")?)?,
+            reads_zero: is_zvol_driver(stat.stx_rdev_major)
+                && granularity.is_power_of_two()
+                && granularity <= MAX_ZEROED_AT_ONCE,
+        };
+        let geometry = Geometry {
+            capacity,
+            logical_block: self.block_size.unwrap_or(own_block),
+            physical_block: physical_block.max(own_block),
+            optimal_io: self.as_u32(read("queue/optimal_io_size")?)?,
+            discard: frees.then_some(limits),
+        };
+        Ok((geometry, own_block))
+    }
+
+    fn as_u32(&self, limit: u64) -> Result<u32, OpenError> {
+        u32::try_from(limit)
+            .map_err(|_| self.unsuitable(format!("its device reports a limit of {limit} bytes")))
+    }
+
+    fn direct_alignment(&self, stat: &Statx) -> Result<DirectAlignment, OpenError> {
+        let reported = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::DIOALIGN);
+        let direct = if reported {
+            DirectAlignment { memory: stat.stx_dio_mem_align, offset: stat.stx_dio_offset_align }
+        } else {
+            self.try_direct_alignment()?
+        };
+        let usable = |align: u32| align.is_power_of_two() && align as usize <= PAGE;
+        if !(usable(direct.memory) && usable(direct.offset)) {
+            return Err(self.unsuitable(format!(
+                "direct I/O requires an alignment of {} bytes in memory and {} on disk, more than the \
+                 {PAGE} supported: use a cache mode with the page cache",
+                direct.memory, direct.offset
+            )));
+        }
+        Ok(direct)
+    }
+
+    /// Finds the alignment by reading, for kernels before 6.1 and file systems without
+    /// `STATX_DIOALIGN`. On those, memory needs the same alignment as offsets.
+    fn try_direct_alignment(&self) -> Result<DirectAlignment, OpenError> {
+        let mut page = PageBuffer::zeroed(PAGE);
+        for block in [SECTOR, 4096] {
+            let Some(buffer) = page.as_mut_slice().get_mut(..block as usize) else { continue };
+            match rustix::io::pread(self.file, buffer, 0) {
+                Ok(_) => return Ok(DirectAlignment { memory: block, offset: block }),
+                Err(Errno::INVAL) => {}
+                Err(errno) => return Err(self.refused("try a direct read", errno.into())),
+            }
+        }
+        Err(self.unsuitable("the host refuses direct reads of 512 and of 4096 bytes".into()))
+    }
+}
+
+/// A block device's directory in sysfs.
+struct Sysfs(PathBuf);
+
+impl Sysfs {
+    fn of(stat: &Statx) -> Self {
+        Self(format!("/sys/dev/block/{}:{}", stat.stx_rdev_major, stat.stx_rdev_minor).into())
+    }
+
+    /// Reads a number. The limits of a partition are those of its disk, one directory up.
+    fn read(&self, name: &str) -> io::Result<u64> {
+        let text = match std::fs::read_to_string(self.0.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                std::fs::read_to_string(self.0.join("..").join(name))?
+            }
+            answer => answer?,
+        };
+        text.trim().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+}

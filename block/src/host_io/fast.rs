@@ -1,0 +1,95 @@
+//! Transfers that one call most likely completes.
+//!
+//! That is nearly all of them. A fast-path slot keeps a fraction of a state machine's state; a
+//! transfer becomes a [`StateMachine`](super::StateMachine) only when the host returns anything other
+//! than its full length.
+
+use super::bounce::is_aligned;
+use super::host_call::{HostCall, HostOp, IoBuffer, MAX_SEGMENTS};
+use crate::host_file::HostFile;
+use crate::{DetectZeroes, Durability, Operation, Segment};
+
+/// The call of a read or write that direct I/O accepts as it is and that fits one call; `None` for any
+/// other request. The call names the memory of `segments` and, if there are several, the list itself.
+pub(crate) fn single_call(
+    op: Operation,
+    segments: &[Segment],
+    file: &HostFile,
+) -> Option<HostCall> {
+    let (Operation::Read { at } | Operation::Write { at, .. }) = op else { return None };
+    let is_misaligned = |direct| !is_aligned(segments, at.0, direct);
+    if segments.len() > MAX_SEGMENTS || file.limits.direct.is_some_and(is_misaligned) {
+        return None;
+    }
+    let (buffer, at) = (IoBuffer::of_segments(segments), at.0);
+    let op = match op {
+        Operation::Write { durability, .. } => {
+            HostOp::Write { buffer, at, durable: durability == Durability::Durable }
+        }
+        _ => HostOp::Read { buffer, at },
+    };
+    Some(HostCall { op, may_block: false })
+}
+
+/// A contiguous transfer that promises no durability: what most calls are. The invariant of [`HostCall`]
+/// holds for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FastTransfer {
+    pub(crate) base: *mut u8,
+    pub(crate) bytes: u32,
+    /// Disk offset in bytes.
+    pub(crate) at: u64,
+    pub(crate) is_write: bool,
+}
+
+impl From<FastTransfer> for HostCall {
+    fn from(FastTransfer { base, bytes, at, is_write }: FastTransfer) -> Self {
+        let buffer = IoBuffer::Contiguous(base, bytes);
+        let op = if is_write {
+            HostOp::Write { buffer, at, durable: false }
+        } else {
+            HostOp::Read { buffer, at }
+        };
+        Self { op, may_block: false }
+    }
+}
+
+/// Which contiguous transfers the fast path accepts: [`is_aligned`] as masks of the bits that must be
+/// zero.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FastFilter {
+    memory: usize,
+    offset: u64,
+    /// No transfer is accepted.
+    closed: bool,
+    /// Writes are not accepted: zeroes have to be detected.
+    detects_zeroes: bool,
+}
+
+impl FastFilter {
+    /// Accepts nothing.
+    pub(crate) const CLOSED: Self =
+        Self { memory: 0, offset: 0, closed: true, detects_zeroes: false };
+
+    /// Accepts what the file takes as it is.
+    pub(crate) fn of(file: &HostFile) -> Self {
+        let direct = file
+            .limits
+            .direct
+            .map_or((0, 0), |direct| (direct.memory as usize - 1, u64::from(direct.offset) - 1));
+        Self {
+            memory: direct.0,
+            offset: direct.1,
+            closed: false,
+            detects_zeroes: file.options.detect_zeroes != DetectZeroes::Off,
+        }
+    }
+
+    /// Whether the fast path accepts a transfer of `segment` at this offset.
+    #[inline]
+    pub(crate) fn accepts(self, segment: &Segment, at: u64, is_write: bool) -> bool {
+        let odd = (segment.base().addr() & self.memory) as u64
+            | ((segment.len() as u64 | at) & self.offset);
+        odd == 0 && !self.closed && !(is_write && self.detects_zeroes)
+    }
+}

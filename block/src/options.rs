@@ -1,0 +1,130 @@
+//! How a disk is opened: the keys of `[[disk]]` that the storage stack obeys.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::{CacheMode, Named};
+
+/// Options of a disk. The configuration fills this struct and the disk keeps it: a new key is a
+/// field here, its reader in the configuration, and its use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// Name of the disk in the log; its path if empty.
+    pub id: String,
+    /// Cache mode.
+    pub cache: CacheMode,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Logical block of the guest, 512 or 4096 bytes. By default that of a block device, and 512 for
+    /// a file, whatever alignment direct I/O requires.
+    pub block_size: Option<u32>,
+    /// Which engine serves the disk.
+    pub engine: EngineKind,
+    /// What happens to requests that fail with ENOSPC.
+    pub on_enospc: OnEnospc,
+    /// Percentage of the backing store that may be in use before the guest is warned.
+    pub soft_limit: Option<u8>,
+    /// Discards are offered to the guest.
+    pub discard: bool,
+    /// What happens to writes of zeroes.
+    pub detect_zeroes: DetectZeroes,
+}
+
+impl DiskOptions {
+    /// A writable disk of the given cache mode, and the default for every other option.
+    #[must_use]
+    pub fn new(cache: CacheMode) -> Self {
+        Self {
+            id: String::new(),
+            cache,
+            read_only: false,
+            block_size: None,
+            engine: EngineKind::Auto,
+            on_enospc: OnEnospc::Report,
+            soft_limit: None,
+            discard: true,
+            detect_zeroes: DetectZeroes::Off,
+        }
+    }
+
+    /// The same options, read-only.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        Self { read_only: true, ..self }
+    }
+}
+
+/// The engine that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum EngineKind {
+    /// io_uring, or threads if the host refuses io_uring.
+    #[default]
+    Auto,
+    /// io_uring; an error if the host refuses it.
+    IoUring,
+    /// A pool of threads for each queue.
+    Threads,
+}
+
+impl Named for EngineKind {
+    const ALL: &'static [Self] = &[Self::Auto, Self::IoUring, Self::Threads];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::IoUring => "io_uring",
+            Self::Threads => "threads",
+        }
+    }
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Whether writes of zeroes become zeroing requests. Detection reads the data of each write, which
+/// mostly ends at its first bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DetectZeroes {
+    /// Write all data as it is.
+    #[default]
+    Off,
+    /// Zero the range and keep it allocated.
+    On,
+    /// Zero the range and deallocate it.
+    Unmap,
+}
+
+impl Named for DetectZeroes {
+    const ALL: &'static [Self] = &[Self::Off, Self::On, Self::Unmap];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Unmap => "unmap",
+        }
+    }
+}
+
+impl fmt::Display for DetectZeroes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What happens to a request that fails because the host's file system is full (`ENOSPC`) or the
+/// quota is exhausted (`EDQUOT`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OnEnospc {
+    /// Fail the request.
+    #[default]
+    Report,
+    /// Retry until space is available; fail the request at its deadline.
+    Hold {
+        /// How long a request is retried.
+        deadline: Duration,
+    },
+}
