@@ -69,7 +69,8 @@ pub enum OpenError {
 }
 
 fn user(pid: Option<u32>) -> String {
-    pid.map_or_else(|| "another process".into(), |pid| format!("process {pid}"))
+    let unnamed = || "another process, or by the last I/O of one that was killed".into();
+    pid.map_or_else(unnamed, |pid| format!("process {pid}"))
 }
 
 /// Why a disk kept its size.

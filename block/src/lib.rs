@@ -48,7 +48,7 @@ pub use host_file::ImageLock;
 pub use log_limit::LogLimit;
 pub use memory::MemoryDisk;
 pub use named::Named;
-pub use options::{DetectZeroes, DiskOptions, EngineKind, OnEnospc};
+pub use options::{DetectZeroes, DiskOptions, EngineKind, ImageLocking, OnEnospc};
 pub use raw_file::{RawFile, Survey};
 pub use request::{ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request};
 pub use segment::{Segment, Segments, gather, scatter, total_len};

@@ -21,7 +21,7 @@ mod tests {
     use std::fmt::Debug;
 
     use super::*;
-    use crate::{CacheMode, DetectZeroes, EngineKind};
+    use crate::{CacheMode, DetectZeroes, EngineKind, ImageLocking};
 
     fn check<T: Named + Debug + PartialEq>() {
         let names: HashSet<&str> = T::ALL.iter().map(|variant| variant.name()).collect();
@@ -37,5 +37,6 @@ mod tests {
         check::<CacheMode>();
         check::<EngineKind>();
         check::<DetectZeroes>();
+        check::<ImageLocking>();
     }
 }

@@ -18,6 +18,8 @@ pub struct DiskOptions {
     /// Logical block of the guest, 512 or 4096 bytes. By default that of a block device, and 512 for
     /// a file, whatever alignment direct I/O requires.
     pub block_size: Option<u32>,
+    /// Whether the image is locked.
+    pub lock: ImageLocking,
     /// Which engine serves the disk.
     pub engine: EngineKind,
     /// What happens to requests that fail with ENOSPC.
@@ -39,6 +41,7 @@ impl DiskOptions {
             cache,
             read_only: false,
             block_size: None,
+            lock: ImageLocking::On,
             engine: EngineKind::Auto,
             on_enospc: OnEnospc::Report,
             soft_limit: None,
@@ -51,6 +54,28 @@ impl DiskOptions {
     #[must_use]
     pub fn read_only(self) -> Self {
         Self { read_only: true, ..self }
+    }
+}
+
+/// Whether a disk keeps others off its image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ImageLocking {
+    /// The image is locked; a disk that cannot lock it does not open.
+    #[default]
+    On,
+    /// The image is not locked, for file systems without locks. A second machine on the image destroys
+    /// it.
+    Off,
+}
+
+impl Named for ImageLocking {
+    const ALL: &'static [Self] = &[Self::On, Self::Off];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
+        }
     }
 }
 

@@ -2,32 +2,79 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
 
 use rustix::ioctl::{Getter, opcode};
 
-/// Performs an open-file-description lock command (fcntl(2), `F_OFD_SETLK` or `F_OFD_GETLK`) of the
-/// given type (`F_RDLCK`, `F_WRLCK`, `F_UNLCK`) on the whole file.
+/// A kind of open-file-description lock (fcntl(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OfdLock {
+    None,
+    Shared,
+    Exclusive,
+}
+
+/// A lock of another open file description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LockConflict {
+    /// Its process; `None` for open-file-description locks.
+    pub(crate) pid: Option<u32>,
+}
+
+/// Sets or releases the lock on a range of bytes of the file. Does not wait.
+///
+/// # Errors
+///
+/// The host's error: `EAGAIN` or `EACCES` if another description holds a conflicting lock.
+pub(crate) fn ofd_lock_set(
+    file: &File,
+    lock: OfdLock,
+    bytes: RangeInclusive<u64>,
+) -> io::Result<()> {
+    ofd_lock(file, libc::F_OFD_SETLK, lock, &bytes).map(drop)
+}
+
+/// A lock of another description that conflicts with `lock` on a range of bytes of the file.
 ///
 /// # Errors
 ///
 /// The host's error.
+pub(crate) fn ofd_lock_query(
+    file: &File,
+    lock: OfdLock,
+    bytes: RangeInclusive<u64>,
+) -> io::Result<Option<LockConflict>> {
+    let found = ofd_lock(file, libc::F_OFD_GETLK, lock, &bytes)?;
+    let is_free = libc::c_int::from(found.l_type) == libc::F_UNLCK;
+    let pid = u32::try_from(found.l_pid).ok().filter(|&pid| pid > 0);
+    Ok((!is_free).then_some(LockConflict { pid }))
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "the constants fit the fields")]
-pub(crate) fn ofd_lock(
+fn ofd_lock(
     file: &File,
     command: libc::c_int,
-    kind: libc::c_int,
+    lock: OfdLock,
+    bytes: &RangeInclusive<u64>,
 ) -> io::Result<libc::flock> {
-    let mut lock = libc::flock {
+    let kind = match lock {
+        OfdLock::None => libc::F_UNLCK,
+        OfdLock::Shared => libc::F_RDLCK,
+        OfdLock::Exclusive => libc::F_WRLCK,
+    };
+    let len = bytes.end().saturating_sub(*bytes.start()).saturating_add(1);
+    let mut flock = libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
+        l_start: libc::off_t::try_from(*bytes.start()).unwrap_or(libc::off_t::MAX),
+        // Zero is to the end of the file, whatever its size.
+        l_len: libc::off_t::try_from(len).unwrap_or(0),
         l_pid: 0,
     };
     // SAFETY: the kernel reads and writes the one `flock` passed, which outlives the call.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) };
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(lock) }
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut flock) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(flock) }
 }
 
 /// `ZFS_MAX_DATASET_NAME_LEN`.

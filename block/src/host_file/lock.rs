@@ -1,40 +1,113 @@
-//! The lock that keeps two virtual machines off one image. Control thread only.
+//! The lock on an image, which keeps other machines and monitors off it. Control thread only, except for
+//! [`share`].
 //!
-//! An open-file-description lock on the whole file. The kernel drops it with the last descriptor,
-//! however the process ends, and it conflicts with the byte-range locks of other monitors. It is
-//! advisory.
+//! Byte locks as QEMU has them (`block/file-posix.c`): a process that uses the image holds shared
+//! open-file-description locks, one byte for each permission it uses and one for each permission that
+//! it denies to others, and fails to open the image if another process holds the opposite of one of
+//! them. So machines of both monitors exclude each other. Shared locks let others read these bytes
+//! where locks are mandatory, as backup programs do on NAS systems.
+//!
+//! A lock lasts until the last use of its open file description, and a request in flight is one. Every
+//! description that is written through holds the locks: after a kill the image stays locked until the
+//! kernel has completed the last write.
 
 use std::fs::File;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use super::holder;
 use crate::OpenError;
-use crate::sys::ofd_lock;
+use crate::sys::{OfdLock, ofd_lock_query, ofd_lock_set};
 
-/// Locks the file, shared if `read_only`, else exclusively.
+/// First byte for permissions in use (`RAW_LOCK_PERM_BASE`).
+const USED: u64 = 100;
+/// First byte for permissions denied to others (`RAW_LOCK_SHARED_BASE`).
+const DENIED: u64 = 200;
+/// The bytes of all permissions.
+const BYTES: [RangeInclusive<u64>; 2] = [USED..=USED + 63, DENIED..=DENIED + 63];
+
+/// Permissions, as bit numbers (`BLK_PERM_*`).
+const READ: u64 = 0;
+const WRITE: u64 = 1;
+const RESIZE: u64 = 3;
+
+/// Denied to others: changes under a guest.
+const DENIED_PERMISSIONS: [u64; 2] = [WRITE, RESIZE];
+
+fn used_permissions(read_only: bool) -> &'static [u64] {
+    if read_only { &[READ] } else { &[READ, WRITE, RESIZE] }
+}
+
+/// Locks the file.
 ///
 /// # Errors
 ///
 /// Another process holds a conflicting lock, or the host's error.
 pub(super) fn acquire(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
-    let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
-    match ofd_lock(file, libc::F_OFD_SETLK, kind) {
-        Ok(_) => Ok(()),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
-            let conflict = ofd_lock(file, libc::F_OFD_GETLK, kind).ok();
-            let pid = conflict.and_then(|lock| owner(&lock, file));
-            Err(OpenError::InUse { path: path.into(), pid })
+    share(file, read_only).map_err(|source| refused(source, file, path))?;
+    let used = used_permissions(read_only).iter().map(|permission| DENIED + permission);
+    let denied = DENIED_PERMISSIONS.iter().map(|permission| USED + permission);
+    for byte in used.chain(denied) {
+        match ofd_lock_query(file, OfdLock::Exclusive, byte..=byte) {
+            Ok(None) => {}
+            Ok(Some(conflict)) => {
+                return Err(in_use(path, owner(conflict.pid, file)));
+            }
+            Err(source) => return Err(lock_error(source, path)),
         }
-        Err(source) => Err(OpenError::Host { path: path.into(), what: "lock it", source }),
     }
+    Ok(())
 }
 
-/// Releases the lock of a file that is no longer used. Closing the last descriptor would do so too,
+/// Takes the locks for another description of a file that is [acquired](acquire).
+///
+/// # Errors
+///
+/// The host's error.
+pub(super) fn share(file: &File, read_only: bool) -> io::Result<()> {
+    for permission in used_permissions(read_only) {
+        let byte = USED + permission;
+        ofd_lock_set(file, OfdLock::Shared, byte..=byte)?;
+    }
+    for permission in DENIED_PERMISSIONS {
+        let byte = DENIED + permission;
+        ofd_lock_set(file, OfdLock::Shared, byte..=byte)?;
+    }
+    Ok(())
+}
+
+/// The error for a lock that was not granted: other monitors lock the whole file exclusively.
+fn refused(source: io::Error, file: &File, path: &Path) -> OpenError {
+    if !matches!(source.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) {
+        return lock_error(source, path);
+    }
+    let conflict = ofd_lock_query(file, OfdLock::Shared, 0..=u64::MAX).ok().flatten();
+    in_use(path, conflict.and_then(|conflict| owner(conflict.pid, file)))
+}
+
+fn in_use(path: &Path, pid: Option<u32>) -> OpenError {
+    OpenError::InUse { path: path.into(), pid }
+}
+
+fn lock_error(source: io::Error, path: &Path) -> OpenError {
+    let what = match source.raw_os_error() {
+        Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS) => {
+            "lock it, as its file system has no locks (`lock = \"off\"` opens it without, and then nothing \
+             keeps a second machine off it)"
+        }
+        _ => "lock it",
+    };
+    OpenError::Host { path: path.into(), what, source }
+}
+
+/// Releases the locks of a file that is no longer used. Closing the last descriptor would do so too,
 /// but an io_uring may keep one for a moment after the ring itself is closed.
 pub(super) fn release(file: &File) {
     // Without a lock, or on a file system without locks, there is nothing to release.
-    let _ = ofd_lock(file, libc::F_OFD_SETLK, libc::F_UNLCK);
+    for bytes in BYTES {
+        let _ = ofd_lock_set(file, OfdLock::None, bytes);
+    }
 }
 
 /// State of the lock on an image.
@@ -54,23 +127,29 @@ pub enum ImageLock {
     },
 }
 
-/// Queries the lock on the file and takes none.
+/// Queries the locks on the file and takes none.
 ///
 /// # Errors
 ///
 /// The host's error.
 pub(crate) fn query(file: &File) -> io::Result<ImageLock> {
-    let found = ofd_lock(file, libc::F_OFD_GETLK, libc::F_WRLCK)?;
-    Ok(match libc::c_int::from(found.l_type) {
-        libc::F_UNLCK => ImageLock::Free,
-        libc::F_RDLCK => ImageLock::Shared { pid: owner(&found, file) },
-        _ => ImageLock::Exclusive { pid: owner(&found, file) },
-    })
+    let writes = USED + WRITE;
+    // A writer of either monitor, or a monitor that locks the whole file to write.
+    let writer = match ofd_lock_query(file, OfdLock::Exclusive, writes..=writes)? {
+        None => ofd_lock_query(file, OfdLock::Shared, 0..=u64::MAX)?,
+        writer => writer,
+    };
+    if let Some(writer) = writer {
+        return Ok(ImageLock::Exclusive { pid: owner(writer.pid, file) });
+    }
+    let reader = ofd_lock_query(file, OfdLock::Exclusive, 0..=u64::MAX)?;
+    Ok(reader.map_or(ImageLock::Free, |reader| ImageLock::Shared { pid: owner(reader.pid, file) }))
 }
 
-/// The process that holds a lock. The kernel reports -1 for open-file-description locks.
-fn owner(lock: &libc::flock, file: &File) -> Option<u32> {
-    u32::try_from(lock.l_pid).ok().filter(|&pid| pid > 0).or_else(|| holder::find(file))
+/// The process that holds a lock; `pid` as the kernel reports it, which is none for
+/// open-file-description locks.
+fn owner(pid: Option<u32>, file: &File) -> Option<u32> {
+    pid.or_else(|| holder::find(file))
 }
 
 #[cfg(test)]
@@ -80,14 +159,98 @@ mod tests {
 
     use super::*;
 
+    fn image() -> NamedTempFile {
+        NamedTempFile::new().unwrap()
+    }
+
+    /// Another description of the image.
+    fn open(image: &NamedTempFile) -> File {
+        File::options().read(true).write(true).open(image.path()).unwrap()
+    }
+
+    fn acquires(file: &File, read_only: bool) -> bool {
+        match acquire(file, Path::new("image"), read_only) {
+            Ok(()) => true,
+            Err(OpenError::InUse { .. }) => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// A process-owned lock conflicts with an open-file-description lock of the same process.
     #[test]
     fn a_refusal_names_the_holder() {
-        let held = NamedTempFile::new().unwrap();
+        let held = image();
         fcntl_lock(held.as_file(), FlockOperation::NonBlockingLockExclusive).unwrap();
-        let again = File::options().read(true).write(true).open(held.path()).unwrap();
-        let refusal = acquire(&again, held.path(), false).unwrap_err().to_string();
+        let refusal = acquire(&open(&held), held.path(), false).unwrap_err().to_string();
         let pid = std::process::id();
         assert!(refusal.ends_with(&format!("in use by process {pid}")), "{refusal}");
+    }
+
+    #[test]
+    fn a_writer_excludes_everyone_and_readers_exclude_writers() {
+        for (first, second, both) in
+            [(false, false, false), (false, true, false), (true, false, false), (true, true, true)]
+        {
+            let image = image();
+            let (one, two) = (open(&image), open(&image));
+            assert!(acquires(&one, first));
+            assert_eq!(acquires(&two, second), both, "{first} {second}");
+            drop(two);
+            release(&one);
+            assert!(acquires(&open(&image), second), "the first is released");
+        }
+    }
+
+    #[test]
+    fn a_shared_description_keeps_the_image_locked() {
+        let image = image();
+        let (control, engine) = (open(&image), open(&image));
+        assert!(acquires(&control, false));
+        share(&engine, false).unwrap();
+        release(&control);
+        drop(control);
+        assert!(!acquires(&open(&image), false));
+        drop(engine);
+        assert!(acquires(&open(&image), false));
+    }
+
+    /// The bytes are those of QEMU's source, which its tests do not change either.
+    #[test]
+    fn the_bytes_are_those_of_qemu() {
+        // A guest's writer holds 100, 101 and 103, and denies 201 and 203.
+        for (bytes, writes, reads) in
+            [(&[101, 201][..], false, false), (&[100], true, true), (&[201], false, true)]
+        {
+            let image = image();
+            let qemu = open(&image);
+            for &byte in bytes {
+                ofd_lock_set(&qemu, OfdLock::Shared, byte..=byte).unwrap();
+            }
+            assert_eq!(acquires(&open(&image), false), writes, "{bytes:?}");
+            assert_eq!(acquires(&open(&image), true), reads, "{bytes:?}");
+        }
+        let image = image();
+        assert!(acquires(&open(&image), false));
+        let writer = open(&image);
+        assert!(acquires(&writer, false));
+        for byte in [100, 101, 103, 201, 203] {
+            let lock = ofd_lock_query(&open(&image), OfdLock::Exclusive, byte..=byte);
+            assert!(lock.unwrap().is_some(), "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn locks_are_queried_without_taking_one() {
+        let image = image();
+        assert_eq!(query(&open(&image)).unwrap(), ImageLock::Free);
+        let pid = Some(std::process::id());
+        let reader = open(&image);
+        assert!(acquires(&reader, true));
+        assert_eq!(query(&open(&image)).unwrap(), ImageLock::Shared { pid });
+        release(&reader);
+        let whole_file = open(&image);
+        ofd_lock_set(&whole_file, OfdLock::Exclusive, 0..=u64::MAX).unwrap();
+        assert_eq!(query(&open(&image)).unwrap(), ImageLock::Exclusive { pid });
+        assert!(!acquires(&open(&image), true), "another monitor locks the whole file");
     }
 }

@@ -16,7 +16,7 @@ pub(crate) use self::limits::{DirectAlignment, HostLimits, MAX_ZEROED_AT_ONCE, p
 pub use self::lock::ImageLock;
 pub(crate) use self::lock::query as query_lock;
 pub(crate) use self::open::{FileKind, claim, find, reopen};
-use crate::{DiscardLimits, DiskOptions, OpenError};
+use crate::{DiscardLimits, DiskOptions, ImageLocking, OpenError};
 
 /// See the module's documentation. Dropping it releases the lock on the image.
 #[derive(Debug)]
@@ -53,19 +53,23 @@ impl HostFile {
     /// write-back error once per open file description: of two engines that shared one, or of durable
     /// writes and flushes, only the first to ask would learn of it.
     ///
+    /// The first description holds the locks on the image as well, so that a write in flight keeps them.
+    ///
     /// # Errors
     ///
     /// The host's error.
     pub(crate) fn open_for_engine(&self) -> Result<EngineFiles, OpenError> {
+        let host_error =
+            |what| move |source| OpenError::Host { path: self.path.clone(), what, source };
         let open = || {
-            let what = "open it for an engine";
-            reopen(&self.file, open::flags(&self.options)).map_err(|source| OpenError::Host {
-                path: self.path.clone(),
-                what,
-                source,
-            })
+            reopen(&self.file, open::flags(&self.options))
+                .map_err(host_error("open it for an engine"))
         };
-        Ok(EngineFiles { disk: open::without_access_times(open()?), syncs: open()? })
+        let disk = open::without_access_times(open()?);
+        if self.options.lock == ImageLocking::On {
+            lock::share(&disk, self.options.read_only).map_err(host_error("lock it"))?;
+        }
+        Ok(EngineFiles { disk, syncs: open()? })
     }
 
     /// Name of the disk in the log.

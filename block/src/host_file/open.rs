@@ -11,7 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::lock;
-use crate::{DiskOptions, OpenError};
+use crate::{DiskOptions, ImageLocking, OpenError};
 
 /// The type of file that stores the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +55,13 @@ pub(crate) fn claim(
     options: &DiskOptions,
 ) -> Result<File, OpenError> {
     const TIMEOUT: Duration = Duration::from_secs(1);
-    const INTERVAL: Duration = Duration::from_millis(10);
+    // Of two processes that open an image at the same time, both may see the other's locks: they must
+    // not retry in step.
+    let interval = Duration::from_millis(10 + u64::from(std::process::id() % 8));
     let deadline = Instant::now() + TIMEOUT;
     loop {
         match claim_now(found, kind, path, options) {
-            Err(OpenError::InUse { .. }) if Instant::now() < deadline => thread::sleep(INTERVAL),
+            Err(OpenError::InUse { .. }) if Instant::now() < deadline => thread::sleep(interval),
             outcome => return outcome,
         }
     }
@@ -77,7 +79,9 @@ fn claim_now(
     };
     let file = reopen(found, flags(options) | exclusive)
         .map_err(|source| open_error(path, options, source))?;
-    lock::acquire(&file, path, options.read_only)?;
+    if options.lock == ImageLocking::On {
+        lock::acquire(&file, path, options.read_only)?;
+    }
     Ok(file)
 }
 
