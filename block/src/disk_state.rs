@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::discard::{DiscardCounters, IoLoad};
 use crate::failure_log::FailureLog;
 use crate::host_file::HostFile;
+use crate::memory_budget::MemoryBudget;
 use crate::range_lock::RangeLock;
 use crate::space::{EnospcAccount, SoftLimit};
 use crate::sync_latch::SyncLatch;
@@ -21,6 +22,7 @@ pub(crate) struct DiskState {
     pub(crate) latch: SyncLatch,
     /// Required from the start if guest blocks share blocks of direct I/O.
     pub(crate) range_lock: RangeLock,
+    pub(crate) memory: MemoryBudget,
     pub(crate) enospc: EnospcAccount,
     pub(crate) discards: DiscardCounters,
     pub(crate) load: IoLoad,
@@ -51,6 +53,7 @@ impl DiskState {
             capacity: AtomicU64::new(file.limits.geometry.capacity),
             latch: SyncLatch::default(),
             range_lock: RangeLock::new(shared_block.unwrap_or(1), shared_block.is_some()),
+            memory: MemoryBudget::new(file.options.copy_memory),
             enospc: EnospcAccount::new(name.clone(), file.path.clone(), file.options.on_enospc),
             discards: DiscardCounters::default(),
             load: IoLoad::default(),

@@ -30,6 +30,9 @@ pub struct DiskOptions {
     pub discard: bool,
     /// What happens to writes of zeroes.
     pub detect_zeroes: DetectZeroes,
+    /// Bytes of memory for copies of requests' data, of all engines together: bounce buffers where direct
+    /// I/O requires alignment, and data to compare.
+    pub copy_memory: u64,
 }
 
 impl DiskOptions {
@@ -47,6 +50,7 @@ impl DiskOptions {
             soft_limit: None,
             discard: true,
             detect_zeroes: DetectZeroes::Off,
+            copy_memory: 4 << 20,
         }
     }
 

@@ -14,11 +14,11 @@
 //! most one, and none is kept while its request is held for ENOSPC: so there is neither starvation nor
 //! deadlock.
 
-use std::io;
 use std::ops::Range;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::kick::Kick;
 
 /// The claims on one disk.
 #[derive(Debug)]
@@ -45,12 +45,12 @@ struct ClaimEntry {
     /// Of a compare-and-write: not granted before every engine claims.
     compares: bool,
     waiting: bool,
-    kick: Arc<OwnedFd>,
+    kick: Kick,
 }
 
 #[derive(Debug)]
 struct RegisteredEngine {
-    kick: Arc<OwnedFd>,
+    kick: Kick,
     /// It has no change in flight without a claim.
     claims: bool,
 }
@@ -59,10 +59,6 @@ struct RegisteredEngine {
 #[derive(Debug)]
 #[must_use = "a claim that is not released locks its range for good"]
 pub(crate) struct Claim(u64);
-
-/// A registered engine.
-#[derive(Clone, Debug)]
-pub(crate) struct Claimant(Arc<OwnedFd>);
 
 impl RangeLock {
     /// A lock on blocks of `unit` bytes.
@@ -78,22 +74,17 @@ impl RangeLock {
 
     /// Registers an engine until [`RangeLock::unregister`], and returns whether it has to claim its changes
     /// from the start. If not, it is kicked when it has to.
-    ///
-    /// # Errors
-    ///
-    /// The process is out of descriptors.
-    pub(crate) fn register(&self, kick: BorrowedFd<'_>) -> io::Result<(Claimant, bool)> {
-        let kick = Arc::new(kick.try_clone_to_owned()?);
+    pub(crate) fn register(&self, engine: &Kick) -> bool {
         let mut state = self.lock();
         let claims = self.is_required();
-        state.engines.push(RegisteredEngine { kick: Arc::clone(&kick), claims });
-        Ok((Claimant(kick), claims))
+        state.engines.push(RegisteredEngine { kick: engine.clone(), claims });
+        claims
     }
 
     /// Removes an engine.
-    pub(crate) fn unregister(&self, claimant: &Claimant) {
-        self.change(claimant, |state| {
-            state.engines.retain(|engine| !Arc::ptr_eq(&engine.kick, &claimant.0));
+    pub(crate) fn unregister(&self, engine: &Kick) {
+        self.change(engine, |state| {
+            state.engines.retain(|registered| !registered.kick.is_same(engine));
         });
     }
 
@@ -101,27 +92,27 @@ impl RangeLock {
     pub(crate) fn require(&self) {
         let state = self.lock();
         if !self.required.swap(true, Ordering::AcqRel) {
-            state.engines.iter().for_each(|engine| kick(&engine.kick));
+            state.engines.iter().for_each(|engine| engine.kick.signal());
         }
     }
 
     /// Reports that an engine has no change in flight without a claim.
-    pub(crate) fn report_claiming(&self, claimant: &Claimant) {
-        self.change(claimant, |state| {
-            for engine in &mut state.engines {
-                engine.claims |= Arc::ptr_eq(&engine.kick, &claimant.0);
+    pub(crate) fn report_claiming(&self, engine: &Kick) {
+        self.change(engine, |state| {
+            for registered in &mut state.engines {
+                registered.claims |= registered.kick.is_same(engine);
             }
         });
     }
 
     /// Claims every block that `bytes` touch; for a compare-and-write if `compares`. Returns whether the
     /// claim is granted.
-    pub(crate) fn claim(&self, by: &Claimant, bytes: &Range<u64>, compares: bool) -> (Claim, bool) {
+    pub(crate) fn claim(&self, by: &Kick, bytes: &Range<u64>, compares: bool) -> (Claim, bool) {
         let start = bytes.start - bytes.start % self.unit;
         let end = bytes.end.checked_next_multiple_of(self.unit).unwrap_or(u64::MAX);
         let mut state = self.lock();
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
-        let kick = Arc::clone(&by.0);
+        let kick = by.clone();
         let mut entry = ClaimEntry { ticket, bytes: start..end, compares, waiting: true, kick };
         entry.waiting = state.must_wait(&entry, state.claims.len());
         let granted = !entry.waiting;
@@ -136,18 +127,18 @@ impl RangeLock {
 
     /// Releases a claim of `by`, and kicks the other engines whose claims this grants.
     #[expect(clippy::needless_pass_by_value, reason = "a released claim is gone")]
-    pub(crate) fn release(&self, by: &Claimant, claim: Claim) {
+    pub(crate) fn release(&self, by: &Kick, claim: Claim) {
         self.change(by, |state| state.claims.retain(|entry| entry.ticket != claim.0));
     }
 
     /// Changes the state, and kicks the engines other than `by` whose claims this grants.
-    fn change(&self, by: &Claimant, change: impl FnOnce(&mut LockState)) {
+    fn change(&self, by: &Kick, change: impl FnOnce(&mut LockState)) {
         let mut state = self.lock();
         change(&mut state);
         let granted = state.grant();
         drop(state);
-        for engine in granted.iter().filter(|engine| !Arc::ptr_eq(engine, &by.0)) {
-            kick(engine);
+        for engine in granted.iter().filter(|engine| !engine.is_same(by)) {
+            engine.signal();
         }
     }
 
@@ -166,7 +157,7 @@ impl LockState {
     }
 
     /// Grants the claims that need not wait, and returns the kicks of their engines.
-    fn grant(&mut self) -> Vec<Arc<OwnedFd>> {
+    fn grant(&mut self) -> Vec<Kick> {
         let must_wait =
             |(index, entry): (usize, &ClaimEntry)| entry.waiting && self.must_wait(entry, index);
         let waiting: Vec<bool> = self.claims.iter().enumerate().map(must_wait).collect();
@@ -174,17 +165,10 @@ impl LockState {
         for (entry, waiting) in self.claims.iter_mut().zip(waiting) {
             if entry.waiting && !waiting {
                 entry.waiting = false;
-                granted.push(Arc::clone(&entry.kick));
+                granted.push(entry.kick.clone());
             }
         }
         granted
-    }
-}
-
-fn kick(kick: &OwnedFd) {
-    // Fails only if the counter is full, and then the descriptor is readable.
-    if let Err(error) = rustix::io::write(kick, &1u64.to_ne_bytes()) {
-        tracing::warn!(%error, "cannot kick an engine that waits for a range");
     }
 }
 
@@ -194,18 +178,18 @@ fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, OwnedFd};
 
     use rustix::event::EventfdFlags;
 
     use super::*;
 
-    fn claimant(lock: &RangeLock) -> (OwnedFd, Claimant) {
+    fn engine(lock: &RangeLock) -> (OwnedFd, Kick) {
         let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
-        let kick = rustix::event::eventfd(0, flags).unwrap();
-        let (claimant, claims) = lock.register(kick.as_fd()).unwrap();
-        assert_eq!(claims, lock.is_required());
-        (kick, claimant)
+        let eventfd = rustix::event::eventfd(0, flags).unwrap();
+        let kick = Kick::new(eventfd.as_fd()).unwrap();
+        assert_eq!(lock.register(&kick), lock.is_required());
+        (eventfd, kick)
     }
 
     fn is_kicked(kick: &OwnedFd) -> bool {
@@ -215,7 +199,7 @@ mod tests {
     #[test]
     fn claims_on_one_block_are_granted_in_order() {
         let lock = RangeLock::new(4096, true);
-        let ((_, one), (kick, two)) = (claimant(&lock), claimant(&lock));
+        let ((_, one), (kick, two)) = (engine(&lock), engine(&lock));
         let (first, granted) = lock.claim(&one, &(0..512), false);
         assert!(granted);
         let (second, granted) = lock.claim(&two, &(3584..4608), false);
@@ -237,7 +221,7 @@ mod tests {
     #[test]
     fn a_compare_and_write_waits_until_every_engine_claims() {
         let lock = RangeLock::new(1, false);
-        let ((_, one), (kick, two)) = (claimant(&lock), claimant(&lock));
+        let ((_, one), (kick, two)) = (engine(&lock), engine(&lock));
         lock.require();
         assert!(lock.is_required() && is_kicked(&kick));
         lock.report_claiming(&one);
@@ -245,7 +229,7 @@ mod tests {
         assert!(!granted, "the other engine may be writing there");
         let (write, granted) = lock.claim(&one, &(512..1024), false);
         assert!(granted);
-        let (late, three) = claimant(&lock);
+        let (late, three) = engine(&lock);
         assert!(!lock.is_granted(&claim));
         lock.unregister(&two);
         assert!(lock.is_granted(&claim), "an engine that registers later claims from its start");

@@ -9,7 +9,7 @@ use crate::host_file::DirectAlignment;
 use crate::page::PageBuffer;
 use crate::{Segment, gather, scatter, total_len};
 
-/// Maximum size of a bounce buffer in bytes: the memory that a guest can allocate with one request.
+/// Maximum size of a bounce buffer in bytes. Larger requests are bounced in parts.
 const MAX_BOUNCE: usize = 256 << 10;
 
 /// Whether direct I/O accepts the segments at this offset.
@@ -39,18 +39,23 @@ pub(super) struct Bounce {
 }
 
 impl Bounce {
-    /// A buffer for up to `left` bytes at `at`, not placed yet.
-    pub(super) fn new(alignment: DirectAlignment, at: u64, left: u64) -> Self {
+    /// Size in bytes of the buffer for up to `left` bytes at `at`.
+    pub(super) fn size_for(alignment: DirectAlignment, at: u64, left: u64) -> usize {
         let unit = alignment.offset as usize;
         let lead = offset_within(at, unit);
         let max = usize::try_from(left).map_or(MAX_BOUNCE, |left| left.min(MAX_BOUNCE));
-        let bytes = (lead + max).next_multiple_of(unit).min(MAX_BOUNCE);
-        let pages = PageBuffer::zeroed(bytes);
+        (lead + max).next_multiple_of(unit).min(MAX_BOUNCE)
+    }
+
+    /// A buffer for up to `left` bytes at `at`, not placed yet.
+    pub(super) fn new(alignment: DirectAlignment, at: u64, left: u64) -> Self {
+        let unit = alignment.offset as usize;
+        let pages = PageBuffer::zeroed(Self::size_for(alignment, at, left));
         Self { pages, unit, start: 0, len: 0, lead: 0, wanted: 0, unread: [None; 2] }
     }
 
-    /// Discards the window's content, because the disk may have changed.
-    pub(super) fn invalidate(&mut self) {
+    /// Takes the window away, to be placed anew for the next call.
+    fn unplace(&mut self) {
         self.len = 0;
     }
 
@@ -84,7 +89,7 @@ impl Bounce {
         let bytes = count.saturating_sub(self.lead).min(self.wanted);
         let data = self.pages.as_slice().get(self.lead..self.lead + bytes).unwrap_or_default();
         scatter(data, segments);
-        self.invalidate();
+        self.unplace();
         bytes
     }
 
@@ -128,7 +133,7 @@ impl Bounce {
     pub(super) fn complete_write(&mut self, count: usize) -> usize {
         let blocks = count - count % self.unit;
         let bytes = blocks.saturating_sub(self.lead).min(self.wanted);
-        self.invalidate();
+        self.unplace();
         bytes
     }
 

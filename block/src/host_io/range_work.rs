@@ -129,11 +129,23 @@ impl RangeWork {
         self.zeroes && self.method == Method::Discard
     }
 
-    /// Discards what was read of the disk, because others may have changed it.
-    pub(super) fn invalidate(&mut self) {
-        if let Some(bounce) = &mut self.bounce {
-            bounce.invalidate();
+    /// Bytes of memory that the next call needs and that are not allocated yet.
+    pub(super) fn memory_needed(&self, direct: Option<DirectAlignment>) -> u64 {
+        match direct {
+            Some(direct) if self.bounce.is_none() && self.is_misaligned_write(direct) => {
+                Bounce::size_for(direct, self.at, self.left) as u64
+            }
+            _ => 0,
         }
+    }
+
+    fn is_misaligned_write(&self, direct: DirectAlignment) -> bool {
+        self.method == Method::Write && !(self.at | self.left).is_multiple_of(direct.offset.into())
+    }
+
+    /// Frees the bounce buffer. What it holds of the disk may have changed, too.
+    pub(super) fn free_memory(&mut self) {
+        self.bounce = None;
     }
 
     /// The next call, for at most `limit` bytes if it discards or zeroes a range.
@@ -152,7 +164,7 @@ impl RangeWork {
         let (at, left) = (self.at, self.left);
         let durable = false; // A sync follows if needed.
         if let (None, Some(direct)) = (&self.bounce, direct)
-            && !(at | left).is_multiple_of(direct.offset.into())
+            && self.is_misaligned_write(direct)
         {
             self.bounce = Some(Box::new(Bounce::new(direct, at, left)));
         }

@@ -154,11 +154,20 @@ impl StateMachine {
         }
     }
 
-    /// Discards what was read of the disk, because others may have changed it.
-    pub(crate) fn invalidate(&mut self) {
+    /// Bytes of memory that the next call needs and that are not allocated yet.
+    pub(crate) fn memory_needed(&self, file: &HostFile) -> u64 {
+        match &self.work {
+            Work::Transfer(transfer) => transfer.memory_needed(file.limits.direct),
+            Work::Range(work) => work.memory_needed(file.limits.direct),
+            Work::Sync => 0,
+        }
+    }
+
+    /// Frees the request's memory, and with it what was read of the disk, which others may change.
+    pub(crate) fn free_memory(&mut self) {
         match &mut self.work {
-            Work::Transfer(transfer) => transfer.invalidate(),
-            Work::Range(work) => work.invalidate(),
+            Work::Transfer(transfer) => transfer.free_memory(),
+            Work::Range(work) => work.free_memory(),
             Work::Sync => {}
         }
     }

@@ -15,8 +15,11 @@ pub(super) struct Transfer {
     /// Disk offset of the rest, in bytes.
     at: u64,
     cursor: Cursor,
-    /// Present if this is, or follows, the read of a compare-and-write.
+    /// Disk offset of a compare-and-write.
     start_of_compare: Option<u64>,
+    /// The segments of a compare-and-write before its first call: memory for the comparison is not
+    /// allocated earlier.
+    to_compare: Option<Segments>,
     is_write: bool,
     /// The write promises durability.
     durable: bool,
@@ -33,6 +36,7 @@ impl Transfer {
             at,
             cursor,
             start_of_compare: None,
+            to_compare: None,
             is_write,
             durable,
             bounce: None,
@@ -44,10 +48,10 @@ impl Transfer {
                 Ok(plain(at.0, Cursor::new(segments), true, is_durable(durability)))
             }
             Operation::CompareAndWrite { at, durability } => {
-                let (compare, cursor) = Compare::new(segments);
+                let cursor = Cursor::new(Segments::new());
                 Ok(Self {
                     start_of_compare: Some(at.0),
-                    compare: Some(Box::new(compare)),
+                    to_compare: Some(segments),
                     ..plain(at.0, cursor, false, is_durable(durability))
                 })
             }
@@ -59,21 +63,40 @@ impl Transfer {
 
     /// Start of the rest and its length, in bytes.
     pub(super) fn rest(&self) -> (u64, u64) {
-        (self.at, total_len(self.cursor.rest()) as u64)
+        let len = match &self.to_compare {
+            Some(segments) => total_len(segments) / 2,
+            None => total_len(self.cursor.rest()),
+        };
+        (self.at, len as u64)
+    }
+
+    /// Bytes of memory that the next call needs and that are not allocated yet.
+    pub(super) fn memory_needed(&self, direct: Option<DirectAlignment>) -> u64 {
+        if let Some(segments) = &self.to_compare {
+            // What is found, what is expected, and a bounce buffer for either half.
+            let (at, len) = self.rest();
+            let bounce = direct.map_or(0, |direct| Bounce::size_for(direct, at, len));
+            return (total_len(segments) + bounce) as u64;
+        }
+        let Some(alignment) = direct else { return 0 };
+        if self.bounce.is_some() || is_aligned(self.cursor.rest(), self.at, alignment) {
+            return 0;
+        }
+        let (at, left) = self.rest();
+        Bounce::size_for(alignment, at, left) as u64
     }
 
     pub(super) fn into_segments(self) -> Segments {
-        match self.compare {
-            Some(compare) => compare.into_segments(),
-            None => self.cursor.into_segments(),
+        match (self.to_compare, self.compare) {
+            (Some(segments), _) => segments,
+            (None, Some(compare)) => compare.into_segments(),
+            (None, None) => self.cursor.into_segments(),
         }
     }
 
-    /// Discards what was read of the disk, because others may have changed it.
-    pub(super) fn invalidate(&mut self) {
-        if let Some(bounce) = &mut self.bounce {
-            bounce.invalidate();
-        }
+    /// Frees the bounce buffer. What it holds of the disk may have changed, too.
+    pub(super) fn free_memory(&mut self) {
+        self.bounce = None;
     }
 
     /// Whether the outstanding call is a write that promises durability.
@@ -87,6 +110,10 @@ impl Transfer {
 
     /// The next call.
     pub(super) fn next_op(&mut self, direct: Option<DirectAlignment>) -> HostOp {
+        if let Some(segments) = self.to_compare.take() {
+            let (compare, cursor) = Compare::new(segments);
+            (self.compare, self.cursor) = (Some(Box::new(compare)), cursor);
+        }
         self.bounce_if_misaligned(direct);
         let (at, left) = self.rest();
         let durable = self.durable;

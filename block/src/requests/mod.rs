@@ -314,8 +314,9 @@ impl Requests {
             return self.complete(tag, Err(error));
         }
         if let Some(machine) = self.machines.get_mut(tag) {
-            machine.invalidate();
+            machine.free_memory();
         }
+        self.waiting.memory.complete(tag, &self.disk.state.memory);
         self.waiting.claims.complete(tag, &self.disk.state.range_lock);
     }
 
@@ -343,6 +344,7 @@ impl Requests {
         if let Some(slot) = self.fast.get_mut(usize::from(tag)) {
             slot.vacate(machine.into_segments());
         }
+        self.waiting.memory.complete(tag, &self.disk.state.memory);
         while let Some(rider) = self.waiting.merge.pop_rider(tag) {
             self.complete(rider, copy_of(&result));
         }

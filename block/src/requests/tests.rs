@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::*;
+use crate::kick::Kick;
 use crate::simulation::{Clock, SimulatedDisk, SimulatedParameters};
 use crate::{ByteOffset, ByteRange, CacheMode, DiscardLimits, DiskOptions, Durability, Geometry};
 
@@ -63,7 +64,8 @@ fn an_engine_reports_claiming_once_its_unclaimed_changes_have_completed() {
 
     // Another engine has a compare-and-write for the same blocks.
     let lock = &disk.state.range_lock;
-    let (other, _) = lock.register(kick.as_fd()).unwrap();
+    let other = Kick::new(kick.as_fd()).unwrap();
+    lock.register(&other);
     lock.require();
     lock.report_claiming(&other);
     let (compares, _) = lock.claim(&other, &(0..512), true);

@@ -5,7 +5,7 @@
 //! or newer.
 
 mod entry;
-mod kick;
+mod kick_poll;
 mod ring;
 
 use std::io;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use io_uring::squeue;
 use rustix::event::{EventfdFlags, eventfd};
 
-use self::kick::Kick;
+use self::kick_poll::KickPoll;
 use self::ring::KernelRing;
 pub use self::ring::{Ring, RingResult};
 use crate::disk_state::OpenDisk;
@@ -29,7 +29,7 @@ pub(crate) struct UringEngine<R: Ring = KernelRing> {
     // Dropped first: it ends the kick's poll.
     ring: R,
     requests: Requests,
-    kick: Kick,
+    kick: KickPoll,
     /// Signalled with each entry of the completion queue, once [`IoEngine::poll_fd`] was called.
     signal: Option<OwnedFd>,
 }
@@ -57,7 +57,7 @@ impl<R: Ring> UringEngine<R> {
     /// The process is out of descriptors, or the kernel cannot poll the kick.
     pub(crate) fn over(ring: R, disk: Arc<OpenDisk>, setup: &EngineSetup<'_>) -> io::Result<Self> {
         let requests = Requests::new(disk, setup)?;
-        let mut engine = Self { ring, requests, kick: Kick::new(setup.kick)?, signal: None };
+        let mut engine = Self { ring, requests, kick: KickPoll::new(setup.kick)?, signal: None };
         engine.poll_kick()?;
         Ok(engine)
     }
@@ -108,7 +108,7 @@ impl<R: Ring> UringEngine<R> {
     /// Handles what follows a result that has not completed a fast-path transfer.
     #[cold]
     fn handle_other(&mut self, user_data: u64, result: i32, more: bool) {
-        if user_data == kick::USER_DATA {
+        if user_data == kick_poll::USER_DATA {
             self.kick.handle_result(RingResult { user_data, result, more }, &mut self.ring);
             self.requests.enable_claims_if_required();
         }

@@ -56,6 +56,8 @@ impl SimDisk {
         let hold = |deadline| OnEnospc::Hold { deadline };
         let options = DiskOptions {
             on_enospc: plan.hold.map_or(OnEnospc::Report, hold),
+            // A few bounce buffers, so that requests wait for one.
+            copy_memory: 4 * u64::from(host_block),
             ..DiskOptions::new(plan.mode)
         };
         let block_device = plan.block_device;

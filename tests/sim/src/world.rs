@@ -300,13 +300,11 @@ impl<P: Protocol> World<P> {
             }
         };
         self.guests[at].listen();
-        if self.plan.host_block > self.plan.block {
-            self.pass_kicks_on();
-        }
+        self.pass_kicks_on();
         Ok(())
     }
 
-    /// An engine that gives up blocks kicks those that wait for them.
+    /// An engine that releases blocks or memory kicks those that wait for them.
     fn pass_kicks_on(&self) {
         for running in &self.workers {
             if running.kick.read().is_ok() {

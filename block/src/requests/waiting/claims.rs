@@ -1,17 +1,16 @@
 //! Changes that wait for a claim on their blocks, in the disk's range lock.
 
-use std::io;
-use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use super::queue::{QueueContext, WaitQueue, remove_tag};
 use crate::Operation;
-use crate::range_lock::{Claim, Claimant, RangeLock};
+use crate::kick::Kick;
+use crate::range_lock::{Claim, RangeLock};
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(in crate::requests) struct ClaimWait {
-    claimant: Claimant,
+    engine: Kick,
     /// Every change has to be claimed.
     is_required: bool,
     /// By tag.
@@ -35,18 +34,10 @@ enum ClaimState {
 
 impl ClaimWait {
     /// Registers an engine with the range lock, until [`ClaimWait::unregister`].
-    ///
-    /// # Errors
-    ///
-    /// The process is out of descriptors.
-    pub(in crate::requests) fn new(
-        lock: &RangeLock,
-        kick: BorrowedFd<'_>,
-        depth: usize,
-    ) -> io::Result<Self> {
-        let (claimant, is_required) = lock.register(kick)?;
+    pub(in crate::requests) fn new(lock: &RangeLock, engine: Kick, depth: usize) -> Self {
+        let is_required = lock.register(&engine);
         let states = std::iter::repeat_with(|| ClaimState::None).take(depth).collect();
-        Ok(Self { claimant, is_required, states, waiting: Vec::new(), unclaimed: 0 })
+        Self { engine, is_required, states, waiting: Vec::new(), unclaimed: 0 }
     }
 
     pub(in crate::requests) fn is_required(&self) -> bool {
@@ -71,7 +62,7 @@ impl ClaimWait {
     pub(in crate::requests) fn complete(&mut self, tag: u16, lock: &RangeLock) {
         match self.set(tag, ClaimState::None) {
             ClaimState::None => {}
-            ClaimState::Claimed(claim) => lock.release(&self.claimant, claim),
+            ClaimState::Claimed(claim) => lock.release(&self.engine, claim),
             ClaimState::Unclaimed if self.is_required => {
                 self.unclaimed -= 1;
                 self.report_if_claiming(lock);
@@ -82,7 +73,7 @@ impl ClaimWait {
 
     fn report_if_claiming(&self, lock: &RangeLock) {
         if self.unclaimed == 0 {
-            lock.report_claiming(&self.claimant);
+            lock.report_claiming(&self.engine);
         }
     }
 
@@ -92,7 +83,7 @@ impl ClaimWait {
     }
 
     pub(in crate::requests) fn unregister(&self, lock: &RangeLock) {
-        lock.unregister(&self.claimant);
+        lock.unregister(&self.engine);
     }
 }
 
@@ -107,7 +98,7 @@ impl WaitQueue for ClaimWait {
             return false;
         }
         let compares = matches!(machine.op(), Operation::CompareAndWrite { .. });
-        let (claim, granted) = cx.disk.state.range_lock.claim(&self.claimant, &bytes, compares);
+        let (claim, granted) = cx.disk.state.range_lock.claim(&self.engine, &bytes, compares);
         self.set(tag, ClaimState::Claimed(claim));
         if !granted {
             self.waiting.push(tag);

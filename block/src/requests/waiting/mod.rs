@@ -5,6 +5,7 @@
 
 mod claims;
 mod enospc;
+mod memory;
 mod merge;
 mod queue;
 mod turns;
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 use self::claims::ClaimWait;
 use self::enospc::EnospcWait;
+use self::memory::MemoryWait;
 use self::merge::MergeWait;
 use self::queue::WaitQueue;
 pub(super) use self::queue::{Machines, QueueContext};
@@ -22,9 +24,10 @@ use self::turns::{DiscardWait, SyncWait, ZeroWait};
 use crate::EngineSetup;
 use crate::discard::DiscardQueue;
 use crate::disk_state::OpenDisk;
+use crate::kick::Kick;
 
 /// Number of queues.
-const QUEUES: usize = 6;
+const QUEUES: usize = 7;
 
 /// The queues of one engine.
 #[derive(Debug)]
@@ -32,6 +35,7 @@ pub(super) struct Waiting {
     pub(super) merge: MergeWait,
     pub(super) enospc: EnospcWait,
     pub(super) claims: ClaimWait,
+    pub(super) memory: MemoryWait,
     pub(super) discards: DiscardWait,
     pub(super) syncs: SyncWait,
     pub(super) zeroing: ZeroWait,
@@ -44,7 +48,7 @@ pub(super) struct Waiting {
 pub(super) enum Stage {
     /// A new request.
     New = 0,
-    /// A request that the host has answered: it has its claim, if it needs one.
+    /// A request that the host has answered: it has its claim if it needs one, but may need memory.
     Answered = 3,
 }
 
@@ -54,11 +58,13 @@ impl Waiting {
     /// The process is out of descriptors.
     pub(super) fn new(disk: &OpenDisk, setup: &EngineSetup<'_>) -> io::Result<Self> {
         let depth = usize::from(setup.depth);
+        let engine = Kick::new(setup.kick)?;
         let discard = disk.file.limits.geometry.discard;
         Ok(Self {
             merge: MergeWait::new(discard),
             enospc: EnospcWait::new(depth),
-            claims: ClaimWait::new(&disk.state.range_lock, setup.kick, depth)?,
+            claims: ClaimWait::new(&disk.state.range_lock, engine.clone(), depth),
+            memory: MemoryWait::new(engine, depth),
             discards: DiscardWait(DiscardQueue::new(discard.map_or(1, |d| d.granularity))),
             syncs: SyncWait::new(depth),
             zeroing: ZeroWait::new(depth),
@@ -69,14 +75,14 @@ impl Waiting {
     /// The queues, in the order in which a request passes them. A retry after ENOSPC claims its blocks
     /// again, because a held request keeps no claim.
     fn queues(&self) -> [&dyn WaitQueue; QUEUES] {
-        let Self { merge, enospc, claims, discards, syncs, zeroing, is_active: _ } = self;
-        [merge, enospc, claims, discards, syncs, zeroing]
+        let Self { merge, enospc, claims, memory, discards, syncs, zeroing, is_active: _ } = self;
+        [merge, enospc, claims, memory, discards, syncs, zeroing]
     }
 
     /// The same queues in the same order.
     fn queues_mut(&mut self) -> [&mut dyn WaitQueue; QUEUES] {
-        let Self { merge, enospc, claims, discards, syncs, zeroing, is_active: _ } = self;
-        [merge, enospc, claims, discards, syncs, zeroing]
+        let Self { merge, enospc, claims, memory, discards, syncs, zeroing, is_active: _ } = self;
+        [merge, enospc, claims, memory, discards, syncs, zeroing]
     }
 
     /// Passes a request through the queues from `stage` on. Returns whether it has passed all of them:

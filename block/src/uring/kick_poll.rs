@@ -14,14 +14,14 @@ pub(super) const USER_DATA: u64 = u64::MAX;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Kick {
+pub(super) struct KickPoll {
     fd: OwnedFd,
     is_signalled: bool,
     /// Why the poll ended, as an errno.
     failed: Option<i32>,
 }
 
-impl Kick {
+impl KickPoll {
     /// # Errors
     ///
     /// The process is out of descriptors.
