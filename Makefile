@@ -1,6 +1,7 @@
 # What people do with this tree. `make` alone lists it.
 
 .DEFAULT_GOAL := help
+SKIPPED := $(CURDIR)/target/skipped-tests
 .PHONY: help demo test check build lab lab-zfs sim cycles thin bench bench-gate bench-trims clean
 
 help: ## List the targets
@@ -10,7 +11,10 @@ demo: build lab ## Boot a Debian guest that writes a file, reboots and finds it 
 	@cargo run --quiet --package lab --bin demo
 
 test: build lab-zfs ## Run everything: unit, property, hostile driver, real guests
-	cargo test --workspace --no-fail-fast
+	@mkdir -p $(dir $(SKIPPED)) && : >$(SKIPPED)
+	@BULKHEAD_SKIPPED=$(SKIPPED) cargo test --workspace --no-fail-fast; result=$$?; \
+	if [ -s $(SKIPPED) ]; then cat $(SKIPPED); echo "tests skipped: $$(wc -l <$(SKIPPED))"; fi; \
+	exit $$result
 
 check: ## Formatting and lints, as CI wants them
 	cargo fmt --all --check
