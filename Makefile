@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 SKIPPED := $(CURDIR)/target/skipped-tests
-.PHONY: help demo test check build lab lab-zfs sim cycles thin bench bench-gate bench-trims clean
+.PHONY: help demo test check measure build lab lab-zfs sim cycles thin bench bench-gate bench-trims clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,9 +16,13 @@ test: build lab-zfs ## Run everything: unit, property, hostile driver, real gues
 	if [ -s $(SKIPPED) ]; then cat $(SKIPPED); echo "tests skipped: $$(wc -l <$(SKIPPED))"; fi; \
 	exit $$result
 
-check: ## Formatting and lints, as CI wants them
+measure: ## Measure the code; SHOW=circles, phrases, names, long or wide lists violations
+	@cargo run --quiet --package style -- $(SHOW)
+
+check: ## Formatting, lints and style rules, as CI wants them
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
+	cargo test --quiet --package style
 
 build: ## Build target/release/bulkhead
 	cargo build --release --package vmm
