@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 SKIPPED := $(CURDIR)/target/skipped-tests
-.PHONY: help demo test check measure build lab lab-zfs sim cycles thin bench bench-gate bench-trims clean
+.PHONY: help demo test check measure hooks build lab lab-zfs sim cycles thin bench bench-gate bench-trims clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ test: build lab-zfs ## Run everything: unit, property, hostile driver, real gues
 
 measure: ## Measure the code; SHOW=circles, phrases, names, long or wide lists violations
 	@cargo run --quiet --package style -- $(SHOW)
+
+hooks: ## Check each commit message as CI does, in this clone and its worktrees
+	git config core.hooksPath resources/hooks
 
 check: ## Formatting, lints and style rules, as CI wants them
 	cargo fmt --all --check

@@ -3,6 +3,7 @@
 //! The tests in `tests/rules` fail on violations; `measure` lists those of some rules.
 
 pub mod code;
+pub mod commits;
 pub mod dependencies;
 pub mod glossary;
 pub mod layout;

@@ -3,6 +3,7 @@
 
 mod baseline;
 mod code;
+mod commits;
 mod glossary;
 mod layout;
 mod unsafe_modules;
