@@ -17,6 +17,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use folders::Child;
 pub use resolve::{Use, uses};
 pub use scopes::Scopes;
 
@@ -29,6 +30,8 @@ pub struct Circle {
     pub members: Vec<String>,
     /// Its edges: each use of one member by another.
     pub uses: Vec<String>,
+    /// A small subset of the uses whose removal breaks the circle.
+    pub cuts: Vec<String>,
 }
 
 impl fmt::Display for Circle {
@@ -40,59 +43,78 @@ impl fmt::Display for Circle {
         };
         writeln!(f, "{count} {kind} use each other in a circle:")?;
         writeln!(f, "  {}", self.members.join("  "))?;
-        self.uses.iter().try_for_each(|one| writeln!(f, "    {one}"))
+        writeln!(f, "  to break it, remove the uses marked * ({}):", self.cuts.len())?;
+        for one in &self.uses {
+            let mark = if self.cuts.contains(one) { '*' } else { ' ' };
+            writeln!(f, "  {mark} {one}")?;
+        }
+        Ok(())
     }
 }
 
 /// The circles of the file graph and of each folder's graph.
 pub fn circles(paths: &[&str], uses: &[Use]) -> Vec<Circle> {
-    let everything = (0..paths.len()).collect();
-    let names: Vec<_> = paths.iter().map(|path| (*path).to_owned()).collect();
-    let mut found = among(None, &names, &everything, paths, uses, Some);
+    let file = |(index, path): (usize, &&str)| Child {
+        name: (*path).to_owned(),
+        files: BTreeSet::from([index]),
+    };
+    let nodes = paths.iter().enumerate().map(file).collect();
+    let mut found = Graph { folder: None, nodes, paths, uses }.circles();
     for folder in folders::all(paths) {
-        let children = folders::children(&folder, paths);
-        let child_of = |file| children.iter().position(|child| child.files.contains(&file));
-        let names: Vec<_> = children.iter().map(|child| child.name.clone()).collect();
-        let has_folder = |circle: &Circle| circle.members.iter().any(|name| name.ends_with('/'));
-        let files = children.iter().flat_map(|child| child.files.clone()).collect();
-        let circles = among(Some(&folder), &names, &files, paths, uses, child_of);
+        let nodes = folders::children(&folder, paths);
+        let circles = Graph { folder: Some(&folder), nodes, paths, uses }.circles();
         // A circle without a subfolder repeats one of the file graph.
+        let has_folder = |circle: &Circle| circle.members.iter().any(|name| name.ends_with('/'));
         found.extend(circles.into_iter().filter(has_folder));
     }
     found
 }
 
-/// The circles of a graph with the nodes `names`; `node_of` maps a file to its node.
-fn among(
-    folder: Option<&str>,
-    names: &[String],
-    files: &BTreeSet<usize>,
-    paths: &[&str],
-    uses: &[Use],
-    node_of: impl Fn(usize) -> Option<usize>,
-) -> Vec<Circle> {
-    let mut edges = vec![BTreeSet::new(); names.len()];
-    let ends = |one: &Use| Some((node_of(one.from)?, node_of(one.to)?)).filter(|(a, b)| a != b);
-    let inside = |one: &&Use| files.contains(&one.from) && files.contains(&one.to);
-    for (from, to) in uses.iter().filter(inside).filter_map(ends) {
-        if let Some(edges) = edges.get_mut(from) {
-            edges.insert(to);
+/// The file graph, or the graph of one folder's children.
+struct Graph<'a> {
+    folder: Option<&'a str>,
+    nodes: Vec<Child>,
+    paths: &'a [&'a str],
+    uses: &'a [Use],
+}
+
+impl Graph<'_> {
+    fn node_of(&self, file: usize) -> Option<usize> {
+        self.nodes.iter().position(|node| node.files.contains(&file))
+    }
+
+    /// The uses that are edges of this graph, with the nodes that they connect.
+    fn edges(&self) -> Vec<(usize, usize, &Use)> {
+        let edge = |one: &'_ Use| Some((self.node_of(one.from)?, self.node_of(one.to)?));
+        let edges = self.uses.iter().filter_map(|one| edge(one).map(|(from, to)| (from, to, one)));
+        edges.filter(|(from, to, _)| from != to).collect()
+    }
+
+    fn circles(&self) -> Vec<Circle> {
+        let edges = self.edges();
+        let pairs: Vec<_> = edges.iter().map(|(from, to, _)| (*from, *to)).collect();
+        let components = graph::components(self.nodes.len(), &pairs);
+        components.iter().map(|members| self.circle(members, &edges)).collect()
+    }
+
+    fn circle(&self, members: &[usize], edges: &[(usize, usize, &Use)]) -> Circle {
+        let is_inside =
+            |(from, to, _): &&(usize, usize, &Use)| members.contains(from) && members.contains(to);
+        let edges: Vec<_> = edges.iter().filter(is_inside).collect();
+        let pairs: Vec<_> = edges.iter().map(|(from, to, _)| (*from, *to)).collect();
+        let cuts = graph::cuts(members, &pairs);
+        let is_cut = |(from, to, _): &&&(usize, usize, &Use)| cuts.contains(&(*from, *to));
+        let name = |node: &usize| self.nodes.get(*node).map(|node| node.name.clone());
+        Circle {
+            folder: self.folder.map(str::to_owned),
+            members: members.iter().filter_map(name).collect(),
+            uses: edges.iter().map(|(_, _, one)| self.describe(one)).collect(),
+            cuts: edges.iter().filter(is_cut).map(|(_, _, one)| self.describe(one)).collect(),
         }
     }
-    let edges: Vec<Vec<usize>> = edges.into_iter().map(|to| to.into_iter().collect()).collect();
-    let path = |file: usize| paths.get(file).copied().unwrap_or_default();
-    let describe = |one: &Use| {
+
+    fn describe(&self, one: &Use) -> String {
+        let path = |file: usize| self.paths.get(file).copied().unwrap_or_default();
         format!("{}:{} uses {} of {}", path(one.from), one.line, one.item, path(one.to))
-    };
-    let circle = |members: Vec<usize>| {
-        let is_part = |one: &&Use| {
-            ends(one).is_some_and(|(a, b)| members.contains(&a) && members.contains(&b))
-        };
-        Circle {
-            folder: folder.map(str::to_owned),
-            members: members.iter().filter_map(|node| names.get(*node).cloned()).collect(),
-            uses: uses.iter().filter(inside).filter(is_part).map(describe).collect(),
-        }
-    };
-    graph::components(&edges).into_iter().map(circle).collect()
+    }
 }

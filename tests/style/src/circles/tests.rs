@@ -238,6 +238,9 @@ fn two_files_that_use_each_other_are_a_circle() {
     let expected =
         ["small/src/a.rs:1 uses B of small/src/b.rs", "small/src/b.rs:2 uses A of small/src/a.rs"];
     assert_eq!(found[0].uses, expected);
+    assert_eq!(found[0].cuts.len(), 1);
+    let text = found[0].to_string();
+    assert!(text.contains("\n  * small/src/"), "{text}");
 }
 
 #[test]
