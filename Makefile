@@ -1,7 +1,8 @@
 # What people do with this tree. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build lab lab-zfs sim cycles thin bench bench-gate bench-trims clean
+SKIPPED := $(CURDIR)/target/skipped-tests
+.PHONY: help demo test check measure hooks build lab lab-zfs sim cycles thin bench bench-gate bench-trims clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -10,11 +11,21 @@ demo: build lab ## Boot a Debian guest that writes a file, reboots and finds it 
 	@cargo run --quiet --package lab --bin demo
 
 test: build lab-zfs ## Run everything: unit, property, hostile driver, real guests
-	cargo test --workspace --no-fail-fast
+	@mkdir -p $(dir $(SKIPPED)) && : >$(SKIPPED)
+	@BULKHEAD_SKIPPED=$(SKIPPED) cargo test --workspace --no-fail-fast; result=$$?; \
+	if [ -s $(SKIPPED) ]; then cat $(SKIPPED); echo "tests skipped: $$(wc -l <$(SKIPPED))"; fi; \
+	exit $$result
 
-check: ## Formatting and lints, as CI wants them
+measure: ## Measure the code; SHOW=circles, phrases, names, long or wide lists violations
+	@cargo run --quiet --package style -- $(SHOW)
+
+hooks: ## Check each commit message as CI does, in this clone and its worktrees
+	git config core.hooksPath resources/hooks
+
+check: ## Formatting, lints and style rules, as CI wants them
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
+	cargo test --quiet --package style
 
 build: ## Build target/release/bulkhead
 	cargo build --release --package vmm

@@ -7,6 +7,8 @@
 //! This crate knows no virtio, no KVM and no guest addresses: memory reaches it as [`Segment`]s of this
 //! process.
 
+#![deny(clippy::print_stdout)]
+
 mod allocation;
 mod backend;
 mod cache_mode;

@@ -4,6 +4,8 @@
 //! devices on it, [`scsi`] a SCSI target for one of these, [`platform`] the few devices a PC has
 //! outside PCI. Of the hypervisor this crate knows only the trait [`Hypervisor`]; it does not know KVM.
 
+#![deny(clippy::print_stdout)]
+
 pub mod bus;
 mod event;
 mod guest_memory;

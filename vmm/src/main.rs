@@ -1,5 +1,7 @@
 //! The `bulkhead` program.
 
+#![deny(clippy::print_stdout)]
+
 mod acpi;
 mod boot;
 mod cli;

@@ -66,6 +66,7 @@ fn bulkhead(folder: &TempDir) -> Command {
     Command::new(env!("CARGO_BIN_EXE_bulkhead")).current_dir(folder.path())
 }
 
+#[expect(clippy::print_stderr, reason = "names the reason in the output of a skipped test")]
 fn no_kvm() -> bool {
     let missing = fs::File::options().read(true).write(true).open("/dev/kvm").is_err();
     if missing {
@@ -95,6 +96,7 @@ vm.toml is ready to run
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one expected document")]
 fn a_good_machine_as_json() {
     if no_kvm() {
         return;

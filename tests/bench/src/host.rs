@@ -208,6 +208,7 @@ impl Drop for InMemory {
 
 /// Takes a file system down. The kernel may hold its files for a moment after who had them open is
 /// gone.
+#[expect(clippy::print_stderr, reason = "a warning that does not fail the benchmark")]
 fn unmount(folder: &Path) {
     let is_mounted = || Command::new("mountpoint").arg("-q").arg(folder).status();
     let try_once = || {

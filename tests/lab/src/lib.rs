@@ -31,6 +31,8 @@
 //! default the result of a probe at build time), `BULKHEAD_LAB_MIRROR` (Debian mirror; by default
 //! apt's), `BULKHEAD_BIN` (program under test).
 
+#![expect(clippy::print_stderr, reason = "reports progress on a terminal")]
+
 mod cache;
 mod config;
 mod console;

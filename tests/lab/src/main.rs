@@ -1,5 +1,7 @@
 //! `lab`: builds the lab and runs commands in it by hand.
 
+#![expect(clippy::print_stderr, reason = "reports progress on a terminal")]
+
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;

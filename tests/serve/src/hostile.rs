@@ -102,6 +102,7 @@ fn memory(bytes: u64) -> File {
 
 /// Each message by itself ends its connection, and no more.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of messages")]
 fn a_message_that_cannot_be_ends_its_connection_only() {
     type Attack = (&'static str, fn(&Raw));
     let attacks: &[Attack] = &[

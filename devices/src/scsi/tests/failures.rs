@@ -101,6 +101,7 @@ fn fields_of_commands() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of commands")]
 fn parameter_lists() {
     let length = Failure::Check(Sense::PARAMETER_LIST_LENGTH_ERROR);
     let caching = "00000000 08 12 00 00 0000 0000 0000 0000 00 00 0000 00 000000";

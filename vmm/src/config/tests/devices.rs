@@ -160,6 +160,7 @@ warning: `cache = "unsafe"` ignores the guest's flushes
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one expected report")]
 fn invalid_nets() {
     let mac = |mac: &str| report_with_base(&format!("[[net]]\ntap='t'\nmac='{mac}'\n"));
     assert_eq!(mac("52:54:00:AB:cd:ef"), "");

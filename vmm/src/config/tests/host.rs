@@ -104,6 +104,7 @@ warning: `vcpus` exceeds the number of host CPUs
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of images and their reports")]
 fn invalid_kernel_images() {
     let host = HostFixture::new();
     let elf = |machine| [b"\x7fELF\x02\x01".as_slice(), &[0; 12], &[machine, 0]].concat();

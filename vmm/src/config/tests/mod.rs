@@ -89,6 +89,7 @@ MachineConfig {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one configuration with all keys")]
 fn every_given_value_is_used() {
     let text = "
         machine = { vcpus = 2, memory = '1 GiB', shutdown_grace = '1500ms' }

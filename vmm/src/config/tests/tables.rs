@@ -27,6 +27,7 @@ not valid TOML: duplicate key
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "expected reports")]
 fn missing_and_misplaced_tables() {
     assert_data_eq!(
         report(""),
@@ -122,6 +123,7 @@ unknown key `colour`
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one expected report")]
 fn wrong_types() {
     let text = "[machine]\nvcpus='2'\nmemory=true\nshutdown_grace=[]\n[kernel]\nimage=1\n\
                 initramfs={}\ncmdline=1.5\n[[disk]]\nid=1\npath=1\ncache=1\nbus=1\nreadonly='yes'\n\
