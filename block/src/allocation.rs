@@ -1,4 +1,5 @@
-//! Data and holes of a file, as its file system reports them (`SEEK_DATA` and `SEEK_HOLE`, lseek(2)).
+//! Data and holes of a file, as its file system reports them (`SEEK_DATA` and `SEEK_HOLE`,
+//! lseek(2)).
 //!
 //! Blocks on metadata only. Space that is reserved but was never written counts as a hole: it reads
 //! zero. A block device does not report holes: all of it counts as data.
@@ -86,8 +87,8 @@ impl Iterator for Extents<'_> {
     }
 }
 
-/// Time limit of a query by a queue. A fragmented file may take tens of milliseconds for some hundreds
-/// of extents if the host has to read its metadata.
+/// Time limit of a query by a queue. A fragmented file may take tens of milliseconds for some
+/// hundreds of extents if the host has to read its metadata.
 pub(crate) const QUERY_TIME: Duration = Duration::from_millis(1);
 
 /// Extents returned whatever they take.

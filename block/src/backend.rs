@@ -1,6 +1,7 @@
 //! The contract between a disk's control plane, its engines and the device models.
 //!
-//! No method has a default: a wrapper that forgot one would report a healthy disk where there is none.
+//! No method has a default: a wrapper that forgot one would report a healthy disk where there is
+//! none.
 
 use std::borrow::Cow;
 use std::io;
@@ -29,8 +30,8 @@ pub struct EngineSetup<'a> {
     pub depth: u16,
     /// The memory that holds all segments. The owner keeps it mapped while the engine exists.
     pub memory: &'a [MemoryRegion],
-    /// An eventfd that ends [`IoEngine::wait`] when it is signalled, including a signal from before the engine was
-    /// created.
+    /// An eventfd that ends [`IoEngine::wait`] when it is signalled, including a signal from
+    /// before the engine was created.
     pub kick: BorrowedFd<'a>,
 }
 
@@ -137,8 +138,8 @@ pub struct DiskStatus {
 /// Why [`IoEngine::wait`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wake {
-    /// The kick descriptor was signalled since the last wait. The engine has consumed the signal: the caller need
-    /// not read the descriptor.
+    /// The kick descriptor was signalled since the last wait. The engine has consumed the signal:
+    /// the caller need not read the descriptor.
     pub kicked: bool,
 }
 
@@ -170,11 +171,12 @@ pub trait Backend: Send + Sync {
     /// The host's error; acknowledged data may be lost.
     fn sync(&self) -> io::Result<()>;
 
-    /// Disables `on_enospc = "hold"` for good: held requests are retried once more, then fail.
+    /// Disables `on_enospc = "hold"` for good: held requests are retried a last time, then
+    /// fail.
     fn stop_holding(&self);
 
-    /// Data and holes from `from` to the end of the disk. Stops after `limit` extents, and after about a
-    /// millisecond if it has found some. Blocks, on metadata only.
+    /// Data and holes from `from` to the end of the disk. Stops after `limit` extents, and after
+    /// about a millisecond if it has found some. Blocks, on metadata only.
     ///
     /// # Errors
     ///
@@ -188,17 +190,17 @@ pub trait Backend: Send + Sync {
     /// The host's error.
     fn backing_space(&self) -> io::Result<Option<BackingSpace>>;
 
-    /// Measures the space of the backing store and returns whether the soft limit was crossed since the last call.
-    /// Blocks.
+    /// Measures the space of the backing store and returns whether the soft limit was crossed since
+    /// the last call. Blocks.
     ///
     /// # Errors
     ///
     /// The host's error.
     fn check_soft_limit(&self) -> io::Result<Option<Crossing>>;
 
-    /// Resizes the disk and returns its new capacity in bytes. With a `size`, first grows the backing file to it,
-    /// durably; without one, adopts the size that the host gave the backing file. Engines then accept requests up to
-    /// the new end. Blocks; not for the data path.
+    /// Resizes the disk and returns its new capacity in bytes. With a `size`, first grows the
+    /// backing file to it, durably; without one, adopts the size that the host gave the backing
+    /// file. Engines then accept requests up to the new end. Blocks; not for the data path.
     ///
     /// # Errors
     ///
@@ -208,15 +210,16 @@ pub trait Backend: Send + Sync {
 
 /// The data plane of one queue, used from one thread.
 ///
-/// Each pushed request completes exactly once. Requests in flight are not ordered with respect to each other. A flush
-/// covers the writes whose completions were reaped before it was pushed. Dropping an engine waits for the requests in
-/// flight: afterwards no memory is accessed.
+/// Each pushed request completes exactly once. Requests in flight are not ordered with respect to
+/// each other. A flush covers the writes whose completions were reaped before it was pushed.
+/// Dropping an engine waits for the requests in flight: afterwards no memory is accessed.
 pub trait IoEngine {
     /// Accepts a request. The caller keeps at most `depth` in flight.
     fn push(&mut self, request: Request<'_>);
 
-    /// Submits everything pushed to the host and lets it post completions. Does not wait. Costs a system call only
-    /// if there is something to submit or to post, so that a polling worker may call it in each iteration.
+    /// Submits everything pushed to the host and lets it post completions. Does not wait. Costs a
+    /// system call only if there is something to submit or to post, so that a polling worker
+    /// may call it in each iteration.
     ///
     /// # Errors
     ///
@@ -226,23 +229,26 @@ pub trait IoEngine {
     /// Appends the available completions to `completed`.
     fn reap(&mut self, completed: &mut Vec<Completion>);
 
-    /// Number of requests in flight that are parked on a timer: held for ENOSPC, or discards that are merged or
-    /// paced. No host I/O is outstanding for them, and [`IoEngine::poll_fd`] does not signal when they come due.
+    /// Number of requests in flight that are parked on a timer: held for ENOSPC, or discards that
+    /// are merged or paced. No host I/O is outstanding for them, and [`IoEngine::poll_fd`] does
+    /// not signal when they come due.
     fn parked(&self) -> usize;
 
     /// When the first [parked](Self::parked) request comes due.
     fn due(&self) -> Option<Instant>;
 
-    /// Completes a request with `ECANCELED` if the host is not working on it. Returns `false` if it is: the request
-    /// then completes as usual.
+    /// Completes a request with `ECANCELED` if the host is not working on it. Returns `false` if it
+    /// is: the request then completes as usual.
     fn cancel(&mut self, tag: u16) -> bool;
 
-    /// Whether [`IoEngine::wait`] would return immediately, as far as is known without a system call.
+    /// Whether [`IoEngine::wait`] would return immediately, as far as is known without a system
+    /// call.
     fn is_ready(&self) -> bool;
 
-    /// A descriptor for a caller that waits for several engines at once. It becomes readable when a completion may
-    /// be available or the kick is signalled, and stays readable until [`IoEngine::clear_poll_fd`]. While requests
-    /// are [parked](Self::parked) the caller has to submit and reap when they are [due](Self::due) as well.
+    /// A descriptor for a caller that waits for several engines at once. It becomes readable when a
+    /// completion may be available or the kick is signalled, and stays readable until
+    /// [`IoEngine::clear_poll_fd`]. While requests are [parked](Self::parked) the caller has to
+    /// submit and reap when they are [due](Self::due) as well.
     ///
     /// # Errors
     ///

@@ -21,7 +21,7 @@ pub enum CacheMode {
     Unsafe,
 }
 
-/// What a guest's flush makes the host do.
+/// The host's action for a guest's flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlushAction {
     /// `fdatasync(2)` on the backing file.

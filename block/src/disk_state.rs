@@ -1,4 +1,5 @@
-//! State of an open disk that changes while it is in use, shared by the control thread and all engines.
+//! State of an open disk that changes while it is in use, shared by the control thread and all
+//! engines.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -1,7 +1,7 @@
 //! The log of failed requests.
 //!
-//! Each kind of failure is logged when it first happens and then at most once a minute, with the number
-//! suppressed: a guest must not be able to flood the log.
+//! Each kind of failure is logged when it first happens and then at most once a minute, with the
+//! number suppressed: a guest must not be able to flood the log.
 
 use std::error::Error;
 use std::io;

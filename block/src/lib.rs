@@ -1,11 +1,11 @@
 //! The storage stack: what a disk is.
 //!
 //! A [`Backend`] is the control plane of one disk: its geometry, its cache mode, and the factory of
-//! engines. An [`IoEngine`] is the data plane: one per queue, owned by the thread of the queue's worker.
-//! A guest's request arrives here as a [`Request`] and leaves as a [`Completion`].
+//! engines. An [`IoEngine`] is the data plane: one per queue, owned by the thread of the queue's
+//! worker. A guest's request arrives here as a [`Request`] and leaves as a [`Completion`].
 //!
-//! This crate knows no virtio, no KVM and no guest addresses: memory reaches it as [`Segment`]s of this
-//! process.
+//! This crate knows no virtio, no KVM and no guest addresses: memory reaches it as [`Segment`]s of
+//! this process.
 
 #![deny(clippy::print_stdout)]
 

@@ -1,7 +1,7 @@
 //! A rate limit for one log line.
 //!
-//! A guest must not be able to fill the host's log. Every line that it can provoke has a [`LogLimit`] of its own, one for
-//! each device and reason.
+//! A guest must not be able to fill the host's log. Every line that it can provoke has a
+//! [`LogLimit`] of its own, one for each device and reason.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -44,7 +44,8 @@ impl LogLimit {
         Self { period, burst, window: Mutex::new(window) }
     }
 
-    /// Records an occurrence. Returns the number of lines suppressed before it if this one may be logged.
+    /// Records an occurrence. Returns the number of lines suppressed before it if this one may be
+    /// logged.
     pub fn check(&self) -> Option<u64> {
         self.check_at(Instant::now())
     }

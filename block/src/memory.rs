@@ -1,8 +1,8 @@
 //! A disk in this process's memory: the backend to copy when you write one.
 //!
 //! [`MemoryDisk`] answers for the disk, [`MemoryEngine`] for one queue. Requests complete within
-//! [`IoEngine::push`], so that nothing is ever in flight between two calls. Every write is as durable
-//! as the process, so a flush has nothing to do.
+//! [`IoEngine::push`], so that nothing is ever in flight between two calls. Every write is as
+//! durable as the process, so a flush has nothing to do.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,9 +1,9 @@
 //! The bound on the memory for copies of a disk's requests: bounce buffers, and data to compare.
 //!
-//! A guest decides how many requests need a copy and how large they are. A disk has one budget for all
-//! its engines. Each request reserves its memory first; reservations are granted in the order they were
-//! made, so that a large one is not overtaken for good. Nothing blocks: an engine whose reservation is
-//! not granted is kicked when it is.
+//! A guest decides how many requests need a copy and how large they are. A disk has one budget for
+//! all its engines. Each request reserves its memory first; reservations are granted in the order
+//! they were made, so that a large one is not overtaken for good. Nothing blocks: an engine whose
+//! reservation is not granted is kicked when it is.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -54,7 +54,8 @@ impl MemoryBudget {
         Self { total, state: Mutex::default() }
     }
 
-    /// Reserves memory, of a single request at most the whole budget. Returns whether it is granted.
+    /// Reserves memory, of a single request at most the whole budget. Returns whether it is
+    /// granted.
     pub(crate) fn reserve(&self, by: &Kick, bytes: u64) -> (Reservation, bool) {
         let bytes = bytes.min(self.total);
         let mut state = self.lock();

@@ -15,23 +15,23 @@ pub struct DiskOptions {
     pub cache: CacheMode,
     /// Writes are refused.
     pub read_only: bool,
-    /// Logical block of the guest, 512 or 4096 bytes. By default that of a block device, and 512 for
-    /// a file, whatever alignment direct I/O requires.
+    /// Logical block of the guest, 512 or 4096 bytes. By default that of a block device, and 512
+    /// for a file, whatever alignment direct I/O requires.
     pub block_size: Option<u32>,
     /// Whether the image is locked.
     pub lock: ImageLocking,
     /// Which engine serves the disk.
     pub engine: EngineKind,
-    /// What happens to requests that fail with ENOSPC.
+    /// Handling of requests that fail with ENOSPC.
     pub on_enospc: OnEnospc,
     /// Percentage of the backing store that may be in use before the guest is warned.
     pub soft_limit: Option<u8>,
     /// Discards are offered to the guest.
     pub discard: bool,
-    /// What happens to writes of zeroes.
+    /// Handling of writes of zeroes.
     pub detect_zeroes: DetectZeroes,
-    /// Bytes of memory for copies of requests' data, of all engines together: bounce buffers where direct
-    /// I/O requires alignment, and data to compare.
+    /// Bytes of memory for copies of requests' data, of all engines together: bounce buffers where
+    /// direct I/O requires alignment, and data to compare.
     pub copy_memory: u64,
 }
 
@@ -67,8 +67,8 @@ pub enum ImageLocking {
     /// The image is locked; a disk that cannot lock it does not open.
     #[default]
     On,
-    /// The image is not locked, for file systems without locks. A second machine on the image destroys
-    /// it.
+    /// The image is not locked, for file systems without locks. A second machine on the image
+    /// destroys it.
     Off,
 }
 
@@ -144,7 +144,7 @@ impl fmt::Display for DetectZeroes {
     }
 }
 
-/// What happens to a request that fails because the host's file system is full (`ENOSPC`) or the
+/// Handling of a request that fails because the host's file system is full (`ENOSPC`) or the
 /// quota is exhausted (`EDQUOT`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum OnEnospc {

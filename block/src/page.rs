@@ -1,6 +1,7 @@
 //! Memory aligned for direct I/O.
 
-/// Size and alignment of a [`Page`], in bytes: the largest alignment of direct I/O that is supported.
+/// Size and alignment of a [`Page`], in bytes: the largest alignment of direct I/O that is
+/// supported.
 pub(crate) const PAGE: usize = 4096;
 
 /// One aligned page.

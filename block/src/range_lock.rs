@@ -1,18 +1,19 @@
 //! The range lock of a disk: excludes other changes to blocks between their read and their write.
 //!
 //! Two kinds of requests read before they write: a write of part of a direct-I/O block, which reads
-//! the block, modifies it and writes it back, and a compare-and-write. A change to the same blocks in
-//! between, from this queue or another, would be lost or overlooked. So every change claims its blocks.
+//! the block, modifies it and writes it back, and a compare-and-write. A change to the same blocks
+//! in between, from this queue or another, would be lost or overlooked. So every change claims its
+//! blocks.
 //!
 //! If only compare-and-write needs that, no engine claims anything until the first one arrives. It
-//! makes claims required for good: each engine of the disk is kicked, claims from then on, and reports
-//! when all changes that it started without a claim are complete. No compare-and-write is granted its
-//! claim before all engines have reported.
+//! makes claims required for good: each engine of the disk is kicked, claims from then on, and
+//! reports when all changes that it started without a claim are complete. No compare-and-write is
+//! granted its claim before all engines have reported.
 //!
-//! Nothing blocks: a request whose claim is not granted waits in its engine, which is kicked when the
-//! claim may have been granted. Claims are granted in the order they were made, each request has at
-//! most one, and none is kept while its request is held for ENOSPC: so there is neither starvation nor
-//! deadlock.
+//! Nothing blocks: a request whose claim is not granted waits in its engine, which is kicked when
+//! the claim may have been granted. Claims are granted in the order they were made, each request
+//! has at most one, and none is kept while its request is held for ENOSPC: so there is neither
+//! starvation nor deadlock.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -72,8 +73,8 @@ impl RangeLock {
         self.required.load(Ordering::Acquire)
     }
 
-    /// Registers an engine until [`RangeLock::unregister`], and returns whether it has to claim its changes
-    /// from the start. If not, it is kicked when it has to.
+    /// Registers an engine until [`RangeLock::unregister`], and returns whether it has to claim its
+    /// changes from the start. If not, it is kicked when it has to.
     pub(crate) fn register(&self, engine: &Kick) -> bool {
         let mut state = self.lock();
         let claims = self.is_required();
@@ -105,8 +106,8 @@ impl RangeLock {
         });
     }
 
-    /// Claims every block that `bytes` touch; for a compare-and-write if `compares`. Returns whether the
-    /// claim is granted.
+    /// Claims every block that `bytes` touch; for a compare-and-write if `compares`. Returns
+    /// whether the claim is granted.
     pub(crate) fn claim(&self, by: &Kick, bytes: &Range<u64>, compares: bool) -> (Claim, bool) {
         let start = bytes.start - bytes.start % self.unit;
         let end = bytes.end.checked_next_multiple_of(self.unit).unwrap_or(u64::MAX);

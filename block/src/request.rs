@@ -8,7 +8,8 @@ use crate::Segments;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteOffset(pub u64);
 
-/// `len` bytes from `start`. The end, `start + len`, does not overflow: the constructor of a range checks it.
+/// `len` bytes from `start`. The end, `start + len`, does not overflow: the constructor of a range
+/// checks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteRange {
     /// First byte.
@@ -17,7 +18,7 @@ pub struct ByteRange {
     pub len: u64,
 }
 
-/// What the completion of a write, discard or zeroing promises.
+/// The promise of a completed write, discard or zeroing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// The data may be lost in a power cut until a later flush completes.
@@ -38,16 +39,17 @@ pub enum Operation {
     Write {
         /// Where on the disk.
         at: ByteOffset,
-        /// What its completion promises.
+        /// The promise of its completion.
         durability: Durability,
     },
-    /// Compare the first half of the segments with the disk's data at this offset and, if both are equal, write
-    /// the other half there. The two steps are atomic with respect to all other requests of the disk. On a
-    /// difference nothing is written and the error holds a [`Miscompare`]. SBC-4 5.4 COMPARE AND WRITE.
+    /// Compare the first half of the segments with the disk's data at this offset and, if both are
+    /// equal, write the other half there. The two steps are atomic with respect to all other
+    /// requests of the disk. On a difference nothing is written and the error holds a
+    /// [`Miscompare`]. SBC-4 5.4 COMPARE AND WRITE.
     CompareAndWrite {
         /// Where on the disk.
         at: ByteOffset,
-        /// What its completion promises.
+        /// The promise of its completion.
         durability: Durability,
     },
     /// Make every write that completed before this request was pushed durable.
@@ -56,10 +58,11 @@ pub enum Operation {
     Discard {
         /// The range to deallocate.
         range: ByteRange,
-        /// What its completion promises.
+        /// The promise of its completion.
         durability: Durability,
-        /// The command has further ranges: its device pushes the next one when this one completes. An engine
-        /// delays the last range of a command only, to merge it with its neighbours.
+        /// The command has further ranges: its device pushes the next one when this one completes.
+        /// An engine delays the last range of a command only, to merge it with its
+        /// neighbours.
         more_follows: bool,
     },
     /// Zero the range.
@@ -68,7 +71,7 @@ pub enum Operation {
         range: ByteRange,
         /// Whether the host may deallocate the range.
         unmap: bool,
-        /// What its completion promises.
+        /// The promise of its completion.
         durability: Durability,
     },
 }
@@ -88,8 +91,9 @@ pub struct Request<'a> {
     pub tag: u16,
     /// The operation.
     pub op: Operation,
-    /// The data buffers; empty for operations that move no data. The engine takes the list and leaves another one
-    /// in its place, with undefined content, for the caller to clear and reuse.
+    /// The data buffers; empty for operations that move no data. The engine takes the list and
+    /// leaves another one in its place, with undefined content, for the caller to clear and
+    /// reuse.
     pub segments: &'a mut Segments,
 }
 

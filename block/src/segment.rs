@@ -21,8 +21,8 @@ impl Segment {
     ///
     /// The memory must be mapped, readable and writable whenever the segment or a copy of it is
     /// used: in a request, from its push until its completion is reaped or its engine is dropped.
-    /// No Rust reference to the memory may exist meanwhile. A guest may change it at any time, as it
-    /// may change the target of a device's DMA.
+    /// No Rust reference to the memory may exist meanwhile. A guest may change it at any time, as
+    /// it may change the target of a device's DMA.
     #[must_use]
     pub unsafe fn new(base: *mut u8, len: usize) -> Self {
         Self(libc::iovec { iov_base: base.cast(), iov_len: len })
@@ -51,8 +51,8 @@ impl Segment {
     /// Copies from the segment's start; returns how many bytes, which is the shorter of the two.
     fn copy_to(&self, buffer: &mut [u8]) -> usize {
         let len = self.len().min(buffer.len());
-        // SAFETY: the segment is readable (`Segment::new`) and cannot overlap the buffer, to which a
-        // reference exists.
+        // SAFETY: the segment is readable (`Segment::new`) and cannot overlap the buffer, to which
+        // a reference exists.
         unsafe { std::ptr::copy_nonoverlapping(self.base(), buffer.as_mut_ptr(), len) };
         len
     }
@@ -89,14 +89,16 @@ pub fn total_len(segments: &[Segment]) -> usize {
     segments.iter().fold(0, |sum, segment| sum.saturating_add(segment.len()))
 }
 
-/// Copies the segments' bytes, in order, to `buffer`; returns how many, which is the shorter of the two.
+/// Copies the segments' bytes, in order, to `buffer`; returns how many, which is the shorter of the
+/// two.
 pub fn gather(segments: &[Segment], buffer: &mut [u8]) -> usize {
     copy_each(segments, buffer.len(), |segment, range| {
         buffer.get_mut(range).map_or(0, |part| segment.copy_to(part))
     })
 }
 
-/// Copies `buffer` to the segments, in order; returns how many bytes, which is the shorter of the two.
+/// Copies `buffer` to the segments, in order; returns how many bytes, which is the shorter of the
+/// two.
 pub fn scatter(buffer: &[u8], segments: &[Segment]) -> usize {
     copy_each(segments, buffer.len(), |segment, range| {
         buffer.get(range).map_or(0, |part| segment.copy_from(part))
@@ -112,7 +114,8 @@ fn copy_each(
     segments.iter().fold(0, |copied, segment| copied + copy(segment, copied..len))
 }
 
-/// Whether the segments hold nothing but zeroes. A concurrent write of the guest may be seen or not.
+/// Whether the segments hold nothing but zeroes. A concurrent write of the guest may be seen or
+/// not.
 pub(crate) fn is_zero(segments: &[Segment]) -> bool {
     segments.iter().all(Segment::is_zero)
 }

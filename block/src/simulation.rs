@@ -1,7 +1,7 @@
 //! The interface of the simulator in `tests/`: the production engine over a simulated kernel.
 //!
-//! Not part of the crate's API. The seam is [`Ring`], the two queues of an io_uring: admission, ring
-//! entries, the meaning of results, the latch and draining are the engine's own code.
+//! Not part of the crate's API. The seam is [`Ring`], the two queues of an io_uring: admission,
+//! ring entries, the meaning of results, the latch and draining are the engine's own code.
 
 use std::fs::File;
 use std::io;
@@ -35,8 +35,8 @@ pub struct SimulatedDisk {
 }
 
 impl SimulatedDisk {
-    /// A disk whose deadlines are measured by `clock`. `file` is never used. Direct I/O requires memory
-    /// and offsets aligned to the host's block.
+    /// A disk whose deadlines are measured by `clock`. `file` is never used. Direct I/O requires
+    /// memory and offsets aligned to the host's block.
     #[must_use]
     pub fn new(parameters: SimulatedParameters, clock: Clock, file: File) -> Self {
         let SimulatedParameters { geometry, options, block_device, host_block } = parameters;

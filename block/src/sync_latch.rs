@@ -1,8 +1,8 @@
 //! The latch for lost writes.
 //!
 //! When write-back fails, Linux reports it once per open file description and may drop the dirty
-//! pages: the next `fdatasync` succeeds although the data is gone. The latch, one per disk, remembers
-//! what the kernel forgets.
+//! pages: the next `fdatasync` succeeds although the data is gone. The latch, one per disk,
+//! remembers what the kernel forgets.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

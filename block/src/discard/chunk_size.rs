@@ -1,9 +1,9 @@
 //! Size and timing of discard chunks.
 //!
 //! While a file system punches a hole it waits for the transfers to the file and blocks new ones; a
-//! device occupies its queue. So discards are chunked, one chunk per engine at a time. A chunk should
-//! take the host two milliseconds, or as long as a transfer if that is longer: a transfer that hits
-//! one then takes at most twice its time. A [`Cooldown`] separates chunks.
+//! device occupies its queue. So discards are chunked, one chunk per engine at a time. A chunk
+//! should take the host two milliseconds, or as long as a transfer if that is longer: a transfer
+//! that hits one then takes at most twice its time. A [`Cooldown`] separates chunks.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,8 @@ use super::io_load::LoadSample;
 const TARGET: Duration = Duration::from_millis(2);
 /// Maximum duration of a transfer that extends the target.
 const MAX_TRANSFER: Duration = Duration::from_millis(50);
-/// Guests time discards out, Linux on SCSI disks after 30 s. Discards that were delayed for this long
-/// get the minimum cooldown only.
+/// Guests time discards out, Linux on SCSI disks after 30 s. Discards that were delayed for this
+/// long get the minimum cooldown only.
 const MAX_DELAY: Duration = Duration::from_secs(10);
 /// Sizes of chunks in bytes.
 const FIRST: u64 = 4 << 20;
@@ -50,8 +50,8 @@ impl ChunkPacing {
         }
     }
 
-    /// Size of the next chunk of a range of `len` bytes that starts at a granule: all of it if it is
-    /// not much larger than a chunk.
+    /// Size of the next chunk of a range of `len` bytes that starts at a granule: all of it if it
+    /// is not much larger than a chunk.
     pub(crate) fn chunk_of(&self, len: u64) -> u64 {
         let size = self.size.next_multiple_of(self.granularity);
         if len <= size.saturating_add(size / 4) { len } else { size }
@@ -62,8 +62,8 @@ impl ChunkPacing {
         self.submitted.is_some()
     }
 
-    /// Whether a chunk may be submitted, of discards delayed for `delayed` so far. `sample` is called
-    /// only if the load matters.
+    /// Whether a chunk may be submitted, of discards delayed for `delayed` so far. `sample` is
+    /// called only if the load matters.
     pub(crate) fn is_ready(
         &mut self,
         now: Instant,
@@ -144,8 +144,8 @@ mod tests {
         assert_eq!(chunk(&mut pacing, MS), 2);
     }
 
-    /// Size in MiB of the chunk after a cooldown of 250 ms in which `completed` transfers completed one
-    /// after the other, and a chunk of `duration_us`.
+    /// Size in MiB of the chunk after a cooldown of 250 ms in which `completed` transfers completed
+    /// one after the other, and a chunk of `duration_us`.
     fn chunk_after(completed: u64, duration_us: u64) -> u64 {
         let (mut pacing, now) = (ChunkPacing::new(4096), Instant::now());
         pacing.submit(now);

@@ -1,15 +1,15 @@
 //! The pause between two discard chunks while reads and writes go on.
 //!
-//! A transfer that hits a chunk waits until the host finishes it. We control only how many do. So the
-//! pause ends not after a fixed time but once so many transfers have completed that those which hit
-//! the chunk are few among them.
+//! A transfer that hits a chunk waits until the host finishes it. We control only how many do. So
+//! the pause has no fixed length: it ends when enough transfers have completed undelayed that those
+//! which hit the chunk are few among them.
 
 use std::time::{Duration, Instant};
 
 use super::io_load::LoadSample;
 
-/// Transfers that complete undelayed for each one that hit the chunk. With 100 the delayed ones would
-/// just be beyond the 99th percentile.
+/// Transfers that complete undelayed for each one that hit the chunk. With 100 the delayed ones
+/// would just be beyond the 99th percentile.
 const UNDELAYED: u64 = 256;
 /// Minimum of a cooldown, as a multiple of the chunk's duration.
 const MIN_FACTOR: u32 = 4;
@@ -48,8 +48,8 @@ impl Cooldown {
         self.due
     }
 
-    /// Checks whether the cooldown is over; called once it is due. If it is not, sets the time of the
-    /// next check.
+    /// Checks whether the cooldown is over; called once it is due. If it is not, sets the time of
+    /// the next check.
     pub(super) fn is_over(&mut self, now: Instant, load: LoadSample) -> bool {
         let elapsed = now.saturating_duration_since(self.start);
         let (undelayed, wanted) = (self.undelayed(load), self.hit.saturating_mul(UNDELAYED));
@@ -98,8 +98,8 @@ mod tests {
         LoadSample { completed, in_flight, completed_at_chunk: 0 }
     }
 
-    /// Duration of a cooldown that is checked whenever it is due, while `per_ms` transfers complete in
-    /// each millisecond.
+    /// Duration of a cooldown that is checked whenever it is due, while `per_ms` transfers complete
+    /// in each millisecond.
     fn duration(chunk: Duration, in_flight: u64, per_ms: u64) -> Duration {
         let start = Instant::now();
         let mut cooldown = Cooldown::after(chunk, in_flight, start, load(1000, in_flight));

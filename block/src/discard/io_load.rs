@@ -1,5 +1,5 @@
-//! Reads and writes in progress on a disk. Each engine counts its own in a cache line of its own, so
-//! that counting costs two plain stores per transfer.
+//! Reads and writes in progress on a disk. Each engine counts its own in a cache line of its own,
+//! so that counting costs two plain stores per transfer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

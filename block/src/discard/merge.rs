@@ -1,17 +1,17 @@
 //! Discards of partial granules, delayed to be merged with their neighbours.
 //!
-//! The host deallocates whole granules only. A guest that discards parts of one, each in a request of
-//! its own, would free nothing. So a discard that starts or ends within a granule is delayed by a few
-//! milliseconds. It has not completed meanwhile: the guest cannot have written to its range again,
-//! and no flush waits for it.
+//! The host deallocates whole granules only. A guest that discards parts of one, each in a request
+//! of its own, would free nothing. So a discard that starts or ends within a granule is delayed by
+//! a few milliseconds. It has not completed meanwhile: the guest cannot have written to its range
+//! again, and no flush waits for it.
 
 use std::time::{Duration, Instant};
 
 use super::granules::Granules;
 use crate::{ByteOffset, ByteRange};
 
-/// How long a discard is delayed. A guest that discards many ranges issues them within this time; one
-/// that waits for each loses no more than a seek of a disk.
+/// How long a discard is delayed. A guest that discards many ranges issues them within this time;
+/// one that waits for each loses no more than a seek of a disk.
 const WINDOW: Duration = Duration::from_millis(2);
 
 /// Adjacent discards, merged.

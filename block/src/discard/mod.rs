@@ -1,7 +1,7 @@
-//! How a guest's discards reach the host: partial granules merged, large ranges chunked, chunks paced
-//! so that they do not delay transfers.
+//! How a guest's discards reach the host: partial granules merged, large ranges chunked, chunks
+//! paced so that they do not delay transfers.
 //!
-//! Pure but for the counters. The requests of an engine ask here what to do and report results.
+//! Pure, except for the counters: the requests of an engine call in and report results.
 
 mod chunk_size;
 mod cooldown;

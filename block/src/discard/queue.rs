@@ -13,8 +13,9 @@ use super::io_load::IoLoad;
 pub(crate) struct DiscardQueue {
     pacing: ChunkPacing,
     waiting: VecDeque<u16>,
-    /// Start of the current busy period: since then there were always discards waiting, outstanding,
-    /// or announced by [`Operation::Discard`](crate::Operation::Discard)'s `more_follows`.
+    /// Start of the current busy period: since then there were always discards waiting,
+    /// outstanding, or announced by [`Operation::Discard`](crate::Operation::Discard)'s
+    /// `more_follows`.
     busy_since: Option<Instant>,
     /// The command of the last chunk has further ranges.
     more_follows: bool,
@@ -47,8 +48,8 @@ impl DiscardQueue {
         self.waiting.len()
     }
 
-    /// Removes the next request if its chunk may be submitted; it is outstanding then. `now` is called
-    /// only if a request waits.
+    /// Removes the next request if its chunk may be submitted; it is outstanding then. `now` is
+    /// called only if a request waits.
     pub(crate) fn pop(&mut self, now: impl FnOnce() -> Instant, load: &IoLoad) -> Option<u16> {
         if self.waiting.is_empty() {
             return None;
@@ -67,7 +68,8 @@ impl DiscardQueue {
         self.pacing.chunk_of(len)
     }
 
-    /// The outstanding chunk is complete; `bytes` were discarded. `more_follows` as in its operation.
+    /// The outstanding chunk is complete; `bytes` were discarded. `more_follows` as in its
+    /// operation.
     pub(crate) fn complete_chunk(
         &mut self,
         now: Instant,
@@ -79,8 +81,8 @@ impl DiscardQueue {
         self.pacing.complete(now, bytes, load.complete_chunk());
     }
 
-    /// Ends the busy period if nothing waits, is outstanding or follows. To be called when the request of
-    /// a completed chunk has either completed or joined the queue again.
+    /// Ends the busy period if nothing waits, is outstanding or follows. To be called when the
+    /// request of a completed chunk has either completed or joined the queue again.
     pub(crate) fn end_busy_period_if_idle(&mut self) {
         if self.waiting.is_empty() && !self.pacing.is_outstanding() && !self.more_follows {
             self.busy_since = None;
@@ -104,8 +106,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// The discards of one engine beside the transfers of another, of which one is always in flight. A
-    /// chunk takes a millisecond.
+    /// The discards of one engine beside the transfers of another, of which one is always in
+    /// flight. A chunk takes a millisecond.
     struct Disk {
         load: IoLoad,
         queue: DiscardQueue,

@@ -1,8 +1,8 @@
 //! Finds the process that holds the lock on an image. Control thread only.
 //!
-//! The kernel reports the owner of a process-owned lock, but none for an open-file-description lock.
-//! `/proc/PID/fdinfo` lists the locks of each descriptor. Unprivileged users see their own processes
-//! only.
+//! The kernel reports the owner of a process-owned lock, but none for an open-file-description
+//! lock. `/proc/PID/fdinfo` lists the locks of each descriptor. Unprivileged users see their own
+//! processes only.
 
 use std::fs::{self, File, Metadata};
 use std::io;

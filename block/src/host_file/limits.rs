@@ -1,5 +1,5 @@
-//! What the host reports of a file: size, blocks, alignment of direct I/O, discard limits. Control
-//! thread only.
+//! Limits of a file as the host reports them: size, blocks, alignment of direct I/O, discard
+//! limits. Control thread only.
 //!
 //! Nothing is invented: a limit that the host does not report is absent.
 
@@ -36,8 +36,8 @@ pub(crate) struct HostLimits {
 }
 
 impl HostLimits {
-    /// The unit of direct I/O if it is larger than the guest's block, in bytes: several guest blocks
-    /// share one host block then.
+    /// The unit of direct I/O if it is larger than the guest's block, in bytes: several guest
+    /// blocks share one host block then.
     pub(crate) fn shared_block(&self) -> Option<u32> {
         let unit = self.direct.map_or(0, |direct| direct.offset);
         (unit > self.geometry.logical_block).then_some(unit)
@@ -123,8 +123,9 @@ impl Probe<'_> {
         Ok(())
     }
 
-    /// Takes `st_blksize` for the unit of the file system's read-modify-write and deallocation, up to
-    /// 4096 bytes. Larger values are a preference (records, stripes, network transfer sizes).
+    /// Takes `st_blksize` for the unit of the file system's read-modify-write and deallocation, up
+    /// to 4096 bytes. Larger values are a preference (records, stripes, network transfer
+    /// sizes).
     fn file_geometry(&self, stat: &Statx) -> Result<Geometry, OpenError> {
         let logical_block = self.block_size.unwrap_or(SECTOR);
         let preferred = stat.stx_blksize;

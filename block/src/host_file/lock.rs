@@ -1,15 +1,15 @@
-//! The lock on an image, which keeps other machines and monitors off it. Control thread only, except for
-//! [`share`].
+//! The lock on an image, which keeps other machines and monitors off it. Control thread only,
+//! except for [`share`].
 //!
 //! Byte locks as QEMU has them (`block/file-posix.c`): a process that uses the image holds shared
-//! open-file-description locks, one byte for each permission it uses and one for each permission that
-//! it denies to others, and fails to open the image if another process holds the opposite of one of
-//! them. So machines of both monitors exclude each other. Shared locks let others read these bytes
-//! where locks are mandatory, as backup programs do on NAS systems.
+//! open-file-description locks, one byte for each permission it uses and one for each permission
+//! that it denies to others, and fails to open the image if another process holds the opposite of
+//! one of them. So machines of both monitors exclude each other. Shared locks let others read these
+//! bytes where locks are mandatory, as backup programs do on NAS systems.
 //!
-//! A lock lasts until the last use of its open file description, and a request in flight is one. Every
-//! description that is written through holds the locks: after a kill the image stays locked until the
-//! kernel has completed the last write.
+//! A lock lasts until the last use of its open file description, and a request in flight is one.
+//! Every description that is written through holds the locks: after a kill the image stays locked
+//! until the kernel has completed the last write.
 
 use std::fs::File;
 use std::io;
@@ -101,8 +101,8 @@ fn lock_error(source: io::Error, path: &Path) -> OpenError {
     OpenError::Host { path: path.into(), what, source }
 }
 
-/// Releases the locks of a file that is no longer used. Closing the last descriptor would do so too,
-/// but an io_uring may keep one for a moment after the ring itself is closed.
+/// Releases the locks of a file that is no longer used. Closing the last descriptor would do so
+/// too, but an io_uring may keep one for a moment after the ring itself is closed.
 pub(super) fn release(file: &File) {
     // Without a lock, or on a file system without locks, there is nothing to release.
     for bytes in BYTES {

@@ -1,6 +1,7 @@
 //! An opened file or block device of the host: what is known of it and does not change.
 //!
-//! Shared by the control thread and all engines of a disk. What changes is in [`crate::disk_state`].
+//! Shared by the control thread and all engines of a disk. What changes is in
+//! [`crate::disk_state`].
 
 mod holder;
 mod limits;
@@ -39,9 +40,9 @@ pub(crate) struct EngineFiles {
 }
 
 impl EngineFiles {
-    /// The descriptors for transfers, for `fdatasync`, and for ranges to discard or zero. The last is,
-    /// on a block device, the description that holds it exclusively: the kernel refuses any other
-    /// with `EBUSY` while the page cache is dirty.
+    /// The descriptors for transfers, for `fdatasync`, and for ranges to discard or zero. The last
+    /// is, on a block device, the description that holds it exclusively: the kernel refuses any
+    /// other with `EBUSY` while the page cache is dirty.
     pub(crate) fn with_ranges<'a>(&'a self, host: &'a HostFile) -> [BorrowedFd<'a>; 3] {
         let ranges = if host.is_block_device() { &host.file } else { &self.disk };
         [self.disk.as_fd(), self.syncs.as_fd(), ranges.as_fd()]
@@ -49,11 +50,12 @@ impl EngineFiles {
 }
 
 impl HostFile {
-    /// Opens the file twice more for one engine: for its I/O and for its `fdatasync`. Linux reports a
-    /// write-back error once per open file description: of two engines that shared one, or of durable
-    /// writes and flushes, only the first to ask would learn of it.
+    /// Opens the file twice more for one engine: for its I/O and for its `fdatasync`. Linux reports
+    /// a write-back error once per open file description: of two engines that shared one, or of
+    /// durable writes and flushes, only the first to ask would learn of it.
     ///
-    /// The first description holds the locks on the image as well, so that a write in flight keeps them.
+    /// The first description holds the locks on the image as well, so that a write in flight keeps
+    /// them.
     ///
     /// # Errors
     ///
@@ -90,8 +92,8 @@ impl HostFile {
         self.kind == FileKind::BlockDevice
     }
 
-    /// Discard limits of a device whose whole granules read zero after a discard, so that zeroing may
-    /// discard them.
+    /// Discard limits of a device whose whole granules read zero after a discard, so that zeroing
+    /// may discard them.
     pub(crate) fn zeroes_by_discarding(&self) -> Option<DiscardLimits> {
         self.limits.geometry.discard.filter(|limits| self.is_block_device() && limits.reads_zero)
     }
@@ -103,17 +105,18 @@ impl HostFile {
         self.is_block_device() && self.limits.direct.is_none()
     }
 
-    /// Whether a write failed with ENOSPC or EDQUOT and no other data is lost. That holds for direct
-    /// writes. Through the page cache, file systems reserve space before they accept the data; if
-    /// the store below runs out of it during write-back of earlier data, the next flush reports that
-    /// too, as no write uses its descriptor. A block device accepts any data and fails at write-back.
+    /// Whether a write failed with ENOSPC or EDQUOT and no other data is lost. That holds for
+    /// direct writes. Through the page cache, file systems reserve space before they accept the
+    /// data; if the store below runs out of it during write-back of earlier data, the next
+    /// flush reports that too, as no write uses its descriptor. A block device accepts any data
+    /// and fails at write-back.
     pub(crate) fn is_own_enospc(&self, error: &io::Error) -> bool {
         is_enospc(error) && (self.limits.direct.is_some() || !self.is_block_device())
     }
 
-    /// Whether a failed durable write may mean the loss of data acknowledged before. Through the page
-    /// cache its `RWF_DSYNC` part reports write-back errors of earlier writes; a direct write reports
-    /// its own error only (ADR 13).
+    /// Whether a failed durable write may mean the loss of data acknowledged before. Through the
+    /// page cache its `RWF_DSYNC` part reports write-back errors of earlier writes; a direct
+    /// write reports its own error only (ADR 13).
     pub(crate) fn is_loss_of_earlier_writes(&self, error: &io::Error) -> bool {
         let too_large = error.raw_os_error() == Some(libc::EFBIG);
         let own_error = self.is_own_enospc(error) || (!self.is_block_device() && too_large);

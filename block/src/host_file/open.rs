@@ -55,8 +55,8 @@ pub(crate) fn claim(
     options: &DiskOptions,
 ) -> Result<File, OpenError> {
     const TIMEOUT: Duration = Duration::from_secs(1);
-    // Of two processes that open an image at the same time, both may see the other's locks: they must
-    // not retry in step.
+    // Of two processes that open an image at the same time, both may see the other's locks: they
+    // must not retry in step.
     let interval = Duration::from_millis(10 + u64::from(std::process::id() % 8));
     let deadline = Instant::now() + TIMEOUT;
     loop {
@@ -114,8 +114,8 @@ pub(crate) fn reopen(fd: impl AsFd, flags: OFlags) -> io::Result<File> {
     Ok(File::from(rustix::fs::open(link, flags, Mode::empty())?))
 }
 
-/// Sets `O_NOATIME`, which makes reads cheaper. Only the file's owner may (open(2)); for others reads
-/// keep updating the access time.
+/// Sets `O_NOATIME`, which makes reads cheaper. Only the file's owner may (open(2)); for others
+/// reads keep updating the access time.
 pub(super) fn without_access_times(file: File) -> File {
     if let Ok(flags) = rustix::fs::fcntl_getfl(&file) {
         let _ = rustix::fs::fcntl_setfl(&file, flags | OFlags::NOATIME);

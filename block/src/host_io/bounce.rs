@@ -54,7 +54,7 @@ impl Bounce {
         Self { pages, unit, start: 0, len: 0, lead: 0, wanted: 0, unread: [None; 2] }
     }
 
-    /// Takes the window away, to be placed anew for the next call.
+    /// Removes the window; the next call places it again.
     fn unplace(&mut self) {
         self.len = 0;
     }
@@ -83,8 +83,8 @@ impl Bounce {
         (self.part(0, self.len), self.start)
     }
 
-    /// Takes the result of a read, `count` bytes. Returns how many of the requested bytes were copied
-    /// to the segments.
+    /// Takes the result of a read, `count` bytes. Returns how many of the requested bytes were
+    /// copied to the segments.
     pub(super) fn complete_read(&mut self, segments: &[Segment], count: usize) -> usize {
         let bytes = count.saturating_sub(self.lead).min(self.wanted);
         let data = self.pages.as_slice().get(self.lead..self.lead + bytes).unwrap_or_default();
@@ -93,8 +93,8 @@ impl Bounce {
         bytes
     }
 
-    /// Buffer and disk offset of a block that has to be read before up to `left` bytes at `at` can be
-    /// written; `None` if there is none.
+    /// Buffer and disk offset of a block that has to be read before up to `left` bytes at `at` can
+    /// be written; `None` if there is none.
     pub(super) fn unread_block(&mut self, at: u64, left: u64) -> Option<(IoBuffer, u64)> {
         self.place(at, left);
         let offset = self.unread.iter().flatten().copied().next()?;
@@ -128,8 +128,8 @@ impl Bounce {
         (self.part(0, self.len), self.start)
     }
 
-    /// Takes the result of a write, `count` bytes. Returns how many of the requested bytes are written
-    /// in whole blocks.
+    /// Takes the result of a write, `count` bytes. Returns how many of the requested bytes are
+    /// written in whole blocks.
     pub(super) fn complete_write(&mut self, count: usize) -> usize {
         let blocks = count - count % self.unit;
         let bytes = blocks.saturating_sub(self.lead).min(self.wanted);

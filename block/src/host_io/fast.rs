@@ -1,16 +1,17 @@
 //! Transfers that one call most likely completes.
 //!
 //! That is nearly all of them. A fast-path slot keeps a fraction of a state machine's state; a
-//! transfer becomes a [`StateMachine`](super::StateMachine) only when the host returns anything other
-//! than its full length.
+//! transfer becomes a [`StateMachine`](super::StateMachine) only when the host returns anything
+//! other than its full length.
 
 use super::bounce::is_aligned;
 use super::host_call::{HostCall, HostOp, IoBuffer, MAX_SEGMENTS};
 use crate::host_file::HostFile;
 use crate::{DetectZeroes, Durability, Operation, Segment};
 
-/// The call of a read or write that direct I/O accepts as it is and that fits one call; `None` for any
-/// other request. The call names the memory of `segments` and, if there are several, the list itself.
+/// The call of a read or write that direct I/O accepts as it is and that fits one call; `None` for
+/// any other request. The call names the memory of `segments` and, if there are several, the list
+/// itself.
 pub(crate) fn single_call(
     op: Operation,
     segments: &[Segment],
@@ -31,8 +32,8 @@ pub(crate) fn single_call(
     Some(HostCall { op, may_block: false })
 }
 
-/// A contiguous transfer that promises no durability: what most calls are. The invariant of [`HostCall`]
-/// holds for it.
+/// A contiguous transfer that promises no durability: what most calls are. The invariant of
+/// [`HostCall`] holds for it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FastTransfer {
     pub(crate) base: *mut u8,
@@ -54,8 +55,8 @@ impl From<FastTransfer> for HostCall {
     }
 }
 
-/// Which contiguous transfers the fast path accepts: [`is_aligned`] as masks of the bits that must be
-/// zero.
+/// Which contiguous transfers the fast path accepts: [`is_aligned`] as masks of the bits that must
+/// be zero.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FastFilter {
     memory: usize,

@@ -5,9 +5,9 @@ use crate::Segment;
 /// A call to the host.
 ///
 /// Invariant: the memory that it names stays valid and in place until the call's result is handled
-/// by the [`StateMachine`](super::StateMachine) or fast-path slot that made it. Those own the list of
-/// segments and the bounce buffer; the segments are valid by [`Segment::new`]. [`crate::requests`]
-/// drops neither while the host works on a call.
+/// by the [`StateMachine`](super::StateMachine) or fast-path slot that made it. Those own the list
+/// of segments and the bounce buffer; the segments are valid by [`Segment::new`].
+/// [`crate::requests`] drops neither while the host works on a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HostCall {
     pub(crate) op: HostOp,
@@ -65,8 +65,8 @@ impl IoBuffer {
     }
 }
 
-/// Limits one transfer to 1 GiB; the rest follows as after a short transfer. A multiple of the page,
-/// as direct I/O requires.
+/// Limits one transfer to 1 GiB; the rest follows as after a short transfer. A multiple of the
+/// page, as direct I/O requires.
 fn clamp(len: usize) -> u32 {
     const MAX: u32 = 1 << 30;
     u32::try_from(len).map_or(MAX, |len| len.min(MAX))

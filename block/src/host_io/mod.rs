@@ -1,8 +1,9 @@
 //! The host I/O of one request, call by call.
 //!
-//! A [`StateMachine`] names its next [`HostCall`]; an engine makes a ring entry or a system call of it
-//! and hands the result back. Pure: no I/O happens here, no state of the disk changes, and what a
-//! result means for the disk is returned as an [`Effect`]. So both engines treat every result alike.
+//! A [`StateMachine`] names its next [`HostCall`]; an engine makes a ring entry or a system call of
+//! it and hands the result back. Pure: no I/O happens here, no state of the disk changes, and what
+//! a result means for the disk is returned as an [`Effect`]. So both engines treat every result
+//! alike.
 
 mod bounce;
 mod compare;

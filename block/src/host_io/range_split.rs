@@ -11,7 +11,8 @@ pub(super) struct Piece {
     pub(super) len: u64,
 }
 
-/// A range in three pieces, each possibly empty: whole blocks, and the parts of blocks at both ends.
+/// A range in three pieces, each possibly empty: whole blocks, and the parts of blocks at both
+/// ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RangeSplit {
     pub(super) middle: Piece,

@@ -1,5 +1,5 @@
-//! Discarding or zeroing a range: its calls, the fallback from one to the next, and what their results
-//! mean.
+//! Discarding or zeroing a range: its calls, the fallback from one to the next, and what their
+//! results mean.
 
 use std::io;
 
@@ -42,7 +42,7 @@ pub(super) struct RangeWork {
     bounce: Option<Box<Bounce>>,
 }
 
-/// What the failure of a method leads to.
+/// The reaction to the failure of a method.
 pub(super) enum Fallback {
     /// The next method is tried.
     Next,
@@ -122,9 +122,9 @@ impl RangeWork {
         self.method == Method::Discard
     }
 
-    /// Whether the outstanding call zeroes by discarding. Each chunk is discarded twice (ADR 12): the
-    /// first call zeroes it; the second makes that durable with the next flush, and drops from the
-    /// page cache what was read before the first had completed.
+    /// Whether the outstanding call zeroes by discarding. Each chunk is discarded twice (ADR 12):
+    /// the first call zeroes it; the second makes that durable with the next flush, and drops
+    /// from the page cache what was read before the first had completed.
     pub(super) fn is_zeroing_discard(&self) -> bool {
         self.zeroes && self.method == Method::Discard
     }
@@ -178,8 +178,8 @@ impl RangeWork {
         HostOp::Write { buffer, at, durable }
     }
 
-    /// Takes the result of the outstanding call, `count` bytes if it was a write. Returns whether the
-    /// range is complete, and how many bytes were deallocated.
+    /// Takes the result of the outstanding call, `count` bytes if it was a write. Returns whether
+    /// the range is complete, and how many bytes were deallocated.
     ///
     /// # Errors
     ///

@@ -9,7 +9,7 @@ use super::transfer::Transfer;
 use crate::host_file::{HostFile, is_enospc};
 use crate::{ByteRange, Durability, Operation, Segments};
 
-/// What follows the result of a call.
+/// The state of a request after the result of a call.
 #[derive(Debug)]
 pub(crate) enum Progress {
     /// [`StateMachine::next_call`] has another call.
@@ -20,7 +20,7 @@ pub(crate) enum Progress {
     Done(io::Result<()>),
 }
 
-/// What the result of a call means for the disk.
+/// The effect of a result on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     None,
@@ -240,15 +240,15 @@ impl StateMachine {
         self.fail(error, file)
     }
 
-    /// Whether the host refused the call because it would block. A ZFS volume cannot tell and refuses
-    /// with `EOPNOTSUPP` every discard that must not block.
+    /// Whether the host refused the call because it would block. A ZFS volume cannot tell and
+    /// refuses with `EOPNOTSUPP` every discard that must not block.
     fn is_refused_without_blocking(&self, errno: i32) -> bool {
         let is_discard = matches!(&self.work, Work::Range(work) if work.is_block_discard());
         errno == libc::EAGAIN || (errno == libc::EOPNOTSUPP && is_discard && !self.may_block)
     }
 
-    /// Whether the host cannot make the call at all. `EBUSY` is returned for a discard that has to zero
-    /// while another process writes to the device through the page cache.
+    /// Whether the host cannot make the call at all. `EBUSY` is returned for a discard that has to
+    /// zero while another process writes to the device through the page cache.
     fn is_unsupported(&self, errno: i32) -> bool {
         let zeroes = matches!(&self.work, Work::Range(work) if work.is_zeroing_discard());
         errno == libc::EOPNOTSUPP || (errno == libc::EBUSY && zeroes)
@@ -267,7 +267,7 @@ impl StateMachine {
             matches!(&self.work, Work::Transfer(transfer) if transfer.is_durable_write());
         let is_lossy = self.is_sync() || is_durable_write && file.is_loss_of_earlier_writes(&error);
         let is_no_space = match self.op {
-            // What was compared could have changed by the time of a retry.
+            // The compared data could have changed by the time of a retry.
             Operation::CompareAndWrite { .. } | Operation::Read { .. } => false,
             _ if is_durable_write => file.is_own_enospc(&error),
             _ => is_enospc(&error) && !self.is_sync(),

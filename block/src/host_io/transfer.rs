@@ -73,7 +73,7 @@ impl Transfer {
     /// Bytes of memory that the next call needs and that are not allocated yet.
     pub(super) fn memory_needed(&self, direct: Option<DirectAlignment>) -> u64 {
         if let Some(segments) = &self.to_compare {
-            // What is found, what is expected, and a bounce buffer for either half.
+            // The data found, the data expected, and a bounce buffer for either half.
             let (at, len) = self.rest();
             let bounce = direct.map_or(0, |direct| Bounce::size_for(direct, at, len));
             return (total_len(segments) + bounce) as u64;
@@ -176,8 +176,8 @@ impl Transfer {
         }
     }
 
-    /// Starts the write of a compare-and-write whose read is complete. Returns whether the transfer is
-    /// complete.
+    /// Starts the write of a compare-and-write whose read is complete. Returns whether the transfer
+    /// is complete.
     fn compare(&mut self) -> io::Result<bool> {
         let (Some(compare), Some(start)) = (self.compare.take(), self.start_of_compare) else {
             return Ok(true);
@@ -200,5 +200,5 @@ pub(super) fn end_of_file() -> io::Error {
 }
 
 pub(super) fn no_progress() -> io::Error {
-    io::Error::new(io::ErrorKind::WriteZero, "the host wrote nothing of a write")
+    io::Error::new(io::ErrorKind::WriteZero, "the host wrote no bytes of a write")
 }

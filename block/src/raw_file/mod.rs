@@ -32,8 +32,8 @@ impl RawFile {
     ///
     /// # Errors
     ///
-    /// The host's error; another process holds the file; or the file cannot serve as a disk (neither a
-    /// regular file nor a block device, empty, or of an unsuitable size).
+    /// The host's error; another process holds the file; or the file cannot serve as a disk
+    /// (neither a regular file nor a block device, empty, or of an unsuitable size).
     pub fn open(path: &Path, options: &DiskOptions) -> Result<Self, OpenError> {
         let (found, kind) = find(path)?;
         let file = claim(&found, kind, path, options)?;

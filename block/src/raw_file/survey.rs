@@ -16,7 +16,7 @@ use crate::{
     ImageLock, OpenError, SpaceProbe,
 };
 
-/// What is known of a disk without using it.
+/// Properties of a disk, found without using it.
 #[derive(Debug)]
 pub struct Survey {
     file: File,
@@ -26,8 +26,8 @@ pub struct Survey {
     pub geometry: Geometry,
     /// Name of the dataset if it is a ZFS volume.
     pub volume: Option<String>,
-    /// Bytes allocated to the file in its file system, including preallocated ones and those beyond its
-    /// end, or to the volume in its pool. `None` for other block devices.
+    /// Bytes allocated to the file in its file system, including preallocated ones and those
+    /// beyond its end, or to the volume in its pool. `None` for other block devices.
     pub allocated: Option<u64>,
     /// Space of the backing store, if the host reports it.
     pub backing: Option<BackingSpace>,
@@ -95,9 +95,9 @@ impl Survey {
         Extents::new(&self.file, 0, self.geometry.capacity)
     }
 
-    /// Reads all data and returns how many bytes of whole granules hold nothing but zeroes: what the
-    /// guest could have discarded. The granule is the discard granularity, or the logical block if
-    /// nothing can be discarded. `progress` is called with the bytes of each read.
+    /// Reads all data and returns how many bytes of whole granules hold nothing but zeroes: what
+    /// the guest could have discarded. The granule is the discard granularity, or the logical
+    /// block if nothing can be discarded. `progress` is called with the bytes of each read.
     ///
     /// # Errors
     ///

@@ -16,8 +16,8 @@ pub(super) enum Admission {
     Complete(io::Result<()>),
 }
 
-/// Checks a request whose segments hold `bytes`. Device models check the guest's requests, so that a
-/// refusal here is a bug of theirs.
+/// Checks a request whose segments hold `bytes`. Device models check the guest's requests, so that
+/// a refusal here is a bug of theirs.
 pub(super) fn admit(op: Operation, bytes: u64, disk: &OpenDisk) -> Admission {
     let options = &disk.file.options;
     let (start, len) = match op {

@@ -2,8 +2,8 @@
 
 use crate::{ByteOffset, Durability, Operation, Segment, Segments};
 
-/// A fast-path transfer, or nothing while the request has a state machine. A fast-path transfer is one
-/// call that most likely transfers everything.
+/// A fast-path transfer, or nothing while the request has a state machine. A fast-path transfer is
+/// one call that most likely transfers everything.
 #[derive(Debug)]
 pub(super) struct FastSlot {
     pub(super) state: SlotState,
@@ -29,7 +29,8 @@ pub(super) enum SlotState {
 }
 
 impl SlotState {
-    /// The state of a fast-path transfer for `op`, and its disk offset; `None` for other operations.
+    /// The state of a fast-path transfer for `op`, and its disk offset; `None` for other
+    /// operations.
     #[inline]
     pub(super) fn of(op: Operation) -> Option<(Self, ByteOffset)> {
         match op {

@@ -1,8 +1,9 @@
-//! The requests of one engine from push to completion: all of an engine except how the host is asked.
+//! The requests of one engine from push to completion: all of an engine except how the host is
+//! asked.
 //!
-//! A request is ready (its next call can be submitted), submitted (the host works on it), or it waits
-//! ([`waiting`]). Used from the worker's thread. Nothing here blocks, and the fast path neither
-//! allocates nor locks.
+//! A request is ready (its next call can be submitted), submitted (the host works on it), or it
+//! waits ([`waiting`]). Used from the worker's thread. Nothing here blocks, and the fast path
+//! neither allocates nor locks.
 
 mod admission;
 mod fast_slot;
@@ -77,9 +78,9 @@ impl Requests {
         Ok(requests)
     }
 
-    /// Accepts a contiguous transfer that promises no durability and that the host takes as it is: what
-    /// most requests are. The transfer returned is to be submitted. `None` leaves the request to
-    /// [`Requests::push`].
+    /// Accepts a contiguous transfer that promises no durability and that the host takes as it is:
+    /// what most requests are. The transfer returned is to be submitted. `None` leaves the
+    /// request to [`Requests::push`].
     #[inline(always)] // 26 instructions a request, by `make bench-gate`.
     pub(crate) fn push_fast(&mut self, request: &Request<'_>) -> Option<FastTransfer> {
         let &Request { tag, op, ref segments } = request;
@@ -359,8 +360,8 @@ impl Requests {
         self.completed.push(Completion { tag, result });
     }
 
-    /// Completes a request that the host does not work on with `ECANCELED`. Returns `false` if the host
-    /// does, or there is no such request.
+    /// Completes a request that the host does not work on with `ECANCELED`. Returns `false` if the
+    /// host does, or there is no such request.
     #[cold]
     pub(crate) fn cancel(&mut self, tag: u16) -> bool {
         if !self.waiting.remove(tag) {
@@ -392,7 +393,8 @@ impl Requests {
         self.release();
     }
 
-    /// Gives a fast-path write a state machine, so that its completion is not missed by the range lock.
+    /// Gives a fast-path write a state machine, so that its completion is not missed by the range
+    /// lock.
     fn demote_write(&mut self, tag: u16) {
         let Some(slot) = self.fast.get_mut(usize::from(tag)) else { return };
         if let SlotState::Write | SlotState::DurableWrite = slot.state
@@ -428,8 +430,8 @@ impl Requests {
         self.waiting.parked()
     }
 
-    /// Time left until [`Requests::revive`] may find a request ready; `None` if only a result or a kick
-    /// can change that.
+    /// Time left until [`Requests::revive`] may find a request ready; `None` if only a result or a
+    /// kick can change that.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.waiting.due()
     }
@@ -451,8 +453,8 @@ impl Requests {
         self.release();
     }
 
-    /// Completes requests with the next result of the host from now on; those that wait stay where they
-    /// are.
+    /// Completes requests with the next result of the host from now on; those that wait stay where
+    /// they are.
     pub(crate) fn drain(&mut self) {
         self.is_draining = true;
     }

@@ -112,8 +112,8 @@ fn discards_zeroings_and_flushes_leave_a_thread_for_reads() {
     assert_eq!(completed.len(), 12, "one after the other");
 }
 
-/// Duration of a command that discards `count` ranges one after the other while reads go on. `announces`
-/// says whether the requests announce that more ranges follow.
+/// Duration of a command that discards `count` ranges one after the other while reads go on.
+/// `announces` says whether the requests announce that more ranges follow.
 fn time_of_ranges(count: u16, announces: bool) -> Duration {
     const STEP: Duration = Duration::from_millis(5);
     let clock = Clock::simulated();

@@ -51,8 +51,8 @@ impl SpaceProbe {
         Ok(Self(loop_file(metadata.rdev()).map_or(Source::Unknown, Source::LoopFile)))
     }
 
-    /// Measures the space below `file`; `None` if the host does not report it. Blocks: on the metadata
-    /// of a file system, or on a program for as long as [`Volume::space`].
+    /// Measures the space below `file`; `None` if the host does not report it. Blocks: on the
+    /// metadata of a file system, or on a program for as long as [`Volume::space`].
     ///
     /// # Errors
     ///

@@ -26,9 +26,10 @@ pub(crate) struct Volume(String);
 /// Space of a volume, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct VolumeSpace {
-    /// What the volume occupies in its pool: its `referenced` property.
+    /// Bytes that the volume occupies in its pool: its `referenced` property.
     pub(crate) referenced: u64,
-    /// The pool's space as far as the volume may use it. Its own reservation does not count as used.
+    /// The pool's space as far as the volume may use it. Its own reservation does not count as
+    /// used.
     pub(crate) store: BackingSpace,
 }
 

@@ -7,8 +7,8 @@ use crate::host_io::{HostCall, HostOp, IoBuffer};
 /// `BLKDISCARD` of `linux/fs.h`: `_IO(0x12, 119)`.
 const BLKDISCARD: libc::Ioctl = 0x1277;
 
-/// Makes a call with the files of an engine, in the order of `EngineFiles::with_ranges`. Returns a count
-/// of bytes or a negated errno, as a ring does.
+/// Makes a call with the files of an engine, in the order of `EngineFiles::with_ranges`. Returns a
+/// count of bytes or a negated errno, as a ring does.
 pub(super) fn execute(call: &HostCall, files: &[BorrowedFd<'_>; 3]) -> i32 {
     let [disk, syncs, ranges] = files.map(|file| file.as_raw_fd());
     let result = match call.op {

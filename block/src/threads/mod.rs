@@ -1,8 +1,9 @@
-//! The thread-pool engine, for hosts that refuse io_uring: the same calls, made as blocking system calls.
+//! The thread-pool engine, for hosts that refuse io_uring: the same calls, made as blocking system
+//! calls.
 //!
-//! Each queue has [`THREADS`](crate::requests::THREADS) threads of its own, so that one slow request does
-//! not delay the others. The worker sleeps in one `epoll_wait` for its kick, the pool's results, and the
-//! time when waiting requests come due.
+//! Each queue has [`THREADS`](crate::requests::THREADS) threads of its own, so that one slow
+//! request does not delay the others. The worker sleeps in one `epoll_wait` for its kick, the
+//! pool's results, and the time when waiting requests come due.
 
 mod calls;
 mod pool;

@@ -17,7 +17,8 @@ use crate::requests::THREADS;
 /// A tag, and a count of bytes or a negated errno.
 type CallResult = (u16, i32);
 
-/// See the module's documentation. Dropping it waits for the threads, which complete what was submitted.
+/// See the module's documentation. Dropping it waits for the threads, which complete what was
+/// submitted.
 #[derive(Debug)]
 pub(super) struct Pool {
     shared: Arc<PoolShared>,

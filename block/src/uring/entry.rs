@@ -60,8 +60,8 @@ fn fallocate(mode: libc::c_int, at: u64, len: u64) -> squeue::Entry {
     opcode::Fallocate::new(RANGES, len).offset(at).mode(mode).build()
 }
 
-/// The block layer's discard. Punching a hole would make the device zero the range, which many that can
-/// discard cannot. The length takes the place of the entry's third address.
+/// The block layer's discard. Punching a hole would make the device zero the range, which many that
+/// can discard cannot. The length takes the place of the entry's third address.
 fn discard(at: u64, len: u64) -> squeue::Entry {
     let mut command = [0; 16];
     let (third_address, _) = command.split_at_mut(8);

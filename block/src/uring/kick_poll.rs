@@ -1,8 +1,8 @@
 //! The kick descriptor, polled in the ring.
 //!
 //! The poll is multishot and edge-triggered: each signal of the eventfd posts one result, and the
-//! counter need never be read. So a kick costs neither a `read` nor a new poll. A new engine on a used
-//! eventfd starts with one spurious kick in return.
+//! counter need never be read. So a kick costs neither a `read` nor a new poll. A new engine on a
+//! used eventfd starts with one spurious kick in return.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

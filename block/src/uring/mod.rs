@@ -1,8 +1,8 @@
 //! The io_uring engine: one ring for one queue, made and used on its worker's thread.
 //!
-//! The kick descriptor is polled in the same ring, so that one system call submits and waits for both.
-//! The data path allocates nothing, takes no lock and blocks only in [`UringEngine::wait`]. Linux 5.13
-//! or newer.
+//! The kick descriptor is polled in the same ring, so that one system call submits and waits for
+//! both. The data path allocates nothing, takes no lock and blocks only in [`UringEngine::wait`].
+//! Linux 5.13 or newer.
 
 mod entry;
 mod kick_poll;
@@ -49,8 +49,8 @@ impl UringEngine {
 }
 
 impl<R: Ring> UringEngine<R> {
-    /// Makes an engine over a ring with at least one entry more than the depth, whose fixed files are
-    /// those of `EngineFiles::with_ranges`.
+    /// Makes an engine over a ring with at least one entry more than the depth, whose fixed files
+    /// are those of `EngineFiles::with_ranges`.
     ///
     /// # Errors
     ///
@@ -70,8 +70,8 @@ impl<R: Ring> UringEngine<R> {
         self.kick.check()
     }
 
-    /// Enters the kernel with everything pushed, and waits for `want` results, at most for `timeout`.
-    /// Waits for none if results had to be harvested meanwhile.
+    /// Enters the kernel with everything pushed, and waits for `want` results, at most for
+    /// `timeout`. Waits for none if results had to be harvested meanwhile.
     fn enter(&mut self, mut want: usize, timeout: Option<Duration>) -> io::Result<()> {
         loop {
             match self.ring.submit_and_wait(want, timeout) {
@@ -79,9 +79,9 @@ impl<R: Ring> UringEngine<R> {
                 Ok(()) => {}
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR) => {}
-                    // The completion queue is full, or the kernel short of memory: harvest to make room.
-                    // The result that the caller waits for may be among them, so that it has to look
-                    // before it waits again.
+                    // The completion queue is full, or the kernel short of memory: harvest to make
+                    // room. The result that the caller waits for may be among
+                    // them, so that it has to look before it waits again.
                     Some(libc::EBUSY | libc::EAGAIN) => {
                         self.harvest();
                         want = 0;
@@ -244,7 +244,8 @@ impl<R: Ring> IoEngine for UringEngine<R> {
 }
 
 impl<R: Ring> Drop for UringEngine<R> {
-    /// Waits until the host works on none of the engine's calls. The poll of the kick ends with the ring.
+    /// Waits until the host works on none of the engine's calls. The poll of the kick ends with the
+    /// ring.
     fn drop(&mut self) {
         self.requests.drain();
         while self.requests.submitted() > 0 {

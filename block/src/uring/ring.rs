@@ -1,7 +1,7 @@
 //! The kernel as the engine sees it, and how a kernel's ring is made. Runs on the worker's thread.
 //!
-//! The simulator in `tests/` is the other implementer: all of the engine except this file runs over it,
-//! so that it treats short, failed and reordered results as production does.
+//! The simulator in `tests/` is the other implementer: all of the engine except this file runs over
+//! it, so that it treats short, failed and reordered results as production does.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -110,8 +110,8 @@ fn wait_at_most(ring: &IoUring, want: usize, timeout: Duration) -> io::Result<()
 }
 
 impl Drop for KernelRing {
-    /// Closes the fixed files. The kernel dismantles a closed ring some time later: until then the files
-    /// would stay open, and the disk in use.
+    /// Closes the fixed files. The kernel dismantles a closed ring some time later: until then the
+    /// files would stay open, and the disk in use.
     fn drop(&mut self) {
         if let Err(error) = self.0.submitter().unregister_files() {
             tracing::warn!(%error, "cannot close the files of a ring");
@@ -122,8 +122,8 @@ impl Drop for KernelRing {
 /// A name for the log, and the flags.
 type RingFlags = (&'static str, fn(&mut Builder));
 
-/// Ways to run completions, best first: when the thread enters the ring, at its next system call, or by
-/// an interrupt.
+/// Ways to run completions, best first: when the thread enters the ring, at its next system call,
+/// or by an interrupt.
 const RING_FLAGS: [RingFlags; 3] = [
     ("deferred completions (Linux 6.1)", |builder| {
         builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all();
@@ -134,8 +134,8 @@ const RING_FLAGS: [RingFlags; 3] = [
     ("plain completions (Linux 5.13)", |_| {}),
 ];
 
-/// Makes a ring that never runs out of entries: each request in flight has at most one, and the poll of
-/// the kick has one. `files` become its fixed files.
+/// Makes a ring that never runs out of entries: each request in flight has at most one, and the
+/// poll of the kick has one. `files` become its fixed files.
 ///
 /// # Errors
 ///

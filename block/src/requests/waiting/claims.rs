@@ -21,7 +21,7 @@ pub(in crate::requests) struct ClaimWait {
     unclaimed: usize,
 }
 
-/// What a request has claimed.
+/// The claim of a request.
 #[derive(Debug)]
 enum ClaimState {
     /// Nothing: it changes nothing, or has not come this far.

@@ -34,8 +34,8 @@ impl EnospcWait {
         }
     }
 
-    /// Holds a request that the host has refused with `error`; `false` if the disk holds none, or the
-    /// request's deadline has passed.
+    /// Holds a request that the host has refused with `error`; `false` if the disk holds none, or
+    /// the request's deadline has passed.
     pub(in crate::requests) fn hold(
         &mut self,
         tag: u16,

@@ -1,7 +1,7 @@
 //! Every reason for which a request waits before the host is asked.
 //!
-//! A request passes the queues in the order of [`Waiting::queues`]; each keeps it or lets it pass. A new
-//! reason, such as a throttle, is a file here and an entry in that list.
+//! A request passes the queues in the order of [`Waiting::queues`]; each keeps it or lets it pass.
+//! A new reason, such as a throttle, is a file here and an entry in that list.
 
 mod claims;
 mod enospc;
@@ -72,8 +72,8 @@ impl Waiting {
         })
     }
 
-    /// The queues, in the order in which a request passes them. A retry after ENOSPC claims its blocks
-    /// again, because a held request keeps no claim.
+    /// The queues, in the order in which a request passes them. A retry after ENOSPC claims its
+    /// blocks again, because a held request keeps no claim.
     fn queues(&self) -> [&dyn WaitQueue; QUEUES] {
         let Self { merge, enospc, claims, memory, discards, syncs, zeroing, is_active: _ } = self;
         [merge, enospc, claims, memory, discards, syncs, zeroing]
@@ -85,8 +85,8 @@ impl Waiting {
         [merge, enospc, claims, memory, discards, syncs, zeroing]
     }
 
-    /// Passes a request through the queues from `stage` on. Returns whether it has passed all of them:
-    /// the host can be asked now.
+    /// Passes a request through the queues from `stage` on. Returns whether it has passed all of
+    /// them: the host can be asked now.
     pub(super) fn pass(&mut self, tag: u16, stage: Stage, cx: &mut QueueContext<'_>) -> bool {
         self.pass_from(tag, stage as usize, cx)
     }

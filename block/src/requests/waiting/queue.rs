@@ -1,4 +1,4 @@
-//! What all reasons to wait have in common.
+//! The queue of requests that wait for one reason.
 
 use std::time::Instant;
 
@@ -38,7 +38,7 @@ impl Machines {
     }
 }
 
-/// What a queue uses of its engine.
+/// The parts of its engine that a queue uses.
 pub(in crate::requests) struct QueueContext<'a> {
     pub(in crate::requests) disk: &'a OpenDisk,
     pub(in crate::requests) machines: &'a mut Machines,
