@@ -1,13 +1,13 @@
-//! A call the simulated kernel works on, cut at the sectors' boundaries.
+//! A call in flight in the simulated kernel, divided at sector boundaries.
 
 use std::fmt;
 
 use super::content::SECTOR;
-use super::entry::{Ask, Entry};
-use super::media::Version;
+use super::entry::{Entry, Opcode};
+use super::medium::Version;
 use super::random::Random;
 
-/// The errors of Linux used here.
+/// Errno values of Linux.
 pub(super) mod errno {
     pub(crate) const INTR: i32 = 4;
     pub(crate) const IO: i32 = 5;
@@ -20,43 +20,43 @@ pub(super) mod errno {
     pub(crate) const CANCELED: i32 = 125;
 }
 
-/// What becomes of a call.
+/// Outcome of a call, drawn when it is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// Not begun.
+pub(super) enum Outcome {
+    /// Fails with an errno before it transfers anything.
     Refuse(i32),
-    /// Fails after so many sectors.
+    /// Fails with an errno after a number of sectors.
     Fail(i32, usize),
-    /// Loses dirty data, and fails.
+    /// Loses dirty data and fails with EIO.
     LoseAndFail,
-    /// Moves so many bytes.
+    /// Transfers this many bytes.
     Short(usize),
-    Finish,
+    Complete,
 }
 
 /// Part of a call within one sector.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chunk {
     pub(super) sector: usize,
-    /// Within the sector.
+    /// Offset in the sector.
     pub(super) offset: usize,
     pub(super) len: usize,
-    /// Within the call's memory.
+    /// Offset in the call's memory.
     pub(super) at: usize,
 }
 
-/// See the module's documentation.
+/// A call in flight.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) ring: usize,
     pub(super) entry: Entry,
-    pub(super) fate: Fate,
-    /// What a sync has to make stable: the versions before this one.
+    pub(super) outcome: Outcome,
+    /// A sync makes the versions before this one stable.
     pub(super) version: Version,
     start: usize,
-    /// Bytes that move.
+    /// Bytes to transfer.
     moves: usize,
-    /// What is still to do, last first.
+    /// Remaining chunks in reverse order.
     left: Vec<Chunk>,
 }
 
@@ -64,17 +64,17 @@ impl Call {
     pub(super) fn new(
         ring: usize,
         entry: Entry,
-        fate: Fate,
+        outcome: Outcome,
         in_any_order: bool,
         version: Version,
         random: &mut Random,
     ) -> Self {
         let total = usize::try_from(entry.total()).unwrap();
-        let moves = match fate {
-            Fate::Refuse(_) => 0,
-            Fate::Fail(_, sectors) => total.min(sectors * SECTOR),
-            Fate::Short(bytes) => bytes,
-            Fate::LoseAndFail | Fate::Finish => total,
+        let moves = match outcome {
+            Outcome::Refuse(_) => 0,
+            Outcome::Fail(_, sectors) => total.min(sectors * SECTOR),
+            Outcome::Short(bytes) => bytes,
+            Outcome::LoseAndFail | Outcome::Complete => total,
         };
         let start = usize::try_from(entry.at).unwrap();
         let mut left = Vec::new();
@@ -91,10 +91,10 @@ impl Call {
                 left.swap(upper, random.below(upper + 1));
             }
         }
-        Self { ring, entry, fate, version, start, moves, left }
+        Self { ring, entry, outcome, version, start, moves, left }
     }
 
-    /// What to move next.
+    /// The next chunk to transfer.
     pub(super) fn next_chunk(&mut self) -> Option<Chunk> {
         self.left.pop()
     }
@@ -111,20 +111,20 @@ impl Call {
         self.sectors_moved().contains(&sector)
     }
 
-    /// Whether it answers for the durability of what it moves.
+    /// Whether it is a write with `RWF_DSYNC`.
     pub(super) fn is_durable(&self) -> bool {
-        self.entry.ask == Ask::Write(true)
+        self.entry.opcode == Opcode::Write(true)
     }
 }
 
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Entry { ask, user_data, at, .. } = &self.entry;
+        let Entry { opcode, user_data, at, .. } = &self.entry;
         let (at, total) = (*at as f64 / 512.0, self.entry.total() as f64 / 512.0);
         write!(
             f,
-            "ring {} tag {user_data} {ask:?} sector {at} +{total}, {:?}",
-            self.ring, self.fate
+            "ring {} tag {user_data} {opcode:?} sector {at} +{total}, {:?}",
+            self.ring, self.outcome
         )
     }
 }

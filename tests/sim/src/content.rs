@@ -1,23 +1,23 @@
-//! What a sector holds: bytes that name the write they come from, so that a mixture of two is seen.
+//! Contents of sectors: each identifies its write and its sector, so that a mix of two is detected.
 
-/// Bytes of a sector: the unit in which a power cut tears.
+/// Bytes of a sector, the unit of atomicity at a power cut.
 pub(super) const SECTOR: usize = 512;
 
 /// The content of one sector.
 pub(super) type Bytes = [u8; SECTOR];
 
-/// What a sector can rightly hold.
+/// A legal content of a sector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value {
     /// Zeroes.
     Zero,
-    /// What the write of this number put there; number 0 is what the disk held at first.
+    /// The data of the write with this number; number 0 is the initial content.
     Written(u32),
 }
 
 impl Value {
-    /// The value as it lies in `sector`: its number and its place in the first word, and every
-    /// other word a hash of both.
+    /// The bytes of the value in `sector`: number and sector in the first word, a hash of both in
+    /// each other word.
     pub(super) fn bytes(self, sector: usize) -> Bytes {
         let mut bytes = [0; SECTOR];
         if let Self::Written(number) = self {
@@ -31,8 +31,7 @@ impl Value {
         bytes
     }
 
-    /// The value that `bytes` is in `sector`; `None` for garbage, mixtures, and what belongs to
-    /// another sector.
+    /// The value of `bytes` in `sector`; `None` for garbage, a mix, or the value of another sector.
     pub(super) fn of(bytes: &[u8], sector: usize) -> Option<Self> {
         let name = u64::from_le_bytes(*bytes.first_chunk()?);
         let value = if name == 0 {
@@ -49,14 +48,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_known_by_its_bytes_and_its_place() {
+    fn value_is_identified_by_bytes_and_sector() {
         for value in [Value::Zero, Value::Written(0), Value::Written(77)] {
             assert_eq!(Value::of(&value.bytes(9), 9), Some(value));
         }
         let (one, two) = (Value::Written(1).bytes(3), Value::Written(2).bytes(3));
-        assert_eq!(Value::of(&one, 4), None, "of another sector");
+        assert_eq!(Value::of(&one, 4), None, "the value of another sector");
         let mut torn = one;
         torn[100..].copy_from_slice(&two[100..]);
-        assert_eq!(Value::of(&torn, 3), None, "of two writes");
+        assert_eq!(Value::of(&torn, 3), None, "a mix of two writes");
     }
 }

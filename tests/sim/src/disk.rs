@@ -1,5 +1,5 @@
-//! The simulated disk as device and engine see it: a [`Backend`] whose engines are the production
-//! io_uring engine over rings of the simulated [`Host`].
+//! The simulated disk: a [`Backend`] whose engines are the production io_uring engine over rings of
+//! the simulated [`Host`].
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,7 @@ use super::entry::Entry;
 use super::host::Host;
 use super::plan::Plan;
 
-/// The host, shared by everything of one schedule. Never contended: there is one thread.
+/// The host of a schedule, shared. Uncontended: a schedule has one thread.
 #[derive(Clone)]
 pub(super) struct SharedHost(Arc<Mutex<Host>>);
 
@@ -32,7 +32,7 @@ impl SharedHost {
     }
 }
 
-/// See the module's documentation.
+/// A disk of the simulated host.
 pub(super) struct SimDisk {
     host: SharedHost,
     disk: SimulatedDisk,
@@ -111,11 +111,13 @@ impl Backend for SimDisk {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.sync_with(|| self.host.lock().sync_now().map_err(io::Error::from_raw_os_error))
+        self.disk.sync_with(|| {
+            self.host.lock().sync_control_plane().map_err(io::Error::from_raw_os_error)
+        })
     }
 }
 
-/// The engine's end of a simulated ring.
+/// An engine's handle of a simulated ring.
 struct SimRing {
     host: SharedHost,
     id: usize,
@@ -126,8 +128,8 @@ impl Ring for SimRing {
         let mut host = self.host.lock();
         match Entry::decode(entry) {
             Ok(entry) => host.push(self.id, entry),
-            Err(why) => {
-                host.refuse(why);
+            Err(reason) => {
+                host.reject(reason);
                 false
             }
         }

@@ -1,7 +1,5 @@
-//! Submission queue entries as the kernel reads them: which call, on which bytes, with which
-//! memory.
-//!
-//! Read out of the entry's 64 bytes, so that what the engine encodes is under test as well.
+//! Submission queue entries, decoded from their 64 bytes as the kernel does, so that the engine's
+//! encoding is under test as well.
 
 use io_uring::squeue;
 
@@ -23,46 +21,46 @@ const PUNCH_HOLE: u32 = 2;
 const ZERO_RANGE: u32 = 16;
 const BLKDISCARD: u32 = 0x1200;
 
-/// What the engine asks of the kernel.
+/// Operation of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ask {
+pub(super) enum Opcode {
     Read,
-    /// `true` with `RWF_DSYNC`.
+    /// A write; true with `RWF_DSYNC`.
     Write(bool),
     Sync,
     PunchHole,
     ZeroRange,
     Discard,
-    /// Watch the kick.
+    /// Poll of the kick.
     Poll,
 }
 
-/// A piece of memory of this process.
+/// `struct iovec`: memory of this process.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub(super) struct Piece {
+pub(super) struct Iovec {
     pub(super) base: *mut u8,
     pub(super) len: usize,
 }
 
-// SAFETY: an address and a length; who makes the entry keeps the memory until it is answered.
-unsafe impl Send for Piece {}
+// SAFETY: an address and a length; the engine keeps the memory until the entry completes.
+unsafe impl Send for Iovec {}
 
 /// A decoded entry.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    pub(super) ask: Ask,
+    pub(super) opcode: Opcode,
     pub(super) user_data: u64,
-    /// The engine allows the kernel to block.
+    /// `IOSQE_ASYNC`: the call may block.
     pub(super) may_block: bool,
     pub(super) at: u64,
-    /// Of the range, for calls without memory.
+    /// Length of the range of a call without memory.
     pub(super) len: u64,
-    pub(super) memory: Vec<Piece>,
+    pub(super) memory: Vec<Iovec>,
 }
 
 impl Entry {
-    /// Reads an entry; `Err` says what a real kernel would not have taken.
+    /// Decodes an entry; the error says why a real kernel would reject it.
     pub(super) fn decode(entry: &squeue::Entry) -> Result<Self, String> {
         const { assert!(size_of::<squeue::Entry>() == 64) };
         // SAFETY: an entry is `struct io_uring_sqe`, 64 initialised bytes of plain integers.
@@ -72,52 +70,59 @@ impl Entry {
         let (opcode, flags) = (raw[0], raw[1]);
         let (offset, addr, len, op_flags) = (u64_at(8), u64_at(16), u32_at(24), u32_at(28));
         if opcode != POLL_ADD && flags & FIXED_FILE == 0 {
-            return Err(format!("opcode {opcode} is not on the registered disk"));
+            return Err(format!("opcode {opcode} is not on the registered file"));
         }
         let one = || {
-            vec![Piece {
+            vec![Iovec {
                 base: std::ptr::with_exposed_provenance_mut(addr as usize),
                 len: len as usize,
             }]
         };
         let write = || match op_flags {
-            0 => Ok(Ask::Write(false)),
-            DSYNC => Ok(Ask::Write(true)),
+            0 => Ok(Opcode::Write(false)),
+            DSYNC => Ok(Opcode::Write(true)),
             other => Err(format!("write flags {other:#x}")),
         };
-        let (ask, at, len, memory) = match opcode {
-            POLL_ADD => (Ask::Poll, 0, 0, vec![]),
+        let (decoded, at, len, memory) = match opcode {
+            POLL_ADD => (Opcode::Poll, 0, 0, vec![]),
             FSYNC if op_flags & DATASYNC != 0 && offset == 0 && len == 0 => {
-                (Ask::Sync, 0, 0, vec![])
+                (Opcode::Sync, 0, 0, vec![])
             }
-            READ => (Ask::Read, offset, 0, one()),
+            READ => (Opcode::Read, offset, 0, one()),
             WRITE => (write()?, offset, 0, one()),
-            READV => (Ask::Read, offset, 0, vector(addr, len)),
+            READV => (Opcode::Read, offset, 0, vector(addr, len)),
             WRITEV => (write()?, offset, 0, vector(addr, len)),
-            FALLOCATE if len == PUNCH_HOLE | KEEP_SIZE => (Ask::PunchHole, offset, addr, vec![]),
-            FALLOCATE if len == ZERO_RANGE | KEEP_SIZE => (Ask::ZeroRange, offset, addr, vec![]),
-            URING_CMD if u32_at(8) == BLKDISCARD => (Ask::Discard, addr, u64_at(48), vec![]),
-            _ => return Err(format!("an entry nobody knows: {raw:?}")),
+            FALLOCATE if len == PUNCH_HOLE | KEEP_SIZE => (Opcode::PunchHole, offset, addr, vec![]),
+            FALLOCATE if len == ZERO_RANGE | KEEP_SIZE => (Opcode::ZeroRange, offset, addr, vec![]),
+            URING_CMD if u32_at(8) == BLKDISCARD => (Opcode::Discard, addr, u64_at(48), vec![]),
+            _ => return Err(format!("unknown entry: {raw:?}")),
         };
-        Ok(Self { ask, user_data: u64_at(32), may_block: flags & ASYNC != 0, at, len, memory })
+        Ok(Self {
+            opcode: decoded,
+            user_data: u64_at(32),
+            may_block: flags & ASYNC != 0,
+            at,
+            len,
+            memory,
+        })
     }
 
-    /// Bytes that the call is about.
+    /// Bytes of the call.
     pub(super) fn total(&self) -> u64 {
         self.len + self.memory.iter().map(|piece| piece.len as u64).sum::<u64>()
     }
 
-    /// Whether direct I/O takes it: memory, offset and lengths aligned to `alignment`.
+    /// Whether memory, offset and lengths are aligned to `alignment`, as direct I/O requires.
     pub(super) fn is_aligned(&self, alignment: u64) -> bool {
         let addresses =
             self.memory.iter().fold(0, |all, piece| all | piece.base.addr() | piece.len);
         (addresses as u64 | self.at | self.len).is_multiple_of(alignment)
     }
 
-    /// Copies the entry's memory from byte `at` on into `bytes`.
+    /// Copies the entry's memory from byte `at` into `bytes`.
     pub(super) fn copy_from(&self, at: usize, bytes: &mut [u8]) {
         self.visit(at, bytes.len(), |base, start, len| {
-            // SAFETY: the engine keeps the memory until the entry is answered, which it is not;
+            // SAFETY: the engine keeps the memory until the entry completes, which it has not;
             // `start + len` is within `bytes`.
             unsafe {
                 std::ptr::copy_nonoverlapping(base, bytes[start..start + len].as_mut_ptr(), len);
@@ -125,7 +130,7 @@ impl Entry {
         });
     }
 
-    /// Copies `bytes` into the entry's memory from byte `at` on.
+    /// Copies `bytes` into the entry's memory from byte `at`.
     pub(super) fn copy_to(&self, at: usize, bytes: &[u8]) {
         self.visit(at, bytes.len(), |base, start, len| {
             // SAFETY: as in `copy_from`.
@@ -133,8 +138,8 @@ impl Entry {
         });
     }
 
-    /// Calls `each` with the address of each piece of the `len` bytes from `at` on, and with its
-    /// start among them and its length.
+    /// Calls `each` for each contiguous part of the `len` bytes from `at`: its address, its start
+    /// within the range, and its length.
     fn visit(&self, at: usize, len: usize, mut each: impl FnMut(*mut u8, usize, usize)) {
         let (mut skip, mut start) = (at, 0);
         for piece in &self.memory {
@@ -153,9 +158,9 @@ impl Entry {
 }
 
 /// The iovecs at `addr`.
-fn vector(addr: u64, count: u32) -> Vec<Piece> {
-    let first: *const Piece = std::ptr::with_exposed_provenance(addr as usize);
-    // SAFETY: the engine keeps the array until the entry is answered; a `Piece` is laid out like an
+fn vector(addr: u64, count: u32) -> Vec<Iovec> {
+    let first: *const Iovec = std::ptr::with_exposed_provenance(addr as usize);
+    // SAFETY: the engine keeps the array until the entry completes; `Iovec` has the layout of an
     // iovec.
     (0..count as usize).map(|at| unsafe { first.wrapping_add(at).read() }).collect()
 }

@@ -1,9 +1,8 @@
-//! The crash simulator: the production queue worker, virtio-blk and io_uring engine over a host
-//! that is simulated down to the two queues of its ring, with an oracle that knows what may be on
-//! the disk.
+//! The crash simulator: the production queue worker, virtio-blk and io_uring engine over a
+//! simulated kernel, with an oracle of the legal contents of the disk.
 //!
-//! One thread, no clock, no I/O: a seed determines everything, so that each failure can be played
-//! again step by step. docs/simulator.md says what is modelled and what is not.
+//! Single-threaded, without clock or I/O: a seed determines a schedule, so that each failure can be
+//! replayed step by step. docs/simulator.md describes the model and its limits.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,37 +14,38 @@
 
 mod call;
 mod content;
+mod counts;
 mod disk;
 mod entry;
-mod guest;
 mod host;
-mod media;
+mod medium;
 mod oracle;
 mod plan;
+mod queue_driver;
 mod random;
 #[cfg(test)]
 mod schedules;
-mod world;
+mod simulation;
 
 use std::fmt;
 
 use self::plan::Plan;
 use self::random::Random;
-use self::world::Bench;
+use self::simulation::Resources;
 
+pub use self::counts::Counts;
 pub use self::plan::{Scenario, UnknownScenario};
-pub use self::world::Counts;
 
-/// A schedule that ended wrongly.
+/// A failed schedule.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// What the disk and the driver agreed on.
+    /// The scenario.
     pub scenario: Scenario,
     /// The seed of the schedule.
     pub seed: u64,
-    /// What was wrong.
-    pub what: String,
-    /// The fewest operations that still show it.
+    /// The violation.
+    pub violation: String,
+    /// The smallest number of operations that still fails.
     pub operations: usize,
     /// The schedule, step by step.
     pub trace: Vec<String>,
@@ -53,24 +53,24 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { scenario, seed, what, operations, trace } = self;
+        let Self { scenario, seed, violation, operations, trace } = self;
         for line in trace {
             writeln!(f, "{line}")?;
         }
-        writeln!(f, "{what}")?;
-        writeln!(f, "cut down to {operations} operations; once more with")?;
+        writeln!(f, "{violation}")?;
+        writeln!(f, "reduced to {operations} operations; replay with")?;
         write!(f, "  make sim MODE={scenario} SEED={seed} SCHEDULES=1")
     }
 }
 
 /// Plays schedules, one at a time.
 pub struct Simulator {
-    bench: Bench,
+    resources: Resources,
 }
 
 impl Default for Simulator {
     fn default() -> Self {
-        Self { bench: Bench::new() }
+        Self { resources: Resources::new() }
     }
 }
 
@@ -79,37 +79,37 @@ impl Simulator {
     ///
     /// # Errors
     ///
-    /// What went wrong, with the shortest schedule of that seed that shows it.
+    /// The violation and the trace of the shortest failing schedule of that seed.
     pub fn play(&self, scenario: Scenario, seed: u64) -> Result<Counts, Box<Failure>> {
         let first = match self.attempt(scenario, seed, usize::MAX, false).0 {
             Ok(counts) => return Ok(counts),
-            Err(what) => what,
+            Err(violation) => violation,
         };
-        let fails = |most: &usize| self.attempt(scenario, seed, *most, false).0.is_err();
+        let fails = |limit: &usize| self.attempt(scenario, seed, *limit, false).0.is_err();
         let operations = (1..=64).find(fails).unwrap_or(usize::MAX);
         let (result, trace) = self.attempt(scenario, seed, operations, true);
-        let what = result.err().unwrap_or(first);
-        Err(Box::new(Failure { scenario, seed, what, operations, trace }))
+        let violation = result.err().unwrap_or(first);
+        Err(Box::new(Failure { scenario, seed, violation, operations, trace }))
     }
 
-    /// The schedule of a seed, step by step.
+    /// The trace of a seed's schedule.
     #[must_use]
     pub fn trace(&self, scenario: Scenario, seed: u64) -> Vec<String> {
         self.attempt(scenario, seed, usize::MAX, true).1
     }
 
-    /// Plays a schedule with at most `most` operations.
+    /// Plays a schedule of at most `limit` operations.
     fn attempt(
         &self,
         scenario: Scenario,
         seed: u64,
-        most: usize,
+        limit: usize,
         traced: bool,
     ) -> (Result<Counts, String>, Vec<String>) {
         let mut random = Random::new(seed);
         let mut plan = Plan::draw(scenario, &mut random);
-        plan.operations = plan.operations.min(most);
-        let (result, mut trace) = world::play(&self.bench, &plan, &mut random, traced);
+        plan.operations = plan.operations.min(limit);
+        let (result, mut trace) = simulation::play(&self.resources, &plan, &mut random, traced);
         trace.insert(0, format!("{plan:?}"));
         (result, trace)
     }

@@ -1,4 +1,4 @@
-//! `make sim`: many random schedules of the crash simulator, or one of them again.
+//! `make sim`: plays random schedules of the crash simulator, or replays one.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,20 +7,20 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use clap::Parser;
 use sim::{Counts, Scenario, Simulator};
 
-/// The seed of the schedule being played, for a panic to name.
+/// Seed of the current schedule, printed by the panic hook.
 static PLAYED: AtomicU64 = AtomicU64::new(0);
 
 /// Plays random schedules of requests, faults and power cuts against the storage engine.
 #[derive(Parser)]
 struct Arguments {
-    /// Seed of the first schedule; the following ones count up. From the clock if not given.
+    /// Seed of the first schedule; the others count up from it [default: from the clock].
     #[arg(long)]
     seed: Option<u64>,
-    /// Schedules per mode: by default one if a seed is given, else 100,000.
+    /// Schedules per mode [default: 1 with a seed, else 100,000].
     #[arg(long)]
     schedules: Option<u64>,
-    /// none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks or hold; all if
-    /// not given.
+    /// none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks or hold [default:
+    /// all].
     #[arg(long)]
     mode: Option<Scenario>,
 }
@@ -29,20 +29,20 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let schedules =
         arguments.schedules.unwrap_or(if arguments.seed.is_some() { 1 } else { 100_000 });
-    let seed = arguments.seed.unwrap_or_else(seed_of_now);
+    let seed = arguments.seed.unwrap_or_else(seed_from_clock);
     let scenarios = arguments.mode.map_or_else(|| Scenario::ALL.to_vec(), |mode| vec![mode]);
     println!("{schedules} schedules per mode from seed {seed}");
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         hook(panic);
-        println!("in a schedule with SEED={}", PLAYED.load(Ordering::Relaxed));
+        println!("SEED={} panicked", PLAYED.load(Ordering::Relaxed));
     }));
     let simulator = Simulator::default();
-    let mut sound = true;
+    let mut passed = true;
     for scenario in scenarios {
-        sound &= play_all(&simulator, scenario, seed, schedules);
+        passed &= play_all(&simulator, scenario, seed, schedules);
     }
-    if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn play_all(simulator: &Simulator, scenario: Scenario, first: u64, schedules: u64) -> bool {
@@ -56,7 +56,7 @@ fn play_all(simulator: &Simulator, scenario: Scenario, first: u64, schedules: u6
             Ok(counts) => total.add(counts),
             Err(failure) => {
                 println!("{failure}");
-                println!("{scenario}: schedule {} is wrong", played + 1);
+                println!("{scenario}: schedule {} failed", played + 1);
                 return false;
             }
         }
@@ -69,8 +69,8 @@ fn play_all(simulator: &Simulator, scenario: Scenario, first: u64, schedules: u6
     true
 }
 
-/// Six digits of the clock: enough to differ, short enough to type.
-fn seed_of_now() -> u64 {
+/// A seed of at most six digits from the clock.
+fn seed_from_clock() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::from(now.subsec_nanos()) / 1000
 }

@@ -1,27 +1,27 @@
-//! What may be read from each sector, while the machine runs and after a power cut. Knows nothing
-//! of the host but whether it lost data: only what the driver asked, when, and what it was told.
+//! The oracle: legal contents of each sector, for reads and after a power cut. It knows the
+//! driver's operations, their times and results, and of the host only whether it lost data.
 //!
-//! Operation `a` comes before `b` if the driver had seen `a`'s completion when it offered `b`;
-//! otherwise the two are concurrent and either may win. A sector keeps its *candidates*: all
-//! operations on it but those that come before one known durable. After a cut every sector holds a
-//! candidate's value, each sector on its own. A read finds a candidate's value that no operation
-//! completed before the read comes after.
+//! Operation `a` precedes `b` if the driver had seen `a` complete when it submitted `b`; else the
+//! two are concurrent and either may take effect last. The candidates of a sector are the
+//! operations on it that do not precede a durable one. After a power cut each sector holds,
+//! independently, the value of a candidate. A read returns the value of a candidate that does not
+//! precede another one completed before the read.
 
 use super::content::{SECTOR, Value};
 
-/// The simulated machine's time: counts what the driver does and sees.
+/// Logical time: increases with each action and observation of the driver.
 pub(super) type Time = u64;
 
-/// What an operation puts into its sectors.
+/// Effect of an operation on its sectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// This value.
+    /// They hold this value.
     Put(Value),
-    /// Zero or whatever was there: a discard.
+    /// They hold zero or their previous value, as after a discard.
     Anything,
 }
 
-/// An operation's number.
+/// Number of an operation.
 pub(super) type OpId = usize;
 
 #[derive(Clone, Debug)]
@@ -36,34 +36,34 @@ struct Op {
 }
 
 impl Op {
-    fn comes_before(&self, other: &Self) -> bool {
+    fn precedes(&self, other: &Self) -> bool {
         self.completed.is_some_and(|completed| completed < other.offered)
     }
 }
 
-/// A read on its way: what was legal when it was offered. What is offered later is legal as well.
-pub(super) struct Reading {
+/// A read in flight with the operations whose values are legal. Those of later operations are, too.
+pub(super) struct PendingRead {
     first: usize,
     all: Vec<Vec<OpId>>,
     legal: Vec<Vec<OpId>>,
     next_op: OpId,
 }
 
-/// See the module's documentation.
+/// The history of operations and the candidates of each sector.
 #[derive(Debug)]
 pub(super) struct Oracle {
     ops: Vec<Op>,
     candidates: Vec<Vec<OpId>>,
-    /// Short transfers end within sectors, so that unfinished or unflushed writes may mix with what
-    /// they replace.
-    ragged: bool,
-    /// When the driver saw a flush fail.
+    /// Short transfers may end within a sector: incomplete or unflushed writes may then mix with
+    /// older values.
+    short_within_sector: bool,
+    /// Time of the first failed flush.
     flush_failed: Option<Time>,
 }
 
 impl Oracle {
-    /// Operation 0 is what the disk holds at first.
-    pub(super) fn new(sectors: usize, ragged: bool) -> Self {
+    /// A history that starts with operation 0, the initial content.
+    pub(super) fn new(sectors: usize, short_within_sector: bool) -> Self {
         let first = Op {
             effect: Effect::Put(Value::Written(0)),
             first: 0,
@@ -73,15 +73,20 @@ impl Oracle {
             succeeded: true,
             durable: true,
         };
-        Self { ops: vec![first], candidates: vec![vec![0]; sectors], ragged, flush_failed: None }
+        Self {
+            ops: vec![first],
+            candidates: vec![vec![0]; sectors],
+            short_within_sector,
+            flush_failed: None,
+        }
     }
 
-    /// The number of the next operation.
+    /// Number of the next operation.
     pub(super) fn next_id(&self) -> OpId {
         self.ops.len()
     }
 
-    /// The driver offers an operation.
+    /// Records the submission of an operation.
     pub(super) fn offer(&mut self, effect: Effect, first: usize, count: usize, now: Time) -> OpId {
         let id = self.ops.len();
         self.ops.push(Op {
@@ -99,8 +104,8 @@ impl Oracle {
         id
     }
 
-    /// The driver sees an operation's completion. One that failed, or was given up in a reset, may
-    /// have happened in any part of it.
+    /// Records the completion of an operation. One that failed, or was dropped by a reset, may have
+    /// taken effect in any part.
     pub(super) fn complete(&mut self, id: OpId, succeeded: bool, durable: bool, now: Time) {
         let op = &mut self.ops[id];
         (op.completed, op.succeeded) = (Some(now), succeeded);
@@ -109,22 +114,22 @@ impl Oracle {
         }
     }
 
-    /// The driver sees the success of a flush that it offered at `offered`.
-    pub(super) fn flushed(&mut self, offered: Time) -> Result<(), String> {
+    /// Records the success of a flush submitted at `offered`.
+    pub(super) fn flush_succeeded(&mut self, offered: Time) -> Result<(), String> {
         if self.flush_failed.is_some_and(|failed| failed < offered) {
-            return Err("a flush succeeds after one that failed".into());
+            return Err("a flush succeeds after a failed one".into());
         }
-        self.everything_is_durable(offered);
+        self.mark_durable_before(offered);
         Ok(())
     }
 
-    /// The driver sees a flush fail.
+    /// Records a failed flush.
     pub(super) fn flush_failed(&mut self, now: Time) {
         self.flush_failed.get_or_insert(now);
     }
 
-    /// Everything that completed before `time` was promised to be durable.
-    pub(super) fn everything_is_durable(&mut self, time: Time) {
+    /// Marks all operations completed before `time` as durable.
+    pub(super) fn mark_durable_before(&mut self, time: Time) {
         for id in 1..self.ops.len() {
             let op = &self.ops[id];
             let covered = op.completed.is_some_and(|completed| completed < time);
@@ -141,51 +146,50 @@ impl Oracle {
             return;
         }
         for candidates in &mut self.candidates[op.first..op.first + op.count] {
-            candidates.retain(|other| !self.ops[*other].comes_before(&op));
+            candidates.retain(|other| !self.ops[*other].precedes(&op));
         }
     }
 
-    /// Checks what a sector held after a power cut.
-    pub(super) fn check_cut(&self, sector: usize, bytes: &[u8]) -> Result<(), String> {
+    /// Checks the content of a sector after a power cut.
+    pub(super) fn check_after_cut(&self, sector: usize, bytes: &[u8]) -> Result<(), String> {
         self.check(sector, bytes, &self.candidates[sector])
-            .map_err(|why| format!("after the cut {why}"))
+            .map_err(|error| format!("after the power cut, {error}"))
     }
 
-    /// The driver offers a read.
-    pub(super) fn offer_read(&self, first: usize, count: usize, now: Time) -> Reading {
+    /// Records the submission of a read.
+    pub(super) fn offer_read(&self, first: usize, count: usize, now: Time) -> PendingRead {
         let all = self.candidates[first..first + count].to_vec();
         let legal = all.iter().map(|candidates| self.latest(candidates, now)).collect();
-        Reading { first, all, legal, next_op: self.ops.len() }
+        PendingRead { first, all, legal, next_op: self.ops.len() }
     }
 
-    /// The candidates without those that an operation completed before `now` replaced.
+    /// The candidates without those replaced by an operation completed before `now`.
     fn latest(&self, candidates: &[OpId], now: Time) -> Vec<OpId> {
         let replaces = |other: &Op, id: OpId| {
             other.succeeded
                 && other.effect != Effect::Anything
                 && other.completed.is_some_and(|completed| completed < now)
-                && self.ops[id].comes_before(other)
+                && self.ops[id].precedes(other)
         };
         let is_replaced = |id: OpId| candidates.iter().any(|other| replaces(&self.ops[*other], id));
         candidates.iter().copied().filter(|id| !is_replaced(*id)).collect()
     }
 
-    /// Checks what a read found in one of its sectors. If data was lost on its way to the disk,
-    /// older values may be back.
+    /// Checks one sector of a read's data. After lost writes, older values are legal, too.
     pub(super) fn check_read(
         &self,
-        reading: &Reading,
+        read: &PendingRead,
         sector: usize,
         bytes: &[u8],
         lost_data: bool,
     ) -> Result<(), String> {
-        let before = if lost_data { &reading.all } else { &reading.legal };
-        let mut legal = before[sector - reading.first].clone();
-        legal.extend((reading.next_op..self.ops.len()).filter(|id| {
+        let before = if lost_data { &read.all } else { &read.legal };
+        let mut legal = before[sector - read.first].clone();
+        legal.extend((read.next_op..self.ops.len()).filter(|id| {
             let op = &self.ops[*id];
             (op.first..op.first + op.count).contains(&sector)
         }));
-        self.check(sector, bytes, &legal).map_err(|why| format!("a read finds that {why}"))
+        self.check(sector, bytes, &legal).map_err(|error| format!("in a read, {error}"))
     }
 
     fn check(&self, sector: usize, bytes: &[u8], candidates: &[OpId]) -> Result<(), String> {
@@ -198,16 +202,15 @@ impl Oracle {
             })
             .collect();
         let is_legal = found.is_some_and(|found| legal.contains(&found));
-        if is_legal || self.is_mixture(sector, bytes, &legal) {
+        if is_legal || self.is_mix(sector, bytes, &legal) {
             return Ok(());
         }
-        let found =
-            found.map_or_else(|| "bytes of no one value".into(), |found| format!("{found:?}"));
-        Err(format!("sector {sector} holds {found}; legal are {legal:?}"))
+        let found = found.map_or_else(|| "no value".into(), |found| format!("{found:?}"));
+        Err(format!("sector {sector} holds {found}; legal values are {legal:?}"))
     }
 
-    fn is_mixture(&self, sector: usize, bytes: &[u8], legal: &[Value]) -> bool {
-        if !self.ragged || legal.len() < 2 {
+    fn is_mix(&self, sector: usize, bytes: &[u8], legal: &[Value]) -> bool {
+        if !self.short_within_sector || legal.len() < 2 {
             return false;
         }
         let whole: Vec<_> = legal.iter().map(|value| value.bytes(sector)).collect();
@@ -224,12 +227,13 @@ mod tests {
     }
 
     fn legal_after_cut(oracle: &Oracle) -> Vec<u32> {
-        let legal = |number: &u32| oracle.check_cut(0, &Value::Written(*number).bytes(0)).is_ok();
+        let legal =
+            |number: &u32| oracle.check_after_cut(0, &Value::Written(*number).bytes(0)).is_ok();
         (0..5).filter(legal).collect()
     }
 
     #[test]
-    fn a_flush_ends_what_came_before_the_writes_it_covers() {
+    fn flush_makes_completed_writes_durable() {
         let mut oracle = Oracle::new(1, false);
         for number in 1..4 {
             let now = Time::from(number) * 10;
@@ -237,67 +241,67 @@ mod tests {
             oracle.complete(id, true, false, now + 5);
         }
         assert_eq!(legal_after_cut(&oracle), [0, 1, 2, 3]);
-        oracle.flushed(30).unwrap();
+        oracle.flush_succeeded(30).unwrap();
         assert_eq!(
             legal_after_cut(&oracle),
             [2, 3],
-            "the third completed after the flush was offered"
+            "the third completed after the flush was submitted"
         );
-        oracle.flushed(40).unwrap();
+        oracle.flush_succeeded(40).unwrap();
         assert_eq!(legal_after_cut(&oracle), [3]);
     }
 
     #[test]
-    fn concurrent_writes_may_both_remain() {
+    fn concurrent_writes_are_both_candidates() {
         let mut oracle = Oracle::new(1, false);
         let (one, two) = (oracle.offer(put(1), 0, 1, 1), oracle.offer(put(2), 0, 1, 2));
         oracle.complete(two, true, true, 3);
         assert_eq!(legal_after_cut(&oracle), [1, 2]);
         oracle.complete(one, true, true, 4);
         assert_eq!(legal_after_cut(&oracle), [1, 2]);
-        let reading = oracle.offer_read(0, 1, 9);
-        let read =
-            |number: u32| oracle.check_read(&reading, 0, &Value::Written(number).bytes(0), false);
-        assert!(read(1).is_ok() && read(2).is_ok() && read(0).is_err());
+        let read = oracle.offer_read(0, 1, 9);
+        let check =
+            |number: u32| oracle.check_read(&read, 0, &Value::Written(number).bytes(0), false);
+        assert!(check(1).is_ok() && check(2).is_ok() && check(0).is_err());
     }
 
     #[test]
-    fn a_read_finds_the_last_completed_value() {
+    fn read_returns_last_completed_value() {
         let mut oracle = Oracle::new(1, false);
         let one = oracle.offer(put(1), 0, 1, 1);
         let read = |oracle: &Oracle, number, lost| {
-            let reading = oracle.offer_read(0, 1, 9);
-            oracle.check_read(&reading, 0, &Value::Written(number).bytes(0), lost).is_ok()
+            let read = oracle.offer_read(0, 1, 9);
+            oracle.check_read(&read, 0, &Value::Written(number).bytes(0), lost).is_ok()
         };
         assert!(read(&oracle, 0, false) && read(&oracle, 1, false));
         oracle.complete(one, true, false, 2);
         assert!(!read(&oracle, 0, false) && read(&oracle, 1, false));
-        assert!(read(&oracle, 0, true), "unless it was lost");
+        assert!(read(&oracle, 0, true), "legal after a lost write");
         let discard = oracle.offer(Effect::Anything, 0, 1, 3);
         oracle.complete(discard, true, true, 4);
         assert!(read(&oracle, 1, false) && !read(&oracle, 0, false));
-        let reading = oracle.offer_read(0, 1, 9);
-        assert!(oracle.check_read(&reading, 0, &Value::Zero.bytes(0), false).is_ok());
+        let read = oracle.offer_read(0, 1, 9);
+        assert!(oracle.check_read(&read, 0, &Value::Zero.bytes(0), false).is_ok());
     }
 
-    /// Also when the write that came meanwhile is durable by the time the read completes.
+    /// Even if a concurrent write is durable when the read completes.
     #[test]
-    fn a_read_may_find_what_was_there_when_it_was_offered() {
+    fn read_may_return_value_at_submission() {
         let mut oracle = Oracle::new(1, false);
-        let reading = oracle.offer_read(0, 1, 1);
+        let read = oracle.offer_read(0, 1, 1);
         let id = oracle.offer(put(1), 0, 1, 2);
         oracle.complete(id, true, true, 3);
         for number in [0, 1] {
             let bytes = Value::Written(number).bytes(0);
-            assert!(oracle.check_read(&reading, 0, &bytes, false).is_ok());
+            assert!(oracle.check_read(&read, 0, &bytes, false).is_ok());
         }
     }
 
     #[test]
-    fn no_flush_succeeds_after_one_failed() {
+    fn no_flush_succeeds_after_a_failed_one() {
         let mut oracle = Oracle::new(1, false);
         oracle.flush_failed(5);
-        assert!(oracle.flushed(4).is_ok(), "offered before");
-        assert!(oracle.flushed(6).is_err());
+        assert!(oracle.flush_succeeded(4).is_ok(), "submitted before");
+        assert!(oracle.flush_succeeded(6).is_err());
     }
 }

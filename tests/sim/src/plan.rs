@@ -1,5 +1,5 @@
-//! What one schedule is made of: drawn from its seed alone, with most faults left out of most
-//! schedules, so that each kind also meets the others' absence (swarm testing).
+//! The plan of a schedule, drawn from its seed alone. Most schedules have most kinds of faults
+//! disabled (swarm testing), so that each kind also occurs without the others.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,25 +9,23 @@ use block::{CacheMode, Named};
 
 use super::random::Random;
 
-/// What the disk and the driver agreed on.
+/// Class of schedules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scenario {
-    /// One cache mode, with the write cache as the mode sets it.
+    /// A cache mode with its default write cache.
     Mode(CacheMode),
-    /// A mode with a write cache which the driver switches off and on (CONFIG_WCE).
+    /// A mode with a write cache that the driver switches (CONFIG_WCE).
     Toggle,
-    /// A mode with a write cache and a driver that did not negotiate FLUSH.
+    /// A mode with a write cache and a driver without FLUSH.
     NoFlush,
-    /// Any mode on a host whose blocks are larger than the guest's: writes of parts of them are
-    /// made of reads and writes.
+    /// A mode on a host with larger blocks than the guest's: partial writes are read-modify-write.
     Blocks,
-    /// Any mode on a host that has no space at times, which holds writes until it has or they have
-    /// waited too long.
+    /// A mode with `on_enospc = "hold"` on a host that is full at times.
     Hold,
 }
 
 impl Scenario {
-    /// All of them.
+    /// All scenarios.
     pub const ALL: [Self; 9] = [
         Self::Mode(CacheMode::None),
         Self::Mode(CacheMode::DirectSync),
@@ -46,7 +44,7 @@ impl Scenario {
             Self::Mode(mode) => mode,
             Self::Toggle | Self::NoFlush => with_cache[random.below(with_cache.len())],
             Self::Blocks => {
-                // Past the page cache most of the time: there they are ours to put together.
+                // Mostly direct I/O, where the engine does the read-modify-write.
                 [CacheMode::None, CacheMode::DirectSync, CacheMode::None, CacheMode::WriteBack]
                     [random.below(4)]
             }
@@ -67,10 +65,10 @@ impl fmt::Display for Scenario {
     }
 }
 
-/// The text names no scenario.
+/// The text is not the name of a scenario.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "{0:?} is none of none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, hold"
+    "{0:?} is not one of none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, hold"
 )]
 pub struct UnknownScenario(String);
 
@@ -85,57 +83,57 @@ impl FromStr for Scenario {
     }
 }
 
-/// Chances in a thousand that the host does this to a call, or where noted at each of its steps.
+/// Odds per mille of each fault, for each call unless stated otherwise.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Odds {
     /// Interrupts a call (`EINTR`).
     pub(super) interrupted: u16,
-    /// Refuses a call that it may not block for (`EAGAIN`).
+    /// Fails a call that must not block (`EAGAIN`).
     pub(super) would_block: u16,
-    /// Moves fewer bytes than asked, whole sectors.
+    /// Transfers fewer bytes than requested.
     pub(super) short: u16,
-    /// Fails a transfer or a range call (`EIO`), with any part of it done.
+    /// Fails a transfer or range operation (`EIO`) after any part of it.
     pub(super) io_error: u16,
-    /// Fails a write for want of space (`ENOSPC`), with any part of it done.
+    /// Fails a write (`ENOSPC`) after any part of it.
     pub(super) no_space: u16,
-    /// Fails an `fdatasync` or the durable half of a write (`EIO`); dirty data is lost.
+    /// Fails an `fdatasync` or the sync of a durable write (`EIO`) and loses dirty data.
     pub(super) sync_error: u16,
-    /// At each step: loses dirty data in the background (page cache only).
+    /// For each step: loses dirty data in the background (page cache only).
     pub(super) lost_write: u16,
-    /// Takes only some of the entries submitted.
+    /// Accepts only some of the submitted entries.
     pub(super) partial_submit: u16,
-    /// Refuses to be entered (`EBUSY`, `EINTR`).
+    /// Fails io_uring_enter (`EBUSY`, `EINTR`).
     pub(super) busy: u16,
-    /// Ends the poll of the kick, which has to be armed again.
+    /// Ends the multishot poll of the kick, which must be armed again.
     pub(super) poll_ends: u16,
 }
 
-/// How likely each kind of step is, against the others.
+/// Relative weights of the kinds of steps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weights {
     pub(super) submit: u32,
-    pub(super) look: u32,
+    pub(super) reap: u32,
     pub(super) worker: u32,
     pub(super) host: u32,
     pub(super) write_back: u32,
     pub(super) toggle: u32,
     pub(super) reset: u32,
-    /// The host runs out of space, or has some again.
+    /// Toggles between a full and a usable file system.
     pub(super) space: u32,
 }
 
-/// How a schedule ends. A power cut follows in any case, and the disk is looked at.
+/// Ending of a schedule. A power cut and a check of the disk follow in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// Power is cut in the middle.
+    /// Power cut with requests in flight.
     Cut,
-    /// Everything outstanding completes.
+    /// All requests complete.
     Quiet,
-    /// The same, and the device is closed.
+    /// All requests complete and the device is closed.
     Close,
 }
 
-/// One schedule.
+/// Parameters of one schedule.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) mode: CacheMode,
@@ -143,26 +141,26 @@ pub(super) struct Plan {
     pub(super) queues: u16,
     pub(super) queue_size: u16,
     pub(super) sectors: usize,
-    /// Sectors of a logical block.
+    /// Sectors per logical block.
     pub(super) block: usize,
-    /// Sectors of the host's own block, which is at least as large.
+    /// Sectors per block of the host, at least those of a logical block.
     pub(super) host_block: usize,
-    /// How long a write may wait for space, if it is held at all.
+    /// Deadline of writes held for space, if they are held.
     pub(super) hold: Option<Duration>,
     pub(super) operations: usize,
-    /// The step before which power is cut, if the ending says so.
+    /// Step of the power cut of [`Ending::Cut`].
     pub(super) cut_at: usize,
     pub(super) event_idx: bool,
     pub(super) indirect: bool,
     pub(super) block_device: bool,
-    /// What the host can do.
-    pub(super) punches: bool,
-    pub(super) zeroes: bool,
+    /// Operations that the host supports.
+    pub(super) punches_holes: bool,
+    pub(super) zeroes_ranges: bool,
     pub(super) discards: bool,
     /// Completions are posted only when the ring is entered.
-    pub(super) deferred: bool,
-    /// Short counts may end within a sector.
-    pub(super) ragged: bool,
+    pub(super) defers_completions: bool,
+    /// Short transfers may end within a sector.
+    pub(super) short_within_sector: bool,
     pub(super) odds: Odds,
     pub(super) weights: Weights,
     pub(super) ending: Ending,
@@ -174,7 +172,7 @@ impl Plan {
         let mut weight = |low, high| u32::try_from(random.within(low, high)).unwrap();
         let weights = Weights {
             submit: weight(1, 12),
-            look: weight(1, 12),
+            reap: weight(1, 12),
             worker: weight(2, 20),
             host: weight(2, 40),
             write_back: weight(0, 8),
@@ -198,11 +196,11 @@ impl Plan {
             event_idx: random.coin(),
             indirect: random.coin(),
             block_device: random.coin(),
-            punches: random.chance(800),
-            zeroes: random.chance(700),
+            punches_holes: random.chance(800),
+            zeroes_ranges: random.chance(700),
             discards: random.chance(700),
-            deferred: random.coin(),
-            ragged: !mode.is_direct() && random.chance(200),
+            defers_completions: random.coin(),
+            short_within_sector: !mode.is_direct() && random.chance(200),
             odds: Odds::draw(random),
             weights: Weights { reset: u32::from(random.chance(250)), ..weights },
             ending: match random.below(8) {
@@ -212,27 +210,26 @@ impl Plan {
             },
         };
         match scenario {
-            Scenario::Blocks => plan.on_large_blocks(random),
+            Scenario::Blocks => plan.with_large_blocks(random),
             Scenario::Hold => {
                 let large = random.chance(300);
-                let plan = if large { plan.on_large_blocks(random) } else { plan };
-                plan.holding(random)
+                let plan = if large { plan.with_large_blocks(random) } else { plan };
+                plan.with_hold(random)
             }
             Scenario::Mode(_) | Scenario::Toggle | Scenario::NoFlush => plan,
         }
     }
 
-    /// The same with blocks of the guest's that are parts of the host's. Few, so that requests
-    /// meet.
-    fn on_large_blocks(self, random: &mut Random) -> Self {
+    /// With guest blocks smaller than the host's, on a small disk so that requests overlap.
+    fn with_large_blocks(self, random: &mut Random) -> Self {
         let host_block = [2, 4, 8][random.below(3)];
         let sectors = random.within(1, 4) * host_block;
         let plan = Self { block: 1, host_block, sectors, ..self };
-        if random.chance(400) { plan.holding(random) } else { plan }
+        if random.chance(400) { plan.with_hold(random) } else { plan }
     }
 
-    /// The same on a host that has no space at times.
-    fn holding(self, random: &mut Random) -> Self {
+    /// With writes held for space, on a host that is full at times.
+    fn with_hold(self, random: &mut Random) -> Self {
         let milliseconds = [20, 300, 3_000, 20_000][random.below(4)];
         let space = u32::try_from(random.below(3)).unwrap();
         let no_space = if space == 0 || random.coin() { 300 } else { 0 };
@@ -244,50 +241,49 @@ impl Plan {
         }
     }
 
-    /// The sectors that the host frees at a time: more than many a discard asks for, so that pieces
-    /// are gathered.
+    /// Discard granularity in sectors: larger than many discards, so that they are merged.
     pub(super) fn granule(&self) -> usize {
         4 * self.block
     }
 
-    /// Whether it is a ZFS volume: what is discarded reads zero, in whole granules. One has blocks
-    /// of 512 bytes and punches no holes.
+    /// Whether the disk is a ZFS volume: discarded granules read zero. It has blocks of 512 bytes
+    /// and does not punch holes.
     pub(super) fn is_volume(&self) -> bool {
-        let Self { block_device, discards, punches, host_block, block, .. } = *self;
-        block_device && discards && !punches && host_block == block
+        let Self { block_device, discards, punches_holes, host_block, block, .. } = *self;
+        block_device && discards && !punches_holes && host_block == block
     }
 
-    /// What a discard makes of the sectors it names, on this host.
-    pub(super) fn discard_effect(&self, first: usize, count: usize) -> Discarded {
+    /// Effect of a discard on its sectors on this host.
+    pub(super) fn discard_effect(&self, first: usize, count: usize) -> DiscardEffect {
         let is_whole = (first | count).is_multiple_of(self.granule());
-        match (self.block_device, self.discards, self.punches) {
-            (true, true, _) => Discarded::Anything,
-            // Parts of the device's blocks stay as they are.
-            (true, _, true) if self.host_block > self.block => Discarded::Anything,
-            // Of a granule that is named in part nothing may be freed, or with its neighbours all.
-            (_, _, true) if !is_whole => Discarded::Anything,
-            (_, _, true) => Discarded::Zero,
-            (_, _, false) => Discarded::Untouched,
+        match (self.block_device, self.discards, self.punches_holes) {
+            (true, true, _) => DiscardEffect::Anything,
+            // Partial blocks of the device are unchanged.
+            (true, _, true) if self.host_block > self.block => DiscardEffect::Anything,
+            // A partial granule is freed only if a merge completes it.
+            (_, _, true) if !is_whole => DiscardEffect::Anything,
+            (_, _, true) => DiscardEffect::Zero,
+            (_, _, false) => DiscardEffect::Untouched,
         }
     }
 }
 
-/// See [`Plan::discard_effect`].
+/// Effect of a discard, see [`Plan::discard_effect`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Discarded {
-    /// The device may zero them or not.
+pub(super) enum DiscardEffect {
+    /// The device may zero the sectors.
     Anything,
-    /// They become a hole.
+    /// The sectors become a hole.
     Zero,
-    /// The host cannot, and the guest does not learn of it.
+    /// The host does not support it; the discard succeeds without effect.
     Untouched,
 }
 
 impl Odds {
     fn draw(random: &mut Random) -> Self {
-        let mut odds = |present: u16, most: usize| {
-            let much = u16::try_from(random.within(1, most)).unwrap();
-            if random.chance(present) { much } else { 0 }
+        let mut odds = |present: u16, limit: usize| {
+            let chance = u16::try_from(random.within(1, limit)).unwrap();
+            if random.chance(present) { chance } else { 0 }
         };
         Self {
             interrupted: odds(250, 400),

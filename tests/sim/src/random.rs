@@ -1,4 +1,4 @@
-//! A small deterministic random generator: the same seed draws the same schedule on every machine.
+//! A deterministic random generator: a seed draws the same schedule on each machine.
 
 /// SplitMix64.
 #[derive(Clone, Debug)]
@@ -17,22 +17,22 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A generator of its own that is determined by this one.
+    /// Derives an independent generator.
     pub(super) fn fork(&mut self) -> Self {
         Self(self.next())
     }
 
-    /// Below `bound`, which is not zero.
+    /// A number below `bound`, which must not be 0.
     pub(super) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % bound as u64).unwrap()
     }
 
-    /// From `low` to `high`, both included.
+    /// A number from `low` to `high` inclusive.
     pub(super) fn within(&mut self, low: usize, high: usize) -> usize {
         low + self.below(high - low + 1)
     }
 
-    /// True with a chance of `odds` in a thousand.
+    /// True with odds per mille.
     pub(super) fn chance(&mut self, odds: u16) -> bool {
         odds > 0 && self.next() % 1000 < u64::from(odds)
     }
@@ -41,12 +41,12 @@ impl Random {
         self.next() & 1 == 1
     }
 
-    /// One of `all`, which are some.
+    /// An element of `all`, which must not be empty.
     pub(super) fn pick(&mut self, all: &[usize]) -> usize {
         all[self.below(all.len())]
     }
 
-    /// An index into `weights`, each as likely as it is heavy; `None` if all are zero.
+    /// An index into `weights`, drawn in proportion to the weights; `None` if all are 0.
     pub(super) fn weighted(&mut self, weights: &[u32]) -> Option<usize> {
         let total: u32 = weights.iter().sum();
         if total == 0 {

@@ -1,7 +1,6 @@
-//! The crash simulator in small: some schedules of each mode, from a fixed seed and from the
-//! clock's.
+//! Some schedules of each mode, from fixed seeds and from one of the clock.
 //!
-//! `make sim` plays many more. A failure prints its schedule and the command that plays it again.
+//! `make sim` plays many more. A failure prints its trace and the command to replay it.
 
 #![allow(clippy::panic, reason = "a test fails by panicking")]
 
@@ -9,15 +8,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::{Counts, Scenario, Simulator};
 
-/// Of each kind of seed. A debug build plays a few hundred in a second.
+/// Schedules per mode and kind of seed. A debug build plays a few hundred per second.
 const SCHEDULES: u64 = 1000;
 
-/// Schedules that once found a bug. What a seed draws changes with the simulator: an entry is worth
-/// keeping only as long as it still fails without its fix.
-const FOUND: [(&str, u64); 2] = [
-    // The engine slept over completions it had harvested.
+/// Schedules that found a bug. A seed's schedule changes with the simulator: keep an entry only as
+/// long as it fails without the fix.
+const REGRESSIONS: [(&str, u64); 2] = [
+    // The engine slept although it had harvested completions.
     ("writethrough", 1),
-    // The write cache went off although it could not be emptied.
+    // The write cache was disabled although the sync failed.
     ("toggle", 15),
 ];
 
@@ -34,67 +33,67 @@ fn play_all(name: &str) {
     for seed in (1..=SCHEDULES).chain(u64::from(now)..u64::from(now) + SCHEDULES) {
         total.add(play(&simulator, scenario, seed));
     }
-    assert!(total.requests > 10 * SCHEDULES, "the schedules do something");
+    assert!(total.requests > 10 * SCHEDULES, "the schedules submit requests");
     assert!(total.failed > 0 && total.failed < total.requests / 2, "some requests fail");
 }
 
 #[test]
-fn none_keeps_what_it_promises() {
+fn cache_mode_none() {
     play_all("none");
 }
 
 #[test]
-fn directsync_keeps_what_it_promises() {
+fn cache_mode_directsync() {
     play_all("directsync");
 }
 
 #[test]
-fn writethrough_keeps_what_it_promises() {
+fn cache_mode_writethrough() {
     play_all("writethrough");
 }
 
 #[test]
-fn writeback_keeps_what_it_promises() {
+fn cache_mode_writeback() {
     play_all("writeback");
 }
 
 #[test]
-fn unsafe_loses_data_but_makes_none_up() {
+fn cache_mode_unsafe() {
     play_all("unsafe");
 }
 
 #[test]
-fn a_write_cache_may_be_switched_live() {
+fn write_cache_switched_live() {
     play_all("toggle");
 }
 
 #[test]
-fn a_driver_that_cannot_flush_has_durable_writes() {
+fn driver_without_flush_has_durable_writes() {
     play_all("noflush");
 }
 
 #[test]
-fn parts_of_the_hosts_blocks_are_written_without_undoing_each_other() {
+fn partial_writes_of_host_blocks_do_not_conflict() {
     play_all("blocks");
 }
 
 #[test]
-fn what_finds_no_space_waits_for_it_and_not_for_ever() {
+fn writes_are_held_for_space_until_deadline() {
     play_all("hold");
 }
 
 #[test]
-fn what_was_found_stays_fixed() {
+fn regressions_stay_fixed() {
     let simulator = Simulator::default();
-    for (name, seed) in FOUND {
+    for (name, seed) in REGRESSIONS {
         let scenario: Scenario = name.parse().unwrap_or_else(|error| panic!("{error}"));
         play(&simulator, scenario, seed);
     }
 }
 
-/// The same seed plays the same schedule, step by step.
+/// A seed plays the same schedule each time.
 #[test]
-fn a_seed_determines_its_schedule() {
+fn seed_determines_schedule() {
     for scenario in Scenario::ALL {
         let trace = || Simulator::default().trace(scenario, 4711);
         let first = trace();

@@ -1,4 +1,4 @@
-//! The driver of one queue: requests in random framings, and what comes back.
+//! The driver of one queue: submits requests in random framings and reaps completions.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,95 +12,95 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use driver::{Descriptor, Ring, kind};
 
-use super::oracle::{OpId, Reading, Time};
+use super::oracle::{OpId, PendingRead, Time};
 use super::random::Random;
 
 /// Memory of each queue's ring.
 const RING_BYTES: u64 = 0x1000;
-/// Where buffers begin, and how much each request has.
+/// Start of the buffers, and bytes of a request's buffers.
 const BUFFERS: u64 = 0x1_0000;
 const SLOT_BYTES: u64 = 0x3000;
 const STATUS_OFFSET: u64 = 0x2f00;
-/// Most sectors of one transfer.
-pub(super) const MOST_SECTORS: usize = 16;
-/// Guest memory that all of it takes.
+/// Limit of sectors per transfer.
+pub(super) const MAX_SECTORS: usize = 16;
+/// Bytes of guest memory.
 pub(super) const MEMORY_BYTES: usize = 0x10_0000;
 
 const POISON: [u8; SLOT_BYTES as usize] = [0xa5; SLOT_BYTES as usize];
-/// What the driver leaves where the status goes.
+/// The status byte before the device writes it.
 const NO_STATUS: u8 = 0xff;
 
-/// What a request is, to the driver.
-pub(super) enum Asked {
-    Read { first: usize, reading: Reading },
+/// A request as the oracle knows it.
+pub(super) enum Expectation {
+    Read { first: usize, read: PendingRead },
     Change { op: OpId, offered: Time },
     Flush { offered: Time },
     Id,
 }
 
-impl fmt::Display for Asked {
+impl fmt::Display for Expectation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Read { first, .. } => write!(f, "a read of sector {first}"),
             Self::Change { op, offered } => write!(f, "operation {op} of time {offered}"),
             Self::Flush { offered } => write!(f, "a flush of time {offered}"),
-            Self::Id => f.write_str("a question for its name"),
+            Self::Id => f.write_str("a read of the serial number"),
         }
     }
 }
 
-/// How a request looks in memory.
-pub(super) struct Shape {
+/// A virtio-blk request.
+pub(super) struct Request {
     pub(super) kind: u32,
     pub(super) sector: usize,
-    /// How many sectors it is about, for the trace.
+    /// Number of sectors, for the trace.
     pub(super) sectors: usize,
-    /// Bytes for the device.
-    pub(super) out: Vec<u8>,
-    /// Bytes from the device.
-    pub(super) wanted: usize,
+    /// Device-readable data.
+    pub(super) data_out: Vec<u8>,
+    /// Bytes of device-writable data.
+    pub(super) data_in: usize,
 }
 
-/// A request on its way.
-struct Pending {
-    asked: Asked,
-    /// When it was offered.
+/// A request whose chain is available to the device.
+struct PendingRequest {
+    expectation: Expectation,
+    /// Time of submission.
     since_ns: u64,
     slot: u64,
     data: Vec<(u64, usize)>,
-    /// Bytes from the device but the status.
-    wanted: usize,
+    /// Bytes of device-writable data without the status.
+    data_in: usize,
     descriptors: usize,
 }
 
-/// A request that came back.
-pub(super) struct Returned {
-    pub(super) asked: Asked,
-    /// When it was offered.
+/// A completed request.
+pub(super) struct Completed {
+    pub(super) expectation: Expectation,
+    /// Time of submission.
     pub(super) since_ns: u64,
     pub(super) status: u8,
     pub(super) data: Vec<u8>,
 }
 
-/// See the module's documentation.
-pub(super) struct Guest {
+/// The driver's state of a queue.
+pub(super) struct QueueDriver {
     memory: GuestMemory,
     ring: Ring,
     event_idx: bool,
     indirect: bool,
     slots: Vec<u64>,
     free_descriptors: usize,
-    outstanding: BTreeMap<u16, Pending>,
+    outstanding: BTreeMap<u16, PendingRequest>,
     seen_used: u16,
     interrupt: Arc<EventFd>,
-    /// Looks at the used ring unasked, with interrupts off.
-    pub(super) polls: bool,
-    /// An interrupt has come.
+    /// Polls the used ring with interrupts suppressed.
+    pub(super) polling: bool,
+    /// An interrupt is pending.
     pub(super) interrupted: bool,
 }
 
-impl Guest {
-    /// Lays out queue `index`, and makes what the device needs of it.
+impl QueueDriver {
+    /// Lays out queue `index` and makes the device's side of it.
     pub(super) fn new(
         memory: &GuestMemory,
         index: u16,
@@ -132,7 +132,7 @@ impl Guest {
             outstanding: BTreeMap::new(),
             seen_used: 0,
             interrupt,
-            polls: false,
+            polling: false,
             interrupted: false,
         };
         (guest, active)
@@ -142,134 +142,144 @@ impl Guest {
         self.outstanding.len()
     }
 
-    /// Everything on its way, given up in a reset.
-    pub(super) fn give_up(self) -> impl Iterator<Item = Asked> {
-        self.outstanding.into_values().map(|pending| pending.asked)
+    /// The outstanding requests, dropped by a reset.
+    pub(super) fn into_expectations(self) -> impl Iterator<Item = Expectation> {
+        self.outstanding.into_values().map(|pending| pending.expectation)
     }
 
-    /// Whether a request of this shape fits however it is cut.
+    /// Whether a request in any framing fits.
     pub(super) fn has_room(&self) -> bool {
         !self.slots.is_empty() && self.free_descriptors >= if self.indirect { 1 } else { 4 }
     }
 
-    /// Makes a request available, not shown before [`Guest::publish`].
-    pub(super) fn offer(&mut self, shape: &Shape, asked: Asked, now_ns: u64, random: &mut Random) {
-        let slot = self.slots.pop().expect("has_room was asked");
-        self.put(slot, &POISON);
+    /// Makes a request available without publishing it.
+    pub(super) fn offer(
+        &mut self,
+        request: &Request,
+        expectation: Expectation,
+        now_ns: u64,
+        random: &mut Random,
+    ) {
+        let slot = self.slots.pop().expect("has_room() is true");
+        self.write_memory(slot, &POISON);
         let mut header = [0; 16];
-        header[..4].copy_from_slice(&shape.kind.to_le_bytes());
-        header[8..].copy_from_slice(&(shape.sector as u64).to_le_bytes());
-        self.put(slot, &header);
-        self.put(slot + STATUS_OFFSET, &[NO_STATUS]);
-        let chained = self.indirect && (self.free_descriptors < 4 || random.coin());
-        let most = if chained { 5 } else { self.free_descriptors - 2 };
-        let data = pieces(slot, shape.out.len().max(shape.wanted), most, random);
+        header[..4].copy_from_slice(&request.kind.to_le_bytes());
+        header[8..].copy_from_slice(&(request.sector as u64).to_le_bytes());
+        self.write_memory(slot, &header);
+        self.write_memory(slot + STATUS_OFFSET, &[NO_STATUS]);
+        let indirect = self.indirect && (self.free_descriptors < 4 || random.coin());
+        let limit = if indirect { 5 } else { self.free_descriptors - 2 };
+        let data = pieces(slot, request.data_out.len().max(request.data_in), limit, random);
         let mut chain = vec![Descriptor::readable(slot, 16)];
         let mut at = 0;
         for (addr, len) in &data {
             let bytes = u32::try_from(*len).unwrap();
-            if shape.wanted > 0 {
+            if request.data_in > 0 {
                 chain.push(Descriptor::writable(*addr, bytes));
             } else {
-                self.put(*addr, &shape.out[at..at + len]);
+                self.write_memory(*addr, &request.data_out[at..at + len]);
                 chain.push(Descriptor::readable(*addr, bytes));
             }
             at += len;
         }
         chain.push(Descriptor::writable(slot + STATUS_OFFSET, 1));
-        let head = if chained {
+        let head = if indirect {
             self.ring.offer_indirect(slot + STATUS_OFFSET - 0x80, &chain)
         } else {
             self.ring.offer(&chain)
         };
-        let descriptors = if chained { 1 } else { chain.len() };
+        let descriptors = if indirect { 1 } else { chain.len() };
         self.free_descriptors -= descriptors;
-        let pending =
-            Pending { asked, since_ns: now_ns, slot, data, wanted: shape.wanted, descriptors };
+        let pending = PendingRequest {
+            expectation,
+            since_ns: now_ns,
+            slot,
+            data,
+            data_in: request.data_in,
+            descriptors,
+        };
         self.outstanding.insert(head, pending);
     }
 
-    /// Shows what was offered; whether the device wants a kick.
+    /// Publishes the available chains; returns whether the device needs a kick.
     pub(super) fn publish(&mut self) -> bool {
         self.ring.publish()
     }
 
-    /// Notes an interrupt.
-    pub(super) fn listen(&mut self) {
+    /// Records a pending interrupt.
+    pub(super) fn poll_interrupt(&mut self) {
         self.interrupted |= self.interrupt.read().is_ok();
     }
 
-    /// Takes what came back, and asks for an interrupt at what comes next unless it polls.
-    pub(super) fn look(&mut self) -> Result<Vec<Returned>, String> {
+    /// Reaps all completions and requests an interrupt for the next one, unless it polls.
+    pub(super) fn reap(&mut self) -> Result<Vec<Completed>, String> {
         self.interrupted = false;
-        let mut returned = Vec::new();
+        let mut completed = Vec::new();
         loop {
             while let Some(used) = self.ring.take_used() {
                 self.seen_used = self.seen_used.wrapping_add(1);
-                returned.push(self.take_back(used.id, used.len)?);
+                completed.push(self.complete(used.id, used.len)?);
             }
-            if self.polls {
+            if self.polling {
                 self.ring.set_available_flags(1);
-                return Ok(returned);
+                return Ok(completed);
             }
             self.ring.set_available_flags(0);
             if self.event_idx {
                 self.ring.set_used_event(self.seen_used);
             }
             if self.ring.used_index() == self.seen_used {
-                return Ok(returned);
+                return Ok(completed);
             }
         }
     }
 
-    fn take_back(&mut self, id: u32, written: u32) -> Result<Returned, String> {
-        let head = u16::try_from(id).map_err(|_| format!("used id {id} is no descriptor"))?;
+    fn complete(&mut self, id: u32, written: u32) -> Result<Completed, String> {
+        let head = u16::try_from(id).map_err(|_| format!("used id {id} is not a descriptor"))?;
         let pending = self
             .outstanding
             .remove(&head)
-            .ok_or_else(|| format!("chain {head} came back, which is not on its way"))?;
+            .ok_or_else(|| format!("chain {head} is used but not outstanding"))?;
         self.free_descriptors += pending.descriptors;
         let mut status = [0];
-        self.get(pending.slot + STATUS_OFFSET, &mut status);
+        self.read_memory(pending.slot + STATUS_OFFSET, &mut status);
         let mut data = Vec::new();
         for (addr, len) in &pending.data {
             let mut piece = vec![0; *len];
-            self.get(*addr, &mut piece);
+            self.read_memory(*addr, &mut piece);
             data.extend(piece);
         }
-        // The memory is the driver's again: whoever still uses it finds garbage.
-        self.put(pending.slot, &POISON);
+        // The driver owns the memory again: a device that still uses it reads garbage.
+        self.write_memory(pending.slot, &POISON);
         self.slots.push(pending.slot);
         let [status] = status;
         if status == NO_STATUS {
-            return Err(format!("chain {head} came back without a status"));
+            return Err(format!("chain {head} is used without a status"));
         }
-        let writable = pending.wanted + 1;
+        let writable = pending.data_in + 1;
         if written as usize > writable || (status == 0 && written as usize != writable) {
-            return Err(format!(
-                "chain {head} came back with {written} of {writable} bytes written"
-            ));
+            return Err(format!("chain {head} is used with {written} of {writable} bytes written"));
         }
-        Ok(Returned { asked: pending.asked, since_ns: pending.since_ns, status, data })
+        Ok(Completed { expectation: pending.expectation, since_ns: pending.since_ns, status, data })
     }
 
-    fn put(&self, addr: u64, bytes: &[u8]) {
+    fn write_memory(&self, addr: u64, bytes: &[u8]) {
         self.memory.write_slice(bytes, GuestAddress(addr)).unwrap();
     }
 
-    fn get(&self, addr: u64, bytes: &mut [u8]) {
+    fn read_memory(&self, addr: u64, bytes: &mut [u8]) {
         self.memory.read_slice(bytes, GuestAddress(addr)).unwrap();
     }
 }
 
-/// Cuts `len` bytes into at most `most` pieces within a slot, with gaps. Half of the time
-/// everything is aligned to sectors, as direct I/O wants it.
-fn pieces(slot: u64, len: usize, most: usize, random: &mut Random) -> Vec<(u64, usize)> {
+/// Divides `len` bytes into at most `limit` buffers of a slot, with gaps. Half of the time all are
+/// aligned to sectors, as direct I/O requires.
+fn pieces(slot: u64, len: usize, limit: usize, random: &mut Random) -> Vec<(u64, usize)> {
     if len == 0 {
         return Vec::new();
     }
     let unit = if random.coin() && len.is_multiple_of(512) { 512 } else { 1 };
-    let count = random.within(1, most.clamp(1, 4)).min(len / unit);
+    let count = random.within(1, limit.clamp(1, 4)).min(len / unit);
     let mut cuts: Vec<usize> =
         (1..count).map(|_| random.within(1, (len / unit).max(2) - 1) * unit).collect();
     cuts.extend([0, len]);
@@ -286,21 +296,21 @@ fn pieces(slot: u64, len: usize, most: usize, random: &mut Random) -> Vec<(u64, 
     pieces
 }
 
-/// The shape of a discard or zeroing.
-pub(super) fn range(kind: u32, first: usize, count: usize, flags: u32) -> Shape {
-    let mut out = (first as u64).to_le_bytes().to_vec();
-    out.extend(u32::try_from(count).unwrap().to_le_bytes());
-    out.extend(flags.to_le_bytes());
-    // The header's sector means nothing here.
-    Shape { kind, sector: first, sectors: count, out, wanted: 0 }
+/// A DISCARD or WRITE_ZEROES.
+pub(super) fn range(kind: u32, first: usize, count: usize, flags: u32) -> Request {
+    let mut data_out = (first as u64).to_le_bytes().to_vec();
+    data_out.extend(u32::try_from(count).unwrap().to_le_bytes());
+    data_out.extend(flags.to_le_bytes());
+    // The header's sector is unused.
+    Request { kind, sector: first, sectors: count, data_out, data_in: 0 }
 }
 
-/// The shape of a request without data for the device.
-pub(super) fn bare(kind: u32, sector: usize, wanted: usize) -> Shape {
-    Shape { kind, sector, sectors: wanted / 512, out: Vec::new(), wanted }
+/// A request without device-readable data.
+pub(super) fn bare(kind: u32, sector: usize, data_in: usize) -> Request {
+    Request { kind, sector, sectors: data_in / 512, data_out: Vec::new(), data_in }
 }
 
-/// The shape of a write.
-pub(super) fn write(sector: usize, out: Vec<u8>) -> Shape {
-    Shape { kind: kind::OUT, sector, sectors: out.len() / 512, out, wanted: 0 }
+/// A write.
+pub(super) fn write(sector: usize, data_out: Vec<u8>) -> Request {
+    Request { kind: kind::OUT, sector, sectors: data_out.len() / 512, data_out, data_in: 0 }
 }

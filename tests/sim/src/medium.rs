@@ -1,46 +1,45 @@
-//! The medium: what is stable in each sector, and the volatile versions above it.
+//! The medium: the stable version of each sector and the volatile versions above it.
 //!
-//! A version becomes visible at once and stable by write-back, which takes the versions of one
-//! sector in order and the sectors in any. A power cut keeps, for each sector on its own, the
-//! stable version or any later one. A lost version (its write-back failed) stays visible until it
-//! is evicted.
+//! A version is visible at once and becomes stable by write-back, in order within a sector and in
+//! any order among sectors. A power cut keeps, for each sector independently, the stable version or
+//! a later one. A lost version (its write-back failed) stays visible until it is evicted.
 
 use super::content::{Bytes, Value};
 use super::random::Random;
 
-/// A version's number: later ones are greater, across sectors.
+/// Number of a version, increasing across all sectors.
 pub(super) type Version = u64;
 
 #[derive(Debug)]
 struct Sector {
     stable: Bytes,
     dirty: Vec<(Version, Bytes)>,
-    /// Lost by a failed write-back, and still cached.
+    /// Version lost by a failed write-back and still cached.
     lost: Option<Bytes>,
-    /// The version that freed it, if no flush makes that stable.
-    late: Option<Version>,
+    /// The version of a free that the next flush does not make stable.
+    unflushed_free: Option<Version>,
 }
 
-/// See the module's documentation.
+/// All sectors of the disk.
 #[derive(Debug)]
-pub(super) struct Media {
+pub(super) struct Medium {
     sectors: Vec<Sector>,
     next: Version,
 }
 
-impl Media {
-    /// A medium whose sectors hold [`Value::Written`] number 0.
+impl Medium {
+    /// A medium of sectors that hold [`Value::Written`] number 0.
     pub(super) fn new(sectors: usize) -> Self {
         let sector = |at| Sector {
             stable: Value::Written(0).bytes(at),
             dirty: Vec::new(),
             lost: None,
-            late: None,
+            unflushed_free: None,
         };
         Self { sectors: (0..sectors).map(sector).collect(), next: 1 }
     }
 
-    /// The number of the next version.
+    /// Number of the next version.
     pub(super) fn next_version(&self) -> Version {
         self.next
     }
@@ -51,23 +50,23 @@ impl Media {
         sector.dirty.last().map_or(lost, |(_, bytes)| bytes)
     }
 
-    /// Puts a new version into a sector, `bytes` from `offset` on.
+    /// Adds a version of a sector with `bytes` at `offset`.
     pub(super) fn write(&mut self, sector: usize, offset: usize, bytes: &[u8]) {
         let mut whole = *self.visible(sector);
         whole[offset..offset + bytes.len()].copy_from_slice(bytes);
         self.sectors[sector].dirty.push((self.next, whole));
-        self.sectors[sector].late = None;
+        self.sectors[sector].unflushed_free = None;
         self.next += 1;
     }
 
-    /// Frees a sector as a ZFS volume does: it reads zero from then on, but a flush makes only the
-    /// freeing of what was free before stable (ADR 12).
+    /// Frees a sector as a ZFS volume does: it reads zero at once, but a flush makes the free
+    /// stable only if the sector was zero before (ADR 12).
     pub(super) fn free(&mut self, sector: usize) {
         let zeroes = [0; 512];
         let was_free = *self.visible(sector) == zeroes;
         let version = self.next;
         self.write(sector, 0, &zeroes);
-        self.sectors[sector].late = (!was_free).then_some(version);
+        self.sectors[sector].unflushed_free = (!was_free).then_some(version);
     }
 
     /// Makes the versions of a sector before `end` stable.
@@ -77,14 +76,17 @@ impl Media {
         if let Some((_, bytes)) = sector.dirty.drain(..count).next_back() {
             sector.stable = bytes;
             sector.lost = None;
-            sector.late = sector.late.filter(|late| *late >= end);
+            sector.unflushed_free =
+                sector.unflushed_free.filter(|unflushed_free| *unflushed_free >= end);
         }
     }
 
     /// Makes the versions of all sectors before `end` stable, as a flush does.
     pub(super) fn write_back_all(&mut self, end: Version) {
         for sector in 0..self.sectors.len() {
-            let end = self.sectors[sector].late.map_or(end, |late| late.min(end));
+            let end = self.sectors[sector]
+                .unflushed_free
+                .map_or(end, |unflushed_free| unflushed_free.min(end));
             self.write_back(sector, end);
         }
     }
@@ -107,24 +109,24 @@ impl Media {
     pub(super) fn lose(&mut self, sector: usize) {
         let sector = &mut self.sectors[sector];
         if let Some((_, bytes)) = sector.dirty.drain(..).next_back() {
-            (sector.lost, sector.late) = (Some(bytes), None);
+            (sector.lost, sector.unflushed_free) = (Some(bytes), None);
         }
     }
 
-    /// Forgets a lost version.
+    /// Evicts a lost version from the cache.
     pub(super) fn evict(&mut self, sector: usize) {
         self.sectors[sector].lost = None;
     }
 
-    /// Cuts the power. What remains is stable and visible.
-    pub(super) fn cut(&mut self, random: &mut Random) {
+    /// Cuts the power: only stable versions remain.
+    pub(super) fn cut_power(&mut self, random: &mut Random) {
         for at in 0..self.sectors.len() {
             if random.coin() {
                 self.write_back_some(at, random);
             }
             let sector = &mut self.sectors[at];
             sector.dirty.clear();
-            (sector.lost, sector.late) = (None, None);
+            (sector.lost, sector.unflushed_free) = (None, None);
         }
     }
 }
@@ -133,42 +135,42 @@ impl Media {
 mod tests {
     use super::*;
 
-    fn value(media: &Media) -> Option<Value> {
-        Value::of(media.visible(0), 0)
+    fn value(medium: &Medium) -> Option<Value> {
+        Value::of(medium.visible(0), 0)
     }
 
-    fn written(number: u32) -> (Media, Random) {
-        let mut media = Media::new(1);
+    fn written(number: u32) -> (Medium, Random) {
+        let mut medium = Medium::new(1);
         for number in 1..=number {
-            media.write(0, 0, &Value::Written(number).bytes(0));
+            medium.write(0, 0, &Value::Written(number).bytes(0));
         }
-        (media, Random::new(1))
+        (medium, Random::new(1))
     }
 
     #[test]
-    fn a_cut_keeps_any_version_from_the_stable_one_on() {
+    fn power_cut_keeps_stable_or_later_version() {
         let mut seen = [false; 4];
         for seed in 0..100 {
-            let (mut media, _) = written(3);
-            media.write_back(0, 2);
-            media.cut(&mut Random::new(seed));
-            let Some(Value::Written(number)) = value(&media) else { panic!("garbage") };
+            let (mut medium, _) = written(3);
+            medium.write_back(0, 2);
+            medium.cut_power(&mut Random::new(seed));
+            let Some(Value::Written(number)) = value(&medium) else { panic!("garbage") };
             seen[number as usize] = true;
         }
         assert_eq!(seen, [false, true, true, true]);
     }
 
     #[test]
-    fn a_flush_reaches_what_was_freed_twice() {
+    fn flush_makes_second_free_stable() {
         for times in [1, 2] {
             let mut seen = Vec::new();
             for seed in 0..100 {
-                let (mut media, _) = written(1);
-                (0..times).for_each(|_| media.free(0));
-                media.write_back_all(Version::MAX);
-                assert_eq!(value(&media), Some(Value::Zero));
-                media.cut(&mut Random::new(seed));
-                seen.push(value(&media));
+                let (mut medium, _) = written(1);
+                (0..times).for_each(|_| medium.free(0));
+                medium.write_back_all(Version::MAX);
+                assert_eq!(value(&medium), Some(Value::Zero));
+                medium.cut_power(&mut Random::new(seed));
+                seen.push(value(&medium));
             }
             assert!(seen.contains(&Some(Value::Zero)));
             assert_eq!(seen.contains(&Some(Value::Written(1))), times == 1, "freed {times} times");
@@ -176,14 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_version_is_seen_until_it_is_evicted() {
-        let (mut media, mut random) = written(1);
-        media.lose(0);
-        media.write_back_all(Version::MAX);
-        assert_eq!(value(&media), Some(Value::Written(1)));
-        media.evict(0);
-        assert_eq!(value(&media), Some(Value::Written(0)));
-        media.cut(&mut random);
-        assert_eq!(value(&media), Some(Value::Written(0)));
+    fn lost_version_is_visible_until_evicted() {
+        let (mut medium, mut random) = written(1);
+        medium.lose(0);
+        medium.write_back_all(Version::MAX);
+        assert_eq!(value(&medium), Some(Value::Written(1)));
+        medium.evict(0);
+        assert_eq!(value(&medium), Some(Value::Written(0)));
+        medium.cut_power(&mut random);
+        assert_eq!(value(&medium), Some(Value::Written(0)));
     }
 }

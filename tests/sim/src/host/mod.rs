@@ -1,0 +1,308 @@
+//! The simulated kernel: io_uring rings and the calls in flight.
+//!
+//! Deterministic; [`Host::step`] advances it. A call is accepted from its ring, its outcome drawn,
+//! its sectors transferred one after another (in any order with direct I/O), and completed. A
+//! failed write-back loses data and is reported once to each open file description, as Linux does.
+
+mod execute;
+mod outcome;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use block::simulation::{Clock, RingResult};
+
+use crate::call::{Call, errno};
+use crate::entry::{Entry, Opcode};
+use crate::medium::Medium;
+use crate::plan::Plan;
+use crate::random::Random;
+
+/// Whether user data is a request's tag. That of the kick's poll is not.
+fn is_tag(user_data: u64) -> bool {
+    user_data <= u64::from(u16::MAX)
+}
+
+/// One ring and its registered file description.
+#[derive(Debug, Default)]
+struct Ring {
+    submitted: VecDeque<Entry>,
+    capacity: usize,
+    results: VecDeque<RingResult>,
+    /// Completions posted only when the ring is entered.
+    deferred: VecDeque<RingResult>,
+    /// User data of the poll of the kick, if it is armed.
+    poll: Option<u64>,
+    /// Timeout of the sleeping engine's wait, in nanoseconds.
+    deadline_ns: Option<u64>,
+    /// Whether the kick was ever signalled. It stays readable, because nothing reads it.
+    kicked: bool,
+    /// Write-back errors reported to this file description.
+    reported: u64,
+}
+
+/// The kernel and its disk.
+#[derive(Debug)]
+pub(crate) struct Host {
+    plan: Plan,
+    pub(crate) random: Random,
+    pub(crate) medium: Medium,
+    rings: Vec<Ring>,
+    calls: Vec<Call>,
+    /// Write-back errors so far.
+    errors: u64,
+    /// Those reported to any file description.
+    reported_errors: u64,
+    /// Write-back errors reported to the control plane's file description.
+    reported_to_backend: u64,
+    /// Injected failures, without ENOSPC failures of requests that are held for space.
+    pub(crate) faults: u64,
+    /// Injected ENOSPC failures of requests that are held for space.
+    pub(crate) space_faults: u64,
+    /// Each call that allocates fails with ENOSPC.
+    full: bool,
+    /// The clock of deadlines.
+    clock: Clock,
+    pub(crate) now_ns: u64,
+    /// Calls are cancelled without effect.
+    pub(crate) powered_off: bool,
+    /// A wait advances the host instead of returning ETIME.
+    pub(crate) block_waits: bool,
+    /// The first violation of the kernel's interface by the engine.
+    pub(crate) violation: Option<String>,
+    pub(crate) trace: Option<Vec<String>>,
+}
+
+impl Host {
+    pub(crate) fn new(plan: &Plan, clock: Clock, random: Random, traced: bool) -> Self {
+        Self {
+            plan: plan.clone(),
+            random,
+            medium: Medium::new(plan.sectors),
+            rings: Vec::new(),
+            calls: Vec::new(),
+            errors: 0,
+            reported_errors: 0,
+            reported_to_backend: 0,
+            faults: 0,
+            space_faults: 0,
+            full: false,
+            clock,
+            now_ns: 0,
+            powered_off: false,
+            block_waits: false,
+            violation: None,
+            trace: traced.then(Vec::new),
+        }
+    }
+
+    /// Adds a line to the trace.
+    pub(crate) fn log(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(line());
+        }
+    }
+
+    /// Whether data was lost by a failed write-back.
+    pub(crate) fn lost_data(&self) -> bool {
+        self.errors > 0
+    }
+
+    /// Opens the file again and makes a ring for it. Errors reported to no description so far are
+    /// reported to it later.
+    pub(crate) fn open_ring(&mut self, depth: u16) -> usize {
+        let capacity = (usize::from(depth) + 2).next_power_of_two();
+        let kicked = self.random.coin();
+        self.rings.push(Ring {
+            capacity,
+            kicked,
+            reported: self.reported_errors,
+            ..Ring::default()
+        });
+        self.rings.len() - 1
+    }
+
+    /// The most recent ring.
+    pub(crate) fn last_ring(&self) -> usize {
+        self.rings.len() - 1
+    }
+
+    pub(crate) fn close_ring(&mut self, ring: usize) {
+        if self.calls.iter().any(|call| call.ring == ring) {
+            self.violate(|| "an engine is dropped with calls in flight".into());
+        }
+        self.rings[ring].poll = None;
+        self.rings[ring].deadline_ns = None;
+    }
+
+    fn violate(&mut self, violation: impl FnOnce() -> String) {
+        self.violation.get_or_insert_with(violation);
+    }
+
+    pub(crate) fn push(&mut self, ring: usize, entry: Entry) -> bool {
+        let state = &self.rings[ring];
+        let same = |user_data| user_data == entry.user_data;
+        let duplicate = state.submitted.iter().any(|other| same(other.user_data))
+            || self.calls.iter().any(|call| call.ring == ring && same(call.entry.user_data));
+        if duplicate {
+            self.violate(|| format!("two entries in flight with user data {:#x}", entry.user_data));
+        }
+        let state = &mut self.rings[ring];
+        let room = state.submitted.len() < state.capacity;
+        if room {
+            state.submitted.push_back(entry);
+        }
+        room
+    }
+
+    pub(crate) fn reject(&mut self, reason: String) {
+        self.violate(|| reason);
+    }
+
+    pub(crate) fn has_unsubmitted(&self, ring: usize) -> bool {
+        !self.rings[ring].submitted.is_empty()
+    }
+
+    pub(crate) fn wants_entering(&self, ring: usize) -> bool {
+        let ring = &self.rings[ring];
+        !ring.submitted.is_empty() || !ring.deferred.is_empty()
+    }
+
+    /// Whether a wait on the ring would return.
+    pub(crate) fn is_readable(&self, ring: usize) -> bool {
+        let ring = &self.rings[ring];
+        let has_timed_out = ring.deadline_ns.is_some_and(|deadline_ns| deadline_ns <= self.now_ns);
+        !ring.results.is_empty() || !ring.deferred.is_empty() || has_timed_out
+    }
+
+    pub(crate) fn next_result(&mut self, ring: usize) -> Option<RingResult> {
+        self.rings[ring].results.pop_front()
+    }
+
+    /// io_uring_enter. Fails with an errno of a real kernel, or with ETIME where it would sleep.
+    pub(crate) fn enter(
+        &mut self,
+        ring: usize,
+        want: usize,
+        timeout: Option<Duration>,
+    ) -> Result<(), i32> {
+        self.rings[ring].deadline_ns = None;
+        if !self.powered_off && self.random.chance(self.plan.odds.busy) {
+            self.post_deferred(ring);
+            return Err(if self.random.coin() { errno::BUSY } else { errno::INTR });
+        }
+        let waiting = self.rings[ring].submitted.len();
+        let partial = waiting > 0 && self.random.chance(self.plan.odds.partial_submit);
+        let taken = if partial { self.random.within(1, waiting) } else { waiting };
+        for _ in 0..taken {
+            if let Some(entry) = self.rings[ring].submitted.pop_front() {
+                self.accept(ring, entry);
+            }
+        }
+        self.post_deferred(ring);
+        if taken < waiting {
+            return Ok(());
+        }
+        for _ in 0..100_000 {
+            if self.rings[ring].results.len() >= want {
+                return Ok(());
+            }
+            if !self.block_waits {
+                let timeout_ns = timeout.map(|timeout| u64::try_from(timeout.as_nanos()).unwrap());
+                self.rings[ring].deadline_ns =
+                    timeout_ns.map(|timeout_ns| self.now_ns + timeout_ns);
+                return Err(errno::TIME);
+            }
+            self.step();
+            self.post_deferred(ring);
+        }
+        self.violate(|| "the engine waits for a completion that never comes".into());
+        Err(errno::TIME)
+    }
+
+    fn post_deferred(&mut self, ring: usize) {
+        let ring = &mut self.rings[ring];
+        ring.results.append(&mut ring.deferred);
+    }
+
+    fn post(&mut self, ring: usize, result: RingResult) {
+        let state = &mut self.rings[ring];
+        if self.plan.defers_completions {
+            state.deferred.push_back(result);
+        } else {
+            state.results.push_back(result);
+        }
+    }
+
+    fn accept(&mut self, ring: usize, entry: Entry) {
+        if entry.opcode == Opcode::Poll {
+            self.rings[ring].poll = Some(entry.user_data);
+            if self.rings[ring].kicked {
+                self.kick(ring);
+            }
+            return;
+        }
+        if !is_tag(entry.user_data) {
+            self.violate(|| format!("user data {:#x} is not a tag", entry.user_data));
+        }
+        if self.powered_off {
+            let result =
+                RingResult { user_data: entry.user_data, result: -errno::CANCELED, more: false };
+            return self.post(ring, result);
+        }
+        let outcome = self.draw_outcome(&entry);
+        let in_any_order = self.plan.mode.is_direct();
+        let call = Call::new(
+            ring,
+            entry,
+            outcome,
+            in_any_order,
+            self.medium.next_version(),
+            &mut self.random,
+        );
+        self.log(|| format!("  host takes {call}"));
+        self.calls.push(call);
+    }
+
+    /// Signals the kick.
+    pub(crate) fn kick(&mut self, ring: usize) {
+        self.rings[ring].kicked = true;
+        if let Some(user_data) = self.rings[ring].poll {
+            let more = !self.random.chance(self.plan.odds.poll_ends);
+            if !more {
+                self.rings[ring].poll = None;
+            }
+            self.post(ring, RingResult { user_data, result: 1, more });
+        }
+    }
+
+    /// Toggles between a full and a usable file system.
+    pub(crate) fn toggle_full(&mut self) {
+        self.full = !self.full;
+        let full = self.full;
+        self.log(|| format!("  host has {} space", if full { "no" } else { "free" }));
+    }
+
+    /// Whether an engine sleeps with a timeout.
+    pub(crate) fn has_timeout(&self) -> bool {
+        self.rings.iter().any(|ring| ring.deadline_ns.is_some())
+    }
+
+    /// Advances the clock by up to 20 ms, with `until_timeout` to after the next timeout of an
+    /// engine.
+    pub(crate) fn advance_time(&mut self, until_timeout: bool) {
+        let mut by_ns = self.random.within(1, 20) as u64 * 1_000_000;
+        if until_timeout {
+            let next_ns = self.rings.iter().filter_map(|ring| ring.deadline_ns).min();
+            by_ns += next_ns.map_or(0, |next_ns| next_ns.saturating_sub(self.now_ns));
+        }
+        self.now_ns += by_ns;
+        self.clock.advance(Duration::from_nanos(by_ns));
+        let now_ns = self.now_ns;
+        self.log(|| format!("  time is {} ms", now_ns / 1_000_000));
+    }
+
+    pub(crate) fn has_calls(&self) -> bool {
+        !self.calls.is_empty()
+    }
+}

@@ -1,0 +1,84 @@
+//! The outcome of a call, drawn when the kernel accepts it.
+
+use super::Host;
+use crate::call::{Outcome, errno};
+use crate::entry::{Entry, Opcode};
+use crate::plan::Plan;
+
+impl Host {
+    fn supports(&self, opcode: Opcode) -> bool {
+        let Plan { block_device, punches_holes, zeroes_ranges, discards, .. } = self.plan;
+        match opcode {
+            Opcode::PunchHole => punches_holes,
+            Opcode::ZeroRange => zeroes_ranges,
+            Opcode::Discard => block_device && discards,
+            _ => true,
+        }
+    }
+
+    /// Draws the outcome of a call from the plan's odds and the host's abilities.
+    pub(super) fn draw_outcome(&mut self, entry: &Entry) -> Outcome {
+        let odds = self.plan.odds;
+        let random = &mut self.random;
+        let alignment = 512 * self.plan.host_block as u64;
+        let end = entry.at.checked_add(entry.total());
+        if end.is_none_or(|end| end > 512 * self.plan.sectors as u64) {
+            self.violate(|| format!("{entry:?} exceeds the disk"));
+            return Outcome::Refuse(errno::INVAL);
+        }
+        let is_transfer = matches!(entry.opcode, Opcode::Read | Opcode::Write(_));
+        // A device zeroes and discards whole blocks, a file any range.
+        let needs_alignment =
+            if is_transfer { self.plan.mode.is_direct() } else { self.plan.block_device };
+        if needs_alignment && !entry.is_aligned(alignment) {
+            return Outcome::Refuse(errno::INVAL);
+        }
+        if random.chance(odds.interrupted) {
+            return Outcome::Refuse(errno::INTR);
+        }
+        if !entry.may_block && random.chance(odds.would_block) {
+            return Outcome::Refuse(errno::AGAIN);
+        }
+        let is_unsupported_inline =
+            self.plan.is_volume() && entry.opcode == Opcode::Discard && !entry.may_block;
+        if is_unsupported_inline || !self.supports(entry.opcode) {
+            return Outcome::Refuse(errno::OPNOTSUPP);
+        }
+        let random = &mut self.random;
+        let total = usize::try_from(entry.total()).unwrap();
+        if entry.opcode == Opcode::Sync {
+            return if random.chance(odds.sync_error) {
+                Outcome::LoseAndFail
+            } else {
+                Outcome::Complete
+            };
+        }
+        if entry.opcode == Opcode::Write(true) && random.chance(odds.sync_error) {
+            // With direct I/O the failure concerns this write alone, as with FUA (ADR 13).
+            let part = random.below(total / 512 + 1);
+            let direct = self.plan.mode.is_direct();
+            return if direct { Outcome::Fail(errno::IO, part) } else { Outcome::LoseAndFail };
+        }
+        if random.chance(odds.io_error) {
+            return Outcome::Fail(errno::IO, random.below(total / 512 + 1));
+        }
+        let takes_space =
+            !matches!(entry.opcode, Opcode::Read | Opcode::Discard | Opcode::PunchHole);
+        if takes_space && (self.full || random.chance(odds.no_space)) {
+            return Outcome::Fail(errno::NOSPC, random.below(total / 512 + 1));
+        }
+        if is_transfer && total > 1 && random.chance(odds.short) {
+            let whole =
+                if self.plan.mode.is_direct() { alignment } else { 512 * self.plan.block as u64 };
+            let unit =
+                if self.plan.short_within_sector { 1 } else { usize::try_from(whole).unwrap() };
+            // A short transfer ends at a multiple of `unit` on the disk, wherever it starts.
+            let lead = usize::try_from(entry.at).unwrap() % unit;
+            let limit = (total - 1 + lead) / unit;
+            if limit > 0 {
+                return Outcome::Short(random.within(1, limit) * unit - lead);
+            }
+        }
+        Outcome::Complete
+    }
+}

@@ -1,0 +1,96 @@
+//! Checks of each completion, and of the device after each step.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use block::{Backend, CacheMode};
+use devices::virtio::queue_worker::Protocol;
+use driver::status;
+
+use super::{SERIAL, Simulation};
+use crate::content::SECTOR;
+use crate::queue_driver::{Completed, Expectation, QueueDriver};
+
+/// Limit of a request's latency without ENOSPC.
+const LATENCY_LIMIT: Duration = Duration::from_secs(2);
+/// Limit of the time between a held write's deadline and its failure.
+const DEADLINE_SLACK: Duration = Duration::from_secs(1);
+
+impl<P: Protocol> Simulation<P> {
+    /// Checks status, latency and data of a completed request.
+    pub(super) fn check_completion(
+        &mut self,
+        at: usize,
+        completed: Completed,
+    ) -> Result<(), String> {
+        let Completed { expectation, since_ns, status, data } = completed;
+        let succeeded = status == 0;
+        let (faults, lost_data, took_ns) = {
+            let mut host = self.host.lock();
+            host.log(|| format!("driver {at} sees status {status} of {expectation}"));
+            (host.faults, host.lost_data(), host.now_ns - since_ns)
+        };
+        self.counts.failed += u64::from(!succeeded);
+        if !succeeded && faults == 0 && !self.may_fail_with_enospc(&expectation, took_ns) {
+            return Err(format!(
+                "{expectation} fails with status {status} although no fault was injected"
+            ));
+        }
+        self.check_latency(&expectation, took_ns)?;
+        match expectation {
+            Expectation::Read { first, read } if succeeded => {
+                for (sector, bytes) in (first..).zip(data.chunks(SECTOR)) {
+                    self.oracle.check_read(&read, sector, bytes, lost_data)?;
+                }
+            }
+            Expectation::Change { op, offered } => {
+                let durable = self.cache_off_since.is_some_and(|since| since <= offered);
+                self.oracle.complete(op, succeeded, durable, self.now);
+            }
+            Expectation::Flush { .. } if self.plan.mode == CacheMode::Unsafe => {}
+            Expectation::Flush { offered } if succeeded => self.oracle.flush_succeeded(offered)?,
+            Expectation::Flush { .. } if self.plan.mode.is_direct() && !lost_data => {
+                return Err(format!("{expectation} fails although each fdatasync has succeeded"));
+            }
+            Expectation::Flush { .. } => self.oracle.flush_failed(self.now),
+            Expectation::Id if succeeded && !data.starts_with(SERIAL.as_bytes()) => {
+                return Err("the serial number is wrong".into());
+            }
+            Expectation::Read { .. } | Expectation::Id => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the request may fail with ENOSPC: held until its deadline.
+    fn may_fail_with_enospc(&self, expectation: &Expectation, took_ns: u64) -> bool {
+        let has_waited = |deadline: Duration| u128::from(took_ns) >= deadline.as_nanos();
+        self.host.lock().space_faults > 0
+            && matches!(expectation, Expectation::Change { .. })
+            && self.plan.hold.is_some_and(has_waited)
+    }
+
+    /// Only changes of the disk are held for space, and only until their deadline.
+    fn check_latency(&self, expectation: &Expectation, took_ns: u64) -> Result<(), String> {
+        let limit = match (expectation, self.plan.hold) {
+            (Expectation::Change { .. }, Some(deadline)) => deadline + DEADLINE_SLACK,
+            _ => LATENCY_LIMIT,
+        };
+        if u128::from(took_ns) > limit.as_nanos() {
+            return Err(format!("{expectation} took {} ms", took_ns / 1_000_000));
+        }
+        Ok(())
+    }
+
+    /// Checks conditions that hold after each step.
+    pub(super) fn check_invariants(&self) -> Result<(), String> {
+        if self.status.load(Ordering::Acquire) & status::NEEDS_RESET != 0 {
+            return Err("the device needs a reset".into());
+        }
+        let outstanding: usize = self.drivers.iter().map(QueueDriver::outstanding).sum();
+        let held = self.disk.status().enospc_hold.map_or(0, |held| held.requests as usize);
+        if held > outstanding {
+            return Err(format!("{held} requests are held, but {outstanding} are outstanding"));
+        }
+        self.host.lock().violation.clone().map_or(Ok(()), Err)
+    }
+}

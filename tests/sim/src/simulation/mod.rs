@@ -1,0 +1,262 @@
+//! Simulation of one schedule: drivers, workers and host take steps in random order until the
+//! planned ending, and the oracle checks each completion.
+
+mod check;
+mod step;
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16};
+
+use block::Backend;
+use block::simulation::Clock;
+use devices::GuestMemory;
+use devices::virtio::queue_worker::{Protocol, QueueWorker};
+use devices::virtio::{Block, FaultReporter, Interrupt, VirtioDevice};
+use vm_memory::GuestAddress;
+use vmm_sys_util::eventfd::EventFd;
+
+use driver::{feature, status};
+
+use step::StepResult;
+
+use crate::counts::Counts;
+use crate::disk::{SharedHost, SimDisk};
+use crate::host::Host;
+use crate::oracle::{Oracle, Time};
+use crate::plan::{Ending, Plan};
+use crate::queue_driver::{Expectation, MEMORY_BYTES, QueueDriver};
+use crate::random::Random;
+
+/// Serial number of the device.
+const SERIAL: &str = "simulated";
+/// Steps above which a schedule counts as endless.
+const STEP_LIMIT: usize = 100_000;
+
+/// Resources that schedules reuse. They carry no state from one schedule to the next.
+pub(super) struct Resources {
+    memory: GuestMemory,
+    null: File,
+}
+
+impl Resources {
+    pub(super) fn new() -> Self {
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).unwrap();
+        Self { memory, null: File::open("/dev/null").unwrap() }
+    }
+}
+
+/// Position of a worker in its loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The next step is a round.
+    Round,
+    /// The next step is a wait.
+    Wait,
+    /// Sleeps until its ring is readable.
+    Asleep,
+}
+
+/// A worker and the ring of its engine.
+struct RunningWorker<P: Protocol> {
+    worker: QueueWorker<P>,
+    /// Signalled by the driver, and by other engines that release claimed blocks or bounce memory.
+    kick: Arc<EventFd>,
+    ring: usize,
+    phase: Phase,
+}
+
+/// State of a schedule.
+struct Simulation<P: Protocol> {
+    plan: Plan,
+    random: Random,
+    host: SharedHost,
+    disk: Arc<SimDisk>,
+    block: Block,
+    memory: GuestMemory,
+    workers: Vec<RunningWorker<P>>,
+    drivers: Vec<QueueDriver>,
+    oracle: Oracle,
+    now: Time,
+    /// Requests left to submit.
+    left: usize,
+    resets_left: usize,
+    /// Start of the current period with the write cache disabled, in which completed writes are
+    /// durable.
+    cache_off_since: Option<Time>,
+    /// The device status register.
+    status: Arc<AtomicU8>,
+    counts: Counts,
+}
+
+/// Plays a schedule and returns the totals or the violation, and the trace if `traced`.
+pub(super) fn play(
+    resources: &Resources,
+    plan: &Plan,
+    random: &mut Random,
+    traced: bool,
+) -> (Result<Counts, String>, Vec<String>) {
+    let clock = Clock::simulated();
+    let host = SharedHost::new(Host::new(plan, clock.clone(), random.fork(), traced));
+    let null = resources.null.try_clone().unwrap();
+    let disk = Arc::new(SimDisk::new(plan, clock, host.clone(), null));
+    let backend: Arc<dyn Backend> = Arc::clone(&disk) as _;
+    let block = Block::new("sim", SERIAL, plan.queues, backend);
+    let make_worker = |block: &Block, active, faults| block.worker(active, faults);
+    let mut simulation = Simulation {
+        random: random.fork(),
+        host: host.clone(),
+        disk,
+        block,
+        memory: resources.memory.clone(),
+        workers: Vec::new(),
+        drivers: Vec::new(),
+        oracle: Oracle::new(plan.sectors, plan.short_within_sector),
+        now: 1,
+        left: plan.operations,
+        resets_left: 2,
+        cache_off_since: None,
+        status: Arc::new(AtomicU8::new(status::DRIVER_OK)),
+        counts: Counts::default(),
+        plan: plan.clone(),
+    };
+    let result = simulation.initialize(make_worker).and_then(|()| simulation.run(make_worker));
+    if result.is_err() {
+        simulation.host.lock().cut_power();
+        simulation.stop_workers();
+    }
+    drop(simulation);
+    let trace = host.lock().trace.take().unwrap_or_default();
+    (result, trace)
+}
+
+impl<P: Protocol> Simulation<P> {
+    /// Negotiates features, lays out the queues and makes their workers.
+    fn initialize<E: std::fmt::Display>(
+        &mut self,
+        make_worker: impl Fn(
+            &Block,
+            devices::virtio::ActiveQueue,
+            FaultReporter,
+        ) -> Result<QueueWorker<P>, E>,
+    ) -> Result<(), String> {
+        let offered = self.block.features()
+            | feature::INDIRECT_DESC
+            | feature::EVENT_IDX
+            | feature::VERSION_1;
+        let mut features = offered;
+        for (wanted, bit) in [
+            (self.plan.event_idx, feature::EVENT_IDX),
+            (self.plan.indirect, feature::INDIRECT_DESC),
+            (self.plan.flush, feature::BLK_FLUSH),
+        ] {
+            if !wanted {
+                features &= !bit;
+            }
+        }
+        self.block.negotiated(features);
+        let has_cache = self.plan.mode.has_write_cache() && self.plan.flush;
+        self.cache_off_since = (!has_cache).then_some(self.now);
+        for index in 0..self.plan.queues {
+            let (driver, active) =
+                QueueDriver::new(&self.memory, index, self.plan.queue_size, features);
+            let config = Interrupt::new(Arc::new([]), Arc::new(AtomicU16::new(0xffff)));
+            let faults =
+                FaultReporter::new(Arc::clone(&self.status), Arc::new(AtomicU8::new(0)), config);
+            let kick = Arc::clone(&active.kick);
+            let worker = make_worker(&self.block, active, faults)
+                .map_err(|error| format!("no worker: {error}"))?;
+            let ring = self.host.lock().last_ring();
+            self.workers.push(RunningWorker { worker, kick, ring, phase: Phase::Round });
+            self.drivers.push(driver);
+        }
+        Ok(())
+    }
+
+    /// Runs the schedule to its end, cuts the power and checks the disk.
+    fn run<E: std::fmt::Display>(
+        &mut self,
+        make_worker: impl Fn(
+            &Block,
+            devices::virtio::ActiveQueue,
+            FaultReporter,
+        ) -> Result<QueueWorker<P>, E>,
+    ) -> Result<Counts, String> {
+        let cut_at = match self.plan.ending {
+            Ending::Cut => self.plan.cut_at,
+            Ending::Quiet | Ending::Close => usize::MAX,
+        };
+        for step in 0.. {
+            if step == cut_at {
+                break;
+            }
+            if step > STEP_LIMIT {
+                return Err("the schedule does not end".into());
+            }
+            let quiet =
+                self.left == 0 && self.drivers.iter().all(|driver| driver.outstanding() == 0);
+            if quiet && self.plan.ending != Ending::Cut {
+                break;
+            }
+            self.counts.steps += 1;
+            if self.step()? == StepResult::Reset {
+                self.reset();
+                self.initialize(&make_worker)?;
+            }
+            self.check_invariants()?;
+        }
+        if self.plan.ending == Ending::Close {
+            self.close()?;
+        }
+        self.cut_power()?;
+        Ok(self.counts)
+    }
+
+    /// Resets the device.
+    fn reset(&mut self) {
+        self.resets_left -= 1;
+        self.host.lock().log(|| "driver resets the device".into());
+        self.stop_workers();
+        self.now += 1;
+        for driver in std::mem::take(&mut self.drivers) {
+            for expectation in driver.into_expectations() {
+                if let Expectation::Change { op, .. } = expectation {
+                    self.oracle.complete(op, false, false, self.now);
+                }
+            }
+        }
+        self.block.reset();
+        self.now += 1;
+    }
+
+    /// Drops the workers; their engines drain the requests in flight.
+    fn stop_workers(&mut self) {
+        self.host.lock().block_waits = true;
+        self.workers.clear();
+        self.host.lock().block_waits = false;
+    }
+
+    /// Closes the device.
+    fn close(&mut self) -> Result<(), String> {
+        self.host.lock().log(|| "the device is closed".into());
+        self.stop_workers();
+        self.now += 1;
+        match self.block.close() {
+            Ok(()) => self.oracle.flush_succeeded(self.now),
+            Err(_) if self.host.lock().faults > 0 => Ok(()),
+            Err(error) => Err(format!("closing the device failed: {error}")),
+        }
+    }
+
+    /// Cuts the power and checks each sector.
+    fn cut_power(&mut self) -> Result<(), String> {
+        self.host.lock().log(|| "power is cut".into());
+        self.host.lock().cut_power();
+        self.stop_workers();
+        let host = self.host.lock();
+        for sector in 0..self.plan.sectors {
+            self.oracle.check_after_cut(sector, host.medium.visible(sector))?;
+        }
+        host.violation.clone().map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,235 @@
+//! The steps of a schedule: drivers submit and reap, workers run, the host moves, time passes.
+
+use devices::virtio::VirtioDevice;
+use devices::virtio::queue_worker::Protocol;
+use driver::kind;
+
+use super::{Phase, RunningWorker, Simulation};
+use crate::call::errno;
+use crate::content::{SECTOR, Value};
+use crate::oracle::Effect;
+use crate::plan::DiscardEffect;
+use crate::queue_driver::{self, Expectation, MAX_SECTORS, QueueDriver, Request};
+
+/// Offset of `writeback` in the configuration (Virtio 1.2 §5.2.4).
+const WRITEBACK: u64 = 32;
+
+/// Result of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StepResult {
+    Continue,
+    Reset,
+}
+
+impl<P: Protocol> Simulation<P> {
+    /// Takes one step of a party drawn by weight.
+    pub(super) fn step(&mut self) -> Result<StepResult, String> {
+        let weights = self.plan.weights;
+        let ready = |yes: bool, weight: u32| if yes { weight } else { 0 };
+        let workers: Vec<usize> =
+            (0..self.workers.len()).filter(|at| self.can_run(&self.workers[*at])).collect();
+        // A driver runs on an interrupt, or polls while it has requests outstanding.
+        let wakes =
+            |driver: &QueueDriver| driver.interrupted || driver.polling && driver.outstanding() > 0;
+        let drivers: Vec<usize> =
+            (0..self.drivers.len()).filter(|at| wakes(&self.drivers[*at])).collect();
+        let with_room: Vec<usize> =
+            (0..self.drivers.len()).filter(|at| self.drivers[*at].has_room()).collect();
+        let (busy, timer) = {
+            let host = self.host.lock();
+            (host.has_calls(), host.has_timeout())
+        };
+        let submits = self.left > 0 && !with_room.is_empty();
+        let idle = !(submits || busy) && workers.is_empty() && drivers.is_empty();
+        if idle && !timer {
+            let waiting: usize = self.drivers.iter().map(QueueDriver::outstanding).sum();
+            if waiting > 0 || self.left > 0 {
+                return Err(format!("deadlock: {waiting} requests never complete"));
+            }
+        }
+        let weights = [
+            ready(submits, weights.submit),
+            ready(!drivers.is_empty(), weights.reap),
+            ready(!workers.is_empty(), weights.worker),
+            ready(busy, weights.host),
+            weights.write_back,
+            weights.toggle,
+            ready(self.resets_left > 0 && self.left > 0, weights.reset),
+            ready(timer, if idle { 20 } else { 1 }),
+            weights.space,
+        ];
+        match self.random.weighted(&weights) {
+            Some(0) => {
+                let at = self.random.pick(&with_room);
+                self.submit(at);
+            }
+            Some(1) => {
+                let at = self.random.pick(&drivers);
+                self.reap(at)?;
+            }
+            Some(2) => {
+                let at = self.random.pick(&workers);
+                self.run_worker(at)?;
+            }
+            Some(3) => {
+                self.host.lock().step();
+            }
+            Some(4) => self.host.lock().write_back(),
+            Some(5) => self.toggle()?,
+            Some(6) if self.random.chance(100) => return Ok(StepResult::Reset),
+            Some(7) => self.host.lock().advance_time(idle),
+            Some(8) => self.host.lock().toggle_full(),
+            _ => {}
+        }
+        Ok(StepResult::Continue)
+    }
+
+    fn can_run(&self, worker: &RunningWorker<P>) -> bool {
+        worker.phase != Phase::Asleep || self.host.lock().is_readable(worker.ring)
+    }
+
+    /// Runs one phase of a worker's loop.
+    fn run_worker(&mut self, at: usize) -> Result<(), String> {
+        let worker = &mut self.workers[at];
+        worker.phase = if worker.phase == Phase::Round {
+            if worker.worker.round() { Phase::Wait } else { Phase::Round }
+        } else {
+            match worker.worker.wait() {
+                Ok(()) => Phase::Round,
+                Err(error) if error.raw_os_error() == Some(errno::TIME) => Phase::Asleep,
+                Err(error) => return Err(format!("the engine failed: {error}")),
+            }
+        };
+        self.drivers[at].poll_interrupt();
+        self.forward_kicks();
+        Ok(())
+    }
+
+    /// Forwards the kicks of engines that released claimed blocks or bounce memory to the rings of
+    /// the others.
+    fn forward_kicks(&self) {
+        for worker in &self.workers {
+            if worker.kick.read().is_ok() {
+                self.host.lock().kick(worker.ring);
+            }
+        }
+    }
+
+    /// Has a driver make up to three requests available and publish them at once.
+    fn submit(&mut self, at: usize) {
+        for _ in 0..self.random.within(1, 3).min(self.left) {
+            if !self.drivers[at].has_room() {
+                break;
+            }
+            self.left -= 1;
+            self.counts.requests += 1;
+            let (request, expectation) = self.draw_request();
+            self.host.lock().log(|| describe(at, &request, &expectation));
+            let now_ns = self.host.lock().now_ns;
+            self.drivers[at].offer(&request, expectation, now_ns, &mut self.random);
+        }
+        if self.drivers[at].publish() {
+            self.host.lock().kick(self.workers[at].ring);
+        }
+        self.now += 1;
+    }
+
+    /// Draws a request and its expectation.
+    fn draw_request(&mut self) -> (Request, Expectation) {
+        let block = self.plan.block;
+        let blocks = self.plan.sectors / block;
+        let first = self.random.below(blocks);
+        let limit = (blocks - first).min(MAX_SECTORS / block);
+        let (first, count) = (first * block, self.random.within(1, limit) * block);
+        let flush = if self.plan.flush { 25 } else { 0 };
+        match self.random.weighted(&[45, 30, flush, 7, 10, 1]) {
+            Some(0) => {
+                let number = u32::try_from(self.oracle.next_id()).unwrap();
+                let bytes = |sector| Value::Written(number).bytes(sector);
+                let out = (first..first + count).flat_map(bytes).collect();
+                let expectation = self.change(Effect::Put(Value::Written(number)), first, count);
+                (queue_driver::write(first, out), expectation)
+            }
+            Some(1) => {
+                let read = self.oracle.offer_read(first, count, self.now);
+                (
+                    queue_driver::bare(kind::IN, first, count * SECTOR),
+                    Expectation::Read { first, read },
+                )
+            }
+            Some(2) => {
+                (queue_driver::bare(kind::FLUSH, 0, 0), Expectation::Flush { offered: self.now })
+            }
+            Some(3) => {
+                let expectation = match self.plan.discard_effect(first, count) {
+                    DiscardEffect::Anything => self.change(Effect::Anything, first, count),
+                    DiscardEffect::Zero => self.change(Effect::Put(Value::Zero), first, count),
+                    DiscardEffect::Untouched => self.change(Effect::Anything, first, 0),
+                };
+                (queue_driver::range(kind::DISCARD, first, count, 0), expectation)
+            }
+            Some(4) => {
+                let expectation = self.change(Effect::Put(Value::Zero), first, count);
+                let unmap = u32::from(self.random.coin());
+                (queue_driver::range(kind::WRITE_ZEROES, first, count, unmap), expectation)
+            }
+            _ => (queue_driver::bare(kind::GET_ID, 0, 20), Expectation::Id),
+        }
+    }
+
+    /// Registers a change of sectors with the oracle.
+    fn change(&mut self, effect: Effect, first: usize, count: usize) -> Expectation {
+        let op = self.oracle.offer(effect, first, count, self.now);
+        Expectation::Change { op, offered: self.now }
+    }
+
+    /// Has a driver reap its completions.
+    fn reap(&mut self, at: usize) -> Result<(), String> {
+        if self.random.chance(100) {
+            self.drivers[at].polling = !self.drivers[at].polling;
+        }
+        self.now += 1;
+        for completed in self.drivers[at].reap()? {
+            self.check_completion(at, completed)?;
+        }
+        self.now += 1;
+        Ok(())
+    }
+
+    /// Switches the write cache.
+    fn toggle(&mut self) -> Result<(), String> {
+        let on = self.random.coin();
+        self.now += 1;
+        self.host
+            .lock()
+            .log(|| format!("driver switches the write cache {}", if on { "on" } else { "off" }));
+        self.block.write_config(WRITEBACK, &[u8::from(on)]);
+        let mut writeback = [0];
+        self.block.read_config(WRITEBACK, &mut writeback);
+        if writeback != [u8::from(on)] && self.host.lock().faults == 0 {
+            return Err("the write cache is not switched although no fault was injected".into());
+        }
+        if writeback == [0] {
+            self.cache_off_since.get_or_insert(self.now);
+            // The switch makes all completed writes durable.
+            self.oracle.mark_durable_before(self.now);
+        } else {
+            self.cache_off_since = None;
+        }
+        self.now += 1;
+        Ok(())
+    }
+}
+
+fn describe(at: usize, request: &Request, expectation: &Expectation) -> String {
+    let verb = match request.kind {
+        kind::IN => "reads",
+        kind::OUT => "writes",
+        kind::FLUSH => "flushes",
+        kind::DISCARD => "discards",
+        kind::WRITE_ZEROES => "zeroes",
+        _ => "reads the serial number at",
+    };
+    let Request { sector, sectors, .. } = request;
+    format!("driver {at} {verb} sector {sector} +{sectors}: {expectation}")
+}
