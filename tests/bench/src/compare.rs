@@ -1,9 +1,5 @@
-//! `make bench` and `make bench-gate`: what the storage stack costs, beside fio and QEMU's storage
-//! daemon.
-//!
-//! The stack is the production one from the transport to the host's file; only the guest is played
-//! in process, by [`driver`](super::load), so that no exits are in the figures. docs/performance.md
-//! says what is measured and why so.
+//! `bench compare` and `bench pauses`: interleaved runs of all contestants, and the cost of
+//! polling.
 
 use std::time::Duration;
 
@@ -13,22 +9,22 @@ use super::contestant::{Contestant, RUN};
 use super::figures::Figures;
 use super::host::{self, Disks, folder};
 use super::report::Report;
-use super::workload::{self, Place, Workload};
+use super::workload::{self, Store, Workload};
 use super::{ours, wake};
 
-/// Which part of the benchmark to run.
+/// Selection of workloads and contestants.
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
     /// Interleaved rounds.
     pub(crate) rounds: usize,
-    /// Only workloads with this in their names.
+    /// Only workloads whose names contain this.
     pub(crate) workload: Option<String>,
     /// Only contestants with these names.
     pub(crate) contestants: Vec<String>,
 }
 
-/// Prints the CPU time of a worker whose driver comes back slowly, at queue depth 1: what polling
-/// costs where it is of no use.
+/// Prints the CPU time of a worker whose driver pauses between requests at queue depth 1, where
+/// polling gains nothing.
 ///
 /// # Errors
 ///
@@ -52,34 +48,34 @@ pub(crate) fn pauses() -> Result<()> {
     Ok(std::fs::remove_file(&disk)?)
 }
 
-/// Measures, shows the table and writes `target/bench/storage.json`.
+/// Measures, prints the table and writes `target/bench/storage.json`.
 ///
 /// # Errors
 ///
-/// When something is missing or a contestant fails.
+/// If a tool is missing or a contestant fails.
 pub(crate) fn bench(selection: &Selection) -> Result<()> {
-    host::take_precedence();
+    host::raise_priority();
     let disks = Disks::make(&folder())?;
     let mut report = Report::new(host::describe(&disks.on_disk())?);
     host::pin_to_one_cpu()?;
     report.show_wake(wake::measure()?);
     let wanted = |name: &str| selection.workload.as_ref().is_none_or(|part| name.contains(part));
-    let contests = |contestant: &Contestant| {
+    let is_selected = |contestant: &Contestant| {
         let names = &selection.contestants;
         names.is_empty() || names.iter().any(|name| name == contestant.name())
     };
     for workload in workload::ALL.iter().filter(|workload| wanted(workload.name)) {
-        let path = match workload.place {
-            Place::Disk => disks.on_disk(),
-            Place::XfsOnMemory => disks.on_xfs(),
+        let path = match workload.store {
+            Store::Disk => disks.on_disk(),
+            Store::XfsOnMemory => disks.on_xfs(),
         };
         for _ in 0..selection.rounds {
-            for contestant in Contestant::ALL.into_iter().filter(contests) {
+            for contestant in Contestant::ALL.into_iter().filter(is_selected) {
                 let figures = contestant
                     .run(&path, workload)
                     .with_context(|| format!("{}, {}", workload.name, contestant.name()))?;
                 report.add(workload.name, contestant, figures);
-                // Each starts with nothing left to write back.
+                // Each run starts without dirty pages.
                 std::fs::File::open(&path)?.sync_all()?;
             }
         }

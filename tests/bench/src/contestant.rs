@@ -1,4 +1,4 @@
-//! What is measured: this stack, fio and QEMU's storage daemon.
+//! The contestants: this stack, fio and QEMU's storage daemon.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,9 +10,10 @@ use super::fio::{self, Settings};
 use super::workload::Workload;
 use super::{ours, qsd};
 
-/// How long each run takes.
+/// Duration of a run.
 pub(super) const RUN: Duration = Duration::from_millis(700);
-/// What is measured against what.
+
+/// A contestant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Contestant {
     Ours,

@@ -1,25 +1,25 @@
-//! What one run measured.
+//! Measurements of a run.
 
 use std::time::Duration;
 
-use super::load::Run;
+use super::load::Throughput;
 
-/// What comes before it, uncounted.
+/// Duration of the unmeasured start of a run.
 pub(super) const WARM_UP: Duration = Duration::from_millis(20);
 
-/// What one run found.
+/// Measurements of one run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Figures {
     pub(super) iops: f64,
-    /// CPU time of the backend alone per request; of fio, which has no driver, all of it.
+    /// CPU time of the backend per request, without that of the driver; fio has none.
     pub(super) cpu_ns: f64,
-    /// At most this many system calls per request, by the device's own statistics.
+    /// Upper bound of system calls per request, from the device's statistics.
     pub(super) system_calls: Option<f64>,
 }
 
 impl Figures {
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    pub(super) fn of(run: Run, cpu: Duration) -> Self {
+    pub(super) fn of(run: Throughput, cpu: Duration) -> Self {
         let requests = run.requests.max(1) as f64;
         Self {
             iops: requests / run.elapsed.as_secs_f64(),

@@ -1,4 +1,4 @@
-//! fio as a contestant: io_uring straight on the file, with nothing between.
+//! fio as a contestant: io_uring on the file itself.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,18 +9,18 @@ use serde_json::Value;
 
 use super::figures::Figures;
 use super::host::call;
-use super::load::Run;
+use super::load::Throughput;
 use super::workload::{Direction, Workload};
 
-/// How fio is set up.
+/// Settings of fio.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Settings {
-    /// As it comes: `--ioengine=io_uring` and the workload.
+    /// Its defaults with `--ioengine=io_uring`.
     Plain,
-    /// The best it can do the way we do it: the file registered, whole batches in and out, no clock
-    /// read and no bookkeeping per request.
+    /// The fastest settings comparable to ours: registered file, full batches, no clock reads and
+    /// no bookkeeping per request.
     Best,
-    /// The same with its memory registered too.
+    /// As [`Settings::Best`], with registered buffers.
     Fixed,
 }
 
@@ -44,7 +44,7 @@ impl Settings {
 ///
 /// # Errors
 ///
-/// When fio fails or says nothing sensible.
+/// If fio fails or its report cannot be parsed.
 pub(super) fn run(
     path: &Path,
     workload: &Workload,
@@ -54,10 +54,9 @@ pub(super) fn run(
     let mut command = Command::new("fio");
     command
         .args(["--name=bench", "--ioengine=io_uring", "--invalidate=0", "--time_based"])
-        // A process of its own would be in a session of its own, without our precedence.
+        // A separate process would be in another session, without our priority.
         .args(["--output-format=json", "--randrepeat=0", "--thread"])
-        // As a guest's buffers are. By default its own are 16 bytes off a page, which the copy
-        // likes better.
+        // As guest buffers are. fio's default is 16 bytes off a page, which copies faster.
         .arg("--iomem_align=4096")
         .arg(format!("--filename={}", path.display()))
         .arg(format!("--rw={}", workload.fio_name()))
@@ -66,19 +65,19 @@ pub(super) fn run(
         .arg(format!("--runtime={}ms", duration.as_millis()))
         .args(settings.arguments(workload.depth));
     let report: Value = serde_json::from_str(&call(&mut command)?)?;
-    figures(&report, workload.direction).with_context(|| format!("in fio's report: {report}"))
+    figures(&report, workload.direction).with_context(|| format!("parsing fio's report: {report}"))
 }
 
 fn figures(report: &Value, direction: Direction) -> Option<Figures> {
     let job = report.get("jobs")?.get(0)?;
-    let way = job.get(match direction {
+    let totals = job.get(match direction {
         Direction::Read => "read",
         Direction::Write => "write",
     })?;
-    let requests = way.get("total_ios")?.as_u64()?;
-    let elapsed = Duration::from_millis(way.get("runtime")?.as_u64()?);
-    // Per cent of the job's whole time.
+    let requests = totals.get("total_ios")?.as_u64()?;
+    let elapsed = Duration::from_millis(totals.get("runtime")?.as_u64()?);
+    // Percent of the job's run time.
     let share = (job.get("usr_cpu")?.as_f64()? + job.get("sys_cpu")?.as_f64()?) / 100.0;
     let whole = Duration::from_millis(job.get("job_runtime")?.as_u64()?);
-    Some(Figures::of(Run { requests, elapsed }, whole.mul_f64(share)))
+    Some(Figures::of(Throughput { requests, elapsed }, whole.mul_f64(share)))
 }

@@ -1,13 +1,12 @@
-//! `make bench-gate`: instructions and system calls per request, which unlike times repeat from run
-//! to run.
+//! `make bench-gate`: instructions and system calls per request, which are reproducible, unlike
+//! times.
 //!
-//! Both are counted over the same play: one thread is driver and worker in turn, in the steps both
-//! take when they share a CPU (a wait that finds the driver back before it sleeps, a round that
-//! accepts, a wait that submits and finds the page-cached reads done, a round that settles and
-//! interrupts). So there is no race whose outcome would change a count. Counting two plays of
-//! different length and taking the difference leaves out all that happens once. What the driver
-//! does is left out too: its instructions because only those below [`serve_queue`] are counted, its
-//! system calls because it makes none but kicks, whose number is known.
+//! Both are counted over the same run. One thread alternates between driver and worker in the order
+//! of two threads on one CPU: a wait that returns at the kick, a round that accepts requests, a
+//! wait that submits them and returns with the page-cached reads complete, a round that completes
+//! them and interrupts. No race can change a count. The difference of a long and a short run
+//! excludes startup. The driver is excluded, too: callgrind counts only below [`serve_queue`], and
+//! the driver's only system calls are kicks, whose number is known.
 
 use std::path::Path;
 use std::process::Command;
@@ -21,23 +20,23 @@ use devices::virtio::{ActiveQueue, Block, FaultReporter, Interrupt, Queue};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::host::{self, folder};
-use super::load::{self, Driver, Events};
+use super::load::{self, Events, LoadDriver};
 use super::ours;
 use super::workload::RANDOM_READS;
 
-/// The most user instructions per 4 KiB read at queue depth 32.
-const MOST_INSTRUCTIONS: f64 = 570.0;
-/// The most system calls.
-const MOST_SYSTEM_CALLS: f64 = 0.15;
+/// Limit of user instructions per 4 KiB read at queue depth 32.
+const MAX_INSTRUCTIONS: f64 = 570.0;
+/// Limit of system calls per 4 KiB read at queue depth 32.
+const MAX_SYSTEM_CALLS: f64 = 0.15;
 
-/// The lengths of the two plays, in batches of [`RANDOM_READS`]' depth.
+/// Lengths of the two runs in batches of [`RANDOM_READS`]' depth.
 const BATCHES: (u64, u64) = (100, 1100);
 
-/// Counts, shows the figures and fails if one is above its limit.
+/// Counts, prints the figures and fails if one exceeds its limit.
 ///
 /// # Errors
 ///
-/// If one is, or a tool is missing or fails.
+/// If a figure exceeds its limit, or a tool is missing or fails.
 pub(crate) fn gate() -> Result<()> {
     std::fs::create_dir_all(folder())?;
     let disk = folder().join("gate.img");
@@ -47,20 +46,20 @@ pub(crate) fn gate() -> Result<()> {
     std::fs::remove_file(&disk)?;
     let (instructions, system_calls) = (instructions?, system_calls?);
     println!("per 4 KiB read at queue depth {}:", RANDOM_READS.depth);
-    println!("{instructions:8.1} user instructions  (at most {MOST_INSTRUCTIONS})");
-    println!("{system_calls:8.3} system calls       (at most {MOST_SYSTEM_CALLS})");
-    ensure!(instructions <= MOST_INSTRUCTIONS, "too many instructions");
-    ensure!(system_calls <= MOST_SYSTEM_CALLS, "too many system calls");
+    println!("{instructions:8.1} user instructions  (at most {MAX_INSTRUCTIONS})");
+    println!("{system_calls:8.3} system calls       (at most {MAX_SYSTEM_CALLS})");
+    ensure!(instructions <= MAX_INSTRUCTIONS, "too many instructions");
+    ensure!(system_calls <= MAX_SYSTEM_CALLS, "too many system calls");
     Ok(())
 }
 
-/// The difference of two counts, by request.
+/// Difference of the counts of both runs per request.
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
 fn per_request(count: impl Fn(u64) -> Result<u64>) -> Result<f64> {
     let (short, long) = BATCHES;
     let requests = (long - short) * u64::from(RANDOM_READS.depth);
     let difference =
-        count(long)?.checked_sub(count(short)?).context("the longer play is shorter")?;
+        count(long)?.checked_sub(count(short)?).context("the longer run has a smaller count")?;
     Ok(difference as f64 / requests as f64)
 }
 
@@ -89,18 +88,18 @@ fn system_calls(disk: &Path, batches: u64) -> Result<u64> {
     calls.checked_sub(kicks).context("fewer system calls than kicks")
 }
 
-/// Lets a tool run [`play`], and returns how many kicks there were.
+/// Runs [`play`] under a tool and returns the number of kicks.
 fn play_under(tool: &mut Command, disk: &Path, batches: u64) -> Result<u64> {
     tool.arg(std::env::current_exe()?).arg("play").arg(disk).arg(batches.to_string());
     Ok(host::call(tool)?.trim().parse()?)
 }
 
-/// Plays driver and worker in turn for so many batches of reads of the file in `disk`, and prints
-/// the number of kicks.
+/// Alternates driver and worker for `batches` batches of reads of the file `disk`, and prints the
+/// number of kicks.
 ///
 /// # Errors
 ///
-/// When the host refuses something, or a read fails.
+/// If a system call or a read fails.
 pub(crate) fn play(disk: &Path, batches: u64) -> Result<()> {
     let memory = load::guest_memory()?;
     let backend = RawFile::open(disk, &DiskOptions::new(CacheMode::WriteBack).read_only())?;
@@ -111,7 +110,7 @@ pub(crate) fn play(disk: &Path, batches: u64) -> Result<()> {
     let kick = Arc::new(EventFd::new(EFD_NONBLOCK)?);
     let line = Arc::new(EventFd::new(EFD_NONBLOCK)?);
     let events = Events { kick: ours::own(&kick)?, interrupt: ours::own(&line)? };
-    let mut driver = Driver::new(&memory, events, &RANDOM_READS, capacity)?;
+    let mut driver = LoadDriver::new(&memory, events, &RANDOM_READS, capacity)?;
     let queue = Queue::new(&memory, load::LAYOUT, ours::FEATURES)?;
     let interrupt = Interrupt::new(Arc::from([line]), Arc::new(AtomicU16::new(0)));
     let status = Arc::new(AtomicU8::new(0));
@@ -119,24 +118,25 @@ pub(crate) fn play(disk: &Path, batches: u64) -> Result<()> {
     let active = ActiveQueue { index: 0, queue, kick, interrupt, hand_over: None };
     let mut worker = block.worker(active, faults)?;
 
-    ensure!(worker.round(), "the ring is empty before its driver starts");
+    ensure!(worker.round(), "the ring is empty before the driver starts");
     driver.offer_all()?;
     let mut left = batches * u64::from(RANDOM_READS.depth);
     while left > 0 {
         driver.arm_interrupt()?;
         serve_queue(&mut worker)?;
-        left = left.saturating_sub(driver.turn()?);
+        left = left.saturating_sub(driver.reap_and_resubmit()?);
     }
     println!("{}", driver.kicks);
     Ok(())
 }
 
-/// The worker's part, from its sleep to its next one. Its name is what callgrind is told to count.
+/// The worker's part, from one sleep to the next. callgrind counts below this function, by its
+/// name.
 #[inline(never)]
 fn serve_queue<P: Protocol>(worker: &mut QueueWorker<P>) -> Result<()> {
     for _ in 0..2 {
         worker.wait()?;
-        ensure!(worker.round(), "the worker has more to do than was offered");
+        ensure!(worker.round(), "the worker has nothing left to do");
     }
     Ok(())
 }

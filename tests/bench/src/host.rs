@@ -1,4 +1,4 @@
-//! What the measurements need of the host: a CPU of their own, their CPU time, and disks.
+//! Host resources of the measurements: CPU affinity, CPU time, disks.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use fixtures::wait_for;
 /// Size of each disk.
 const DISK_BYTES: usize = 512 << 20;
 
-/// Pins this thread, and whatever it starts from now on, to the last CPU it may use.
+/// Pins this thread, and the threads and processes it starts, to the last CPU it may use.
 pub(super) fn pin_to_one_cpu() -> Result<usize> {
     let allowed = sched_getaffinity(None)?;
     let cpu = (0..CpuSet::MAX_CPU).rfind(|cpu| allowed.is_set(*cpu)).context("no CPU to run on")?;
@@ -25,10 +25,10 @@ pub(super) fn pin_to_one_cpu() -> Result<usize> {
     Ok(cpu)
 }
 
-/// Moves this thread alone to the CPUs it does not run on, until this is dropped.
-pub(super) struct Elsewhere(CpuSet);
+/// Moves this thread to the CPUs it is not pinned to; dropping it moves the thread back.
+pub(super) struct OtherCpu(CpuSet);
 
-impl Elsewhere {
+impl OtherCpu {
     pub(super) fn move_to() -> Result<Self> {
         let here = sched_getaffinity(None)?;
         let mut others = CpuSet::new();
@@ -38,14 +38,14 @@ impl Elsewhere {
     }
 }
 
-impl Drop for Elsewhere {
+impl Drop for OtherCpu {
     fn drop(&mut self) {
         let _ = sched_setaffinity(None, &self.0);
     }
 }
 
-/// Asks for precedence over what else runs here, for all contestants alike. It may be refused.
-pub(super) fn take_precedence() {
+/// Raises the priority over other processes, for all contestants alike. Best effort.
+pub(super) fn raise_priority() {
     let _ = rustix::process::setsid();
     let _ = fs::write("/proc/self/autogroup", "-20");
     if getpriority_process(Some(getpid())).is_ok() {
@@ -53,9 +53,8 @@ pub(super) fn take_precedence() {
     }
 }
 
-/// The CPU time of some threads since a moment, from `/proc/PID/task/*/schedstat`: with that of the
-/// kernel's workers that belong to the process, and without what others did meanwhile on the same
-/// CPU.
+/// CPU time of threads since a point in time, from `/proc/PID/task/*/schedstat`: includes the
+/// process' io_uring workers, excludes other processes on the same CPU.
 pub(super) struct CpuClock {
     tasks: PathBuf,
     except: Option<String>,
@@ -63,13 +62,13 @@ pub(super) struct CpuClock {
 }
 
 impl CpuClock {
-    /// The clock of all threads of this process but the calling one.
+    /// A clock of all threads of this process except the calling one.
     pub(super) fn of_other_threads() -> Result<Self> {
         let own = gettid().as_raw_nonzero().to_string();
         Self::start("/proc/self/task".into(), Some(own))
     }
 
-    /// The clock of a process.
+    /// A clock of all threads of a process.
     pub(super) fn of_process(pid: u32) -> Result<Self> {
         Self::start(format!("/proc/{pid}/task").into(), None)
     }
@@ -87,7 +86,7 @@ impl CpuClock {
             if self.except.as_deref().is_some_and(|except| task.file_name() == except) {
                 continue;
             }
-            // A thread that has ended meanwhile is gone from here too.
+            // The thread may have ended since.
             let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
             let on_cpu_ns = text.split(' ').next().context("schedstat has a first field")?;
             sum += Duration::from_nanos(on_cpu_ns.parse()?);
@@ -95,22 +94,22 @@ impl CpuClock {
         Ok(sum)
     }
 
-    /// How much has passed.
+    /// CPU time since the start.
     pub(super) fn elapsed(&self) -> Result<Duration> {
         Ok(self.now()?.saturating_sub(self.start))
     }
 }
 
-/// The disks, in files. What was mounted for them goes when this is dropped.
+/// The disk images. Dropping them unmounts their file systems.
 pub(super) struct Disks {
     folder: PathBuf,
     xfs: InMemory,
 }
 
 impl Disks {
-    /// Makes the disks below `folder` and brings them into the page cache.
+    /// Makes the images below `folder` and reads them into the page cache.
     pub(super) fn make(folder: &Path) -> Result<Self> {
-        InMemory::take_down(folder)?;
+        InMemory::unmount_leftovers(folder)?;
         let disks = Self { folder: folder.to_owned(), xfs: InMemory::mount(folder, "xfs")? };
         fill(&disks.on_disk(), DISK_BYTES)?;
         fill(&disks.on_xfs(), DISK_BYTES)?;
@@ -134,7 +133,7 @@ impl Drop for Disks {
     }
 }
 
-/// A loop device over a file. When this is dropped, it goes with the last that has it open.
+/// A loop device over a file. Dropping it detaches the device at its last close.
 pub(super) struct LoopDevice(String);
 
 impl LoopDevice {
@@ -155,7 +154,7 @@ impl Drop for LoopDevice {
     }
 }
 
-/// A file system of a GiB on a loop device over tmpfs. It is gone when this is dropped.
+/// A file system of 1 GiB on a loop device over tmpfs, unmounted when dropped.
 pub(super) struct InMemory {
     folder: PathBuf,
     memory: PathBuf,
@@ -164,7 +163,7 @@ pub(super) struct InMemory {
 impl InMemory {
     const KINDS: [&str; 2] = ["xfs", "ext4"];
 
-    /// Mounts one of that kind below `folder`.
+    /// Mounts one of `kind` below `folder`.
     pub(super) fn mount(folder: &Path, kind: &str) -> Result<Self> {
         let made = Self::at(folder, kind)?;
         call(
@@ -174,12 +173,12 @@ impl InMemory {
         File::create(&image)?.set_len(1 << 30)?;
         let force = if kind == "xfs" { "-f" } else { "-F" };
         call(Command::new(format!("mkfs.{kind}")).args(["-q", force]).arg(&image))?;
-        // The loop device goes with the mount.
+        // The unmount detaches the loop device.
         call(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&made.folder))?;
         Ok(made)
     }
 
-    /// Where one of that kind is mounted below `folder`, if it is.
+    /// The mount points of `kind` below `folder`, mounted or not.
     fn at(folder: &Path, kind: &str) -> Result<Self> {
         let (mounted, memory) = (folder.join(kind), folder.join(format!("{kind}-memory")));
         fs::create_dir_all(&mounted)?;
@@ -187,13 +186,12 @@ impl InMemory {
         Ok(Self { folder: mounted.canonicalize()?, memory: memory.canonicalize()? })
     }
 
-    /// Takes down what a run that was killed has left mounted below `folder`. That nothing is there
-    /// is no error.
-    pub(super) fn take_down(folder: &Path) -> Result<()> {
+    /// Unmounts the file systems that a killed run left below `folder`.
+    pub(super) fn unmount_leftovers(folder: &Path) -> Result<()> {
         Self::KINDS.into_iter().try_for_each(|kind| Self::at(folder, kind).map(drop))
     }
 
-    /// Where it is mounted.
+    /// The mount point.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -206,8 +204,8 @@ impl Drop for InMemory {
     }
 }
 
-/// Takes a file system down. The kernel may hold its files for a moment after who had them open is
-/// gone.
+/// Unmounts a file system. Retries: the kernel may release files a moment after their process
+/// exited.
 #[expect(clippy::print_stderr, reason = "a warning that does not fail the benchmark")]
 fn unmount(folder: &Path) {
     let is_mounted = || Command::new("mountpoint").arg("-q").arg(folder).status();
@@ -217,11 +215,11 @@ fn unmount(folder: &Path) {
         (gone || !is_mounted().is_ok_and(|mounted| mounted.success())).then_some(())
     };
     if wait_for(try_once).is_none() {
-        eprintln!("{} stays mounted", folder.display());
+        eprintln!("{} cannot be unmounted", folder.display());
     }
 }
 
-/// The file system that holds a path, and the kernel, for the report.
+/// Describes the machine, its kernel and the file system of a path, for the report.
 pub(super) fn describe(path: &Path) -> Result<String> {
     let file_system = call(Command::new("stat").args(["-f", "-c", "%T"]).arg(path))?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
@@ -232,15 +230,15 @@ pub(super) fn describe(path: &Path) -> Result<String> {
     Ok(format!("{model}, {cpus} CPUs, Linux {}, {}", kernel.trim(), file_system.trim()))
 }
 
-/// Runs a program to its end and returns what it wrote.
+/// Runs a program, which must succeed, and returns its output.
 pub(super) fn call(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("starting {command:?}"))?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?} failed: {complaint}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?} failed: {stderr}");
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Writes a disk's worth of data that no file system can leave out, and leaves it clean in the page
+/// Fills a file with data that is neither sparse nor compressible, and leaves it clean in the page
 /// cache.
 pub(super) fn fill(path: &Path, bytes: usize) -> Result<()> {
     let mut file = File::create(path)?;
@@ -255,7 +253,7 @@ pub(super) fn fill(path: &Path, bytes: usize) -> Result<()> {
     Ok(())
 }
 
-/// Where the disks and the results go.
+/// Folder of images and results.
 pub(super) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench")
 }

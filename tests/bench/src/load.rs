@@ -1,9 +1,10 @@
-//! The driver both backends are measured with: what a guest's does per request, and nothing else.
+//! The load generator: a virtio-blk driver that does what a guest's does per request, and nothing
+//! else. It drives this stack and QEMU's storage daemon.
 //!
-//! Each request has a slot of its own: one descriptor that points to a table of three (header,
-//! data, status), as Linux' driver lays them out. It asks for interrupts with `EVENT_IDX`, sleeps
-//! in one `read` of the interrupt's event, takes everything that was used, and offers as much again
-//! with at most one kick. It runs on one thread and allocates nothing while it measures.
+//! Each slot is one descriptor of an indirect table of three (header, data, status), as in Linux'
+//! driver. It requests interrupts with `EVENT_IDX`, sleeps in one `read` of the interrupt's
+//! eventfd, reaps all completions and submits as many requests with at most one kick. One thread,
+//! no allocation while it measures.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut, Read, Write};
@@ -19,14 +20,14 @@ use vm_memory::{AtomicAccess, Bytes, FileOffset, GuestAddress, GuestMemoryBacken
 use super::workload::{Cpus, Direction, Order, Workload};
 use driver::{Descriptor, kind};
 
-/// How long KVM polls for an interrupt of a vCPU that halts: `halt_poll_ns`' default on x86.
+/// KVM's polling time of a halted vCPU: the default of `halt_poll_ns` on x86.
 const HALT_POLL: Duration = Duration::from_micros(200);
 /// Guest memory: 32 MiB from address 0.
 pub(super) const MEMORY_BYTES: usize = 32 << 20;
-/// Entries of the queue: as many as the device has to offer.
+/// Entries of the queue, the device's maximum.
 pub(super) const QUEUE_SIZE: u16 = 256;
 
-/// The ring.
+/// Layout of the ring.
 pub(super) const LAYOUT: QueueLayout =
     QueueLayout { size: QUEUE_SIZE, descriptors: 0x1000, available: 0x3000, used: 0x4000 };
 const AVAILABLE_INDEX: usize = 0x3002;
@@ -35,21 +36,20 @@ const USED_EVENT: usize = AVAILABLE_RING + 2 * QUEUE_SIZE as usize;
 const USED_INDEX: usize = 0x4002;
 const USED_RING: usize = 0x4004;
 const AVAILABLE_EVENT: usize = USED_RING + 8 * QUEUE_SIZE as usize;
-/// The slots' tables, 64 bytes each, and after each table its header and its status.
+/// The slots: a table of 48 bytes, then header and status.
 const TABLES: usize = 0x1_0000;
 const SLOT_BYTES: usize = 128;
 const HEADER: usize = 48;
 const SECTOR: usize = HEADER + 8;
 const STATUS: usize = 64;
-/// The slots' data.
+/// Data of the slots.
 const DATA: usize = 0x10_0000;
 
-/// What the driver leaves in the status byte.
+/// The status byte before the device writes it.
 const NO_STATUS: u8 = 0xff;
 const SECTOR_BYTES: u64 = 512;
 
-/// Guest memory as `bulkhead` makes it: private, in huge pages where the host has them, and
-/// populated.
+/// Guest memory as `bulkhead` makes it: private, with transparent huge pages, populated.
 pub(super) fn guest_memory() -> Result<GuestMemory> {
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)])?;
     let start = memory.get_host_address(GuestAddress(0))?;
@@ -60,7 +60,7 @@ pub(super) fn guest_memory() -> Result<GuestMemory> {
     populate(memory)
 }
 
-/// Guest memory that another process can map: a file without a name.
+/// Guest memory that another process can map: a memfd.
 pub(super) fn shared_guest_memory() -> Result<GuestMemory> {
     let file = File::from(rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC)?);
     file.set_len(MEMORY_BYTES as u64)?;
@@ -73,41 +73,41 @@ fn populate(memory: GuestMemory) -> Result<GuestMemory> {
     Ok(memory)
 }
 
-/// How driver and device wake each other.
+/// The eventfds of the queue.
 pub(super) struct Events {
-    /// From the driver.
+    /// Written by the driver.
     pub(super) kick: File,
-    /// To the driver; reading it blocks.
+    /// Read by the driver, blocking.
     pub(super) interrupt: File,
 }
 
-/// What a run came to.
+/// Completed requests and elapsed time of a run.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Run {
+pub(super) struct Throughput {
     pub(super) requests: u64,
     pub(super) elapsed: Duration,
 }
 
-/// See the module's documentation.
-pub(super) struct Driver<'m> {
+/// The driver's state of the queue.
+pub(super) struct LoadDriver<'m> {
     memory: VolatileSlice<'m>,
     events: Events,
-    places: Places,
+    offsets: Offsets,
     depth: u16,
     next_available: u16,
     published: u16,
     next_used: u16,
-    /// Slots whose requests were used. The last one is offered first, as fio does it and memory
-    /// allocators do: its buffer is the likeliest to be in a cache.
+    /// Free slots. The most recent is submitted first, as in fio and memory allocators: its buffer
+    /// is the most likely to be cached.
     free: Vec<u16>,
     halt_poll: Duration,
-    /// Kicks so far.
+    /// Number of kicks so far.
     pub(super) kicks: u64,
 }
 
-impl<'m> Driver<'m> {
-    /// Lays out the slots of `workload` for a disk of `capacity` bytes. The device has to start
-    /// from an unused ring.
+impl<'m> LoadDriver<'m> {
+    /// Lays out the slots of `workload` for a disk of `capacity` bytes. The device must start with
+    /// an empty ring.
     pub(super) fn new(
         memory: &'m GuestMemory,
         events: Events,
@@ -118,7 +118,7 @@ impl<'m> Driver<'m> {
         let driver = Self {
             memory: slice,
             events,
-            places: Places::new(workload, capacity),
+            offsets: Offsets::new(workload, capacity),
             depth: workload.depth,
             next_available: 0,
             published: 0,
@@ -134,7 +134,7 @@ impl<'m> Driver<'m> {
         Ok(driver)
     }
 
-    /// Writes what stays the same of a slot.
+    /// Writes the constant part of a slot.
     fn lay_out(&self, slot: u16, workload: &Workload) -> Result<()> {
         let (at, bytes) = (table(slot), workload.block_bytes);
         let data = DATA + usize::from(slot) * bytes as usize;
@@ -161,13 +161,13 @@ impl<'m> Driver<'m> {
         Ok(())
     }
 
-    /// Keeps `depth` requests in flight for `duration`, and waits for the last of them.
-    pub(super) fn run(&mut self, duration: Duration) -> Result<Run> {
+    /// Keeps `depth` requests in flight for `duration`, then waits for them.
+    pub(super) fn run(&mut self, duration: Duration) -> Result<Throughput> {
         self.run_paced(duration, Duration::ZERO)
     }
 
-    /// The same, with a sleep of `pause` before each look at what was used.
-    pub(super) fn run_paced(&mut self, duration: Duration, pause: Duration) -> Result<Run> {
+    /// As `run`, with a sleep of `pause` before each reap.
+    pub(super) fn run_paced(&mut self, duration: Duration, pause: Duration) -> Result<Throughput> {
         let start = Instant::now();
         let mut requests = 0;
         self.offer_all()?;
@@ -176,7 +176,7 @@ impl<'m> Driver<'m> {
                 std::thread::sleep(pause);
             }
             self.wait_used()?;
-            requests += self.turn()?;
+            requests += self.reap_and_resubmit()?;
         }
         let elapsed = start.elapsed();
         while self.next_used != self.next_available {
@@ -184,10 +184,10 @@ impl<'m> Driver<'m> {
             self.take_used()?;
         }
         self.free.clear();
-        Ok(Run { requests, elapsed })
+        Ok(Throughput { requests, elapsed })
     }
 
-    /// Offers a request in each slot, and kicks.
+    /// Submits a request in each slot.
     pub(super) fn offer_all(&mut self) -> Result<()> {
         for slot in 0..self.depth {
             self.offer(slot)?;
@@ -195,8 +195,8 @@ impl<'m> Driver<'m> {
         self.publish()
     }
 
-    /// Takes what was used, offers as many requests again, and returns how many.
-    pub(super) fn turn(&mut self) -> Result<u64> {
+    /// Reaps completions, submits as many requests and returns their number.
+    pub(super) fn reap_and_resubmit(&mut self) -> Result<u64> {
         let taken = self.take_used()?;
         while let Some(slot) = self.free.pop() {
             self.offer(slot)?;
@@ -208,7 +208,7 @@ impl<'m> Driver<'m> {
     fn offer(&mut self, slot: u16) -> Result<()> {
         let at = table(slot);
         self.memory.store(
-            (self.places.next() / SECTOR_BYTES).to_le(),
+            (self.offsets.next() / SECTOR_BYTES).to_le(),
             at + SECTOR,
             Ordering::Relaxed,
         )?;
@@ -219,7 +219,7 @@ impl<'m> Driver<'m> {
         Ok(())
     }
 
-    /// Shows the device what was offered, and kicks if it wants that (Virtio 1.2 §2.7.13.4.1).
+    /// Publishes the available chains and kicks unless suppressed (Virtio 1.2 §2.7.13.4.1).
     fn publish(&mut self) -> Result<()> {
         let (old, new) = (self.published, self.next_available);
         self.memory.store(new.to_le(), AVAILABLE_INDEX, Ordering::Release)?;
@@ -241,7 +241,7 @@ impl<'m> Driver<'m> {
         self.memory.load(at, Ordering::Acquire).map_err(io::Error::other)
     }
 
-    /// Takes what was used; returns how many.
+    /// Reaps completions and returns their number.
     fn take_used(&mut self) -> Result<u64> {
         let used = self.used_index()?;
         let mut taken = 0;
@@ -257,11 +257,11 @@ impl<'m> Driver<'m> {
         Ok(taken)
     }
 
-    /// Sleeps until something was used.
+    /// Sleeps until a chain is used.
     fn wait_used(&mut self) -> Result<()> {
         while self.used_index()? == self.next_used {
             self.memory.store(self.next_used.to_le(), USED_EVENT, Ordering::Relaxed)?;
-            // The wish must be out before the index is read, or both sides wait (§2.7.7.1).
+            // used_event must be visible before the index is read, or both sides wait (§2.7.7.1).
             fence(Ordering::SeqCst);
             if self.used_index()? == self.next_used && !self.poll_interrupt()? {
                 self.events
@@ -273,7 +273,7 @@ impl<'m> Driver<'m> {
         Ok(())
     }
 
-    /// Polls for the interrupt, where that is what this driver does; whether it came.
+    /// Polls for the interrupt for `halt_poll`; returns whether it came.
     fn poll_interrupt(&self) -> Result<bool> {
         let start = Instant::now();
         let mut count = [0; 8];
@@ -288,26 +288,26 @@ impl<'m> Driver<'m> {
         Ok(false)
     }
 
-    /// Asks for an interrupt at the next used chain, without waiting for it.
+    /// Requests an interrupt at the next used chain.
     pub(super) fn arm_interrupt(&self) -> Result<()> {
         Ok(self.memory.store(self.next_used.to_le(), USED_EVENT, Ordering::SeqCst)?)
     }
 }
 
-/// Where a slot's table is.
+/// Address of a slot's table.
 fn table(slot: u16) -> usize {
     TABLES + SLOT_BYTES * usize::from(slot)
 }
 
-/// Which blocks are asked for, in order.
-struct Places {
+/// The sequence of offsets.
+struct Offsets {
     order: Order,
     block_bytes: u64,
     blocks: u64,
     state: u64,
 }
 
-impl Places {
+impl Offsets {
     fn new(workload: &Workload, capacity: u64) -> Self {
         let block_bytes = u64::from(workload.block_bytes);
         let state = match workload.order {
@@ -317,7 +317,7 @@ impl Places {
         Self { order: workload.order, block_bytes, blocks: capacity / block_bytes, state }
     }
 
-    /// The next one's place, in bytes.
+    /// The next offset in bytes.
     fn next(&mut self) -> u64 {
         let block = match self.order {
             Order::Random => {

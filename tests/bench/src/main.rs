@@ -1,4 +1,9 @@
-//! `make bench` and `make bench-gate`: the storage stack beside others, and what it may cost.
+//! `make bench` and `make bench-gate`: cost of the storage stack compared with fio and QEMU's
+//! storage daemon, and the limits that CI enforces.
+//!
+//! The stack is the production one from the transport to the host's file. The guest is played in
+//! process by [`load`], so that the figures contain no VM exits. docs/performance.md describes the
+//! method.
 
 mod compare;
 mod contestant;
@@ -27,53 +32,53 @@ use trims::trims;
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
-    what: What,
+    command: Action,
 }
 
 #[derive(Subcommand)]
-enum What {
-    /// Measure beside fio and qemu-storage-daemon. Needs root.
+enum Action {
+    /// Compare with fio and qemu-storage-daemon. Needs root.
     Compare {
         /// Interleaved rounds of 0.7 s each.
         #[arg(long, default_value_t = 5)]
         rounds: usize,
-        /// Only workloads with this in their names.
+        /// Only workloads whose names contain this.
         #[arg(long)]
         workload: Option<String>,
-        /// Only these: ours, fio, fio_plain, fio_fixed, qsd.
+        /// Only these contestants: ours, fio, fio_plain, fio_fixed, qsd.
         #[arg(long = "only")]
         contestants: Vec<String>,
     },
-    /// Count instructions and system calls per request, and fail if there are too many.
+    /// Count instructions and system calls per request; fail above the limits.
     Gate,
     /// Measure the CPU time of a worker whose driver pauses between requests.
     Pauses,
-    /// Measure reads while another part of their disk is discarded. Needs root.
+    /// Measure reads while another range of the disk is discarded. Needs root.
     Trims {
-        /// Alternating pairs of a run without and one with a discard.
+        /// Alternating pairs of runs without and with a discard.
         #[arg(long, default_value_t = 7)]
         pairs: usize,
-        /// Only this: xfs, ext4, loop.
+        /// Only this store: xfs, ext4, loop, disk.
         #[arg(long)]
         store: Option<String>,
     },
-    /// What the gate runs under its counters: so many batches of reads, then the end.
+    /// Run batches of reads; the gate runs this under its counters.
     Play {
-        /// The disk.
+        /// The disk image.
         disk: PathBuf,
-        /// Batches of as many requests as the queue is deep.
+        /// Batches of as many requests as the queue depth.
         batches: u64,
     },
 }
 
 fn main() -> Result<()> {
-    match Arguments::parse().what {
-        What::Compare { rounds, workload, contestants } => {
+    match Arguments::parse().command {
+        Action::Compare { rounds, workload, contestants } => {
             bench(&Selection { rounds, workload, contestants })
         }
-        What::Gate => gate(),
-        What::Pauses => pauses(),
-        What::Trims { pairs, store } => trims(pairs, store.as_deref()),
-        What::Play { disk, batches } => play(&disk, batches),
+        Action::Gate => gate(),
+        Action::Pauses => pauses(),
+        Action::Trims { pairs, store } => trims(pairs, store.as_deref()),
+        Action::Play { disk, batches } => play(&disk, batches),
     }
 }

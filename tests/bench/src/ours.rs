@@ -1,5 +1,5 @@
-//! Our stack as a contestant: the production device on its transport, its worker on a thread of its
-//! own, statistics on.
+//! This stack as a contestant: the production device on its transport, with its worker thread and
+//! statistics.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -17,24 +17,24 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::figures::{Figures, WARM_UP};
 use super::host::CpuClock;
-use super::load::{self, Driver, Events};
+use super::load::{self, Events, LoadDriver};
 use super::workload::{Direction, Workload};
 use driver::{Device, Machine, feature};
 
-/// What the driver negotiates.
+/// Negotiated features.
 pub(super) const FEATURES: u64 =
     feature::VERSION_1 | feature::EVENT_IDX | feature::INDIRECT_DESC | feature::BLK_FLUSH;
 
-/// Runs a workload on the disk in `path`.
+/// Runs a workload on the disk image `path`.
 ///
 /// # Errors
 ///
-/// When the host refuses something, or a request fails.
+/// If a system call or a request fails.
 pub(super) fn run(path: &Path, workload: &Workload, duration: Duration) -> Result<Figures> {
     run_paced(path, workload, duration, Duration::ZERO)
 }
 
-/// The same with a driver that sleeps for `pause` before each look at what was used.
+/// As [`run`], with a driver that sleeps for `pause` before each reap.
 ///
 /// # Errors
 ///
@@ -51,12 +51,12 @@ pub(super) fn run_paced(
     let backend = RawFile::open(path, &options)?;
     let capacity = backend.geometry().capacity;
     let block = Block::new("bench", "", 1, Arc::new(backend));
-    let stats = Arc::clone(block.stats().first().context("a disk has a queue")?);
+    let stats = Arc::clone(block.stats().first().context("the disk has no queue")?);
     let machine = Machine::with_memory(memory.clone(), vec![Box::new(block)]);
     let events = start(&machine)?;
 
-    let _elsewhere = workload.driver_moves()?;
-    let mut driver = Driver::new(&memory, events, workload, capacity)?;
+    let _elsewhere = workload.move_driver()?;
+    let mut driver = LoadDriver::new(&memory, events, workload, capacity)?;
     driver.run(WARM_UP)?;
     let cpu = CpuClock::of_other_threads()?;
     let before = Counts::of(&stats);
@@ -64,19 +64,19 @@ pub(super) fn run_paced(
     let cpu = cpu.elapsed()?;
     let counts = Counts::of(&stats).since(&before);
     ensure!(counts.requests >= run.requests, "the statistics miss requests");
-    // Each round enters the kernel at most once for I/O, and each poll gives the CPU away.
+    // A round enters the kernel at most once for I/O, and each poll yields the CPU.
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let system_calls =
         (counts.rounds + counts.interrupts + counts.yields) as f64 / counts.requests as f64;
     Ok(Figures { system_calls: Some(system_calls), ..Figures::of(run, cpu) })
 }
 
-/// Brings the device up, with its ring where the driver expects it.
+/// Initializes the device with the load generator's ring.
 fn start(machine: &Arc<Machine>) -> Result<Events> {
     let device = Device::find(machine, 1);
     ensure!(
         device.negotiate(device.offered_features() & FEATURES),
-        "the device takes what it offered"
+        "the device accepts the features it offered"
     );
     device.enable_queue(0, load::LAYOUT);
     device.enable_interrupts();
@@ -84,25 +84,25 @@ fn start(machine: &Arc<Machine>) -> Result<Events> {
     let doorbell = machine.hypervisor.doorbell(device.function.doorbell(0));
     let line = device.queue_line(0);
     make_blocking(line.event())?;
-    let kick = own(&doorbell.context("a queue in use has a doorbell")?)?;
+    let kick = own(&doorbell.context("the queue has no doorbell")?)?;
     Ok(Events { kick, interrupt: own(line.event())? })
 }
 
-/// Lets the driver sleep in its read of an event, as a guest sleeps until an interrupt.
+/// Makes reads of an eventfd block, as a guest sleeps until an interrupt.
 pub(super) fn make_blocking(event: &EventFd) -> Result<()> {
     let event = own(event)?;
     let flags = rustix::fs::fcntl_getfl(&event)?;
     Ok(rustix::fs::fcntl_setfl(&event, flags - OFlags::NONBLOCK)?)
 }
 
-/// The event as a file.
+/// Duplicates an eventfd as a file.
 pub(super) fn own(event: &EventFd) -> Result<File> {
     // SAFETY: the event owns the descriptor and outlives the borrow.
     let fd: OwnedFd = unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }.try_clone_to_owned()?;
     Ok(File::from(fd))
 }
 
-/// What the device's own statistics say.
+/// Counters of the device's statistics.
 #[derive(Clone, Copy)]
 struct Counts {
     requests: u64,

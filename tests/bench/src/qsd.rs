@@ -1,5 +1,4 @@
-//! QEMU's storage daemon as a contestant: its vhost-user-blk export, driven through the same ring
-//! by the same driver.
+//! QEMU's storage daemon as a contestant: its vhost-user-blk export under the same load generator.
 
 use std::fs::File;
 
@@ -18,22 +17,22 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::figures::{Figures, WARM_UP};
 use super::host::CpuClock;
-use super::load::{self, Driver, Events};
+use super::load::{self, Events, LoadDriver};
 use super::ours;
 use super::workload::{Cpus, Direction, Workload};
 use fixtures::wait_for;
 use fixtures::{OwnedChild, killed_with_parent};
 
-/// The daemon, and the socket of its export. Dropping it ends it.
+/// The daemon and the connection to its export. Dropping it kills the daemon.
 struct Daemon {
     child: OwnedChild,
     frontend: Frontend,
 }
 
 impl Daemon {
-    /// Starts the daemon on the file in `path`: io_uring, page cache on. On one CPU its I/O thread
-    /// does not poll, which would keep the driver from running; on two it does, for as long as by
-    /// default.
+    /// Starts the daemon on the file `path` with io_uring through the page cache. Its I/O thread
+    /// polls only with two CPUs, for the default time: on one CPU it would keep the driver from
+    /// running.
     fn start(path: &Path, workload: &Workload) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let socket = folder.path().join("export");
@@ -58,11 +57,11 @@ impl Daemon {
             .context("starting qemu-storage-daemon (package qemu-utils)")?,
         );
         let frontend = wait_for(|| Frontend::connect(&socket, 1).ok())
-            .context("qemu-storage-daemon does not listen")?;
+            .context("no connection to qemu-storage-daemon")?;
         Ok(Self { child, frontend })
     }
 
-    /// Negotiates, shows it the guest's memory and hands it the ring.
+    /// Negotiates features and sends memory and ring.
     fn connect(&mut self, memory: &GuestMemory) -> Result<Events> {
         let frontend = &mut self.frontend;
         frontend.set_owner()?;
@@ -76,7 +75,7 @@ impl Daemon {
             supported & vhost::vhost_user::VhostUserProtocolFeatures::REPLY_ACK,
         )?;
 
-        let region = memory.find_region(GuestAddress(0)).context("there is guest memory")?;
+        let region = memory.find_region(GuestAddress(0)).context("no guest memory at address 0")?;
         frontend.set_mem_table(&[VhostUserMemoryRegionInfo::from_guest_region(region)?])?;
         let base = region.as_ptr() as u64;
         let layout = load::LAYOUT;
@@ -106,18 +105,18 @@ impl Daemon {
     }
 }
 
-/// Runs a workload on the file in `path`.
+/// Runs a workload on the file `path`.
 ///
 /// # Errors
 ///
-/// When the daemon does not start, or a request fails.
+/// If the daemon does not start or a request fails.
 pub(super) fn run(path: &Path, workload: &Workload, duration: Duration) -> Result<Figures> {
     let memory = load::shared_guest_memory()?;
     let mut daemon = Daemon::start(path, workload)?;
     let capacity = File::open(path)?.metadata()?.len();
-    // The driver lays out the ring's memory before the daemon looks at it.
-    let _elsewhere = workload.driver_moves()?;
-    let mut driver = Driver::new(&memory, daemon.connect(&memory)?, workload, capacity)?;
+    // The driver lays out the ring before the daemon maps it.
+    let _elsewhere = workload.move_driver()?;
+    let mut driver = LoadDriver::new(&memory, daemon.connect(&memory)?, workload, capacity)?;
     driver.run(WARM_UP)?;
     let cpu = CpuClock::of_process(daemon.child.0.id())?;
     let run = driver.run(duration)?;

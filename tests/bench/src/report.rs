@@ -1,4 +1,4 @@
-//! Medians, ratios, the table on the screen and the file.
+//! Medians and ratios, as a table on standard output and as JSON.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,27 +9,27 @@ use serde_json::{Map, Value, json};
 
 use super::contestant::Contestant;
 use super::figures::Figures;
-use super::wake::Turn;
+use super::wake::WakeCost;
 
-/// See the module's documentation.
+/// The measurements of all runs.
 pub(super) struct Report {
     machine: String,
-    wake: Option<Turn>,
-    /// All runs, by workload in the order of measuring, and contestant.
+    wake: Option<WakeCost>,
+    /// All runs by workload, in order of measurement, and by contestant.
     runs: Vec<(&'static str, BTreeMap<Contestant, Vec<Figures>>)>,
 }
 
 impl Report {
     pub(super) fn new(machine: String) -> Self {
-        println!("{machine}\nmedians; all on one CPU, but for what says 2cpu\n");
+        println!("{machine}\nmedians; on one CPU, except workloads named 2cpu\n");
         println!("{:<22}{:<12}{:>10}{:>12}{:>14}", "", "", "IOPS", "CPU ns/IO", "ours/theirs");
         Self { machine, wake: None, runs: Vec::new() }
     }
 
-    /// Prints what waking costs.
-    pub(super) fn show_wake(&mut self, turn: Turn) {
-        let Turn { polled, kicked } = self.wake.insert(turn);
-        println!("an interrupt alone takes {polled:?}, with a kick {kicked:?}\n");
+    /// Prints the cost of wake-ups.
+    pub(super) fn show_wake(&mut self, turn: WakeCost) {
+        let WakeCost { polled, kicked } = self.wake.insert(turn);
+        println!("an interrupt takes {polled:?}, an interrupt and a kick {kicked:?}\n");
     }
 
     pub(super) fn add(&mut self, workload: &'static str, contestant: Contestant, figures: Figures) {
@@ -41,14 +41,14 @@ impl Report {
         }
     }
 
-    /// The medians of a workload.
+    /// Medians of a workload by contestant.
     fn medians(&self, workload: &str) -> BTreeMap<Contestant, Figures> {
         let runs = self.runs.iter().filter(|(name, _)| *name == workload);
         let each = runs.flat_map(|(_, contestants)| contestants.iter());
         each.map(|(contestant, figures)| (*contestant, median_of(figures))).collect()
     }
 
-    /// Prints what was found of a workload.
+    /// Prints the medians of a workload.
     pub(super) fn show_workload(&self, workload: &str) {
         let medians = self.medians(workload);
         let ours = medians.get(&Contestant::Ours);
@@ -64,7 +64,7 @@ impl Report {
         println!();
     }
 
-    /// Writes everything to `path`.
+    /// Writes all medians to `path`.
     pub(super) fn write(&self, path: &Path) -> Result<()> {
         let workloads: Map<String, Value> =
             self.runs.iter().map(|(name, _)| ((*name).into(), self.workload(name))).collect();
@@ -102,7 +102,7 @@ fn figures_value(figures: &Figures) -> Value {
     value
 }
 
-/// Each figure's own median.
+/// Median of each figure.
 fn median_of(runs: &[Figures]) -> Figures {
     Figures {
         iops: median(runs.iter().map(|run| run.iops)),
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_disturbed_run_does_not_count() {
+    fn median_ignores_one_disturbed_run() {
         let run = |iops| Figures { iops, cpu_ns: 1000.0 / iops, system_calls: None };
         let found = median_of(&[run(10.0), run(1.0), run(11.0)]);
         assert!((found.iops - 10.0).abs() < 0.1 && (found.cpu_ns - 100.0).abs() < 0.1);

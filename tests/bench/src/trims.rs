@@ -1,8 +1,8 @@
-//! `bench trims`: how long reads take while another part of their disk is discarded, beside how
-//! long they take without.
+//! `bench trims`: latency of reads while another range of the disk is discarded, compared with
+//! reads alone.
 //!
-//! `bulkhead serve` with the cache mode `none`, under a frontend in this process that sleeps until
-//! it is called. The files are fragmented, so that to free them costs something.
+//! `bulkhead serve` with cache mode `none`, under a vhost-user front-end in this process. The
+//! images are fragmented, so that freeing them is costly.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -23,38 +23,38 @@ use fixtures::PATIENCE;
 use lab::ServeProcess;
 
 const MIB: u64 = 1 << 20;
-/// What is read from, at the start of each disk.
+/// Range of the reads, at the start of the disk.
 const READ_BYTES: u64 = 256 * MIB;
-/// What is discarded, behind it.
-const TRIMMED_BYTES: u64 = 64 * MIB;
-/// What one request discards.
+/// Range of the discards, after that of the reads.
+const DISCARDED_BYTES: u64 = 64 * MIB;
+/// Bytes of one discard request.
 const DISCARD_BYTES: u64 = 32 * MIB;
-/// Extents of the file.
+/// Size of the image's extents.
 const EXTENT_BYTES: u64 = 16 << 10;
 const BLOCK_BYTES: u32 = 4096;
-/// The shortest run of reads alone.
-const SHORTEST: Duration = Duration::from_millis(300);
+/// Minimum duration of a run without discards.
+const MIN_DURATION: Duration = Duration::from_millis(300);
 const DEPTHS: [u16; 3] = [1, 8, 32];
 
-/// Where requests lie in the guest's memory: each slot has a table, a header, a status and data.
+/// Layout of the slots in guest memory: table, header, status, data.
 const SLOTS: u64 = 0x10_0000;
 const SLOT_BYTES: u64 = 0x2000;
 const HEADER: u64 = 0x40;
 const STATUS: u64 = 0x60;
 const DATA: u64 = 0x1000;
-/// The slot of the discards, behind those of the reads.
-const DISCARDING: u64 = 32;
+/// The slot of the discards, after those of the reads.
+const DISCARD_SLOT: u64 = 32;
 
-/// Prints a table over stores, queues and queue depths, each figure the median of so many
-/// alternating pairs.
+/// Prints a table by store, queue and queue depth; each figure is the median of `pairs` alternating
+/// pairs.
 ///
 /// # Errors
 ///
-/// When the host refuses something, or a request fails.
+/// If a system call or a request fails.
 pub(crate) fn trims(pairs: usize, only: Option<&str>) -> Result<()> {
     let folder = host::folder();
-    InMemory::take_down(&folder)?;
-    host::take_precedence();
+    InMemory::unmount_leftovers(&folder)?;
+    host::raise_priority();
     println!("{}; medians of {pairs} pairs\n", host::describe(&folder)?);
     println!(
         "{:<8}{:>6}{:>4}{:>12}{:>12}{:>8}{:>12}{:>12}{:>14}{:>14}",
@@ -98,7 +98,7 @@ fn show(store: &str, trim_queue: usize, depth: u16, pairs: &[Pair]) {
     );
 }
 
-/// A disk that `bulkhead serve` has open.
+/// A disk served by `bulkhead serve`.
 struct Disk {
     image: PathBuf,
     served: ServeProcess,
@@ -113,13 +113,13 @@ impl Disk {
             _ => Some(InMemory::mount(folder, "ext4")?),
         };
         let image = mounted.as_ref().map_or(folder, InMemory::folder).join("trims.img");
-        File::create(&image)?.set_len(READ_BYTES + TRIMMED_BYTES)?;
+        File::create(&image)?.set_len(READ_BYTES + DISCARDED_BYTES)?;
         fill(&image, 0, READ_BYTES)?;
         let device =
             (store == "loop").then(|| LoopDevice::over(&image, &["--direct-io=on"])).transpose()?;
         let path = device.as_ref().map_or(image.as_path(), LoopDevice::path);
         let served = ServeProcess::start_at(path, "cache = \"none\"\nqueues = 2");
-        // From here on the device is only the program's, also where this process is killed.
+        // Only the program keeps the device open now, even if this process is killed.
         drop(device);
         Ok(Self { image, served, _mounted: mounted })
     }
@@ -131,7 +131,7 @@ impl Drop for Disk {
     }
 }
 
-/// Allocates a range of a file in extents that do not lie one behind the other.
+/// Allocates a range of a file in extents that are not contiguous.
 fn fill(image: &Path, start: u64, bytes: u64) -> Result<()> {
     let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
     let file = File::options().write(true).custom_flags(direct).open(image)?;
@@ -148,108 +148,115 @@ fn fill(image: &Path, start: u64, bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// What was measured without and with a trim, and how long that takes without reads.
+/// Reads without and with a concurrent trim, and a trim without reads.
 struct Pair {
-    without: Run,
-    with: Run,
-    alone: Run,
+    without: Latencies,
+    with: Latencies,
+    alone: Latencies,
 }
 
 impl Pair {
     fn measure(disk: &Disk, depth: u16, trim_queue: usize) -> Result<Self> {
         let features = feature::INDIRECT_DESC;
-        let mut player = Player::new(Monitor::start(&disk.served.socket(), 2, features, false))?;
-        let mut run = |depth, trim: bool, shortest: Duration| {
+        let mut load = DiscardLoad::new(Monitor::start(&disk.served.socket(), 2, features, false))?;
+        let mut run = |depth, trim: bool, min_duration: Duration| {
             if trim {
-                fill(&disk.image, READ_BYTES, TRIMMED_BYTES)?;
+                fill(&disk.image, READ_BYTES, DISCARDED_BYTES)?;
             }
             let before = allocated(&disk.image)?;
-            let run = player.run(depth, trim.then_some(trim_queue), shortest)?;
+            let run = load.run(depth, trim.then_some(trim_queue), min_duration)?;
             let freed = before.saturating_sub(allocated(&disk.image)?);
-            let expected = if trim { TRIMMED_BYTES } else { 0 };
-            ensure!(freed >= expected, "{freed} bytes were freed");
+            let expected = if trim { DISCARDED_BYTES } else { 0 };
+            ensure!(freed >= expected, "only {freed} bytes are freed");
             Ok(run)
         };
         let alone = run(0, true, Duration::ZERO)?;
         let with = run(depth, true, Duration::ZERO)?;
-        let without = run(depth, false, with.took.max(SHORTEST))?;
+        let without = run(depth, false, with.duration.max(MIN_DURATION))?;
         Ok(Self { without, with, alone })
     }
 }
 
-/// Bytes that a file takes.
+/// Bytes allocated to a file.
 fn allocated(image: &Path) -> Result<u64> {
     Ok(fs::metadata(image)?.blocks() * 512)
 }
 
-/// How long reads took, while something took so long.
-struct Run {
+/// Latencies of the reads of a run, and its duration.
+struct Latencies {
     p99_us: f64,
     max_us: f64,
-    took: Duration,
+    duration: Duration,
 }
 
-impl Run {
-    fn of(mut reads: Vec<Duration>, took: Duration) -> Self {
+impl Latencies {
+    fn of(mut reads: Vec<Duration>, duration: Duration) -> Self {
         reads.sort_unstable();
         let us = |read: Option<&Duration>| read.map_or(f64::NAN, |read| read.as_secs_f64() * 1e6);
-        Self { p99_us: us(reads.get(reads.len() * 99 / 100)), max_us: us(reads.last()), took }
+        Self { p99_us: us(reads.get(reads.len() * 99 / 100)), max_us: us(reads.last()), duration }
     }
 
     fn ms(&self) -> f64 {
-        self.took.as_secs_f64() * 1e3
+        self.duration.as_secs_f64() * 1e3
     }
 }
 
-/// A frontend with reads on its first queue and discards on any.
-struct Player {
+/// A front-end that reads on its first queue and discards on either.
+struct DiscardLoad {
     monitor: Monitor,
-    /// The device's calls, by queue.
-    calls: Vec<File>,
-    /// When the read of each slot was shown to the device.
+    /// The call eventfd of each queue.
+    call_events: Vec<File>,
+    /// Submission time of each slot's read.
     since: Vec<Instant>,
-    /// The slot of each head, by queue.
+    /// Slot of each head by queue.
     slots: [[u64; 64]; 2],
     random: u64,
 }
 
-impl Player {
+impl DiscardLoad {
     fn new(monitor: Monitor) -> Result<Self> {
-        let since = vec![Instant::now(); usize::try_from(DISCARDING)?];
-        let calls = monitor.queues.iter().map(|vq| ours::own(&vq.call)).collect::<Result<_>>()?;
-        Ok(Self { monitor, calls, since, slots: [[0; 64]; 2], random: 0x9e37_79b9_7f4a_7c15 })
+        let since = vec![Instant::now(); usize::try_from(DISCARD_SLOT)?];
+        let call_events =
+            monitor.queues.iter().map(|vq| ours::own(&vq.call)).collect::<Result<_>>()?;
+        Ok(Self { monitor, call_events, since, slots: [[0; 64]; 2], random: 0x9e37_79b9_7f4a_7c15 })
     }
 
-    /// Keeps `depth` reads in flight, until everything is discarded or else for [`SHORTEST`].
-    fn run(&mut self, depth: u16, trim_queue: Option<usize>, shortest: Duration) -> Result<Run> {
+    /// Keeps `depth` reads in flight until the discards complete, without discards for
+    /// `min_duration`.
+    fn run(
+        &mut self,
+        depth: u16,
+        trim_queue: Option<usize>,
+        min_duration: Duration,
+    ) -> Result<Latencies> {
         let mut reads = Vec::with_capacity(1 << 16);
         let start = Instant::now();
-        let mut trimmed = 0;
+        let mut discarded = 0;
         let mut in_flight = depth;
         (0..u64::from(depth)).try_for_each(|slot| self.read(slot))?;
         if let Some(queue) = trim_queue {
-            self.discard(queue, trimmed)?;
+            self.discard(queue, discarded)?;
             in_flight += 1;
         }
-        let mut took = None;
+        let mut duration = None;
         while in_flight > 0 {
             for slot in self.wait()? {
-                if slot == DISCARDING {
-                    trimmed += DISCARD_BYTES;
-                    match trim_queue.filter(|_| trimmed < TRIMMED_BYTES) {
-                        Some(queue) => self.discard(queue, trimmed)?,
-                        None => (took, in_flight) = (Some(start.elapsed()), in_flight - 1),
+                if slot == DISCARD_SLOT {
+                    discarded += DISCARD_BYTES;
+                    match trim_queue.filter(|_| discarded < DISCARDED_BYTES) {
+                        Some(queue) => self.discard(queue, discarded)?,
+                        None => (duration, in_flight) = (Some(start.elapsed()), in_flight - 1),
                     }
                     continue;
                 }
                 reads.push(self.since.get(usize::try_from(slot)?).context("a slot")?.elapsed());
-                if trim_queue.is_none() && start.elapsed() > shortest {
-                    took.get_or_insert(start.elapsed());
+                if trim_queue.is_none() && start.elapsed() > min_duration {
+                    duration.get_or_insert(start.elapsed());
                 }
-                if took.is_none() { self.read(slot)? } else { in_flight -= 1 }
+                if duration.is_none() { self.read(slot)? } else { in_flight -= 1 }
             }
         }
-        Ok(Run::of(reads, took.context("it took a time")?))
+        Ok(Latencies::of(reads, duration.context("the run has no duration")?))
     }
 
     fn read(&mut self, slot: u64) -> Result<()> {
@@ -263,13 +270,13 @@ impl Player {
         self.offer(0, slot, kind::IN, block * u64::from(BLOCK_BYTES), data)
     }
 
-    /// Discards what is next of what is to be discarded.
-    fn discard(&mut self, queue: usize, trimmed: u64) -> Result<()> {
-        let (at, data) = (READ_BYTES + trimmed, SLOTS + DISCARDING * SLOT_BYTES + DATA);
-        let bytes = DISCARD_BYTES.min(TRIMMED_BYTES - trimmed);
+    /// Submits the next discard of the range.
+    fn discard(&mut self, queue: usize, discarded: u64) -> Result<()> {
+        let (at, data) = (READ_BYTES + discarded, SLOTS + DISCARD_SLOT * SLOT_BYTES + DATA);
+        let bytes = DISCARD_BYTES.min(DISCARDED_BYTES - discarded);
         self.monitor.memory.write_obj(at / 512, GuestAddress(data))?;
         self.monitor.memory.write_obj(bytes / 512, GuestAddress(data + 8))?;
-        self.offer(queue, DISCARDING, kind::DISCARD, 0, Descriptor::readable(data, 16))
+        self.offer(queue, DISCARD_SLOT, kind::DISCARD, 0, Descriptor::readable(data, 16))
     }
 
     fn offer(
@@ -294,7 +301,7 @@ impl Player {
         Ok(())
     }
 
-    /// Sleeps until requests were used; their slots.
+    /// Waits until requests are used and returns their slots.
     fn wait(&mut self) -> Result<Vec<u64>> {
         loop {
             let used = self.take_used()?;
@@ -302,11 +309,14 @@ impl Player {
                 return Ok(used);
             }
             let mut polled: Vec<_> =
-                self.calls.iter().map(|call| PollFd::new(call, PollFlags::IN)).collect();
+                self.call_events.iter().map(|call| PollFd::new(call, PollFlags::IN)).collect();
             let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
-            ensure!(poll(&mut polled, Some(&patience))? > 0, "nothing was used in {PATIENCE:?}");
-            for mut call in &self.calls {
-                // Only one of them may have been signalled.
+            ensure!(
+                poll(&mut polled, Some(&patience))? > 0,
+                "no request is used within {PATIENCE:?}"
+            );
+            for mut call in &self.call_events {
+                // Fails on those that are not signalled.
                 let _ = call.read(&mut [0; 8]);
             }
         }
@@ -319,7 +329,7 @@ impl Player {
                 let slot = *slots.get(usize::try_from(chain.id)?).context("a head")?;
                 let status = GuestAddress(SLOTS + slot * SLOT_BYTES + STATUS);
                 let status: u8 = self.monitor.memory.read_obj(status)?;
-                ensure!(status == 0, "a request ended with status {status}");
+                ensure!(status == 0, "a request failed with status {status}");
                 used.push(slot);
             }
         }

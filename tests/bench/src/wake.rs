@@ -1,9 +1,9 @@
-//! What waking costs here, without any storage: the least that a request at queue depth 1 takes of
-//! one CPU beside its I/O.
+//! Cost of wake-ups on this machine without storage: the lower bound of CPU time per request at
+//! queue depth 1 in addition to its I/O.
 //!
-//! One thread plays the driver: it asks, and sleeps in a `read` of an eventfd until it is
-//! interrupted. The other plays the worker: it is asked by a word of memory that it looks at
-//! between two times it gives the CPU away, or by an eventfd, and interrupts.
+//! One thread plays the driver: it submits and sleeps in a `read` of an eventfd until it is
+//! interrupted. The other plays the worker: it polls a word of memory between yields of the CPU, or
+//! waits for an eventfd, and then interrupts.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,33 +15,35 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::event::{EventfdFlags, eventfd};
 
-const TURNS: u32 = 20_000;
+const ROUND_TRIPS: u32 = 20_000;
 const ONE: [u8; 8] = 1u64.to_ne_bytes();
 
-/// The time of one turn.
+/// Time of one round trip.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Turn {
-    /// With an interrupt alone, as where the worker polls.
+pub(super) struct WakeCost {
+    /// With an interrupt only: the worker polls.
     pub(super) polled: Duration,
-    /// With a kick as well.
+    /// With an interrupt and a kick.
     pub(super) kicked: Duration,
 }
 
-/// Measures on the CPUs that this thread may use.
-pub(super) fn measure() -> Result<Turn> {
-    Ok(Turn { polled: turn(false)?, kicked: turn(true)? })
+/// Measures on the CPUs this thread may use.
+pub(super) fn measure() -> Result<WakeCost> {
+    Ok(WakeCost { polled: round_trip(false)?, kicked: round_trip(true)? })
 }
 
-fn turn(kicks: bool) -> Result<Duration> {
+fn round_trip(kicks: bool) -> Result<Duration> {
     let event = || Ok::<_, anyhow::Error>(File::from(eventfd(0, EventfdFlags::CLOEXEC)?));
-    let (mut kick, mut interrupt, asked) = (event()?, event()?, Arc::new(AtomicBool::new(false)));
-    let (mut kicked, mut signal, look) = (kick.try_clone()?, interrupt.try_clone()?, asked.clone());
+    let (mut kick, mut interrupt, submitted) =
+        (event()?, event()?, Arc::new(AtomicBool::new(false)));
+    let (mut kicked, mut signal, polled) =
+        (kick.try_clone()?, interrupt.try_clone()?, submitted.clone());
     let worker = thread::spawn(move || -> Result<()> {
-        for _ in 0..TURNS {
+        for _ in 0..ROUND_TRIPS {
             if kicks {
                 kicked.read_exact(&mut [0; 8])?;
             }
-            while !look.swap(false, Ordering::AcqRel) {
+            while !polled.swap(false, Ordering::AcqRel) {
                 thread::yield_now();
             }
             signal.write_all(&ONE)?;
@@ -49,14 +51,14 @@ fn turn(kicks: bool) -> Result<Duration> {
         Ok(())
     });
     let start = Instant::now();
-    for _ in 0..TURNS {
-        asked.store(true, Ordering::Release);
+    for _ in 0..ROUND_TRIPS {
+        submitted.store(true, Ordering::Release);
         if kicks {
             kick.write_all(&ONE)?;
         }
         interrupt.read_exact(&mut [0; 8])?;
     }
-    let took = start.elapsed();
-    worker.join().ok().context("the other thread panicked")??;
-    Ok(took / TURNS)
+    let elapsed = start.elapsed();
+    worker.join().ok().context("the worker thread panicked")??;
+    Ok(elapsed / ROUND_TRIPS)
 }

@@ -1,62 +1,62 @@
-//! What is measured: the workloads of docs/performance.md.
+//! The workloads of docs/performance.md.
 
 use anyhow::Result;
 
-use super::host::Elsewhere;
+use super::host::OtherCpu;
 
-/// Which way the data goes.
+/// Direction of the transfers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
     Read,
     Write,
 }
 
-/// Where the next request goes.
+/// Order of the offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     Random,
     Sequential,
 }
 
-/// Which file system holds the disk.
+/// File system of the disk image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Store {
     /// A file below `target/`, in the page cache: ext4 on most machines.
     Disk,
-    /// XFS on a loop device over tmpfs: buffered writes as a file system does them, without a
-    /// disk's drift.
+    /// XFS on a loop device over tmpfs: buffered writes of a file system without the variance of a
+    /// disk.
     XfsOnMemory,
 }
 
-/// Where driver and backend run.
+/// CPUs of driver and backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cpus {
     /// Both on one CPU.
     One,
-    /// Each on one of its own. The driver polls for its interrupt as KVM does for a vCPU that
-    /// halts; a backend polls, too, if it can.
+    /// One each. The driver polls for its interrupt as KVM does for a halted vCPU; a backend polls
+    /// if it can.
     Two,
 }
 
-/// One workload.
+/// A workload.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Workload {
     pub(super) name: &'static str,
     pub(super) direction: Direction,
     pub(super) order: Order,
-    pub(super) place: Place,
+    pub(super) store: Store,
     pub(super) block_bytes: u32,
     pub(super) depth: u16,
     pub(super) cpus: Cpus,
 }
 
-/// All of them.
+/// All workloads.
 pub(super) const ALL: [Workload; 6] = [
     Workload {
         name: "randread-4k-qd1",
         direction: Direction::Read,
         order: Order::Random,
-        place: Place::Disk,
+        store: Store::Disk,
         block_bytes: 4 << 10,
         depth: 1,
         cpus: Cpus::One,
@@ -65,7 +65,7 @@ pub(super) const ALL: [Workload; 6] = [
         name: "randread-4k-qd1-2cpu",
         direction: Direction::Read,
         order: Order::Random,
-        place: Place::Disk,
+        store: Store::Disk,
         block_bytes: 4 << 10,
         depth: 1,
         cpus: Cpus::Two,
@@ -75,7 +75,7 @@ pub(super) const ALL: [Workload; 6] = [
         name: "randwrite-4k-qd32",
         direction: Direction::Write,
         order: Order::Random,
-        place: Place::XfsOnMemory,
+        store: Store::XfsOnMemory,
         block_bytes: 4 << 10,
         depth: 32,
         cpus: Cpus::One,
@@ -84,7 +84,7 @@ pub(super) const ALL: [Workload; 6] = [
         name: "read-256k-qd8",
         direction: Direction::Read,
         order: Order::Sequential,
-        place: Place::Disk,
+        store: Store::Disk,
         block_bytes: 256 << 10,
         depth: 8,
         cpus: Cpus::One,
@@ -93,7 +93,7 @@ pub(super) const ALL: [Workload; 6] = [
         name: "write-256k-qd8",
         direction: Direction::Write,
         order: Order::Sequential,
-        place: Place::XfsOnMemory,
+        store: Store::XfsOnMemory,
         block_bytes: 256 << 10,
         depth: 8,
         cpus: Cpus::One,
@@ -105,20 +105,19 @@ pub(super) const RANDOM_READS: Workload = Workload {
     name: "randread-4k-qd32",
     direction: Direction::Read,
     order: Order::Random,
-    place: Place::Disk,
+    store: Store::Disk,
     block_bytes: 4 << 10,
     depth: 32,
     cpus: Cpus::One,
 };
 
 impl Workload {
-    /// Moves the calling thread, which is the driver, to another CPU than its backend's, if the
-    /// workload is for two.
-    pub(super) fn driver_moves(&self) -> Result<Option<Elsewhere>> {
-        (self.cpus == Cpus::Two).then(Elsewhere::move_to).transpose()
+    /// Moves the calling thread, the driver, off the backend's CPU if the workload is for two.
+    pub(super) fn move_driver(&self) -> Result<Option<OtherCpu>> {
+        (self.cpus == Cpus::Two).then(OtherCpu::move_to).transpose()
     }
 
-    /// Its name to fio's `--rw`.
+    /// The value of fio's `--rw`.
     pub(super) fn fio_name(&self) -> &'static str {
         match (self.order, self.direction) {
             (Order::Random, Direction::Read) => "randread",
