@@ -1,4 +1,6 @@
-//! What a guest can bring about at will does not fill the host's log.
+//! Rate limits of log lines that a guest can cause.
+//!
+//! A process of its own: the log subscriber is global.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -10,10 +12,10 @@ use driver::{Device, Disk, Machine, Shape, Structure, TestDisk, feature};
 use fixtures::wait_for;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How often a guest does it.
+/// Repetitions of each cause.
 const TIMES: usize = 1000;
 
-/// All that was logged, by any thread of this program.
+/// The log of all threads of this process.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -27,10 +29,10 @@ impl Log {
         })
     }
 
-    /// How many lines tell of `what`.
-    fn lines(&self, what: &str) -> usize {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines().filter(|line| line.contains(what)).count()
+    /// Number of lines that contain `text`.
+    fn lines(&self, text: &str) -> usize {
+        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        log.lines().filter(|line| line.contains(text)).count()
     }
 }
 
@@ -56,9 +58,9 @@ fn block(name: &str, backend: &TestDisk) -> Box<Block> {
     Box::new(Block::new(name, "serial", 2, Arc::new(backend.clone())))
 }
 
-/// A function moved onto another one, over and over: its doorbells are taken.
+/// A function moved repeatedly to the address of another one, whose doorbells are in use.
 #[test]
-fn doorbells_that_cannot_be_had() {
+fn unavailable_doorbells() {
     let log = Log::get();
     let backend = TestDisk::new(Shape::default());
     let machine = Machine::new(vec![block("mover", &backend), block("other", &backend)]);
@@ -73,9 +75,9 @@ fn doorbells_that_cannot_be_had() {
     mover.write(0, &[1; 512]);
 }
 
-/// A write cache that cannot be flushed is switched off, over and over.
+/// A write cache disabled repeatedly although each sync fails.
 #[test]
-fn a_write_cache_that_stays_on() {
+fn failed_write_cache_switches() {
     let log = Log::get();
     let backend = TestDisk::new(Shape::default());
     let machine = Machine::new(vec![block("cached", &backend)]);
@@ -88,9 +90,9 @@ fn a_write_cache_that_stays_on() {
     assert_eq!((log.lines("cached: the write cache stays on"), backend.syncs()), (1, TIMES));
 }
 
-/// A corrupt ring, a reset, and the same again.
+/// A corrupt ring and a reset, repeatedly.
 #[test]
-fn rings_that_are_corrupt() {
+fn corrupt_rings() {
     let log = Log::get();
     let backend = TestDisk::new(Shape::default());
     let machine = Machine::new(vec![block("broken", &backend)]);

@@ -1,5 +1,5 @@
-//! Devices under a driver played in process: conformance, hostility, and the defects that other
-//! monitors have shipped.
+//! In-process tests of the devices under the driver of tests/driver: conformance, hostile drivers,
+//! and the defects that other monitors have shipped.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 

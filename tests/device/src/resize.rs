@@ -1,6 +1,4 @@
-//! A disk that grows while its driver runs, seen from the driver (Virtio 1.2 §5.2.5, §4.1.4.3.1).
-
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+//! Growth of a disk under a running driver (Virtio 1.2 §5.2.5, §4.1.4.3.1).
 
 use std::io::Write;
 use std::sync::Arc;
@@ -15,25 +13,26 @@ use tempfile::NamedTempFile;
 
 const MIB: u64 = 1 << 20;
 const SECTORS_OF_MIB: u64 = MIB / 512;
-/// Offset of the generation in the common configuration.
+/// Offset of `config_generation` in the common configuration.
 const GENERATION: u32 = 0x15;
 /// The ISR status of a configuration change.
 const ISR_CONFIG: u8 = 2;
 
-struct Rig {
+/// A virtio-blk device over an image file, and its control plane.
+struct Resizable {
     file: NamedTempFile,
     control: DiskControl,
     device: Device,
 }
 
-fn plug() -> Rig {
+fn plug() -> Resizable {
     let mut file = NamedTempFile::new_in(scratch()).unwrap();
     file.write_all(&vec![0x11; 1 << 20]).unwrap();
     let backend = RawFile::open(file.path(), &DiskOptions::new(CacheMode::WriteBack)).unwrap();
     let block = Block::new("disk", "serial", 2, Arc::new(backend));
     let control = block.control();
     let device = Device::find(&Machine::new(vec![Box::new(block)]), 1);
-    Rig { file, control, device }
+    Resizable { file, control, device }
 }
 
 fn generation(device: &Device) -> u8 {
@@ -46,12 +45,16 @@ fn capacity_sectors(device: &Device) -> u64 {
 }
 
 #[test]
-fn a_driver_is_told_of_the_new_size_and_may_use_it() {
-    let Rig { file, control, device } = plug();
+fn driver_is_notified_and_uses_new_size() {
+    let Resizable { file, control, device } = plug();
     let mut disk = Disk::start(device, u64::MAX, 64);
     assert_eq!(capacity_sectors(&disk.device), SECTORS_OF_MIB);
     let (before, line) = (generation(&disk.device), disk.device.config_line());
-    assert_ne!(disk.run(&Request::write(SECTORS_OF_MIB, &[7; 512])).status, 0, "not there yet");
+    assert_ne!(
+        disk.run(&Request::write(SECTORS_OF_MIB, &[7; 512])).status,
+        0,
+        "beyond the old capacity"
+    );
     assert_eq!(line.take(), 0);
 
     assert_eq!(control.resize(Some(2 * MIB)).unwrap(), 2 * MIB);
@@ -61,7 +64,7 @@ fn a_driver_is_told_of_the_new_size_and_may_use_it() {
     assert_ne!(generation(&disk.device), before);
     assert_eq!(capacity_sectors(&disk.device), 2 * SECTORS_OF_MIB);
 
-    // Both queues follow, without a reset.
+    // Both queues accept the new sectors without a reset.
     for (queue, byte) in [(0, 7), (1, 8)] {
         let sector = SECTORS_OF_MIB + queue * 8;
         let request = Request::write(sector, &[byte; 512]);
@@ -70,32 +73,40 @@ fn a_driver_is_told_of_the_new_size_and_may_use_it() {
     }
     let content = std::fs::read(file.path()).unwrap();
     assert_eq!((content[1 << 20], content[(1 << 20) + 4096]), (7, 8));
-    assert_ne!(disk.run(&Request::read(2 * SECTORS_OF_MIB, 512)).status, 0, "and no further");
+    assert_ne!(
+        disk.run(&Request::read(2 * SECTORS_OF_MIB, 512)).status,
+        0,
+        "beyond the new capacity"
+    );
 }
 
-/// A driver that reads a capacity in halves reads the generation before and after them (§2.5.3).
+/// The generation detects a capacity read in halves around a change (§2.5.3).
 #[test]
-fn a_torn_read_shows_in_the_generation() {
-    let Rig { control, device, .. } = plug();
+fn generation_detects_torn_read() {
+    let Resizable { control, device, .. } = plug();
     let before = generation(&device);
     let low: [u8; 4] = device.config(0);
     control.resize(Some(3 * MIB)).unwrap();
     let high: [u8; 4] = device.config(4);
-    assert_ne!(generation(&device), before, "{low:?} and {high:?} are not of one capacity");
-    let settled = generation(&device);
+    assert_ne!(
+        generation(&device),
+        before,
+        "{low:?} and {high:?} are halves of different capacities"
+    );
+    let after = generation(&device);
     assert_eq!(capacity_sectors(&device), 3 * SECTORS_OF_MIB);
-    assert_eq!(generation(&device), settled);
+    assert_eq!(generation(&device), after);
 }
 
 #[test]
-fn nothing_is_said_of_nothing() {
-    let Rig { control, device, .. } = plug();
+fn no_notification_without_a_change() {
+    let Resizable { control, device, .. } = plug();
     let (before, line) = (generation(&device), device.config_line());
     assert!(matches!(control.resize(Some(MIB / 2)), Err(ResizeError::Shrink { .. })));
     assert_eq!(control.resize(None).unwrap(), MIB);
     assert_eq!(generation(&device), before);
 
-    // Before DRIVER_OK there is nobody to interrupt (§3.1.1).
+    // No notification before DRIVER_OK (§3.1.1).
     assert!(device.negotiate(device.offered_features()));
     device.enable_interrupts();
     control.resize(Some(2 * MIB)).unwrap();
@@ -105,8 +116,8 @@ fn nothing_is_said_of_nothing() {
 }
 
 #[test]
-fn the_control_plane_sees_what_the_driver_did() {
-    let Rig { control, device, .. } = plug();
+fn control_plane_reports_driver_activity() {
+    let Resizable { control, device, .. } = plug();
     let mut disk = Disk::start(device, u64::MAX, 64);
     assert!(control.write_cache());
     for _ in 0..10 {
@@ -117,8 +128,8 @@ fn the_control_plane_sees_what_the_driver_did() {
     assert_eq!(stats.kind(Kind::Write).requests.get(), 10);
     assert_eq!(stats.kind(Kind::Write).bytes.get(), 40960);
     assert_eq!(stats.kind(Kind::Flush).requests.get(), 1);
-    assert_eq!(stats.wait.counts().sum::<u64>(), 11, "each request waited, if not for long");
+    assert_eq!(stats.wait.counts().sum::<u64>(), 11, "each request has a wait time");
     assert_eq!(stats.in_flight.get(), 0);
     disk.device.function.write(Structure::Device, 32, &[0]);
-    assert!(!control.write_cache(), "the driver switched it off");
+    assert!(!control.write_cache(), "the driver disabled it");
 }

@@ -1,8 +1,8 @@
-//! A SCSI disk against a plain model in memory: whatever is read, written, unmapped, filled,
-//! verified and compared, in whatever order, both hold the same. Over image files, a loop device
-//! and a ZFS volume, in both block sizes.
+//! A SCSI disk compared with a model in memory under random reads, writes, unmaps, fills, verifies
+//! and compares, over image files, a loop device and a ZFS volume, in both block sizes.
 //!
-//! `BULKHEAD_STEPS` says how many steps each seed takes, `BULKHEAD_SEED` which one.
+//! `BULKHEAD_STEPS` sets the number of steps, `BULKHEAD_SEED` the seed. A process of its own: it
+//! runs itself in the lab.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -17,13 +17,14 @@ use driver::{Command, Device, Initiator, Machine, Response};
 use fixtures::scratch;
 use tempfile::NamedTempFile;
 
-/// Bytes of the disks: small, so that ranges often overlap.
+/// Bytes of the disks: small, so that ranges overlap.
 const CAPACITY: u64 = 2 << 20;
-/// The most blocks of one request.
-const MOST_BLOCKS: u64 = 64;
+/// Limit of blocks per request.
+const MAX_BLOCKS: u64 = 64;
+/// Default number of steps.
 const STEPS: u64 = 500;
 
-/// A generator of numbers that is the same everywhere (splitmix64).
+/// A deterministic random generator (splitmix64).
 struct Random(u64);
 
 impl Random {
@@ -39,25 +40,24 @@ impl Random {
         self.next() % end
     }
 
-    /// A range of blocks of the disk, at least one.
+    /// A range of at least one block of a disk of `disk` blocks.
     fn blocks(&mut self, disk: u64) -> (u64, u64) {
         let first = self.below(disk);
-        (first, 1 + self.below(MOST_BLOCKS.min(disk - first)))
+        (first, 1 + self.below(MAX_BLOCKS.min(disk - first)))
     }
 }
 
 struct Model {
-    host: Initiator,
+    initiator: Initiator,
     content: Vec<u8>,
-    /// Whether what was unmapped since it was written may read as anything but reads the same from
-    /// then on.
-    unknown: Vec<bool>,
+    /// Blocks unmapped since their last write: their content is unspecified, but stable once read.
+    unspecified: Vec<bool>,
     block: u64,
-    /// What is unmapped reads zero.
+    /// LBPRZ: unmapped blocks read zero.
     reads_zero: bool,
     random: Random,
-    /// How often each step was taken.
-    taken: [u64; 9],
+    /// Number of steps of each kind.
+    steps: [u64; 9],
 }
 
 impl Model {
@@ -69,9 +69,9 @@ impl Model {
         let identity = Identity::new("model", "model");
         scsi.bus().attach(address, "disk", identity, Arc::new(disk)).unwrap();
         let device = Device::find(&Machine::new(vec![Box::new(scsi)]), 1);
-        let mut host = Initiator::start(device, u64::MAX);
-        host.clear_unit_attention(0);
-        let capacity = host.succeed(
+        let mut initiator = Initiator::start(device, u64::MAX);
+        initiator.clear_unit_attention(0);
+        let capacity = initiator.succeed(
             &Command::new(0, &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0])
                 .with_data_in(32),
         );
@@ -79,9 +79,9 @@ impl Model {
         assert_eq!(u64::from_be_bytes(*capacity.first_chunk().unwrap()), blocks - 1);
         let reads_zero = capacity[14] & 0x40 != 0;
         let content = std::fs::read(path).unwrap();
-        let unknown = vec![false; usize::try_from(blocks).unwrap()];
+        let unspecified = vec![false; usize::try_from(blocks).unwrap()];
         let (block, random) = (block.into(), Random(seed));
-        Self { host, content, unknown, block, reads_zero, random, taken: [0; 9] }
+        Self { initiator, content, unspecified, block, reads_zero, random, steps: [0; 9] }
     }
 
     fn blocks(&self) -> u64 {
@@ -93,7 +93,7 @@ impl Model {
         at(first)..at(first + count)
     }
 
-    /// A command of sixteen bytes on a random queue.
+    /// Runs a 16-byte command on a random queue.
     fn run(
         &mut self,
         opcode: u8,
@@ -112,15 +112,16 @@ impl Model {
         }
         let queue = u16::try_from(self.random.below(2)).unwrap();
         let room = u32::try_from(room).unwrap();
-        self.host.run(queue, &Command::new(0, &cdb).with_data_out(out).with_data_in(room))
+        self.initiator.run(queue, &Command::new(0, &cdb).with_data_out(out).with_data_in(room))
     }
 
-    fn good(&mut self, opcode: u8, flags: u8, lba: u64, count: u64, out: &[u8]) {
-        let answer = self.run(opcode, flags, lba, count, out, 0);
-        assert_eq!((answer.response, answer.status), (0, 0), "{opcode:#x}: {answer:02x?}");
+    /// Runs a command that must end with GOOD status.
+    fn run_good(&mut self, opcode: u8, flags: u8, lba: u64, count: u64, out: &[u8]) {
+        let response = self.run(opcode, flags, lba, count, out, 0);
+        assert_eq!((response.response, response.status), (0, 0), "{opcode:#x}: {response:02x?}");
     }
 
-    /// Random bytes, or what compresses well: zeroes and repetitions.
+    /// Random bytes, zeroes, or one byte repeated.
     fn data(&mut self, len: u64) -> Vec<u8> {
         let seed = self.random.next();
         let byte = |at: u64| match seed % 4 {
@@ -131,16 +132,17 @@ impl Model {
         (0..len).map(byte).collect()
     }
 
-    fn know(&mut self, first: u64, count: u64) {
+    /// Marks blocks as specified.
+    fn specify(&mut self, first: u64, count: u64) {
         let range = usize::try_from(first).unwrap()..usize::try_from(first + count).unwrap();
-        self.unknown[range].fill(false);
+        self.unspecified[range].fill(false);
     }
 
-    /// Learns what blocks read as whose content the standard leaves open.
-    fn learn(&mut self, first: u64, count: u64, found: &[u8]) {
+    /// Updates the model with the content read from unspecified blocks.
+    fn update_unspecified(&mut self, first: u64, count: u64, found: &[u8]) {
         for block in first..first + count {
             let index = usize::try_from(block).unwrap();
-            if std::mem::take(&mut self.unknown[index]) {
+            if std::mem::take(&mut self.unspecified[index]) {
                 let from = usize::try_from((block - first) * self.block).unwrap();
                 let range = self.bytes(block, 1);
                 let len = range.len();
@@ -149,7 +151,7 @@ impl Model {
                 let zero = found.iter().all(|byte| *byte == 0);
                 assert!(
                     before || zero || !self.reads_zero,
-                    "block {block} is neither old nor zero"
+                    "block {block} holds neither its old content nor zeroes"
                 );
                 self.content[range].copy_from_slice(found);
             }
@@ -158,12 +160,12 @@ impl Model {
 
     fn read(&mut self, first: u64, count: u64, flags: u8) {
         let len = count * self.block;
-        let answer = self.run(0x88, flags, first, count, &[], len);
-        assert_eq!((answer.response, answer.status), (0, 0));
-        self.learn(first, count, &answer.data);
+        let response = self.run(0x88, flags, first, count, &[], len);
+        assert_eq!((response.response, response.status), (0, 0));
+        self.update_unspecified(first, count, &response.data);
         let expected = &self.content[self.bytes(first, count)];
-        let differs = answer.data.iter().zip(expected).position(|(found, is)| found != is);
-        assert_eq!(differs, None, "byte of a read of {count} blocks from {first}");
+        let differs = response.data.iter().zip(expected).position(|(found, is)| found != is);
+        assert_eq!(differs, None, "differing byte of a read of {count} blocks at {first}");
     }
 
     fn step(&mut self) {
@@ -173,31 +175,31 @@ impl Model {
         };
         let range = self.bytes(first, count);
         let kind = self.random.below(9);
-        self.taken[usize::try_from(kind).unwrap()] += 1;
+        self.steps[usize::try_from(kind).unwrap()] += 1;
         let fua = if self.random.below(8) == 0 { 8 } else { 0 };
         match kind {
             0 => self.read(first, count, fua),
             1 | 2 => {
                 let data = self.data(count * self.block);
-                self.good(0x8a, fua, first, count, &data);
+                self.run_good(0x8a, fua, first, count, &data);
                 self.content[range].copy_from_slice(&data);
-                self.know(first, count);
+                self.specify(first, count);
             }
             3 => self.unmap(),
-            // WRITE SAME: zeroes or a pattern, with and without UNMAP, and without data.
+            // WRITE SAME: zeroes or a pattern, with and without UNMAP, and with NDOB.
             4 => {
                 let unmap = if self.random.below(2) == 0 { 8 } else { 0 };
                 let data = self.data(self.block);
-                self.good(0x93, unmap, first, count, &data);
+                self.run_good(0x93, unmap, first, count, &data);
                 let repeated = data.repeat(usize::try_from(count).unwrap());
                 self.content[range].copy_from_slice(&repeated);
-                self.know(first, count);
+                self.specify(first, count);
             }
             5 => {
                 let unmap = if self.random.below(2) == 0 { 8 } else { 0 };
-                self.good(0x93, unmap | 1, first, count, &[]);
+                self.run_good(0x93, unmap | 1, first, count, &[]);
                 self.content[range].fill(0);
-                self.know(first, count);
+                self.specify(first, count);
             }
             6 => self.compare_and_write(first, count.min(16)),
             7 => self.verify(first, count),
@@ -216,13 +218,13 @@ impl Model {
             descriptors.extend(u32::try_from(count).unwrap().to_be_bytes());
             descriptors.extend([0; 4]);
             let range = usize::try_from(first).unwrap()..usize::try_from(first + count).unwrap();
-            self.unknown[range].fill(true);
+            self.unspecified[range].fill(true);
         }
         let len = u16::try_from(descriptors.len()).unwrap();
         let mut list = [(len + 6).to_be_bytes(), len.to_be_bytes(), [0; 2], [0; 2]].concat();
         list.extend(descriptors);
         let [high, low] = (len + 8).to_be_bytes();
-        self.host.succeed(
+        self.initiator.succeed(
             &Command::new(0, &[0x42, 0, 0, 0, 0, 0, 0, high, low, 0]).with_data_out(&list),
         );
     }
@@ -236,59 +238,63 @@ impl Model {
         if let Some(at) = wrong {
             expected[usize::try_from(at).unwrap()] ^= 1;
         }
-        let answer = self.run(0x89, 0, first, count, &[expected, new.clone()].concat(), 0);
+        let response = self.run(0x89, 0, first, count, &[expected, new.clone()].concat(), 0);
         match wrong {
             None => {
-                assert_eq!((answer.response, answer.status), (0, 0));
+                assert_eq!((response.response, response.status), (0, 0));
                 self.content[range].copy_from_slice(&new);
             }
-            Some(at) => self.miscompares(&answer, at),
+            Some(at) => self.check_miscompare(&response, at),
         }
     }
 
-    fn miscompares(&self, answer: &Response, at: u64) {
-        assert_eq!((answer.response, answer.status), (0, 2));
-        assert_eq!(answer.sense_triple(), (0xe, 0x1d, 0));
-        let told = u32::from_be_bytes(*answer.sense[3..].first_chunk().unwrap());
-        assert_eq!(u64::from(told), at);
+    /// Checks a miscompare at byte `at`.
+    fn check_miscompare(&self, response: &Response, at: u64) {
+        assert_eq!((response.response, response.status), (0, 2));
+        assert_eq!(response.sense_triple(), (0xe, 0x1d, 0));
+        let information = u32::from_be_bytes(*response.sense[3..].first_chunk().unwrap());
+        assert_eq!(u64::from(information), at);
     }
 
     fn verify(&mut self, first: u64, count: u64) {
-        self.good(0x8f, 0, first, count, &[]);
+        self.run_good(0x8f, 0, first, count, &[]);
         self.read(first, count, 0);
         let mut expected = self.content[self.bytes(first, count)].to_vec();
-        self.good(0x8f, 2, first, count, &expected);
+        self.run_good(0x8f, 2, first, count, &expected);
         let at = self.random.below(count * self.block);
         expected[usize::try_from(at).unwrap()] ^= 0x80;
-        let answer = self.run(0x8f, 2, first, count, &expected, 0);
-        self.miscompares(&answer, at);
+        let response = self.run(0x8f, 2, first, count, &expected, 0);
+        self.check_miscompare(&response, at);
     }
 
     fn write_and_verify(&mut self, first: u64, count: u64) {
         let data = self.data(count * self.block);
-        self.good(0x8e, 2, first, count, &data);
+        self.run_good(0x8e, 2, first, count, &data);
         let range = self.bytes(first, count);
         self.content[range].copy_from_slice(&data);
-        self.know(first, count);
+        self.specify(first, count);
     }
 
-    /// Where blocks are deallocated and those read zero, they are zero.
-    fn check_status(&mut self) {
+    /// Checks GET LBA STATUS: contiguous descriptors, and zeroes in deallocated blocks.
+    fn check_lba_status(&mut self) {
         let mut lba = 0;
         while lba < self.blocks() {
-            let answer = self.run(0x9e, 0x12, lba, 4096, &[], 4096);
-            assert_eq!((answer.response, answer.status), (0, 0));
-            let len = u32::from_be_bytes(*answer.data.first_chunk().unwrap()) as usize + 4;
+            let response = self.run(0x9e, 0x12, lba, 4096, &[], 4096);
+            assert_eq!((response.response, response.status), (0, 0));
+            let len = u32::from_be_bytes(*response.data.first_chunk().unwrap()) as usize + 4;
             assert!(len > 8);
-            for descriptor in answer.data[8..len].chunks(16) {
+            for descriptor in response.data[8..len].chunks(16) {
                 let first = u64::from_be_bytes(*descriptor.first_chunk().unwrap());
                 let count = u32::from_be_bytes(*descriptor[8..].first_chunk().unwrap());
-                assert_eq!(first, lba, "descriptors follow each other");
+                assert_eq!(first, lba, "descriptors are contiguous");
                 if descriptor[12] == 1 {
                     for block in first..first + u64::from(count) {
-                        let known = !self.unknown[usize::try_from(block).unwrap()];
+                        let specified = !self.unspecified[usize::try_from(block).unwrap()];
                         let content = &self.content[self.bytes(block, 1)];
-                        assert!(!known || content.iter().all(|byte| *byte == 0), "block {block}");
+                        assert!(
+                            !specified || content.iter().all(|byte| *byte == 0),
+                            "block {block}"
+                        );
                     }
                 }
                 lba = first + u64::from(count);
@@ -300,18 +306,22 @@ impl Model {
         for step in 0..steps {
             self.step();
             if step % 1000 == 999 {
-                self.check_status();
+                self.check_lba_status();
             }
         }
         for first in (0..self.blocks()).step_by(64) {
             self.read(first, 64.min(self.blocks() - first), 0);
         }
-        assert!(steps < 100 || self.taken.iter().all(|taken| *taken > 0), "{:?}", self.taken);
-        self.host.device.reset();
-        // Another descriptor sees the same.
+        assert!(steps < 100 || self.steps.iter().all(|count| *count > 0), "{:?}", self.steps);
+        self.initiator.device.reset();
+        // The image has the same content.
         let found = std::fs::read(path).unwrap();
         let differs = found.iter().zip(&self.content).position(|(found, is)| found != is);
-        assert_eq!((found.len(), differs), (self.content.len(), None), "a byte that differs");
+        assert_eq!(
+            (found.len(), differs),
+            (self.content.len(), None),
+            "differing byte of the image"
+        );
     }
 }
 
@@ -319,7 +329,7 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Both block sizes, both engines, and modes with and without the page cache.
+/// Plays both block sizes, both engines, and modes with and without the page cache.
 fn play(path: &Path) {
     let (seed, steps) = (number("BULKHEAD_SEED", 1), number("BULKHEAD_STEPS", STEPS));
     let turns = [
@@ -338,7 +348,7 @@ fn play(path: &Path) {
     }
 }
 
-/// A file on the file system of the build, which unlike `/tmp` is no tmpfs.
+/// A sparse image.
 fn image() -> NamedTempFile {
     let file = NamedTempFile::new_in(scratch()).unwrap();
     file.as_file().set_len(CAPACITY).unwrap();
@@ -346,7 +356,7 @@ fn image() -> NamedTempFile {
 }
 
 #[test]
-fn a_file_holds_what_the_model_holds() {
+fn file_matches_model() {
     play(image().path());
 }
 
@@ -354,7 +364,7 @@ fn a_file_holds_what_the_model_holds() {
 struct Loop(PathBuf);
 
 impl Loop {
-    /// `None` where the host has none to give.
+    /// `None` if the host has no free loop device.
     fn over(file: &Path) -> Option<Self> {
         let output = Program::new("losetup").args(["--find", "--show"]).arg(file).output().ok()?;
         let name = String::from_utf8(output.stdout).ok()?;
@@ -369,33 +379,33 @@ impl Drop for Loop {
 }
 
 #[test]
-fn a_block_device_holds_what_the_model_holds() {
+fn block_device_matches_model() {
     let file = image();
     let Some(device) = Loop::over(file.path()) else {
-        println!("this host has no loop device to give: not tried");
+        println!("SKIPPED: this host has no free loop device");
         return;
     };
     play(&device.0);
 }
 
-/// Of [`a_zfs_volume_holds_what_the_model_holds`], which runs it where there is ZFS.
+/// Run by [`zfs_volume_matches_model`] on a host with ZFS.
 #[test]
-#[ignore = "wants the name of a device in BULKHEAD_DEVICE, and overwrites it"]
-fn a_named_device_holds_what_the_model_holds() {
+#[ignore = "overwrites the device BULKHEAD_DEVICE"]
+fn named_device_matches_model() {
     play(Path::new(&std::env::var("BULKHEAD_DEVICE").unwrap()));
 }
 
 #[test]
-fn a_zfs_volume_holds_what_the_model_holds() {
+fn zfs_volume_matches_model() {
     let host = lab::Host::start_with_zfs("scsi-model-zvol").unwrap();
     let program = host.put(&std::env::current_exe().unwrap(), "scsi_model").unwrap();
     let device = host.volume("model", "2M", "-b 16k").unwrap();
-    // An emulated host is slow.
+    // Fewer steps: the host is emulated.
     let (seed, steps) = (number("BULKHEAD_SEED", 1), number("BULKHEAD_STEPS", STEPS / 4));
-    let said = host.run(&format!(
-        "BULKHEAD_DEVICE={device} BULKHEAD_SEED={seed} BULKHEAD_STEPS={steps} {program} --ignored --nocapture a_named_device"
+    let output = host.run(&format!(
+        "BULKHEAD_DEVICE={device} BULKHEAD_SEED={seed} BULKHEAD_STEPS={steps} {program} --ignored --nocapture named_device"
     ));
-    let said = said.unwrap();
-    println!("{said}");
-    assert!(said.contains("1 passed"), "{said}");
+    let output = output.unwrap();
+    println!("{output}");
+    assert!(output.contains("1 passed"), "{output}");
 }

@@ -12,7 +12,8 @@
 //! # fn main() -> anyhow::Result<()> {
 //! let host = Host::start("my-scenario")?; // logs in target/lab/my-scenario/
 //! let scratch = host.scratch("ext4")?; // "/scratch", on a disk of 8 GiB
-//! host.run(&format!("truncate -s 1G {scratch}/data.img"))?; // status 0 or an error; try_run gives the status
+//! // A status other than 0 is an error; try_run returns the status.
+//! host.run(&format!("truncate -s 1G {scratch}/data.img"))?;
 //! let guest = host.boot(&format!( // BULKHEAD_BIN, or a release build
 //!     "[machine]\nvcpus = 1\nmemory = \"128MiB\"\n\
 //!      [kernel]\nimage = \"{}\"\ninitramfs = \"{}\"\n\

@@ -1,4 +1,5 @@
-//! A frontend that lies. The connection ends, the log says why, and the next frontend is served.
+//! Hostile front-ends: the connection ends, the log has the reason, and the next front-end is
+//! served.
 
 use std::fs::File;
 use std::io::{IoSlice, Read};
@@ -37,16 +38,15 @@ mod code {
     pub(super) const RESET_DEVICE: u32 = 34;
 }
 
-/// A connection that sends whatever it is told to.
-struct Raw(UnixStream);
+/// A connection that sends arbitrary messages.
+struct RawConnection(UnixStream);
 
-impl Raw {
+impl RawConnection {
     fn connect(served: &ServeProcess) -> Self {
         Self(UnixStream::connect(served.socket()).unwrap())
     }
 
-    /// Sends a message of version 1 whose header tells of `size` bytes. What the back end makes of
-    /// it shows later.
+    /// Sends a message of version 1 with `size` in its header.
     fn send_sized(&self, code: u32, size: u32, body: &[u8], files: &[BorrowedFd<'_>]) {
         let header = [code, 1, size].map(u32::to_ne_bytes).concat();
         let mut space = [const { MaybeUninit::uninit() }; rustix::cmsg_space!(ScmRights(8))];
@@ -55,7 +55,7 @@ impl Raw {
             assert!(control.push(SendAncillaryMessage::ScmRights(files)));
         }
         let parts = [IoSlice::new(&header), IoSlice::new(body)];
-        // It may have hung up already.
+        // Fails if the back-end has hung up.
         let _ = sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL);
     }
 
@@ -63,25 +63,25 @@ impl Raw {
         self.send_sized(code, u32::try_from(body.len()).unwrap(), body, files);
     }
 
-    /// Sends words of 64 bits.
+    /// Sends a message of 64-bit words.
     fn send_words(&self, code: u32, words: &[u64], files: &[BorrowedFd<'_>]) {
         let body: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         self.send(code, &body, files);
     }
 
-    /// Sends the state of a ring: its index and a number.
+    /// Sends a vring state: index and number.
     fn send_state(&self, code: u32, index: u32, number: u32) {
         self.send(code, &[index.to_ne_bytes(), number.to_ne_bytes()].concat(), &[]);
     }
 
-    /// Sends one region: guest address, size, user address, offset.
+    /// Sends a memory table of one region: guest address, size, user address, offset.
     fn send_region(&self, region: [u64; 4], file: &impl AsFd) {
         let words = [&[1][..], &region].concat();
         self.send_words(code::SET_MEM_TABLE, &words, &[file.as_fd()]);
     }
 
-    /// Whether the back end hangs up.
-    fn is_hung_up_on(&mut self) -> bool {
+    /// Whether the back-end hangs up.
+    fn hangs_up(&mut self) -> bool {
         self.0.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut byte = [0; 256];
         loop {
@@ -100,87 +100,90 @@ fn memory(bytes: u64) -> File {
     file
 }
 
-/// Each message by itself ends its connection, and no more.
+/// Each invalid message ends its connection only.
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of messages")]
-fn a_message_that_cannot_be_ends_its_connection_only() {
-    type Attack = (&'static str, fn(&Raw));
+fn invalid_message_ends_connection() {
+    type Attack = (&'static str, fn(&RawConnection));
     let attacks: &[Attack] = &[
         ("an unknown message", |raw| raw.send(4711, &[], &[])),
         ("code 0", |raw| raw.send(0, &[], &[])),
-        ("a message that is too long", |raw| {
+        ("a message over the size limit", |raw| {
             raw.send_sized(code::SET_FEATURES, u32::MAX, &[], &[]);
         }),
         ("another version", |raw| {
             let _ = rustix::io::write(&raw.0, &[2_u32, 3, 0].map(u32::to_ne_bytes).concat());
         }),
-        ("a body that is too short", |raw| raw.send(code::SET_FEATURES, &[0; 4], &[])),
+        ("a truncated body", |raw| raw.send(code::SET_FEATURES, &[0; 4], &[])),
         ("features not offered", |raw| raw.send_words(code::SET_FEATURES, &[1 << 26], &[])),
         ("protocol features not offered", |raw| {
             raw.send_words(code::SET_PROTOCOL_FEATURES, &[1 << 1], &[]);
         }),
-        ("a message not offered", |raw| raw.send(code::RESET_DEVICE, &[], &[])),
+        ("a message without its feature", |raw| raw.send(code::RESET_DEVICE, &[], &[])),
         ("memory without a file", |raw| {
             raw.send_words(code::SET_MEM_TABLE, &[1, 0, 4096, 0, 0], &[]);
         }),
-        ("memory of no regions", |raw| raw.send_words(code::SET_MEM_TABLE, &[0], &[])),
-        ("regions that are not there", |raw| {
+        ("no memory regions", |raw| raw.send_words(code::SET_MEM_TABLE, &[0], &[])),
+        ("missing regions", |raw| {
             raw.send_words(code::SET_MEM_TABLE, &[8, 0, 4096, 0, 0], &[memory(4096).as_fd()]);
         }),
         ("memory beyond its file", |raw| raw.send_region([0, 8192, 0, 0], &memory(4096))),
         ("memory far beyond its file", |raw| {
             raw.send_region([0, 4096, 0, 1 << 40], &memory(4096));
         }),
-        ("memory of all addresses", |raw| raw.send_region([0, u64::MAX, 0, 0], &memory(4096))),
+        ("memory of the whole address space", |raw| {
+            raw.send_region([0, u64::MAX, 0, 0], &memory(4096));
+        }),
         ("memory that wraps around", |raw| {
             raw.send_region([u64::MAX - 4095, 8192, 0, 0], &memory(8192));
         }),
-        ("memory that is a device", |raw| {
+        ("memory of a device node", |raw| {
             raw.send_region([0, 4096, 0, 0], &File::open("/dev/zero").unwrap());
         }),
-        ("memory that cannot be written", |raw| {
+        ("read-only memory", |raw| {
             raw.send_region([0, 4096, 0, 0], &File::open("/proc/self/exe").unwrap());
         }),
-        ("regions that overlap", |raw| {
+        ("overlapping regions", |raw| {
             let file = memory(8192);
             let words = [2, 0, 8192, 0, 0, 4096, 4096, 8192, 0];
             raw.send_words(code::SET_MEM_TABLE, &words, &[file.as_fd(), file.as_fd()]);
         }),
-        ("a ring that is not there", |raw| raw.send_state(code::SET_VRING_NUM, 4, 64)),
-        ("a ring far away", |raw| raw.send_state(code::SET_VRING_BASE, u32::MAX, 0)),
-        ("the base of a ring far away", |raw| raw.send_state(code::GET_VRING_BASE, u32::MAX, 0)),
-        ("a ring of no entries", |raw| raw.send_state(code::SET_VRING_NUM, 0, 0)),
-        ("a ring of three entries", |raw| raw.send_state(code::SET_VRING_NUM, 0, 3)),
-        ("a ring of too many entries", |raw| raw.send_state(code::SET_VRING_NUM, 0, 1 << 15)),
-        ("a ring of 65,536 entries more", |raw| raw.send_state(code::SET_VRING_NUM, 0, 65_600)),
-        ("an index of 17 bits", |raw| raw.send_state(code::SET_VRING_BASE, 0, 1 << 16)),
+        ("a nonexistent ring", |raw| raw.send_state(code::SET_VRING_NUM, 4, 64)),
+        ("a ring index out of range", |raw| raw.send_state(code::SET_VRING_BASE, u32::MAX, 0)),
+        ("the base of a ring out of range", |raw| {
+            raw.send_state(code::GET_VRING_BASE, u32::MAX, 0);
+        }),
+        ("a ring of size 0", |raw| raw.send_state(code::SET_VRING_NUM, 0, 0)),
+        ("a ring of size 3", |raw| raw.send_state(code::SET_VRING_NUM, 0, 3)),
+        ("a ring over the maximum size", |raw| raw.send_state(code::SET_VRING_NUM, 0, 1 << 15)),
+        ("a ring size over 16 bits", |raw| raw.send_state(code::SET_VRING_NUM, 0, 65_600)),
+        ("an index over 16 bits", |raw| raw.send_state(code::SET_VRING_BASE, 0, 1 << 16)),
         ("misaligned addresses", |raw| {
             raw.send_words(code::SET_VRING_ADDR, &[0, 8, 0, 0, 0], &[]);
         }),
-        ("a log that was not offered", |raw| {
+        ("a log without its feature", |raw| {
             raw.send_words(code::SET_VRING_ADDR, &[1 << 32, 0, 0, 0, 0], &[]);
         }),
-        ("a kick that is no event", |raw| {
+        ("a kick that is not an eventfd", |raw| {
             let file = memory(8);
             raw.send_words(code::SET_VRING_KICK, &[0], &[file.as_fd()]);
         }),
         ("a kick that is a socket", |raw| {
             raw.send_words(code::SET_VRING_KICK, &[0], &[raw.0.as_fd()]);
         }),
-        ("no kick", |raw| raw.send_words(code::SET_VRING_KICK, &[0x100], &[])),
-        ("a kick that is not sent", |raw| raw.send_words(code::SET_VRING_KICK, &[0], &[])),
-        ("a call that is no event", |raw| {
+        ("a kick without descriptor", |raw| raw.send_words(code::SET_VRING_KICK, &[0x100], &[])),
+        ("a missing kick descriptor", |raw| raw.send_words(code::SET_VRING_KICK, &[0], &[])),
+        ("a call that is not an eventfd", |raw| {
             raw.send_words(code::SET_VRING_CALL, &[0], &[memory(8).as_fd()]);
         }),
         ("a call of ring 255", |raw| raw.send_words(code::SET_VRING_CALL, &[0x1ff], &[])),
-        ("enabling before features", |raw| raw.send_state(code::SET_VRING_ENABLE, 0, 1)),
-        ("configuration before the protocol", |raw| {
+        ("enable before features", |raw| raw.send_state(code::SET_VRING_ENABLE, 0, 1)),
+        ("configuration before protocol features", |raw| {
             raw.send_words(code::GET_CONFIG, &[0, 0], &[]);
         }),
-        ("a channel before the protocol", |raw| {
+        ("a back-end channel before protocol features", |raw| {
             raw.send_sized(code::SET_BACKEND_REQ_FD, 0, &[], &[raw.0.as_fd()]);
         }),
-        ("a record before the protocol", |raw| {
+        ("an inflight region before protocol features", |raw| {
             raw.send_words(code::SET_INFLIGHT_FD, &[4096, 0, 0], &[memory(4096).as_fd()]);
         }),
         ("half a header", |raw| {
@@ -194,19 +197,19 @@ fn a_message_that_cannot_be_ends_its_connection_only() {
     ];
     let mut served = ServeProcess::start(MIB, "");
     for (name, attack) in attacks {
-        let mut raw = Raw::connect(&served);
+        let mut raw = RawConnection::connect(&served);
         attack(&raw);
-        assert!(raw.is_hung_up_on(), "{name}: {}", served.log());
+        assert!(raw.hangs_up(), "{name}: {}", served.log());
     }
-    let disconnected = served.log().matches("the frontend was disconnected: ").count();
-    // Those that only hang up leave.
-    assert!(disconnected >= attacks.len() - 2, "{disconnected}: {}", served.log());
+    let disconnects = served.log().matches("the frontend was disconnected: ").count();
+    // The two attacks that only hang up are normal disconnects.
+    assert!(disconnects >= attacks.len() - 2, "{disconnects}: {}", served.log());
     Monitor::start(&served.socket(), 4, 0, true).write(3, 0, &[1; 512]);
     served.terminate();
 }
 
-/// Does something to a running frontend, after which the next one is served.
-fn survives(served: &ServeProcess, name: &str, attack: impl FnOnce(&mut Monitor)) {
+/// Runs an attack with a running front-end and checks that the next front-end is served.
+fn check_survives(served: &ServeProcess, name: &str, attack: impl FnOnce(&mut Monitor)) {
     let mut monitor = Monitor::start(&served.socket(), 1, feature::EVENT_IDX, true);
     monitor.write(0, 0, &[1; 512]);
     attack(&mut monitor);
@@ -217,7 +220,7 @@ fn survives(served: &ServeProcess, name: &str, attack: impl FnOnce(&mut Monitor)
 }
 
 #[test]
-fn a_running_frontend_that_lies_ends_its_connection_only() {
+fn invalid_message_of_running_frontend_ends_connection() {
     let mut served = ServeProcess::start(MIB, "");
     let nowhere = VringConfigData {
         queue_max_size: 64,
@@ -228,28 +231,28 @@ fn a_running_frontend_that_lies_ends_its_connection_only() {
         avail_ring_addr: 0,
         log_addr: None,
     };
-    survives(&served, "a size under a running ring", |monitor| {
+    check_survives(&served, "size of a running ring", |monitor| {
         assert!(monitor.frontend.set_vring_num(0, 32).is_err());
     });
-    survives(&served, "a base under a running ring", |monitor| {
+    check_survives(&served, "base of a running ring", |monitor| {
         assert!(monitor.frontend.set_vring_base(0, 0).is_err());
     });
-    survives(&served, "addresses under a running ring", |monitor| {
+    check_survives(&served, "addresses of a running ring", |monitor| {
         assert!(monitor.frontend.set_vring_addr(0, &nowhere).is_err());
     });
-    survives(&served, "a record under a running ring", |monitor| {
+    check_survives(&served, "inflight region of a running ring", |monitor| {
         let inflight = monitor.inflight.as_ref().unwrap();
         let fd = inflight.file.as_raw_fd();
         assert!(monitor.frontend.set_inflight_fd(&inflight.layout, fd).is_err());
     });
-    survives(&served, "addresses outside of memory", |monitor| {
+    check_survives(&served, "addresses outside memory", |monitor| {
         let base = monitor.stop(0);
         monitor.frontend.set_vring_addr(0, &nowhere).unwrap();
         monitor.frontend.set_vring_base(0, base).unwrap();
         let kick = EventFd::new(EFD_NONBLOCK).unwrap();
         assert!(monitor.frontend.set_vring_kick(0, &kick).is_err());
     });
-    survives(&served, "a ring that ends beyond memory", |monitor| {
+    check_survives(&served, "a ring that exceeds memory", |monitor| {
         let base = monitor.stop(0);
         let mut addresses = monitor.addresses(0);
         addresses.used_ring_addr += (16 << 20) - 0x804;
@@ -258,47 +261,47 @@ fn a_running_frontend_that_lies_ends_its_connection_only() {
         let kick = EventFd::new(EFD_NONBLOCK).unwrap();
         assert!(monitor.frontend.set_vring_kick(0, &kick).is_err());
     });
-    survives(&served, "memory taken away under the ring", |monitor| {
+    check_survives(&served, "memory removed under a ring", |monitor| {
         let region = monitor.region();
         assert!(monitor.frontend.remove_mem_region(&region).is_err());
     });
-    survives(&served, "the same memory twice", |monitor| {
+    check_survives(&served, "the same memory twice", |monitor| {
         let region = monitor.region();
         assert!(monitor.frontend.add_mem_region(&region).is_err());
     });
-    survives(&served, "an available index that jumps", |monitor| {
+    check_survives(&served, "an available index that jumps", |monitor| {
         monitor.queues[0].ring.set_available_index(30_000);
         monitor.queues[0].kick.write(1).unwrap();
     });
-    survives(&served, "the size of configuration", |monitor| {
+    check_survives(&served, "configuration over its size", |monitor| {
         let flags = vhost::vhost_user::message::VhostUserConfigFlags::empty();
         let _ = monitor.frontend.get_config(4000, 64, flags, &[0; 64]);
     });
     served.terminate();
 }
 
-/// The frontend's side of the record is as little to be trusted as all else.
+/// The inflight region is untrusted.
 #[test]
-fn a_record_that_lies_ends_the_connection_only() {
+fn invalid_inflight_region_ends_connection() {
     let served = ServeProcess::start(MIB, "");
-    let told = VhostUserInflight::new(1 << 16, 0, 1, 64);
-    survives(&served, "a record that can be truncated", |monitor| {
+    let request = VhostUserInflight::new(1 << 16, 0, 1, 64);
+    check_survives(&served, "an inflight file that can shrink", |monitor| {
         let _ = monitor.stop(0);
         let fd = memory(1 << 20);
-        assert!(monitor.frontend.set_inflight_fd(&told, fd.as_raw_fd()).is_err());
+        assert!(monitor.frontend.set_inflight_fd(&request, fd.as_raw_fd()).is_err());
     });
-    survives(&served, "more rings than there are", |monitor| {
+    check_survives(&served, "more rings than queues", |monitor| {
         let asked = VhostUserInflight::new(0, 0, u16::MAX, 64);
         assert!(monitor.frontend.get_inflight_fd(&asked).is_err());
     });
-    survives(&served, "larger rings than there are", |monitor| {
+    check_survives(&served, "larger rings than the queues", |monitor| {
         let asked = VhostUserInflight::new(0, 0, 1, u16::MAX);
         assert!(monitor.frontend.get_inflight_fd(&asked).is_err());
     });
     for (name, at, byte) in
         [("another version", 8, 9), ("another size", 10, 9), ("another used index", 15, 0x77)]
     {
-        survives(&served, name, |monitor| {
+        check_survives(&served, name, |monitor| {
             let base = monitor.stop(0);
             let file = &monitor.inflight.as_ref().unwrap().file;
             std::os::unix::fs::FileExt::write_all_at(file, &[byte], at).unwrap();
@@ -307,7 +310,7 @@ fn a_record_that_lies_ends_the_connection_only() {
             assert!(monitor.frontend.set_vring_kick(0, &kick).is_err(), "{name}");
         });
     }
-    survives(&served, "every byte of it wrong", |monitor| {
+    check_survives(&served, "random bytes", |monitor| {
         for _ in 0..50 {
             let file = &monitor.inflight.as_ref().unwrap().file;
             let bytes =
@@ -318,11 +321,11 @@ fn a_record_that_lies_ends_the_connection_only() {
     });
 }
 
-/// The frontend takes our own wake-ups away, and fills the events it gave us.
+/// The front-end drains the kick and fills its eventfds to the maximum.
 #[test]
-fn events_that_are_emptied_or_full_hold_nothing_up() {
+fn drained_or_full_eventfds_block_nothing() {
     let served = ServeProcess::start(MIB, "");
-    survives(&served, "full events", |monitor| {
+    check_survives(&served, "full eventfds", |monitor| {
         let full = u64::MAX - 1;
         for _ in 0..5 {
             monitor.write(0, 0, &[4; 512]);
@@ -331,12 +334,12 @@ fn events_that_are_emptied_or_full_hold_nothing_up() {
         }
         let _ = monitor.queues[0].kick.read();
         monitor.queues[0].kick.write(full).unwrap();
-        // Long enough for the worker to wake, and to sleep again.
+        // Time for the worker to wake and to sleep again.
         std::thread::sleep(Duration::from_millis(100));
         let base = monitor.stop(0);
         assert_eq!(base, monitor.queues[0].ring.used_index());
     });
-    survives(&served, "a kick that is read by others", |monitor| {
+    check_survives(&served, "a kick drained by the front-end", |monitor| {
         for _ in 0..20 {
             let kick = monitor.queues[0].kick.try_clone().unwrap();
             let stop = std::sync::atomic::AtomicBool::new(false);

@@ -1,5 +1,5 @@
-//! `bulkhead serve` under libblkio, the driver that other programs use for vhost-user-blk: written
-//! by others, from the same specification.
+//! `bulkhead serve` under libblkio, an independent implementation of a vhost-user-blk front-end and
+//! driver.
 
 use std::fs::{self, File};
 use std::mem::MaybeUninit;
@@ -13,7 +13,7 @@ const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 64 << 10;
 const IN_FLIGHT: u64 = 16;
 
-/// libblkio, connected, and memory that it shares with the back end.
+/// A started libblkio instance and its memory, shared with the back-end.
 struct Driver {
     blkio: Blkio,
     region: MemoryRegion,
@@ -32,14 +32,14 @@ impl Driver {
         Self { blkio, region, memory }
     }
 
-    /// The buffer of one of the requests in flight.
+    /// Buffer of a request slot.
     fn buffer(&self, slot: u64) -> *mut u8 {
         std::ptr::with_exposed_provenance_mut(
             self.region.addr + usize::try_from(slot * BLOCK).unwrap(),
         )
     }
 
-    /// Writes numbered blocks and reads them back, many at a time.
+    /// Writes numbered blocks and reads them back, many in flight.
     fn write_and_read(&self, queue: &mut Blkioq, first: u64) {
         let len = usize::try_from(BLOCK).unwrap();
         for slot in 0..IN_FLIGHT {
@@ -60,12 +60,12 @@ impl Driver {
     }
 }
 
-/// What belongs into a block.
+/// The content of a block.
 fn numbered(block: u64) -> Vec<u8> {
     (0..BLOCK / 8).flat_map(|word| (block << 32 | word).to_le_bytes()).collect()
 }
 
-/// Waits for so many requests, all of which must succeed.
+/// Waits for `count` requests, all of which must succeed.
 fn complete(queue: &mut Blkioq, count: u64) {
     let mut completions: Vec<MaybeUninit<Completion>> =
         (0..count).map(|_| MaybeUninit::uninit()).collect();
@@ -73,7 +73,7 @@ fn complete(queue: &mut Blkioq, count: u64) {
     let all = completions.len();
     let done = queue.do_io(&mut completions, all, Some(&mut patience), None).unwrap();
     for completion in &completions[..done] {
-        // SAFETY: `do_io` has filled in as many as it returns.
+        // SAFETY: `do_io` initializes as many completions as it returns.
         let completion = unsafe { completion.assume_init_ref() };
         assert_eq!(completion.ret, 0);
     }
@@ -81,7 +81,7 @@ fn complete(queue: &mut Blkioq, count: u64) {
 }
 
 #[test]
-fn a_driver_of_others_finds_a_disk_of_the_right_size_and_limits() {
+fn libblkio_reads_size_and_limits() {
     let served = ServeProcess::start(64 * MIB, "block_size = 4096\nqueues = 3");
     let driver = Driver::connect(&served);
     assert_eq!(driver.blkio.get_u64("capacity").unwrap(), 64 * MIB);
@@ -91,7 +91,7 @@ fn a_driver_of_others_finds_a_disk_of_the_right_size_and_limits() {
 }
 
 #[test]
-fn a_driver_of_others_reads_what_it_wrote_asleep_and_polling() {
+fn libblkio_reads_its_writes_by_interrupt_and_polling() {
     let served = ServeProcess::start(64 * MIB, "cache = \"none\"\nqueues = 2");
     let mut driver = Driver::connect(&served);
     driver.blkio.set_i32("num-queues", 1).unwrap();
@@ -111,7 +111,7 @@ fn a_driver_of_others_reads_what_it_wrote_asleep_and_polling() {
 }
 
 #[test]
-fn what_a_driver_of_others_gives_back_is_free_and_what_it_zeroes_is_zero() {
+fn libblkio_discards_and_zeroes() {
     let served = ServeProcess::start(4 * MIB, "");
     let mut driver = Driver::connect(&served);
     let mut queues = driver.blkio.start().unwrap();
@@ -131,7 +131,7 @@ fn what_a_driver_of_others_gives_back_is_free_and_what_it_zeroes_is_zero() {
     queue.write_zeroes(2 * MIB, MIB, 0, ReqFlags::NO_UNMAP);
     complete(queue, 3);
     let freed = before - allocated();
-    assert_eq!(freed, 2 * MIB, "the discarded and the zeroed that may be unmapped");
+    assert_eq!(freed, 2 * MIB, "the discarded range and the one zeroed with UNMAP");
     let image = fs::read(served.image()).unwrap();
     assert!(image[..3 << 20].iter().all(|byte| *byte == 0));
     assert!(

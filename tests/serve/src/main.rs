@@ -1,5 +1,5 @@
-//! `bulkhead serve` under a frontend that plays a monitor and its guest: requests, reconnection,
-//! hostility.
+//! `bulkhead serve` under a vhost-user front-end in process: requests, reconnection, hostile
+//! front-ends.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 

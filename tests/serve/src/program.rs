@@ -1,4 +1,4 @@
-//! The program around the disk: its sockets, its lock, its words and its exit codes.
+//! The program: sockets, image lock, log messages, exit codes.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -10,52 +10,70 @@ use rustix::process::Signal;
 
 const MIB: u64 = 1 << 20;
 
-/// Runs another one on the same disk, which must fail with `code` and say `why`.
-fn refused(served: &ServeProcess, socket: &str, config: &str, code: i32, why: &str) {
+/// Runs a second process, which must fail with `code` and the message `message`.
+fn check_refused(served: &ServeProcess, socket: &str, config: &str, code: i32, message: &str) {
     fs::write(served.folder().join("other.toml"), config).unwrap();
     let run = served.command(&["serve", "--socket", socket, "other.toml"]).output().unwrap();
-    let said = String::from_utf8_lossy(&run.stderr).into_owned();
-    assert_eq!(run.status.code(), Some(code), "{said}");
-    assert!(said.contains(why), "{said}");
+    let log = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert_eq!(run.status.code(), Some(code), "{log}");
+    assert!(log.contains(message), "{log}");
 }
 
 #[test]
-fn it_says_what_it_serves_and_to_whom() {
+fn log_reports_disk_and_frontends() {
     let mut served = ServeProcess::start(16 * MIB, "cache = \"unsafe\"");
-    let said = served.log();
-    assert!(said.contains("disk.img, 16 MiB, read-write, 4 queues, at disk.sock"), "{said}");
-    assert!(said.contains("cache mode unsafe"), "{said}");
-    assert!(said.contains("UNSAFE"), "{said}");
+    let log = served.log();
+    assert!(log.contains("disk.img, 16 MiB, read-write, 4 queues, at disk.sock"), "{log}");
+    assert!(log.contains("cache mode unsafe"), "{log}");
+    assert!(log.contains("UNSAFE"), "{log}");
     let monitor = Monitor::start(&served.socket(), 1, 0, true);
     served.wait_log("a frontend has connected", 1);
-    // One at a time.
+    // One front-end at a time.
     let mut second = UnixStream::connect(served.socket()).unwrap();
     served.wait_log("a second frontend was turned away", 1);
     assert_eq!(std::io::Read::read(&mut second, &mut [0]).unwrap(), 0);
     drop(monitor);
     served.wait_log("the frontend has left", 1);
     served.terminate();
-    assert!(!served.socket().exists(), "the socket goes with the program");
+    assert!(!served.socket().exists(), "the program removes its socket");
 }
 
 #[test]
-fn what_is_used_already_is_refused() {
+fn image_and_socket_in_use_are_refused() {
     let served = ServeProcess::start(MIB, "");
     let disk = "[disk]\nid = \"a\"\npath = \"disk.img\"\n";
-    refused(&served, "disk.sock", disk, 1, "in use");
-    // The image stays locked with no frontend there.
-    refused(&served, "other.sock", disk, 1, "in use");
-    refused(&served, "nowhere/disk.sock", disk, 1, "cannot listen at the vhost-user socket");
+    check_refused(&served, "disk.sock", disk, 1, "in use");
+    // The image is locked without a front-end as well.
+    check_refused(&served, "other.sock", disk, 1, "in use");
+    check_refused(&served, "nowhere/disk.sock", disk, 1, "cannot listen at the vhost-user socket");
     fs::write(served.folder().join("file"), "precious").unwrap();
-    refused(&served, "file", disk, 1, "cannot listen");
+    check_refused(&served, "file", disk, 1, "cannot listen");
     assert_eq!(fs::read_to_string(served.folder().join("file")).unwrap(), "precious");
-    refused(&served, "other.sock", "[disk]\nid = \"a\"\npath = \"no.img\"\n", 2, "does not exist");
-    refused(&served, "other.sock", "[disk]\nid = \"a\"\npth = \"x\"\n", 2, "did you mean `path`?");
-    refused(&served, "other.sock", "[machine]\nmemory = \"1GiB\"\n", 2, "unknown table `machine`");
+    check_refused(
+        &served,
+        "other.sock",
+        "[disk]\nid = \"a\"\npath = \"no.img\"\n",
+        2,
+        "does not exist",
+    );
+    check_refused(
+        &served,
+        "other.sock",
+        "[disk]\nid = \"a\"\npth = \"x\"\n",
+        2,
+        "did you mean `path`?",
+    );
+    check_refused(
+        &served,
+        "other.sock",
+        "[machine]\nmemory = \"1GiB\"\n",
+        2,
+        "unknown table `machine`",
+    );
 }
 
 #[test]
-fn a_socket_left_by_a_killed_process_is_replaced() {
+fn stale_socket_is_replaced() {
     let mut served = ServeProcess::start(MIB, "");
     served.kill();
     assert!(served.socket().exists());
@@ -64,7 +82,7 @@ fn a_socket_left_by_a_killed_process_is_replaced() {
 }
 
 #[test]
-fn a_signal_ends_it_with_requests_done_and_a_frontend_there() {
+fn signal_completes_requests_before_exit() {
     let mut served = ServeProcess::start(16 * MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 1, 0, true);
     let requests: Vec<_> =
@@ -74,11 +92,11 @@ fn a_signal_ends_it_with_requests_done_and_a_frontend_there() {
     served.signal(Signal::INT);
     assert_eq!(served.wait().code(), Some(0), "{}", served.log());
     let done = requests.iter().filter(|request| monitor.status(request) == 0).count();
-    assert_eq!(done, usize::from(monitor.queues[0].ring.used_index()), "and none half");
+    assert_eq!(done, usize::from(monitor.queues[0].ring.used_index()), "each is complete");
 }
 
 #[test]
-fn check_accepts_the_file_of_a_disk() {
+fn check_accepts_disk_configuration() {
     let served = ServeProcess::start(MIB, "queues = 2");
     let run = |arguments: &[&str]| {
         let run = served.command(arguments).output().unwrap();
@@ -87,13 +105,13 @@ fn check_accepts_the_file_of_a_disk() {
             String::from_utf8(run.stdout).unwrap() + &String::from_utf8_lossy(&run.stderr),
         )
     };
-    let (code, said) = run(&["check", "--explain", "disk.toml"]);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("ready to serve") && said.contains("a completed write"), "{said}");
-    let (code, said) = run(&["check", "--json", "disk.toml"]);
-    let json: serde_json::Value = serde_json::from_str(&said).unwrap();
-    assert_eq!((code, &json["disk"]["queues"]), (Some(0), &2.into()), "{said}");
-    let (code, said) = run(&["run", "disk.toml"]);
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("bulkhead serve"), "{said}");
+    let (code, log) = run(&["check", "--explain", "disk.toml"]);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("ready to serve") && log.contains("a completed write"), "{log}");
+    let (code, log) = run(&["check", "--json", "disk.toml"]);
+    let json: serde_json::Value = serde_json::from_str(&log).unwrap();
+    assert_eq!((code, &json["disk"]["queues"]), (Some(0), &2.into()), "{log}");
+    let (code, log) = run(&["run", "disk.toml"]);
+    assert_eq!(code, Some(2), "{log}");
+    assert!(log.contains("bulkhead serve"), "{log}");
 }

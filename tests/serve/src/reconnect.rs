@@ -1,13 +1,13 @@
-//! The back end goes away, in good order or killed, and the guest goes on.
+//! Restart of the back-end, by signal or killed, under a running guest.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::process::Command;
 use std::time::Duration;
 
 use driver::feature;
 use driver::vhost_user::{Monitor, PendingIo};
+use fixtures::host::Mount;
 use fixtures::wait_for;
 use lab::ServeProcess;
 use vhost::vhost_user::VhostUserFrontend;
@@ -18,9 +18,9 @@ const ALL: u64 = feature::EVENT_IDX | feature::INDIRECT_DESC;
 const DEPTH: u64 = 20;
 const WRITE_BYTES: usize = 32 << 10;
 
-/// How many requests the record has in flight: `DescStateSplit.inflight`, 16 bytes each after a
-/// header of 16.
-fn recorded(monitor: &Monitor, queues: u64) -> usize {
+/// Number of requests in flight in the inflight region: `DescStateSplit.inflight`, 16 bytes each
+/// after a header of 16.
+fn inflight_requests(monitor: &Monitor, queues: u64) -> usize {
     let inflight = monitor.inflight.as_ref().unwrap();
     let stride = (inflight.layout.mmap_size - 64) / queues;
     let mut region = vec![0; usize::try_from(inflight.layout.mmap_size).unwrap()];
@@ -33,20 +33,20 @@ fn recorded(monitor: &Monitor, queues: u64) -> usize {
         .sum()
 }
 
-/// Waits for all requests; each is used once and succeeds.
-fn collect(monitor: &mut Monitor, queue: usize, requests: &[PendingIo]) {
+/// Waits for all requests; each must be used once and succeed.
+fn reap_all(monitor: &mut Monitor, queue: usize, requests: &[PendingIo]) {
     let mut open: BTreeSet<u32> = requests.iter().map(|request| request.head.into()).collect();
     for _ in requests {
         let used = monitor.wait_used(queue);
-        assert!(open.remove(&used.id), "head {} is used twice, or was not asked", used.id);
+        assert!(open.remove(&used.id), "head {} is used twice, or not in flight", used.id);
     }
     assert!(requests.iter().all(|request| monitor.status(request) == 0), "all succeed");
 }
 
-/// The process is killed again and again while requests are in flight on four queues. None is lost,
-/// none comes back twice, and what was written is there.
+/// The process is killed repeatedly with requests in flight on four queues. Each request completes
+/// once, and the image has the written data.
 #[test]
-fn a_killed_back_end_loses_no_request_and_repeats_none() {
+fn killed_backend_completes_each_request_once() {
     let mut served = ServeProcess::start(32 * MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 4, ALL, true);
     let mut caught = 0;
@@ -65,16 +65,16 @@ fn a_killed_back_end_loses_no_request_and_repeats_none() {
         (0..4).for_each(|queue| monitor.publish(queue));
         std::thread::sleep(Duration::from_micros(300 * u64::from(round)));
         served.kill();
-        caught += recorded(&monitor, 4);
+        caught += inflight_requests(&monitor, 4);
         served.restart();
         monitor.reconnect(&served.socket());
         for (queue, requests) in requests.iter().enumerate() {
-            collect(&mut monitor, queue, requests);
+            reap_all(&mut monitor, queue, requests);
         }
         std::thread::sleep(Duration::from_millis(2));
         for (queue, vq) in monitor.queues.iter().enumerate() {
             let offered = vq.ring.available_index();
-            assert_eq!(vq.ring.used_index(), offered, "queue {queue}: all came back once");
+            assert_eq!(vq.ring.used_index(), offered, "queue {queue}: each request completes once");
         }
         let image = fs::read(served.image()).unwrap();
         for queue in 0..4_u8 {
@@ -83,43 +83,21 @@ fn a_killed_back_end_loses_no_request_and_repeats_none() {
             assert!(part.iter().all(|byte| *byte == round << 2 | queue), "round {round}");
         }
     }
-    println!("{caught} requests were in flight when the process was killed");
-    assert!(caught > 0, "no request was caught in flight: the test shows nothing");
-    assert_eq!(recorded(&monitor, 4), 0);
+    println!("{caught} requests in flight at the kills");
+    assert!(caught > 0, "no request was in flight at a kill: the test is void");
+    assert_eq!(inflight_requests(&monitor, 4), 0);
 }
 
-/// A file system of its own, unmounted in the end.
-struct Small(tempfile::TempDir);
-
-impl Small {
-    fn mount(bytes: u64) -> Self {
-        let small = Self(tempfile::tempdir().unwrap());
-        let run = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
-            .arg(small.0.path())
-            .status();
-        assert!(run.unwrap().success(), "mounting a small file system needs root");
-        small
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
-/// Writes that wait for space are in flight for as long as one likes: when the process is killed,
-/// and when a ring stops.
+/// Writes held for ENOSPC stay in flight across a stop of the ring and a kill of the process.
 #[test]
-fn writes_held_for_want_of_space_survive_the_process() {
-    let small = Small::mount(256 << 10);
-    let image = small.0.path().join("disk.img");
+fn held_writes_survive_the_process() {
+    let small = Mount::new("tmpfs", "size=256k");
+    let image = small.path().join("disk.img");
     File::create(&image).unwrap().set_len(MIB).unwrap();
     let keys = format!("on_enospc = \"hold\"\n[control]\nsocket = \"{}\"", "c.sock");
     let mut served = ServeProcess::start_at(&image, &keys);
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, true);
-    let ballast = small.0.path().join("ballast");
+    let ballast = small.path().join("ballast");
     let _ = fs::write(&ballast, vec![1; 1 << 20]);
     let data = |at: u8| vec![0x40 + at; 16 << 10];
     let place = |at: u8| u64::from(at) * 64;
@@ -127,11 +105,11 @@ fn writes_held_for_want_of_space_survive_the_process() {
         (0..4_u8).map(|at| monitor.offer_write(0, 1, place(at), &data(at))).collect();
     monitor.publish(0);
     served.wait_log("has no space", 1);
-    wait_for(|| (recorded(&monitor, 1) == 4).then_some(())).expect("all are in flight");
+    wait_for(|| (inflight_requests(&monitor, 1) == 4).then_some(())).expect("all are in flight");
 
-    // A monitor that stops the guest waits no longer than for what moves.
-    assert_eq!(monitor.stop(0), 4, "all four were taken");
-    assert_eq!(monitor.queues[0].ring.used_index(), 0, "and are owed");
+    // A stop of the ring does not wait for held writes.
+    assert_eq!(monitor.stop(0), 4, "all four are consumed");
+    assert_eq!(monitor.queues[0].ring.used_index(), 0, "and not complete");
     monitor.set_up(0, 4);
     served.wait_log("has no space", 2);
     served.kill();
@@ -140,32 +118,32 @@ fn writes_held_for_want_of_space_survive_the_process() {
     served.wait_log("has no space", 3);
     assert_eq!(monitor.queues[0].ring.used_index(), 0);
     fs::remove_file(&ballast).unwrap();
-    collect(&mut monitor, 0, &requests);
+    reap_all(&mut monitor, 0, &requests);
     for at in 0..4 {
         assert_eq!(monitor.read(0, place(at), 16 << 10), data(at));
     }
 }
 
-/// Without a record they cannot be found again, so the guest is told. QEMU disables a ring before
-/// it stops it.
+/// Without an inflight region, held writes fail when the ring stops: they could not be resumed.
+/// QEMU disables a ring before it stops it.
 #[test]
-fn a_ring_that_stops_without_a_record_reports_what_is_held() {
+fn stop_without_inflight_region_fails_held_writes() {
     for disables in [false, true] {
-        report_what_is_held(disables);
+        check_held_writes_fail(disables);
     }
 }
 
-fn report_what_is_held(disables: bool) {
-    let small = Small::mount(128 << 10);
-    let image = small.0.path().join("disk.img");
+fn check_held_writes_fail(disables: bool) {
+    let small = Mount::new("tmpfs", "size=128k");
+    let image = small.path().join("disk.img");
     File::create(&image).unwrap().set_len(MIB).unwrap();
     let served = ServeProcess::start_at(&image, "on_enospc = \"hold\"");
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, false);
-    let _ = fs::write(small.0.path().join("ballast"), vec![1; 1 << 20]);
+    let _ = fs::write(small.path().join("ballast"), vec![1; 1 << 20]);
     let request = monitor.offer_write(0, 1, 0, &[7; 4096]);
     monitor.publish(0);
     served.wait_log("has no space", 1);
-    // The same frontend's memory table does not end the wait.
+    // A new memory table does not end the hold.
     monitor.share_memory();
     served.wait_log("has no space", 2);
     assert_eq!(monitor.queues[0].ring.used_index(), 0);
@@ -177,9 +155,9 @@ fn report_what_is_held(disables: bool) {
     assert_eq!(monitor.status(&request), 1, "VIRTIO_BLK_S_IOERR");
 }
 
-/// The guest switched the cache off and flushes no more: a new process must know that.
+/// A guest that disabled the write cache no longer flushes: a new process must keep it disabled.
 #[test]
-fn the_write_cache_is_off_after_the_process_was_killed() {
+fn write_cache_stays_disabled_after_kill() {
     let mut served = ServeProcess::start(MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, true);
     monitor.write(0, 0, &[1; 512]);
@@ -188,8 +166,8 @@ fn the_write_cache_is_off_after_the_process_was_killed() {
     served.restart();
     monitor.reconnect(&served.socket());
     monitor.write(0, 0, &[2; 512]);
-    assert_eq!(monitor.config(32), [0], "the record tells");
-    // Without one nothing tells, and what nobody knows is answered with the safe one.
+    assert_eq!(monitor.config(32), [0], "the inflight region has the setting");
+    // Without it the setting is unknown: the safe one is used.
     monitor.inflight = None;
     monitor.set_write_cache(true);
     served.kill();
@@ -202,10 +180,9 @@ fn the_write_cache_is_off_after_the_process_was_killed() {
     assert_eq!(monitor.config(32), [1]);
 }
 
-/// A frontend that goes away leaves requests behind: they are finished before the next one is
-/// served.
+/// Requests of a front-end that disconnects complete before the next one is served.
 #[test]
-fn a_frontend_that_leaves_finds_its_requests_done() {
+fn requests_complete_before_next_frontend() {
     let served = ServeProcess::start(32 * MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, true);
     for round in 1..=10 {
@@ -213,10 +190,10 @@ fn a_frontend_that_leaves_finds_its_requests_done() {
             .map(|at| monitor.offer_write(0, 1, at * 64, &vec![9; WRITE_BYTES]))
             .collect();
         monitor.publish(0);
-        // Replacing the frontend closes the connection.
+        // Replacing the front-end closes its connection.
         monitor.reconnect(&served.socket());
-        collect(&mut monitor, 0, &requests);
+        reap_all(&mut monitor, 0, &requests);
         served.wait_log("has left", round);
     }
-    assert_eq!(recorded(&monitor, 1), 0);
+    assert_eq!(inflight_requests(&monitor, 1), 0);
 }

@@ -1,4 +1,4 @@
-//! What a guest asks, and what its monitor does with the rings meanwhile.
+//! Requests of a guest, and operations of its monitor on the rings meanwhile.
 
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -41,15 +41,15 @@ fn four_queues_read_write_flush_and_discard() {
     let before = image.metadata().unwrap().blocks();
     monitor.discard(2, 3 * 2048, 16);
     assert_eq!(monitor.read(0, 3 * 2048, 8192), [0; 8192]);
-    assert!(image.metadata().unwrap().blocks() < before, "the host has its blocks back");
+    assert!(image.metadata().unwrap().blocks() < before, "the host has freed the blocks");
     drop(monitor);
     served.wait_log("has left", 1);
     served.terminate();
 }
 
-/// GET_VRING_BASE returns once all in flight is in the used ring, and a ring goes on where it was.
+/// GET_VRING_BASE returns once all requests are used; the ring resumes at that index.
 #[test]
-fn a_ring_that_stops_has_given_everything_back() {
+fn stopped_ring_has_completed_all_requests() {
     let served = ServeProcess::start(16 * MIB, "");
     for (features, keeps) in [(0, false), (ALL, false), (0, true), (ALL, true)] {
         let mut monitor = Monitor::start(&served.socket(), 1, features, keeps);
@@ -61,7 +61,7 @@ fn a_ring_that_stops_has_given_everything_back() {
             monitor.publish(0);
             let base = monitor.stop(0);
             let used = monitor.queues[0].ring.used_index();
-            assert_eq!(used, base, "what was taken came back before the answer");
+            assert_eq!(used, base, "consumed requests complete before the reply");
             monitor.set_up(0, base);
             for _ in &requests {
                 let _ = monitor.wait_used(0);
@@ -73,9 +73,9 @@ fn a_ring_that_stops_has_given_everything_back() {
     }
 }
 
-/// A part of a granule waits for its neighbours, which is no want of space.
+/// A discard parked for a merge is not an ENOSPC hold: it succeeds when the ring stops.
 #[test]
-fn a_discard_that_waits_when_its_ring_stops_has_not_failed() {
+fn parked_discard_succeeds_when_ring_stops() {
     let served = ServeProcess::start(16 * MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, false);
     for round in 0..50 {
@@ -89,10 +89,9 @@ fn a_discard_that_waits_when_its_ring_stops_has_not_failed() {
     }
 }
 
-/// A monitor sends its memory table again whenever memory comes or goes, and does not stop the
-/// rings.
+/// A monitor sends a new memory table at each change of memory, without stopping the rings.
 #[test]
-fn the_memory_table_changes_under_running_rings() {
+fn memory_table_changes_under_running_rings() {
     let served = ServeProcess::start(16 * MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 2, ALL, true);
     for round in 0..20 {
@@ -106,7 +105,7 @@ fn the_memory_table_changes_under_running_rings() {
         }
         assert!(requests.iter().all(|request| monitor.status(request) == 0));
     }
-    // The same region by region.
+    // The same with ADD_MEM_REG and REM_MEM_REG.
     let region = monitor.region();
     let base = monitor.stop(1);
     assert_eq!(monitor.stop(0), monitor.queues[0].ring.used_index());
@@ -118,24 +117,24 @@ fn the_memory_table_changes_under_running_rings() {
 }
 
 #[test]
-fn a_disabled_ring_waits_and_a_new_call_event_is_used() {
+fn disabled_ring_is_idle_and_new_call_eventfd_is_used() {
     let served = ServeProcess::start(MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 1, 0, true);
     monitor.frontend.set_vring_enable(0, false).unwrap();
     let request = monitor.offer_write(0, 1, 0, &pattern(1));
     monitor.publish(0);
     std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(monitor.queues[0].ring.used_index(), 0, "a disabled ring does nothing");
+    assert_eq!(monitor.queues[0].ring.used_index(), 0, "a disabled ring is idle");
     let call = EventFd::new(EFD_NONBLOCK).unwrap();
     monitor.frontend.set_vring_call(0, &call).unwrap();
     monitor.frontend.set_vring_enable(0, true).unwrap();
     assert_eq!(monitor.wait_used(0).id, u32::from(request.head));
-    wait_for(|| call.read().ok()).expect("the interrupt comes by the new event");
+    wait_for(|| call.read().ok()).expect("the new eventfd is signalled");
 }
 
-/// The driver waits for an interrupt that a back end which was killed owed it.
+/// A driver may wait for an interrupt that a killed back-end did not send.
 #[test]
-fn a_ring_that_goes_on_interrupts_at_once() {
+fn resumed_ring_interrupts_immediately() {
     let served = ServeProcess::start(MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, true);
     monitor.write(0, 0, &pattern(1));
@@ -146,17 +145,17 @@ fn a_ring_that_goes_on_interrupts_at_once() {
 }
 
 #[test]
-fn a_corrupt_ring_signals_its_error_event() {
+fn corrupt_ring_signals_error_eventfd() {
     let served = ServeProcess::start(MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 2, 0, true);
     monitor.queues[0].ring.set_available_index(5000);
     monitor.queues[0].kick.write(1).unwrap();
-    wait_for(|| monitor.queues[0].error.read().ok()).expect("the monitor is told");
+    wait_for(|| monitor.queues[0].error.read().ok()).expect("the error eventfd is signalled");
     monitor.write(1, 0, &pattern(7));
 }
 
 #[test]
-fn the_monitor_is_told_of_a_larger_disk() {
+fn growth_sends_config_change_message() {
     let served = ServeProcess::start(16 * MIB, "[control]\nsocket = \"c.sock\"");
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, true);
     let run = served.command(&["ctl", "disk.toml", "resize", "data", "32MiB"]).output().unwrap();
@@ -171,13 +170,13 @@ fn the_monitor_is_told_of_a_larger_disk() {
 }
 
 #[test]
-fn the_guest_switches_the_write_cache() {
+fn guest_switches_write_cache() {
     let served = ServeProcess::start(MIB, "");
     let mut monitor = Monitor::start(&served.socket(), 1, ALL, true);
-    assert_eq!(monitor.config(32), [1], "writeback has a cache");
+    assert_eq!(monitor.config(32), [1], "writeback has a write cache");
     monitor.set_write_cache(false);
     assert_eq!(monitor.config(32), [0]);
-    // A monitor repeats the features whenever it starts the rings: that switches nothing.
+    // A repeated SET_FEATURES at each start of the rings changes nothing.
     monitor.frontend.set_features(monitor.features).unwrap();
     assert_eq!(monitor.config(32), [0]);
     monitor.set_write_cache(true);
@@ -185,6 +184,6 @@ fn the_guest_switches_the_write_cache() {
     monitor.set_write_cache(false);
     drop(monitor);
     let mut next = Monitor::start(&served.socket(), 1, ALL, true);
-    assert_eq!(next.config(32), [1], "another guest asked nothing yet");
+    assert_eq!(next.config(32), [1], "the next guest has the default");
     next.write(0, 0, &pattern(1));
 }

@@ -1,9 +1,7 @@
-//! The defects that others have shipped, one test or more each: what goes wrong, and that it does
-//! not go wrong here.
+//! Defects that other monitors have shipped: each with one test or more that fails with the defect.
 //!
-//! Through the whole stack, as a driver sees it, over real files and devices of hosts made for the
-//! purpose; over both engines where the engine may matter. Most need root: without it they say so
-//! and check nothing.
+//! The tests drive the whole stack over files and devices of this host, with both engines where
+//! they matter. Most need root and are skipped without it.
 
 mod slow;
 mod stack;
@@ -15,10 +13,10 @@ use block::{Backend, CacheMode, DiskOptions, EngineKind};
 use driver::{Descriptor, Request, Shape, feature, kind};
 use fixtures::{PATIENCE, scratch, wait_for};
 
-use crate::hostile::victim;
+use crate::hostile::dut;
+use dut::{DATA, DeviceUnderTest, HEADER, STATUS, usual_chain};
 use fixtures::host::{Loop, Mount, is_root};
 use stack::{ENGINES, Ext4, IO_ERROR, KIB, MIB, OK, Stack, UNSUPPORTED, overcommitted};
-use victim::{DATA, HEADER, STATUS, Victim, usual_chain};
 
 const UNMAP: u32 = 1;
 
@@ -28,10 +26,10 @@ fn kib_used(path: &Path) -> u64 {
     file.metadata().unwrap().blocks() / 2
 }
 
-/// Defect 1: A FLUSH that writes nothing back (`File::flush` is a no-op). Here the host cannot
-/// write back what its page cache took: only who asks it learns of that.
+/// Defect 1: FLUSH without a sync (`File::flush` is a no-op). Here write-back fails, which only a
+/// sync reports.
 #[test]
-fn d01_a_flush_asks_the_host_to_write_back() {
+fn d01_flush_syncs() {
     if !is_root() {
         return;
     }
@@ -39,15 +37,19 @@ fn d01_a_flush_asks_the_host_to_write_back() {
         let (_mount, device) = overcommitted();
         let mut stack = Stack::new(&device.0, CacheMode::WriteBack, engine);
         assert_eq!(stack.flush(), OK);
-        assert_eq!(stack.fill(0, 4 * MIB, 1), [OK; 4], "{engine}: the page cache takes it");
+        assert_eq!(
+            stack.fill(0, 4 * MIB, 1),
+            [OK; 4],
+            "{engine}: the page cache accepts the writes"
+        );
         assert_eq!(stack.flush(), IO_ERROR, "{engine}");
     }
 }
 
-/// Defect 2: A short write taken as a success: what ENOSPC in the middle of a write looks like. The
-/// host takes the first half, says so, and only when asked to go on says why not.
+/// Defect 2: a short write completed as success. ENOSPC within a write is a short count; only the
+/// continuation fails with ENOSPC.
 #[test]
-fn d02_a_short_transfer_is_no_success() {
+fn d02_short_transfer_is_continued() {
     if !is_root() {
         return;
     }
@@ -57,42 +59,42 @@ fn d02_a_short_transfer_is_no_success() {
         let mut stack = Stack::new(&path, CacheMode::WriteBack, engine);
         let two_mib = Request::write(0, &vec![1; 2 << 20]);
         assert_eq!(stack.status(&two_mib), IO_ERROR, "{engine}");
-        assert_eq!(kib_used(&path), KIB, "{engine}: the host did take the first half");
+        assert_eq!(kib_used(&path), KIB, "{engine}: the host wrote the first half");
         mount.grow("32M");
         assert_eq!(stack.status(&two_mib), OK, "{engine}");
         assert!(stack.read(0, 2 * MIB).iter().all(|byte| *byte == 1));
-        // A read of a file that somebody cut short ends in the middle as well.
+        // A read of a truncated file is short as well.
         std::fs::File::options().write(true).open(&path).unwrap().set_len(MIB).unwrap();
         assert_eq!(stack.status(&Request::read(0, 2 << 20)), IO_ERROR, "{engine}");
     }
 }
 
-/// Defect 3: The result of write-through's sync dropped.
+/// Defect 3: the result of the sync in write-through is dropped.
 #[test]
-fn d03_write_through_tells_of_a_failed_sync() {
+fn d03_write_through_reports_failed_sync() {
     if !is_root() {
         return;
     }
     for engine in ENGINES {
         let (_mount, device) = overcommitted();
         let mut stack = Stack::new(&device.0, CacheMode::WriteThrough, engine);
-        let told = stack.fill(0, 4 * MIB, 1);
+        let statuses = stack.fill(0, 4 * MIB, 1);
         assert!(
-            told.contains(&IO_ERROR),
-            "{engine}: four writes, and room for less than one: {told:?}"
+            statuses.contains(&IO_ERROR),
+            "{engine}: four writes, space for less than one: {statuses:?}"
         );
         assert_eq!(
             stack.fill(7 * MIB / 512, 4096, 1),
             [IO_ERROR],
-            "{engine}: and it is not forgotten"
+            "{engine}: the error is latched"
         );
     }
 }
 
-/// Defect 4: WRITE_ZEROES with UNMAP on a host that frees only whole blocks: the ends of the range
-/// keep what they held.
+/// Defect 4: WRITE_ZEROES with UNMAP leaves the unaligned ends of its range unchanged, on a host
+/// that frees whole blocks only.
 #[test]
-fn d04_zeroing_with_unmap_zeroes_its_unaligned_ends() {
+fn d04_write_zeroes_with_unmap_zeroes_unaligned_ends() {
     if !is_root() {
         return;
     }
@@ -120,10 +122,10 @@ fn d04_zeroing_with_unmap_zeroes_its_unaligned_ends() {
     }
 }
 
-/// Defect 4, too: "Not supported" mapped to success: here the host can neither punch holes nor
-/// zero.
+/// Defect 4: EOPNOTSUPP of a zeroing completed as success. Here the host supports neither holes nor
+/// zeroing.
 #[test]
-fn d04_zeroing_that_the_host_cannot_do_is_done() {
+fn d04_unsupported_zeroing_falls_back_to_writes() {
     if !is_root() {
         return;
     }
@@ -139,16 +141,15 @@ fn d04_zeroing_that_the_host_cannot_do_is_done() {
             assert!(found[512..301 * 512].iter().all(|byte| *byte == 0), "{engine}");
             assert!(found[..512].iter().chain(&found[301 * 512..]).all(|byte| *byte == 7));
         }
-        // And no discard is offered where it frees nothing.
+        // Discard is not offered: it would free nothing.
         assert_eq!(stack.disk.device.offered_features() & feature::BLK_DISCARD, 0);
         assert_eq!(stack.range(kind::DISCARD, 0, 8, 0).status, UNSUPPORTED);
     }
 }
 
-/// Defect 6: A granularity that is not the host's: the guest then frees nothing. Here it is what
-/// the host says, and what is freed in that unit is free.
+/// Defect 6: a discard granularity other than the host's, with which the guest frees nothing.
 #[test]
-fn d06_the_discard_granularity_is_the_hosts() {
+fn d06_discard_granularity_is_the_hosts() {
     if !is_root() {
         return;
     }
@@ -159,7 +160,7 @@ fn d06_the_discard_granularity_is_the_hosts() {
             u32::from_le_bytes(stack.disk.device.config(44)) // discard_sector_alignment
         };
         let mut stack = Stack::new(&file, CacheMode::WriteBack, EngineKind::Auto);
-        assert_eq!(sectors_of(&stack), block / 512, "a file's: its file system's block");
+        assert_eq!(sectors_of(&stack), block / 512, "a file has its file system's block size");
         let before = kib_used(&file);
         assert_eq!(stack.range(kind::DISCARD, u64::from(block / 512), block / 512, 0).status, OK);
         assert_eq!(
@@ -171,16 +172,20 @@ fn d06_the_discard_granularity_is_the_hosts() {
 
         let device = Loop::new(&file);
         let queue = Path::new("/sys/block").join(device.0.file_name().unwrap()).join("queue");
-        let said = std::fs::read_to_string(queue.join("discard_granularity")).unwrap();
+        let granularity = std::fs::read_to_string(queue.join("discard_granularity")).unwrap();
         let stack = Stack::new(&device.0, CacheMode::WriteBack, EngineKind::Auto);
-        assert_eq!((sectors_of(&stack) * 512).to_string(), said.trim(), "a device's: its queue's");
+        assert_eq!(
+            (sectors_of(&stack) * 512).to_string(),
+            granularity.trim(),
+            "a device has its queue's"
+        );
     }
 }
 
-/// Defect 7: A failed sync forgotten by the next: Linux reports a lost write once, and drops the
+/// Defect 7: a sync succeeds after a failed one. Linux reports a lost write once and drops the
 /// pages.
 #[test]
-fn d07_a_lost_write_is_never_acknowledged_later() {
+fn d07_lost_write_is_latched() {
     if !is_root() {
         return;
     }
@@ -189,27 +194,27 @@ fn d07_a_lost_write_is_never_acknowledged_later() {
         let mut stack = Stack::new(&device.0, CacheMode::WriteBack, engine);
         assert_eq!(stack.fill(0, 4 * MIB, 1), [OK; 4]);
         assert_eq!(stack.flush(), IO_ERROR);
-        mount.grow("32M"); // The host is well again, and would say so.
+        mount.grow("32M"); // A further sync of the host would succeed.
         assert_eq!([stack.flush(), stack.flush()], [IO_ERROR; 2], "{engine}");
         stack.disk.restart();
-        assert_eq!(stack.flush(), IO_ERROR, "{engine}: also after the driver has reset the device");
+        assert_eq!(stack.flush(), IO_ERROR, "{engine}: also after a reset of the device");
         assert!(stack.backend.status().lost_writes);
         let path = device.0.clone();
         drop(stack);
         assert_eq!(
             Stack::new(&path, CacheMode::WriteBack, engine).flush(),
             OK,
-            "until it is reopened"
+            "until the disk is reopened"
         );
     }
 }
 
-/// Defect 8: `checked_shl(9)` as a check for overflow: it checks the shift, and sector 2^55 becomes
-/// byte 0.
+/// Defect 8: overflow check by `checked_shl(9)`, which checks the shift amount only: sector 2^55
+/// becomes byte 0.
 #[test]
-fn d08_a_sector_that_overflows_is_refused() {
-    let mut victim = Victim::new();
-    victim.backend.fill(7);
+fn d08_overflowing_sector_is_refused() {
+    let mut dut = DeviceUnderTest::new();
+    dut.backend.fill(7);
     for sector in [1 << 55, (1 << 55) + 1, u64::MAX >> 9, u64::MAX - 1, u64::MAX] {
         let requests = [
             Request::read(sector, 512),
@@ -218,81 +223,81 @@ fn d08_a_sector_that_overflows_is_refused() {
             Request::ranges(kind::WRITE_ZEROES, &[(sector, 1, UNMAP)]),
         ];
         for request in requests {
-            assert_eq!(victim.disk.run(&request).status, IO_ERROR, "{request:?}");
+            assert_eq!(dut.disk.run(&request).status, IO_ERROR, "{request:?}");
         }
     }
-    assert_eq!(victim.backend.pushed(), 0, "none reaches the disk");
-    assert!(victim.backend.content().iter().all(|byte| *byte == 7));
-    victim.works();
+    assert_eq!(dut.backend.pushed(), 0, "no request reaches the backend");
+    assert!(dut.backend.content().iter().all(|byte| *byte == 7));
+    dut.check_works();
 }
 
-/// Defect 9: A malformed chain that is completed without a status byte, or ends the worker.
+/// Defect 9: a malformed chain is completed without a status byte, or ends the worker.
 #[test]
-fn d09_a_malformed_chain_gets_its_status_or_asks_for_a_reset() {
-    let mut victim = Victim::new();
+fn d09_malformed_chain_gets_status_or_needs_reset() {
+    let mut dut = DeviceUnderTest::new();
     let status = || Descriptor::writable(STATUS, 1);
-    let header = usual_chain(&victim, &Request::read(0, 512))[0];
-    for (what, chain) in [
+    let header = usual_chain(&dut, &Request::read(0, 512))[0];
+    for (case, chain) in [
         ("no header", vec![status()]),
         ("half a header", vec![Descriptor::readable(HEADER, 8), status()]),
-        ("part of a sector", vec![header, Descriptor::writable(DATA, 100), status()]),
-        ("data outside of memory", vec![header, Descriptor::writable(1 << 60, 512), status()]),
+        ("partial sector", vec![header, Descriptor::writable(DATA, 100), status()]),
+        ("data outside memory", vec![header, Descriptor::writable(1 << 60, 512), status()]),
     ] {
-        assert_eq!(victim.answer(&chain).0, IO_ERROR, "{what}");
-        victim.works();
+        assert_eq!(dut.run_chain(&chain).0, IO_ERROR, "{case}");
+        dut.check_works();
     }
-    // Where no status can be written, the device says that it cannot go on, and lives.
+    // Without a writable status byte, the device sets DEVICE_NEEDS_RESET and its worker lives.
     for chain in [vec![header], vec![header, Descriptor::writable(1 << 60, 1)]] {
-        let mut victim = Victim::new();
-        let _ = victim.disk.rings[0].offer(&chain);
-        let _ = victim.disk.rings[0].publish();
-        victim.kick();
-        victim.needs_reset();
+        let mut dut = DeviceUnderTest::new();
+        let _ = dut.disk.rings[0].offer(&chain);
+        let _ = dut.disk.rings[0].publish();
+        dut.kick();
+        dut.check_needs_reset();
     }
 }
 
-/// Defect 10: Guest memory parsed again at completion, when the guest may have changed it: header,
-/// descriptors, indirect table, ring and the length of the data are all something else by then.
+/// Defect 10: guest memory is parsed again at completion, after the guest has changed header,
+/// descriptors, indirect table, ring and data length.
 #[test]
-fn d10_guest_memory_is_not_parsed_again_at_completion() {
+fn d10_guest_memory_is_parsed_once() {
     for indirect in [false, true] {
-        let mut victim = Victim::with(Shape::default(), feature::INDIRECT_DESC);
-        victim.backend.fill(0x11);
-        victim.backend.pause();
-        let chain = usual_chain(&victim, &Request::read(5, 512));
-        let ring = &mut victim.disk.rings[0];
+        let mut dut = DeviceUnderTest::with(Shape::default(), feature::INDIRECT_DESC);
+        dut.backend.fill(0x11);
+        dut.backend.pause();
+        let chain = usual_chain(&dut, &Request::read(5, 512));
+        let ring = &mut dut.disk.rings[0];
         let head =
-            if indirect { ring.offer_indirect(victim::TABLE, &chain) } else { ring.offer(&chain) };
+            if indirect { ring.offer_indirect(dut::TABLE, &chain) } else { ring.offer(&chain) };
         let _ = ring.publish();
-        victim.kick();
-        wait_for(|| (victim.backend.pushed() == 1).then_some(())).expect("it is in flight");
+        dut.kick();
+        wait_for(|| (dut.backend.pushed() == 1).then_some(())).expect("the request is in flight");
 
-        const ELSEWHERE: u64 = DATA + 0x1000;
-        victim.write(ELSEWHERE, &[0xee; 4096]);
-        victim.write(HEADER, &Request::write(64, &[]).readable());
+        const OTHER: u64 = DATA + 0x1000;
+        dut.write(OTHER, &[0xee; 4096]);
+        dut.write(HEADER, &Request::write(64, &[]).readable());
         let other = [
-            Descriptor::readable(ELSEWHERE, 16).then(1),
-            Descriptor::writable(ELSEWHERE, 4096 - 1).then(2),
-            Descriptor::writable(ELSEWHERE + 4095, 1),
+            Descriptor::readable(OTHER, 16).then(1),
+            Descriptor::writable(OTHER, 4096 - 1).then(2),
+            Descriptor::writable(OTHER + 4095, 1),
         ];
-        victim.disk.rings[0].set_table(victim::TABLE, &other);
+        dut.disk.rings[0].set_table(dut::TABLE, &other);
         for index in 0..16 {
-            victim.disk.rings[0].set_descriptor(index, other[usize::from(index) % 3]);
-            victim.disk.rings[0].set_available(index, 0xffff);
+            dut.disk.rings[0].set_descriptor(index, other[usize::from(index) % 3]);
+            dut.disk.rings[0].set_available(index, 0xffff);
         }
-        victim.backend.resume();
-        let used = victim.disk.rings[0].wait_used();
-        assert_eq!((used.id, used.len, victim.status()), (u32::from(head), 513, OK));
-        assert_eq!(victim.read(DATA, 512), [0x11; 512], "the data goes where it was asked for");
-        assert_eq!(victim.read(ELSEWHERE, 4096), [0xee; 4096], "and nothing anywhere else");
-        assert_eq!(victim.backend.content(), vec![0x11; 1 << 16], "a read stays a read");
-        victim.works_after_reset();
+        dut.backend.resume();
+        let used = dut.disk.rings[0].wait_used();
+        assert_eq!((used.id, used.len, dut.status()), (u32::from(head), 513, OK));
+        assert_eq!(dut.read(DATA, 512), [0x11; 512], "the data is in the requested buffer");
+        assert_eq!(dut.read(OTHER, 4096), [0xee; 4096], "and nowhere else");
+        assert_eq!(dut.backend.content(), vec![0x11; 1 << 16], "the request stays a read");
+        dut.check_works_after_reset();
     }
 }
 
-/// Defect 11: A discard accepted on a read-only disk.
+/// Defect 11: a discard of a read-only disk is accepted.
 #[test]
-fn d11_a_read_only_disk_is_not_discarded() {
+fn d11_read_only_disk_refuses_discard() {
     for engine in ENGINES {
         let file = tempfile::NamedTempFile::new_in(scratch()).unwrap();
         std::fs::write(file.path(), vec![7; 1 << 20]).unwrap();
@@ -315,21 +320,20 @@ fn d11_a_read_only_disk_is_not_discarded() {
     }
 }
 
-/// Defect 12: An interrupt for each chain rather than for each batch.
+/// Defect 12: an interrupt per chain instead of per batch.
 #[test]
-fn d12_a_batch_has_one_interrupt() {
+fn d12_one_interrupt_per_batch() {
     for features in [0, feature::EVENT_IDX] {
-        let mut victim = Victim::with(Shape::default(), features);
-        let line = victim.disk.device.queue_line(0);
-        victim.backend.pause();
-        let pending: Vec<_> =
-            (0..5).map(|at| victim.disk.submit(&Request::read(at, 512))).collect();
-        wait_for(|| (victim.backend.pushed() == 5).then_some(())).expect("all are in flight");
+        let mut dut = DeviceUnderTest::with(Shape::default(), features);
+        let line = dut.disk.device.queue_line(0);
+        dut.backend.pause();
+        let pending: Vec<_> = (0..5).map(|at| dut.disk.submit(&Request::read(at, 512))).collect();
+        wait_for(|| (dut.backend.pushed() == 5).then_some(())).expect("all are in flight");
         let _ = line.take();
-        victim.backend.resume();
-        let outcomes = victim.disk.wait_all(&pending);
+        dut.backend.resume();
+        let outcomes = dut.disk.wait_all(&pending);
         assert!(outcomes.iter().all(|outcome| outcome.status == OK));
         assert_eq!(line.wait(PATIENCE), 1, "five chains, one interrupt");
-        victim.works();
+        dut.check_works();
     }
 }

@@ -1,5 +1,4 @@
-//! The whole stack over real files and devices: driver, virtio-blk, worker, engine, and a host made
-//! for the test.
+//! The whole stack over files and devices of this host: driver, virtio-blk, worker, engine.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use fixtures::scratch;
 
 use fixtures::host::{Loop, Mount, sh};
 
-/// Both engines: what holds, holds in each.
+/// Both engines.
 pub(crate) const ENGINES: [EngineKind; 2] = [EngineKind::IoUring, EngineKind::Threads];
 pub(crate) const KIB: u64 = 1 << 10;
 pub(crate) const MIB: u64 = 1 << 20;
@@ -22,7 +21,7 @@ pub(crate) const OK: u8 = 0;
 pub(crate) const IO_ERROR: u8 = 1;
 pub(crate) const UNSUPPORTED: u8 = 2;
 
-/// A disk with its driver, and what is behind it.
+/// A disk with its driver and its backend.
 pub(crate) struct Stack {
     pub(crate) disk: Disk,
     pub(crate) backend: Arc<RawFile>,
@@ -40,7 +39,7 @@ impl Stack {
         Self { disk: Disk::start(Device::find(&machine, 1), u64::MAX, 256), backend }
     }
 
-    /// The status of one request.
+    /// Runs one request and returns its status.
     pub(crate) fn status(&mut self, request: &Request) -> u8 {
         self.disk.run(request).status
     }
@@ -49,7 +48,7 @@ impl Stack {
         self.status(&Request::bare(kind::FLUSH))
     }
 
-    /// Writes `len` bytes of `byte` at `sector`, MiB by MiB, and returns each status.
+    /// Writes `len` bytes of `byte` at `sector` in requests of 1 MiB and returns their statuses.
     pub(crate) fn fill(&mut self, sector: u64, len: u64, byte: u8) -> Vec<u8> {
         let pieces = (0..len).step_by(1 << 20).map(|at| (at, (len - at).min(MIB)));
         let requests = pieces.map(|(at, len)| {
@@ -58,18 +57,18 @@ impl Stack {
         requests.map(|request| self.status(&request)).collect()
     }
 
-    /// The bytes at `sector`.
+    /// Reads `len` bytes at `sector`.
     pub(crate) fn read(&mut self, sector: u64, len: u64) -> Vec<u8> {
         self.disk.read(sector, u32::try_from(len).unwrap())
     }
 
-    /// Zeroes or discards: `flags` is UNMAP or nothing.
+    /// Runs a DISCARD or WRITE_ZEROES; `flags` is UNMAP or 0.
     pub(crate) fn range(&mut self, kind: u32, sector: u64, sectors: u32, flags: u32) -> Outcome {
         self.disk.run(&Request::ranges(kind, &[(sector, sectors, flags)]))
     }
 }
 
-/// An ext4 of 64 MiB on a loop device, whose changes can be made to wait.
+/// An ext4 of 64 MiB on a loop device, which can be frozen.
 pub(crate) struct Ext4 {
     mount: PathBuf,
     _folder: tempfile::TempDir,
@@ -88,7 +87,7 @@ impl Ext4 {
         Self { mount, _folder: folder, frozen: None }
     }
 
-    /// A file filled with `byte`, on the disk.
+    /// Makes a synced file filled with `byte`.
     pub(crate) fn file(&self, len: u64, byte: u8) -> PathBuf {
         let path = self.mount.join("disk");
         std::fs::write(&path, vec![byte; usize::try_from(len).unwrap()]).unwrap();
@@ -96,8 +95,8 @@ impl Ext4 {
         path
     }
 
-    /// From now on whoever changes it waits, and cannot even be killed. Should a test hang, that
-    /// ends by itself.
+    /// Freezes the file system: changes block uninterruptibly. It thaws after 60 s if the test
+    /// hangs.
     pub(crate) fn freeze(&mut self) {
         let mount = self.mount.to_str().unwrap().to_owned();
         sh("fsfreeze", &["--freeze", &mount]);
@@ -125,8 +124,8 @@ impl Drop for Ext4 {
     }
 }
 
-/// A host with room for 1 MiB of the 8 that its block device has: the page cache takes what then
-/// cannot be written.
+/// A block device of 8 MiB on a host with 1 MiB of space: the page cache accepts writes whose
+/// write-back fails.
 pub(crate) fn overcommitted() -> (Mount, Loop) {
     let mount = Mount::new("tmpfs", "size=1M");
     let device = Loop::new(&mount.file(8 * MIB));

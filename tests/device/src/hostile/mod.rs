@@ -1,11 +1,12 @@
-//! A driver that lies: whatever it puts into rings, requests and registers, the device answers with
-//! a status byte or asks for a reset, keeps its workers, and works again afterwards.
+//! Hostile virtio-blk drivers: whatever a driver writes to rings, requests and registers, the
+//! device completes the request with a status or sets DEVICE_NEEDS_RESET, keeps its workers, and
+//! works after a reset.
 
 mod chains;
+pub(crate) mod dut;
 mod in_flight;
-mod judge;
 mod random;
+mod reference;
 mod registers;
 mod requests;
 mod ring;
-pub(crate) mod victim;

@@ -1,8 +1,7 @@
-//! Random chains, judged by a second, simpler reading of the specification.
+//! Random chains, checked against the reference implementation.
 //!
-//! Most cases are valid requests with a few things changed, so that they get far; what each must
-//! come to is worked out by [`super::judge`] before the kick. The others are noise, of which only
-//! what must hold of anything is asked.
+//! One test mutates valid requests, so that they pass most checks, and compares with
+//! [`super::reference`]. The other writes random bytes and checks invariants only.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,17 +12,17 @@ use fixtures::wait_for;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::judge::{Verdict, judge};
-use super::victim::{SECTORS, TABLE, Victim};
+use super::dut::{DeviceUnderTest, SECTORS, TABLE};
+use super::reference::{Expected, expected_outcome};
 use driver::Shape;
 
-/// Where buffers are: a window that is compared byte by byte.
+/// The window of the buffers, compared byte by byte.
 const ZONE: u64 = 0x20_0000;
 const ZONE_BYTES: u64 = 0x1_0000;
 
-/// A change to one descriptor of an otherwise valid chain.
+/// A mutation of one descriptor of a valid chain.
 #[derive(Clone, Debug)]
-enum Change {
+enum Mutation {
     Address(u64),
     Length(u32),
     Direction,
@@ -33,7 +32,7 @@ enum Change {
     Next(u16),
 }
 
-/// Data to the device, told shortly.
+/// Device-readable data, in a compact form for failure reports.
 #[derive(Clone, Debug)]
 enum Payload {
     Sectors(usize, u8),
@@ -51,17 +50,17 @@ impl Payload {
     }
 }
 
-/// One request and what was done to it.
+/// A request and its mutations.
 #[derive(Clone, Debug)]
 struct Case {
     header: [u8; 16],
     data_out: Payload,
     data_in: u32,
     cuts: Vec<u32>,
-    /// From which descriptor on the chain is in a table.
+    /// Index of the first descriptor in the indirect table.
     indirect_from: Option<usize>,
     head: u16,
-    changes: Vec<(usize, Change)>,
+    mutations: Vec<(usize, Mutation)>,
 }
 
 fn address() -> impl Strategy<Value = u64> {
@@ -82,15 +81,15 @@ fn length() -> impl Strategy<Value = u32> {
     ]
 }
 
-fn change() -> impl Strategy<Value = Change> {
+fn mutation() -> impl Strategy<Value = Mutation> {
     prop_oneof![
-        address().prop_map(Change::Address),
-        length().prop_map(Change::Length),
-        Just(Change::Direction),
-        Just(Change::Remove),
-        Just(Change::Repeat),
-        (0..8u16).prop_map(Change::Flags),
-        prop_oneof![4 => 0..17u16, 1 => any::<u16>()].prop_map(Change::Next),
+        address().prop_map(Mutation::Address),
+        length().prop_map(Mutation::Length),
+        Just(Mutation::Direction),
+        Just(Mutation::Remove),
+        Just(Mutation::Repeat),
+        (0..8u16).prop_map(Mutation::Flags),
+        prop_oneof![4 => 0..17u16, 1 => any::<u16>()].prop_map(Mutation::Next),
     ]
 }
 
@@ -109,7 +108,7 @@ fn sector() -> impl Strategy<Value = u64> {
     ]
 }
 
-/// The data of a discard or zeroing.
+/// The data of a DISCARD or WRITE_ZEROES.
 fn range() -> impl Strategy<Value = Vec<u8>> {
     let sectors = prop_oneof![4 => 0..20u32, 1 => any::<u32>()];
     let flags = prop_oneof![4 => 0..3u32, 1 => any::<u32>()];
@@ -136,27 +135,27 @@ fn case() -> impl Strategy<Value = Case> {
         header
     });
     let cuts = proptest::collection::vec(prop_oneof![Just(16u32), 0..600u32], 0..4);
-    let changes = prop_oneof![
+    let mutations = prop_oneof![
         2 => Just(vec![]),
-        3 => proptest::collection::vec((0..8usize, change()), 1..4),
+        3 => proptest::collection::vec((0..8usize, mutation()), 1..4),
     ];
     let indirect = proptest::option::weighted(0.4, 0..4usize);
     let head = prop_oneof![30 => 0..16u16, 1 => any::<u16>()];
-    (header, data_out(), length(), cuts, indirect, head, changes).prop_map(
-        |(header, data_out, data_in, cuts, indirect_from, head, changes)| Case {
+    (header, data_out(), length(), cuts, indirect, head, mutations).prop_map(
+        |(header, data_out, data_in, cuts, indirect_from, head, mutations)| Case {
             header,
             data_out,
             data_in: if data_in > 4096 { 512 } else { data_in },
             cuts,
             indirect_from,
             head,
-            changes,
+            mutations,
         },
     )
 }
 
 impl Case {
-    /// The buffers in the order of the chain, cut and changed, with the readable bytes from
+    /// The divided and mutated buffers in the order of the chain, with the readable bytes at
     /// [`ZONE`].
     fn buffers(&self) -> Vec<Descriptor> {
         let mut chain = Vec::new();
@@ -170,17 +169,17 @@ impl Case {
                 (at, left) = (at + u64::from(len), left - len);
             }
         }
-        for (at, change) in &self.changes {
+        for (at, change) in &self.mutations {
             let at = at % chain.len().max(1);
             match (change, chain.get_mut(at)) {
-                (Change::Address(addr), Some(buffer)) => buffer.addr = *addr,
-                (Change::Length(len), Some(buffer)) => buffer.len = *len,
-                (Change::Direction, Some(buffer)) => buffer.flags ^= 2,
-                (Change::Repeat, Some(buffer)) => {
+                (Mutation::Address(addr), Some(buffer)) => buffer.addr = *addr,
+                (Mutation::Length(len), Some(buffer)) => buffer.len = *len,
+                (Mutation::Direction, Some(buffer)) => buffer.flags ^= 2,
+                (Mutation::Repeat, Some(buffer)) => {
                     let buffer = *buffer;
                     chain.insert(at, buffer);
                 }
-                (Change::Remove, Some(_)) => drop(chain.remove(at)),
+                (Mutation::Remove, Some(_)) => drop(chain.remove(at)),
                 _ => {}
             }
         }
@@ -188,8 +187,7 @@ impl Case {
         chain
     }
 
-    /// The chain linked into the queue's table from the head on (around its end), and the indirect
-    /// table.
+    /// The queue's table, with the chain from its head and wrapping around, and the indirect table.
     fn tables(&self) -> ([Descriptor; 16], Vec<Descriptor>) {
         let buffers = self.buffers();
         let (direct, inner) = buffers.split_at(self.indirect_from.unwrap_or(16).min(buffers.len()));
@@ -206,13 +204,13 @@ impl Case {
             let linked = if at + 1 < count { descriptor.then(next) } else { descriptor };
             table[usize::from(self.head.wrapping_add(at) % 16)] = linked;
         }
-        for (at, change) in &self.changes {
+        for (at, change) in &self.mutations {
             let spot = usize::from(self.head.wrapping_add(u16::try_from(*at).unwrap()) % 16);
             let inner = inner.get_mut(*at).filter(|_| self.indirect_from == Some(0));
             let descriptor = inner.unwrap_or(&mut table[spot]);
             match change {
-                Change::Flags(flags) => descriptor.flags = *flags,
-                Change::Next(next) => descriptor.next = *next,
+                Mutation::Flags(flags) => descriptor.flags = *flags,
+                Mutation::Next(next) => descriptor.next = *next,
                 _ => {}
             }
         }
@@ -221,78 +219,79 @@ impl Case {
 }
 
 fn config() -> Config {
-    // A failure is told soon rather than as short as can be: one that hangs takes long each time.
+    // Shrinking is limited in time: each case that hangs costs the whole patience.
     Config { cases: 700, failure_persistence: None, max_shrink_time: 10_000, ..Config::default() }
 }
 
-/// Plays one case and compares everything that can be seen with what [`judge`] says.
-fn play(victim: &mut Victim, case: &Case) -> Result<(), TestCaseError> {
+/// Runs one case and compares ring, memory and disk with [`expected_outcome`].
+fn play(dut: &mut DeviceUnderTest, case: &Case) -> Result<(), TestCaseError> {
     let (table, inner) = case.tables();
-    victim.write(ZONE, &case.header);
-    victim.write(ZONE + 16, &case.data_out.bytes());
-    victim.write(ZONE + 0x8000, &vec![0xa5; 0x2000]);
-    victim.disk.rings[0].set_table(TABLE, &inner);
+    dut.write(ZONE, &case.header);
+    dut.write(ZONE + 16, &case.data_out.bytes());
+    dut.write(ZONE + 0x8000, &vec![0xa5; 0x2000]);
+    dut.disk.rings[0].set_table(TABLE, &inner);
     for (index, descriptor) in (0..).zip(table) {
-        victim.disk.rings[0].set_descriptor(index, descriptor);
+        dut.disk.rings[0].set_descriptor(index, descriptor);
     }
-    let (mut zone, mut content) = (victim.read(ZONE, ZONE_BYTES), victim.backend.content());
-    let indirect = victim.disk.features & feature::INDIRECT_DESC != 0;
-    let verdict = judge(victim.disk.device.machine(), &table, case.head, indirect, &mut content);
+    let (mut zone, mut content) = (dut.read(ZONE, ZONE_BYTES), dut.backend.content());
+    let indirect = dut.disk.features & feature::INDIRECT_DESC != 0;
+    let verdict =
+        expected_outcome(dut.disk.device.machine(), &table, case.head, indirect, &mut content);
 
-    let before = victim.disk.rings[0].used_index();
-    victim.disk.rings[0].offer_raw(case.head);
-    victim.kick();
+    let before = dut.disk.rings[0].used_index();
+    dut.disk.rings[0].offer_raw(case.head);
+    dut.kick();
     let done = || {
-        let used = victim.disk.rings[0].used_index() != before;
-        (used || victim.disk.device.needs_reset()).then_some(())
+        let used = dut.disk.rings[0].used_index() != before;
+        (used || dut.disk.device.needs_reset()).then_some(())
     };
-    prop_assert!(wait_for(done).is_some(), "neither used nor a reset asked for");
+    prop_assert!(wait_for(done).is_some(), "the chain is used or a reset is needed");
     match verdict {
-        Verdict::Reset => {
-            let asks = || victim.disk.device.needs_reset().then_some(());
-            prop_assert!(wait_for(asks).is_some(), "a reset must be asked for");
-            // Stopped, so that what it did is complete.
-            victim.disk.restart();
+        Expected::NeedsReset => {
+            let asks = || dut.disk.device.needs_reset().then_some(());
+            prop_assert!(wait_for(asks).is_some(), "the device needs a reset");
+            // A reset, so that all effects are complete.
+            dut.disk.restart();
         }
-        Verdict::Answer { written, writes } => {
-            prop_assert!(!victim.disk.device.needs_reset());
-            let used = victim.disk.rings[0].take_used().unwrap();
+        Expected::Used { written, writes } => {
+            prop_assert!(!dut.disk.device.needs_reset());
+            let used = dut.disk.rings[0].take_used().unwrap();
             prop_assert_eq!((used.id, used.len), (u32::from(case.head), written));
-            let mut elsewhere = HashMap::new();
+            let mut outside = HashMap::new();
             for (addr, byte) in writes {
                 match usize::try_from(addr.wrapping_sub(ZONE)) {
                     Ok(at) if at < zone.len() => zone[at] = byte,
-                    _ => drop(elsewhere.insert(addr, byte)),
+                    _ => drop(outside.insert(addr, byte)),
                 }
             }
-            for (addr, byte) in elsewhere {
-                prop_assert_eq!(victim.read(addr, 1)[0], byte);
+            for (addr, byte) in outside {
+                prop_assert_eq!(dut.read(addr, 1)[0], byte);
             }
         }
     }
-    prop_assert!(victim.disk.rings[0].take_used().is_none(), "used more than was offered");
-    prop_assert!(victim.read(ZONE, ZONE_BYTES) == zone, "guest memory differs");
-    prop_assert!(victim.backend.content() == content, "the disk differs");
+    prop_assert!(dut.disk.rings[0].take_used().is_none(), "no further chain is used");
+    prop_assert!(dut.read(ZONE, ZONE_BYTES) == zone, "guest memory differs");
+    prop_assert!(dut.backend.content() == content, "the disk differs");
     Ok(())
 }
 
 #[test]
-fn changed_requests_come_to_what_they_must() {
+fn mutated_requests_match_reference() {
     for features in [0, feature::INDIRECT_DESC, feature::INDIRECT_DESC | feature::EVENT_IDX] {
-        let victim = RefCell::new(Victim::with(Shape::default(), features));
+        let dut = RefCell::new(DeviceUnderTest::with(Shape::default(), features));
         let steps = proptest::collection::vec(case(), 1..4);
         TestRunner::new(config())
             .run(&steps, |cases| {
-                let victim = &mut *victim.borrow_mut();
-                victim.disk.restart();
-                cases.iter().try_for_each(|case| play(victim, case))
+                let dut = &mut *dut.borrow_mut();
+                dut.disk.restart();
+                cases.iter().try_for_each(|case| play(dut, case))
             })
             .unwrap();
-        victim.borrow_mut().works_after_reset();
+        dut.borrow_mut().check_works_after_reset();
     }
 }
 
-/// A ring full of noise: its table, its available ring, and the memory it points to.
+/// Random table, available ring and memory.
 #[derive(Clone, Debug)]
 struct Noise {
     table: Vec<Descriptor>,
@@ -313,7 +312,7 @@ fn noise() -> impl Strategy<Value = Noise> {
         proptest::collection::vec(descriptor, 16),
         proptest::collection::vec(heads, 16),
         index,
-        // Small numbers are types, flags and sectors more often than large ones.
+        // Small numbers are more often valid types, flags and sectors.
         proptest::collection::vec(prop_oneof![3 => Just(0u8), 1 => 0..16u8, 1 => any::<u8>()], 512),
         1..4usize,
     )
@@ -326,26 +325,26 @@ fn noise() -> impl Strategy<Value = Noise> {
         })
 }
 
-fn suffer(victim: &mut Victim, noise: &Noise) -> Result<(), TestCaseError> {
-    let content = victim.backend.content();
-    let _ = victim.backend.take_pushed();
+fn run_noise(dut: &mut DeviceUnderTest, noise: &Noise) -> Result<(), TestCaseError> {
+    let content = dut.backend.content();
+    let _ = dut.backend.take_pushed();
     for at in (0..ZONE_BYTES).step_by(512) {
-        victim.write(ZONE + at, &noise.memory);
+        dut.write(ZONE + at, &noise.memory);
     }
-    let ring = &victim.disk.rings[0];
+    let ring = &dut.disk.rings[0];
     for ((index, descriptor), head) in (0..).zip(&noise.table).zip(&noise.heads) {
         ring.set_descriptor(index, *descriptor);
         ring.set_available(index, *head);
     }
     ring.set_available_index(noise.index);
-    (0..noise.kicks).for_each(|_| victim.kick());
+    (0..noise.kicks).for_each(|_| dut.kick());
     let done = || {
         let all = ring.used_index() == noise.index;
-        (all || victim.disk.device.needs_reset()).then_some(())
+        (all || dut.disk.device.needs_reset()).then_some(())
     };
-    prop_assert!(wait_for(done).is_some(), "neither all used nor a reset asked for");
-    // Stopped, so that what it did is complete.
-    victim.disk.device.reset();
+    prop_assert!(wait_for(done).is_some(), "all chains are used or a reset is needed");
+    // A reset, so that all effects are complete.
+    dut.disk.device.reset();
     let used = ring.used_index();
     prop_assert!(used <= noise.index.min(16), "{} used of {}", used, noise.index);
     for at in 0..used {
@@ -354,7 +353,7 @@ fn suffer(victim: &mut Victim, noise: &Noise) -> Result<(), TestCaseError> {
         prop_assert!(offered.map(|head| u32::from(*head)).any(|head| head == id));
     }
     let mut touched = vec![false; content.len() / 512];
-    for op in victim.backend.take_pushed() {
+    for op in dut.backend.take_pushed() {
         let (start, len) = match op {
             Operation::Write { at, .. } | Operation::CompareAndWrite { at, .. } => {
                 (at.0, content.len() as u64)
@@ -368,22 +367,22 @@ fn suffer(victim: &mut Victim, noise: &Noise) -> Result<(), TestCaseError> {
         let sectors = usize::try_from(len / 512).unwrap();
         touched.iter_mut().skip(first).take(sectors).for_each(|sector| *sector = true);
     }
-    let now = victim.backend.content();
+    let now = dut.backend.content();
     let mut sectors = now.chunks(512).zip(content.chunks(512)).zip(touched);
     let same = sectors.all(|((now, before), touched)| touched || now == before);
-    prop_assert!(same, "the disk changed where nothing was written");
-    victim.disk.restart();
-    prop_assert_eq!(victim.backend.engines(), 1);
+    prop_assert!(same, "the disk changed outside of written ranges");
+    dut.disk.restart();
+    prop_assert_eq!(dut.backend.engines(), 1);
     Ok(())
 }
 
 #[test]
-fn noise_harms_nobody() {
+fn random_memory_is_survived() {
     for features in [0, feature::INDIRECT_DESC | feature::EVENT_IDX] {
-        let victim = RefCell::new(Victim::with(Shape::default(), features));
+        let dut = RefCell::new(DeviceUnderTest::with(Shape::default(), features));
         TestRunner::new(config())
-            .run(&noise(), |noise| suffer(&mut victim.borrow_mut(), &noise))
+            .run(&noise(), |noise| run_noise(&mut dut.borrow_mut(), &noise))
             .unwrap();
-        victim.borrow_mut().works_after_reset();
+        dut.borrow_mut().check_works_after_reset();
     }
 }

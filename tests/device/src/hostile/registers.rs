@@ -1,4 +1,4 @@
-//! Registers written wrongly: status, features, queues, configuration space, MSI-X.
+//! Invalid register accesses: status, features, queues, configuration space, MSI-X.
 
 use std::sync::Arc;
 
@@ -9,18 +9,18 @@ use driver::{
 };
 use fixtures::PATIENCE;
 
-use super::victim::Victim;
+use super::dut::DeviceUnderTest;
 
 const READY: u8 = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK;
 
-/// A queue layout that would do.
-fn good() -> QueueLayout {
+/// A valid queue layout.
+fn valid_layout() -> QueueLayout {
     QueueLayout { size: 16, descriptors: 0x1_0000, available: 0x1_1000, used: 0x1_2000 }
 }
 
-/// Starts the device with this layout and says what status it has then.
-fn start_with(victim: &Victim, layout: QueueLayout) -> u8 {
-    let device = &victim.disk.device;
+/// Initializes the device with `layout` and returns its status.
+fn start_with(dut: &DeviceUnderTest, layout: QueueLayout) -> u8 {
+    let device = &dut.disk.device;
     assert!(device.negotiate(feature::VERSION_1));
     device.enable_interrupts();
     device.enable_queue(0, layout);
@@ -30,128 +30,128 @@ fn start_with(victim: &Victim, layout: QueueLayout) -> u8 {
 
 #[test]
 fn driver_ok_without_features_ok() {
-    let mut victim = Victim::new();
-    let device = victim.disk.device.clone();
+    let mut dut = DeviceUnderTest::new();
+    let device = dut.disk.device.clone();
     device.reset();
     device.set_status(status::ACKNOWLEDGE | status::DRIVER);
     device.set_driver_features(feature::VERSION_1);
     device.set_status(status::ACKNOWLEDGE | status::DRIVER | status::DRIVER_OK);
     assert_eq!(device.status() & (status::DRIVER_OK | status::FEATURES_OK), 0);
-    assert_eq!(victim.backend.engines(), 0, "no worker runs");
-    // It may still do it right.
+    assert_eq!(dut.backend.engines(), 0, "no worker is started");
+    // A correct initialization still succeeds.
     device.set_status(READY);
     let _ = device.queue(0, 16, 0, &mut Arena::new(0x1_0000, 0x2_0000));
     device.start();
     assert_eq!(device.status(), READY | status::DRIVER_OK);
-    assert_eq!(victim.backend.engines(), 1);
-    victim.works_after_reset();
+    assert_eq!(dut.backend.engines(), 1);
+    dut.check_works_after_reset();
 }
 
 /// §2.2.2, §3.1.1.
 #[test]
-fn features_that_are_not_acceptable() {
-    let mut victim = Victim::new();
-    let device = victim.disk.device.clone();
+fn invalid_features() {
+    let mut dut = DeviceUnderTest::new();
+    let device = dut.disk.device.clone();
     for features in [0, 1 << 63, feature::VERSION_1 | 1 << 40, feature::VERSION_1 | 1, u64::MAX] {
         assert!(!device.negotiate(features), "{features:#x}");
         device.set_status(READY | status::DRIVER_OK);
         assert_eq!(device.status() & status::DRIVER_OK, 0);
-        assert_eq!(victim.backend.engines(), 0);
+        assert_eq!(dut.backend.engines(), 0);
     }
-    victim.works_after_reset();
+    dut.check_works_after_reset();
 }
 
 #[test]
 fn features_after_features_ok() {
-    let victim = Victim::new();
-    let device = &victim.disk.device;
+    let dut = DeviceUnderTest::new();
+    let device = &dut.disk.device;
     assert!(device.negotiate(feature::VERSION_1));
     device.set_driver_features(u64::MAX);
     device.function.write(Structure::Common, 0x08, &1u32.to_le_bytes());
-    assert_eq!(device.function.common_u32(0x0c), 1, "features are settled");
+    assert_eq!(device.function.common_u32(0x0c), 1, "features are fixed after FEATURES_OK");
 }
 
 #[test]
-fn queue_sizes_that_cannot_be() {
-    let mut victim = Victim::new();
+fn invalid_queue_sizes() {
+    let mut dut = DeviceUnderTest::new();
     for size in [0, 3, 15, 255] {
-        let status = start_with(&victim, QueueLayout { size, ..good() });
+        let status = start_with(&dut, QueueLayout { size, ..valid_layout() });
         assert_ne!(status & status::NEEDS_RESET, 0, "size {size}");
-        assert_eq!(victim.disk.device.config_line().wait(PATIENCE), 1);
-        assert_eq!(victim.backend.engines(), 0);
+        assert_eq!(dut.disk.device.config_line().wait(PATIENCE), 1);
+        assert_eq!(dut.backend.engines(), 0);
     }
-    // More than the device can: the register keeps its value, which the driver sees.
-    let device = victim.disk.device.clone();
+    // Above the maximum: the register keeps its value, which the driver reads back.
+    let device = dut.disk.device.clone();
     assert!(device.negotiate(feature::VERSION_1));
-    device.function.set_queue_layout(0, QueueLayout { size: 512, ..good() });
+    device.function.set_queue_layout(0, QueueLayout { size: 512, ..valid_layout() });
     assert_eq!(device.function.common_u16(0x18), 256);
-    victim.works_after_reset();
+    dut.check_works_after_reset();
 }
 
 #[test]
-fn queue_areas_that_cannot_be() {
-    let mut victim = Victim::new();
+fn invalid_queue_areas() {
+    let mut dut = DeviceUnderTest::new();
     let misaligned = [
-        QueueLayout { descriptors: 0x1_0008, ..good() },
-        QueueLayout { available: 0x1_1001, ..good() },
-        QueueLayout { used: 0x1_2002, ..good() },
+        QueueLayout { descriptors: 0x1_0008, ..valid_layout() },
+        QueueLayout { available: 0x1_1001, ..valid_layout() },
+        QueueLayout { used: 0x1_2002, ..valid_layout() },
     ];
     let outside = [HOLE, LOW_BYTES, LOW_BYTES - 16, 0xffff_ffff_ffff_fff0].map(|addr| {
         [
-            QueueLayout { descriptors: addr, ..good() },
-            QueueLayout { available: addr, ..good() },
-            QueueLayout { used: addr, ..good() },
+            QueueLayout { descriptors: addr, ..valid_layout() },
+            QueueLayout { available: addr, ..valid_layout() },
+            QueueLayout { used: addr, ..valid_layout() },
         ]
     });
     for layout in misaligned.into_iter().chain(outside.concat()) {
-        let status = start_with(&victim, layout);
+        let status = start_with(&dut, layout);
         assert_ne!(status & status::NEEDS_RESET, 0, "{layout:x?}");
-        assert_eq!(victim.backend.engines(), 0);
+        assert_eq!(dut.backend.engines(), 0);
     }
-    victim.works_after_reset();
+    dut.check_works_after_reset();
 }
 
-/// Areas on top of each other are the driver's loss only.
+/// Overlapping areas harm only the driver.
 #[test]
-fn queue_areas_over_each_other() {
-    let mut victim = Victim::new();
+fn overlapping_queue_areas() {
+    let mut dut = DeviceUnderTest::new();
     let same = QueueLayout { size: 256, descriptors: 0, available: 0, used: 0 };
-    assert_eq!(start_with(&victim, same), READY | status::DRIVER_OK);
+    assert_eq!(start_with(&dut, same), READY | status::DRIVER_OK);
     for index in 0..100u16 {
-        victim.write(2, &index.to_le_bytes());
-        victim.kick();
+        dut.write(2, &index.to_le_bytes());
+        dut.kick();
     }
-    victim.works_after_reset();
+    dut.check_works_after_reset();
 }
 
 #[test]
-fn a_running_queue_cannot_be_moved() {
-    let mut victim = Victim::new();
-    let before = victim.disk.rings[0].layout();
-    victim.disk.device.function.set_queue_layout(0, QueueLayout { size: 2, ..good() });
-    assert_eq!(victim.disk.device.function.common_u16(0x18), before.size);
-    assert_eq!(u64::from(victim.disk.device.function.common_u32(0x20)), before.descriptors);
-    victim.works();
+fn running_queue_cannot_be_moved() {
+    let mut dut = DeviceUnderTest::new();
+    let before = dut.disk.rings[0].layout();
+    dut.disk.device.function.set_queue_layout(0, QueueLayout { size: 2, ..valid_layout() });
+    assert_eq!(dut.disk.device.function.common_u16(0x18), before.size);
+    assert_eq!(u64::from(dut.disk.device.function.common_u32(0x20)), before.descriptors);
+    dut.check_works();
 }
 
 #[test]
-fn queues_that_do_not_exist() {
-    let mut victim = Victim::new();
-    let function = &victim.disk.device.function;
+fn nonexistent_queues() {
+    let mut dut = DeviceUnderTest::new();
+    let function = &dut.disk.device.function;
     for index in [1u16, 2, 0xff, 0xffff] {
-        function.set_queue_layout(index, good());
+        function.set_queue_layout(index, valid_layout());
         function.write(Structure::Common, 0x1c, &1u16.to_le_bytes());
-        assert_eq!(function.common_u16(0x18), 0, "size zero says that there is none");
+        assert_eq!(function.common_u16(0x18), 0, "size 0: no such queue");
         assert_eq!(function.common_u16(0x1c), 0);
         function.kick(index);
     }
-    victim.works();
+    dut.check_works();
 }
 
 #[test]
-fn vectors_that_do_not_exist() {
-    let victim = Victim::new();
-    let function = &victim.disk.device.function;
+fn nonexistent_vectors() {
+    let dut = DeviceUnderTest::new();
+    let function = &dut.disk.device.function;
     for vector in [2u16, 3, 0x7ff, 0xfffe] {
         function.write(Structure::Common, 0x10, &vector.to_le_bytes());
         assert_eq!(function.common_u16(0x10), 0xffff, "§4.1.5.1.2.1");
@@ -161,13 +161,12 @@ fn vectors_that_do_not_exist() {
     }
 }
 
-/// Every access of every width at every offset of BAR and configuration space ends, reads something
-/// that does not depend on the caller's buffer, and leaves a device that works.
+/// Each access of each width at each offset of BAR and configuration space returns, fills the
+/// buffer, and leaves a working device.
 #[test]
-fn every_access_everywhere() {
-    let mut victim = Victim::new();
-    let (machine, bar) =
-        (Arc::clone(victim.disk.device.machine()), victim.disk.device.function.bar());
+fn accesses_of_all_widths_at_all_offsets() {
+    let mut dut = DeviceUnderTest::new();
+    let (machine, bar) = (Arc::clone(dut.disk.device.machine()), dut.disk.device.function.bar());
     for offset in (0..0x8010u64).filter(|offset| offset % 0x1000 < 0x50) {
         for len in [1, 2, 4, 8] {
             let (mut one, mut other) = (vec![0x00; len], vec![0xff; len]);
@@ -184,25 +183,25 @@ fn every_access_everywhere() {
             }
         }
     }
-    victim.works_after_reset();
+    dut.check_works_after_reset();
     for register in 0..=255u8 {
         for len in [1, 2, 4] {
-            victim.disk.device.function.config_read(register, &mut vec![0; len]);
+            dut.disk.device.function.config_read(register, &mut vec![0; len]);
             for value in [0xff, 0x00, 0x5a] {
-                victim.disk.device.function.config_write(register, &vec![value; len]);
+                dut.disk.device.function.config_write(register, &vec![value; len]);
             }
         }
     }
-    victim.disk.device.function.config_write(0x04, &[0, 0]);
-    victim.disk.device.function.move_bar(0xc000_0000);
-    victim.works_after_reset();
+    dut.disk.device.function.config_write(0x04, &[0, 0]);
+    dut.disk.device.function.move_bar(0xc000_0000);
+    dut.check_works_after_reset();
 }
 
-/// A function whose decoding is off is nowhere, not at the last address either.
+/// A function with decoding disabled claims no address, not even its last one.
 #[test]
-fn a_disabled_bar_is_nowhere() {
-    let mut victim = Victim::new();
-    let function = victim.disk.device.function.clone();
+fn disabled_bar_claims_no_address() {
+    let mut dut = DeviceUnderTest::new();
+    let function = dut.disk.device.function.clone();
     let bar = function.bar();
     function.config_write(0x04, &[0, 0]);
     for addr in [bar, bar + 0x14, u64::from(u32::MAX), u64::MAX, 0] {
@@ -211,27 +210,27 @@ fn a_disabled_bar_is_nowhere() {
     }
     assert!(function.machine.hypervisor.doorbells().is_empty());
     function.config_write(0x04, &[6, 0]);
-    victim.works();
+    dut.check_works();
 }
 
 #[test]
-fn a_bar_that_moves_while_the_device_runs() {
-    let mut victim = Victim::new();
-    let function = victim.disk.device.function.clone();
+fn bar_moved_while_device_runs() {
+    let mut dut = DeviceUnderTest::new();
+    let function = dut.disk.device.function.clone();
     for to in [0xc800_0000u32, 0xd000_8000, 0xfff0_0000, 0xc000_0000] {
         function.move_bar(to);
         assert_eq!(function.bar(), u64::from(to));
         assert_eq!(function.machine.hypervisor.doorbells(), [function.doorbell(0)]);
-        victim.works();
+        dut.check_works();
     }
-    victim.disk.device.reset();
-    assert!(function.machine.hypervisor.doorbells().is_empty(), "no doorbell outlives a reset");
-    victim.works_after_reset();
+    dut.disk.device.reset();
+    assert!(function.machine.hypervisor.doorbells().is_empty(), "a reset detaches all doorbells");
+    dut.check_works_after_reset();
 }
 
-/// Two devices at one address: neither is harmed, and each works where it is alone again.
+/// Two devices at one address both survive and work once their BARs no longer overlap.
 #[test]
-fn a_bar_over_another_devices() {
+fn bar_overlapping_another_device() {
     let backend = TestDisk::new(Shape::default());
     let block = Block::new("disk", "", 1, Arc::new(backend.clone()));
     let machine = Machine::new(vec![Box::new(block), Box::new(Rng)]);
@@ -244,42 +243,42 @@ fn a_bar_over_another_devices() {
     disk.device.function.move_bar(u32::try_from(other.function.bar()).unwrap());
     assert_eq!(machine.hypervisor.doorbells().len(), 1);
     disk.device.function.move_bar(home);
-    let mut victim = Victim { disk, backend };
-    victim.works();
-    victim.works_after_reset();
+    let mut dut = DeviceUnderTest { disk, backend };
+    dut.check_works();
+    dut.check_works_after_reset();
 }
 
-/// PCI 3.0 §6.8.2.9: what is signalled while masked is pending, and is sent when unmasked.
+/// PCI 3.0 §6.8.2.9: a vector signalled while masked is pending and is sent when unmasked.
 #[test]
-fn interrupts_while_masked_are_pending() {
-    let mut victim = Victim::new();
-    let (device, line) = (victim.disk.device.clone(), victim.disk.device.queue_line(0));
+fn masked_interrupts_are_pending() {
+    let mut dut = DeviceUnderTest::new();
+    let (device, line) = (dut.disk.device.clone(), dut.disk.device.queue_line(0));
     let pending = || device.function.read::<8>(Structure::MsixPending, 0)[0];
     device.set_vector(1, true);
     assert_eq!((line.route(), pending()), (None, 0));
-    victim.disk.flush();
+    dut.disk.flush();
     assert_eq!(pending(), 0b10);
     device.set_vector(1, false);
     assert_eq!(line.route().map(|message| message.data), Some(0x41));
-    assert_eq!((pending(), line.wait(PATIENCE)), (0, 1), "the signal waited in the event");
+    assert_eq!((pending(), line.wait(PATIENCE)), (0, 1), "the pending signal is delivered");
 
     for control in [0x00, 0xc0] {
         device.function.msix_control(control);
-        assert_eq!(line.route(), None, "disabled, or masked as a whole");
-        victim.disk.flush();
+        assert_eq!(line.route(), None, "disabled, or function mask set");
+        dut.disk.flush();
         assert_eq!(pending(), 0b10);
         device.function.msix_control(0x80);
         assert!(line.route().is_some());
         assert_eq!(line.wait(PATIENCE), 1);
     }
-    victim.works_after_reset();
+    dut.check_works_after_reset();
 }
 
-/// A write across two entries routes both.
+/// A write across two entries updates both.
 #[test]
-fn a_vector_written_across_its_end() {
-    let victim = Victim::new();
-    let device = &victim.disk.device;
+fn write_across_two_vectors() {
+    let dut = DeviceUnderTest::new();
+    let device = &dut.disk.device;
     let mut data = [0u8; 8];
     data[4..].copy_from_slice(&0xfee0_1000u32.to_le_bytes());
     device.function.write(Structure::MsixTable, 12, &data);
@@ -287,11 +286,11 @@ fn a_vector_written_across_its_end() {
     assert_eq!(address, Some(0xfee0_1000));
 }
 
-/// §4.1.4.9.1: every register is reached through configuration space too.
+/// §4.1.4.9.1: configuration space gives access to each register.
 #[test]
-fn the_configuration_access_capability() {
-    let mut victim = Victim::new();
-    let function = victim.disk.device.function.clone();
+fn configuration_access_capability() {
+    let mut dut = DeviceUnderTest::new();
+    let function = dut.disk.device.function.clone();
     let capability = function.access_capability();
     let aim = |bar: u8, structure, offset, len: u32| {
         let at = function.address(structure, offset) - function.bar();
@@ -312,18 +311,18 @@ fn the_configuration_access_capability() {
     assert_eq!(read(4), 128u32.to_le_bytes());
 
     // A kick.
-    let pending = victim.disk.offer(
+    let pending = dut.disk.offer(
         0,
         &Request::bare(kind::FLUSH),
         &driver::Framing::usual(&Request::bare(kind::FLUSH)),
     );
-    let _ = victim.disk.rings[0].publish();
+    let _ = dut.disk.rings[0].publish();
     aim(0, Structure::Notify, 0, 2);
     function.config_write(capability + 16, &[0, 0]);
-    let used = victim.disk.rings[0].wait_used();
-    assert_eq!(victim.disk.outcome(&pending, used).status, 0);
+    let used = dut.disk.rings[0].wait_used();
+    assert_eq!(dut.disk.outcome(&pending, used).status, 0);
 
-    // Lengths, BARs and places that are none.
+    // Invalid lengths, BARs and offsets.
     for (bar, offset, len) in [(1, 0x14, 1), (0, 0x14, 3), (0, 0x14, 0), (0, 0x14, u32::MAX)] {
         aim(bar, Structure::Common, offset, len);
         function.config_write(capability + 16, &[0]);
@@ -336,16 +335,16 @@ fn the_configuration_access_capability() {
         function.config_write(capability + 16, &[0; 4]);
         let _ = read(4);
     }
-    victim.works();
+    dut.check_works();
 
-    // And the reset of the device.
+    // A reset of the device.
     aim(0, Structure::Common, 0x14, 1);
     function.config_write(capability + 16, &[0]);
-    fixtures::wait_for(|| (read(1) == [0]).then_some(())).expect("the reset ends");
-    victim.works_after_reset();
+    fixtures::wait_for(|| (read(1) == [0]).then_some(())).expect("the reset completes");
+    dut.check_works_after_reset();
 }
 
-/// CONFIG_ADDRESS takes whole dwords only, and slots that are empty read as ones.
+/// CONFIG_ADDRESS accepts dwords only; empty slots read as ones.
 #[test]
 fn configuration_ports() {
     let machine = Machine::new(vec![]);

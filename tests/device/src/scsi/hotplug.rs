@@ -1,10 +1,9 @@
-//! Disks that are attached to a running controller and detached from it, with files behind them:
-//! what is in flight ends, what was written is durable, and nobody holds the file afterwards.
+//! Hotplug of disks over image files: at a detach requests in flight complete, writes become
+//! durable, and the file is closed.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use std::process::Command as Program;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -17,23 +16,23 @@ use block::{
 use devices::scsi::Identity;
 use devices::virtio::{Address, DiskControl, NoPlace, ScsiBus};
 use driver::{Command, Initiator, Response, Shape, TestDisk, response};
+use fixtures::host::{Mount, is_root};
 use fixtures::{scratch, wait_for};
 use rustix::fs::{FlockOperation, fcntl_lock};
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::NamedTempFile;
 
 use super::{attach, controller, file_disk, read_10, start, write_10};
 
 const SECOND: Address = Address { target: 0, lun: 1 };
 const ENGINES: [EngineKind; 2] = [EngineKind::IoUring, EngineKind::Threads];
 
-/// How many descriptors of this process are the file.
+/// Number of this process' descriptors of the file.
 fn descriptors(path: &Path) -> usize {
     let all = fs::read_dir("/proc/self/fd").unwrap();
     all.filter(|fd| fs::read_link(fd.as_ref().unwrap().path()).is_ok_and(|to| to == path)).count()
 }
 
-/// Whether somebody else could lock the file now. A lock of the process is another owner's than
-/// those of its open files.
+/// Whether the file is unlocked: a process-associated lock conflicts with locks of open files.
 fn is_free(path: &Path) -> bool {
     let file = File::options().read(true).write(true).open(path).unwrap();
     fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
@@ -44,34 +43,34 @@ fn open(path: &Path, engine: EngineKind) -> Arc<RawFile> {
     Arc::new(RawFile::open(path, &options).unwrap())
 }
 
-/// Detaches a disk, and waits until its file is closed.
+/// Detaches a disk and waits until its file is closed.
 fn detach(bus: &ScsiBus, address: Address, control: DiskControl) {
-    let leaving = bus.detach(address).expect("there is a disk");
-    leaving.settle().unwrap();
+    let detaching = bus.detach(address).expect("the address has a disk");
+    detaching.settle().unwrap();
     drop(control);
-    leaving.close();
+    detaching.close();
 }
 
-/// The answer of a unit's first command after what it has to tell.
-fn first(host: &mut Initiator, queue: u16, command: &Command) -> Response {
+/// Runs `command` until the unit has no unit attention left, and returns the response.
+fn run_past_attention(initiator: &mut Initiator, queue: u16, command: &Command) -> Response {
     for _ in 0..3 {
-        let answer = host.run(queue, command);
+        let answer = initiator.run(queue, command);
         if answer.sense.is_empty() || answer.sense_triple().0 != 6 {
             return answer;
         }
     }
-    panic!("a unit has more to tell than it can");
+    panic!("the unit attentions do not end");
 }
 
-/// Two disks on each queue, so that workers sleep in the one way and in the other.
+/// With one and two disks per queue, so that workers sleep in an engine or in poll.
 #[test]
-fn a_file_comes_and_goes_and_nothing_of_it_stays() {
+fn detach_closes_and_unlocks_file() {
     for engine in ENGINES {
         let (device, bus) = controller(2);
         let (_root, disk) = file_disk(1 << 20, CacheMode::WriteBack);
         attach(&bus, 0, 0, Arc::new(disk));
-        let mut host = Initiator::start(device, u64::MAX);
-        host.clear_unit_attention(0);
+        let mut initiator = Initiator::start(device, u64::MAX);
+        initiator.clear_unit_attention(0);
         let file = NamedTempFile::new_in(scratch()).unwrap();
         file.as_file().set_len(1 << 20).unwrap();
         let (_, path) = file.into_parts();
@@ -79,65 +78,69 @@ fn a_file_comes_and_goes_and_nothing_of_it_stays() {
         for turn in 0..40_u8 {
             let control = attach(&bus, 0, 1, open(&path, engine));
             assert!(descriptors(&path) > 0 && !is_free(&path));
-            let tells = host.run(0, &Command::new(0, &[0; 6]));
-            assert_eq!(tells.sense_triple(), (6, 0x3f, 0xe), "to the other unit of the target");
-            host.clear_unit_attention(1);
+            let response = initiator.run(0, &Command::new(0, &[0; 6]));
+            assert_eq!(
+                response.sense_triple(),
+                (6, 0x3f, 0xe),
+                "the other unit of the target reports the change"
+            );
+            initiator.clear_unit_attention(1);
             for queue in 0..2 {
                 let lba = u32::from(queue) * 8;
                 let write = Command::new(1, &write_10(lba, 8)).with_data_out(&[turn; 4096]);
-                assert_eq!(host.run(queue, &write).status, 0);
+                assert_eq!(initiator.run(queue, &write).status, 0);
             }
             let last =
-                host.send(1, &Command::new(1, &write_10(16, 8)).with_data_out(&[turn; 4096]));
+                initiator.send(1, &Command::new(1, &write_10(16, 8)).with_data_out(&[turn; 4096]));
             detach(&bus, SECOND, control);
             assert_eq!((descriptors(&path), is_free(&path)), (0, true), "{engine}, turn {turn}");
-            let answer = host.wait(1, &last);
+            let answer = initiator.wait(1, &last);
             let blocks = match answer.status {
                 0 => 24,
-                // It came too late.
+                // A command after the detach.
                 _ => {
                     assert_eq!(answer.sense_triple(), (5, 0x25, 0));
                     16
                 }
             };
             assert!(fs::read(&path).unwrap()[..blocks * 512].iter().all(|byte| *byte == turn));
-            let tells = host.run(0, &Command::new(0, &[0; 6]));
-            assert_eq!(tells.sense_triple(), (6, 0x3f, 0xe));
+            let response = initiator.run(0, &Command::new(0, &[0; 6]));
+            assert_eq!(response.sense_triple(), (6, 0x3f, 0xe));
         }
-        // The other disk has noticed nothing.
+        // The other disk is unaffected.
         assert_eq!(
-            host.run(1, &Command::new(0, &read_10(0, 8)).with_data_in(4096)).data,
+            initiator.run(1, &Command::new(0, &read_10(0, 8)).with_data_in(4096)).data,
             [0; 4096]
         );
     }
 }
 
-/// As SAM-5 §4.7 and SPC-4 §6.6.1 want it of a number that no unit has.
+/// SAM-5 §4.7, SPC-4 §6.6.1: a detached LUN responds as one that never existed.
 #[test]
-fn a_unit_that_is_gone_answers_as_one_that_never_was() {
-    let (mut host, _, bus) = start(1);
+fn detached_lun_responds_as_nonexistent() {
+    let (mut initiator, _, bus) = start(1);
     attach(&bus, 0, 1, Arc::new(TestDisk::new(Shape::default())));
     let inquiry = |lun| Command::new(lun, &[0x12, 0, 0, 0, 36, 0]).with_data_in(36);
-    assert_eq!(host.succeed(&inquiry(1))[0], 0, "a disk");
+    assert_eq!(initiator.succeed(&inquiry(1))[0], 0, "a disk");
     bus.detach(SECOND).unwrap().settle().unwrap();
-    assert_eq!(host.succeed(&inquiry(1)), host.succeed(&inquiry(9)));
-    assert_eq!(host.succeed(&inquiry(1))[0], 0x7f);
+    assert_eq!(initiator.succeed(&inquiry(1)), initiator.succeed(&inquiry(9)));
+    assert_eq!(initiator.succeed(&inquiry(1))[0], 0x7f);
     for command in [Command::new(1, &[0; 6]), Command::new(1, &read_10(0, 1)).with_data_in(512)] {
-        assert_eq!(host.run(0, &command).sense_triple(), (5, 0x25, 0));
+        assert_eq!(initiator.run(0, &command).sense_triple(), (5, 0x25, 0));
     }
-    // A target without units is none.
+    // A target without units does not exist.
     bus.detach(Address { target: 0, lun: 0 }).unwrap().settle().unwrap();
-    assert_eq!(host.run(0, &inquiry(0)).response, response::BAD_TARGET);
+    assert_eq!(initiator.run(0, &inquiry(0)).response, response::BAD_TARGET);
 }
 
-/// Requests to both disks without end, while one of them comes and goes.
+/// Continuous requests to two disks, one of which is attached and detached repeatedly.
 #[test]
-fn disks_come_and_go_under_load() {
+fn hotplug_under_load() {
     for engine in ENGINES {
         let (device, bus) = controller(2);
         let (_root, disk) = file_disk(1 << 20, CacheMode::WriteBack);
         attach(&bus, 0, 0, Arc::new(disk));
-        let mut host = Initiator::start(device, u64::MAX);
+        let mut initiator = Initiator::start(device, u64::MAX);
         let file = NamedTempFile::new_in(scratch()).unwrap();
         file.as_file().set_len(1 << 20).unwrap();
         let (_, path) = file.into_parts();
@@ -159,12 +162,13 @@ fn disks_come_and_go_under_load() {
                     1 => Command::new(lun, &[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
                     _ => Command::new(lun, &read_10(n * 8, 8)).with_data_in(4096),
                 };
-                let sent: Vec<_> =
-                    (0..12).map(|n| host.send(1, &command(u8::from(n % 2 == 1), n))).collect();
-                for _ in &sent {
-                    let used = host.rings[3].wait_used();
-                    let sent = sent.iter().find(|sent| sent.head_id() == u64::from(used.id));
-                    let answer = host.response(sent.unwrap(), used);
+                let pending: Vec<_> =
+                    (0..12).map(|n| initiator.send(1, &command(u8::from(n % 2 == 1), n))).collect();
+                for _ in &pending {
+                    let used = initiator.rings[3].wait_used();
+                    let pending =
+                        pending.iter().find(|pending| pending.head_id() == u64::from(used.id));
+                    let answer = initiator.response(pending.unwrap(), used);
                     assert_eq!(answer.response, response::OK);
                     match answer.status {
                         0 => served += 1,
@@ -175,69 +179,69 @@ fn disks_come_and_go_under_load() {
             }
         });
         assert!(done.into_inner() && served > 0 && missed > 0, "{served} served, {missed} missed");
-        assert_eq!(first(&mut host, 0, &Command::new(0, &[0; 6])).status, 0);
+        assert_eq!(run_past_attention(&mut initiator, 0, &Command::new(0, &[0; 6])).status, 0);
     }
 }
 
-/// The driver has its answer before the flush, and the flush comes before the file is closed.
+/// A detach completes requests, then flushes, then closes the file.
 #[test]
-fn what_is_in_flight_ends_before_the_flush() {
-    let (mut host, _, bus) = start(1);
+fn detach_completes_requests_before_flush() {
+    let (mut initiator, _, bus) = start(1);
     let disk = TestDisk::new(Shape::default());
     let control = attach(&bus, 0, 1, Arc::new(disk.clone()));
-    host.clear_unit_attention(1);
+    initiator.clear_unit_attention(1);
     disk.pause();
-    let sent = host.send(0, &Command::new(1, &write_10(0, 1)).with_data_out(&[7; 512]));
+    let pending = initiator.send(0, &Command::new(1, &write_10(0, 1)).with_data_out(&[7; 512]));
     wait_for(|| (disk.pushed() > 0).then_some(())).unwrap();
-    let leaving = bus.detach(SECOND).unwrap();
+    let detaching = bus.detach(SECOND).unwrap();
     thread::scope(|scope| {
-        let end = scope.spawn(move || leaving.settle().map(|()| leaving));
-        // The other disk goes on, and the flush waits.
+        let end = scope.spawn(move || detaching.settle().map(|()| detaching));
+        // The other disk keeps working while the flush waits.
         for _ in 0..20 {
-            assert_eq!(first(&mut host, 0, &Command::new(0, &[0; 6])).status, 0);
+            assert_eq!(run_past_attention(&mut initiator, 0, &Command::new(0, &[0; 6])).status, 0);
             thread::sleep(Duration::from_millis(1));
         }
         assert_eq!((disk.syncs(), end.is_finished()), (0, false));
         disk.resume();
-        assert_eq!(host.wait(0, &sent).status, 0);
-        let leaving = end.join().unwrap().unwrap();
+        assert_eq!(initiator.wait(0, &pending).status, 0);
+        let detaching = end.join().unwrap().unwrap();
         assert_eq!((disk.syncs(), disk.engines()), (1, 0));
         assert_eq!(disk.content()[..512], [7; 512]);
         drop(control);
-        leaving.close();
+        detaching.close();
     });
 }
 
-/// A host device may go before its disk is detached, and a command may find the disk and no engine
-/// for it.
+/// A command whose disk has no engine: LOGICAL UNIT NOT SUPPORTED if the disk is detached, an error
+/// if its host device is gone.
 #[test]
-fn a_disk_that_went_under_a_command_is_told_from_one_that_fails() {
+fn detached_disk_is_distinct_from_failed_disk() {
     for (detaches, sense) in [(false, (3, 0x11, 0)), (true, (5, 0x25, 0))] {
-        let (mut host, _, bus) = start(1);
+        let (mut initiator, _, bus) = start(1);
         let disk = TestDisk::new(Shape::default());
         attach(&bus, 0, 1, Arc::new(disk.clone()));
-        host.clear_unit_attention(1);
+        initiator.clear_unit_attention(1);
         disk.pause();
         disk.fail_next(libc::ENODEV);
-        let sent = host.send(0, &Command::new(1, &read_10(0, 1)).with_data_in(512));
+        let pending = initiator.send(0, &Command::new(1, &read_10(0, 1)).with_data_in(512));
         wait_for(|| (disk.pushed() > 0).then_some(())).unwrap();
-        let leaving = detaches.then(|| bus.detach(SECOND).unwrap());
+        let detaching = detaches.then(|| bus.detach(SECOND).unwrap());
         disk.resume();
-        assert_eq!(host.wait(0, &sent).sense_triple(), sense);
-        leaving.map_or(Ok(()), |leaving| leaving.settle()).unwrap();
+        assert_eq!(initiator.wait(0, &pending).sense_triple(), sense);
+        detaching.map_or(Ok(()), |detaching| detaching.settle()).unwrap();
     }
 }
 
-/// Somebody looks at the disk meanwhile: its file is open until he has.
+/// The file stays open while the control plane uses the disk.
 #[test]
-fn a_file_is_closed_when_nobody_looks_at_its_disk() {
+fn file_is_closed_after_last_user() {
     let (_host, _, bus) = start(1);
     let (file, disk) = file_disk(1 << 20, CacheMode::WriteBack);
     let control = attach(&bus, 0, 1, Arc::new(disk));
-    let leaving = bus.detach(SECOND).unwrap();
-    leaving.settle().unwrap();
+    let detaching = bus.detach(SECOND).unwrap();
+    detaching.settle().unwrap();
     thread::scope(|scope| {
-        let end = scope.spawn(|| leaving.close());
+        let end = scope.spawn(|| detaching.close());
         thread::sleep(Duration::from_millis(20));
         assert!(!end.is_finished() && !is_free(file.path()));
         assert_eq!(control.geometry().capacity, 1 << 20);
@@ -247,45 +251,44 @@ fn a_file_is_closed_when_nobody_looks_at_its_disk() {
     });
 }
 
-/// A reset of the device, or the end of the machine, while requests of a disk that was detached are
-/// in flight.
+/// Reset or close of the device while requests of a detached disk are in flight.
 #[test]
-fn a_reset_lets_go_of_a_disk_that_leaves() {
-    let (mut host, _, bus) = start(1);
+fn reset_releases_detached_disk() {
+    let (mut initiator, _, bus) = start(1);
     let disk = TestDisk::new(Shape::default());
     attach(&bus, 0, 1, Arc::new(disk.clone()));
-    host.clear_unit_attention(1);
+    initiator.clear_unit_attention(1);
     disk.pause();
-    host.send(0, &Command::new(1, &read_10(0, 1)).with_data_in(512));
+    initiator.send(0, &Command::new(1, &read_10(0, 1)).with_data_in(512));
     wait_for(|| (disk.pushed() > 0).then_some(())).unwrap();
-    let leaving = bus.detach(SECOND).unwrap();
-    host.device.set_status(0);
+    let detaching = bus.detach(SECOND).unwrap();
+    initiator.device.set_status(0);
     disk.resume();
-    leaving.settle().unwrap();
-    leaving.close();
-    wait_for(|| (host.device.status() == 0).then_some(())).expect("the reset ends");
-    let mut host = Initiator::start(host.device.clone(), u64::MAX);
-    host.clear_unit_attention(0);
-    let gone = host.run(0, &Command::new(1, &[0; 6]));
+    detaching.settle().unwrap();
+    detaching.close();
+    wait_for(|| (initiator.device.status() == 0).then_some(())).expect("the reset completes");
+    let mut initiator = Initiator::start(initiator.device.clone(), u64::MAX);
+    initiator.clear_unit_attention(0);
+    let gone = initiator.run(0, &Command::new(1, &[0; 6]));
     assert_eq!(gone.sense_triple(), (5, 0x25, 0));
 }
 
-/// A disk that nobody has waited for yet is made durable at the machine's end.
+/// Closing the device flushes a detached disk whose detach is not complete.
 #[test]
-fn the_end_of_the_machine_flushes_what_leaves() {
-    let (host, disk, bus) = start(1);
+fn close_flushes_detached_disk() {
+    let (initiator, disk, bus) = start(1);
     let other = TestDisk::new(Shape::default());
     attach(&bus, 0, 1, Arc::new(other.clone()));
-    let leaving = bus.detach(SECOND).unwrap();
-    host.device.machine().root.close().unwrap();
+    let detaching = bus.detach(SECOND).unwrap();
+    initiator.device.machine().root.close().unwrap();
     assert_eq!((disk.syncs(), other.syncs()), (1, 1));
-    leaving.settle().unwrap();
+    detaching.settle().unwrap();
 }
 
-/// A disk that takes its time to flush.
-struct Slow(TestDisk, AtomicUsize);
+/// A disk with slow flushes.
+struct SlowFlush(TestDisk, AtomicUsize);
 
-impl Backend for Slow {
+impl Backend for SlowFlush {
     fn geometry(&self) -> Geometry {
         self.0.geometry()
     }
@@ -303,7 +306,11 @@ impl Backend for Slow {
     }
 
     fn sync(&self) -> io::Result<()> {
-        assert_eq!(self.1.fetch_add(1, Ordering::AcqRel), 0, "two would share one report");
+        assert_eq!(
+            self.1.fetch_add(1, Ordering::AcqRel),
+            0,
+            "concurrent syncs would share one error report"
+        );
         thread::sleep(Duration::from_millis(30));
         self.1.fetch_sub(1, Ordering::AcqRel);
         self.0.sync()
@@ -334,25 +341,24 @@ impl Backend for Slow {
     }
 }
 
-/// The kernel reports a lost write once.
+/// Flushes of one disk are serialized: the kernel reports a lost write once.
 #[test]
-fn one_flush_runs_at_a_time() {
-    let (host, _, bus) = start(1);
+fn flushes_are_serialized() {
+    let (initiator, _, bus) = start(1);
     let disk = TestDisk::new(Shape::default());
-    attach(&bus, 0, 1, Arc::new(Slow(disk.clone(), AtomicUsize::new(0))));
-    let leaving = bus.detach(SECOND).unwrap();
+    attach(&bus, 0, 1, Arc::new(SlowFlush(disk.clone(), AtomicUsize::new(0))));
+    let detaching = bus.detach(SECOND).unwrap();
     thread::scope(|scope| {
-        let end = scope.spawn(move || leaving.settle());
-        host.device.machine().root.close().unwrap();
+        let end = scope.spawn(move || detaching.settle());
+        initiator.device.machine().root.close().unwrap();
         end.join().unwrap().unwrap();
     });
     assert_eq!(disk.syncs(), 2);
 }
 
-/// Disks whose controller no driver has started, or whose driver never kicks: more of them than
-/// there are numbers.
+/// More attaches than LUNs, without a driver or with one that never kicks.
 #[test]
-fn numbers_are_used_again() {
+fn luns_are_reused() {
     let (device, bus) = controller(1);
     let disk = TestDisk::new(Shape::default());
     for _ in 0..=u16::MAX {
@@ -360,19 +366,19 @@ fn numbers_are_used_again() {
         bus.detach(Address { target: 3, lun: 1 }).unwrap().settle().unwrap();
     }
     attach(&bus, 0, 0, Arc::new(disk));
-    let mut host = Initiator::start(device, u64::MAX);
-    host.clear_unit_attention(0);
+    let mut initiator = Initiator::start(device, u64::MAX);
+    initiator.clear_unit_attention(0);
     let command = Command::new(0, &read_10(0, 1)).with_data_in(512);
-    assert_eq!(host.run(0, &command).status, 0);
+    assert_eq!(initiator.run(0, &command).status, 0);
 }
 
 #[test]
-fn an_attach_that_is_refused_holds_nothing() {
-    let (mut host, _, bus) = start(1);
+fn refused_attach_releases_disk() {
+    let (mut initiator, _, bus) = start(1);
     let (file, disk) = file_disk(1 << 20, CacheMode::WriteBack);
     let (_, path) = file.into_parts();
     let disk: Arc<dyn Backend> = Arc::new(disk);
-    let buffer = host.offer_event_buffer();
+    let buffer = initiator.offer_event_buffer();
     for (address, why) in [
         (Address { target: 0, lun: 0 }, NoPlace::Taken(0, 0)),
         (Address { target: 0, lun: 0x4000 }, NoPlace::TooHigh(0x4000)),
@@ -383,44 +389,22 @@ fn an_attach_that_is_refused_holds_nothing() {
     }
     drop(disk);
     assert_eq!((descriptors(&path), is_free(&path)), (0, true));
-    assert!(host.has_no_event());
-    assert_eq!(host.run(0, &Command::new(0, &[0; 6])).status, 0, "there is nothing to tell");
+    assert!(initiator.has_no_event());
+    assert_eq!(initiator.run(0, &Command::new(0, &[0; 6])).status, 0, "no unit attention");
     attach(&bus, 0, 1, open(&path, EngineKind::Auto));
-    assert_eq!(host.wait_event(buffer)[..8], [1, 0, 0, 0, 1, 0, 0, 1]);
+    assert_eq!(initiator.wait_event(buffer)[..8], [1, 0, 0, 0, 1, 0, 0, 1]);
 }
 
-/// A file system of 1 MiB.
-struct Small(TempDir);
-
-impl Small {
-    fn mount() -> Self {
-        let folder = TempDir::new().unwrap();
-        let mounted = Program::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1M", "bulkhead-test"])
-            .arg(folder.path())
-            .status();
-        assert!(mounted.unwrap().success());
-        Self(folder)
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Program::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
-/// What waits for space on the host waits no more: it is asked once more, and reported (27h/07h).
+/// A detach ends an ENOSPC hold: the write is retried once and fails with 27h/07h.
 #[test]
-fn nothing_is_held_for_want_of_space() {
-    if !rustix::process::geteuid().is_root() {
-        return eprintln!("SKIPPED: mounting a file system needs root");
+fn detach_ends_enospc_hold() {
+    if !is_root() {
+        return;
     }
-    let small = Small::mount();
-    let path = small.0.path().join("disk");
-    File::create(&path).unwrap().set_len(8 << 20).unwrap();
+    let mount = Mount::new("tmpfs", "size=1M");
+    let path = mount.file(8 << 20);
     for engine in ENGINES {
-        let (mut host, _, bus) = start(1);
+        let (mut initiator, _, bus) = start(1);
         let deadline = Duration::from_secs(600);
         let options = DiskOptions {
             engine,
@@ -429,12 +413,12 @@ fn nothing_is_held_for_want_of_space() {
         };
         let disk = RawFile::open(&path, &options).unwrap();
         let control = attach(&bus, 0, 1, Arc::new(disk));
-        host.clear_unit_attention(1);
+        initiator.clear_unit_attention(1);
         let write = Command::new(1, &write_10(0, 4096)).with_data_out(&vec![1; 2 << 20]);
-        let sent = host.send(0, &write);
-        wait_for(|| control.backend().status().enospc_hold).expect("it is held");
+        let pending = initiator.send(0, &write);
+        wait_for(|| control.backend().status().enospc_hold).expect("the write is held");
         detach(&bus, SECOND, control);
-        assert_eq!(host.wait(0, &sent).sense_triple(), (7, 0x27, 7));
+        assert_eq!(initiator.wait(0, &pending).sense_triple(), (7, 0x27, 7));
         assert!(is_free(&path));
     }
 }

@@ -1,13 +1,13 @@
-//! Virtio 1.2 §5.6, clause by clause, over the target that `devices` tests by itself; and a driver
-//! that lies.
+//! virtio-scsi: conformance to Virtio 1.2 §5.6, hotplug, and hostile drivers. The SCSI target
+//! itself is tested in devices.
 
 mod commands;
 mod configuration;
 mod events;
 mod hostile;
 mod hotplug;
-mod several;
-mod tasks;
+mod many_disks;
+mod task_management;
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use driver::{Device, Initiator, Machine, Shape, TestDisk};
 use fixtures::scratch;
 use tempfile::NamedTempFile;
 
-/// A controller that is not set up, with what attaches disks to it.
+/// A controller that is not initialized, and its bus.
 fn controller(queues: u16) -> (Device, ScsiBus) {
     let scsi = Scsi::new("scsi", queues).unwrap();
     let bus = scsi.bus();
@@ -31,19 +31,17 @@ fn attach(bus: &ScsiBus, target: u8, lun: u16, backend: Arc<dyn Backend>) -> Dis
     bus.attach(Address { target, lun }, &name, identity, backend).unwrap()
 }
 
-/// A running controller with one disk in memory as LUN 0 of target 0, which has told that it has
-/// started.
+/// An initialized controller with a [`TestDisk`] as LUN 0 of target 0, its unit attention cleared.
 fn start(queues: u16) -> (Initiator, TestDisk, ScsiBus) {
     let (device, bus) = controller(queues);
     let disk = TestDisk::new(Shape::default());
     attach(&bus, 0, 0, Arc::new(disk.clone()));
-    let mut host = Initiator::start(device, u64::MAX);
-    host.clear_unit_attention(0);
-    (host, disk, bus)
+    let mut initiator = Initiator::start(device, u64::MAX);
+    initiator.clear_unit_attention(0);
+    (initiator, disk, bus)
 }
 
-/// A disk in a file of the given size on the file system of the build, which unlike `/tmp` is no
-/// tmpfs.
+/// A disk over an image file of `bytes`.
 fn file_disk(bytes: u64, mode: CacheMode) -> (NamedTempFile, RawFile) {
     let file = NamedTempFile::new_in(scratch()).unwrap();
     file.as_file().set_len(bytes).unwrap();

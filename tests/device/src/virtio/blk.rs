@@ -1,4 +1,4 @@
-//! The block device (§5.2): configuration and requests.
+//! The block device (§5.2): configuration space and requests.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use driver::{Data, Disk, Framing, Request, Shape, TestDisk, feature, kind};
 
 use super::{plug, start};
 
-/// §5.2.4: every field of the configuration, as the backend's geometry says.
+/// §5.2.4: each field of the configuration follows the backend's geometry.
 #[test]
 fn s5_2_4_configuration_fields() {
     let geometry = Geometry {
@@ -39,12 +39,12 @@ fn s5_2_4_configuration_fields() {
         (device.config::<1>(33), device.config::<2>(57), device.config::<1>(59)),
         ([0], [0, 0], [0])
     );
-    assert_eq!(device.config::<8>(60), [0; 8], "nothing beyond");
+    assert_eq!(device.config::<8>(60), [0; 8], "zero beyond the last field");
 }
 
-/// §5.2.4: `write_zeroes_may_unmap` only where it may, discard only where the host frees space.
+/// §5.2.4: discard and `write_zeroes_may_unmap` are offered only if the backend frees space.
 #[test]
-fn s5_2_4_no_discard_where_the_host_frees_nothing() {
+fn s5_2_4_no_discard_without_backend_support() {
     let mut shape = Shape::default();
     shape.geometry.discard = None;
     let device = plug(1, Arc::new(TestDisk::new(shape)));
@@ -54,7 +54,7 @@ fn s5_2_4_no_discard_where_the_host_frees_nothing() {
     assert_eq!(device.config::<12>(36), [0; 12]);
 }
 
-/// §5.2.3: MQ only with several queues; RO tells a read-only disk, which offers no changes.
+/// §5.2.3: MQ requires several queues; a read-only disk has RO and no DISCARD or WRITE_ZEROES.
 #[test]
 fn s5_2_3_features_follow_the_disk() {
     let offered = |queues, shape| plug(queues, Arc::new(TestDisk::new(shape))).offered_features();
@@ -72,7 +72,7 @@ fn s5_2_3_features_follow_the_disk() {
     assert_eq!(read_only & (always | ring), always | ring);
 }
 
-/// §5.2.6: GET_ID answers 20 bytes, not terminated when the name fills them.
+/// §5.2.6: GET_ID returns 20 bytes, without terminator if the serial number fills them.
 #[test]
 fn s5_2_6_get_id() {
     let (mut disk, _) = start(0);
@@ -96,9 +96,9 @@ fn s5_2_6_2_zeroed_ranges_read_zero() {
     }
 }
 
-/// §5.2.6.2: a discard reaches the disk with exactly the range named.
+/// §5.2.6.2: a discard reaches the backend with its exact range.
 #[test]
-fn s5_2_6_2_discards_arrive() {
+fn s5_2_6_2_discard_reaches_backend() {
     let (mut disk, backend) = start(u64::MAX);
     assert_eq!(disk.run(&Request::ranges(kind::DISCARD, &[(8, 16, 0)])).status, 0);
     let asked = backend.take_pushed();
@@ -106,9 +106,9 @@ fn s5_2_6_2_discards_arrive() {
     assert_eq!((range.start.0, range.len), (4096, 8192));
 }
 
-/// §5.2.6.2: host errors arrive as the status byte, and the next request is not concerned.
+/// §5.2.6.2: a host error sets the status byte of its request only.
 #[test]
-fn s5_2_6_2_host_errors_have_a_status() {
+fn s5_2_6_2_host_error_sets_status() {
     let (mut disk, backend) = start(0);
     for (errno, status) in
         [(libc::EIO, 1), (libc::ENOSPC, 1), (libc::EROFS, 1), (libc::EOPNOTSUPP, 2)]
@@ -119,7 +119,7 @@ fn s5_2_6_2_host_errors_have_a_status() {
     }
 }
 
-/// §5.2.6: requests on all queues at once, each answered on its own.
+/// §5.2.6: concurrent requests on all queues complete on their own queue.
 #[test]
 fn s5_2_6_many_queues() {
     let backend = TestDisk::new(Shape::default());
@@ -142,9 +142,9 @@ fn s5_2_6_many_queues() {
     }
 }
 
-/// §2.1.2, §3.1.1: queues the driver did not enable have no worker, the others work.
+/// §2.1.2, §3.1.1: only enabled queues have a worker.
 #[test]
-fn s3_1_1_queues_not_enabled_are_left_alone() {
+fn s3_1_1_disabled_queues_are_unused() {
     let backend = TestDisk::new(Shape::default());
     let device = plug(4, Arc::new(backend.clone()));
     assert!(device.negotiate(feature::VERSION_1));

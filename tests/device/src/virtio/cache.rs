@@ -1,4 +1,4 @@
-//! The write cache (§5.2.5.2, §5.2.6.2): when a completed write is promised to be durable.
+//! The write cache (§5.2.5.2, §5.2.6.2): durability of completed writes.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ fn start(mode: CacheMode, features: u64) -> (Disk, TestDisk) {
     (disk, backend)
 }
 
-/// Asks for every kind of change and returns the durability all of them were given.
+/// Submits a write, a discard and a zeroing and returns the durability that all of them request.
 fn durability(disk: &mut Disk, backend: &TestDisk) -> Durability {
     let _ = backend.take_pushed();
     for request in [
@@ -34,17 +34,17 @@ fn durability(disk: &mut Disk, backend: &TestDisk) -> Durability {
             Operation::Write { durability, .. }
             | Operation::WriteZeroes { durability, .. }
             | Operation::Discard { durability, .. } => durability,
-            other => panic!("{other:?} was not asked for"),
+            other => panic!("{other:?} is unexpected"),
         })
         .collect();
-    assert_eq!(given, [given[0]; 3], "all changes obey one rule");
+    assert_eq!(given, [given[0]; 3], "all kinds have the same durability");
     given[0]
 }
 
-/// §5.2.5.2: "Devices […] MUST offer VIRTIO_BLK_F_FLUSH if they offer VIRTIO_BLK_F_CONFIG_WCE", and
-/// the modes with a write cache do.
+/// §5.2.5.2: "Devices […] MUST offer VIRTIO_BLK_F_FLUSH if they offer VIRTIO_BLK_F_CONFIG_WCE":
+/// modes with a write cache offer both.
 #[test]
-fn s5_2_5_2_flush_is_offered_where_there_is_a_cache() {
+fn s5_2_5_2_flush_is_offered_with_write_cache() {
     for &mode in CacheMode::ALL {
         let device = plug(1, Arc::new(TestDisk::new(Shape { mode, ..Shape::default() })));
         let both = if mode.has_write_cache() { FLUSH | WCE } else { 0 };
@@ -53,8 +53,8 @@ fn s5_2_5_2_flush_is_offered_where_there_is_a_cache() {
     }
 }
 
-/// §5.2.6.2, cases 1 to 3, for each mode and each choice of the driver: only one that can flush is
-/// given volatile writes.
+/// §5.2.6.2, cases 1 to 3, for each cache mode and set of features: writes are volatile only if the
+/// driver can flush.
 #[test]
 fn s5_2_6_2_durability_by_mode_and_features() {
     for &mode in CacheMode::ALL {
@@ -68,7 +68,7 @@ fn s5_2_6_2_durability_by_mode_and_features() {
 }
 
 /// §5.2.5.2: "If VIRTIO_BLK_F_CONFIG_WCE is negotiated but VIRTIO_BLK_F_FLUSH is not, the device
-/// MUST initialize writeback to 0." The driver may read it as soon as features are settled.
+/// MUST initialize writeback to 0." The driver may read it after FEATURES_OK.
 #[test]
 fn s5_2_5_2_writeback_starts_at_zero_without_flush() {
     let device = plug(1, Arc::new(TestDisk::new(Shape::default())));
@@ -77,35 +77,34 @@ fn s5_2_5_2_writeback_starts_at_zero_without_flush() {
     assert!(device.negotiate(feature::VERSION_1 | WCE));
     assert_eq!(device.config::<1>(32), [0], "before DRIVER_OK already");
     device.reset();
-    assert_eq!(device.config::<1>(32), [1], "a reset forgets it");
+    assert_eq!(device.config::<1>(32), [1], "a reset restores the default");
 }
 
-/// §5.2.6.2, case 2: while `writeback` is 0 each write is stable when it completes; and those that
-/// completed before are made so.
+/// §5.2.6.2, case 2: while `writeback` is 0 each completed write is durable, and disabling the
+/// cache makes earlier writes durable.
 #[test]
-fn s5_2_6_2_the_cache_is_switched_live() {
+fn s5_2_6_2_cache_is_switched_live() {
     let (mut disk, backend) = start(CacheMode::WriteBack, FLUSH | WCE);
     assert_eq!((durability(&mut disk, &backend), backend.syncs()), (Durability::Volatile, 0));
     let set = |disk: &Disk, value: u8| disk.device.function.write(Structure::Device, 32, &[value]);
     for syncs in 1..3 {
         set(&disk, 0);
         assert_eq!(disk.device.config::<1>(32), [0]);
-        assert_eq!(backend.syncs(), syncs, "synced before the switch is done");
+        assert_eq!(backend.syncs(), syncs, "the switch syncs before it takes effect");
         assert_eq!(durability(&mut disk, &backend), Durability::Durable);
         set(&disk, 1);
         assert_eq!(disk.device.config::<1>(32), [1]);
         assert_eq!(durability(&mut disk, &backend), Durability::Volatile);
     }
-    // A restart begins with the mode's own setting.
+    // A reset restores the mode's default.
     set(&disk, 0);
     disk.restart();
     assert_eq!(durability(&mut disk, &backend), Durability::Volatile);
 }
 
-/// What cannot be made durable keeps the cache on, and the driver reads that back: it goes on
-/// flushing.
+/// A failed sync leaves the cache enabled; the driver reads that back and keeps flushing.
 #[test]
-fn s5_2_6_2_a_switch_that_cannot_flush_is_refused() {
+fn s5_2_6_2_cache_stays_enabled_if_sync_fails() {
     let (mut disk, backend) = start(CacheMode::WriteBack, FLUSH | WCE);
     backend.fail_next(libc::EIO);
     disk.device.function.write(Structure::Device, 32, &[0]);
@@ -113,7 +112,7 @@ fn s5_2_6_2_a_switch_that_cannot_flush_is_refused() {
     assert_eq!(durability(&mut disk, &backend), Durability::Volatile);
 }
 
-/// A driver that did not negotiate both features has no switch: it could not flush.
+/// A driver without both features cannot switch the cache: it could not flush.
 #[test]
 fn s5_2_4_writeback_is_read_only_unless_negotiated() {
     for features in [0, FLUSH, WCE] {
@@ -128,7 +127,7 @@ fn s5_2_4_writeback_is_read_only_unless_negotiated() {
     }
 }
 
-/// Modes that promise durability cannot be talked out of it.
+/// Modes with durable writes have no switch.
 #[test]
 fn durable_modes_have_no_switch() {
     for mode in [CacheMode::DirectSync, CacheMode::WriteThrough] {
@@ -139,7 +138,7 @@ fn durable_modes_have_no_switch() {
     }
 }
 
-/// All other fields are the device's.
+/// All other fields are read-only.
 #[test]
 fn s5_2_4_only_writeback_is_writable() {
     let (disk, _) = start(CacheMode::WriteBack, FLUSH | WCE);
@@ -153,18 +152,18 @@ fn s5_2_4_only_writeback_is_writable() {
     assert_eq!(disk.device.config::<64>(0), before);
 }
 
-/// §5.2.6.2, case 3: a flush reaches the disk, after the writes that completed before it.
+/// §5.2.6.2, case 3: a flush reaches the backend after the completed writes.
 #[test]
-fn s5_2_6_2_a_flush_follows_completed_writes() {
+fn s5_2_6_2_flush_follows_completed_writes() {
     let (mut disk, backend) = start(CacheMode::WriteBack, FLUSH);
     disk.write(0, &[1; 512]);
     disk.flush();
     assert!(matches!(backend.take_pushed()[..], [Operation::Write { .. }, Operation::Flush]));
     backend.fail_next(libc::EIO);
-    assert_eq!(disk.run(&Request::bare(kind::FLUSH)).status, 1, "a failed flush is told");
+    assert_eq!(disk.run(&Request::bare(kind::FLUSH)).status, 1, "a failed flush is reported");
 }
 
-/// At the machine's end data is made durable without the guest's asking.
+/// Closing the device syncs without a flush of the guest.
 #[test]
 fn closing_syncs() {
     let (disk, backend) = start(CacheMode::WriteBack, FLUSH);

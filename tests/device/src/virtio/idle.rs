@@ -1,4 +1,4 @@
-//! A worker that has nothing to do costs nothing.
+//! Idle workers use no CPU time.
 
 use std::fs;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use devices::virtio::{Block, Rng};
 use driver::{Arena, Device, Disk, Machine, feature};
 use fixtures::scratch;
 
-/// Processor time of this process's threads with this name, and how many there are.
-fn busy(name: &str) -> (Duration, usize) {
+/// CPU time and number of this process' threads named `name`.
+fn cpu_time(name: &str) -> (Duration, usize) {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
     let found: Vec<u64> = tasks
         .filter(|task| {
@@ -41,9 +41,9 @@ fn idle_workers_sleep() {
     disk.flush();
     std::thread::sleep(Duration::from_millis(50));
     let names = ["idle/q0", "rng/q0"];
-    let before = names.map(busy);
+    let before = names.map(cpu_time);
     assert!(before.iter().all(|(_, threads)| *threads >= 1), "{before:?}");
     std::thread::sleep(Duration::from_millis(300));
-    let spent = busy(names[0]).0.saturating_sub(before[0].0);
+    let spent = cpu_time(names[0]).0.saturating_sub(before[0].0);
     assert!(spent < Duration::from_millis(2), "{spent:?} of 300 ms");
 }

@@ -1,4 +1,4 @@
-//! The network device (§5.1) over a real tap device, in a network namespace of the test's own.
+//! The network device (§5.1) over a tap device, in a network namespace per test.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -11,21 +11,21 @@ use driver::{Arena, Descriptor, Device, Machine, Ring, Used, feature};
 use fixtures::wait_for;
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
-/// An EtherType for experiments, so that nothing else answers.
+/// An EtherType for local experiments (IEEE 802), which nothing else uses.
 const PROTOCOL: u16 = 0x88b5;
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
 
-/// The kernel's end of the tap device.
-struct Host {
+/// A packet socket on the tap's interface.
+struct PacketSocket {
     socket: OwnedFd,
 }
 
-impl Host {
-    /// Turns the interface on and opens it for raw frames.
+impl PacketSocket {
+    /// Brings the interface up and opens a packet socket on it.
     fn open(name: &str) -> Self {
         let protocol = i32::from(PROTOCOL.to_be());
-        // SAFETY: a system call without pointers; the descriptor is fresh and owned.
+        // SAFETY: a system call without pointers; the returned descriptor is owned.
         let socket = unsafe {
             libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, protocol)
         };
@@ -79,24 +79,24 @@ fn frame(to: [u8; 6], len: usize) -> Vec<u8> {
     frame
 }
 
-/// Runs `ip` in the network namespace of the test.
+/// Runs `ip` in the test's network namespace.
 fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split(' ')).output();
     let output = output.expect("this test needs the program `ip` (Debian: iproute2)");
     assert!(output.status.success(), "ip {arguments}: {output:?}");
 }
 
-/// A card on a fresh tap device, its two rings, and the host's end.
-fn start(name: &str, features: u64) -> (Device, [Ring; 2], Host) {
+/// An initialized device on a new tap, its rings, and a socket on the host's side.
+fn start(name: &str, features: u64) -> (Device, [Ring; 2], PacketSocket) {
     assert!(
         Path::new("/dev/net/tun").exists(),
         "this test needs /dev/net/tun: load the module tun, or pass the device into the container"
     );
-    // SAFETY: concerns this thread only, which is the test's own and has started no other yet.
+    // SAFETY: affects this thread only, which belongs to the test and has started no other yet.
     let unshared = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     assert_eq!(unshared, 0, "this test needs root: {}", io::Error::last_os_error());
     let tap = Tap::open(name).unwrap();
-    let host = Host::open(name);
+    let host = PacketSocket::open(name);
     let device = Device::find(&Machine::new(vec![Box::new(Net::new(tap, MAC))]), 1);
     let features = device.offered_features() & (features | feature::VERSION_1 | 1 << 5);
     assert!(device.negotiate(features));
@@ -116,8 +116,8 @@ fn offer(device: &Device, rings: &mut [Ring; 2], queue: u16, chain: &[Descriptor
     }
 }
 
-/// The next frame of ours in a receive buffer, its header apart; the host's own chatter is given
-/// back.
+/// Header and payload of the next received test frame. Frames of the host's own protocols are
+/// skipped.
 fn next_frame(device: &Device, rings: &mut [Ring; 2], place: u64) -> (Vec<u8>, Vec<u8>) {
     loop {
         offer_buffer(device, rings, place);
@@ -134,16 +134,16 @@ fn offer_buffer(device: &Device, rings: &mut [Ring; 2], place: u64) {
     offer(device, rings, RECEIVE, &buffer);
 }
 
-/// What was received, its header apart.
+/// Header and payload of a received frame.
 fn split(device: &Device, place: u64, used: Used) -> (Vec<u8>, Vec<u8>) {
     let mut header = device.machine().read(place, used.len.into());
     let frame = header.split_off(12);
     (header, frame)
 }
 
-/// §5.1.6.2, §5.1.6.4: frames in both directions, whatever the framing, and num_buffers is 1.
+/// §5.1.6.2, §5.1.6.4: frames in both directions in any framing; num_buffers is 1.
 #[test]
-fn s5_1_6_frames_both_ways() {
+fn s5_1_6_frames_in_both_directions() {
     for (features, name) in [(0, "blkhd0"), (!feature::INDIRECT_DESC, "blkhd1")] {
         let (device, mut rings, host) = start(name, features);
         for len in [46, 100, 1500] {
@@ -169,11 +169,10 @@ fn s5_1_6_frames_both_ways() {
     }
 }
 
-/// The interface is taken down and up again, and is deleted and made anew, while the guest waits
-/// for frames: it gets those that come afterwards, into the buffers it offered before, and sends
-/// again.
+/// The interface goes down and up, and is deleted and recreated, while the guest waits for frames:
+/// afterwards the guest receives into the buffers it offered before, and sends.
 #[test]
-fn an_interface_that_goes_and_comes_back() {
+fn traffic_resumes_after_interface_returns() {
     let name = "blkhd3";
     let (device, mut rings, _host) = start(name, 0);
     let swap = [
@@ -181,19 +180,19 @@ fn an_interface_that_goes_and_comes_back() {
         format!("link del {name}"),
         format!("tuntap add dev {name} mode tap vnet_hdr"),
     ];
-    for (ways, len) in [(&swap[..1], 100), (&swap[1..], 101)] {
+    for (steps, len) in [(&swap[..1], 100), (&swap[1..], 101)] {
         offer_buffer(&device, &mut rings, 0x30_0000);
-        for way in ways {
-            ip(way);
-            // The worker meets each of them, and has something to do while nothing can be had.
+        for step in steps {
+            ip(step);
+            // The worker processes a frame while the interface is unavailable.
             offer(&device, &mut rings, TRANSMIT, &[Descriptor::readable(0x20_0000, 100)]);
-            assert_eq!(rings[1].wait_used().len, 0, "{way}: lost, as on a wire");
+            assert_eq!(rings[1].wait_used().len, 0, "{step}: the frame is dropped");
             std::thread::sleep(Duration::from_millis(50));
         }
-        let host = Host::open(name);
+        let host = PacketSocket::open(name);
         let sent = frame(MAC, len);
         let received = wait_for(|| {
-            // Lost, until the worker has come back to the interface.
+            // Dropped until the worker has reopened the interface.
             host.send(&sent);
             std::thread::sleep(Duration::from_millis(5));
             let (_, frame) = split(&device, 0x30_0000, rings[0].take_used()?);
@@ -202,7 +201,7 @@ fn an_interface_that_goes_and_comes_back() {
             }
             (frame == sent).then_some(())
         });
-        received.expect("it receives again");
+        received.expect("the guest receives again");
 
         let mut bytes = vec![0; 12];
         bytes.extend(frame([0xff; 6], 100));
@@ -210,18 +209,18 @@ fn an_interface_that_goes_and_comes_back() {
         let len = u32::try_from(bytes.len()).unwrap();
         offer(&device, &mut rings, TRANSMIT, &[Descriptor::readable(0x20_0000, len)]);
         assert_eq!(rings[1].wait_used().len, 0);
-        assert_eq!(host.receive(), bytes[12..], "{ways:?}");
+        assert_eq!(host.receive(), bytes[12..], "{steps:?}");
     }
-    // A driver that starts while it is gone starts all the same.
+    // The device also starts without the interface.
     ip(&format!("link del {name}"));
     assert!(device.negotiate(feature::VERSION_1));
     device.start();
     assert!(!device.needs_reset());
 }
 
-/// Buffers that hold no frame, chains of the wrong direction, and a corrupt ring.
+/// Buffers too small for a frame, chains of the wrong direction, and a corrupt ring.
 #[test]
-fn hostile_frames() {
+fn hostile_chains() {
     let (device, mut rings, host) = start("blkhd2", 0);
     for chain in [
         [Descriptor::writable(0x30_0000, 11)],
@@ -241,15 +240,15 @@ fn hostile_frames() {
         offer(&device, &mut rings, TRANSMIT, &chain);
         assert_eq!(rings[1].wait_used().len, 0);
     }
-    // A frame longer than its buffer is cut, and tells no more than was written.
+    // A frame longer than its buffer is truncated; the used length is that of the buffer.
     offer(&device, &mut rings, RECEIVE, &[Descriptor::writable(0x30_0000, 32)]);
     host.send(&frame(MAC, 500));
     assert!(rings[0].wait_used().len <= 32);
-    // A guest that waits for frames can be reset.
+    // A reset does not wait for a frame.
     offer(&device, &mut rings, RECEIVE, &[Descriptor::writable(0x30_0000, 2000)]);
     rings[1].offer_raw(999);
     device.function.kick(TRANSMIT);
-    wait_for(|| device.needs_reset().then_some(())).expect("asks for a reset");
+    wait_for(|| device.needs_reset().then_some(())).expect("the device needs a reset");
     device.reset();
     assert!(device.negotiate(feature::VERSION_1));
 }

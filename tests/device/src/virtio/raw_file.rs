@@ -1,4 +1,4 @@
-//! The block device over the real engine and real files.
+//! The block device over the production engines and image files.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 
 use super::plug;
 
-/// A file of 1 MiB on the file system of the build, which unlike `/tmp` is no tmpfs.
+/// A file of 1 MiB filled with `byte`.
 fn file(byte: u8) -> NamedTempFile {
     let mut file = NamedTempFile::new_in(scratch()).unwrap();
     file.write_all(&vec![byte; 1 << 20]).unwrap();
@@ -24,7 +24,7 @@ fn start(file: &NamedTempFile, mode: CacheMode, read_only: bool, queues: u16) ->
 }
 
 #[test]
-fn every_mode_reads_writes_flushes_and_zeroes() {
+fn all_cache_modes_read_write_flush_and_zero() {
     for &mode in CacheMode::ALL {
         let file = file(0x11);
         let mut disk = start(&file, mode, false, 1);
@@ -46,9 +46,9 @@ fn every_mode_reads_writes_flushes_and_zeroes() {
     }
 }
 
-/// Direct I/O wants alignment; the driver's buffers have none.
+/// Direct I/O requires alignment, which the driver's buffers lack.
 #[test]
-fn buffers_at_odd_addresses_with_direct_io() {
+fn direct_io_accepts_unaligned_buffers() {
     let file = file(0);
     let mut disk = start(&file, CacheMode::None, false, 1);
     let data: Vec<u8> = (0..8192u32).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
@@ -63,16 +63,16 @@ fn buffers_at_odd_addresses_with_direct_io() {
 }
 
 #[test]
-fn a_read_only_disk_stays_as_it_is() {
+fn read_only_disk_is_unchanged() {
     let file = file(0x33);
     let mut disk = start(&file, CacheMode::WriteBack, true, 1);
     assert_eq!(disk.run(&Request::write(0, &[0; 512])).status, 1);
     assert_eq!(disk.read(0, 4096), [0x33; 4096]);
 }
 
-/// Queues full of requests on several workers, through resets.
+/// Full queues on several workers, and resets with requests in flight.
 #[test]
-fn many_requests_in_flight() {
+fn full_queues_survive_resets() {
     let file = file(0);
     let mut disk = start(&file, CacheMode::WriteBack, false, 2);
     for round in 1..20u8 {

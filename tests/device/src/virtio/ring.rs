@@ -1,4 +1,4 @@
-//! The split virtqueue (§2.7): framing, used lengths, and who tells whom.
+//! The split virtqueue (§2.7): framing, used lengths, notification suppression.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use fixtures::{PATIENCE, wait_for};
 
 use super::start;
 
-/// Long enough for an interrupt that must not come.
+/// Time to wait for an interrupt that must not arrive.
 const QUIET: Duration = Duration::from_millis(20);
 
 /// §2.7.4.2: "The device MUST NOT make assumptions about the particular arrangement of
 /// descriptors."
 #[test]
-fn s2_7_4_2_any_framing() {
+fn s2_7_4_2_any_framing_is_accepted() {
     let (mut disk, backend) = start(u64::MAX);
     let content: Vec<u8> = (0..1u32 << 16).map(|at| at.to_le_bytes()[1] ^ 0x5a).collect();
     backend.set_content(&content);
@@ -38,19 +38,19 @@ fn s2_7_4_2_any_framing() {
 /// §2.7.8.2: "The device MUST write at least len bytes to descriptor, beginning at the first
 /// device-writable buffer".
 #[test]
-fn s2_7_8_2_the_used_length_counts_written_bytes() {
+fn s2_7_8_2_used_length_counts_written_bytes() {
     let (mut disk, backend) = start(0);
     assert_eq!(disk.run(&Request::read(0, 2048)).written, 2049);
     assert_eq!(disk.run(&Request::write(0, &[1; 512])).written, 1);
     assert_eq!(disk.run(&Request::bare(kind::FLUSH)).written, 1);
-    // A read that fails has written its status only, which is not the first byte.
+    // A failed read writes only its status, which is not the first writable byte.
     assert_eq!(disk.run(&Request::read(1 << 40, 512)).written, 0);
     backend.fail_next(libc::EIO);
     let outcome = disk.run(&Request::read(0, 512));
     assert_eq!((outcome.status, outcome.written), (1, 0));
 }
 
-/// Offers `count` flushes and publishes them at once.
+/// Makes `count` flushes available and publishes them at once.
 fn offer_batch(disk: &mut Disk, count: usize) {
     let flush = Request::bare(kind::FLUSH);
     for _ in 0..count {
@@ -65,8 +65,8 @@ fn take_batch(disk: &mut Disk, count: usize) {
     }
 }
 
-/// §2.7.7.2, without EVENT_IDX: with flags 1 "the device SHOULD NOT send a notification", else it
-/// MUST.
+/// §2.7.7.2, without EVENT_IDX: with flags 1 "the device SHOULD NOT send a notification", with
+/// flags 0 it MUST.
 #[test]
 fn s2_7_7_2_interrupts_by_flag() {
     let (mut disk, _) = start(0);
@@ -81,8 +81,8 @@ fn s2_7_7_2_interrupts_by_flag() {
     }
 }
 
-/// §2.7.7.2, with EVENT_IDX: "The device MUST ignore the lower bit of flags"; a notification if the
-/// index passes used_event, and none otherwise.
+/// §2.7.7.2, with EVENT_IDX: "The device MUST ignore the lower bit of flags"; it sends a
+/// notification only if the index passes used_event.
 #[test]
 fn s2_7_7_2_interrupts_by_index() {
     let (mut disk, _) = start(feature::EVENT_IDX);
@@ -99,7 +99,7 @@ fn s2_7_7_2_interrupts_by_index() {
 
 /// §2.7.7.2: the index passes used_event in the middle of a batch.
 #[test]
-fn s2_7_7_2_an_index_within_a_batch() {
+fn s2_7_7_2_interrupt_for_index_within_batch() {
     for (event, interrupts) in [(0, 1), (2, 1), (4, 1), (5, 0), (9, 0)] {
         let (mut disk, backend) = start(feature::EVENT_IDX);
         disk.rings[0].set_used_event(event);
@@ -113,7 +113,7 @@ fn s2_7_7_2_an_index_within_a_batch() {
     }
 }
 
-/// Notification is decided per batch, not per chain.
+/// The device sends one notification per batch.
 #[test]
 fn one_interrupt_per_batch() {
     for features in [0, feature::EVENT_IDX] {
@@ -129,17 +129,16 @@ fn one_interrupt_per_batch() {
     }
 }
 
-/// §2.7.10.1, without EVENT_IDX: the device says with its flags whether it wants kicks: it does
-/// when it sleeps.
+/// §2.7.10.1, without EVENT_IDX: the device's flags request kicks while its worker sleeps.
 #[test]
 fn s2_7_10_1_kicks_by_flag() {
     let (mut disk, backend) = start(0);
     let idle = |disk: &Disk| (disk.rings[0].used_flags() == 0).then_some(());
     for _ in 0..10 {
         disk.flush();
-        wait_for(|| idle(&disk)).expect("an idle device wants kicks");
+        wait_for(|| idle(&disk)).expect("an idle device requests kicks");
     }
-    // While the queue's slots are full, a kick would be of no use.
+    // With all slots in use, kicks are suppressed.
     backend.pause();
     for _ in 0..8 {
         offer_batch(&mut disk, 1);
@@ -149,10 +148,10 @@ fn s2_7_10_1_kicks_by_flag() {
     }
     backend.resume();
     take_batch(&mut disk, 8);
-    wait_for(|| idle(&disk)).expect("and again afterwards");
+    wait_for(|| idle(&disk)).expect("kicks are requested again");
 }
 
-/// §2.7.10.1, with EVENT_IDX: flags stay 0 and avail_event names the next chain.
+/// §2.7.10.1, with EVENT_IDX: flags stay 0 and avail_event is the next index.
 #[test]
 fn s2_7_10_1_kicks_by_index() {
     let (mut disk, _) = start(feature::EVENT_IDX);
@@ -164,12 +163,12 @@ fn s2_7_10_1_kicks_by_index() {
     }
 }
 
-/// More requests than 16-bit indices count, in batches of all sizes, with kicks only as wanted and
-/// progress only by interrupt: whatever either side loses, this hangs.
+/// More requests than 16-bit indices count, in batches of all sizes, with kicks only as requested
+/// and progress only by interrupt: a lost notification of either side would hang.
 fn wrap_around(features: u64) {
     let (mut disk, _) = start(features);
     let line = disk.device.queue_line(0);
-    // Requests that are answered at once, and flushes that go through the engine.
+    // Requests completed without the engine, and flushes through it.
     let places = [0x30_0000u64, 0x30_1000];
     for (place, kind) in places.into_iter().zip([kind::GET_ID, kind::FLUSH]) {
         disk.device.machine().write(place, &Request::bare(kind).readable());

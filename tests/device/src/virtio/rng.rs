@@ -25,7 +25,7 @@ fn ask(device: &Device, ring: &mut Ring, chain: &[Descriptor]) -> u32 {
 /// §5.4.6.2: "The device MUST place one or more random bytes into the buffer, but it MAY use less
 /// than the entire buffer length."
 #[test]
-fn s5_4_6_2_buffers_are_filled_and_lengths_told() {
+fn s5_4_6_2_buffers_are_filled_to_the_used_length() {
     for features in [0, feature::EVENT_IDX] {
         let (device, mut ring) = start(features);
         for len in [1, 2, 64, 4096, 65536] {
@@ -35,16 +35,16 @@ fn s5_4_6_2_buffers_are_filled_and_lengths_told() {
             let bytes = device.machine().read(0x10_0000, len.into());
             let (filled, rest) = bytes.split_at(given as usize);
             assert!(given < 16 || filled.iter().any(|byte| *byte != 0));
-            assert!(rest.iter().all(|byte| *byte == 0), "no byte beyond the length");
+            assert!(rest.iter().all(|byte| *byte == 0), "no byte beyond the used length");
         }
         let chain = [Descriptor::writable(0x10_0000, 7), Descriptor::writable(0x20_0000, 9)];
         assert_eq!(ask(&device, &mut ring, &chain), 16);
     }
 }
 
-/// Chains without a place for anything are given back empty.
+/// Chains without writable memory are used with length 0.
 #[test]
-fn buffers_that_cannot_be_filled() {
+fn chains_without_writable_buffers() {
     let (device, mut ring) = start(0);
     for chain in [
         [Descriptor::readable(0x10_0000, 64)],

@@ -12,7 +12,7 @@ const READY: u8 = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK;
 /// §2.1.2: "The device MUST NOT consume buffers or send any used buffer notifications to the driver
 /// before DRIVER_OK."
 #[test]
-fn s2_1_2_nothing_is_consumed_before_driver_ok() {
+fn s2_1_2_no_buffer_is_consumed_before_driver_ok() {
     let (disk, backend) = start(0);
     let device = disk.device.clone();
     assert!(device.negotiate(disk.features));
@@ -25,7 +25,7 @@ fn s2_1_2_nothing_is_consumed_before_driver_ok() {
     std::thread::sleep(std::time::Duration::from_millis(20));
     assert_eq!((backend.engines(), backend.pushed(), disk.rings[0].used_index()), (0, 0, 0));
     assert_eq!(device.queue_line(0).take(), 0);
-    // The kick is not lost either.
+    // The kick before DRIVER_OK is not lost.
     device.start();
     let used = disk.rings[0].wait_used();
     assert_eq!(disk.outcome(&pending, used).status, 0);
@@ -34,7 +34,7 @@ fn s2_1_2_nothing_is_consumed_before_driver_ok() {
 /// §2.2.2: "The device SHOULD accept any valid subset of features the driver accepts, otherwise it
 /// MUST fail to set the FEATURES_OK device status bit".
 #[test]
-fn s2_2_2_any_subset_of_the_offer_is_taken() {
+fn s2_2_2_any_subset_of_features_is_accepted() {
     let device = plug(2, Arc::new(TestDisk::new(Shape::default())));
     let offered = device.offered_features();
     let bits: Vec<u64> = (0..64)
@@ -49,9 +49,9 @@ fn s2_2_2_any_subset_of_the_offer_is_taken() {
     }
 }
 
-/// §2.2.2: a device MUST NOT go on with features it did not offer; every one of them.
+/// §2.2.2: the device rejects each feature that it did not offer.
 #[test]
-fn s2_2_2_features_not_offered_are_refused() {
+fn s2_2_2_features_not_offered_are_rejected() {
     let device = plug(1, Arc::new(TestDisk::new(Shape::default())));
     let offered = device.offered_features();
     for bit in (0..64).map(|bit| 1u64 << bit).filter(|bit| offered & bit == 0) {
@@ -70,14 +70,14 @@ fn s6_2_version_1_is_offered_and_required() {
 
 /// §4.1.2.1: vendor 0x1AF4, device 0x1040 plus the type, revision at least 1.
 #[test]
-fn s4_1_2_1_the_device_is_a_modern_one() {
+fn s4_1_2_1_device_is_modern() {
     let device = plug(1, Arc::new(TestDisk::new(Shape::default())));
     assert_eq!(device.function.config_dword(0), 0x1042_1af4);
     assert!(device.function.config_dword(8) & 0xff >= 1);
 }
 
 /// §4.1.4.3.1: "The device MUST present the feature bits it is offering in device_feature, starting
-/// at bit device_feature_select ∗ 32", and zeroes beyond the ones it knows.
+/// at bit device_feature_select ∗ 32", and zeroes beyond the defined ones.
 #[test]
 fn s4_1_4_3_1_features_by_halves() {
     let device = plug(1, Arc::new(TestDisk::new(Shape::default())));
@@ -91,7 +91,7 @@ fn s4_1_4_3_1_features_by_halves() {
     device.set_driver_features(feature::VERSION_1 | feature::BLK_FLUSH);
     for (select, half) in [(0u32, 1 << 9), (1, 1)] {
         device.function.write(Structure::Common, 0x08, &select.to_le_bytes());
-        assert_eq!(device.function.common_u32(0x0c), half, "read back what was written");
+        assert_eq!(device.function.common_u32(0x0c), half, "the register reads back");
     }
 }
 
@@ -99,7 +99,7 @@ fn s4_1_4_3_1_features_by_halves() {
 /// device_status once that is done", "The device MUST present a 0 in queue_enable on reset.";
 /// §4.1.5.1.2: vectors are unmapped.
 #[test]
-fn s4_1_4_3_1_a_reset_forgets_everything() {
+fn s4_1_4_3_1_reset_clears_all_state() {
     let (disk, _) = start(u64::MAX);
     let function = &disk.device.function;
     let state = || {
@@ -113,10 +113,10 @@ fn s4_1_4_3_1_a_reset_forgets_everything() {
     assert_eq!(state(), (0, vec![0; 6], [0xffff, 1, 256, 0xffff, 0, 0]));
 }
 
-/// §4.1.4.3.2 tells drivers to wait until status reads 0: all state is gone by then, also for a
-/// second driver with other features.
+/// §4.1.4.3.2: once status reads 0 all state is cleared, so that a second driver can negotiate
+/// other features.
 #[test]
-fn s4_1_4_3_2_a_second_driver_starts_afresh() {
+fn s4_1_4_3_2_second_driver_starts_from_reset_state() {
     let (mut disk, _) = start(feature::EVENT_IDX | feature::INDIRECT_DESC);
     for features in [0, feature::EVENT_IDX, feature::INDIRECT_DESC | feature::BLK_FLUSH, u64::MAX] {
         disk.device.reset();
@@ -126,26 +126,26 @@ fn s4_1_4_3_2_a_second_driver_starts_afresh() {
     }
 }
 
-/// §4.1.4.4.1: the notification structure is 2-byte aligned and holds every queue's doorbell.
+/// §4.1.4.4.1: the notification structure is 2-byte aligned and has a doorbell for each queue.
 #[test]
-fn s4_1_4_4_1_each_queue_has_its_doorbell() {
+fn s4_1_4_4_1_each_queue_has_a_doorbell() {
     let backend = TestDisk::new(Shape::default());
     let disk = Disk::start(plug(4, Arc::new(backend)), u64::MAX, 16);
     let function = &disk.device.function;
     let doorbells: Vec<_> = (0..4).map(|queue| function.doorbell(queue)).collect();
     assert!(doorbells.iter().all(|at| at.is_multiple_of(2)));
-    assert_eq!(function.machine.hypervisor.doorbells(), doorbells, "all are attached, all differ");
+    assert_eq!(function.machine.hypervisor.doorbells(), doorbells, "all are attached and distinct");
 }
 
 /// §4.1.4.5.1: "The device MUST set the Device Configuration Interrupt bit in ISR status before
 /// sending a device configuration change notification", and "MUST reset ISR status to 0 on driver
 /// read".
 #[test]
-fn s4_1_4_5_1_isr_status_is_set_and_cleared_by_reading() {
+fn s4_1_4_5_1_isr_status_is_cleared_by_reading() {
     let (mut disk, _) = start(0);
     let isr = |disk: &Disk| disk.device.function.read::<1>(Structure::Isr, 0)[0];
     disk.flush();
-    assert_eq!(isr(&disk), 0, "with MSI-X queues do not show here");
+    assert_eq!(isr(&disk), 0, "queue interrupts do not set ISR with MSI-X");
     disk.rings[0].offer_raw(0xffff);
     disk.device.function.kick(0);
     assert_eq!(disk.device.config_line().wait(fixtures::PATIENCE), 1);
@@ -184,9 +184,9 @@ fn s4_1_5_1_2_1_queues_may_share_a_vector() {
     assert_eq!(disk.device.queue_line(0).take(), 0);
 }
 
-/// §4.1.5.1.2: a queue on NO_VECTOR does its work without interrupts.
+/// §4.1.5.1.2: a queue on NO_VECTOR works without interrupts.
 #[test]
-fn s4_1_5_1_2_a_queue_without_a_vector_is_silent() {
+fn s4_1_5_1_2_queue_without_vector_sends_no_interrupt() {
     let (mut disk, _) = start(0);
     disk.device.function.write(Structure::Common, 0x1a, &0xffffu16.to_le_bytes());
     disk.flush();

@@ -1,4 +1,4 @@
-//! Many disks behind one request queue: one worker, an engine for each.
+//! Many disks on one request queue: one worker with an engine per disk.
 
 use std::sync::Arc;
 
@@ -8,8 +8,7 @@ use driver::{Command, Initiator};
 
 use super::{attach, controller, file_disk, read_10, write_10};
 
-/// Requests to all disks at once, over and over; each gets its own data, whichever engines there
-/// are.
+/// Concurrent requests to all disks return each disk's data, with either engine.
 #[test]
 fn one_queue_serves_many_disks() {
     const DISKS: u8 = 9;
@@ -26,8 +25,8 @@ fn one_queue_serves_many_disks() {
             controls.push(attach(&bus, 0, lun.into(), Arc::new(disk)));
             files.push(file);
         }
-        let mut host = Initiator::start(device, u64::MAX);
-        (0..DISKS).for_each(|lun| host.clear_unit_attention(lun));
+        let mut initiator = Initiator::start(device, u64::MAX);
+        (0..DISKS).for_each(|lun| initiator.clear_unit_attention(lun));
         for turn in 0..50u8 {
             let lba = u32::from(turn) * 8;
             let byte = |lun: u8| lun.wrapping_mul(31).wrapping_add(turn);
@@ -40,11 +39,12 @@ fn one_queue_serves_many_disks() {
                         command.with_data_out(&[byte(lun); 4096])
                     }
                 };
-                let sent: Vec<_> = (0..DISKS).map(|lun| host.send(0, &command(lun))).collect();
-                let mut used: Vec<_> = sent.iter().map(|_| host.rings[2].wait_used()).collect();
+                let sent: Vec<_> = (0..DISKS).map(|lun| initiator.send(0, &command(lun))).collect();
+                let mut used: Vec<_> =
+                    sent.iter().map(|_| initiator.rings[2].wait_used()).collect();
                 for (lun, sent) in (0..).zip(&sent) {
                     let mine = used.iter().position(|used| u64::from(used.id) == sent.head_id());
-                    let answer = host.response(sent, used.remove(mine.unwrap()));
+                    let answer = initiator.response(sent, used.remove(mine.unwrap()));
                     assert_eq!((answer.response, answer.status), (0, 0));
                     if reads {
                         assert_eq!(answer.data, [byte(lun); 4096], "{engine}, LUN {lun}");
@@ -62,19 +62,19 @@ fn one_queue_serves_many_disks() {
             assert_eq!(control.stats().len(), 2);
         }
         let idle = || controls.iter().all(|disk| disk.stats()[0].in_flight.get() == 0);
-        fixtures::wait_for(|| idle().then_some(())).expect("nothing is in flight any more");
+        fixtures::wait_for(|| idle().then_some(())).expect("no request is in flight");
         for control in &controls {
             assert_eq!(control.stats()[0].completion.counts().sum::<u64>(), 100);
         }
-        host.device.reset();
+        initiator.device.reset();
         assert!(controls.iter().all(|control| control.stats()[0].in_flight.get() == 0));
     }
 }
 
-/// A piece that waits for its neighbours wakes the worker, also where it sleeps on several engines
-/// and nothing else comes.
+/// A discard parked for a merge wakes its worker, even one that sleeps in poll with nothing else to
+/// do.
 #[test]
-fn a_piece_of_a_granule_is_answered_by_a_worker_of_many_disks() {
+fn partial_granule_completes_with_many_disks() {
     for engine in [EngineKind::IoUring, EngineKind::Threads] {
         let (device, bus) = controller(1);
         let mut files = Vec::new();
@@ -87,26 +87,25 @@ fn a_piece_of_a_granule_is_answered_by_a_worker_of_many_disks() {
             attach(&bus, 0, lun, Arc::new(disk));
             files.push(file);
         }
-        let mut host = Initiator::start(device, u64::MAX);
-        (0..3).for_each(|lun| host.clear_unit_attention(lun));
+        let mut initiator = Initiator::start(device, u64::MAX);
+        (0..3).for_each(|lun| initiator.clear_unit_attention(lun));
         for lun in 0..3 {
-            host.succeed(&Command::new(lun, &read_10(0, 8)).with_data_in(4096));
+            initiator.succeed(&Command::new(lun, &read_10(0, 8)).with_data_in(4096));
         }
         let mut unmap = vec![0, 22, 0, 16, 0, 0, 0, 0];
         unmap.extend(1_u64.to_be_bytes());
         unmap.extend([0, 0, 0, 1, 0, 0, 0, 0]);
         for lun in 0..3 {
-            host.succeed(
+            initiator.succeed(
                 &Command::new(lun, &[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0]).with_data_out(&unmap),
             );
         }
     }
 }
 
-/// Large discards rest while reads go on: what comes during a rest goes on after it, with nothing
-/// else to wake the worker.
+/// Paced discards resume after each cooldown during reads, with nothing else to wake the worker.
 #[test]
-fn large_discards_go_on_beside_reads_of_a_worker_of_many_disks() {
+fn paced_discards_resume_with_many_disks() {
     const UNMAP: [u8; 10] = [0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0];
     for engine in [EngineKind::IoUring, EngineKind::Threads] {
         let (device, bus) = controller(1);
@@ -119,10 +118,10 @@ fn large_discards_go_on_beside_reads_of_a_worker_of_many_disks() {
             attach(&bus, 0, lun, Arc::new(disk));
             files.push(file);
         }
-        let mut host = Initiator::start(device, u64::MAX);
-        (0..2).for_each(|lun| host.clear_unit_attention(lun));
+        let mut initiator = Initiator::start(device, u64::MAX);
+        (0..2).for_each(|lun| initiator.clear_unit_attention(lun));
         let read = |lun| Command::new(lun, &read_10(0, 8)).with_data_in(4096);
-        (0..2).for_each(|lun| assert_eq!(host.succeed(&read(lun)), [0; 4096]));
+        (0..2).for_each(|lun| assert_eq!(initiator.succeed(&read(lun)), [0; 4096]));
         let blocks = 1_u32 << 21;
         for _ in 0..10 {
             let mut sent = 0;
@@ -131,35 +130,39 @@ fn large_discards_go_on_beside_reads_of_a_worker_of_many_disks() {
                 list.extend((piece * u64::from(blocks)).to_be_bytes());
                 list.extend(blocks.to_be_bytes());
                 list.extend([0; 4]);
-                host.send(0, &Command::new(1, &UNMAP).with_data_out(&list));
-                host.send(0, &read(1));
+                initiator.send(0, &Command::new(1, &UNMAP).with_data_out(&list));
+                initiator.send(0, &read(1));
                 sent += 2;
             }
             for _ in 0..sent {
-                host.rings[2].wait_used();
+                initiator.rings[2].wait_used();
             }
         }
     }
 }
 
-/// The first comparison on a disk makes the engines of all its queues claim, also those that sleep.
+/// The first COMPARE AND WRITE on a disk enables claims in the engines of all its queues, including
+/// sleeping ones.
 #[test]
-fn queues_that_sleep_do_not_hold_up_a_comparison() {
+fn compare_and_write_completes_with_sleeping_queues() {
     let (device, bus) = controller(3);
     let (_file, disk) = file_disk(1 << 20, CacheMode::WriteBack);
     let (_other_file, other) = file_disk(1 << 20, CacheMode::WriteBack);
     attach(&bus, 0, 0, Arc::new(disk));
     attach(&bus, 0, 1, Arc::new(other));
-    let mut host = Initiator::start(device, u64::MAX);
-    (0..2).for_each(|lun| host.clear_unit_attention(lun));
-    // Queue 0 sleeps in one engine, queue 1 in a poll of two, queue 2 has none.
-    assert_eq!(host.run(0, &Command::new(0, &read_10(0, 1)).with_data_in(512)).status, 0);
+    let mut initiator = Initiator::start(device, u64::MAX);
+    (0..2).for_each(|lun| initiator.clear_unit_attention(lun));
+    // Queue 0 sleeps in its one engine, queue 1 in poll of two, queue 2 has none.
+    assert_eq!(initiator.run(0, &Command::new(0, &read_10(0, 1)).with_data_in(512)).status, 0);
     for lun in [1, 0] {
-        assert_eq!(host.run(1, &Command::new(lun, &read_10(0, 1)).with_data_in(512)).status, 0);
+        assert_eq!(
+            initiator.run(1, &Command::new(lun, &read_10(0, 1)).with_data_in(512)).status,
+            0
+        );
     }
     std::thread::sleep(std::time::Duration::from_millis(20));
     let cdb = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
     let command = Command::new(0, &cdb).with_data_out(&[[0; 512], [1; 512]].concat());
-    assert_eq!(host.run(2, &command).status, 0);
-    assert_eq!(host.run(1, &Command::new(0, &read_10(0, 1)).with_data_in(512)).data, [1; 512]);
+    assert_eq!(initiator.run(2, &command).status, 0);
+    assert_eq!(initiator.run(1, &Command::new(0, &read_10(0, 1)).with_data_in(512)).data, [1; 512]);
 }

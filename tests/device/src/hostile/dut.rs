@@ -1,4 +1,4 @@
-//! The device under attack, and what must hold after each one.
+//! The device under test (DUT), and the checks after each attack.
 
 use std::sync::Arc;
 
@@ -6,35 +6,35 @@ use devices::virtio::Block;
 use driver::{Descriptor, Device, Disk, Machine, Request, Shape, TestDisk, feature};
 use fixtures::{PATIENCE, wait_for};
 
-/// Where cases put a header, data, the status byte, and a table.
+/// Addresses of a header, data, the status byte, and an indirect table.
 pub(crate) const HEADER: u64 = 0x20_0000;
 pub(crate) const DATA: u64 = 0x21_0000;
 pub(crate) const STATUS: u64 = 0x22_0000;
 pub(crate) const TABLE: u64 = 0x23_0000;
 
-/// What the status byte holds until the device writes it.
+/// The status byte before the device writes it.
 pub(crate) const UNTOUCHED: u8 = 0xff;
 pub(crate) const OK: u8 = 0;
 pub(crate) const IO_ERROR: u8 = 1;
 pub(crate) const UNSUPPORTED: u8 = 2;
 
-/// Bytes of one sector, sectors of the disk.
+/// Bytes of a sector; sectors of the disk.
 pub(crate) const SECTOR: u32 = 512;
 pub(crate) const SECTORS: u64 = 128;
 
-pub(crate) struct Victim {
+pub(crate) struct DeviceUnderTest {
     pub(crate) disk: Disk,
     pub(crate) backend: TestDisk,
 }
 
-impl Victim {
+impl DeviceUnderTest {
     pub(crate) fn new() -> Self {
         Self::with(Shape::default(), feature::INDIRECT_DESC)
     }
 
     pub(crate) fn with(shape: Shape, features: u64) -> Self {
         let backend = TestDisk::new(shape);
-        let block = Block::new("victim", "serial", 1, Arc::new(backend.clone()));
+        let block = Block::new("dut", "serial", 1, Arc::new(backend.clone()));
         let machine = Machine::new(vec![Box::new(block)]);
         let features = features | feature::BLK_FLUSH | feature::BLK_CONFIG_WCE;
         let disk = Disk::start(Device::find(&machine, 1), features, 16);
@@ -50,8 +50,9 @@ impl Victim {
         self.disk.device.machine().read(addr, len)
     }
 
-    /// Puts a request's header and data to [`HEADER`], and takes the status byte back.
-    pub(crate) fn prepare(&self, request: &Request) -> u32 {
+    /// Writes a request's header and data to [`HEADER`] and resets the status byte; returns their
+    /// length.
+    pub(crate) fn write_request(&self, request: &Request) -> u32 {
         let bytes = request.readable();
         self.write(HEADER, &bytes);
         self.write(STATUS, &[UNTOUCHED]);
@@ -62,14 +63,13 @@ impl Victim {
         self.read(STATUS, 1)[0]
     }
 
-    /// Kicks whatever the device says it wants.
+    /// Kicks unconditionally.
     pub(crate) fn kick(&self) {
         self.disk.device.function.kick(0);
     }
 
-    /// Offers a chain of buffers with the status byte where [`STATUS`] is, and returns it and the
-    /// length in the used ring.
-    pub(crate) fn answer(&mut self, chain: &[Descriptor]) -> (u8, u32) {
+    /// Submits a chain with the status byte at [`STATUS`]; returns the status and the used length.
+    pub(crate) fn run_chain(&mut self, chain: &[Descriptor]) -> (u8, u32) {
         self.write(STATUS, &[UNTOUCHED]);
         let head = self.disk.rings[0].offer(chain);
         let _ = self.disk.rings[0].publish();
@@ -80,26 +80,31 @@ impl Victim {
         (self.status(), used.len)
     }
 
-    /// The device asks for a reset, interrupts, and works after it.
+    /// Checks that the device sets DEVICE_NEEDS_RESET, notifies the driver once, and works after a
+    /// reset.
     #[track_caller]
-    pub(crate) fn needs_reset(mut self) {
-        let asks = || self.disk.device.needs_reset().then_some(());
-        wait_for(asks).expect("the device asks for a reset");
-        assert_eq!(self.disk.device.config_line().wait(PATIENCE), 1, "and tells the driver, once");
-        assert_eq!(self.backend.engines(), 1, "the worker is there");
-        self.works_after_reset();
+    pub(crate) fn check_needs_reset(mut self) {
+        let needs_reset = || self.disk.device.needs_reset().then_some(());
+        wait_for(needs_reset).expect("the device needs a reset");
+        assert_eq!(
+            self.disk.device.config_line().wait(PATIENCE),
+            1,
+            "one notification of the driver"
+        );
+        assert_eq!(self.backend.engines(), 1, "the worker lives");
+        self.check_works_after_reset();
     }
 
-    /// A reset, a new start, and everything works.
+    /// Resets and initializes the device, and checks that it works.
     #[track_caller]
-    pub(crate) fn works_after_reset(&mut self) {
+    pub(crate) fn check_works_after_reset(&mut self) {
         self.disk.restart();
-        self.works();
+        self.check_works();
     }
 
-    /// A write arrives and a read brings it back.
+    /// Checks a write and a read.
     #[track_caller]
-    pub(crate) fn works(&mut self) {
+    pub(crate) fn check_works(&mut self) {
         assert_eq!(self.backend.engines(), 1, "one worker");
         assert!(!self.disk.device.needs_reset());
         if self.disk.device.offered_features() & feature::BLK_RO == 0 {
@@ -111,16 +116,16 @@ impl Victim {
     }
 }
 
-impl Drop for Victim {
-    /// A test that fails while the disk is held must not wait for it.
+impl Drop for DeviceUnderTest {
+    /// Resumes the disk: a test that fails while it is paused must not hang.
     fn drop(&mut self) {
         self.backend.resume();
     }
 }
 
-/// A chain that asks for `request` with the usual framing at the usual places.
-pub(crate) fn usual_chain(victim: &Victim, request: &Request) -> Vec<Descriptor> {
-    let readable = victim.prepare(request);
+/// A chain of `request` in the usual framing, at [`HEADER`], [`DATA`] and [`STATUS`].
+pub(crate) fn usual_chain(dut: &DeviceUnderTest, request: &Request) -> Vec<Descriptor> {
+    let readable = dut.write_request(request);
     let mut chain = vec![Descriptor::readable(HEADER, 16)];
     if readable > 16 {
         chain.push(Descriptor::readable(HEADER + 16, readable - 16));

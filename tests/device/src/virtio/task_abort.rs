@@ -1,5 +1,4 @@
-//! When a protocol looks at the requests in flight: task management ends those that the driver made
-//! available before.
+//! A task abort covers all requests that the driver made available before it.
 
 use std::io;
 use std::sync::Arc;
@@ -13,14 +12,13 @@ use driver::{Descriptor, Ring, Shape, TestDisk};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// Each request is a flush. The driver offers one at the last moment before somebody wants an end
-/// of it.
-struct LastMoment {
+/// A protocol of flushes. The driver makes one available just before the abort is processed.
+struct LateRequest {
     driver: Ring,
-    seen: Arc<AtomicUsize>,
+    reviewed: Arc<AtomicUsize>,
 }
 
-impl Protocol for LastMoment {
+impl Protocol for LateRequest {
     type Pending = ();
     type Engines = Box<dyn IoEngine>;
 
@@ -45,31 +43,32 @@ impl Protocol for LastMoment {
     }
 
     fn review(&mut self, (): &mut ()) -> Option<u16> {
-        self.seen.fetch_add(1, Ordering::Relaxed);
+        self.reviewed.fetch_add(1, Ordering::Relaxed);
         None
     }
 }
 
 #[test]
-fn what_was_made_available_before_is_looked_at() {
+fn request_available_before_abort_is_aborted() {
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
     let layout = QueueLayout { size: 16, descriptors: 0, available: 0x1000, used: 0x2000 };
     let disk = TestDisk::new(Shape::default());
     disk.pause();
-    let nobody = || Interrupt::new(Arc::new([]), Arc::new(AtomicU16::new(0xffff)));
+    let no_interrupt = || Interrupt::new(Arc::new([]), Arc::new(AtomicU16::new(0xffff)));
     let active = ActiveQueue {
         index: 0,
         queue: Queue::new(&memory, layout, 0).unwrap(),
         kick: Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()),
-        interrupt: nobody(),
+        interrupt: no_interrupt(),
         hand_over: None,
     };
-    let faults = FaultReporter::new(Arc::new(AtomicU8::new(0)), Arc::default(), nobody());
-    let seen = Arc::new(AtomicUsize::new(0));
-    let protocol = LastMoment { driver: Ring::new(memory, layout, 0), seen: Arc::clone(&seen) };
+    let faults = FaultReporter::new(Arc::new(AtomicU8::new(0)), Arc::default(), no_interrupt());
+    let reviewed = Arc::new(AtomicUsize::new(0));
+    let protocol =
+        LateRequest { driver: Ring::new(memory, layout, 0), reviewed: Arc::clone(&reviewed) };
     let engine = |setup: &EngineSetup<'_>| disk.engine(setup);
     let mut worker = QueueWorker::new(active, faults, engine, Arc::default(), protocol).unwrap();
     let _ = worker.round();
-    assert_eq!(seen.load(Ordering::Relaxed), 1);
+    assert_eq!(reviewed.load(Ordering::Relaxed), 1);
     disk.resume();
 }
