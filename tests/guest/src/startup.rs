@@ -45,7 +45,7 @@ fn monitor_uses_little_memory() -> Result<()> {
 
 /// Runs each program twice, with and without a disk, and prints for each run: program, number of
 /// disks, time in seconds of its start and of its first entry into the guest, guest uptime at init.
-/// All files are in memory, so that no disk of the host is waited for.
+/// All files are in memory: no run waits for a disk of the host.
 ///
 /// The microvm is as small as it boots here: with ACPI, by which Linux finds the PCI bus, without
 /// PIC and PIT (its firmware leaves the PIT running, which crashes Linux). Its initramfs is padded

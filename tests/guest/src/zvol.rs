@@ -51,6 +51,17 @@ impl<'host> VolumeGuest<'host> {
         control_socket::stats(self.host, id)
     }
 
+    /// Waits until the soft limit of `blk` is reached, or no longer is.
+    fn wait_soft_limit(&self, reached: bool) -> Result<()> {
+        let start = Instant::now();
+        while self.stats("blk")?["soft_limit"]["reached"] != reached {
+            let status = self.ctl("status")?;
+            ensure!(start.elapsed() < EVENT_TIMEOUT, "soft limit not {reached}: {status}");
+            thread::sleep(Duration::from_millis(500));
+        }
+        Ok(())
+    }
+
     fn freed(&self, id: &str) -> Result<u64> {
         self.stats(id)?["trimmed"]["freed_bytes"].as_u64().context("no count of bytes")
     }
@@ -239,28 +250,21 @@ fn space_of_volume_and_pool_is_reported() -> Result<()> {
     assert_eq!(volumes.stats("blk")?["soft_limit"]["reached"], false);
     let part = (pool[0] + pool[1]) / 10 * 7;
     host.run(&format!("zfs create -o reservation={part} -o mountpoint=none tank/ballast"))?;
-    let start = Instant::now();
-    while volumes.stats("blk")?["soft_limit"]["reached"] == false {
-        ensure!(
-            start.elapsed() < EVENT_TIMEOUT,
-            "the soft limit is not reached: {}",
-            volumes.ctl("status")?
-        );
-        thread::sleep(Duration::from_millis(500));
-    }
+    volumes.wait_soft_limit(true)?;
     println!("{}", volumes.ctl("status")?);
     // The first command may end with the unit attention of the soft limit.
     let logged = volumes.guest.run("sg_logs --page=0xc /dev/sda || sg_logs --page=0xc /dev/sda")?;
     assert!(logged.contains("Available LBA mapping"), "{logged}");
     host.run("zfs destroy tank/ballast")?;
-    let start = Instant::now();
-    while volumes.stats("blk")?["soft_limit"]["reached"] == true {
-        ensure!(start.elapsed() < EVENT_TIMEOUT, "the soft limit is still reached");
-        thread::sleep(Duration::from_millis(500));
-    }
+    volumes.wait_soft_limit(false)?;
     assert_eq!(volumes.guest.power_off()?, 0);
 
-    // Without the program `zfs`, a soft limit is refused at the start.
+    check_soft_limit_requires_zfs(&host, path)
+}
+
+/// Without the program `zfs`, a soft limit of a volume is refused at the start.
+fn check_soft_limit_requires_zfs(host: &Host, path: &str) -> Result<()> {
+    let bulkhead = host.path("bulkhead");
     let config = host.write(
         "soft-limit.toml",
         &format!(

@@ -1,5 +1,5 @@
-//! An L1 in emulated time (`-icount`): its measurements are reproducible, to the digit where no
-//! host disk is waited for.
+//! An L1 in emulated time (`-icount`): its measurements are reproducible, to the digit unless they
+//! wait for a disk of the host.
 //!
 //! It boots from the kernel and runs unattended. Files go in as a tar on its inbox disk, the output
 //! comes back as one on its outbox disk. About three times slower than a restored L1.

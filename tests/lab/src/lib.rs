@@ -5,7 +5,7 @@
 //! from a snapshot by each scenario. Build it with `cargo run -q -p lab -- build` (as root, on
 //! Debian, a few minutes); use it by hand with `lab run -- CMD` and `lab shell`.
 //!
-//! Knows neither block nor devices: a change there rebuilds nothing of the lab.
+//! Knows neither block nor devices: a change there does not rebuild the lab.
 //!
 //! ```no_run
 //! # use lab::Host;

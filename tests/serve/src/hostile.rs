@@ -100,103 +100,112 @@ fn memory(bytes: u64) -> File {
     file
 }
 
+/// An invalid message and its description.
+type Attack = (&'static str, fn(&RawConnection));
+
+/// Invalid messages of the protocol and of guest memory.
+const MESSAGE_ATTACKS: &[Attack] = &[
+    ("an unknown message", |raw| raw.send(4711, &[], &[])),
+    ("code 0", |raw| raw.send(0, &[], &[])),
+    ("a message over the size limit", |raw| {
+        raw.send_sized(code::SET_FEATURES, u32::MAX, &[], &[]);
+    }),
+    ("another version", |raw| {
+        let _ = rustix::io::write(&raw.0, &[2_u32, 3, 0].map(u32::to_ne_bytes).concat());
+    }),
+    ("a truncated body", |raw| raw.send(code::SET_FEATURES, &[0; 4], &[])),
+    ("features not offered", |raw| raw.send_words(code::SET_FEATURES, &[1 << 26], &[])),
+    ("protocol features not offered", |raw| {
+        raw.send_words(code::SET_PROTOCOL_FEATURES, &[1 << 1], &[]);
+    }),
+    ("a message without its feature", |raw| raw.send(code::RESET_DEVICE, &[], &[])),
+    ("memory without a file", |raw| {
+        raw.send_words(code::SET_MEM_TABLE, &[1, 0, 4096, 0, 0], &[]);
+    }),
+    ("no memory regions", |raw| raw.send_words(code::SET_MEM_TABLE, &[0], &[])),
+    ("missing regions", |raw| {
+        raw.send_words(code::SET_MEM_TABLE, &[8, 0, 4096, 0, 0], &[memory(4096).as_fd()]);
+    }),
+    ("memory beyond its file", |raw| raw.send_region([0, 8192, 0, 0], &memory(4096))),
+    ("memory far beyond its file", |raw| {
+        raw.send_region([0, 4096, 0, 1 << 40], &memory(4096));
+    }),
+    ("memory of the whole address space", |raw| {
+        raw.send_region([0, u64::MAX, 0, 0], &memory(4096));
+    }),
+    ("memory that wraps around", |raw| {
+        raw.send_region([u64::MAX - 4095, 8192, 0, 0], &memory(8192));
+    }),
+    ("memory of a device node", |raw| {
+        raw.send_region([0, 4096, 0, 0], &File::open("/dev/zero").unwrap());
+    }),
+    ("read-only memory", |raw| {
+        raw.send_region([0, 4096, 0, 0], &File::open("/proc/self/exe").unwrap());
+    }),
+    ("overlapping regions", |raw| {
+        let file = memory(8192);
+        let words = [2, 0, 8192, 0, 0, 4096, 4096, 8192, 0];
+        raw.send_words(code::SET_MEM_TABLE, &words, &[file.as_fd(), file.as_fd()]);
+    }),
+];
+
+/// Invalid messages of rings, and truncated messages.
+const RING_ATTACKS: &[Attack] = &[
+    ("a nonexistent ring", |raw| raw.send_state(code::SET_VRING_NUM, 4, 64)),
+    ("a ring index out of range", |raw| raw.send_state(code::SET_VRING_BASE, u32::MAX, 0)),
+    ("the base of a ring out of range", |raw| {
+        raw.send_state(code::GET_VRING_BASE, u32::MAX, 0);
+    }),
+    ("a ring of size 0", |raw| raw.send_state(code::SET_VRING_NUM, 0, 0)),
+    ("a ring of size 3", |raw| raw.send_state(code::SET_VRING_NUM, 0, 3)),
+    ("a ring over the maximum size", |raw| raw.send_state(code::SET_VRING_NUM, 0, 1 << 15)),
+    ("a ring size over 16 bits", |raw| raw.send_state(code::SET_VRING_NUM, 0, 65_600)),
+    ("an index over 16 bits", |raw| raw.send_state(code::SET_VRING_BASE, 0, 1 << 16)),
+    ("misaligned addresses", |raw| {
+        raw.send_words(code::SET_VRING_ADDR, &[0, 8, 0, 0, 0], &[]);
+    }),
+    ("a log without its feature", |raw| {
+        raw.send_words(code::SET_VRING_ADDR, &[1 << 32, 0, 0, 0, 0], &[]);
+    }),
+    ("a kick that is not an eventfd", |raw| {
+        let file = memory(8);
+        raw.send_words(code::SET_VRING_KICK, &[0], &[file.as_fd()]);
+    }),
+    ("a kick that is a socket", |raw| {
+        raw.send_words(code::SET_VRING_KICK, &[0], &[raw.0.as_fd()]);
+    }),
+    ("a kick without descriptor", |raw| raw.send_words(code::SET_VRING_KICK, &[0x100], &[])),
+    ("a missing kick descriptor", |raw| raw.send_words(code::SET_VRING_KICK, &[0], &[])),
+    ("a call that is not an eventfd", |raw| {
+        raw.send_words(code::SET_VRING_CALL, &[0], &[memory(8).as_fd()]);
+    }),
+    ("a call of ring 255", |raw| raw.send_words(code::SET_VRING_CALL, &[0x1ff], &[])),
+    ("enable before features", |raw| raw.send_state(code::SET_VRING_ENABLE, 0, 1)),
+    ("configuration before protocol features", |raw| {
+        raw.send_words(code::GET_CONFIG, &[0, 0], &[]);
+    }),
+    ("a back-end channel before protocol features", |raw| {
+        raw.send_sized(code::SET_BACKEND_REQ_FD, 0, &[], &[raw.0.as_fd()]);
+    }),
+    ("an inflight region before protocol features", |raw| {
+        raw.send_words(code::SET_INFLIGHT_FD, &[4096, 0, 0], &[memory(4096).as_fd()]);
+    }),
+    ("half a header", |raw| {
+        let _ = rustix::io::write(&raw.0, &[1; 7]);
+        raw.0.shutdown(std::net::Shutdown::Write).unwrap();
+    }),
+    ("half a message", |raw| {
+        raw.send_sized(code::SET_FEATURES, 8, &[1; 3], &[]);
+        raw.0.shutdown(std::net::Shutdown::Write).unwrap();
+    }),
+];
+
 /// Each invalid message ends its connection only.
 #[test]
 fn invalid_message_ends_connection() {
-    type Attack = (&'static str, fn(&RawConnection));
-    let attacks: &[Attack] = &[
-        ("an unknown message", |raw| raw.send(4711, &[], &[])),
-        ("code 0", |raw| raw.send(0, &[], &[])),
-        ("a message over the size limit", |raw| {
-            raw.send_sized(code::SET_FEATURES, u32::MAX, &[], &[]);
-        }),
-        ("another version", |raw| {
-            let _ = rustix::io::write(&raw.0, &[2_u32, 3, 0].map(u32::to_ne_bytes).concat());
-        }),
-        ("a truncated body", |raw| raw.send(code::SET_FEATURES, &[0; 4], &[])),
-        ("features not offered", |raw| raw.send_words(code::SET_FEATURES, &[1 << 26], &[])),
-        ("protocol features not offered", |raw| {
-            raw.send_words(code::SET_PROTOCOL_FEATURES, &[1 << 1], &[]);
-        }),
-        ("a message without its feature", |raw| raw.send(code::RESET_DEVICE, &[], &[])),
-        ("memory without a file", |raw| {
-            raw.send_words(code::SET_MEM_TABLE, &[1, 0, 4096, 0, 0], &[]);
-        }),
-        ("no memory regions", |raw| raw.send_words(code::SET_MEM_TABLE, &[0], &[])),
-        ("missing regions", |raw| {
-            raw.send_words(code::SET_MEM_TABLE, &[8, 0, 4096, 0, 0], &[memory(4096).as_fd()]);
-        }),
-        ("memory beyond its file", |raw| raw.send_region([0, 8192, 0, 0], &memory(4096))),
-        ("memory far beyond its file", |raw| {
-            raw.send_region([0, 4096, 0, 1 << 40], &memory(4096));
-        }),
-        ("memory of the whole address space", |raw| {
-            raw.send_region([0, u64::MAX, 0, 0], &memory(4096));
-        }),
-        ("memory that wraps around", |raw| {
-            raw.send_region([u64::MAX - 4095, 8192, 0, 0], &memory(8192));
-        }),
-        ("memory of a device node", |raw| {
-            raw.send_region([0, 4096, 0, 0], &File::open("/dev/zero").unwrap());
-        }),
-        ("read-only memory", |raw| {
-            raw.send_region([0, 4096, 0, 0], &File::open("/proc/self/exe").unwrap());
-        }),
-        ("overlapping regions", |raw| {
-            let file = memory(8192);
-            let words = [2, 0, 8192, 0, 0, 4096, 4096, 8192, 0];
-            raw.send_words(code::SET_MEM_TABLE, &words, &[file.as_fd(), file.as_fd()]);
-        }),
-        ("a nonexistent ring", |raw| raw.send_state(code::SET_VRING_NUM, 4, 64)),
-        ("a ring index out of range", |raw| raw.send_state(code::SET_VRING_BASE, u32::MAX, 0)),
-        ("the base of a ring out of range", |raw| {
-            raw.send_state(code::GET_VRING_BASE, u32::MAX, 0);
-        }),
-        ("a ring of size 0", |raw| raw.send_state(code::SET_VRING_NUM, 0, 0)),
-        ("a ring of size 3", |raw| raw.send_state(code::SET_VRING_NUM, 0, 3)),
-        ("a ring over the maximum size", |raw| raw.send_state(code::SET_VRING_NUM, 0, 1 << 15)),
-        ("a ring size over 16 bits", |raw| raw.send_state(code::SET_VRING_NUM, 0, 65_600)),
-        ("an index over 16 bits", |raw| raw.send_state(code::SET_VRING_BASE, 0, 1 << 16)),
-        ("misaligned addresses", |raw| {
-            raw.send_words(code::SET_VRING_ADDR, &[0, 8, 0, 0, 0], &[]);
-        }),
-        ("a log without its feature", |raw| {
-            raw.send_words(code::SET_VRING_ADDR, &[1 << 32, 0, 0, 0, 0], &[]);
-        }),
-        ("a kick that is not an eventfd", |raw| {
-            let file = memory(8);
-            raw.send_words(code::SET_VRING_KICK, &[0], &[file.as_fd()]);
-        }),
-        ("a kick that is a socket", |raw| {
-            raw.send_words(code::SET_VRING_KICK, &[0], &[raw.0.as_fd()]);
-        }),
-        ("a kick without descriptor", |raw| raw.send_words(code::SET_VRING_KICK, &[0x100], &[])),
-        ("a missing kick descriptor", |raw| raw.send_words(code::SET_VRING_KICK, &[0], &[])),
-        ("a call that is not an eventfd", |raw| {
-            raw.send_words(code::SET_VRING_CALL, &[0], &[memory(8).as_fd()]);
-        }),
-        ("a call of ring 255", |raw| raw.send_words(code::SET_VRING_CALL, &[0x1ff], &[])),
-        ("enable before features", |raw| raw.send_state(code::SET_VRING_ENABLE, 0, 1)),
-        ("configuration before protocol features", |raw| {
-            raw.send_words(code::GET_CONFIG, &[0, 0], &[]);
-        }),
-        ("a back-end channel before protocol features", |raw| {
-            raw.send_sized(code::SET_BACKEND_REQ_FD, 0, &[], &[raw.0.as_fd()]);
-        }),
-        ("an inflight region before protocol features", |raw| {
-            raw.send_words(code::SET_INFLIGHT_FD, &[4096, 0, 0], &[memory(4096).as_fd()]);
-        }),
-        ("half a header", |raw| {
-            let _ = rustix::io::write(&raw.0, &[1; 7]);
-            raw.0.shutdown(std::net::Shutdown::Write).unwrap();
-        }),
-        ("half a message", |raw| {
-            raw.send_sized(code::SET_FEATURES, 8, &[1; 3], &[]);
-            raw.0.shutdown(std::net::Shutdown::Write).unwrap();
-        }),
-    ];
+    let attacks = [MESSAGE_ATTACKS, RING_ATTACKS].concat();
     let mut served = ServeProcess::start(MIB, "");
-    for (name, attack) in attacks {
+    for (name, attack) in &attacks {
         let mut raw = RawConnection::connect(&served);
         attack(&raw);
         assert!(raw.hangs_up(), "{name}: {}", served.log());

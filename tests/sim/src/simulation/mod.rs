@@ -18,8 +18,6 @@ use vmm_sys_util::eventfd::EventFd;
 
 use driver::{feature, status};
 
-use step::StepResult;
-
 use crate::counts::Counts;
 use crate::disk::{SharedHost, SimDisk};
 use crate::host::Host;
@@ -55,6 +53,13 @@ enum Phase {
     Wait,
     /// Sleeps until its ring is readable.
     Asleep,
+}
+
+/// Result of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StepResult {
+    Continue,
+    Reset,
 }
 
 /// A worker and the ring of its engine.

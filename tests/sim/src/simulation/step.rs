@@ -4,7 +4,7 @@ use devices::virtio::VirtioDevice;
 use devices::virtio::queue_worker::Protocol;
 use driver::kind;
 
-use super::{Phase, RunningWorker, Simulation};
+use super::{Phase, RunningWorker, Simulation, StepResult};
 use crate::call::errno;
 use crate::content::{SECTOR, Value};
 use crate::oracle::Effect;
@@ -13,13 +13,6 @@ use crate::queue_driver::{self, Expectation, MAX_SECTORS, QueueDriver, Request};
 
 /// Offset of `writeback` in the configuration (Virtio 1.2 §5.2.4).
 const WRITEBACK: u64 = 32;
-
-/// Result of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StepResult {
-    Continue,
-    Reset,
-}
 
 impl<P: Protocol> Simulation<P> {
     /// Takes one step of a party drawn by weight.
