@@ -40,10 +40,10 @@ fn check_processors(machine: &Machine, name: &str) -> Result<()> {
     machine.boot(name, "", |_, guest| {
         assert_eq!(guest.run("nproc")?.trim(), machine.vcpus.to_string());
         assert_eq!(guest.power_off()?, 0);
-        let said = guest.vmm_output()?;
+        let output = guest.vmm_output()?;
         assert!(
-            said.is_empty() || said.contains("`vcpus` exceeds the number of host CPUs"),
-            "{said}"
+            output.is_empty() || output.contains("`vcpus` exceeds the number of host CPUs"),
+            "{output}"
         );
         Ok(())
     })

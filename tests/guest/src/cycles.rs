@@ -13,9 +13,9 @@ const WORKER: &str = r#"
 worker=$1 cycles=$2 program=$3
 for cycle in $(seq $cycles); do
   rm -f console$worker
-  timeout 180 $program run guest$worker.toml >said$worker 2>&1 </dev/null; status=$?
+  timeout 180 $program run guest$worker.toml >output$worker 2>&1 </dev/null; status=$?
   if [ $status != 0 ] || ! grep -q GUEST-UP console$worker; then
-    echo "worker $worker, cycle $cycle of $cycles: status $status"; cat said$worker console$worker; exit 1
+    echo "worker $worker, cycle $cycle of $cycles: status $status"; cat output$worker console$worker; exit 1
   fi
 done"#;
 

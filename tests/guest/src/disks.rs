@@ -109,14 +109,14 @@ fn fio_verifies_its_writes(file_system: &str) -> Result<()> {
     }
     let guest = host.boot(&host.guest_config(4, "512MiB", "initramfs-tools", "", &tables))?;
     assert_eq!(guest.run("ls /sys/block/vda/mq | wc -l")?.trim(), "4");
-    let said = guest.run_for(
+    let output = guest.run_for(
         "fio --ioengine=libaio --direct=1 --iodepth=16 --numjobs=4 --thread --rw=randwrite --size=2m --offset_increment=2m \
          --bssplit=512/10:4k/50:12k/10:16k/20:64k/10 --verify=crc32c --verify_backlog=64 --verify_fatal=1 --do_verify=1 --end_fsync=1 \
          --group_reporting --output-format=terse --terse-version=3 \
          --name=writeback --filename=/dev/vda --new_group --name=none --filename=/dev/vdb",
         FIO_TIMEOUT,
     )?;
-    assert!(said.contains(";writeback;0;0;"), "one group of jobs without errors: {said}");
+    assert!(output.contains(";writeback;0;0;"), "one group of jobs without errors: {output}");
     assert_eq!(guest.power_off()?, 0);
     Ok(())
 }

@@ -118,8 +118,8 @@ fn full_host_holds_writes(file_system: &str, cache: &str) -> Result<()> {
     store
         .guest
         .run_for("while kill -0 $(cat /run/fio.pid) 2>/dev/null; do sleep 1; done", FIO_TIMEOUT)?;
-    let said = store.guest.run("cat /run/fio.out /run/fio.err")?;
-    assert!(said.contains("3;fio-") && said.contains(";full;0;0;"), "fio failed: {said}");
+    let output = store.guest.run("cat /run/fio.out /run/fio.err")?;
+    assert!(output.contains("3;fio-") && output.contains(";full;0;0;"), "fio failed: {output}");
     let disk = store.disk()?;
     assert!(disk["held"].is_null(), "{disk}");
     assert_eq!(disk["total"]["requests"]["write"]["errors"], 0);
@@ -156,10 +156,10 @@ fn held_writes_fail_at_the_deadline() -> Result<()> {
     store.guest.run("for i in $(seq 300); do test -s /run/dd.status && break; sleep 1; done")?;
     assert!(start.elapsed() >= Duration::from_secs(10));
     assert_eq!(store.guest.run("cat /run/dd.status")?.trim(), "1");
-    let said = store.guest.run("cat /run/dd.out; dmesg | tail -3")?;
-    assert!(said.contains("I/O error") || said.contains("No space left"), "{said}");
+    let output = store.guest.run("cat /run/dd.out; dmesg | tail -3")?;
+    assert!(output.contains("I/O error") || output.contains("No space left"), "{output}");
     let disk = store.disk()?;
-    println!("{said}\n{}", disk["total"]["requests"]["write"]);
+    println!("{output}\n{}", disk["total"]["requests"]["write"]);
     assert!(disk["held"].is_null() && disk["lost_writes"] == false, "{disk}");
     assert!(disk["total"]["requests"]["write"]["errors"].as_u64() >= Some(1), "{disk}");
 

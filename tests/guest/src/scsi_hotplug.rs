@@ -60,8 +60,8 @@ fn disks_are_attached_and_detached_under_a_running_guest() -> Result<()> {
     let tables = format!("[[scsi]]\n{}", control_socket::table(&host));
     let guest = host.boot(&host.small_guest(2, &tables))?;
 
-    let said = images.attach("data", "")?;
-    assert_eq!(said, "data is attached as LUN 0 of target 0 of controller 0\n");
+    let output = images.attach("data", "")?;
+    assert_eq!(output, "data is attached as LUN 0 of target 0 of controller 0\n");
     let data = wait_attached(&guest, "0:0:0:0")?;
     guest.run(&format!("mke2fs -q /dev/{data} && mount /dev/{data} /mnt"))?;
     let sum = guest.run("dd if=/dev/urandom bs=1M count=4 2>/dev/null | tee /mnt/file | md5sum")?;

@@ -90,7 +90,7 @@ fn fio_verifies_its_writes_on_volumes_that_grow() -> Result<()> {
     assert!(status.contains("mapped"), "{status}");
 
     for (id, node) in NODES {
-        let said = volumes.guest.run_for(
+        let output = volumes.guest.run_for(
             &format!(
                 "fio --name={id} --filename={node} --ioengine=libaio --direct=1 --iodepth=16 --numjobs=2 --thread --rw=randwrite \
                  --size=8m --offset_increment=8m --bssplit=512/10:4k/50:12k/10:16k/20:64k/10 --verify=crc32c --verify_backlog=64 \
@@ -98,7 +98,7 @@ fn fio_verifies_its_writes_on_volumes_that_grow() -> Result<()> {
             ),
             FIO_TIMEOUT,
         )?;
-        assert!(said.contains(&format!(";{id};0;0;")), "{said}");
+        assert!(output.contains(&format!(";{id};0;0;")), "{output}");
     }
 
     for (id, node) in NODES {

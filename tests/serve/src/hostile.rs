@@ -300,12 +300,12 @@ fn invalid_inflight_region_ends_connection() {
         assert!(monitor.frontend.set_inflight_fd(&request, fd.as_raw_fd()).is_err());
     });
     check_survives(&served, "more rings than queues", |monitor| {
-        let asked = VhostUserInflight::new(0, 0, u16::MAX, 64);
-        assert!(monitor.frontend.get_inflight_fd(&asked).is_err());
+        let request = VhostUserInflight::new(0, 0, u16::MAX, 64);
+        assert!(monitor.frontend.get_inflight_fd(&request).is_err());
     });
     check_survives(&served, "larger rings than the queues", |monitor| {
-        let asked = VhostUserInflight::new(0, 0, 1, u16::MAX);
-        assert!(monitor.frontend.get_inflight_fd(&asked).is_err());
+        let request = VhostUserInflight::new(0, 0, 1, u16::MAX);
+        assert!(monitor.frontend.get_inflight_fd(&request).is_err());
     });
     for (name, at, byte) in
         [("another version", 8, 9), ("another size", 10, 9), ("another used index", 15, 0x77)]

@@ -248,8 +248,8 @@ fn play(dut: &mut DeviceUnderTest, case: &Case) -> Result<(), TestCaseError> {
     prop_assert!(wait_for(done).is_some(), "the chain is used or a reset is needed");
     match verdict {
         Expected::NeedsReset => {
-            let asks = || dut.disk.device.needs_reset().then_some(());
-            prop_assert!(wait_for(asks).is_some(), "the device needs a reset");
+            let needs_reset = || dut.disk.device.needs_reset().then_some(());
+            prop_assert!(wait_for(needs_reset).is_some(), "the device needs a reset");
             // A reset, so that all effects are complete.
             dut.disk.restart();
         }

@@ -101,14 +101,14 @@ fn detach_waits_for_requests_in_flight() {
     disk.pause();
     let sent = initiator.send(0, &Command::new(0, &super::read_10(0, 1)).with_data_in(512));
     fixtures::wait_for(|| (disk.pushed() > 0).then_some(())).unwrap();
-    let leaving = bus.detach(Address { target: 0, lun: 0 }).unwrap();
+    let detaching = bus.detach(Address { target: 0, lun: 0 }).unwrap();
     let other = initiator.send(0, &Command::new(0, &[0; 6]));
     let answer = initiator.wait(0, &other);
     assert_eq!(answer.response, response::BAD_TARGET);
     disk.resume();
     assert_eq!(initiator.wait(0, &sent).status, 0);
     let before = disk.syncs();
-    leaving.settle().unwrap();
+    detaching.settle().unwrap();
     assert_eq!((disk.engines(), disk.syncs() - before), (0, 1));
 }
 

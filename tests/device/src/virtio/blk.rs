@@ -101,8 +101,8 @@ fn s5_2_6_2_zeroed_ranges_read_zero() {
 fn s5_2_6_2_discard_reaches_backend() {
     let (mut disk, backend) = start(u64::MAX);
     assert_eq!(disk.run(&Request::ranges(kind::DISCARD, &[(8, 16, 0)])).status, 0);
-    let asked = backend.take_pushed();
-    let [block::Operation::Discard { range, .. }] = asked[..] else { panic!("{asked:?}") };
+    let pushed = backend.take_pushed();
+    let [block::Operation::Discard { range, .. }] = pushed[..] else { panic!("{pushed:?}") };
     assert_eq!((range.start.0, range.len), (4096, 8192));
 }
 

@@ -14,7 +14,7 @@ fn start(features: u64) -> (Device, Ring) {
     (device, ring)
 }
 
-fn ask(device: &Device, ring: &mut Ring, chain: &[Descriptor]) -> u32 {
+fn request(device: &Device, ring: &mut Ring, chain: &[Descriptor]) -> u32 {
     let _ = ring.offer(chain);
     if ring.publish() {
         device.function.kick(0);
@@ -30,15 +30,15 @@ fn s5_4_6_2_buffers_are_filled_to_the_used_length() {
         let (device, mut ring) = start(features);
         for len in [1, 2, 64, 4096, 65536] {
             device.machine().write(0x10_0000, &vec![0; len as usize]);
-            let given = ask(&device, &mut ring, &[Descriptor::writable(0x10_0000, len)]);
-            assert!(given >= 1 && given <= len);
+            let written = request(&device, &mut ring, &[Descriptor::writable(0x10_0000, len)]);
+            assert!(written >= 1 && written <= len);
             let bytes = device.machine().read(0x10_0000, len.into());
-            let (filled, rest) = bytes.split_at(given as usize);
-            assert!(given < 16 || filled.iter().any(|byte| *byte != 0));
+            let (filled, rest) = bytes.split_at(written as usize);
+            assert!(written < 16 || filled.iter().any(|byte| *byte != 0));
             assert!(rest.iter().all(|byte| *byte == 0), "no byte beyond the used length");
         }
         let chain = [Descriptor::writable(0x10_0000, 7), Descriptor::writable(0x20_0000, 9)];
-        assert_eq!(ask(&device, &mut ring, &chain), 16);
+        assert_eq!(request(&device, &mut ring, &chain), 16);
     }
 }
 
@@ -51,9 +51,9 @@ fn chains_without_writable_buffers() {
         [Descriptor::writable(0x8000_0000, 64)],
         [Descriptor::writable(0x10_0000, 0)],
     ] {
-        assert_eq!(ask(&device, &mut ring, &chain), 0);
+        assert_eq!(request(&device, &mut ring, &chain), 0);
     }
-    assert_eq!(ask(&device, &mut ring, &[Descriptor::writable(0x10_0000, 8)]), 8);
+    assert_eq!(request(&device, &mut ring, &[Descriptor::writable(0x10_0000, 8)]), 8);
     ring.offer_raw(999);
     device.function.kick(0);
     assert_eq!(device.config_line().wait(PATIENCE), 1);
