@@ -6,7 +6,7 @@ use super::sense::Sense;
 /// The bytes of a command; those that the initiator did not send are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cdb {
-    bytes: [u8; Self::MOST],
+    bytes: [u8; Self::MAX_BYTES],
     sent: usize,
 }
 
@@ -21,16 +21,16 @@ pub(super) enum Form {
 
 impl Cdb {
     /// More than any command here has, in bytes.
-    pub const MOST: usize = 32;
+    pub const MAX_BYTES: usize = 32;
 
     /// The command at the start of `bytes`.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
-        let mut copy = [0; Self::MOST];
+        let mut copy = [0; Self::MAX_BYTES];
         for (to, from) in copy.iter_mut().zip(bytes) {
             *to = *from;
         }
-        Self { bytes: copy, sent: bytes.len().min(Self::MOST) }
+        Self { bytes: copy, sent: bytes.len().min(Self::MAX_BYTES) }
     }
 
     /// What the command is.

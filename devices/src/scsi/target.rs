@@ -19,12 +19,12 @@ pub struct Target {
 
 impl Target {
     /// The highest number that a unit can have.
-    pub const MOST_LUN: u16 = 0x3fff;
+    pub const MAX_LUN: u16 = 0x3fff;
 
     /// Adds a unit under a number; `false` if the number is taken or too high.
     pub fn add(&mut self, lun: u16, unit: Arc<LogicalUnit>) -> bool {
         match self.luns.binary_search(&lun) {
-            Err(place) if lun <= Self::MOST_LUN => {
+            Err(place) if lun <= Self::MAX_LUN => {
                 self.luns.insert(place, lun);
                 self.units.insert(place, unit);
                 true

@@ -3,7 +3,7 @@
 //! Shared by all queues and by the control plane. What reads and writes look at are atomics.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::block::{Backend, BackingSpace, ByteOffset, ByteRange, DiscardLimits, Geometry, LogLimit};
@@ -12,7 +12,7 @@ use super::attention::{Attention, Attentions};
 use super::reservations::Reservations;
 use super::sense::Sense;
 use super::{Command, Outcome, opcodes};
-use crate::storage::WriteCache;
+use crate::storage::{DriverCapacity, WriteCache};
 
 /// What tells a unit from all others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub struct LogicalUnit {
     geometry: Geometry,
     limits: Limits,
     /// As the initiator knows it, in bytes.
-    capacity: AtomicU64,
+    capacity: DriverCapacity,
     write_cache: WriteCache,
     attentions: Attentions,
     descriptor_sense: AtomicBool,
@@ -94,7 +94,7 @@ impl LogicalUnit {
                 unmap_blocks: blocks(RANGE_BYTES),
                 unmap_descriptors: UNMAP_DESCRIPTORS,
             },
-            capacity: AtomicU64::new(geometry.capacity),
+            capacity: DriverCapacity::new(geometry.capacity),
             write_cache: WriteCache::new(backend.cache_mode()),
             attentions: Attentions::default(),
             descriptor_sense: AtomicBool::new(false),
@@ -148,16 +148,20 @@ impl LogicalUnit {
     /// Bytes the initiator knows of.
     #[must_use]
     pub fn capacity(&self) -> u64 {
-        self.capacity.load(Ordering::Acquire)
+        self.capacity.bytes()
     }
 
     /// The disk has another size: the initiator is told with its next command. Whether it had not that size before.
     pub fn set_capacity(&self, bytes: u64) -> bool {
-        let changed = self.capacity.swap(bytes, Ordering::AcqRel) != bytes;
+        let changed = self.capacity.set(bytes);
         if changed {
             self.raise(Attention::CapacityChanged);
         }
         changed
+    }
+
+    pub(crate) fn driver_capacity(&self) -> &DriverCapacity {
+        &self.capacity
     }
 
     /// Tells the initiator of `attention` with its next command.

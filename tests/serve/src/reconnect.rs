@@ -197,7 +197,7 @@ fn the_write_cache_is_off_after_the_process_was_killed() {
     monitor.reconnect(&served.socket());
     monitor.write(0, 0, &[3; 512]);
     assert_eq!(monitor.config(32), [0]);
-    served.wait_log("resumes a guest and does not tell", 1);
+    served.wait_log("resumes a guest without its write cache setting", 1);
     monitor.set_write_cache(true);
     assert_eq!(monitor.config(32), [1]);
 }

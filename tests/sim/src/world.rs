@@ -3,14 +3,13 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::time::Duration;
 
 use block::simulation::Clock;
 use block::{Backend, CacheMode};
 use devices::GuestMemory;
-use devices::virtio::queue_worker::{Protocol, QueueWorker};
-use devices::virtio::{Block, FaultReporter, Interrupt, VirtioDevice};
+use devices::storage::{Protocol, QueueWorker};
+use devices::virtio::{Block, DeviceStatus, FaultReporter, Interrupt, VirtioDevice};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -105,7 +104,7 @@ struct World<P: Protocol> {
     /// Since when each completed write is promised to be durable.
     cache_off_since: Option<Time>,
     /// The device's status register.
-    status: Arc<AtomicU8>,
+    status: DeviceStatus,
     counts: Counts,
 }
 
@@ -137,7 +136,7 @@ pub(super) fn play(
         left: plan.operations,
         resets_left: 2,
         cache_off_since: None,
-        status: Arc::new(AtomicU8::new(status::DRIVER_OK)),
+        status: DeviceStatus::driver_ok(),
         counts: Counts::default(),
         plan: plan.clone(),
     };
@@ -176,9 +175,7 @@ impl<P: Protocol> World<P> {
         self.cache_off_since = (!has_cache).then_some(self.now);
         for index in 0..self.plan.queues {
             let (guest, active) = Guest::new(&self.memory, index, self.plan.queue_size, features);
-            let config = Interrupt::new(Arc::new([]), Arc::new(AtomicU16::new(0xffff)));
-            let faults =
-                FaultReporter::new(Arc::clone(&self.status), Arc::new(AtomicU8::new(0)), config);
+            let faults = FaultReporter::new(self.status.clone(), Interrupt::unassigned());
             let kick = Arc::clone(&active.kick);
             let worker =
                 make(&self.block, active, faults).map_err(|error| format!("no worker: {error}"))?;
@@ -519,7 +516,7 @@ impl<P: Protocol> World<P> {
 
     /// What nobody asked about must be right all the same.
     fn check_bystanders(&self) -> Result<(), String> {
-        if self.status.load(Ordering::Acquire) & status::NEEDS_RESET != 0 {
+        if self.status.get() & status::NEEDS_RESET != 0 {
             return Err("the device asks for a reset".into());
         }
         let outstanding: usize = self.guests.iter().map(Guest::outstanding).sum();

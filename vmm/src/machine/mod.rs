@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use devices::Hypervisor;
 use devices::pci::PciRoot;
 use devices::platform::{Cmos, KeyboardReset, PowerButton, PowerControl, PowerRequest, Pvpanic};
-use devices::virtio::DiskControl;
+use devices::storage::DiskControl;
 use kvm_ioctls::Kvm;
 use thiserror::Error;
 use vm_memory::GuestAddress;

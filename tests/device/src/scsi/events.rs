@@ -104,7 +104,7 @@ fn a_disk_that_is_busy_goes_when_it_is_done() {
     disk.resume();
     assert_eq!(host.wait(0, &sent).status, 0);
     let before = disk.syncs();
-    leaving.settle().unwrap();
+    leaving.drain().unwrap();
     assert_eq!((disk.engines(), disk.syncs() - before), (0, 1));
 }
 

@@ -15,7 +15,8 @@ use block::{
     EngineSetup, Extent, Geometry, IoEngine, OnEnospc, OpenError, RawFile, ResizeError,
 };
 use devices::scsi::Identity;
-use devices::virtio::{Address, DiskControl, NoPlace, ScsiBus};
+use devices::storage::DiskControl;
+use devices::virtio::{Address, AttachError, ScsiBus};
 use driver::{Command, Initiator, Response, Shape, TestDisk, response};
 use fixtures::{scratch, wait_for};
 use rustix::fs::{FlockOperation, fcntl_lock};
@@ -47,7 +48,7 @@ fn open(path: &Path, engine: EngineKind) -> Arc<RawFile> {
 /// Detaches a disk, and waits until its file is closed.
 fn detach(bus: &ScsiBus, address: Address, control: DiskControl) {
     let leaving = bus.detach(address).expect("there is a disk");
-    leaving.settle().unwrap();
+    leaving.drain().unwrap();
     drop(control);
     leaving.close();
 }
@@ -119,14 +120,14 @@ fn a_unit_that_is_gone_answers_as_one_that_never_was() {
     attach(&bus, 0, 1, Arc::new(TestDisk::new(Shape::default())));
     let inquiry = |lun| Command::new(lun, &[0x12, 0, 0, 0, 36, 0]).with_data_in(36);
     assert_eq!(host.succeed(&inquiry(1))[0], 0, "a disk");
-    bus.detach(SECOND).unwrap().settle().unwrap();
+    bus.detach(SECOND).unwrap().drain().unwrap();
     assert_eq!(host.succeed(&inquiry(1)), host.succeed(&inquiry(9)));
     assert_eq!(host.succeed(&inquiry(1))[0], 0x7f);
     for command in [Command::new(1, &[0; 6]), Command::new(1, &read_10(0, 1)).with_data_in(512)] {
         assert_eq!(host.run(0, &command).sense_triple(), (5, 0x25, 0));
     }
     // A target without units is none.
-    bus.detach(Address { target: 0, lun: 0 }).unwrap().settle().unwrap();
+    bus.detach(Address { target: 0, lun: 0 }).unwrap().drain().unwrap();
     assert_eq!(host.run(0, &inquiry(0)).response, response::BAD_TARGET);
 }
 
@@ -191,7 +192,7 @@ fn what_is_in_flight_ends_before_the_flush() {
     wait_for(|| (disk.pushed() > 0).then_some(())).unwrap();
     let leaving = bus.detach(SECOND).unwrap();
     thread::scope(|scope| {
-        let end = scope.spawn(move || leaving.settle().map(|()| leaving));
+        let end = scope.spawn(move || leaving.drain().map(|()| leaving));
         // The other disk goes on, and the flush waits.
         for _ in 0..20 {
             assert_eq!(first(&mut host, 0, &Command::new(0, &[0; 6])).status, 0);
@@ -224,7 +225,7 @@ fn a_disk_that_went_under_a_command_is_told_from_one_that_fails() {
         let leaving = detaches.then(|| bus.detach(SECOND).unwrap());
         disk.resume();
         assert_eq!(host.wait(0, &sent).sense_triple(), sense);
-        leaving.map_or(Ok(()), |leaving| leaving.settle()).unwrap();
+        leaving.map_or(Ok(()), |leaving| leaving.drain()).unwrap();
     }
 }
 
@@ -235,7 +236,7 @@ fn a_file_is_closed_when_nobody_looks_at_its_disk() {
     let (file, disk) = file_disk(1 << 20, CacheMode::WriteBack);
     let control = attach(&bus, 0, 1, Arc::new(disk));
     let leaving = bus.detach(SECOND).unwrap();
-    leaving.settle().unwrap();
+    leaving.drain().unwrap();
     thread::scope(|scope| {
         let end = scope.spawn(|| leaving.close());
         thread::sleep(Duration::from_millis(20));
@@ -261,7 +262,7 @@ fn a_reset_lets_go_of_a_disk_that_leaves() {
     let leaving = bus.detach(SECOND).unwrap();
     host.device.set_status(0);
     disk.resume();
-    leaving.settle().unwrap();
+    leaving.drain().unwrap();
     leaving.close();
     wait_for(|| (host.device.status() == 0).then_some(())).expect("the reset ends");
     let mut host = Initiator::start(host.device.clone(), u64::MAX);
@@ -279,7 +280,7 @@ fn the_end_of_the_machine_flushes_what_leaves() {
     let leaving = bus.detach(SECOND).unwrap();
     host.device.machine().root.close().unwrap();
     assert_eq!((disk.syncs(), other.syncs()), (1, 1));
-    leaving.settle().unwrap();
+    leaving.drain().unwrap();
 }
 
 /// A disk that takes its time to flush.
@@ -342,7 +343,7 @@ fn one_flush_runs_at_a_time() {
     attach(&bus, 0, 1, Arc::new(Slow(disk.clone(), AtomicUsize::new(0))));
     let leaving = bus.detach(SECOND).unwrap();
     thread::scope(|scope| {
-        let end = scope.spawn(move || leaving.settle());
+        let end = scope.spawn(move || leaving.drain());
         host.device.machine().root.close().unwrap();
         end.join().unwrap().unwrap();
     });
@@ -357,7 +358,7 @@ fn numbers_are_used_again() {
     let disk = TestDisk::new(Shape::default());
     for _ in 0..=u16::MAX {
         attach(&bus, 3, 1, Arc::new(disk.clone()));
-        bus.detach(Address { target: 3, lun: 1 }).unwrap().settle().unwrap();
+        bus.detach(Address { target: 3, lun: 1 }).unwrap().drain().unwrap();
     }
     attach(&bus, 0, 0, Arc::new(disk));
     let mut host = Initiator::start(device, u64::MAX);
@@ -374,8 +375,8 @@ fn an_attach_that_is_refused_holds_nothing() {
     let disk: Arc<dyn Backend> = Arc::new(disk);
     let buffer = host.offer_event_buffer();
     for (address, why) in [
-        (Address { target: 0, lun: 0 }, NoPlace::Taken(0, 0)),
-        (Address { target: 0, lun: 0x4000 }, NoPlace::TooHigh(0x4000)),
+        (Address { target: 0, lun: 0 }, AttachError::Taken(0, 0)),
+        (Address { target: 0, lun: 0x4000 }, AttachError::LunTooHigh(0x4000)),
     ] {
         let refused =
             bus.attach(address, "disk", Identity::new("disk", "/"), Arc::clone(&disk)).map(drop);

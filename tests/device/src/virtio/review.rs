@@ -3,12 +3,14 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use block::{Backend, EngineSetup, IoEngine, Operation, Segments};
 use devices::GuestMemory;
-use devices::virtio::queue_worker::{Completed, Parsed, Protocol, QueueWorker};
-use devices::virtio::{ActiveQueue, Chain, FaultReporter, GuestMap, Interrupt, Queue, QueueLayout};
+use devices::storage::{Completed, Parsed, Protocol, QueueWorker};
+use devices::virtio::{
+    ActiveQueue, Chain, DeviceStatus, FaultReporter, GuestMap, Interrupt, Queue, QueueLayout,
+};
 use driver::{Descriptor, Ring, Shape, TestDisk};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -56,15 +58,10 @@ fn what_was_made_available_before_is_looked_at() {
     let layout = QueueLayout { size: 16, descriptors: 0, available: 0x1000, used: 0x2000 };
     let disk = TestDisk::new(Shape::default());
     disk.pause();
-    let nobody = || Interrupt::new(Arc::new([]), Arc::new(AtomicU16::new(0xffff)));
-    let active = ActiveQueue {
-        index: 0,
-        queue: Queue::new(&memory, layout, 0).unwrap(),
-        kick: Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()),
-        interrupt: nobody(),
-        hand_over: None,
-    };
-    let faults = FaultReporter::new(Arc::new(AtomicU8::new(0)), Arc::default(), nobody());
+    let queue = Queue::new(&memory, layout, 0).unwrap();
+    let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+    let active = ActiveQueue::new(0, queue, kick, Interrupt::unassigned());
+    let faults = FaultReporter::new(DeviceStatus::default(), Interrupt::unassigned());
     let seen = Arc::new(AtomicUsize::new(0));
     let protocol = LastMoment { driver: Ring::new(memory, layout, 0), seen: Arc::clone(&seen) };
     let engine = |setup: &EngineSetup<'_>| disk.engine(setup);

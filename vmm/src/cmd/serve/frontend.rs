@@ -7,13 +7,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use devices::virtio::vhost_user::{Connection, Disk, Left};
+use devices::virtio::vhost_user::{Connection, Disconnect, VhostUserBlock};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 /// See the module's documentation.
 pub(super) struct Frontend {
     stream: UnixStream,
-    thread: JoinHandle<Left>,
+    thread: JoinHandle<Disconnect>,
     /// Signalled when the thread ends.
     gone: Arc<OwnedFd>,
 }
@@ -24,7 +24,7 @@ impl Frontend {
     /// # Errors
     ///
     /// The host gives no descriptor, event or thread.
-    pub(super) fn start(stream: UnixStream, disk: Arc<Mutex<Disk>>) -> io::Result<Self> {
+    pub(super) fn start(stream: UnixStream, disk: Arc<Mutex<VhostUserBlock>>) -> io::Result<Self> {
         stream.set_nonblocking(false)?;
         let gone = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
         let connection = Connection::new(stream.try_clone()?, disk)?;
@@ -64,8 +64,8 @@ impl Frontend {
     /// How it left, once it has.
     pub(super) fn left(self) -> String {
         match self.thread.join() {
-            Ok(Left::Closed) => "the frontend has left".to_owned(),
-            Ok(Left::Refused(error)) => format!("the frontend was disconnected: {error}"),
+            Ok(Disconnect::Closed) => "the frontend has left".to_owned(),
+            Ok(Disconnect::Failed(error)) => format!("the frontend was disconnected: {error}"),
             Err(_) => "the frontend's thread panicked".to_owned(),
         }
     }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use devices::virtio::vhost_user::Disk;
+use devices::virtio::vhost_user::VhostUserBlock;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use thiserror::Error;
@@ -63,7 +63,7 @@ pub(crate) fn serve(config: &DiskFile, path: &Path) -> Result<ExitCode, Error> {
     let block = open_virtio_blk(&config.disk)?;
     let controls = block.control();
     let bytes = controls.geometry().capacity;
-    let disk = Disk::new(block).map_err(host("make a vhost-user device"))?;
+    let disk = VhostUserBlock::new(block).map_err(host("make a vhost-user device"))?;
     let events: Arc<EventLog> = Arc::default();
     let managed = ManagedDisk::new(config.disk.clone(), controls).watched(&events);
     let managed = managed.map_err(host("watch the space of the disk's store"))?;
@@ -108,7 +108,7 @@ enum End {
 struct Server<'a> {
     signals: &'a Signals,
     socket: &'a Socket,
-    disk: &'a Arc<Mutex<Disk>>,
+    disk: &'a Arc<Mutex<VhostUserBlock>>,
     frontend: Option<Frontend>,
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use block::{FlushAction, Named, SoftLimitState};
+use devices::storage::{KindStats, OperationKind, QueueStats};
 use devices::virtio::Address;
-use devices::virtio::stats::{Kind, KindStats, QueueStats};
 
 use super::latency::Counts;
 use super::model::{
@@ -74,7 +74,7 @@ impl ManagedDisk {
 
     pub(super) fn status(&self) -> Disk {
         let Self { config, control, .. } = self;
-        let (geometry, engine) = (control.geometry(), control.engine());
+        let (geometry, engine) = (control.geometry(), control.status().engine);
         let held = self.held();
         Disk {
             id: config.id().to_owned(),
@@ -204,7 +204,7 @@ fn counted(requests: u64) -> String {
 /// The sum over `queues`.
 fn stats(queues: &[Arc<QueueStats>]) -> Stats {
     let sum = |figure: fn(&QueueStats) -> u64| queues.iter().map(|queue| figure(queue)).sum();
-    let requests = Kind::ALL.map(|kind| {
+    let requests = OperationKind::ALL.map(|kind| {
         let of_kind: Vec<_> = queues.iter().map(|queue| queue.kind(kind)).collect();
         (kind.name().to_owned(), requests(&of_kind))
     });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use devices::virtio::stats::Histogram;
+use devices::storage::Histogram;
 
 use super::model::{Bucket, Latency};
 

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use devices::virtio::stats::{Histogram, Kind, QueueStats};
+use devices::storage::{Histogram, OperationKind, QueueStats};
 
 use super::collect::View;
 use super::latency::Counts;
@@ -162,10 +162,10 @@ fn queues(page: &mut Page, all: &[Arc<ManagedDisk>]) {
     family("bulkhead_disk_answered_total", counter, "Requests that took no disk.", |queue| {
         queue.answered.get()
     });
-    let mut by_kind = |name: &str, help: &str, value: fn(&QueueStats, Kind) -> u64| {
+    let mut by_kind = |name: &str, help: &str, value: fn(&QueueStats, OperationKind) -> u64| {
         page.family(name, counter, help);
         for (disk, number, queue) in all_queues(all) {
-            for kind in Kind::ALL {
+            for kind in OperationKind::ALL {
                 let labels = [("disk", disk), ("queue", &number), ("kind", kind.name())];
                 page.sample(name, &labels, value(queue, kind));
             }
@@ -206,7 +206,7 @@ fn latencies(page: &mut Page, all: &[Arc<ManagedDisk>]) {
     let name = "bulkhead_disk_backend_seconds";
     page.family(name, "histogram", "Time in the engine and the host.");
     for disk in all {
-        for kind in Kind::ALL {
+        for kind in OperationKind::ALL {
             let queues = disk.control.stats().iter();
             let counts = Counts::of(queues.map(|queue| &queue.kind(kind).backend));
             let labels = [("disk", disk.config.id()), ("kind", kind.name())];
