@@ -1,10 +1,10 @@
-//! Guest memory for the data path: a few regions, resolved to addresses of this process when a queue
-//! is activated.
+//! Guest memory for the data path: a few regions, resolved to addresses of this process when a
+//! queue is activated.
 //!
-//! Invariant behind all unsafe code here: the bytes of a region stay mapped at `host` as long as the
-//! map exists, which keeps a reference to the guest memory; and each access is within one region,
-//! which [`GuestMap::find`] checks. The guest may change the bytes at any time: accesses are
-//! volatile, and each value is read once.
+//! Invariant behind all unsafe code here: the bytes of a region stay mapped at `host` as long as
+//! the map exists, which keeps a reference to the guest memory; and each access is within one
+//! region, which [`GuestMap::find`] checks. The guest may change the bytes at any time: accesses
+//! are volatile, and each value is read once.
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -125,12 +125,13 @@ impl GuestMap {
     #[inline]
     pub(crate) fn segment(&self, addr: GuestAddress, len: u32) -> Option<Segment> {
         let base = self.find(addr, len.into())?;
-        // SAFETY: the bytes are guest memory; the worker keeps its map until its engine has drained.
+        // SAFETY: the bytes are guest memory; the worker keeps its map until its engine has
+        // drained.
         Some(unsafe { Segment::new(base.as_ptr(), len as usize) })
     }
 
-    /// Appends the `len` bytes at `addr` to `segments`, one segment for each region. `false` if some
-    /// are not guest memory. The caller keeps the map as for [`GuestMap::segment`].
+    /// Appends the `len` bytes at `addr` to `segments`, one segment for each region. `false` if
+    /// some are not guest memory. The caller keeps the map as for [`GuestMap::segment`].
     #[inline]
     pub(crate) fn push_segments(
         &self,
@@ -151,8 +152,8 @@ impl GuestMap {
     fn push_across_regions(&self, addr: GuestAddress, len: u32, segments: &mut Segments) -> bool {
         self.memory.get_slices(addr, len as usize).all(|slice| {
             let Ok(slice) = slice else { return false };
-            // SAFETY: `get_slices` has checked that the bytes are guest memory; the worker keeps its
-            // map until its engine has drained.
+            // SAFETY: `get_slices` has checked that the bytes are guest memory; the worker keeps
+            // its map until its engine has drained.
             segments.push(unsafe { Segment::new(slice.ptr_guard_mut().as_ptr(), slice.len()) });
             true
         })

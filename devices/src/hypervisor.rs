@@ -18,7 +18,8 @@ pub struct MsiMessage {
 /// the guest receives the interrupt while the line is unmasked. A signal of a masked line stays
 /// pending in the event.
 pub trait MsiLine: Send {
-    /// The event that raises the interrupt, without a system call to the hypervisor's control plane.
+    /// The event that raises the interrupt, without a system call to the hypervisor's control
+    /// plane.
     fn event(&self) -> &Arc<EventFd>;
 
     /// Routes the event to `message`.

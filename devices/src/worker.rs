@@ -58,9 +58,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a thread called `name` that calls `start`, then `run` until the [`Stop`] is requested.
-    /// `start` runs on the thread because an engine belongs to the thread that made it. Returns
-    /// after `start`.
+    /// Starts a thread called `name` that calls `start`, then `run` until the [`Stop`] is
+    /// requested. `start` runs on the thread because an engine belongs to the thread that made it.
+    /// Returns after `start`.
     ///
     /// # Errors
     ///

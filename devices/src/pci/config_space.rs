@@ -1,5 +1,5 @@
-//! The configuration space of a function, 256 bytes (PCI 3.0 §6.1): values and a mask of the bits that
-//! the guest may write.
+//! The configuration space of a function, 256 bytes (PCI 3.0 §6.1): values and a mask of the bits
+//! that the guest may write.
 
 const COMMAND: usize = 0x04;
 const COMMAND_MEMORY: u8 = 1 << 1;
@@ -48,8 +48,8 @@ pub struct ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// A space with the given IDs and a BAR 0 of `bar_bytes`: a power of two of at least 16, or 0 for
-    /// no BAR.
+    /// A space with the given IDs and a BAR 0 of `bar_bytes`: a power of two of at least 16, or 0
+    /// for no BAR.
     #[must_use]
     pub fn new(ids: &FunctionIds, bar_bytes: u32) -> Self {
         let mut space = Self {
@@ -73,8 +73,9 @@ impl ConfigSpace {
         space
     }
 
-    /// Appends a capability. `body` follows the two bytes of its header; the guest may write the bits
-    /// of it that are set in `writable`. Returns the capability's offset; `None` if the space is full.
+    /// Appends a capability. `body` follows the two bytes of its header; the guest may write the
+    /// bits of it that are set in `writable`. Returns the capability's offset; `None` if the space
+    /// is full.
     #[must_use]
     pub fn add_capability(&mut self, id: CapabilityId, body: &[u8], writable: &[u8]) -> Option<u8> {
         let at = self.free;

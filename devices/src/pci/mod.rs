@@ -1,7 +1,7 @@
 //! The PCI bus: configuration space, BARs, MSI-X, and the root that routes accesses of vCPUs.
 //!
-//! One bus with 32 slots of one function each. Configuration mechanism #1 through the ports 0xCF8 and
-//! 0xCFC (PCI 3.0 §3.2.2.3.2).
+//! One bus with 32 slots of one function each. Configuration mechanism #1 through the ports 0xCF8
+//! and 0xCFC (PCI 3.0 §3.2.2.3.2).
 
 mod config_space;
 mod msix;

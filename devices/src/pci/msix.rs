@@ -1,9 +1,9 @@
-//! MSI-X (PCI 3.0 §6.8.2): the table of messages that the guest writes, and the interrupt lines behind
-//! it.
+//! MSI-X (PCI 3.0 §6.8.2): the table of messages that the guest writes, and the interrupt lines
+//! behind it.
 //!
-//! A vector is unmasked if the function enables MSI-X, and neither the function mask nor the mask of
-//! the entry is set. Its line is routed only then; a signal of a masked line stays pending in its
-//! event.
+//! A vector is unmasked if the function enables MSI-X, and neither the function mask nor the mask
+//! of the entry is set. Its line is routed only then; a signal of a masked line stays pending in
+//! its event.
 
 use std::io;
 use std::sync::Arc;

@@ -5,7 +5,8 @@ use crate::bus::BusDevice;
 /// Event: the guest panicked.
 const PANICKED: u8 = 1 << 0;
 
-/// A pvpanic device (ACPI ID QEMU0001). A read returns the supported events, a write reports events.
+/// A pvpanic device (ACPI ID QEMU0001). A read returns the supported events, a write reports
+/// events.
 pub struct Pvpanic {
     on_panic: Box<dyn Fn() + Send>,
 }

@@ -1,7 +1,7 @@
 //! The serial port: vm-superio's 16550A as a [`BusDevice`].
 //!
-//! vCPU threads access the registers; the thread that owns the console provides input. The writer `W`
-//! must accept every byte without blocking.
+//! vCPU threads access the registers; the thread that owns the console provides input. The writer
+//! `W` must accept every byte without blocking.
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;

@@ -1,5 +1,5 @@
-//! Control of a disk while its guest runs, independent of the storage protocol. Called by the control
-//! plane's threads; neither side waits for the other.
+//! Control of a disk while its guest runs, independent of the storage protocol. Called by the
+//! control plane's threads; neither side waits for the other.
 
 use std::io;
 use std::sync::Arc;
@@ -72,8 +72,8 @@ impl DiskControl {
         self.0.stats()
     }
 
-    /// Measures the space of the backing store. Returns whether the soft limit was crossed since the
-    /// last call and notifies the driver if it was reached. Blocks.
+    /// Measures the space of the backing store. Returns whether the soft limit was crossed since
+    /// the last call and notifies the driver if it was reached. Blocks.
     ///
     /// # Errors
     ///
@@ -87,8 +87,8 @@ impl DiskControl {
         Ok(crossing)
     }
 
-    /// Grows the disk to `size` bytes, or without a size to that of its file or device, and notifies
-    /// the driver. Returns the capacity in bytes. Blocks.
+    /// Grows the disk to `size` bytes, or without a size to that of its file or device, and
+    /// notifies the driver. Returns the capacity in bytes. Blocks.
     ///
     /// # Errors
     ///

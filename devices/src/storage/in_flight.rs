@@ -14,9 +14,9 @@ pub(super) struct InFlightRequest<P> {
     pub(super) since_ns: u64,
 }
 
-/// A table of requests. The tag of a request is its slot and never an index of the driver, so that a
-/// driver that offers a descriptor twice cannot confuse two requests. `T` is what the ring needs to
-/// return the request.
+/// A table of requests. The tag of a request is its slot and never an index of the driver, so that
+/// a driver that offers a descriptor twice cannot confuse two requests. `T` is what the ring needs
+/// to return the request.
 pub(super) struct InFlightTable<T, P> {
     slots: Box<[TableSlot<T, P>]>,
     /// First vacant slot; the number of slots if the table is full.

@@ -1,5 +1,5 @@
-//! The parts that all storage protocols share: the loop between a queue and its engines, statistics,
-//! and the control plane of a disk.
+//! The parts that all storage protocols share: the loop between a queue and its engines,
+//! statistics, and the control plane of a disk.
 //!
 //! The queue worker is written for virtqueues. Everything else here knows no ring, so that another
 //! protocol brings its own ring and the worker becomes generic over both.

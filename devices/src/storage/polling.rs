@@ -1,12 +1,12 @@
 //! How long an idle worker polls its ring before it sleeps.
 //!
 //! A kick costs the driver a system call and both sides a wake-up. A driver that returns within
-//! microseconds finds the worker polling and need not kick. Between checks the worker yields its CPU
-//! (`sched_yield`): a driver on the same CPU can return only then.
+//! microseconds finds the worker polling and need not kick. Between checks the worker yields its
+//! CPU (`sched_yield`): a driver on the same CPU can return only then.
 //!
 //! Only a worker without requests in flight polls: it waits for its driver, never for the disk. It
-//! polls for at most [`MAX_BUDGET_NS`] before a sleep, and only after its driver has returned sooner
-//! than that.
+//! polls for at most [`MAX_BUDGET_NS`] before a sleep, and only after its driver has returned
+//! sooner than that.
 
 use std::hint::spin_loop;
 

@@ -1,7 +1,7 @@
 //! The loop between one queue and its engines, common to all storage protocols.
 //!
-//! Runs on the queue's own thread. A round reaps completions, accepts available chains and publishes
-//! both results with at most one interrupt. Between rounds the worker polls for a moment
+//! Runs on the queue's own thread. A round reaps completions, accepts available chains and
+//! publishes both results with at most one interrupt. Between rounds the worker polls for a moment
 //! (`polling.rs`) or asks the driver for a kick and sleeps in the engine. A round never allocates,
 //! locks or hashes per request. The loop never blocks or ends because of the driver: a malformed
 //! request gets its status; a broken ring needs a reset, for which the thread waits.
@@ -31,7 +31,8 @@ use crate::{GuestMemory, event};
 /// One queue, its engines and its protocol. In a machine a thread [runs](Self::run) it; the
 /// simulator calls [round](Self::round) and [wait](Self::wait) itself.
 pub struct QueueWorker<P: Protocol> {
-    // Dropped first: engines drain, and requests in flight point into the memory that `queue` keeps.
+    // Dropped first: engines drain, and requests in flight point into the memory that `queue`
+    // keeps.
     engines: P::Engines,
     queue: Queue,
     protocol: P,
@@ -46,8 +47,8 @@ pub struct QueueWorker<P: Protocol> {
     stats: Arc<QueueStats>,
     /// Start of the worker's clock.
     epoch: Instant,
-    /// Start of the round that left chains in the ring, in nanoseconds of the worker's clock. `None`
-    /// if the worker slept until a kick or a completion.
+    /// Start of the round that left chains in the ring, in nanoseconds of the worker's clock.
+    /// `None` if the worker slept until a kick or a completion.
     pending_since_ns: Option<u64>,
     /// Start and end of the last round.
     round_ns: (u64, u64),
@@ -127,7 +128,8 @@ impl<P: Protocol> QueueWorker<P> {
     /// Serves the queue until `stop` is requested.
     pub fn run(&mut self, stop: &Stop) {
         while !stop.requested() {
-            // With more chains available, the requests of this round reach the host before the next.
+            // With more chains available, the requests of this round reach the host before the
+            // next.
             let progress = match self.round() {
                 false => self.engines.submit(),
                 true if self.poll(stop) => Ok(()),
@@ -255,7 +257,8 @@ impl<P: Protocol> QueueWorker<P> {
                 return self.queue.position(owed.into_iter().map(|(head, _)| head));
             }
             if let Err(error) = self.engines.wait() {
-                tracing::error!(target: "virtio", %error, "an engine failed with requests in flight");
+                let left = self.in_flight.len();
+                tracing::error!(target: "virtio", %error, left, "an engine failed while draining");
                 let owed = self.in_flight.drain().into_iter().map(|(head, _)| head);
                 return self.queue.position(owed);
             }

@@ -1,4 +1,5 @@
-//! The loop of a queue whose chains are answered in place: network, entropy, SCSI control and events.
+//! The loop of a queue whose chains are answered in place: network, entropy, SCSI control and
+//! events.
 //!
 //! Runs on the queue's own thread. As the storage loop it never ends because of the driver.
 

@@ -1,5 +1,5 @@
-//! The device status and ISR status registers, which the transport shares with the workers, and what
-//! a device reports to its driver through them (Virtio 1.2 §2.1, §4.1.4.5).
+//! The device status and ISR status registers, which the transport shares with the workers, and
+//! what a device reports to its driver through them (Virtio 1.2 §2.1, §4.1.4.5).
 
 use std::fmt::Display;
 use std::sync::Arc;

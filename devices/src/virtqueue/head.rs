@@ -6,9 +6,9 @@ use std::thread;
 /// The head of a chain taken from the available ring.
 ///
 /// [`Queue::push_used`](super::Queue::push_used) returns the chain and consumes its head;
-/// [`Queue::abandon`](super::Queue::abandon) leaves it to a reset or to the next worker. A head that
-/// is dropped otherwise panics in builds with debug assertions. In other builds the queue reports
-/// the lost chain as an error when it is dropped.
+/// [`Queue::abandon`](super::Queue::abandon) leaves it to a reset or to the next worker. A head
+/// that is dropped otherwise panics in builds with debug assertions. In other builds the queue
+/// reports the lost chain as an error when it is dropped.
 #[must_use = "the driver waits for each chain"]
 #[derive(Debug)]
 pub struct Head(u16);

@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(open(&region, 65_531).1, [5, 7, 0, 2], "sequence numbers continue");
     }
 
-    /// A kill between used entries and used index: the driver sees nothing of the batch.
+    /// A kill between used entries and used index: the batch is not visible to the driver.
     #[test]
     fn an_unpublished_batch_is_owed() {
         let region = region();

@@ -146,8 +146,8 @@ impl Queue {
         head.into_index()
     }
 
-    /// Number of heads that [`Queue::pop`] returned and that were neither returned to the driver nor
-    /// given up. Derived from the ring indices, so that the data path does not count.
+    /// Number of heads that [`Queue::pop`] returned and that were neither returned to the driver
+    /// nor given up. Derived from the ring indices, so that the data path does not count.
     #[must_use]
     pub fn outstanding(&self) -> u16 {
         self.next_available.wrapping_sub(self.next_used).wrapping_sub(self.not_ours)

@@ -1,4 +1,4 @@
-//! What a queue remembers that another worker served before.
+//! State of a queue that another worker served before.
 
 use std::collections::VecDeque;
 

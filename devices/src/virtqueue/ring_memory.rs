@@ -1,10 +1,10 @@
 //! The three areas of a split virtqueue in guest memory (Virtio 1.2 §2.7): resolved once at
 //! activation, then accessed without a lookup.
 //!
-//! Invariant behind all unsafe code here: each area is mapped, aligned for its fields and as long as
-//! the queue size requires ([`RingMemory::new`]); it stays mapped because `map` keeps guest memory;
-//! and every offset is within it, because ring positions are taken modulo the size. The guest may
-//! write to the areas at any time: each value is read once, and the caller checks it.
+//! Invariant behind all unsafe code here: each area is mapped, aligned for its fields and as long
+//! as the queue size requires ([`RingMemory::new`]); it stays mapped because `map` keeps guest
+//! memory; and every offset is within it, because ring positions are taken modulo the size. The
+//! guest may write to the areas at any time: each value is read once, and the caller checks it.
 
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 

@@ -219,7 +219,8 @@ mod tests {
         assert_eq!(more, Err(Status::IoError));
     }
 
-    /// A sector whose byte offset overflows must not wrap to a small offset, as `checked_shl` would.
+    /// A sector whose byte offset overflows must not wrap to a small offset, as `checked_shl`
+    /// would.
     #[test]
     fn sectors_that_overflow_are_refused() {
         for sector in [u64::MAX, 1 << 55, (1 << 55) + 1, u64::MAX >> 9] {
@@ -272,7 +273,9 @@ mod tests {
             if let Ok(Operation::Read { at }) = LIMITS.read(sector, len) {
                 prop_assert!(at.0 + len <= LIMITS.capacity);
             }
-            if let Ok(Operation::Discard { range, .. }) = LIMITS.discard(&DiscardWriteZeroes::read_from_bytes(&raw).unwrap(), Durability::Volatile) {
+            let range = DiscardWriteZeroes::read_from_bytes(&raw).unwrap();
+            let op = LIMITS.discard(&range, Durability::Volatile);
+            if let Ok(Operation::Discard { range, .. }) = op {
                 prop_assert!(range.start.0 + range.len <= LIMITS.capacity);
             }
         }

@@ -31,9 +31,9 @@ impl ScsiBus {
         Ok(DiskControl::new(handle))
     }
 
-    /// Detaches the disk at an address and notifies the driver; `None` if the address has no disk. New
-    /// commands do not find the unit. Commands in flight complete as usual, except that they are no
-    /// longer held for ENOSPC.
+    /// Detaches the disk at an address and notifies the driver; `None` if the address has no disk.
+    /// New commands do not find the unit. Commands in flight complete as usual, except that they
+    /// are no longer held for ENOSPC.
     #[must_use]
     pub fn detach(&self, address: Address) -> Option<Detached> {
         self.0.detach(address)

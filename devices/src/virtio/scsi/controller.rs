@@ -1,7 +1,8 @@
 //! The state of a controller that its queues, its registers and the control plane share.
 //!
-//! Each worker keeps a copy of the disk map and checks its version once per request. A detached disk is
-//! released when no copy contains it, no engine serves it, and none of its requests is in flight.
+//! Each worker keeps a copy of the disk map and checks its version once per request. A detached
+//! disk is released when no copy contains it, no engine serves it, and none of its requests is in
+//! flight.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -181,8 +182,8 @@ impl Controller {
     }
 }
 
-/// A detached disk: new requests do not find it, but earlier ones may be in flight. Dropping this value
-/// does not wait.
+/// A detached disk: new requests do not find it, but earlier ones may be in flight. Dropping this
+/// value does not wait.
 #[must_use = "its data is not durable yet"]
 pub struct Detached {
     controller: Arc<Controller>,

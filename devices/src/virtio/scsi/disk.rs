@@ -1,8 +1,8 @@
 //! A disk on a controller: the queues' reference and the control plane's reference.
 //!
-//! The two share only the unit and the statistics, so that the last drop of each can be waited for: the
-//! queues release a detached disk when none of its requests is in flight, and its file closes when
-//! the control plane has released it as well.
+//! The two share only the unit and the statistics, so that a detach can wait for the last drop of
+//! each: the queues release a detached disk when none of its requests is in flight, and its file
+//! closes when the control plane has released it as well.
 
 use std::convert::Infallible;
 use std::sync::Arc;

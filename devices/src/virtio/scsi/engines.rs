@@ -1,8 +1,8 @@
-//! The engines of one request queue: one for each disk that the queue has I/O for, made for its first
-//! request.
+//! The engines of one request queue: one for each disk that the queue has I/O for, made for its
+//! first request.
 //!
-//! With one engine the worker sleeps in the engine, which also watches the kick: one system call for
-//! everything. With several it polls the kick and the descriptors of all engines. Used on the
+//! With one engine the worker sleeps in the engine, which also watches the kick: one system call
+//! for everything. With several it polls the kick and the descriptors of all engines. Used on the
 //! worker's thread.
 
 use std::io;
@@ -337,7 +337,8 @@ mod tests {
         completed.remove(0)
     }
 
-    /// A worker that sleeps in its only engine makes one system call, a poll of several makes three.
+    /// A worker that sleeps in its only engine makes one system call, a poll of several makes
+    /// three.
     #[test]
     fn the_last_engine_left_watches_the_kick_again() {
         let controller = Arc::new(Controller::new("scsi", 1).unwrap());

@@ -1,8 +1,8 @@
 //! The event queue (Virtio 1.2 §5.6.6.3): changes of disks, delivered when the driver provides a
 //! buffer.
 //!
-//! A bounded number of events wait for a buffer. Further events are lost; the next one delivered says
-//! so.
+//! A bounded number of events wait for a buffer. Further events are lost; the next one delivered
+//! says so.
 
 use std::collections::VecDeque;
 use std::io;

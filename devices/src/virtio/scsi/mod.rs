@@ -1,8 +1,8 @@
 //! The virtio SCSI host (Virtio 1.2 §5.6): a controller with targets and logical units.
 //!
-//! Queue 0 takes task management functions, queue 1 delivers events, the other queues take commands.
-//! Each request queue has a worker, and the worker an engine for each unit that it has I/O for. The
-//! meaning of commands is in [`crate::scsi`].
+//! Queue 0 takes task management functions, queue 1 delivers events, the other queues take
+//! commands. Each request queue has a worker, and the worker an engine for each unit that it has
+//! I/O for. The meaning of commands is in [`crate::scsi`].
 
 mod accounting;
 mod address;

@@ -84,9 +84,9 @@ impl ResponseBuffer {
         Some(Self { extent: ResponseExtent::Scattered(span.buffers().collect()), sense_size })
     }
 
-    /// Writes a response with `data` bytes of data behind it and returns the used length. Sense data
-    /// is truncated to the buffer. With data the rest of the buffer is zeroed, so that all bytes up
-    /// to the end of the data are written (§2.7.8.2).
+    /// Writes a response with `data` bytes of data behind it and returns the used length. Sense
+    /// data is truncated to the buffer. With data the rest of the buffer is zeroed, so that all
+    /// bytes up to the end of the data are written (§2.7.8.2).
     pub(super) fn write(&self, map: &GuestMap, fields: &ResponseFields<'_>, data: u64) -> u32 {
         let room = usize::try_from(self.sense_size).map_or(MAX_SENSE, |n| n.min(MAX_SENSE));
         let sense = fields.sense.get(..fields.sense.len().min(room)).unwrap_or_default();

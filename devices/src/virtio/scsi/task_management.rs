@@ -1,5 +1,5 @@
-//! Task management functions (TMF, SAM-5 §7): requests of the control queue to the request queues about
-//! the commands that these hold.
+//! Task management functions (TMF, SAM-5 §7): requests of the control queue to the request queues
+//! about the commands that these hold.
 //!
 //! A request queue receives a function at its next round, after all chains that were available by
 //! then. It cancels the selected commands where possible and waits for the others. The function is
@@ -50,8 +50,8 @@ pub(super) struct TmfRequest {
 }
 
 impl TmfRequest {
-    /// Posts a function to the request queues in use. [`TmfRequest::signal`] becomes readable when it
-    /// [is done](TmfRequest::is_done).
+    /// Posts a function to the request queues in use. [`TmfRequest::signal`] becomes readable when
+    /// it [is done](TmfRequest::is_done).
     ///
     /// # Errors
     ///

@@ -1,9 +1,9 @@
 //! The virtio PCI transport (Virtio 1.2 §4.1), modern only.
 //!
-//! Owns the driver's configuration, which one vCPU thread at a time accesses. From DRIVER_OK on, kicks
-//! reach the device's workers through doorbells and interrupts leave through MSI-X without this
-//! code. A reset asks the workers to stop and reads as incomplete until they have: a slow disk never
-//! blocks a vCPU.
+//! Owns the driver's configuration, which one vCPU thread at a time accesses. From DRIVER_OK on,
+//! kicks reach the device's workers through doorbells and interrupts leave through MSI-X without
+//! this code. A reset asks the workers to stop and reads as incomplete until they have: a slow disk
+//! never blocks a vCPU.
 
 mod common;
 mod layout;
@@ -230,8 +230,8 @@ impl PciTransport {
         }
     }
 
-    /// Offset and length of an access through the PCI configuration access capability, as the driver
-    /// configured them; `None` if they are invalid.
+    /// Offset and length of an access through the PCI configuration access capability, as the
+    /// driver configured them; `None` if they are invalid.
     fn window(&self) -> Option<(u32, usize)> {
         let mut capability = [0; 16];
         self.config.read(self.access, &mut capability);

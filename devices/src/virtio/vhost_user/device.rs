@@ -32,8 +32,8 @@ pub struct VhostUserBlock {
     inflight: Option<InflightMemory>,
     /// The guest's write cache setting, as far as this frontend reported it.
     writeback: WritebackSetting,
-    /// Whether `writeback` is the guest's last setting: the guest started under this frontend, or the
-    /// inflight memory has it.
+    /// Whether `writeback` is the guest's last setting: the guest started under this frontend, or
+    /// the inflight memory has it.
     writeback_is_known: bool,
     /// Signalled when the device changes its configuration.
     config_changed: Arc<EventFd>,
@@ -201,8 +201,8 @@ impl VhostUserBlock {
         Ok(())
     }
 
-    /// Whether a ring that ends fails the requests held for ENOSPC. With inflight memory another back
-    /// end can find and repeat them.
+    /// Whether a ring that ends fails the requests held for ENOSPC. With inflight memory another
+    /// back end can find and repeat them.
     pub(super) fn fails_held(&self) -> bool {
         self.inflight.is_none()
     }

@@ -1,8 +1,8 @@
 //! The frontend's memory table: the guest memory that it shares, and its own addresses of it.
 //!
-//! A frontend that truncates the file behind a region removes pages from our mapping: the next access
-//! ends this process with SIGBUS, as for every back end. A sealed file cannot be truncated; other
-//! files are noted in the log.
+//! A frontend that truncates the file behind a region removes pages from our mapping: the next
+//! access ends this process with SIGBUS, as for every back end. A sealed file cannot be truncated;
+//! other files are noted in the log.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -124,14 +124,15 @@ fn map(region: &VhostUserMemoryRegion, file: File) -> Result<TableRegion, Fault>
     if !sealed {
         tracing::info!(
             target: "vhost-user",
-            "guest memory at {guest:#x} is not sealed: if the frontend truncates it, this process ends"
+            "guest memory at {guest:#x} is not sealed: this process ends if the frontend \
+             truncates it"
         );
     }
     Ok(TableRegion { guest, user, len, mapped: Arc::new(mapped) })
 }
 
-/// Maps `len` bytes at `offset` of a file that the frontend sent. All of them must exist: the kernel
-/// maps bytes beyond the end of a file, but an access to them ends the process.
+/// Maps `len` bytes at `offset` of a file that the frontend sent. All of them must exist: the
+/// kernel maps bytes beyond the end of a file, but an access to them ends the process.
 ///
 /// # Errors
 ///

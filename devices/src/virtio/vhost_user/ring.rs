@@ -1,7 +1,7 @@
 //! One ring of a vhost-user device: the frontend's configuration and the worker that serves it.
 //!
-//! A ring runs once it has a kick, addresses and a size, and is enabled. It may be stopped at any time
-//! and resumes at the position that it reached.
+//! A ring runs once it has a kick, addresses and a size, and is enabled. It may be stopped at any
+//! time and resumes at the position that it reached.
 
 use std::io;
 use std::sync::Arc;
