@@ -1,5 +1,7 @@
 //! The queue against rings in guest memory.
 
+mod virtio_queue_crate;
+
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
