@@ -8,9 +8,10 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ::block::{Completion, EngineSetup, IoEngine, LogLimit, MemoryRegion, OpenError, Request};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -19,8 +20,9 @@ use super::disk::AttachedDisk;
 use crate::event;
 use crate::storage::Engines;
 
-/// How often engines with parked requests are reaped: their descriptors do not signal.
-const PARKED_PERIOD: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// Bounds of a sleep with parked requests, for which no descriptor signals.
+const MIN_PARKED_SLEEP: Duration = Duration::from_millis(1);
+const MAX_PARKED_SLEEP: Duration = Duration::from_millis(100);
 
 /// Error of a request whose disk was detached before it had an engine.
 pub(super) const DETACHED: i32 = libc::ENODEV;
@@ -172,15 +174,27 @@ impl UnitEngines {
         }
     }
 
-    /// Sleeps until the kick or an engine is signalled.
+    /// How long to sleep until the first parked request comes due; `None` if none is parked.
+    fn parked_sleep(&self) -> Option<Duration> {
+        let mut parked = self.engines.iter().filter(|unit| (*unit.engine).parked() > 0).peekable();
+        parked.peek()?;
+        let due = parked.filter_map(|unit| (*unit.engine).due()).min();
+        let left =
+            due.map_or(MAX_PARKED_SLEEP, |due| due.saturating_duration_since(Instant::now()));
+        Some(left.clamp(MIN_PARKED_SLEEP, MAX_PARKED_SLEEP))
+    }
+
+    /// Sleeps until the kick or an engine is signalled, or a parked request comes due.
     fn sleep(&mut self) -> io::Result<()> {
-        let has_parked = self.engines.iter().any(|unit| (*unit.engine).parked() > 0);
+        let parked_sleep = self.parked_sleep();
+        let has_parked = parked_sleep.is_some();
+        let limit = parked_sleep.and_then(|sleep| sleep.try_into().ok());
         let mut fds = Vec::with_capacity(1 + self.engines.len());
         fds.push(poll_in(event::as_fd(&self.kick)));
         for unit in &mut self.engines {
             fds.push(poll_in(unit.engine.poll_fd()?));
         }
-        match poll(&mut fds, has_parked.then_some(&PARKED_PERIOD)) {
+        match poll(&mut fds, limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
