@@ -24,7 +24,7 @@ const CONTROL_MASK_ALL: u16 = 1 << 14;
 
 struct MsixVector {
     line: Box<dyn MsiLine>,
-    /// Message address, upper address, data and vector control (§6.8.2.6).
+    /// Message address, upper address, data and vector control.
     entry: [u32; 4],
     /// The message that the line is routed to; `None` while it is masked.
     unmasked: Option<MsiMessage>,

@@ -13,7 +13,7 @@ const ALL_SUBPAGES: u8 = 0xff;
 /// PC 01b: current cumulative values.
 const CUMULATIVE: u8 = 1;
 
-/// The header of a log page (SPC-4 §7.3.2).
+/// The header of a log page (SPC-4 §7.3).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Immutable, IntoBytes)]
 struct LogHeader {

@@ -150,7 +150,7 @@ fn provisioning(unit: &LogicalUnit, values: Values) -> Option<Vec<u8>> {
     Some(page.as_bytes().to_vec())
 }
 
-/// The mode parameter header of the six byte form (SPC-4 §7.5.4).
+/// The mode parameter header of the six byte form (SPC-4 §7.5).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Immutable, IntoBytes)]
 struct ModeHeader6 {
@@ -160,7 +160,7 @@ struct ModeHeader6 {
     block_descriptor_length: u8,
 }
 
-/// The mode parameter header of the ten byte form (SPC-4 §7.5.4).
+/// The mode parameter header of the ten byte form (SPC-4 §7.5).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Immutable, IntoBytes)]
 struct ModeHeader10 {

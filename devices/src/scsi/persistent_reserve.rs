@@ -54,8 +54,7 @@ struct ReserveCapabilities {
     reserved: U16,
 }
 
-/// A full status descriptor of READ FULL STATUS (SPC-4 §6.15.5) with a TransportID of SAS
-/// (§7.6.4.7).
+/// A full status descriptor of READ FULL STATUS (SPC-4 §6.15.5) with a TransportID of SAS.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromZeros, Immutable, IntoBytes)]
 struct FullStatusDescriptor {

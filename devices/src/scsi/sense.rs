@@ -77,7 +77,7 @@ impl Sense {
         Self { key, code, qualifier, detail: Detail::None }
     }
 
-    /// INVALID FIELD IN CDB. `bit` is the highest bit of a field that does not start with its byte.
+    /// INVALID FIELD IN CDB. `bit` is the highest bit of a field shorter than its byte.
     pub(super) const fn invalid_field_in_cdb(byte: u16, bit: Option<u8>) -> Self {
         let detail = Detail::Field { in_cdb: true, byte, bit };
         Self { key: Key::IllegalRequest, code: 0x24, qualifier: 0x00, detail }

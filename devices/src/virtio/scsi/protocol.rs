@@ -34,9 +34,9 @@ pub(super) struct ScsiProtocol {
 
 /// A chain that is not a command.
 enum MalformedChain {
-    /// It has no buffer for a response.
+    /// The chain has no buffer for a response.
     NoResponse,
-    /// It is answered.
+    /// The chain is answered.
     Answered { written: u32 },
 }
 

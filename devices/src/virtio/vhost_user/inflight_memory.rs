@@ -1,9 +1,9 @@
 //! The inflight memory, which the frontend keeps while its back end restarts: the requests in
 //! flight and the guest's setting of the write cache (vhost-user, "Inflight I/O tracking").
 //!
-//! It has a record per queue (`inflight_record.rs`), each in its own cache lines, and a trailer of
-//! one cache line for this program. It is created here and sealed, so that the frontend cannot
-//! truncate it.
+//! The memory has a record per queue (`inflight_record.rs`), each in its own cache lines, and a
+//! trailer of one cache line for this program. It is created here and sealed, so that the frontend
+//! cannot truncate it.
 //!
 //! Records have the size for the largest ring, whatever size the frontend specifies: under QEMU a
 //! guest may use larger rings than configured, and SeaBIOS does.

@@ -1,7 +1,7 @@
 //! A second, independent reading of well-formed chains: the crate `virtio-queue` of rust-vmm.
 //!
-//! Both implementations serve the same ring in two copies of guest memory. They must agree on heads,
-//! buffers, directions and lengths, on the used ring, and on the interrupt.
+//! Both implementations serve the same ring in two copies of guest memory. They must agree on
+//! heads, buffers, directions and lengths, on the used ring, and on the interrupt.
 
 use proptest::sample::subsequence;
 
@@ -72,8 +72,8 @@ fn link(memory: &GuestMemory, table: u64, order: &[u16], list: &[(u64, u32, u16)
     }
 }
 
-/// Lays out a chain. Its direct descriptors are the entries `free` of the queue's table. Returns the
-/// number of entries used.
+/// Lays out a chain. Its direct descriptors are the entries `free` of the queue's table. Returns
+/// the number of entries used.
 fn lay_out(memory: &GuestMemory, chain: &TestChain, number: u64, free: &[u16]) -> usize {
     let list: Vec<(u64, u32, u16)> = chain
         .buffers()
