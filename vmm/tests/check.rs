@@ -1,9 +1,9 @@
-//! `bulkhead check` as its user meets it: the built program, its output and its exit code.
+//! `bulkhead check`: the output and the exit code of the built program.
 //!
-//! What each guard says is tested next to the code; here are the forms of the output. The tests that
-//! need `/dev/kvm` say so and pass where there is none.
+//! The diagnostics are tested beside the code. Tests that need `/dev/kvm` pass without it, and say
+//! so.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a failing helper fails its test
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a failed helper fails its test
 
 use std::fs;
 use std::path::Path;
@@ -48,8 +48,8 @@ id = "root"
 path = "images/data.img"
 "#;
 
-/// A folder with a kernel, two disks and the given configuration.
-fn lab(config: &str) -> TempDir {
+/// A directory with a kernel, two disks and the given configuration.
+fn folder(config: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut kernel = vec![0; 0x400];
     kernel[0x1fe..0x200].copy_from_slice(b"\x55\xaa");
@@ -76,11 +76,11 @@ fn no_kvm() -> bool {
 }
 
 #[test]
-fn a_good_machine_is_shown() {
+fn a_valid_machine_is_shown() {
     if no_kvm() {
         return;
     }
-    let run = bulkhead(&lab(GOOD)).args(["check", "vm.toml"]).assert();
+    let run = bulkhead(&folder(GOOD)).args(["check", "vm.toml"]).assert();
     run.code(0).stderr_eq("").stdout_eq(str![[r#"
 vm.toml is ready to run
 
@@ -97,11 +97,11 @@ vm.toml is ready to run
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "one expected document")]
-fn a_good_machine_as_json() {
+fn a_valid_machine_as_json() {
     if no_kvm() {
         return;
     }
-    let folder = lab(GOOD);
+    let folder = folder(GOOD);
     let run = bulkhead(&folder).args(["check", "--json", "vm.toml"]).assert();
     run.code(0).stderr_eq("").stdout_eq(str![[r#"
 {
@@ -168,9 +168,8 @@ fn a_good_machine_as_json() {
 "#]]);
 }
 
-/// Every mode, so that each promise can be read here.
 #[test]
-fn promises_are_explained() {
+fn durability_is_explained() {
     if no_kvm() {
         return;
     }
@@ -179,7 +178,7 @@ fn promises_are_explained() {
         let image = format!("{cache}.img");
         config += &format!("[[disk]]\nid = \"{cache}\"\npath = \"{image}\"\ncache = \"{cache}\"\n");
     }
-    let folder = lab(&config);
+    let folder = folder(&config);
     for image in ["writethrough.img", "unsafe.img"] {
         fs::File::create(folder.path().join(image)).unwrap().set_len(1 << 20).unwrap();
     }
@@ -230,11 +229,11 @@ vm.toml is ready to run
 }
 
 #[test]
-fn all_problems_are_shown_at_once() {
+fn all_problems_are_shown_in_one_run() {
     if no_kvm() {
         return;
     }
-    let folder = lab(BAD);
+    let folder = folder(BAD);
     let run = bulkhead(&folder).args(["check", "vm.toml"]).assert();
     run.code(2).stdout_eq("").stderr_eq(str![[r#"
 error: `memory` has no unit
@@ -295,7 +294,7 @@ error: vm.toml has 5 errors and 1 warning
 
 #[test]
 fn problems_as_json() {
-    let folder = lab("[machine]\nmemory = 1GiB\n");
+    let folder = folder("[machine]\nmemory = 1GiB\n");
     let run = bulkhead(&folder).args(["check", "--json", "vm.toml"]).assert();
     run.code(2).stderr_eq("").stdout_eq(str![[r#"
 {
@@ -323,8 +322,8 @@ fn problems_as_json() {
 }
 
 #[test]
-fn run_refuses_with_the_same_report() {
-    let folder = lab("[machine]\nmemory = 1GiB\n");
+fn run_prints_the_same_report() {
+    let folder = folder("[machine]\nmemory = 1GiB\n");
     for command in ["check", "run"] {
         let run = bulkhead(&folder).args([command, "vm.toml"]).assert();
         run.code(2).stdout_eq("").stderr_eq(str![[r#"
@@ -342,16 +341,16 @@ error: not valid TOML: string values must be quoted
 }
 
 #[test]
-fn files_that_are_no_configuration() {
-    let folder = lab("");
+fn unreadable_configuration_files() {
+    let folder = folder("");
     fs::write(folder.path().join("binary.toml"), b"a = \"\xff\"").unwrap();
-    let said = ["absent.toml", ".", "binary.toml", "/dev/zero"].map(|path| {
+    let reports = ["absent.toml", ".", "binary.toml", "/dev/zero"].map(|path| {
         let output = bulkhead(&folder).args(["check", path]).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{path}");
         String::from_utf8(output.stderr).unwrap()
     });
     assert_data_eq!(
-        said.concat(),
+        reports.concat(),
         str![[r#"
 error: cannot read the configuration: no such file
 --> absent.toml
@@ -373,18 +372,18 @@ error: cannot read the configuration: it is larger than 1 MiB
 }
 
 #[test]
-fn paths_start_at_the_folder_of_the_file() {
+fn paths_are_relative_to_the_file() {
     if no_kvm() {
         return;
     }
-    let folder = lab(GOOD);
+    let folder = folder(GOOD);
     let path = folder.path().join("vm.toml");
     bulkhead(&folder).current_dir(Path::new("/")).arg("check").arg(path).assert().code(0);
 }
 
 #[test]
 fn help() {
-    let folder = lab("");
+    let folder = folder("");
     let run = bulkhead(&folder).arg("--help").env("COLUMNS", "100").assert();
     run.code(0).stdout_eq(str![[r#"
 Runs Linux guests on KVM, with disks that tell the truth about durability
@@ -392,11 +391,11 @@ Runs Linux guests on KVM, with disks that tell the truth about durability
 Usage: bulkhead [OPTIONS] <COMMAND>
 
 Commands:
-  run    Run the machine a configuration describes, until its guest stops
+  run    Run a machine until its guest stops
   serve  Serve a disk to the guest of another monitor, as a vhost-user-blk back end
-  check  Check a configuration against this host, and show the machine it describes
-  ctl    Ask a running machine, or tell it what to do
-  disk   Look at a disk from outside, whether or not a machine runs on it
+  check  Check a configuration against this host and show the machine
+  ctl    Query or control a running machine
+  disk   Inspect a disk, whether or not a machine uses it
 
 Options:
   -v, --verbose...         Log more: -v for info, -vv for debug, -vvv for trace
@@ -406,12 +405,12 @@ Options:
   -V, --version            Print version
 
 Examples:
-  bulkhead check vm.toml            show the machine, or what is wrong with it
-  bulkhead run vm.toml              run it; its console is this terminal
+  bulkhead check vm.toml            show the machine, or its problems
+  bulkhead run vm.toml              run it, with its console on this terminal
   bulkhead run -v vm.toml 2>vm.log  the same, with the log in a file
-  bulkhead ctl vm.toml status       ask how it does (needs a [control] socket)
+  bulkhead ctl vm.toml status       show its status (needs a [control] socket)
 
-A configuration needs no more than this:
+The shortest configuration:
   [machine]
   memory = "1GiB"
   [kernel]
@@ -420,7 +419,7 @@ A configuration needs no more than this:
 "#]]);
     let run = bulkhead(&folder).args(["run", "--help"]).env("COLUMNS", "100").assert();
     run.code(0).stdout_eq(str![[r#"
-Run the machine a configuration describes, until its guest stops
+Run a machine until its guest stops
 
 Usage: bulkhead run [OPTIONS] <CONFIG>
 

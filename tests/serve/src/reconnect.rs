@@ -216,7 +216,7 @@ fn a_frontend_that_leaves_finds_its_requests_done() {
         // Replacing the frontend closes the connection.
         monitor.reconnect(&served.socket());
         collect(&mut monitor, 0, &requests);
-        served.wait_log("has left", round);
+        served.wait_log("closed the connection", round);
     }
     assert_eq!(recorded(&monitor, 1), 0);
 }

@@ -1,7 +1,7 @@
 //! The signals that end the program, read from a descriptor instead of a handler.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use vmm_sys_util::signal::{Error, block_signal, create_sigset};
@@ -53,9 +53,9 @@ impl Signals {
     }
 }
 
-impl AsFd for Signals {
+impl AsRawFd for Signals {
     /// Readable while a signal is pending.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }

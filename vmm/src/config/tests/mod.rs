@@ -194,13 +194,20 @@ fn examples_and_documentation_are_valid() {
 fn the_reference_describes_every_disk_key() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let reference = fs::read_to_string(root.join("docs/config.md")).unwrap();
+    let openapi = fs::read_to_string(root.join("resources/openapi.json")).unwrap();
+    let openapi: serde_json::Value = serde_json::from_str(&openapi).unwrap();
+    let attached = &openapi["components"]["schemas"]["NewDisk"]["properties"];
     for key in disk_keys::DISK_KEYS {
         let row = format!("| `{}` |", key.name);
         let is_described = reference.contains(&row) || key.name == "thin";
         assert!(is_described, "docs/config.md lacks {row}");
+        let is_described = attached.get(key.name).is_some() || key.name == "id";
+        assert!(is_described, "openapi.json lacks {}", key.name);
     }
     for key in disk_keys::THIN_KEYS {
         let row = format!("| `[disk.thin]` `{}` |", key.name);
         assert!(reference.contains(&row), "docs/config.md lacks {row}");
+        let is_described = attached["thin"]["properties"].get(key.name).is_some();
+        assert!(is_described, "openapi.json lacks thin.{}", key.name);
     }
 }
