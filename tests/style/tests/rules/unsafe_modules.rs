@@ -16,7 +16,6 @@ pub(crate) const UNSAFE_MODULES: &[&str] = &[
     "devices/src/virtio/net/tap.rs",
     "devices/src/virtqueue/chain.rs",
     "devices/src/virtqueue/ring_memory.rs",
-    "vmm/src/kvm/failure.rs",
-    "vmm/src/kvm/mod.rs",
+    "vmm/src/kvm/raw.rs",
     "vmm/src/sys.rs",
 ];
