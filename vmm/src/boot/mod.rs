@@ -1,8 +1,8 @@
-//! Puts a Linux kernel into guest memory so that the first vCPU can enter it.
+//! Loads a Linux kernel into guest memory.
 //!
-//! Both image formats start by the 64-bit boot protocol of the kernel's
-//! `Documentation/arch/x86/boot.rst`: long mode, identity-mapped low memory, the zero page in RSI.
-//! Runs on the control thread before any vCPU exists.
+//! Both image formats use the 64-bit boot protocol of `Documentation/arch/x86/boot.rst` in Linux:
+//! long mode, identity-mapped low memory, the zero page in RSI. Runs on the control thread before any
+//! vCPU exists.
 
 mod initramfs;
 mod kernel;
@@ -22,28 +22,28 @@ use crate::layout::{self, MIB};
 
 pub(crate) use long_mode::enter as enter_long_mode;
 
-/// Why a kernel cannot be booted. Names the file, so that the message stands alone.
+/// The reason a kernel cannot be booted. Names the file.
 #[derive(Debug, Error)]
 pub(crate) enum Error {
-    /// The file could not be read.
+    /// The file cannot be read.
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
-    /// The file is no kernel that can start in 64-bit mode.
+    /// The file is not a kernel that starts in 64-bit mode.
     #[error("{path} cannot be booted: {why}")]
     NotBootable { path: PathBuf, why: &'static str },
-    /// The image is damaged, or places itself outside of RAM.
-    #[error("{path} is damaged or asks for memory the machine does not have")]
+    /// The image is damaged, or its load address is outside of RAM.
+    #[error("{path} is damaged, or its load address is outside of guest memory")]
     Load { path: PathBuf, source: linux_loader::loader::Error },
     /// The file does not fit into RAM below the hole.
     #[error(
-        "{path} does not fit into guest memory: it needs {} MiB, there are {} MiB for it; \
+        "{path} does not fit into guest memory: it needs {} MiB of {} MiB available; \
          raise machine.memory", needed.div_ceil(MIB), available / MIB
     )]
     TooLarge { path: PathBuf, needed: u64, available: u64 },
-    /// The kernel takes only shorter command lines.
-    #[error("the command line has {length} bytes, the kernel takes at most {most}")]
-    CommandLine { length: usize, most: u32 },
-    /// Guest memory lacks an address that every machine has.
+    /// The command line exceeds the kernel's limit.
+    #[error("the command line has {length} bytes, the kernel accepts at most {max}")]
+    CommandLine { length: usize, max: u32 },
+    /// Guest memory lacks a boot structure's address.
     #[error("cannot write boot structures into guest memory")]
     Memory(#[from] GuestMemoryError),
 }
@@ -54,11 +54,11 @@ impl Error {
     }
 }
 
-/// Loads kernel, initramfs and command line; returns where the first vCPU starts.
+/// Loads kernel, initramfs and command line; returns the entry point.
 ///
 /// # Errors
 ///
-/// When a file cannot be read or does not fit.
+/// A file cannot be read or does not fit.
 pub(crate) fn load(
     memory: &GuestMemory,
     memory_bytes: u64,
@@ -77,10 +77,10 @@ pub(crate) fn load(
     Ok(kernel.entry)
 }
 
-fn write_command_line(memory: &GuestMemory, line: &str, most: u32) -> Result<(), Error> {
+fn write_command_line(memory: &GuestMemory, line: &str, max: u32) -> Result<(), Error> {
     let length = line.len();
-    if u32::try_from(length).is_ok_and(|length| length > most) {
-        return Err(Error::CommandLine { length, most });
+    if u32::try_from(length).is_ok_and(|length| length > max) {
+        return Err(Error::CommandLine { length, max });
     }
     memory.write_slice(line.as_bytes(), GuestAddress(layout::COMMAND_LINE))?;
     let end = layout::COMMAND_LINE + length as u64;

@@ -113,7 +113,7 @@ fn a_kernel_outside_of_memory_is_an_error() {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        stderr.contains("kernel is damaged or asks for memory the machine does not have"),
+        stderr.contains("kernel is damaged, or its load address is outside of guest memory"),
         "{stderr}"
     );
 }
@@ -125,5 +125,5 @@ fn an_initramfs_that_does_not_fit_is_an_error() {
     let output = machine.run();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr.contains("it needs 40 MiB, there are 30 MiB"), "{stderr}");
+    assert!(stderr.contains("it needs 40 MiB of 30 MiB available"), "{stderr}");
 }
