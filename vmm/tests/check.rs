@@ -48,6 +48,61 @@ id = "root"
 path = "images/data.img"
 "#;
 
+/// The report on [`BAD`].
+const ALL_PROBLEMS: &str = r#"error: `memory` has no unit
+ --> vm.toml:3:10
+  |
+3 | memory = 64
+  |          ^^ a bare number
+  |
+  = help: write a unit, such as "64MiB"
+
+error: unknown key `vcpu`
+ --> vm.toml:4:1
+  |
+4 | vcpu = 2
+  | ^^^^ did you mean `vcpus`?
+  |
+  = help: the keys of [machine] are: vcpus, memory, shutdown_grace
+
+error: the kernel image `vmlinux` does not exist
+ --> vm.toml:7:9
+  |
+7 | image = "vmlinux"
+  |         ^^^^^^^^^ no such file
+  |
+  = help: a relative path starts at this file's directory
+
+warning: `cache = "unsafe"` ignores the guest's flushes
+  --> vm.toml:12:9
+   |
+12 | cache = "unsafe"
+   |         ^^^^^^^^ a host crash loses data that the guest has flushed
+   |
+   = help: write "writeback" for a disk whose data matters
+
+error: the id `root` is used twice
+  --> vm.toml:15:6
+   |
+10 | id = "root"
+   |      ------ first use
+...
+15 | id = "root"
+   |      ^^^^^^ second use
+   |
+   = help: give each its own `id`
+
+error: the disk image `images/data.img` does not exist
+  --> vm.toml:16:8
+   |
+16 | path = "images/data.img"
+   |        ^^^^^^^^^^^^^^^^^ the directory `images` does not exist
+   |
+   = help: a relative path starts at this file's directory; or create it with `mkdir -p images`
+
+error: vm.toml has 5 errors and 1 warning
+"#;
+
 /// A directory with a kernel, two disks and the given configuration.
 fn folder(config: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -96,13 +151,12 @@ vm.toml is ready to run
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one expected document")]
 fn a_valid_machine_as_json() {
     if no_kvm() {
         return;
     }
-    let folder = folder(GOOD);
-    let run = bulkhead(&folder).args(["check", "--json", "vm.toml"]).assert();
+    let config = GOOD.split("[[disk]]").next().unwrap();
+    let run = bulkhead(&folder(config)).args(["check", "--json", "vm.toml"]).assert();
     run.code(0).stderr_eq("").stdout_eq(str![[r#"
 {
   "diagnostics": [],
@@ -112,44 +166,7 @@ fn a_valid_machine_as_json() {
       "path": null
     },
     "control": null,
-    "disks": [
-      {
-        "block_size": null,
-        "bus": "virtio-blk",
-        "cache": "writeback",
-        "detect_zeroes": "off",
-        "discard": "unmap",
-        "engine": "auto",
-        "hold_deadline_ms": null,
-        "id": "root",
-        "on_enospc": "report",
-        "path": "root.img",
-        "queues": 1,
-        "readonly": false,
-        "scsi": null,
-        "serial": "root",
-        "size_bytes": 10737418240,
-        "soft_limit_percent": null
-      },
-      {
-        "block_size": null,
-        "bus": "virtio-blk",
-        "cache": "writethrough",
-        "detect_zeroes": "off",
-        "discard": "unmap",
-        "engine": "auto",
-        "hold_deadline_ms": null,
-        "id": "data-1",
-        "on_enospc": "report",
-        "path": "data.img",
-        "queues": 1,
-        "readonly": true,
-        "scsi": null,
-        "serial": "data-1",
-        "size_bytes": 1572864,
-        "soft_limit_percent": null
-      }
-    ],
+    "disks": [],
     "kernel": {
       "cmdline": "console=ttyS0",
       "format": "bzImage",
@@ -166,6 +183,59 @@ fn a_valid_machine_as_json() {
 }
 
 "#]]);
+}
+
+#[test]
+fn valid_disks_as_json() {
+    if no_kvm() {
+        return;
+    }
+    let output = bulkhead(&folder(GOOD)).args(["check", "--json", "vm.toml"]).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let disks = &json["machine"]["disks"];
+    assert_data_eq!(
+        format!("{disks:#}"),
+        str![[r#"
+[
+  {
+    "block_size": null,
+    "bus": "virtio-blk",
+    "cache": "writeback",
+    "detect_zeroes": "off",
+    "discard": "unmap",
+    "engine": "auto",
+    "hold_deadline_ms": null,
+    "id": "root",
+    "on_enospc": "report",
+    "path": "root.img",
+    "queues": 1,
+    "readonly": false,
+    "scsi": null,
+    "serial": "root",
+    "size_bytes": 10737418240,
+    "soft_limit_percent": null
+  },
+  {
+    "block_size": null,
+    "bus": "virtio-blk",
+    "cache": "writethrough",
+    "detect_zeroes": "off",
+    "discard": "unmap",
+    "engine": "auto",
+    "hold_deadline_ms": null,
+    "id": "data-1",
+    "on_enospc": "report",
+    "path": "data.img",
+    "queues": 1,
+    "readonly": true,
+    "scsi": null,
+    "serial": "data-1",
+    "size_bytes": 1572864,
+    "soft_limit_percent": null
+  }
+]
+"#]]
+    );
 }
 
 #[test]
@@ -233,63 +303,8 @@ fn all_problems_are_shown_in_one_run() {
     if no_kvm() {
         return;
     }
-    let folder = folder(BAD);
-    let run = bulkhead(&folder).args(["check", "vm.toml"]).assert();
-    run.code(2).stdout_eq("").stderr_eq(str![[r#"
-error: `memory` has no unit
- --> vm.toml:3:10
-  |
-3 | memory = 64
-  |          ^^ a bare number
-  |
-  = help: write a unit, such as "64MiB"
-
-error: unknown key `vcpu`
- --> vm.toml:4:1
-  |
-4 | vcpu = 2
-  | ^^^^ did you mean `vcpus`?
-  |
-  = help: the keys of [machine] are: vcpus, memory, shutdown_grace
-
-error: the kernel image `vmlinux` does not exist
- --> vm.toml:7:9
-  |
-7 | image = "vmlinux"
-  |         ^^^^^^^^^ no such file
-  |
-  = help: a relative path starts at this file's directory
-
-warning: `cache = "unsafe"` ignores the guest's flushes
-  --> vm.toml:12:9
-   |
-12 | cache = "unsafe"
-   |         ^^^^^^^^ a host crash loses data that the guest has flushed
-   |
-   = help: write "writeback" for a disk whose data matters
-
-error: the id `root` is used twice
-  --> vm.toml:15:6
-   |
-10 | id = "root"
-   |      ------ first use
-...
-15 | id = "root"
-   |      ^^^^^^ second use
-   |
-   = help: give each its own `id`
-
-error: the disk image `images/data.img` does not exist
-  --> vm.toml:16:8
-   |
-16 | path = "images/data.img"
-   |        ^^^^^^^^^^^^^^^^^ the directory `images` does not exist
-   |
-   = help: a relative path starts at this file's directory; or create it with `mkdir -p images`
-
-error: vm.toml has 5 errors and 1 warning
-
-"#]]);
+    let run = bulkhead(&folder(BAD)).args(["check", "vm.toml"]).assert();
+    run.code(2).stdout_eq("").stderr_eq(ALL_PROBLEMS);
 }
 
 #[test]
@@ -417,6 +432,11 @@ The shortest configuration:
   image = "vmlinuz"
 
 "#]]);
+}
+
+#[test]
+fn help_of_run() {
+    let folder = folder("");
     let run = bulkhead(&folder).args(["run", "--help"]).env("COLUMNS", "100").assert();
     run.code(0).stdout_eq(str![[r#"
 Run a machine until its guest stops

@@ -23,8 +23,8 @@ path = "root.img"
 cache = "none"
 "#;
 
-/// A directory with a configuration and an image of 64 MiB: data from 8 to 10 MiB, and zeroes in the
-/// second half of it.
+/// A directory with a configuration and an image of 64 MiB: data from 8 to 10 MiB, and zeroes in
+/// the second half of it.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("vm.toml"), CONFIG).unwrap();

@@ -32,7 +32,7 @@ const ALIGNMENT: usize = 16;
 
 /// The reason the tables cannot be written.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
+pub(crate) enum AcpiError {
     /// Guest memory lacks their address.
     #[error("cannot write the ACPI tables into guest memory")]
     Memory(#[from] GuestMemoryError),
@@ -46,11 +46,11 @@ pub(crate) enum Error {
 /// # Errors
 ///
 /// They do not fit.
-pub(crate) fn write(memory: &GuestMemory, vcpus: u8) -> Result<(), Error> {
+pub(crate) fn write(memory: &GuestMemory, vcpus: u8) -> Result<(), AcpiError> {
     let tables = build(layout::ACPI_TABLES.start, vcpus);
     let room = layout::ACPI_TABLES.end - layout::ACPI_TABLES.start;
     if tables.len() as u64 > room {
-        return Err(Error::TooLarge(tables.len()));
+        return Err(AcpiError::TooLarge(tables.len()));
     }
     memory.write_slice(&tables, GuestAddress(layout::ACPI_TABLES.start))?;
     Ok(())

@@ -7,7 +7,7 @@ use std::path::Path;
 use devices::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::Error;
+use super::error::BootError;
 use super::kernel::{LoadedKernel, low_ram_end};
 
 const PAGE: u64 = 4096;
@@ -18,11 +18,11 @@ pub(super) fn load(
     memory_bytes: u64,
     kernel: &LoadedKernel,
     path: &Path,
-) -> Result<Range<u64>, Error> {
-    let mut file = File::open(path).map_err(Error::read(path))?;
-    let length = file.metadata().map_err(Error::read(path))?.len();
+) -> Result<Range<u64>, BootError> {
+    let mut file = File::open(path).map_err(BootError::read(path))?;
+    let length = file.metadata().map_err(BootError::read(path))?.len();
     let end_max = low_ram_end(memory_bytes).min(kernel.initramfs_end_max());
-    let range = place(length, kernel.memory.end, end_max).ok_or_else(|| Error::TooLarge {
+    let range = place(length, kernel.memory.end, end_max).ok_or_else(|| BootError::TooLarge {
         path: path.to_owned(),
         needed: length,
         available: end_max.saturating_sub(kernel.memory.end),

@@ -10,7 +10,7 @@ use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, Elf, KernelLoader};
 use vm_memory::GuestAddress;
 
-use super::Error;
+use super::error::BootError;
 use crate::layout;
 
 /// The signature of the setup header in a bzImage, and its offset.
@@ -60,14 +60,14 @@ pub(super) fn load(
     memory: &GuestMemory,
     memory_bytes: u64,
     path: &Path,
-) -> Result<LoadedKernel, Error> {
-    let mut file = File::open(path).map_err(Error::read(path))?;
-    let length = file.metadata().map_err(Error::read(path))?.len();
+) -> Result<LoadedKernel, BootError> {
+    let mut file = File::open(path).map_err(BootError::read(path))?;
+    let length = file.metadata().map_err(BootError::read(path))?.len();
     let room = layout::HIGH_RAM..low_ram_end(memory_bytes);
     check_fit(path, room.start..room.start.saturating_add(length), &room)?;
 
     let mut start = [0; 0x206];
-    let known = file.read_at(&mut start, 0).map_err(Error::read(path))?;
+    let known = file.read_at(&mut start, 0).map_err(BootError::read(path))?;
     let kernel = match start.get(..known).unwrap_or_default() {
         elf if elf.starts_with(ELF_MAGIC) => load_vmlinux(memory, &mut file, path, elf),
         image if image.get(BZIMAGE_MAGIC_OFFSET..) == Some(BZIMAGE_MAGIC) => {
@@ -84,24 +84,28 @@ pub(super) fn low_ram_end(memory_bytes: u64) -> u64 {
     layout::ram(memory_bytes).first().map_or(0, |low| low.end)
 }
 
-fn check_fit(path: &Path, needed: Range<u64>, room: &Range<u64>) -> Result<(), Error> {
+fn check_fit(path: &Path, needed: Range<u64>, room: &Range<u64>) -> Result<(), BootError> {
     if needed.start >= room.start && needed.end <= room.end {
         return Ok(());
     }
-    Err(Error::TooLarge {
+    Err(BootError::TooLarge {
         path: path.to_owned(),
         needed: needed.end.saturating_sub(room.start),
         available: room.end.saturating_sub(room.start),
     })
 }
 
-fn not_bootable(path: &Path, why: &'static str) -> Error {
-    Error::NotBootable { path: path.to_owned(), why }
+fn not_bootable(path: &Path, reason: &'static str) -> BootError {
+    BootError::NotBootable { path: path.to_owned(), reason }
 }
 
-fn load_bzimage(memory: &GuestMemory, file: &mut File, path: &Path) -> Result<LoadedKernel, Error> {
+fn load_bzimage(
+    memory: &GuestMemory,
+    file: &mut File,
+    path: &Path,
+) -> Result<LoadedKernel, BootError> {
     let loaded = BzImage::load(memory, None, file, Some(GuestAddress(layout::HIGH_RAM)))
-        .map_err(|source| Error::Load { path: path.to_owned(), source })?;
+        .map_err(|source| BootError::Load { path: path.to_owned(), source })?;
     let header = loaded.setup_header.unwrap_or_default();
     if header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err(not_bootable(path, "it has no 64-bit entry point"));
@@ -118,13 +122,13 @@ fn load_vmlinux(
     file: &mut File,
     path: &Path,
     start: &[u8],
-) -> Result<LoadedKernel, Error> {
+) -> Result<LoadedKernel, BootError> {
     let machine = start.get(ELF_MACHINE_OFFSET..ELF_MACHINE_OFFSET + 2);
     if start.get(ELF_CLASS_OFFSET) != Some(&ELF_CLASS_64) || machine != Some(&ELF_MACHINE_X86_64) {
         return Err(not_bootable(path, "it is an ELF file, but not for x86-64"));
     }
     let loaded = Elf::load(memory, None, file, Some(GuestAddress(layout::HIGH_RAM)))
-        .map_err(|source| Error::Load { path: path.to_owned(), source })?;
+        .map_err(|source| BootError::Load { path: path.to_owned(), source })?;
     let header = setup_header {
         boot_flag: BOOT_FLAG,
         header: u32::from_le_bytes(*BZIMAGE_MAGIC),

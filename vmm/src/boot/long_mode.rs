@@ -28,8 +28,8 @@ const CR4_PHYSICAL_ADDRESS_EXTENSION: u64 = 1 << 5;
 const EFER_LONG_MODE: u64 = 1 << 8 | 1 << 10;
 const RFLAGS_RESERVED: u64 = 1 << 1;
 
-/// Writes the GDT, and page tables that identity-map the first GiB, which holds the kernel, the zero
-/// page and the command line.
+/// Writes the GDT, and page tables that identity-map the first GiB, which holds the kernel, the
+/// zero page and the command line.
 pub(super) fn write_tables(memory: &GuestMemory) -> Result<(), GuestMemoryError> {
     memory.write_obj(DESCRIPTORS, GuestAddress(GDT))?;
     let [pml4, pdpt, directory] = [0, 1, 2].map(|page| PAGE_TABLES + page * PAGE);

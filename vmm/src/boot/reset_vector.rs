@@ -1,8 +1,8 @@
 //! The real-mode reset vector.
 //!
 //! With hardware-reduced ACPI, Linux assumes EFI and does not use the reset register. It calls EFI,
-//! which does not exist, and then jumps to the entry point of a BIOS. The code at this address writes
-//! the reset register.
+//! which does not exist, and then jumps to the entry point of a BIOS. The code at this address
+//! writes the reset register.
 
 use devices::GuestMemory;
 use devices::platform::PowerRegister;

@@ -6,7 +6,7 @@ use devices::GuestMemory;
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::Error;
+use super::error::BootError;
 use super::kernel::LoadedKernel;
 use crate::layout;
 
@@ -22,7 +22,7 @@ pub(super) fn write(
     kernel: &LoadedKernel,
     initramfs: Option<Range<u64>>,
     command_line_length: usize,
-) -> Result<(), Error> {
+) -> Result<(), BootError> {
     let mut params = boot_params { hdr: kernel.header, ..boot_params::default() };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     (params.hdr.cmd_line_ptr, params.ext_cmd_line_ptr) = halves(layout::COMMAND_LINE);

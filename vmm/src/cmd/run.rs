@@ -15,12 +15,12 @@ use crate::control::{
 use crate::disks::{DiskRegistry, EventLog, Hotplug, ManagedDisk};
 use crate::exit::Exit;
 use crate::kvm::KvmFailure;
-use crate::machine::{self, Ending, Machine};
-use crate::memory;
+use crate::machine::{Ending, Machine, MachineError};
+use crate::memory::MemoryError;
 
 /// The reason a run failed on the host's side.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
+pub(crate) enum RunError {
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
@@ -29,7 +29,7 @@ pub(crate) enum Error {
     Console(#[source] io::Error),
     /// The machine cannot be built.
     #[error(transparent)]
-    Machine(#[from] machine::Error),
+    Machine(#[from] MachineError),
     /// The control socket cannot be bound.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -55,11 +55,11 @@ pub(crate) enum Error {
 /// # Errors
 ///
 /// The host failed, before the start or while the guest ran.
-pub(crate) fn run(config: &MachineConfig) -> Result<Exit, Error> {
-    let signals = Signals::block().map_err(Error::Signals)?;
+pub(crate) fn run(config: &MachineConfig) -> Result<Exit, RunError> {
+    let signals = Signals::block().map_err(RunError::Signals)?;
     let socket = config.control.as_deref();
     let socket = socket.map(|path| ListeningSocket::bind("control socket", path)).transpose()?;
-    let mut console = Console::open(&config.console).map_err(Error::Console)?;
+    let mut console = Console::open(&config.console).map_err(RunError::Console)?;
     let ending = run_machine(config, &signals, &mut console, socket);
     console.close();
     match ending? {
@@ -76,18 +76,18 @@ fn run_machine(
     signals: &Signals,
     console: &mut Console,
     socket: Option<ListeningSocket>,
-) -> Result<Ending, Error> {
+) -> Result<Ending, RunError> {
     let interrupted = || !matches!(signals.next(), Ok(None));
     let mut machine = match Machine::build(config, console.writer(), interrupted) {
-        Err(machine::Error::Memory(memory::Error::Interrupted)) => {
+        Err(MachineError::Memory(MemoryError::Interrupted)) => {
             return Ok(Ending::Exit(Exit::Stopped));
         }
         machine => machine?,
     };
-    let (sender, commands) = command_channel().map_err(Error::Api)?;
-    let view = view(config, &mut machine, sender).map_err(Error::SpaceWatch)?;
+    let (sender, commands) = command_channel().map_err(RunError::Api)?;
+    let view = view(config, &mut machine, sender).map_err(RunError::SpaceWatch)?;
     let api = socket.map(|socket| Api::start(socket, view));
-    let api = api.transpose().map_err(Error::Api)?;
+    let api = api.transpose().map_err(RunError::Api)?;
     let running = machine.start()?;
     let control = ControlThread {
         signals,
@@ -99,15 +99,15 @@ fn run_machine(
         button: machine.button.clone(),
         grace: config.shutdown_grace,
     };
-    let ending = control.run().map_err(Error::Control);
+    let ending = control.run().map_err(RunError::Control);
     // The vCPUs stop once an ending is set, also after a failure of the control thread.
     machine.ending.set(ending.as_ref().map_or(Ending::Exit(Exit::Failed), Clone::clone));
     drop(api);
-    running.stop().map_err(Error::Close)?;
+    running.stop().map_err(RunError::Close)?;
     ending
 }
 
-/// What the control socket may access. Starts the watches of soft limits.
+/// The disks and the machine, for the control socket. Starts the watches of soft limits.
 fn view(
     config: &MachineConfig,
     machine: &mut Machine,

@@ -1,4 +1,5 @@
-//! The keys of `[[disk]]`: for each its name, how it is read, and how `check --json` shows it. Pure.
+//! The keys of `[[disk]]`: for each its name, how it is read, and how `check --json` shows it.
+//! Pure.
 //!
 //! A key that `block` evaluates is a field of `block::DiskOptions` and one entry here. It cannot be
 //! missing in `check --json`, because that shows every entry.

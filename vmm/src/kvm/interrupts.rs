@@ -1,8 +1,8 @@
 //! Interrupts to the guest (irqfd) and doorbells from it (ioeventfd).
 //!
 //! An interrupt has a KVM interrupt number (GSI). The first [`layout::IOAPIC_PINS`] numbers are the
-//! pins of the IOAPIC, the others carry messages (MSI). Runs on the control thread while the machine
-//! is built, and on vCPU threads when a driver configures its vectors; never for a request.
+//! pins of the IOAPIC, the others carry messages (MSI). Runs on the control thread while the
+//! machine is built, and on vCPU threads when a driver configures its vectors; never for a request.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

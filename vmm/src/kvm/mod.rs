@@ -19,7 +19,7 @@ pub(crate) use interrupts::KvmDevices;
 
 /// The reason there is no virtual machine.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
+pub(crate) enum KvmError {
     /// The host has no KVM.
     #[error("cannot open /dev/kvm; {}", remedy(.0))]
     Open(#[source] kvm_ioctls::Error),
@@ -32,8 +32,8 @@ pub(crate) enum Error {
 }
 
 /// An error that names the refused request.
-pub(crate) fn refused(request: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
-    move |source| Error::Refused(request, source)
+pub(crate) fn refused(request: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
+    move |source| KvmError::Refused(request, source)
 }
 
 fn remedy(error: &kvm_ioctls::Error) -> &'static str {
@@ -61,13 +61,13 @@ const REQUIRED: [(Cap, &str); 6] = [
 /// # Errors
 ///
 /// KVM cannot be opened, or lacks a capability.
-pub(crate) fn open() -> Result<Kvm, Error> {
-    let kvm = Kvm::new().map_err(Error::Open)?;
+pub(crate) fn open() -> Result<Kvm, KvmError> {
+    let kvm = Kvm::new().map_err(KvmError::Open)?;
     if u32::try_from(kvm.get_api_version()) != Ok(KVM_API_VERSION) {
-        return Err(Error::Lacks("the stable API (version 12)"));
+        return Err(KvmError::Lacks("the stable API (version 12)"));
     }
     match REQUIRED.iter().find(|(capability, _)| !kvm.check_extension(*capability)) {
-        Some((_, name)) => Err(Error::Lacks(name)),
+        Some((_, name)) => Err(KvmError::Lacks(name)),
         None => Ok(kvm),
     }
 }
@@ -85,7 +85,7 @@ impl Vm {
     /// # Errors
     ///
     /// KVM refuses.
-    pub(crate) fn new(kvm: &Kvm, memory: GuestMemory) -> Result<Self, Error> {
+    pub(crate) fn new(kvm: &Kvm, memory: GuestMemory) -> Result<Self, KvmError> {
         let fd = kvm.create_vm().map_err(refused("create a virtual machine"))?;
         fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
             .map_err(refused("place the identity map"))?;
@@ -103,7 +103,7 @@ impl Vm {
     /// # Errors
     ///
     /// KVM refuses.
-    pub(crate) fn create_vcpu(&self, index: u8) -> Result<VcpuFd, Error> {
+    pub(crate) fn create_vcpu(&self, index: u8) -> Result<VcpuFd, KvmError> {
         self.fd.create_vcpu(index.into()).map_err(refused("create a vCPU"))
     }
 }

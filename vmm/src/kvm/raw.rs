@@ -54,8 +54,8 @@ impl InternalError {
 }
 
 fn instruction_bytes(run: &kvm_run) -> Vec<u8> {
-    // SAFETY: `emulation_failure` is the member that KVM fills on this exit, and any bytes are valid
-    // in its integers.
+    // SAFETY: `emulation_failure` is the member that KVM fills on this exit, and any bytes are
+    // valid in its integers.
     let failure = unsafe { run.__bindgen_anon_1.emulation_failure };
     if failure.ndata < 1 || failure.flags & HAS_INSTRUCTION_BYTES == 0 {
         return Vec::new();

@@ -1,7 +1,7 @@
 //! Routes the port and memory accesses of vCPUs to devices.
 //!
-//! Shared by all vCPU threads. An access takes only the lock of its device, and every device answers
-//! from registers.
+//! Shared by all vCPU threads. An access takes only the lock of its device, and every device
+//! answers from registers.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

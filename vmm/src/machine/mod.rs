@@ -18,13 +18,16 @@ use kvm_ioctls::Kvm;
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
+use crate::acpi::{self, AcpiError};
+use crate::boot::{self, BootError};
 use crate::config::MachineConfig;
 use crate::console::OutputWriter;
 use crate::cpu::{self, Cpuid};
 use crate::disks::ScsiControllers;
 use crate::exit::Exit;
-use crate::kvm::{self, KvmDevices, Vm, refused};
-use crate::{acpi, boot, layout, memory};
+use crate::kvm::{self, KvmDevices, KvmError, Vm, refused};
+use crate::layout;
+use crate::memory::{self, MemoryError};
 use bus::Bus;
 pub(crate) use ending::{Ending, EndingCell};
 pub(crate) use pause_gate::PauseGate;
@@ -35,19 +38,19 @@ pub(crate) use vcpu::Vcpus;
 
 /// The reason a machine cannot be built or started.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
+pub(crate) enum MachineError {
     /// KVM.
     #[error(transparent)]
-    Kvm(#[from] kvm::Error),
+    Kvm(#[from] KvmError),
     /// Guest memory.
     #[error(transparent)]
-    Memory(#[from] memory::Error),
+    Memory(#[from] MemoryError),
     /// The kernel.
     #[error(transparent)]
-    Boot(#[from] boot::Error),
+    Boot(#[from] BootError),
     /// The ACPI tables.
     #[error(transparent)]
-    Acpi(#[from] acpi::Error),
+    Acpi(#[from] AcpiError),
     /// A disk or another device on PCI.
     #[error(transparent)]
     Device(#[from] PciError),
@@ -56,8 +59,8 @@ pub(crate) enum Error {
     Host(&'static str, #[source] io::Error),
 }
 
-fn cannot(action: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Host(action, source)
+fn cannot(action: &'static str) -> impl FnOnce(io::Error) -> MachineError {
+    move |source| MachineError::Host(action, source)
 }
 
 /// A machine that can be started.
@@ -91,7 +94,7 @@ impl Machine {
         config: &MachineConfig,
         console: OutputWriter,
         interrupted: impl FnMut() -> bool,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, MachineError> {
         let kvm = kvm::open()?;
         let memory = memory::claim(config.memory_bytes, interrupted)?;
         acpi::write(&memory, config.vcpus)?;
@@ -120,7 +123,7 @@ impl Machine {
     /// # Errors
     ///
     /// The host is out of threads.
-    pub(crate) fn start(&mut self) -> Result<RunningMachine, Error> {
+    pub(crate) fn start(&mut self) -> Result<RunningMachine, MachineError> {
         vcpu::handle_kicks().map_err(cannot("handle the signal that stops vCPUs"))?;
         let vcpus = Vcpus::new(Arc::clone(&self.gate));
         let mut running = RunningMachine { pci: Arc::clone(&self.pci), vcpus };
@@ -128,7 +131,7 @@ impl Machine {
             if let Err(error) = running.vcpus.start(vcpu) {
                 self.ending.set(Ending::Exit(Exit::Failed));
                 running.vcpus.stop();
-                return Err(Error::Host("start a vCPU thread", error));
+                return Err(MachineError::Host("start a vCPU thread", error));
             }
         }
         Ok(running)
@@ -147,7 +150,10 @@ impl RunningMachine {
     }
 }
 
-fn power_control(hypervisor: &KvmDevices, ending: &Arc<EndingCell>) -> Result<PowerControl, Error> {
+fn power_control(
+    hypervisor: &KvmDevices,
+    ending: &Arc<EndingCell>,
+) -> Result<PowerControl, MachineError> {
     let interrupt =
         hypervisor.pin(layout::POWER_GSI).map_err(cannot("connect the power button"))?;
     let ending = Arc::clone(ending);
@@ -190,7 +196,7 @@ fn vcpus(
     bus: &Arc<Bus>,
     ending: &Arc<EndingCell>,
     gate: &Arc<PauseGate>,
-) -> Result<Vec<Vcpu>, Error> {
+) -> Result<Vec<Vcpu>, MachineError> {
     let cpuid = Cpuid::new(kvm, count).map_err(refused("list processor features"))?;
     let mut vcpus = Vec::new();
     for index in 0..count {

@@ -33,7 +33,7 @@ pub(super) struct Vcpu {
     pub(super) _vm: Arc<Vm>,
 }
 
-/// What follows an exit from the guest.
+/// The action after an exit from the guest.
 enum AfterExit {
     Resume,
     End(Ending),

@@ -6,8 +6,8 @@ use block::{DiscardLimits, Extent, Geometry, ImageLock, Named, Survey};
 use clap::builder::styling::Style;
 use serde_json::{Value, json};
 
-use super::SelectedDisk;
 use super::extent_map::percent;
+use super::selection::SelectedDisk;
 use crate::cmd::sanitize::sanitize;
 use crate::config::{DiskConfig, human_size};
 

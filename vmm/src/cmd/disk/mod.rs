@@ -3,18 +3,19 @@
 mod extent_map;
 mod inspection;
 mod progress;
+mod selection;
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use block::{Extent, OpenError, Survey};
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 use self::inspection::Inspection;
-use self::progress::Progress;
-use crate::config::{self, DiskConfig};
+use self::progress::ProgressLine;
+use self::selection::{DiskName, SelectedDisk};
 use crate::exit::Exit;
 
 /// A view of a disk.
@@ -38,17 +39,6 @@ pub(crate) enum DiskCommand {
     },
 }
 
-/// A disk on the command line.
-#[derive(Args, Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DiskName {
-    /// An image file or block device; with --config, the id of a disk in it
-    #[arg(value_name = "PATH|ID")]
-    disk: PathBuf,
-    /// The configuration with the id
-    #[arg(long, value_name = "CONFIG")]
-    config: Option<PathBuf>,
-}
-
 /// Inspects a disk and prints the result.
 ///
 /// # Errors
@@ -56,7 +46,7 @@ pub(crate) struct DiskName {
 /// The disk cannot be inspected, or the result not be printed.
 pub(crate) fn disk(command: &DiskCommand, json: bool) -> anyhow::Result<ExitCode> {
     let (DiskCommand::Inspect { disk, .. } | DiskCommand::Map { disk, .. }) = command;
-    let selected = match select(disk) {
+    let selected = match disk.select() {
         Ok(selected) => selected,
         Err(report) => {
             report.print();
@@ -84,20 +74,6 @@ pub(crate) fn disk(command: &DiskCommand, json: bool) -> anyhow::Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-/// A disk to inspect, and its configuration if it was selected by id.
-struct SelectedDisk {
-    path: PathBuf,
-    config: Option<DiskConfig>,
-}
-
-fn select(name: &DiskName) -> Result<SelectedDisk, config::Report> {
-    let Some(config) = &name.config else {
-        return Ok(SelectedDisk { path: name.disk.clone(), config: None });
-    };
-    let disk = config::disk(config, &name.disk.to_string_lossy())?;
-    Ok(SelectedDisk { path: disk.path.clone(), config: Some(disk) })
-}
-
 fn survey(selected: &SelectedDisk) -> anyhow::Result<Survey> {
     let block_size = selected.config.as_ref().and_then(|config| config.options.block_size);
     Survey::of(&selected.path, block_size).map_err(|error| match &error {
@@ -117,7 +93,7 @@ fn extents(survey: &Survey, path: &Path) -> anyhow::Result<Vec<Extent>> {
 
 fn scan_zeroes(survey: &Survey, extents: &[Extent]) -> anyhow::Result<u64> {
     let data = extents.iter().filter(|extent| extent.data).map(|extent| extent.range.len).sum();
-    let mut progress = Progress::new("reading", data);
+    let mut progress = ProgressLine::new("reading", data);
     survey.count_zeroes(|bytes| progress.advance(bytes)).context("cannot read the disk")
 }
 

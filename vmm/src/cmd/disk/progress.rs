@@ -10,7 +10,7 @@ const DELAY: Duration = Duration::from_secs(1);
 const PERIOD: Duration = Duration::from_millis(200);
 
 /// A status line that shows how many bytes of a task are done.
-pub(super) struct Progress {
+pub(super) struct ProgressLine {
     task: &'static str,
     total: u64,
     done: u64,
@@ -18,7 +18,7 @@ pub(super) struct Progress {
     line: StatusLine,
 }
 
-impl Progress {
+impl ProgressLine {
     /// A task of `total` bytes.
     pub(super) fn new(task: &'static str, total: u64) -> Self {
         let next_update = Instant::now() + DELAY;

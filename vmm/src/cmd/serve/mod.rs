@@ -1,7 +1,7 @@
 //! `bulkhead serve`: a disk for the guest of another monitor, until a signal arrives.
 //!
-//! The control thread listens for frontends. Each frontend has its own thread, and each of its rings
-//! a further one.
+//! The control thread listens for frontends. Each frontend has its own thread, and each of its
+//! rings a further one.
 
 mod frontend;
 mod server;
@@ -28,7 +28,7 @@ use server::{ServeEnd, Server};
 
 /// The reason a disk is not served, or no longer.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
+pub(crate) enum ServeError {
     /// A socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -43,8 +43,8 @@ pub(crate) enum Error {
     Close(#[source] io::Error),
 }
 
-fn cannot(action: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Host(action, source)
+fn cannot(action: &'static str) -> impl FnOnce(io::Error) -> ServeError {
+    move |source| ServeError::Host(action, source)
 }
 
 /// Serves the disk at the socket `path` until a signal arrives.
@@ -52,7 +52,7 @@ fn cannot(action: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// # Errors
 ///
 /// The host failed.
-pub(crate) fn serve(config: &DiskFile, path: &Path) -> Result<ExitCode, Error> {
+pub(crate) fn serve(config: &DiskFile, path: &Path) -> Result<ExitCode, ServeError> {
     let signals = Signals::block().map_err(cannot("receive signals"))?;
     let socket = ListeningSocket::bind("vhost-user socket", path)?;
     let control = config.control.as_deref();
@@ -75,7 +75,7 @@ pub(crate) fn serve(config: &DiskFile, path: &Path) -> Result<ExitCode, Error> {
     if end? == ServeEnd::Forced {
         return Ok(Exit::Stopped.into());
     }
-    disk.lock().unwrap_or_else(PoisonError::into_inner).close().map_err(Error::Close)?;
+    disk.lock().unwrap_or_else(PoisonError::into_inner).close().map_err(ServeError::Close)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -24,7 +24,8 @@ enum Phase {
     Reading(Vec<u8>),
     /// Sends the answer, of which `sent` bytes are out.
     Writing { answer: Vec<u8>, sent: usize },
-    /// The answer is out. A close with unread data would discard it, so up to `left` bytes are read.
+    /// The answer is out. A close with unread data would discard it, so up to `left` bytes are
+    /// read.
     Lingering { left: usize },
 }
 

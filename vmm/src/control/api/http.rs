@@ -1,4 +1,5 @@
-//! The part of HTTP/1.1 that the control socket uses: one request and one answer, both bounded. Pure.
+//! The part of HTTP/1.1 that the control socket uses: one request and one answer, both bounded.
+//! Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +26,7 @@ pub(crate) struct Problem {
     pub(crate) status: u16,
     /// The status in words.
     pub(crate) title: String,
-    /// What is wrong.
+    /// The problem in one sentence.
     pub(crate) detail: String,
     /// The remedy.
     pub(crate) remedy: String,

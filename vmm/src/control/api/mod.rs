@@ -1,7 +1,7 @@
 //! The control socket: HTTP/1.1 with JSON over a Unix socket, on the thread `control/api`.
 //!
-//! The thread reads the machine's state itself and sends commands to the control thread. It serves a
-//! few clients side by side without blocking for one of them, and executes commands one by one.
+//! The thread reads the machine's state itself and sends commands to the control thread. It serves
+//! a few clients side by side without blocking for one of them, and executes commands one by one.
 
 mod collect;
 mod connection;

@@ -53,7 +53,8 @@ pub(crate) struct Disk {
     pub(crate) path: String,
     /// The address of a SCSI disk; null for a virtio-blk disk.
     pub(crate) scsi: Option<Scsi>,
-    /// The guest no longer finds the disk. It is removed when its requests in flight have completed.
+    /// The guest no longer finds the disk. It is removed when its requests in flight have
+    /// completed.
     pub(crate) detaching: bool,
     /// Problems of the disk; empty for a healthy one.
     pub(crate) warnings: Vec<String>,
