@@ -1,7 +1,7 @@
 //! The configuration: from a TOML file to values that work on this host.
 //!
-//! A file passes [`parse`] (its text), [`rules`] (consistency of its tables) and [`host`] (what
-//! this host supports). Each adds diagnostics to one [`Report`], then [`build`] fills in the
+//! A file passes [`parse`] (its text), [`rules`] (consistency of its tables) and [`host`]
+//! (support by this host). Each adds diagnostics to one [`Report`], then [`build`] fills in the
 //! defaults. Only [`host`] and [`text`] access anything outside the text.
 
 pub(crate) mod attached;

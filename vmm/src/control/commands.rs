@@ -26,7 +26,7 @@ pub(crate) enum MachineCommand {
 /// The reason a command failed.
 #[derive(Debug, Error)]
 pub(crate) enum CommandError {
-    /// A signal has asked the machine to end, or it has ended.
+    /// A signal has requested the end, or the machine has ended.
     #[error("the machine is shutting down")]
     ShuttingDown,
     /// The host failed.

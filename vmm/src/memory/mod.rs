@@ -1,4 +1,4 @@
-//! Guest memory: mapped, allocated completely, and only then given to the guest.
+//! Guest memory: mapped and allocated completely before the guest starts.
 //!
 //! Runs on the control thread before any vCPU exists.
 

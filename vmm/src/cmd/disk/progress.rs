@@ -25,7 +25,7 @@ impl ProgressLine {
         Self { task, total, done: 0, next_update, line: StatusLine::default() }
     }
 
-    /// Adds `bytes` to what is done.
+    /// Adds `bytes` to the progress.
     pub(super) fn advance(&mut self, bytes: u64) {
         self.done += bytes;
         let now = Instant::now();

@@ -67,7 +67,7 @@ impl View {
     }
 }
 
-/// One disk at one moment: everything that is shown of it comes from one status.
+/// One disk at one moment. Every field of an answer comes from one `DiskStatus`.
 pub(super) struct DiskSnapshot<'d> {
     pub(super) disk: &'d ManagedDisk,
     pub(super) status: DiskStatus,

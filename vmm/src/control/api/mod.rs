@@ -130,7 +130,7 @@ impl ApiServer {
         Ok(Ready { stop, listener, clients: ready.collect() })
     }
 
-    /// Serves the clients that are ready, and drops those that are done or too slow.
+    /// Serves the clients that are ready, and closes finished and slow ones.
     fn serve(&mut self, ready: &[bool]) {
         let (view, now) = (&self.view, Instant::now());
         let mut ready = ready.iter();

@@ -220,7 +220,7 @@ fn require_machine(view: &View) -> Result<&MachineView, Problem> {
 
 fn resize(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
     let disk = parameters.disk(view)?;
-    let asked = if parameters.body.is_empty() {
+    let resize = if parameters.body.is_empty() {
         Resize::default()
     } else {
         serde_json::from_slice(parameters.body).map_err(|error| {
@@ -229,7 +229,7 @@ fn resize(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem>
         })?
     };
     let before = disk.control.geometry().capacity;
-    let size = disk.control.resize(asked.size_bytes).map_err(|error| resize_problem(&error))?;
+    let size = disk.control.resize(resize.size_bytes).map_err(|error| resize_problem(&error))?;
     tracing::info!(disk = parameters.id, before, size, "resized through the control socket");
     disk_response(200, &disk)
 }

@@ -68,7 +68,7 @@ fn repeated_attach_and_detach_leaks_nothing() {
     let rig = start();
     let image = rig.machine.path("data.img");
     let data = file(&rig, &disk("data", ""));
-    // The first answers allocate what stays.
+    // The first answers allocate memory and descriptors that the machine keeps.
     ctl_output(&rig, &["attach", &data]);
     ctl_output(&rig, &["detach", "data"]);
     let before = resources_at_rest(&rig, &image);
