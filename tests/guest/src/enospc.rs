@@ -132,10 +132,10 @@ fn full_host_holds_writes(file_system: &str, cache: &str) -> Result<()> {
     assert_eq!(store.guest.power_off()?, 0);
     let log = store.guest.vmm_output()?;
     assert_eq!(
-        log.matches("the host has no space").count(),
-        log.matches("is held for want of space any more").count()
+        log.matches("no space on the host: writes are held").count(),
+        log.matches("writes are no longer held for ENOSPC").count()
     );
-    assert!(log.contains("the host has no space: writes are held until it has"), "{log}");
+    assert!(log.contains("no space on the host: writes are held until there is"), "{log}");
     Ok(())
 }
 
