@@ -41,12 +41,12 @@ impl UringEngine {
     /// # Errors
     ///
     /// The host refuses to open the file again, or refuses the ring.
-    pub(crate) fn new(disk: Arc<OpenDisk>, setup: &EngineSetup<'_>) -> Result<Self, OpenError> {
+    pub(crate) fn new(disk: &Arc<OpenDisk>, setup: &EngineSetup<'_>) -> Result<Self, OpenError> {
         let files = disk.file.open_for_engine()?;
         let fds = files.with_ranges(&disk.file);
         let path = &disk.file.path;
         let ring = ring::make(setup.depth, &fds).map_err(|error| refusal(error, path))?;
-        Self::over(ring, Arc::clone(&disk), setup).map_err(|error| refusal(error, path))
+        Self::over(ring, Arc::clone(disk), setup).map_err(|error| refusal(error, path))
     }
 }
 

@@ -30,10 +30,10 @@ fn it_says_what_it_serves_and_to_whom() {
     served.wait_log("a frontend has connected", 1);
     // One at a time.
     let mut second = UnixStream::connect(served.socket()).unwrap();
-    served.wait_log("a second frontend was turned away", 1);
+    served.wait_log("a second frontend was refused", 1);
     assert_eq!(std::io::Read::read(&mut second, &mut [0]).unwrap(), 0);
     drop(monitor);
-    served.wait_log("the frontend has left", 1);
+    served.wait_log("the frontend closed the connection", 1);
     served.terminate();
     assert!(!served.socket().exists(), "the socket goes with the program");
 }
@@ -45,7 +45,7 @@ fn what_is_used_already_is_refused() {
     refused(&served, "disk.sock", disk, 1, "in use");
     // The image stays locked with no frontend there.
     refused(&served, "other.sock", disk, 1, "in use");
-    refused(&served, "nowhere/disk.sock", disk, 1, "cannot listen at the vhost-user socket");
+    refused(&served, "nowhere/disk.sock", disk, 1, "cannot listen on the vhost-user socket");
     fs::write(served.folder().join("file"), "precious").unwrap();
     refused(&served, "file", disk, 1, "cannot listen");
     assert_eq!(fs::read_to_string(served.folder().join("file")).unwrap(), "precious");

@@ -126,18 +126,18 @@ fn writes_held_for_want_of_space_survive_the_process() {
     let requests: Vec<_> =
         (0..4_u8).map(|at| monitor.offer_write(0, 1, place(at), &data(at))).collect();
     monitor.publish(0);
-    served.wait_log("has no space", 1);
+    served.wait_log("no space on the host", 1);
     wait_for(|| (recorded(&monitor, 1) == 4).then_some(())).expect("all are in flight");
 
     // A monitor that stops the guest waits no longer than for what moves.
     assert_eq!(monitor.stop(0), 4, "all four were taken");
     assert_eq!(monitor.queues[0].ring.used_index(), 0, "and are owed");
     monitor.set_up(0, 4);
-    served.wait_log("has no space", 2);
+    served.wait_log("no space on the host", 2);
     served.kill();
     served.restart();
     monitor.reconnect(&served.socket());
-    served.wait_log("has no space", 3);
+    served.wait_log("no space on the host", 3);
     assert_eq!(monitor.queues[0].ring.used_index(), 0);
     fs::remove_file(&ballast).unwrap();
     collect(&mut monitor, 0, &requests);
@@ -164,10 +164,10 @@ fn report_what_is_held(disables: bool) {
     let _ = fs::write(small.0.path().join("ballast"), vec![1; 1 << 20]);
     let request = monitor.offer_write(0, 1, 0, &[7; 4096]);
     monitor.publish(0);
-    served.wait_log("has no space", 1);
+    served.wait_log("no space on the host", 1);
     // The same frontend's memory table does not end the wait.
     monitor.share_memory();
-    served.wait_log("has no space", 2);
+    served.wait_log("no space on the host", 2);
     assert_eq!(monitor.queues[0].ring.used_index(), 0);
     if disables {
         monitor.frontend.set_vring_enable(0, false).unwrap();
@@ -216,7 +216,7 @@ fn a_frontend_that_leaves_finds_its_requests_done() {
         // Replacing the frontend closes the connection.
         monitor.reconnect(&served.socket());
         collect(&mut monitor, 0, &requests);
-        served.wait_log("has left", round);
+        served.wait_log("closed the connection", round);
     }
     assert_eq!(recorded(&monitor, 1), 0);
 }

@@ -145,8 +145,8 @@ impl Hotplug {
         })
     }
 
-    /// Detaches a disk: the guest no longer finds it. Its image is closed once its I/O in flight has
-    /// completed and its data is flushed, which an event reports.
+    /// Detaches a disk: the guest no longer finds it. Its image is closed once its I/O in flight
+    /// has completed and its data is flushed, which an event reports.
     ///
     /// # Errors
     ///

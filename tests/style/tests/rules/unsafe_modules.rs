@@ -15,7 +15,6 @@ pub(crate) const UNSAFE_MODULES: &[&str] = &[
     "devices/src/scsi/scratch.rs",
     "devices/src/virtio/net/tap.rs",
     "devices/src/virtqueue/ring_memory.rs",
-    "vmm/src/kvm/failure.rs",
-    "vmm/src/kvm/mod.rs",
+    "vmm/src/kvm/raw.rs",
     "vmm/src/sys.rs",
 ];
