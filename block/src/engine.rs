@@ -28,7 +28,7 @@ pub(crate) fn make(
         record(EngineKind::Threads, "configured".into(), false);
         return Ok(Box::new(engine));
     }
-    match UringEngine::new(Arc::clone(disk), setup) {
+    match UringEngine::new(disk, setup) {
         Ok(engine) => {
             let automatic = "the fastest, and this host allows it";
             let reason = if kind == EngineKind::Auto { automatic } else { "configured" };

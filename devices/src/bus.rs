@@ -1,7 +1,6 @@
-//! How an access of a vCPU reaches a device.
+//! The contract between the vCPUs and the register blocks of devices.
 
-/// A device with registers. Accesses are 1, 2, 4 or 8 bytes; offsets count from the start of the
-/// device's window.
+/// A block of device registers. Accesses are 1, 2, 4 or 8 bytes; offsets are relative to the block.
 pub trait BusDevice: Send {
     /// Fills `data` from the registers at `offset`. Unknown registers read as all ones.
     fn read(&mut self, offset: u64, data: &mut [u8]);

@@ -1,5 +1,5 @@
-//! What the type of an event does not offer: borrowing its descriptor, taking one from another process,
-//! and replacing what is behind one.
+//! Operations on eventfds that `vmm_sys_util` lacks: borrowing the descriptor, adopting one from
+//! another process, and replacing the file behind one.
 
 use std::fs::File;
 use std::io;
@@ -10,17 +10,16 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// The event's file descriptor.
 pub(crate) fn as_fd(event: &EventFd) -> BorrowedFd<'_> {
-    // SAFETY: an `EventFd` owns its descriptor and closes it only when dropped, which the borrow
-    // in the returned lifetime excludes.
+    // SAFETY: an `EventFd` owns its descriptor and closes it only when dropped, which the lifetime
+    // of the result excludes.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
-/// Makes an event of a descriptor that another process sent. From then on neither side blocks on it, unless the other
-/// one changes that again.
+/// Makes an event of a descriptor that another process sent, and sets it non-blocking.
 ///
 /// # Errors
 ///
-/// It is something else, on which a write or a wait could do anything.
+/// The descriptor is not an eventfd: writes and waits could then have any effect.
 pub(crate) fn adopt(file: File) -> io::Result<EventFd> {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     if link.as_os_str() != "anon_inode:[eventfd]" {
@@ -31,14 +30,14 @@ pub(crate) fn adopt(file: File) -> io::Result<EventFd> {
     Ok(unsafe { EventFd::from_raw_fd(file.into_raw_fd()) })
 }
 
-/// Lets the descriptor of `event` stand for what is behind `with`, at once for all threads that use it.
+/// Makes `event` refer to the file of `with`, atomically for all threads that use `event`.
 ///
 /// # Errors
 ///
-/// The host refuses.
+/// The host's error.
 pub(crate) fn replace(event: &EventFd, with: &EventFd) -> io::Result<()> {
-    // SAFETY: both descriptors are open, by their owners. `event` goes on to own its number, behind which the kernel puts
-    // another file in one step, so that no thread finds it closed.
+    // SAFETY: both descriptors are open and stay with their owners. The kernel replaces the file
+    // behind `event` in one step, so that no thread finds its descriptor closed.
     let number = unsafe { libc::dup3(with.as_raw_fd(), event.as_raw_fd(), libc::O_CLOEXEC) };
     if number == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -50,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_events_are_adopted_and_they_do_not_block() {
+    fn only_eventfds_are_adopted_and_they_do_not_block() {
         let file = |event: EventFd| {
             // SAFETY: `into_raw_fd` gives up the only ownership of the descriptor.
             unsafe { File::from_raw_fd(event.into_raw_fd()) }
@@ -61,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_event_signals_elsewhere() {
+    fn a_replaced_event_signals_the_other_file() {
         let [event, other] = [(); 2].map(|()| EventFd::new(EFD_NONBLOCK).unwrap());
         replace(&event, &other).unwrap();
         event.write(3).unwrap();

@@ -1,8 +1,9 @@
-//! Device models: what a guest sees.
+//! Device models: the devices that a guest sees.
 //!
-//! [`pci`] is the bus and its configuration space, [`virtio`] the transport, the queues and the
-//! devices on it, [`scsi`] a SCSI target for one of these, [`platform`] the few devices a PC has
-//! outside PCI. Of the hypervisor this crate knows only the trait [`Hypervisor`]; it does not know KVM.
+//! [`pci`] is the bus and its configuration space, [`virtio`] the transports and the devices on
+//! them, [`storage`] the parts that storage protocols share, [`scsi`] a SCSI target without a
+//! transport, and [`platform`] the devices of a PC outside PCI. The crate accesses the hypervisor
+//! through the trait [`Hypervisor`] only and does not know KVM.
 
 #![deny(clippy::print_stdout)]
 
@@ -19,9 +20,5 @@ pub mod virtio;
 mod virtqueue;
 mod worker;
 
-pub use guest_memory::GuestMap;
+pub use guest_memory::{GuestMap, GuestMemory};
 pub use hypervisor::{Hypervisor, MsiLine, MsiMessage};
-pub use storage::WriteCache;
-
-/// The guest's memory, as every device sees it.
-pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

@@ -1,4 +1,4 @@
-//! The thread that serves one queue: how it starts, and how it is asked to end.
+//! Worker threads: each serves one queue from the driver's DRIVER_OK to a reset.
 
 use std::io;
 use std::sync::Arc;
@@ -8,9 +8,27 @@ use std::thread::{self, JoinHandle};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::virtio::ActivateError;
+/// Why a device could not start its workers.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The disk's engine could not be made.
+    #[error(transparent)]
+    Engine(#[from] ::block::OpenError),
+    /// The host refused a thread.
+    #[error("cannot start a worker thread: {0}")]
+    Thread(#[source] io::Error),
+    /// The host refused another resource.
+    #[error("cannot {what}: {source}")]
+    Host {
+        /// The operation that failed, as "cannot ...".
+        what: &'static str,
+        /// The host's error.
+        source: io::Error,
+    },
+}
 
-/// Whether a worker was asked to end. Who asks also kicks the queue, so that a sleeping worker looks.
+/// A request to a worker to stop. Making it kicks the worker's queue, so that a sleeping worker
+/// notices.
 #[derive(Clone)]
 pub struct Stop {
     requested: Arc<AtomicBool>,
@@ -18,41 +36,41 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Whether to end now.
+    /// Whether the worker must stop now.
     #[must_use]
     pub fn requested(&self) -> bool {
         self.requested.load(Ordering::Acquire)
     }
 
-    /// Asks the worker to end.
+    /// Asks the worker to stop.
     pub fn request(&self) {
         self.requested.store(true, Ordering::Release);
-        // Fails only if the counter is full, in which case the worker is awake.
+        // Fails only if the counter is full: the worker is then awake.
         let _ = self.kick.write(1);
     }
 }
 
-/// A running worker thread. One that is dropped is asked to end and waited for.
+/// A running worker thread. Dropping it stops the thread and waits for its end.
 pub struct Worker {
-    /// `None` once joined.
+    /// `None` after the join.
     thread: Option<JoinHandle<()>>,
     stop: Stop,
 }
 
 impl Worker {
-    /// Starts a thread named `name` that prepares itself with `start`, on itself because an engine
-    /// belongs to the thread that made it, and then does `run` until the [`Stop`] says so. Returns
-    /// once `start` has.
+    /// Starts a thread called `name` that calls `start`, then `run` until the [`Stop`] is
+    /// requested. `start` runs on the thread because an engine belongs to the thread that made it.
+    /// Returns after `start`.
     ///
     /// # Errors
     ///
-    /// What `start` returned, or the host's refusal of a thread.
+    /// The error of `start`, or [`StartError::Thread`].
     pub fn spawn<T: 'static>(
         name: String,
         kick: Arc<EventFd>,
-        start: impl FnOnce() -> Result<T, ActivateError> + Send + 'static,
+        start: impl FnOnce() -> Result<T, StartError> + Send + 'static,
         run: impl FnOnce(T, &Stop) + Send + 'static,
-    ) -> Result<Self, ActivateError> {
+    ) -> Result<Self, StartError> {
         let stop = Stop { requested: Arc::new(AtomicBool::new(false)), kick };
         let own_stop = stop.clone();
         let (started, outcome) = mpsc::sync_channel(1);
@@ -67,25 +85,25 @@ impl Worker {
                     let _ = started.send(Err(error));
                 }
             })
-            .map_err(ActivateError::Thread)?;
+            .map_err(StartError::Thread)?;
         outcome
             .recv()
-            .map_err(|_| ActivateError::Thread(io::Error::other("it ended at once")))??;
+            .map_err(|_| StartError::Thread(io::Error::other("it ended immediately")))??;
         Ok(Self { thread: Some(thread), stop })
     }
 
-    /// Asks the worker to end, without waiting for it.
+    /// Asks the worker to stop. Does not wait.
     pub fn request_stop(&self) {
         self.stop.request();
     }
 
-    /// Whether the thread has ended: nothing it was given is used any more.
+    /// Whether the thread has ended. Its resources are then released.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits for the thread's end.
+    /// Waits for the end of the thread.
     pub fn join(mut self) {
         self.join_once();
     }
@@ -109,9 +127,9 @@ mod tests {
     use super::*;
     use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
-    /// A device whose second queue cannot start drops the first one's worker.
+    /// A device whose second queue cannot start drops the worker of the first one.
     #[test]
-    fn a_worker_that_is_dropped_has_ended() {
+    fn dropping_a_worker_ends_its_thread() {
         let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
         let ended = Arc::new(AtomicBool::new(false));
         let at_end = Arc::clone(&ended);

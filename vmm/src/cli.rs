@@ -6,8 +6,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
-use crate::cmd::ctl::Ask;
-use crate::cmd::disk::Look;
+use crate::cmd::ctl::CtlCommand;
+use crate::cmd::disk::DiskCommand;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -17,12 +17,12 @@ const STYLES: Styles = Styles::styled()
 
 const EXAMPLES: &str = "\
 Examples:
-  bulkhead check vm.toml            show the machine, or what is wrong with it
-  bulkhead run vm.toml              run it; its console is this terminal
+  bulkhead check vm.toml            show the machine, or its problems
+  bulkhead run vm.toml              run it, with its console on this terminal
   bulkhead run -v vm.toml 2>vm.log  the same, with the log in a file
-  bulkhead ctl vm.toml status       ask how it does (needs a [control] socket)
+  bulkhead ctl vm.toml status       show its status (needs a [control] socket)
 
-A configuration needs no more than this:
+The shortest configuration:
   [machine]
   memory = \"1GiB\"
   [kernel]
@@ -31,7 +31,7 @@ A configuration needs no more than this:
 const CHECK_EXIT_CODES: &str = "\
 Exit codes:
    0  the machine can run
-   1  the result could not be written
+   1  the result cannot be written
    2  the command line or the configuration is wrong";
 
 const CTL_HELP: &str = "\
@@ -45,7 +45,7 @@ Examples:
 
 Exit codes:
    0  done
-   1  the machine is not running, or refused
+   1  the machine is not running, or refused the request
    2  the command line or the configuration is wrong";
 
 const DISK_HELP: &str = "\
@@ -54,11 +54,11 @@ Examples:
   bulkhead disk inspect root --config vm.toml --scan
   bulkhead disk map root.img
 
-Nothing is locked or changed: a machine may be running on the disk.
+The disk is neither locked nor changed, so a machine may use it meanwhile.
 
 Exit codes:
    0  done
-   1  the disk cannot be looked at
+   1  the disk cannot be inspected
    2  the command line or the configuration is wrong";
 
 const RUN_EXIT_CODES: &str = "\
@@ -79,23 +79,23 @@ Example:
     -chardev socket,id=root,path=/run/root.sock,reconnect-ms=100 \\
     -device vhost-user-blk-pci,chardev=root
 
-A configuration needs no more than this:
+The shortest configuration:
   [disk]
   id = \"root\"
   path = \"root.img\"
 
 Exit codes:
-   0  asked to end by a signal
+   0  ended by a signal
    1  the host failed
    2  the command line or the configuration is wrong
-  13  a second signal came before requests in flight were finished";
+  13  ended by a second signal with requests in flight";
 
 /// Runs Linux guests on KVM, with disks that tell the truth about durability.
 #[derive(Debug, Parser)]
 #[command(name = "bulkhead", version, styles = STYLES, after_help = EXAMPLES)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]
 pub(crate) struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub(crate) command: Command,
 
@@ -108,10 +108,10 @@ pub(crate) struct Cli {
     log_level: Option<LogLevel>,
 }
 
-/// What to do.
+/// A command.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the machine a configuration describes, until its guest stops
+    /// Run a machine until its guest stops
     #[command(after_help = RUN_EXIT_CODES)]
     Run {
         /// The configuration, a TOML file
@@ -120,13 +120,13 @@ pub(crate) enum Command {
     /// Serve a disk to the guest of another monitor, as a vhost-user-blk back end
     #[command(after_help = SERVE_HELP)]
     Serve {
-        /// Where the monitor connects
+        /// The socket that the monitor connects to
         #[arg(long, value_name = "PATH")]
         socket: PathBuf,
         /// The disk's configuration, a TOML file
         config: PathBuf,
     },
-    /// Check a configuration against this host, and show the machine it describes
+    /// Check a configuration against this host and show the machine
     #[command(after_help = CHECK_EXIT_CODES)]
     Check {
         /// The configuration, a TOML file
@@ -134,28 +134,28 @@ pub(crate) enum Command {
         /// Print JSON, for programs
         #[arg(long, conflicts_with = "explain")]
         json: bool,
-        /// Say of each disk what a write, a flush and a power cut do
+        /// Explain for each disk what a write, a flush and a power cut do
         #[arg(long)]
         explain: bool,
     },
-    /// Ask a running machine, or tell it what to do
+    /// Query or control a running machine
     #[command(after_help = CTL_HELP, disable_help_subcommand = true)]
     Ctl {
         /// The machine's control socket, or its configuration
         target: PathBuf,
-        /// What to ask
+        /// The request
         #[command(subcommand)]
-        ask: Ask,
-        /// Print the machine's JSON as it comes
+        command: CtlCommand,
+        /// Print the JSON of the machine
         #[arg(long, global = true)]
         json: bool,
     },
-    /// Look at a disk from outside, whether or not a machine runs on it
+    /// Inspect a disk, whether or not a machine uses it
     #[command(after_help = DISK_HELP, disable_help_subcommand = true)]
     Disk {
-        /// What to look at
+        /// The view
         #[command(subcommand)]
-        look: Look,
+        command: DiskCommand,
         /// Print JSON, for programs
         #[arg(long, global = true)]
         json: bool,
@@ -195,13 +195,13 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
     }
 
-    /// clap breaks longer lines, in the middle of what is to be typed.
+    /// clap would break longer lines inside a command.
     #[test]
-    fn examples_fit_a_terminal_of_80_columns() {
+    fn examples_fit_80_columns() {
         let mut commands = vec![<Cli as clap::CommandFactory>::command()];
         let mut helps = 0;
         while let Some(command) = commands.pop() {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_is_as_loud_as_asked_for() {
+    fn options_set_the_log_level() {
         assert_eq!(level(&[]), LevelFilter::WARN);
         assert_eq!(level(&["-v"]), LevelFilter::INFO);
         assert_eq!(level(&["-vv"]), LevelFilter::DEBUG);

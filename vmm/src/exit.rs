@@ -1,9 +1,9 @@
-//! How a run ends, and the exit codes that say so.
+//! The exit codes of the program.
 
 use std::fmt;
 use std::process::ExitCode;
 
-/// Every way `bulkhead run` ends. The numbers are an interface: scripts and units rely on them.
+/// How `bulkhead run` ends. The numbers are an interface: scripts and service units rely on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Exit {
@@ -19,7 +19,7 @@ pub(crate) enum Exit {
     Panicked = 11,
     /// The guest stopped on a triple fault.
     TripleFault = 12,
-    /// The guest was stopped: it did not power off in time, or a second signal came.
+    /// The guest was stopped: it did not power off in time, or a second signal arrived.
     Stopped = 13,
 }
 
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_codes_are_what_scripts_rely_on() {
+    fn exit_codes_are_stable() {
         let codes = [
             (Exit::PoweredOff, 0),
             (Exit::Failed, 1),

@@ -1,10 +1,10 @@
-//! Where everything lies in the guest's physical address space and among its ports and interrupts.
+//! The layout of the guest's physical address space, its ports and its interrupts.
 //!
 //! ```text
 //! 0          boot structures, command line, RAM, ACPI tables below 1 MiB
-//! 1 MiB      RAM: kernel, and the initramfs at the end of low RAM
-//! 3 GiB      the hole: PCI window, IOAPIC, local APICs
-//! 4 GiB      the rest of RAM
+//! 1 MiB      RAM: the kernel, and the initramfs at the end of low RAM
+//! 3 GiB      hole: PCI window, IOAPIC, local APICs
+//! 4 GiB      remaining RAM
 //! ```
 
 use std::ops::Range;
@@ -14,32 +14,32 @@ use devices::platform::{Cmos, KeyboardReset, PowerControl, Pvpanic};
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const GIB: u64 = 1 << 30;
 
-/// RAM below this is free for the guest; the rest up to [`HIGH_RAM`] belongs to firmware.
+/// End of the guest's RAM below 1 MiB; the rest up to [`HIGH_RAM`] belongs to firmware.
 pub(crate) const BASE_RAM_END: u64 = 0x9_fc00;
-/// What `boot` puts below 1 MiB for the first instructions of the kernel.
+/// Boot structures, for the first instructions of the kernel.
 pub(crate) const GDT: u64 = 0x500;
 pub(crate) const ZERO_PAGE: u64 = 0x7000;
 pub(crate) const BOOT_STACK: u64 = 0x8ff0;
 pub(crate) const PAGE_TABLES: u64 = 0x9000;
 pub(crate) const COMMAND_LINE: u64 = 0x2_0000;
-/// The ACPI tables; the RSDP comes first, where a guest that scans for it also looks.
+/// The ACPI tables. The RSDP comes first, in the area that guests scan for it.
 pub(crate) const ACPI_TABLES: Range<u64> = 0xe_0000..0xf_0000;
-/// Where a processor in real mode starts: all there is of a BIOS.
+/// Start address of a processor in real mode, where a BIOS would be.
 pub(crate) const RESET_VECTOR: u64 = 0xf_fff0;
 /// RAM above 1 MiB.
 pub(crate) const HIGH_RAM: u64 = MIB;
 
 /// The hole in RAM below 4 GiB.
 pub(crate) const HOLE: Range<u64> = 3 * GIB..4 * GIB;
-/// Where BARs go.
+/// The window of PCI BARs.
 pub(crate) const PCI_WINDOW: Range<u64> = HOLE.start..IOAPIC;
 pub(crate) const IOAPIC: u64 = 0xfec0_0000;
 pub(crate) const LOCAL_APIC: u64 = 0xfee0_0000;
-/// Four pages that KVM needs on some Intel CPUs.
+/// Pages that KVM needs on some Intel CPUs.
 pub(crate) const KVM_TSS: u64 = 0xfffb_d000;
 pub(crate) const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 
-/// The ranges of RAM for a guest with this much memory: below and above the hole.
+/// The ranges of RAM of a guest, below and above the hole.
 pub(crate) fn ram(memory_bytes: u64) -> Vec<Range<u64>> {
     let low = 0..memory_bytes.min(HOLE.start);
     let high = HOLE.end..HOLE.end + (memory_bytes - low.end);
@@ -54,14 +54,14 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// Which of them `port` is, if it is one.
+    /// The offset of `port`, if it is one of them.
     pub(crate) fn offset(self, port: u16) -> Option<u8> {
         let offset = port.checked_sub(self.base).filter(|&offset| offset < self.length)?;
         u8::try_from(offset).ok()
     }
 }
 
-/// Command and status of the keyboard controller, of which there is only the reset.
+/// Command and status register of the keyboard controller, which only implements reset.
 pub(crate) const KEYBOARD_PORTS: Ports = Ports { base: 0x64, length: KeyboardReset::LENGTH };
 pub(crate) const CMOS_PORTS: Ports = Ports { base: 0x70, length: Cmos::LENGTH };
 pub(crate) const SERIAL_PORTS: Ports = Ports { base: 0x3f8, length: 8 };
@@ -70,7 +70,7 @@ pub(crate) const POWER_PORTS: Ports = Ports { base: 0x600, length: PowerControl:
 /// CONFIG_ADDRESS and CONFIG_DATA (PCI 3.0 §3.2.2.3.2).
 pub(crate) const PCI_CONFIG_PORTS: Ports = Ports { base: 0xcf8, length: 8 };
 
-/// Interrupts are pins of the IOAPIC; KVM's interrupt numbers for them are the same.
+/// Interrupts are pins of the IOAPIC, with equal KVM interrupt numbers.
 pub(crate) const SERIAL_GSI: u32 = 4;
 pub(crate) const POWER_GSI: u32 = 9;
 pub(crate) const IOAPIC_PINS: u32 = 24;
@@ -89,12 +89,12 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_just_reaches_the_hole_is_one_range() {
+    fn memory_up_to_the_hole_is_one_range() {
         assert_eq!(bounds(3 * GIB), [(0, 3 * GIB)]);
     }
 
     #[test]
-    fn memory_beyond_the_hole_goes_on_above_it() {
+    fn more_memory_continues_above_the_hole() {
         assert_eq!(bounds(3 * GIB + 2 * MIB), [(0, 3 * GIB), (4 * GIB, 4 * GIB + 2 * MIB)]);
         assert_eq!(bounds(5 * GIB), [(0, 3 * GIB), (4 * GIB, 6 * GIB)]);
     }

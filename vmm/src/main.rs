@@ -17,28 +17,27 @@ mod layout;
 mod log;
 mod machine;
 mod memory;
-mod sanitize;
-mod socket;
+mod notifier;
 mod sys;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cmd::check::{self, Form};
+use cli::{Cli, Command};
 use exit::Exit;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = Cli::parse();
     log::init(cli.level());
     let result: anyhow::Result<_> = match cli.command {
-        cli::Command::Check { config, json, explain } => check(&config, form(json, explain)),
-        cli::Command::Run { config } => run(&config),
-        cli::Command::Serve { socket, config } => serve(&config, &socket),
-        cli::Command::Ctl { target, ask, json } => {
-            cmd::ctl::ctl(&target, &ask, json).map_err(Into::into)
+        Command::Check { config, json, explain } => check(&config, json, explain),
+        Command::Run { config } => run(&config),
+        Command::Serve { socket, config } => serve(&config, &socket),
+        Command::Ctl { target, command, json } => {
+            cmd::ctl::ctl(&target, &command, json).map_err(Into::into)
         }
-        cli::Command::Disk { look, json } => cmd::disk::disk(&look, json),
+        Command::Disk { command, json } => cmd::disk::disk(&command, json),
     };
     result.unwrap_or_else(|error| {
         log::print(format_args!("error: {error:#}"));
@@ -46,16 +45,14 @@ fn main() -> ExitCode {
     })
 }
 
-fn form(json: bool, explain: bool) -> Form {
-    match (json, explain) {
+fn check(config: &Path, json: bool, explain: bool) -> anyhow::Result<ExitCode> {
+    use cmd::check::Form;
+    let form = match (json, explain) {
         (true, _) => Form::Json,
         (false, true) => Form::Explained,
         (false, false) => Form::Summary,
-    }
-}
-
-fn check(config: &Path, form: Form) -> anyhow::Result<ExitCode> {
-    Ok(check::check(config, form)?)
+    };
+    Ok(cmd::check::check(config, form)?)
 }
 
 fn run(config: &Path) -> anyhow::Result<ExitCode> {

@@ -35,7 +35,8 @@ pub(crate) fn advise(
         MemoryAdvice::HugePages => Advice::LinuxHugepage,
         MemoryAdvice::Populate => Advice::LinuxPopulateWrite,
     };
-    // SAFETY: the range lies in the mapping that `region` owns, and neither advice changes contents.
+    // SAFETY: the range lies in the mapping that `region` owns, and neither advice changes
+    // contents.
     Ok(unsafe { madvise(start.cast(), length, advice) }?)
 }
 

@@ -1,9 +1,9 @@
-//! `bulkhead check` as its user meets it: the built program, its output and its exit code.
+//! `bulkhead check`: the output and the exit code of the built program.
 //!
-//! What each guard says is tested next to the code; here are the forms of the output. The tests that
-//! need `/dev/kvm` say so and pass where there is none.
+//! The diagnostics are tested beside the code. Tests that need `/dev/kvm` pass without it, and say
+//! so.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a failing helper fails its test
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a failed helper fails its test
 
 use std::fs;
 use std::path::Path;
@@ -48,196 +48,8 @@ id = "root"
 path = "images/data.img"
 "#;
 
-/// A folder with a kernel, two disks and the given configuration.
-fn lab(config: &str) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let mut kernel = vec![0; 0x400];
-    kernel[0x1fe..0x200].copy_from_slice(b"\x55\xaa");
-    kernel[0x202..0x206].copy_from_slice(b"HdrS");
-    fs::write(folder.path().join("vmlinuz"), kernel).unwrap();
-    for (name, length) in [("root.img", 10 << 30), ("data.img", 3 << 19)] {
-        fs::File::create(folder.path().join(name)).unwrap().set_len(length).unwrap();
-    }
-    fs::write(folder.path().join("vm.toml"), config).unwrap();
-    folder
-}
-
-fn bulkhead(folder: &TempDir) -> Command {
-    Command::new(env!("CARGO_BIN_EXE_bulkhead")).current_dir(folder.path())
-}
-
-#[expect(clippy::print_stderr, reason = "names the reason in the output of a skipped test")]
-fn no_kvm() -> bool {
-    let missing = fs::File::options().read(true).write(true).open("/dev/kvm").is_err();
-    if missing {
-        eprintln!("skipped: needs /dev/kvm");
-    }
-    missing
-}
-
-#[test]
-fn a_good_machine_is_shown() {
-    if no_kvm() {
-        return;
-    }
-    let run = bulkhead(&lab(GOOD)).args(["check", "vm.toml"]).assert();
-    run.code(0).stderr_eq("").stdout_eq(str![[r#"
-vm.toml is ready to run
-
-  vcpus      1
-  memory     64 MiB
-  kernel     vmlinuz  bzImage
-  cmdline    console=ttyS0
-  disk       root       10 GiB  writeback     rw  root.img
-  disk       data-1    1.5 MiB  writethrough  ro  data.img
-  console    this terminal
-
-"#]]);
-}
-
-#[test]
-#[expect(clippy::too_many_lines, reason = "one expected document")]
-fn a_good_machine_as_json() {
-    if no_kvm() {
-        return;
-    }
-    let folder = lab(GOOD);
-    let run = bulkhead(&folder).args(["check", "--json", "vm.toml"]).assert();
-    run.code(0).stderr_eq("").stdout_eq(str![[r#"
-{
-  "diagnostics": [],
-  "machine": {
-    "console": {
-      "mode": "stdio",
-      "path": null
-    },
-    "control": null,
-    "disks": [
-      {
-        "block_size": null,
-        "bus": "virtio-blk",
-        "cache": "writeback",
-        "detect_zeroes": "off",
-        "discard": "unmap",
-        "engine": "auto",
-        "hold_deadline_ms": null,
-        "id": "root",
-        "on_enospc": "report",
-        "path": "root.img",
-        "queues": 1,
-        "readonly": false,
-        "scsi": null,
-        "serial": "root",
-        "size_bytes": 10737418240,
-        "soft_limit_percent": null
-      },
-      {
-        "block_size": null,
-        "bus": "virtio-blk",
-        "cache": "writethrough",
-        "detect_zeroes": "off",
-        "discard": "unmap",
-        "engine": "auto",
-        "hold_deadline_ms": null,
-        "id": "data-1",
-        "on_enospc": "report",
-        "path": "data.img",
-        "queues": 1,
-        "readonly": true,
-        "scsi": null,
-        "serial": "data-1",
-        "size_bytes": 1572864,
-        "soft_limit_percent": null
-      }
-    ],
-    "kernel": {
-      "cmdline": "console=ttyS0",
-      "format": "bzImage",
-      "image": "vmlinuz",
-      "initramfs": null
-    },
-    "memory_bytes": 67108864,
-    "nets": [],
-    "scsi": [],
-    "shutdown_grace_ms": 30000,
-    "vcpus": 1
-  },
-  "ok": true
-}
-
-"#]]);
-}
-
-/// Every mode, so that each promise can be read here.
-#[test]
-fn promises_are_explained() {
-    if no_kvm() {
-        return;
-    }
-    let mut config = GOOD.to_owned();
-    for cache in ["writethrough", "unsafe"] {
-        let image = format!("{cache}.img");
-        config += &format!("[[disk]]\nid = \"{cache}\"\npath = \"{image}\"\ncache = \"{cache}\"\n");
-    }
-    let folder = lab(&config);
-    for image in ["writethrough.img", "unsafe.img"] {
-        fs::File::create(folder.path().join(image)).unwrap().set_len(1 << 20).unwrap();
-    }
-    let run = bulkhead(&folder).args(["check", "--explain", "vm.toml"]).assert();
-    run.code(0).stdout_eq(str![[r#"
-vm.toml is ready to run
-
-  vcpus      1
-  memory     64 MiB
-  kernel     vmlinuz  bzImage
-  cmdline    console=ttyS0
-  disk       root             10 GiB  writeback     rw  root.img
-  disk       data-1          1.5 MiB  writethrough  ro  data.img
-  disk       writethrough      1 MiB  writethrough  rw  writethrough.img
-  disk       unsafe            1 MiB  unsafe        rw  unsafe.img
-  console    this terminal
-
-  disk root, cache mode writeback
-    a completed write   is in the host's page cache; it survives the exit or a crash of bulkhead,
-                        but not a crash of the host
-    a flush             makes every write completed before it durable (fdatasync); after a failed
-                        flush every later flush fails too, because the host may have dropped the
-                        data
-    the guest sees      a write cache, and flushes it as needed; it may disable the cache, which
-                        flushes it: every write submitted afterwards is on stable storage when it
-                        completes (a write in flight meanwhile may not be)
-    a power cut loses   only writes that no completed flush followed, in any order
-
-  disk data-1, cache mode writethrough
-    the guest sees      a read-only disk: no write can be lost
-
-  disk writethrough, cache mode writethrough
-    a completed write   is on stable storage, through the host's page cache (RWF_DSYNC)
-    a flush             has nothing to do: every completed write is on stable storage
-    the guest sees      no write cache, so there is nothing to flush
-    a power cut loses   no completed write
-
-  disk unsafe, cache mode unsafe
-    UNSAFE              use it only for data that can be recreated
-    a completed write   is in the host's page cache; it survives the exit or a crash of bulkhead,
-                        but not a crash of the host
-    a flush             completes at once and has no effect
-    the guest sees      a write cache that it can flush, although flushes have no effect
-    a power cut loses   any write since the guest started, flushed or not, and so possibly the
-                        whole disk
-
-"#]]);
-}
-
-#[test]
-fn all_problems_are_shown_at_once() {
-    if no_kvm() {
-        return;
-    }
-    let folder = lab(BAD);
-    let run = bulkhead(&folder).args(["check", "vm.toml"]).assert();
-    run.code(2).stdout_eq("").stderr_eq(str![[r#"
-error: `memory` has no unit
+/// The report on [`BAD`].
+const ALL_PROBLEMS: &str = r#"error: `memory` has no unit
  --> vm.toml:3:10
   |
 3 | memory = 64
@@ -289,13 +101,215 @@ error: the disk image `images/data.img` does not exist
    = help: a relative path starts at this file's directory; or create it with `mkdir -p images`
 
 error: vm.toml has 5 errors and 1 warning
+"#;
+
+/// A directory with a kernel, two disks and the given configuration.
+fn folder(config: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut kernel = vec![0; 0x400];
+    kernel[0x1fe..0x200].copy_from_slice(b"\x55\xaa");
+    kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    fs::write(folder.path().join("vmlinuz"), kernel).unwrap();
+    for (name, length) in [("root.img", 10 << 30), ("data.img", 3 << 19)] {
+        fs::File::create(folder.path().join(name)).unwrap().set_len(length).unwrap();
+    }
+    fs::write(folder.path().join("vm.toml"), config).unwrap();
+    folder
+}
+
+fn bulkhead(folder: &TempDir) -> Command {
+    Command::new(env!("CARGO_BIN_EXE_bulkhead")).current_dir(folder.path())
+}
+
+#[expect(clippy::print_stderr, reason = "names the reason in the output of a skipped test")]
+fn no_kvm() -> bool {
+    let missing = fs::File::options().read(true).write(true).open("/dev/kvm").is_err();
+    if missing {
+        eprintln!("skipped: needs /dev/kvm");
+    }
+    missing
+}
+
+#[test]
+fn a_valid_machine_is_shown() {
+    if no_kvm() {
+        return;
+    }
+    let run = bulkhead(&folder(GOOD)).args(["check", "vm.toml"]).assert();
+    run.code(0).stderr_eq("").stdout_eq(str![[r#"
+vm.toml is ready to run
+
+  vcpus      1
+  memory     64 MiB
+  kernel     vmlinuz  bzImage
+  cmdline    console=ttyS0
+  disk       root       10 GiB  writeback     rw  root.img
+  disk       data-1    1.5 MiB  writethrough  ro  data.img
+  console    this terminal
 
 "#]]);
 }
 
 #[test]
+fn a_valid_machine_as_json() {
+    if no_kvm() {
+        return;
+    }
+    let config = GOOD.split("[[disk]]").next().unwrap();
+    let run = bulkhead(&folder(config)).args(["check", "--json", "vm.toml"]).assert();
+    run.code(0).stderr_eq("").stdout_eq(str![[r#"
+{
+  "diagnostics": [],
+  "machine": {
+    "console": {
+      "mode": "stdio",
+      "path": null
+    },
+    "control": null,
+    "disks": [],
+    "kernel": {
+      "cmdline": "console=ttyS0",
+      "format": "bzImage",
+      "image": "vmlinuz",
+      "initramfs": null
+    },
+    "memory_bytes": 67108864,
+    "nets": [],
+    "scsi": [],
+    "shutdown_grace_ms": 30000,
+    "vcpus": 1
+  },
+  "ok": true
+}
+
+"#]]);
+}
+
+#[test]
+fn valid_disks_as_json() {
+    if no_kvm() {
+        return;
+    }
+    let output = bulkhead(&folder(GOOD)).args(["check", "--json", "vm.toml"]).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let disks = &json["machine"]["disks"];
+    assert_data_eq!(
+        format!("{disks:#}"),
+        str![[r#"
+[
+  {
+    "block_size": null,
+    "bus": "virtio-blk",
+    "cache": "writeback",
+    "detect_zeroes": "off",
+    "discard": "unmap",
+    "engine": "auto",
+    "hold_deadline_ms": null,
+    "id": "root",
+    "on_enospc": "report",
+    "path": "root.img",
+    "queues": 1,
+    "readonly": false,
+    "scsi": null,
+    "serial": "root",
+    "size_bytes": 10737418240,
+    "soft_limit_percent": null
+  },
+  {
+    "block_size": null,
+    "bus": "virtio-blk",
+    "cache": "writethrough",
+    "detect_zeroes": "off",
+    "discard": "unmap",
+    "engine": "auto",
+    "hold_deadline_ms": null,
+    "id": "data-1",
+    "on_enospc": "report",
+    "path": "data.img",
+    "queues": 1,
+    "readonly": true,
+    "scsi": null,
+    "serial": "data-1",
+    "size_bytes": 1572864,
+    "soft_limit_percent": null
+  }
+]
+"#]]
+    );
+}
+
+#[test]
+fn durability_is_explained() {
+    if no_kvm() {
+        return;
+    }
+    let mut config = GOOD.to_owned();
+    for cache in ["writethrough", "unsafe"] {
+        let image = format!("{cache}.img");
+        config += &format!("[[disk]]\nid = \"{cache}\"\npath = \"{image}\"\ncache = \"{cache}\"\n");
+    }
+    let folder = folder(&config);
+    for image in ["writethrough.img", "unsafe.img"] {
+        fs::File::create(folder.path().join(image)).unwrap().set_len(1 << 20).unwrap();
+    }
+    let run = bulkhead(&folder).args(["check", "--explain", "vm.toml"]).assert();
+    run.code(0).stdout_eq(str![[r#"
+vm.toml is ready to run
+
+  vcpus      1
+  memory     64 MiB
+  kernel     vmlinuz  bzImage
+  cmdline    console=ttyS0
+  disk       root             10 GiB  writeback     rw  root.img
+  disk       data-1          1.5 MiB  writethrough  ro  data.img
+  disk       writethrough      1 MiB  writethrough  rw  writethrough.img
+  disk       unsafe            1 MiB  unsafe        rw  unsafe.img
+  console    this terminal
+
+  disk root, cache mode writeback
+    a completed write   is in the host's page cache; it survives the exit or a crash of bulkhead,
+                        but not a crash of the host
+    a flush             makes every write completed before it durable (fdatasync); after a failed
+                        flush every later flush fails too, because the host may have dropped the
+                        data
+    the guest sees      a write cache, and flushes it as needed; it may disable the cache, which
+                        flushes it: every write submitted afterwards is on stable storage when it
+                        completes (a write in flight meanwhile may not be)
+    a power cut loses   only writes that no completed flush followed, in any order
+
+  disk data-1, cache mode writethrough
+    the guest sees      a read-only disk: no write can be lost
+
+  disk writethrough, cache mode writethrough
+    a completed write   is on stable storage, through the host's page cache (RWF_DSYNC)
+    a flush             has nothing to do: every completed write is on stable storage
+    the guest sees      no write cache, so there is nothing to flush
+    a power cut loses   no completed write
+
+  disk unsafe, cache mode unsafe
+    UNSAFE              use it only for data that can be recreated
+    a completed write   is in the host's page cache; it survives the exit or a crash of bulkhead,
+                        but not a crash of the host
+    a flush             completes at once and has no effect
+    the guest sees      a write cache that it can flush, although flushes have no effect
+    a power cut loses   any write since the guest started, flushed or not, and so possibly the
+                        whole disk
+
+"#]]);
+}
+
+#[test]
+fn all_problems_are_shown_in_one_run() {
+    if no_kvm() {
+        return;
+    }
+    let run = bulkhead(&folder(BAD)).args(["check", "vm.toml"]).assert();
+    run.code(2).stdout_eq("").stderr_eq(ALL_PROBLEMS);
+}
+
+#[test]
 fn problems_as_json() {
-    let folder = lab("[machine]\nmemory = 1GiB\n");
+    let folder = folder("[machine]\nmemory = 1GiB\n");
     let run = bulkhead(&folder).args(["check", "--json", "vm.toml"]).assert();
     run.code(2).stderr_eq("").stdout_eq(str![[r#"
 {
@@ -323,8 +337,8 @@ fn problems_as_json() {
 }
 
 #[test]
-fn run_refuses_with_the_same_report() {
-    let folder = lab("[machine]\nmemory = 1GiB\n");
+fn run_prints_the_same_report() {
+    let folder = folder("[machine]\nmemory = 1GiB\n");
     for command in ["check", "run"] {
         let run = bulkhead(&folder).args([command, "vm.toml"]).assert();
         run.code(2).stdout_eq("").stderr_eq(str![[r#"
@@ -342,16 +356,16 @@ error: not valid TOML: string values must be quoted
 }
 
 #[test]
-fn files_that_are_no_configuration() {
-    let folder = lab("");
+fn unreadable_configuration_files() {
+    let folder = folder("");
     fs::write(folder.path().join("binary.toml"), b"a = \"\xff\"").unwrap();
-    let said = ["absent.toml", ".", "binary.toml", "/dev/zero"].map(|path| {
+    let reports = ["absent.toml", ".", "binary.toml", "/dev/zero"].map(|path| {
         let output = bulkhead(&folder).args(["check", path]).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{path}");
         String::from_utf8(output.stderr).unwrap()
     });
     assert_data_eq!(
-        said.concat(),
+        reports.concat(),
         str![[r#"
 error: cannot read the configuration: no such file
 --> absent.toml
@@ -373,18 +387,18 @@ error: cannot read the configuration: it is larger than 1 MiB
 }
 
 #[test]
-fn paths_start_at_the_folder_of_the_file() {
+fn paths_are_relative_to_the_file() {
     if no_kvm() {
         return;
     }
-    let folder = lab(GOOD);
+    let folder = folder(GOOD);
     let path = folder.path().join("vm.toml");
     bulkhead(&folder).current_dir(Path::new("/")).arg("check").arg(path).assert().code(0);
 }
 
 #[test]
 fn help() {
-    let folder = lab("");
+    let folder = folder("");
     let run = bulkhead(&folder).arg("--help").env("COLUMNS", "100").assert();
     run.code(0).stdout_eq(str![[r#"
 Runs Linux guests on KVM, with disks that tell the truth about durability
@@ -392,11 +406,11 @@ Runs Linux guests on KVM, with disks that tell the truth about durability
 Usage: bulkhead [OPTIONS] <COMMAND>
 
 Commands:
-  run    Run the machine a configuration describes, until its guest stops
+  run    Run a machine until its guest stops
   serve  Serve a disk to the guest of another monitor, as a vhost-user-blk back end
-  check  Check a configuration against this host, and show the machine it describes
-  ctl    Ask a running machine, or tell it what to do
-  disk   Look at a disk from outside, whether or not a machine runs on it
+  check  Check a configuration against this host and show the machine
+  ctl    Query or control a running machine
+  disk   Inspect a disk, whether or not a machine uses it
 
 Options:
   -v, --verbose...         Log more: -v for info, -vv for debug, -vvv for trace
@@ -406,21 +420,26 @@ Options:
   -V, --version            Print version
 
 Examples:
-  bulkhead check vm.toml            show the machine, or what is wrong with it
-  bulkhead run vm.toml              run it; its console is this terminal
+  bulkhead check vm.toml            show the machine, or its problems
+  bulkhead run vm.toml              run it, with its console on this terminal
   bulkhead run -v vm.toml 2>vm.log  the same, with the log in a file
-  bulkhead ctl vm.toml status       ask how it does (needs a [control] socket)
+  bulkhead ctl vm.toml status       show its status (needs a [control] socket)
 
-A configuration needs no more than this:
+The shortest configuration:
   [machine]
   memory = "1GiB"
   [kernel]
   image = "vmlinuz"
 
 "#]]);
+}
+
+#[test]
+fn help_of_run() {
+    let folder = folder("");
     let run = bulkhead(&folder).args(["run", "--help"]).env("COLUMNS", "100").assert();
     run.code(0).stdout_eq(str![[r#"
-Run the machine a configuration describes, until its guest stops
+Run a machine until its guest stops
 
 Usage: bulkhead run [OPTIONS] <CONFIG>
 

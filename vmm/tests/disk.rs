@@ -1,6 +1,6 @@
-//! `bulkhead disk` as its user meets it: the built program over a sparse image.
+//! `bulkhead disk`: the built program on a sparse image.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a failing helper fails its test
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a failed helper fails its test
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -16,14 +16,15 @@ const CONFIG: &str = r#"
 [machine]
 memory = "64MiB"
 [kernel]
-image = "a-kernel-that-is-not-there"
+image = "missing-kernel"
 [[disk]]
 id = "root"
 path = "root.img"
 cache = "none"
 "#;
 
-/// A folder with a configuration and an image of 64 MiB: data from 8 to 10 MiB, of which the second half is zero.
+/// A directory with a configuration and an image of 64 MiB: data from 8 to 10 MiB, and zeroes in
+/// the second half of it.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("vm.toml"), CONFIG).unwrap();
@@ -56,7 +57,7 @@ fn a_disk_is_inspected_by_path_and_by_id() {
     assert_eq!(by_path["cache"], Value::Null);
     assert!(by_path["allocated_bytes"].as_u64().unwrap() >= 2 * MIB, "{by_path}");
 
-    // The machine of this configuration could not run here: that does not matter.
+    // The machine of this configuration cannot run here, which does not matter.
     let by_id = disk(&folder, &["inspect", "root", "--config", "vm.toml", "--scan", "--json"]);
     let by_id = json(&by_id.success());
     assert_eq!(by_id["zero_bytes"], MIB);
@@ -65,16 +66,16 @@ fn a_disk_is_inspected_by_path_and_by_id() {
 }
 
 #[test]
-fn a_map_tells_data_from_holes() {
+fn a_map_shows_data_and_holes() {
     let folder = folder();
     let map = json(&disk(&folder, &["map", "root.img", "--json"]).success());
     let extents = map["extents"].as_array().unwrap();
-    let told = |extent: &Value| {
+    let summary = |extent: &Value| {
         let number = |key: &str| extent[key].as_u64().unwrap() / MIB;
         (number("start"), number("bytes"), extent["data"].as_bool().unwrap())
     };
-    let told: Vec<_> = extents.iter().map(told).collect();
-    assert_eq!(told, [(0, 8, false), (8, 2, true), (10, 54, false)]);
+    let extents: Vec<_> = extents.iter().map(summary).collect();
+    assert_eq!(extents, [(0, 8, false), (8, 2, true), (10, 54, false)]);
     disk(&folder, &["map", "root.img", "--width", "30"]).success().stdout_eq(str![[r#"
            0  ················
        8 MiB  ████············
@@ -85,13 +86,13 @@ fn a_map_tells_data_from_holes() {
       48 MiB  ················
       56 MiB  ················
 
-  2 MiB of 64 MiB hold data (3.1 %); a block is 512 KiB: · none of it, █ all
+  2 MiB of 64 MiB hold data (3.1 %); a block is 512 KiB: · no data, █ only data
 
 "#]]);
 }
 
 #[test]
-fn what_is_no_disk_is_said_so() {
+fn missing_and_unsuitable_disks_are_errors() {
     let folder = folder();
     disk(&folder, &["inspect", "rot"]).code(1).stderr_eq(str![[r#"
 error: there is no disk rot; to name a disk by its id, add --config CONFIG

@@ -35,6 +35,8 @@ pub(crate) struct ChunkPacing {
     load: LoadSample,
     /// Mean duration of a transfer during the last cooldown.
     transfer: Duration,
+    /// Usual duration of discards smaller than a chunk: a moving average.
+    small: Option<Duration>,
 }
 
 impl ChunkPacing {
@@ -47,6 +49,7 @@ impl ChunkPacing {
             cooldown: None,
             load: LoadSample::default(),
             transfer: Duration::ZERO,
+            small: None,
         }
     }
 
@@ -100,7 +103,8 @@ impl ChunkPacing {
         let duration = now.saturating_duration_since(submitted);
         if load.in_flight > 0 || load.completed != self.load.completed {
             let hit = load.in_flight.max(self.load.in_flight);
-            self.cooldown = Some(Cooldown::after(duration, hit, now, load));
+            let small = (bytes < MIN).then(|| self.small(duration));
+            self.cooldown = Some(Cooldown::after(duration, small, hit, now, load));
         }
         // The file system first waits for transfers in progress, then they wait for it.
         let target = TARGET + 2 * self.transfer;
@@ -110,6 +114,16 @@ impl ChunkPacing {
         } else if duration < target / 2 && bytes >= self.size {
             self.size = (self.size * 2).min(MAX);
         }
+    }
+}
+
+impl ChunkPacing {
+    /// The usual duration of small discards, with that of one more. A single slow one counts little.
+    fn small(&mut self, duration: Duration) -> Duration {
+        const WEIGHT: u32 = 8;
+        let before = self.small.unwrap_or(duration);
+        let average = (before * (WEIGHT - 1) + duration.min(4 * before)) / WEIGHT;
+        *self.small.insert(average)
     }
 }
 
@@ -149,7 +163,7 @@ mod tests {
     fn chunk_after(completed: u64, duration_us: u64) -> u64 {
         let (mut pacing, now) = (ChunkPacing::new(4096), Instant::now());
         pacing.submit(now);
-        pacing.complete(now, 1, LoadSample { in_flight: 1, ..IDLE });
+        pacing.complete(now, MIN, LoadSample { in_flight: 1, ..IDLE });
         let rested = now + 250 * MS;
         assert!(is_ready(&mut pacing, rested, LoadSample { completed, ..IDLE }));
         pacing.submit(rested);
@@ -173,10 +187,10 @@ mod tests {
     fn cooldown_after(before: LoadSample, end: LoadSample) -> Option<Cooldown> {
         let (mut pacing, now) = (ChunkPacing::new(4096), Instant::now());
         pacing.submit(now);
-        pacing.complete(now, 1, LoadSample { in_flight: 1, ..IDLE });
+        pacing.complete(now, MIN, LoadSample { in_flight: 1, ..IDLE });
         assert!(is_ready(&mut pacing, now + 250 * MS, before));
         pacing.submit(now + 250 * MS);
-        pacing.complete(now + 251 * MS, 1, end);
+        pacing.complete(now + 251 * MS, MIN, end);
         pacing.cooldown
     }
 
@@ -208,7 +222,7 @@ mod tests {
         pacing.submit(now);
         assert!(!is_ready(&mut pacing, now + 10 * MS, IDLE), "a chunk is outstanding");
         let busy = LoadSample { completed: 10, in_flight: 1, completed_at_chunk: 10 };
-        pacing.complete(now + 2 * MS, 1, busy);
+        pacing.complete(now + 2 * MS, MIN, busy);
         assert_eq!(pacing.due(), Some(now + 10 * MS));
         assert!(!is_ready(&mut pacing, now + 9 * MS, LoadSample { completed: 1000, ..busy }));
         assert!(!is_ready(&mut pacing, now + 10 * MS, LoadSample { completed: 20, ..busy }));
@@ -216,7 +230,7 @@ mod tests {
         assert!(is_ready(&mut pacing, now + 20 * MS, LoadSample { completed: 266, ..busy }));
         pacing.submit(now + 20 * MS);
         let idle = LoadSample { completed: 266, in_flight: 0, completed_at_chunk: 266 };
-        pacing.complete(now + 21 * MS, 1, idle);
+        pacing.complete(now + 21 * MS, MIN, idle);
         assert!(is_ready(&mut pacing, now + 21 * MS, idle), "no transfers");
     }
 
@@ -226,7 +240,7 @@ mod tests {
         let now = Instant::now();
         let busy = LoadSample { completed: 10, in_flight: 1, completed_at_chunk: 10 };
         pacing.submit(now);
-        pacing.complete(now + MS, 1, busy);
+        pacing.complete(now + MS, MIN, busy);
         let moved = LoadSample { completed: 20, ..busy };
         let ten_seconds = Duration::from_secs(10);
         assert!(!pacing.is_ready(now + 4 * MS, ten_seconds, || moved));
@@ -246,5 +260,17 @@ mod tests {
             4 << 20,
             "a host without a granularity"
         );
+    }
+
+    #[test]
+    fn a_single_slow_discard_hardly_changes_the_usual_duration() {
+        let mut pacing = ChunkPacing::new(4096);
+        for _ in 0..10 {
+            assert_eq!(pacing.small(MS), MS);
+        }
+        let slow = pacing.small(1000 * MS);
+        assert_eq!(slow, MS * 11 / 8);
+        let last = (0..20).map(|_| pacing.small(10 * MS)).last().unwrap();
+        assert!(last > 8 * MS, "many are usual: {last:?}");
     }
 }

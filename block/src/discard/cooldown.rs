@@ -1,8 +1,13 @@
 //! The pause between two discard chunks while reads and writes go on.
 //!
-//! A transfer that hits a chunk waits until the host finishes it. We control only how many do. So
-//! the pause has no fixed length: it ends when enough transfers have completed undelayed that those
-//! which hit the chunk are few among them.
+//! A transfer that hits a chunk waits until the host finishes it. We control only how many do. So the
+//! pause has no fixed length: it ends when enough transfers have completed undelayed that those which
+//! hit the chunk are few among them.
+//!
+//! A small discard cannot be chunked, and a file system full of small holes has many of them. If they
+//! usually take no longer than three transfers, a transfer that hits one takes at most four times its
+//! mean, as the slowest in a hundred do anyway: then only the share of time that discards take is
+//! limited.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +16,12 @@ use super::io_load::LoadSample;
 /// Transfers that complete undelayed for each one that hit the chunk. With 100 the delayed ones
 /// would just be beyond the 99th percentile.
 const UNDELAYED: u64 = 256;
+/// The same for small discards, of which there are many.
+const UNDELAYED_SMALL: u64 = 128;
 /// Minimum of a cooldown, as a multiple of the chunk's duration.
 const MIN_FACTOR: u32 = 4;
+/// Maximum duration of short discards, as a multiple of a transfer's.
+const SHORT: u32 = 3;
 /// Maximum of a cooldown: neither slow transfers nor a stalled host stop discards for good.
 const MAX: Duration = Duration::from_millis(250);
 /// If no transfer completes in this time, those in flight wait for something other than the disk,
@@ -25,6 +34,8 @@ const INTERVALS: (Duration, Duration) = (Duration::from_millis(1), Duration::fro
 #[derive(Debug)]
 pub(super) struct Cooldown {
     start: Instant,
+    /// Usual duration of small discards; `None` after a chunk of a larger one.
+    small: Option<Duration>,
     /// Time of the next check.
     due: Instant,
     /// Transfers that hit the chunk.
@@ -36,11 +47,25 @@ pub(super) struct Cooldown {
 }
 
 impl Cooldown {
-    /// The cooldown after a chunk that took `duration` and was hit by `hit` transfers.
-    pub(super) fn after(duration: Duration, hit: u64, now: Instant, load: LoadSample) -> Self {
-        let min = (duration * MIN_FACTOR).min(MAX);
+    /// The cooldown after a chunk that took `chunk` and was hit by `hit` transfers. If it was a small
+    /// discard, `small` is the usual duration of these.
+    pub(super) fn after(
+        chunk: Duration,
+        small: Option<Duration>,
+        hit: u64,
+        now: Instant,
+        load: LoadSample,
+    ) -> Self {
+        let min = chunk * MIN_FACTOR;
         let completed = load.completed;
-        Self { start: now, due: now + min, hit: hit.max(1), completed, progress: (now, completed) }
+        Self {
+            start: now,
+            small,
+            due: now + min.min(MAX),
+            hit: hit.max(1),
+            completed,
+            progress: (now, completed),
+        }
     }
 
     /// Time of the next check.
@@ -52,13 +77,25 @@ impl Cooldown {
     /// the next check.
     pub(super) fn is_over(&mut self, now: Instant, load: LoadSample) -> bool {
         let elapsed = now.saturating_duration_since(self.start);
-        let (undelayed, wanted) = (self.undelayed(load), self.hit.saturating_mul(UNDELAYED));
+        let for_each = if self.small.is_some() { UNDELAYED_SMALL } else { UNDELAYED };
+        let (undelayed, wanted) = (self.undelayed(load), self.hit.saturating_mul(for_each));
         if undelayed >= wanted || elapsed >= MAX || self.is_stalled(now, load) {
+            return true;
+        }
+        if self.is_short(now, load) {
             return true;
         }
         let left = scale(elapsed, wanted - undelayed, undelayed).unwrap_or(Duration::MAX);
         self.due = now + left.clamp(INTERVALS.0, INTERVALS.1);
         false
+    }
+
+    /// Whether the chunk was a small discard, and these take no longer than [`SHORT`] transfers. If no
+    /// transfer has completed, each takes longer than the cooldown so far.
+    fn is_short(&self, now: Instant, load: LoadSample) -> bool {
+        let elapsed = now.saturating_duration_since(self.start);
+        let transfer = self.transfer_duration(now, load).unwrap_or(elapsed);
+        self.small.is_some_and(|small| small <= SHORT * transfer)
     }
 
     /// Mean duration of a transfer during the cooldown; `None` if none has completed.
@@ -101,8 +138,18 @@ mod tests {
     /// Duration of a cooldown that is checked whenever it is due, while `per_ms` transfers complete
     /// in each millisecond.
     fn duration(chunk: Duration, in_flight: u64, per_ms: u64) -> Duration {
-        let start = Instant::now();
-        let mut cooldown = Cooldown::after(chunk, in_flight, start, load(1000, in_flight));
+        duration_after(chunk, None, in_flight, per_ms)
+    }
+
+    /// The same after a small discard, whose usual duration is `small`.
+    fn duration_after(
+        chunk: Duration,
+        small: Option<Duration>,
+        in_flight: u64,
+        per_ms: u64,
+    ) -> Duration {
+        let (start, sample) = (Instant::now(), load(1000, in_flight));
+        let mut cooldown = Cooldown::after(chunk, small, in_flight, start, sample);
         let mut check = || {
             let elapsed = cooldown.due() - start;
             let completed = u64::try_from(elapsed.as_micros()).unwrap() * per_ms / 1000;
@@ -123,7 +170,7 @@ mod tests {
     fn it_ends_with_the_256th_transfer_for_each_that_hit_the_chunk() {
         let start = Instant::now();
         for (hit, wanted) in [(0, 256), (1, 256), (3, 768)] {
-            let mut cooldown = Cooldown::after(MS, hit, start, load(1000, 1));
+            let mut cooldown = Cooldown::after(MS, None, hit, start, load(1000, 1));
             assert!(!cooldown.is_over(start + 4 * MS, load(1000 + wanted - 1, 1)));
             assert!(cooldown.is_over(start + 5 * MS, load(1000 + wanted, 1)));
         }
@@ -132,13 +179,13 @@ mod tests {
     #[test]
     fn it_is_checked_when_it_may_be_over() {
         let start = Instant::now();
-        let mut cooldown = Cooldown::after(MS, 1, start, load(0, 1));
+        let mut cooldown = Cooldown::after(MS, None, 1, start, load(0, 1));
         // At this rate the rest take 8 ms.
         assert!(!cooldown.is_over(start + 16 * MS, load(128 + 128 / 3, 1)));
         assert_eq!((cooldown.due() - start).as_millis(), 24);
         assert!(!cooldown.is_over(start + 24 * MS, load(255, 1)));
         assert_eq!(cooldown.due() - start, 25 * MS, "not immediately");
-        let mut cooldown = Cooldown::after(MS, 1, start, load(0, 1));
+        let mut cooldown = Cooldown::after(MS, None, 1, start, load(0, 1));
         assert!(!cooldown.is_over(start + 4 * MS, load(1, 1)));
         assert_eq!(cooldown.due() - start, 14 * MS, "not after a second");
     }
@@ -151,6 +198,20 @@ mod tests {
     }
 
     #[test]
+    fn small_discards_no_longer_than_three_transfers_cost_four_times_their_time() {
+        let small = |small, in_flight, per_ms| duration_after(MS, Some(small), in_flight, per_ms);
+        // Transfers of 0.5 ms, one or 32 at a time.
+        let usual = MS * 3 / 2;
+        assert_eq!((small(usual, 1, 2), small(usual, 32, 64)), (4 * MS, 4 * MS));
+        assert_eq!((small(usual, 32, 1), small(usual, 5, 0)), (4 * MS, 4 * MS), "slower transfers");
+        assert_eq!(duration_after(9 * MS, Some(MS), 1, 2), 36 * MS, "one is slow");
+        let longer = small(2 * MS, 1, 2);
+        assert!((64 * MS..66 * MS).contains(&longer), "usually longer: {longer:?}");
+        let large = duration(MS, 1, 2);
+        assert!((128 * MS..130 * MS).contains(&large), "a chunk of a larger one: {large:?}");
+    }
+
+    #[test]
     fn it_ends_early_without_transfers() {
         assert_eq!(duration(MS, 0, 0), 4 * MS);
         let elapsed = duration(MS, 5, 0);
@@ -160,7 +221,7 @@ mod tests {
     #[test]
     fn it_ends_50_ms_after_the_last_completion() {
         let start = Instant::now();
-        let mut cooldown = Cooldown::after(MS, 5, start, load(0, 5));
+        let mut cooldown = Cooldown::after(MS, None, 5, start, load(0, 5));
         for (ms, completed, over) in
             [(49, 1, false), (98, 1, false), (99, 2, false), (148, 2, false)]
         {
@@ -172,7 +233,7 @@ mod tests {
     #[test]
     fn a_chunk_of_another_engine_extends_it() {
         let start = Instant::now();
-        let mut cooldown = Cooldown::after(MS, 1, start, load(0, 1));
+        let mut cooldown = Cooldown::after(MS, None, 1, start, load(0, 1));
         let other = LoadSample { completed: 300, in_flight: 1, completed_at_chunk: 100 };
         assert!(!cooldown.is_over(start + 4 * MS, other));
         assert!(cooldown.is_over(start + 5 * MS, LoadSample { completed: 356, ..other }));
@@ -181,7 +242,7 @@ mod tests {
     #[test]
     fn the_mean_duration_of_a_transfer_is_measured() {
         let start = Instant::now();
-        let cooldown = Cooldown::after(MS, 4, start, load(0, 4));
+        let cooldown = Cooldown::after(MS, None, 4, start, load(0, 4));
         assert_eq!(cooldown.transfer_duration(start + 10 * MS, load(20, 4)), Some(2 * MS));
         assert_eq!(cooldown.transfer_duration(start + 10 * MS, load(0, 4)), None);
     }

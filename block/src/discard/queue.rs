@@ -129,7 +129,7 @@ mod tests {
 
         fn complete_chunk(&mut self) {
             self.now += MS;
-            self.queue.complete_chunk(self.now, 1, false, &self.load);
+            self.queue.complete_chunk(self.now, 1 << 20, false, &self.load);
         }
 
         /// Waits until a chunk may be submitted, while one transfer completes before each check.
@@ -219,10 +219,10 @@ mod tests {
         disk.queue.push(1);
         second.push(1);
         assert!(pops(&mut disk.queue, now) && pops(&mut second, now));
-        disk.queue.complete_chunk(now + MS, 1, false, &disk.load);
+        disk.queue.complete_chunk(now + MS, 1 << 20, false, &disk.load);
         disk.queue.push(1);
         transfer(200);
-        second.complete_chunk(now + 4 * MS, 1, false, &disk.load);
+        second.complete_chunk(now + 4 * MS, 1 << 20, false, &disk.load);
         transfer(255);
         assert!(!pops(&mut disk.queue, now + 10 * MS));
         transfer(1);

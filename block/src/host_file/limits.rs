@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FallocateFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::open::FileKind;
@@ -45,6 +45,11 @@ impl HostLimits {
 }
 
 const SECTOR: u32 = 512;
+
+/// File systems without `FALLOC_FL_PUNCH_HOLE`, by their magic numbers (statfs(2)): ramfs, FAT, exFAT,
+/// ISO 9660, UDF, squashfs, minix.
+const WITHOUT_HOLES: [rustix::fs::FsWord; 8] =
+    [0x8584_58f6, 0x4d44, 0x2011_bab0, 0x9660, 0x1501_3346, 0x7371_7368, 0x137f, 0x138f];
 
 /// Maximum length of one zeroing call, in bytes: it locks others out of a file meanwhile. A granule
 /// that is larger cannot be zeroed by discarding it.
@@ -129,14 +134,11 @@ impl Probe<'_> {
     fn file_geometry(&self, stat: &Statx) -> Result<Geometry, OpenError> {
         let logical_block = self.block_size.unwrap_or(SECTOR);
         let preferred = stat.stx_blksize;
-        let discard = if self.discards && preferred > 0 && self.punches_holes(stat)? {
-            Some(DiscardLimits {
-                granularity: preferred.max(logical_block),
-                alignment: 0,
-                reads_zero: true,
-            })
-        } else {
-            None
+        let frees = self.discards && preferred > 0 && self.punches_holes()?;
+        let limits = DiscardLimits {
+            granularity: preferred.max(logical_block),
+            alignment: 0,
+            reads_zero: true,
         };
         let is_block = preferred.is_power_of_two() && preferred > logical_block;
         Ok(Geometry {
@@ -144,20 +146,17 @@ impl Probe<'_> {
             logical_block,
             physical_block: if is_block { preferred.min(4096) } else { logical_block },
             optimal_io: if preferred > 4096 { preferred } else { 0 },
-            discard,
+            discard: frees.then_some(limits),
         })
     }
 
-    /// Punches a hole beyond the end of the file, where there is no data.
-    fn punches_holes(&self, stat: &Statx) -> Result<bool, OpenError> {
-        let block = u64::from(stat.stx_blksize);
-        let beyond = stat.stx_size.next_multiple_of(block);
-        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(self.file, mode, beyond, block) {
-            Ok(()) => Ok(true),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
-            Err(errno) => Err(self.refused("punch a hole beyond its end", errno.into())),
-        }
+    /// Whether the file system may punch holes: all but those known not to. The only way to be certain
+    /// is to punch one, which is a write. If the host refuses the first discard, the guest's discards
+    /// succeed without effect.
+    fn punches_holes(&self) -> Result<bool, OpenError> {
+        let stat = rustix::fs::fstatfs(self.file)
+            .map_err(|errno| self.refused("query its file system", errno.into()))?;
+        Ok(!WITHOUT_HOLES.contains(&stat.f_type))
     }
 
     /// The geometry, and the device's logical block in bytes.

@@ -47,22 +47,9 @@ impl Survey {
             |what| move |source| OpenError::Host { path: path.to_path_buf(), what, source };
         let (found, kind) = find(path)?;
         let is_block_device = kind == FileKind::BlockDevice;
-        // Hole punching is probed beyond the end of the file, which needs write permission.
-        let writable = match kind {
-            FileKind::Regular => reopen(&found, OFlags::RDWR | OFlags::CLOEXEC).ok(),
-            FileKind::BlockDevice => None,
-        };
-        let options = DiskOptions {
-            read_only: kind == FileKind::Regular && writable.is_none(),
-            block_size,
-            ..DiskOptions::new(CacheMode::WriteBack)
-        };
-        let file = match writable {
-            Some(file) => file,
-            None => {
-                reopen(&found, OFlags::RDONLY | OFlags::CLOEXEC).map_err(host_error("open it"))?
-            }
-        };
+        let file = reopen(&found, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK)
+            .map_err(host_error("open it"))?;
+        let options = DiskOptions { block_size, ..DiskOptions::new(CacheMode::WriteBack) };
         let limits = probe(&file, path, kind, &options)?;
         let metadata = file.metadata().map_err(host_error("query it"))?;
         let volume = Volume::of(&file).map_err(host_error("query its dataset"))?;

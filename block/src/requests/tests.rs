@@ -12,7 +12,7 @@ use crate::{ByteOffset, ByteRange, CacheMode, DiscardLimits, DiskOptions, Durabi
 
 const GRANULE: u32 = 4096;
 
-/// A file of 1 MiB.
+/// A file of 1 GiB.
 pub(crate) fn disk() -> SimulatedDisk {
     disk_with(Clock::simulated())
 }
@@ -21,7 +21,7 @@ fn disk_with(clock: Clock) -> SimulatedDisk {
     let discard = DiscardLimits { granularity: GRANULE, alignment: 0, reads_zero: true };
     let parameters = SimulatedParameters {
         geometry: Geometry {
-            capacity: 1 << 20,
+            capacity: 1 << 30,
             logical_block: 512,
             physical_block: GRANULE,
             optimal_io: 0,
@@ -125,8 +125,9 @@ fn time_of_ranges(count: u16, announces: bool) -> Duration {
     reads.submit();
     let start = clock.now();
     for index in 0..count {
-        let granule = u64::from(GRANULE);
-        let range = ByteRange { start: ByteOffset(granule * u64::from(index)), len: granule };
+        // No small discards.
+        let len = 1 << 20;
+        let range = ByteRange { start: ByteOffset(len * u64::from(index)), len };
         let more_follows = announces && index + 1 < count;
         push(
             &mut requests,

@@ -10,6 +10,7 @@ mod ring;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,11 +41,25 @@ impl UringEngine {
     /// # Errors
     ///
     /// The host refuses to open the file again, or refuses the ring.
-    pub(crate) fn new(disk: Arc<OpenDisk>, setup: &EngineSetup<'_>) -> Result<Self, OpenError> {
+    pub(crate) fn new(disk: &Arc<OpenDisk>, setup: &EngineSetup<'_>) -> Result<Self, OpenError> {
         let files = disk.file.open_for_engine()?;
         let fds = files.with_ranges(&disk.file);
-        let ring = ring::make(setup.depth, &fds).map_err(OpenError::NoIoUring)?;
-        Self::over(ring, disk, setup).map_err(OpenError::NoIoUring)
+        let path = &disk.file.path;
+        let ring = ring::make(setup.depth, &fds).map_err(|error| refusal(error, path))?;
+        Self::over(ring, Arc::clone(disk), setup).map_err(|error| refusal(error, path))
+    }
+}
+
+/// The error for a ring that could not be made. Only an errno that says so means that the host has no
+/// io_uring for this process: a lack of descriptors or memory must not change the engine.
+fn refusal(error: io::Error, path: &Path) -> OpenError {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP) => {
+            OpenError::NoIoUring(error)
+        }
+        _ => {
+            OpenError::Host { path: path.into(), what: "create an io_uring for it", source: error }
+        }
     }
 }
 
@@ -255,6 +270,24 @@ impl<R: Ring> Drop for UringEngine<R> {
                 std::process::abort();
             }
             self.harvest();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lack_of_resources_does_not_mean_that_the_host_has_no_io_uring() {
+        let refusal = |errno| refusal(io::Error::from_raw_os_error(errno), Path::new("image"));
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN] {
+            let error = refusal(errno);
+            assert!(matches!(error, OpenError::Host { .. }), "{error}");
+        }
+        for errno in [libc::EPERM, libc::ENOSYS, libc::EINVAL] {
+            let error = refusal(errno);
+            assert!(matches!(error, OpenError::NoIoUring(_)), "{error}");
         }
     }
 }

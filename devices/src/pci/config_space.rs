@@ -1,5 +1,5 @@
-//! The 256 bytes of a function's configuration space (PCI 3.0 §6.1): values, and which bits of them the
-//! guest may change.
+//! The configuration space of a function, 256 bytes (PCI 3.0 §6.1): values and a mask of the bits
+//! that the guest may write.
 
 const COMMAND: usize = 0x04;
 const COMMAND_MEMORY: u8 = 1 << 1;
@@ -8,31 +8,31 @@ const COMMAND_INTX_DISABLE: u8 = 1 << 2; // in the register's second byte
 const STATUS_CAPABILITIES: u8 = 1 << 4;
 const BAR0: usize = 0x10;
 const CAPABILITIES_POINTER: usize = 0x34;
-/// Where the header ends and capabilities begin.
+/// End of the header and start of the capabilities.
 const FIRST_CAPABILITY: u8 = 0x40;
 
-/// Capability numbers (PCI 3.0 appendix H).
+/// Capability IDs (PCI 3.0 appendix H).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum CapabilityId {
-    /// Vendor specific; virtio's.
+    /// Vendor specific; used by virtio.
     Vendor = 0x09,
     /// MSI-X.
     MsiX = 0x11,
 }
 
-/// Who a function says it is.
+/// Identification registers of a function (PCI 3.0 §6.2.1).
 #[derive(Clone, Copy, Debug)]
-pub struct Identity {
-    /// Vendor.
+pub struct FunctionIds {
+    /// Vendor ID.
     pub vendor: u16,
-    /// Device.
+    /// Device ID.
     pub device: u16,
-    /// Revision.
+    /// Revision ID.
     pub revision: u8,
     /// Class, subclass and programming interface.
     pub class: [u8; 3],
-    /// Subsystem device; the subsystem vendor is the vendor.
+    /// Subsystem ID. The subsystem vendor ID is the vendor ID.
     pub subsystem: u16,
 }
 
@@ -41,16 +41,17 @@ pub struct ConfigSpace {
     values: [u8; 256],
     writable: [u8; 256],
     bar_bytes: u32,
-    /// The pointer that the next capability is entered at, and the first free byte.
+    /// Offset of the pointer to the next capability.
     last_pointer: usize,
+    /// Offset of the first free byte.
     free: u8,
 }
 
 impl ConfigSpace {
-    /// A space with the given identity and BAR 0 of `bar_bytes` (a power of two of at least 16, or 0 for
-    /// no BAR).
+    /// A space with the given IDs and a BAR 0 of `bar_bytes`: a power of two of at least 16, or 0
+    /// for no BAR.
     #[must_use]
-    pub fn new(identity: &Identity, bar_bytes: u32) -> Self {
+    pub fn new(ids: &FunctionIds, bar_bytes: u32) -> Self {
         let mut space = Self {
             values: [0; 256],
             writable: [0; 256],
@@ -58,22 +59,23 @@ impl ConfigSpace {
             last_pointer: CAPABILITIES_POINTER,
             free: FIRST_CAPABILITY,
         };
-        let [class, subclass, interface] = identity.class;
-        space.set(0x00, &identity.vendor.to_le_bytes());
-        space.set(0x02, &identity.device.to_le_bytes());
-        space.set(0x08, &[identity.revision, interface, subclass, class]);
-        space.set(0x2c, &identity.vendor.to_le_bytes());
-        space.set(0x2e, &identity.subsystem.to_le_bytes());
+        let [class, subclass, interface] = ids.class;
+        space.set(0x00, &ids.vendor.to_le_bytes());
+        space.set(0x02, &ids.device.to_le_bytes());
+        space.set(0x08, &[ids.revision, interface, subclass, class]);
+        space.set(0x2c, &ids.vendor.to_le_bytes());
+        space.set(0x2e, &ids.subsystem.to_le_bytes());
         space.allow(COMMAND, &[COMMAND_MEMORY | COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE]);
-        space.allow(0x3c, &[0xff]); // interrupt line, for the guest's own use
+        space.allow(0x3c, &[0xff]); // interrupt line: scratch for the guest
         if bar_bytes != 0 {
             space.allow(BAR0, &(!(bar_bytes - 1)).to_le_bytes());
         }
         space
     }
 
-    /// Appends a capability whose bytes after the two of the list header are `body`, of which the guest
-    /// may change the bits set in `writable`. Returns its offset; `None` if there is no room.
+    /// Appends a capability. `body` follows the two bytes of its header; the guest may write the
+    /// bits of it that are set in `writable`. Returns the capability's offset; `None` if the space
+    /// is full.
     #[must_use]
     pub fn add_capability(&mut self, id: CapabilityId, body: &[u8], writable: &[u8]) -> Option<u8> {
         let at = self.free;
@@ -88,7 +90,7 @@ impl ConfigSpace {
         Some(at)
     }
 
-    /// Reads `data.len()` bytes at `offset`; ones beyond the end.
+    /// Reads `data.len()` bytes at `offset`; all ones beyond the end.
     pub fn read(&self, offset: u8, data: &mut [u8]) {
         let from = self.values.get(usize::from(offset)..).unwrap_or_default();
         data.fill(0xff);
@@ -97,7 +99,7 @@ impl ConfigSpace {
         }
     }
 
-    /// Writes the bits the guest may change.
+    /// Writes the bits that the guest may write.
     pub fn write(&mut self, offset: u8, data: &[u8]) {
         let at = usize::from(offset)..;
         let (Some(values), Some(writable)) =
@@ -110,7 +112,7 @@ impl ConfigSpace {
         }
     }
 
-    /// Where the guest sees BAR 0, while memory decoding is on.
+    /// Address of BAR 0; `None` while memory decoding is disabled.
     #[must_use]
     pub fn bar(&self) -> Option<u32> {
         let mut base = [0; 4];
@@ -125,7 +127,7 @@ impl ConfigSpace {
         self.bar_bytes
     }
 
-    /// Places BAR 0 and turns memory decoding on.
+    /// Sets BAR 0 and enables memory decoding.
     pub fn place_bar(&mut self, base: u32) {
         self.set(BAR0, &base.to_le_bytes());
         self.set(COMMAND, &[COMMAND_MEMORY]);
@@ -150,9 +152,8 @@ mod tests {
 
     fn space() -> ConfigSpace {
         let class = [1, 0, 0];
-        let identity =
-            Identity { vendor: 0x1af4, device: 0x1042, revision: 1, class, subsystem: 2 };
-        ConfigSpace::new(&identity, 0x8000)
+        let ids = FunctionIds { vendor: 0x1af4, device: 0x1042, revision: 1, class, subsystem: 2 };
+        ConfigSpace::new(&ids, 0x8000)
     }
 
     fn dword(space: &ConfigSpace, at: u8) -> u32 {
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_identity_is_read_only() {
+    fn ids_are_read_only() {
         let mut space = space();
         space.write(0, &[0; 4]);
         assert_eq!(dword(&space, 0), 0x1042_1af4);
@@ -170,7 +171,7 @@ mod tests {
 
     /// PCI 3.0 §6.2.5.1: all ones written to a BAR read back as its size mask.
     #[test]
-    fn a_bar_tells_its_size_and_moves() {
+    fn a_bar_reports_its_size_and_moves() {
         let mut space = space();
         space.place_bar(0xc000_0000);
         assert_eq!(space.bar(), Some(0xc000_0000));

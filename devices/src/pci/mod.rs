@@ -1,17 +1,17 @@
-//! The PCI bus: configuration space, BARs, MSI-X, and the root through which vCPUs reach devices.
+//! The PCI bus: configuration space, BARs, MSI-X, and the root that routes accesses of vCPUs.
 //!
-//! One bus, 32 slots, one function each; conventional configuration access through the ports 0xCF8 and
-//! 0xCFC (PCI 3.0 §3.2.2.3.2).
+//! One bus with 32 slots of one function each. Configuration mechanism #1 through the ports 0xCF8
+//! and 0xCFC (PCI 3.0 §3.2.2.3.2).
 
 mod config_space;
 mod msix;
 mod root;
 
-pub use config_space::{CapabilityId, ConfigSpace, Identity};
+pub use config_space::{CapabilityId, ConfigSpace, FunctionIds};
 pub use msix::Msix;
 pub use root::{BusFull, PciRoot, SLOTS, Window};
 
-/// A function on the bus, with at most one memory BAR. Reached by one vCPU thread at a time.
+/// A function on the bus with at most one memory BAR. One vCPU thread at a time accesses it.
 pub trait PciDevice: Send {
     /// The device's configuration space.
     fn config(&self) -> &ConfigSpace;
@@ -24,8 +24,8 @@ pub trait PciDevice: Send {
     /// Writes configuration space at `offset`, within one aligned dword.
     fn config_write(&mut self, offset: u8, data: &[u8]);
 
-    /// Places the BAR and enables memory decoding, as firmware would before the guest starts.
-    fn place(&mut self, base: u32);
+    /// Sets the BAR and enables memory decoding, as firmware does before the guest starts.
+    fn place_bar(&mut self, base: u32);
 
     /// Reads from the BAR.
     fn bar_read(&mut self, offset: u32, data: &mut [u8]);
@@ -33,7 +33,7 @@ pub trait PciDevice: Send {
     /// Writes to the BAR.
     fn bar_write(&mut self, offset: u32, data: &[u8]);
 
-    /// Ends all activity of the device and makes its data durable.
+    /// Stops the device and makes its data durable.
     ///
     /// # Errors
     ///

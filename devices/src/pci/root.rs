@@ -1,19 +1,19 @@
-//! The root of the bus: where accesses of vCPUs find their device.
+//! The root of the bus: routes accesses of vCPUs to devices.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{ConfigSpace, Identity, PciDevice};
+use super::{ConfigSpace, FunctionIds, PciDevice};
 
-/// Slots on the bus; the first is the host bridge's.
+/// Number of slots. Slot 0 is the host bridge.
 pub const SLOTS: u8 = 32;
 /// The enable bit of CONFIG_ADDRESS.
 const ENABLE: u32 = 1 << 31;
-/// A BAR that is nowhere.
+/// Address of a BAR while memory decoding is disabled.
 const UNMAPPED: u32 = u32::MAX;
 
-/// The guest-physical range from which BARs are placed.
+/// The guest-physical range for BARs.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     /// First address.
@@ -22,21 +22,21 @@ pub struct Window {
     pub len: u32,
 }
 
-/// No slot or no room in the window is left.
+/// No slot or no space in the window is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the PCI bus is full: it has {} slots for devices", SLOTS - 1)]
 pub struct BusFull;
 
-struct Slot {
+struct BusSlot {
     device: Mutex<Box<dyn PciDevice>>,
     bar_bytes: u32,
-    /// Where the BAR is now, so that an access finds its device without a lock.
+    /// A copy of the BAR, so that an access finds its device without a lock.
     bar: AtomicU32,
 }
 
 /// The bus. Built by one thread, then shared by all vCPUs.
 pub struct PciRoot {
-    slots: Vec<Slot>,
+    slots: Vec<BusSlot>,
     /// CONFIG_ADDRESS.
     address: AtomicU32,
     window: Window,
@@ -44,10 +44,10 @@ pub struct PciRoot {
 }
 
 impl PciRoot {
-    /// A bus with nothing but its host bridge.
+    /// A bus with only its host bridge.
     #[must_use]
     pub fn new(window: Window) -> Self {
-        let bridge = Slot {
+        let bridge = BusSlot {
             device: Mutex::new(Box::new(HostBridge::new())),
             bar_bytes: 0,
             bar: AtomicU32::new(UNMAPPED),
@@ -55,7 +55,7 @@ impl PciRoot {
         Self { slots: vec![bridge], address: AtomicU32::new(0), window, next_bar: window.base }
     }
 
-    /// Puts a device into the next slot, places its BAR, and returns the slot's number.
+    /// Adds a device in the next slot, allocates its BAR and returns the number of the slot.
     ///
     /// # Errors
     ///
@@ -68,14 +68,14 @@ impl PciRoot {
         if number >= SLOTS || end - self.window.base > self.window.len {
             return Err(BusFull);
         }
-        device.place(base);
+        device.place_bar(base);
         self.next_bar = end;
         let bar = AtomicU32::new(device.config().bar().unwrap_or(UNMAPPED));
-        self.slots.push(Slot { device: Mutex::new(device), bar_bytes, bar });
+        self.slots.push(BusSlot { device: Mutex::new(device), bar_bytes, bar });
         Ok(number)
     }
 
-    /// Reads from the ports 0xCF8 to 0xCFF; `port` counts from 0xCF8.
+    /// Reads from the ports 0xCF8 to 0xCFF; `port` is relative to 0xCF8.
     pub fn config_read(&self, port: u8, data: &mut [u8]) {
         data.fill(0xff);
         if port < 4 {
@@ -88,7 +88,7 @@ impl PciRoot {
         }
     }
 
-    /// Writes to the ports 0xCF8 to 0xCFF; `port` counts from 0xCF8.
+    /// Writes to the ports 0xCF8 to 0xCFF; `port` is relative to 0xCF8.
     pub fn config_write(&self, port: u8, data: &[u8]) {
         if let (0, Ok(address)) = (port, <[u8; 4]>::try_from(data)) {
             self.address.store(u32::from_le_bytes(address), Ordering::Relaxed);
@@ -99,7 +99,7 @@ impl PciRoot {
         }
     }
 
-    /// Reads guest-physical memory; `false` if no BAR is there.
+    /// Reads from the BAR at a guest-physical address; `false` if no BAR contains the access.
     #[must_use]
     pub fn mmio_read(&self, addr: u64, data: &mut [u8]) -> bool {
         let found = self.find(addr, data.len());
@@ -109,7 +109,7 @@ impl PciRoot {
         found.is_some()
     }
 
-    /// Writes guest-physical memory; `false` if no BAR is there.
+    /// Writes to the BAR at a guest-physical address; `false` if no BAR contains the access.
     #[must_use]
     pub fn mmio_write(&self, addr: u64, data: &[u8]) -> bool {
         let found = self.find(addr, data.len());
@@ -119,7 +119,7 @@ impl PciRoot {
         found.is_some()
     }
 
-    /// Ends all devices, each as far as it goes, and returns the first error.
+    /// Closes all devices, also after an error, and returns the first error.
     ///
     /// # Errors
     ///
@@ -129,8 +129,8 @@ impl PciRoot {
         outcomes.into_iter().collect()
     }
 
-    /// The device and register that CONFIG_ADDRESS selects, for an access to CONFIG_DATA.
-    fn selected(&self, port: u8) -> Option<(&Slot, u8)> {
+    /// The device and register that CONFIG_ADDRESS selects for an access to CONFIG_DATA.
+    fn selected(&self, port: u8) -> Option<(&BusSlot, u8)> {
         let address = self.address.load(Ordering::Relaxed);
         let [register, function, bus, _] = address.to_le_bytes();
         if address & ENABLE == 0 || bus != 0 || function & 7 != 0 || port < 4 {
@@ -140,8 +140,8 @@ impl PciRoot {
         Some((slot, register & !3 | port & 3))
     }
 
-    /// The device whose BAR holds the bytes, and where in it.
-    fn find(&self, addr: u64, len: usize) -> Option<(&Slot, u32)> {
+    /// The device whose BAR contains the `len` bytes at `addr`, and the offset in the BAR.
+    fn find(&self, addr: u64, len: usize) -> Option<(&BusSlot, u32)> {
         let addr = u32::try_from(addr).ok()?;
         self.slots.iter().find_map(|slot| {
             let bar = Some(slot.bar.load(Ordering::Acquire)).filter(|bar| *bar != UNMAPPED)?;
@@ -152,21 +152,21 @@ impl PciRoot {
     }
 }
 
-/// A device is left consistent by each access, so that a panic in one does not spoil the next.
-fn lock(slot: &Slot) -> MutexGuard<'_, Box<dyn PciDevice>> {
+/// Locks a device. Each access leaves it consistent, so that a poisoned lock is usable.
+fn lock(slot: &BusSlot) -> MutexGuard<'_, Box<dyn PciDevice>> {
     slot.device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Slot 0: there so that the guest finds a bus at all.
+/// Slot 0, without which guests do not detect the bus.
 struct HostBridge(ConfigSpace);
 
 impl HostBridge {
     fn new() -> Self {
-        // Red Hat's generic host bridge, which needs no driver.
+        // Red Hat's generic host bridge; it needs no driver.
         let class = [0x06, 0x00, 0x00];
-        let identity =
-            Identity { vendor: 0x1b36, device: 0x0008, revision: 0, class, subsystem: 0x1100 };
-        Self(ConfigSpace::new(&identity, 0))
+        let ids =
+            FunctionIds { vendor: 0x1b36, device: 0x0008, revision: 0, class, subsystem: 0x1100 };
+        Self(ConfigSpace::new(&ids, 0))
     }
 }
 
@@ -179,7 +179,7 @@ impl PciDevice for HostBridge {
         self.0.write(offset, data);
     }
 
-    fn place(&mut self, _base: u32) {}
+    fn place_bar(&mut self, _base: u32) {}
 
     fn bar_read(&mut self, _offset: u32, data: &mut [u8]) {
         data.fill(0xff);

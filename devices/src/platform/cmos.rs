@@ -1,14 +1,15 @@
-//! The clock and CMOS memory of a PC (MC146818), as far as an operating system reads it at boot.
+//! The real-time clock and CMOS memory of a PC (MC146818), as operating systems read it at boot.
 //!
-//! The clock follows the host's in UTC. Setting it, alarms and periodic interrupts are not offered:
-//! a guest keeps its own time from kvmclock, and only asks here once.
+//! The clock shows the host's time in UTC. It cannot be set and has no alarm or periodic interrupt:
+//! guests keep time by kvmclock and read this clock once.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::bus::BusDevice;
 
-/// Selects the register; bit 7 masks NMIs on real machines and is ignored here.
+/// Offset of the index register. Bit 7 masks NMIs on real machines and is ignored here.
 const INDEX: u64 = 0;
+/// Offset of the data register.
 const DATA: u64 = 1;
 const INDEX_MASK: u8 = 0x7f;
 
@@ -18,15 +19,15 @@ const STATUS_C: u8 = 0x0c;
 const STATUS_D: u8 = 0x0d;
 const CENTURY: u8 = 0x32;
 
-/// Status A: 32,768 Hz time base, the usual divider.
+/// Status A: time base of 32,768 Hz, the default divider.
 const A_DIVIDER: u8 = 0x26;
-/// Status A: the time registers are about to change.
+/// Status A: the time registers change within 244 µs.
 const A_UPDATE_IN_PROGRESS: u8 = 0x80;
-/// Status B: 24-hour format; the registers are binary coded decimals.
+/// Status B: 24-hour format, binary coded decimals.
 const B_24_HOURS: u8 = 0x02;
 /// Status D: memory and time are valid.
 const D_VALID: u8 = 0x80;
-/// How long before the change of a second the update flag shows.
+/// Time from the update flag to the change of the second.
 const UPDATE_WARNING: Duration = Duration::from_micros(244);
 
 /// A calendar date and time of day in UTC.
@@ -35,7 +36,7 @@ struct DateTime {
     year: u64,
     month: u64,
     day: u64,
-    /// 1 is Sunday.
+    /// 1 for Sunday to 7.
     weekday: u64,
     hour: u64,
     minute: u64,
@@ -43,10 +44,10 @@ struct DateTime {
 }
 
 impl DateTime {
-    /// The moment `seconds` after the start of 1970, by the Gregorian calendar.
+    /// The date `seconds` after the Unix epoch in the Gregorian calendar.
     fn from_unix(seconds: u64) -> Self {
         let days = seconds / 86_400;
-        // Count days from March 1 of year 0, so that a leap day ends its year.
+        // Days since March 1 of year 0: a leap day is then the last day of its year.
         let shifted = days + 719_468;
         let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
         let year_of_era =
@@ -71,7 +72,7 @@ fn binary_coded_decimal(value: u64) -> u8 {
     u8::try_from(((value / 10 % 10) << 4) | (value % 10)).unwrap_or(u8::MAX)
 }
 
-/// The clock and its memory.
+/// The clock and the memory.
 pub struct Cmos {
     index: u8,
     memory: [u8; 128],
@@ -79,10 +80,10 @@ pub struct Cmos {
 }
 
 impl Cmos {
-    /// How many bytes of ports the registers take.
+    /// Number of ports.
     pub const LENGTH: u16 = 2;
 
-    /// A clock that shows the host's time.
+    /// A clock with the host's time.
     pub fn new() -> Self {
         Self { index: 0, memory: [0; 128], now: SystemTime::now }
     }
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_registers_show_the_time_in_decimal_digits() {
+    fn registers_show_the_time_in_binary_coded_decimals() {
         let mut cmos = Cmos::new();
         // 2024-12-31 23:59:58 UTC
         cmos.now = || UNIX_EPOCH + Duration::from_secs(1_735_689_598);
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_update_flag_shows_just_before_the_second_changes() {
+    fn the_update_flag_precedes_the_change_of_the_second() {
         let mut cmos = Cmos::new();
         cmos.now = || UNIX_EPOCH + Duration::from_nanos(5_999_900_000);
         assert_eq!(read(&mut cmos, STATUS_A) & A_UPDATE_IN_PROGRESS, A_UPDATE_IN_PROGRESS);
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_keeps_what_is_written_and_the_clock_ignores_it() {
+    fn memory_is_writable_and_the_clock_is_not() {
         let mut cmos = Cmos::new();
         cmos.write(INDEX, &[0x80 | 0x40]);
         cmos.write(DATA, &[0x5a]);

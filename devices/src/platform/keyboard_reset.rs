@@ -1,19 +1,19 @@
-//! The one thing a PC's keyboard controller (8042) is still used for: the reset line of the CPU.
+//! The reset line of a PC's keyboard controller (8042). No keyboard is attached.
 
 use crate::bus::BusDevice;
 
-/// Pulses the reset line.
+/// Command: pulse the reset line.
 const PULSE_RESET: u8 = 0xfe;
-/// Status: ready for a command, nothing to read.
+/// Status: ready for a command, no data.
 const READY: u8 = 0;
 
-/// The command and status register at port 0x64. There is no keyboard.
+/// The command and status register at port 0x64.
 pub struct KeyboardReset {
     on_reset: Box<dyn Fn() + Send>,
 }
 
 impl KeyboardReset {
-    /// How many bytes of ports the register takes.
+    /// Number of ports.
     pub const LENGTH: u16 = 1;
 
     /// A register that calls `on_reset` when the guest pulses the reset line.
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_pulse_resets() {
+    fn only_the_pulse_command_resets() {
         let (sender, resets) = mpsc::channel();
         let mut device = KeyboardReset::new(move || sender.send(()).unwrap());
         device.write(0, &[0xff]);

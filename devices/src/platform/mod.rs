@@ -1,5 +1,5 @@
-//! The few devices a PC has outside PCI. All are small port-mapped register blocks, run on the
-//! vCPU threads and never block.
+//! The devices of a PC outside PCI: port-mapped register blocks that run on the vCPU threads and
+//! never block.
 
 mod cmos;
 mod keyboard_reset;

@@ -1,6 +1,6 @@
-//! The power registers of hardware-reduced ACPI: sleep, reset, and the power button's event.
+//! The power registers of hardware-reduced ACPI: sleep, reset and power button.
 //!
-//! The host presses the button from any thread; the guest's registers are accessed by vCPU threads.
+//! Any host thread may press the button; vCPU threads access the registers.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::BusDevice;
 
-/// What the guest asks for through the power registers.
+/// A request of the guest through the power registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerRequest {
     /// Enter the soft-off state S5.
@@ -19,7 +19,7 @@ pub enum PowerRequest {
     Reset,
 }
 
-/// The registers, by their offset in the block.
+/// Registers, by offset in the block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum PowerRegister {
@@ -27,9 +27,9 @@ pub enum PowerRegister {
     SleepControl = 0,
     /// Sleep Status Register (ACPI 6.5 §4.8.3.7).
     SleepStatus = 1,
-    /// Reset Register (ACPI 6.5 §4.8.3.6); any write resets.
+    /// Reset Register (ACPI 6.5 §4.8.3.6). Any write resets.
     Reset = 2,
-    /// Reads as 1 once after the button was pressed.
+    /// Reads as 1 once after a press of the button.
     Button = 3,
 }
 
@@ -41,13 +41,13 @@ impl PowerRegister {
     }
 }
 
-/// The sleep type that means S5, as the DSDT's `_S5` object says.
+/// Sleep type of S5, in the `_S5` object of the DSDT.
 const SLEEP_TYPE_OFF: u8 = 5;
 const SLEEP_TYPE_SHIFT: u8 = 2;
 const SLEEP_TYPE_MASK: u8 = 0b111;
 const SLEEP_ENABLE: u8 = 1 << 5;
 
-/// The power button as the host holds it.
+/// The host's handle of the power button.
 #[derive(Clone)]
 pub struct PowerButton {
     pressed: Arc<AtomicBool>,
@@ -55,11 +55,11 @@ pub struct PowerButton {
 }
 
 impl PowerButton {
-    /// Presses the button: the guest gets an interrupt and finds the press in its register.
+    /// Presses the button: sets its register and raises the interrupt.
     ///
     /// # Errors
     ///
-    /// When the interrupt cannot be raised.
+    /// The interrupt cannot be raised.
     pub fn press(&self) -> io::Result<()> {
         self.pressed.store(true, Ordering::Release);
         self.interrupt.write(1)
@@ -73,13 +73,13 @@ pub struct PowerControl {
 }
 
 impl PowerControl {
-    /// How many bytes of ports the registers take.
+    /// Number of ports.
     pub const LENGTH: u16 = 4;
-    /// The sleep type the DSDT has to name in `_S5`.
+    /// Sleep type for the `_S5` object of the DSDT.
     pub const SLEEP_TYPE_OFF: u8 = SLEEP_TYPE_OFF;
 
-    /// Registers whose button raises `interrupt` and that call `on_request` when the guest wants
-    /// to power off or reset.
+    /// Registers that call `on_request` when the guest powers off or resets. The button raises
+    /// `interrupt`.
     pub fn new(interrupt: EventFd, on_request: impl Fn(PowerRequest) + Send + 'static) -> Self {
         let button = PowerButton {
             pressed: Arc::new(AtomicBool::new(false)),
@@ -88,7 +88,7 @@ impl PowerControl {
         Self { button, on_request: Box::new(on_request) }
     }
 
-    /// The button of this machine.
+    /// The power button.
     pub fn button(&self) -> PowerButton {
         self.button.clone()
     }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_press_interrupts_and_is_seen_once() {
+    fn a_press_interrupts_and_is_read_once() {
         let (mut power, line, _) = power();
         assert_eq!(read(&mut power, PowerRegister::Button), 0);
         power.button().press().unwrap();

@@ -1,17 +1,18 @@
-//! The port through which a guest says that its kernel panicked.
+//! The port through which a guest reports a kernel panic (pvpanic).
 
 use crate::bus::BusDevice;
 
-/// The guest has panicked.
+/// Event: the guest panicked.
 const PANICKED: u8 = 1 << 0;
 
-/// A pvpanic device (ACPI id QEMU0001): reads as the supported events, a write reports one.
+/// A pvpanic device (ACPI ID QEMU0001). A read returns the supported events, a write reports
+/// events.
 pub struct Pvpanic {
     on_panic: Box<dyn Fn() + Send>,
 }
 
 impl Pvpanic {
-    /// How many bytes of ports the register takes.
+    /// Number of ports.
     pub const LENGTH: u16 = 1;
 
     /// A device that calls `on_panic` when the guest reports a panic.

@@ -1,7 +1,7 @@
-//! The serial port: vm-superio's 16550A behind [`BusDevice`].
+//! The serial port: vm-superio's 16550A as a [`BusDevice`].
 //!
-//! Registers are accessed by the vCPU threads, input is fed by the thread that owns the console.
-//! The output must never block: what stands behind `W` has to take every byte at once.
+//! vCPU threads access the registers; the thread that owns the console provides input. The writer
+//! `W` must accept every byte without blocking.
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -13,10 +13,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::BusDevice;
 
-/// Raises the interrupt line of the port.
-struct Interrupt(EventFd);
+/// The interrupt line of the port.
+struct SerialInterrupt(EventFd);
 
-impl Trigger for Interrupt {
+impl Trigger for SerialInterrupt {
     type E = io::Error;
 
     fn trigger(&self) -> io::Result<()> {
@@ -24,7 +24,7 @@ impl Trigger for Interrupt {
     }
 }
 
-/// Tells the console that the guest took all input, so that more can follow.
+/// Notifies the console that the guest has read all input.
 struct InputDrained(Arc<OwnedFd>, LogLimit);
 
 impl SerialEvents for InputDrained {
@@ -43,35 +43,36 @@ impl SerialEvents for InputDrained {
 
 /// A 16550A with its eight registers.
 pub struct SerialPort<W: Write> {
-    uart: Serial<Interrupt, InputDrained, W>,
+    uart: Serial<SerialInterrupt, InputDrained, W>,
+    /// Bounds the log of failed writes.
     refused: LogLimit,
 }
 
 impl<W: Write> SerialPort<W> {
-    /// How many bytes of ports the registers take.
+    /// Number of ports.
     pub const LENGTH: u16 = 8;
 
     /// A port that raises `interrupt`, signals the eventfd `drained` when the guest has read all
-    /// input, and sends to `output`.
+    /// input, and writes to `output`.
     pub fn new(interrupt: EventFd, drained: Arc<OwnedFd>, output: W) -> Self {
         let uart = Serial::with_events(
-            Interrupt(interrupt),
+            SerialInterrupt(interrupt),
             InputDrained(drained, LogLimit::default()),
             output,
         );
         Self { uart, refused: LogLimit::default() }
     }
 
-    /// How many bytes [`SerialPort::receive`] would take now.
+    /// Number of bytes that [`SerialPort::receive`] accepts now.
     pub fn room(&self) -> usize {
         self.uart.fifo_capacity()
     }
 
-    /// Hands input to the guest; returns how many bytes of it were taken.
+    /// Passes input to the guest. Returns the number of bytes accepted.
     ///
     /// # Errors
     ///
-    /// When the interrupt cannot be raised.
+    /// The interrupt cannot be raised.
     pub fn receive(&mut self, input: &[u8]) -> io::Result<usize> {
         match self.uart.enqueue_raw_bytes(input) {
             Ok(taken) => Ok(taken),
@@ -84,7 +85,7 @@ impl<W: Write> SerialPort<W> {
 
 impl<W: Write + Send> BusDevice for SerialPort<W> {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        // The registers are bytes, so a longer access is a string instruction on one register.
+        // Registers are bytes: a longer access is a string instruction on one register.
         let register = u8::try_from(offset).unwrap_or(u8::MAX);
         data.fill_with(|| self.uart.read(register));
     }
@@ -95,7 +96,7 @@ impl<W: Write + Send> BusDevice for SerialPort<W> {
             if let Err(error) = self.uart.write(register, byte)
                 && let Some(suppressed) = self.refused.check()
             {
-                tracing::warn!(%error, suppressed, "serial port");
+                tracing::warn!(%error, suppressed, "cannot write to the serial port");
             }
         }
     }
@@ -127,20 +128,20 @@ mod tests {
     }
 
     #[test]
-    fn input_raises_the_interrupt_and_tells_when_it_is_drained() {
+    fn input_raises_the_interrupt_and_signals_when_drained() {
         let (mut port, line, drained) = port();
         port.write(1, &[0x01]);
         assert_eq!(port.receive(b"ab").unwrap(), 2);
         assert_eq!(line.read().unwrap(), 1);
         let mut data = [0; 1];
         port.read(0, &mut data);
-        assert_eq!(count(&drained), None, "one byte is still there");
+        assert_eq!(count(&drained), None, "one byte is left");
         port.read(0, &mut data);
         assert_eq!((data, count(&drained)), ([b'b'], Some(1)));
     }
 
     #[test]
-    fn a_full_fifo_takes_nothing_and_loses_nothing() {
+    fn a_full_fifo_accepts_nothing_and_loses_nothing() {
         let (mut port, _, _) = port();
         let room = port.room();
         assert_eq!(port.receive(&vec![b'x'; room + 9]).unwrap(), room);

@@ -1,7 +1,7 @@
-//! Unit attention conditions: what happened to a unit that its initiator has not been told yet (SAM-5 §5.14).
+//! Unit attention conditions: changes of a unit that its initiator does not know yet (SAM-5 §5.14).
 //!
-//! Raised by any thread, told once by whichever command comes next. A command looks at one flag; only when
-//! there is something to tell it takes the lock.
+//! Any thread raises them; the next command reports one. A command checks a flag and takes the lock
+//! only if conditions are pending.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::sense::{Key, Sense};
 
-/// What can have happened.
+/// A unit attention condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attention {
     /// POWER ON, RESET, OR BUS DEVICE RESET OCCURRED.
@@ -18,7 +18,7 @@ pub enum Attention {
     UnitReset,
     /// I_T NEXUS LOSS OCCURRED.
     NexusLoss,
-    /// MODE PARAMETERS CHANGED, by someone else than the initiator.
+    /// MODE PARAMETERS CHANGED, not by the initiator.
     ModeChanged,
     /// CAPACITY DATA HAS CHANGED.
     CapacityChanged,
@@ -48,21 +48,22 @@ impl Attention {
         Sense::new(Key::UnitAttention, code, qualifier)
     }
 
-    /// Whether it says that the unit has started anew, so that all before is void.
+    /// Whether the condition clears all earlier ones.
     fn is_reset(self) -> bool {
         matches!(self, Self::PowerOn | Self::UnitReset | Self::NexusLoss)
     }
 }
 
-/// What one unit has to tell.
+/// The pending conditions of a unit.
 #[derive(Debug, Default)]
 pub(super) struct Attentions {
+    /// Whether `list` has conditions.
     pending: AtomicBool,
     list: Mutex<VecDeque<Attention>>,
 }
 
 impl Attentions {
-    /// Adds a condition. One that waits already is told once; a reset takes the place of all before it.
+    /// Adds a condition. A pending one is not added twice; a reset replaces all others.
     pub(super) fn raise(&self, attention: Attention) {
         let mut list = self.lock();
         if attention.is_reset() {
@@ -74,7 +75,7 @@ impl Attentions {
         self.pending.store(true, Ordering::Release);
     }
 
-    /// The oldest condition, which is told by that.
+    /// Removes the oldest condition, which the caller reports.
     pub(super) fn take(&self) -> Option<Attention> {
         if !self.pending.load(Ordering::Acquire) {
             return None;
@@ -85,8 +86,8 @@ impl Attentions {
         oldest
     }
 
-    /// The initiator has seen the list of units by itself.
-    pub(super) fn luns_were_reported(&self) {
+    /// Removes REPORTED LUNS DATA HAS CHANGED: the initiator has read the list.
+    pub(super) fn clear_luns_changed(&self) {
         if !self.pending.load(Ordering::Acquire) {
             return;
         }
@@ -96,7 +97,7 @@ impl Attentions {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Attention>> {
-        // The list is whole between any two changes.
+        // The list is consistent after each operation on it.
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_condition_is_told_once_and_in_its_order() {
+    fn conditions_are_reported_once_and_in_order() {
         let attentions = Attentions::default();
         assert_eq!(attentions.take(), None);
         for attention in [Attention::CapacityChanged, Attention::LunsChanged] {
@@ -114,12 +115,12 @@ mod tests {
             attentions.raise(attention);
         }
         assert_eq!(attentions.take(), Some(Attention::CapacityChanged));
-        attentions.luns_were_reported();
+        attentions.clear_luns_changed();
         assert_eq!(attentions.take(), None);
     }
 
     #[test]
-    fn a_reset_voids_what_was_before() {
+    fn a_reset_clears_earlier_conditions() {
         let attentions = Attentions::default();
         attentions.raise(Attention::CapacityChanged);
         attentions.raise(Attention::UnitReset);

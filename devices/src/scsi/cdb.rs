@@ -1,18 +1,27 @@
-//! A command descriptor block (SPC-4 §4.2): read once, never changed.
+//! Command descriptor blocks (SPC-4 §4.2): copied once, never changed.
 
 use super::bytes::{be16, be32, be64, byte};
 use super::sense::Sense;
 
-/// The bytes of a command; those that the initiator did not send are zero.
+/// Operation codes that more than the table of commands refers to.
+pub(super) mod opcode {
+    pub(in crate::scsi) const REQUEST_SENSE: u8 = 0x03;
+    pub(in crate::scsi) const INQUIRY: u8 = 0x12;
+    pub(in crate::scsi) const UNMAP: u8 = 0x42;
+    pub(in crate::scsi) const WRITE_SAME_16: u8 = 0x93;
+    pub(in crate::scsi) const REPORT_LUNS: u8 = 0xa0;
+}
+
+/// A command descriptor block. Bytes that the initiator did not send are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cdb {
-    bytes: [u8; Self::MOST],
+    bytes: [u8; Self::MAX_BYTES],
     sent: usize,
 }
 
-/// The forms in which the commands that address blocks exist.
+/// The lengths of the block commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum CdbForm {
     Six,
     Ten,
     Twelve,
@@ -20,26 +29,26 @@ pub(super) enum Form {
 }
 
 impl Cdb {
-    /// More than any command here has, in bytes.
-    pub const MOST: usize = 32;
+    /// Maximum length in bytes, more than any command here has.
+    pub const MAX_BYTES: usize = 32;
 
     /// The command at the start of `bytes`.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
-        let mut copy = [0; Self::MOST];
+        let mut copy = [0; Self::MAX_BYTES];
         for (to, from) in copy.iter_mut().zip(bytes) {
             *to = *from;
         }
-        Self { bytes: copy, sent: bytes.len().min(Self::MOST) }
+        Self { bytes: copy, sent: bytes.len().min(Self::MAX_BYTES) }
     }
 
-    /// What the command is.
+    /// The operation code.
     #[must_use]
     pub fn opcode(&self) -> u8 {
         self.byte(0)
     }
 
-    /// Number of bytes the initiator sent.
+    /// Number of bytes that the initiator sent.
     pub(super) fn sent(&self) -> usize {
         self.sent
     }
@@ -64,33 +73,33 @@ impl Cdb {
         be64(&self.bytes, at)
     }
 
-    /// The group of the operation code tells the form (SPC-4 §4.2.5.1).
-    pub(super) fn form(&self) -> Form {
+    /// The form, from the group of the operation code (SPC-4 §4.2.5.1).
+    pub(super) fn form(&self) -> CdbForm {
         match self.opcode() >> 5 {
-            0 => Form::Six,
-            4 => Form::Sixteen,
-            5 => Form::Twelve,
-            _ => Form::Ten,
+            0 => CdbForm::Six,
+            4 => CdbForm::Sixteen,
+            5 => CdbForm::Twelve,
+            _ => CdbForm::Ten,
         }
     }
 
-    /// Its length in bytes by its operation code, and where the control byte is: the last.
+    /// Length of the form in bytes. The last byte is the CONTROL byte.
     pub(super) fn len(&self) -> usize {
         match self.form() {
-            Form::Six => 6,
-            Form::Ten => 10,
-            Form::Twelve => 12,
-            Form::Sixteen => 16,
+            CdbForm::Six => 6,
+            CdbForm::Ten => 10,
+            CdbForm::Twelve => 12,
+            CdbForm::Sixteen => 16,
         }
     }
 
-    /// The field that starts at `byte` has a value that cannot be had.
-    pub(super) fn wrong(&self, byte: u16) -> Sense {
+    /// INVALID FIELD IN CDB for the field that starts at `byte`.
+    pub(super) fn invalid(&self, byte: u16) -> Sense {
         Sense::invalid_field_in_cdb(byte, None)
     }
 
-    /// The field whose highest bit is `bit` of `byte` has a value that cannot be had.
-    pub(super) fn wrong_bit(&self, byte: u16, bit: u8) -> Sense {
+    /// INVALID FIELD IN CDB for the field whose highest bit is `bit` of `byte`.
+    pub(super) fn invalid_bit(&self, byte: u16, bit: u8) -> Sense {
         Sense::invalid_field_in_cdb(byte, Some(bit))
     }
 }

@@ -1,39 +1,41 @@
-//! A command at work on the medium: which request comes next, and how it ends. Pure, but for the unit's state.
+//! A command on the medium: its operations in order, and its end. Pure, except for the unit's
+//! state.
 //!
-//! The transport carries out one [`Step`] at a time and hands its result to [`Job::next`]. A command that moves
-//! the initiator's data as it is has one step and owns no memory; the others have as many as it takes.
+//! The transport executes one [`Step`] at a time and passes its result to [`Job::next`]. A command
+//! that moves the initiator's data unchanged has one step and owns no memory; others have several.
 
 use std::io;
 use std::vec;
 
 use ::block::{ByteOffset, ByteRange, Durability, Miscompare, Operation, Segment};
 
-use super::DataOut;
+use super::data_out::DataOut;
 use super::scratch::Scratch;
 use super::sense::Sense;
 use super::unit::LogicalUnit;
 
-/// One request for the unit's engine.
+/// One operation for the unit's engine.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
-    /// What is asked.
+    /// The operation.
     pub op: Operation,
-    /// Where its data is.
+    /// Its data.
     pub data: Data,
 }
 
-/// Where the data of a step is.
+/// The data of a step.
 #[derive(Clone, Copy, Debug)]
 pub enum Data {
-    /// It has none.
+    /// None.
     None,
-    /// This many bytes from the start of the initiator's buffer, data-in for a read and data-out for others.
+    /// This number of bytes from the start of the initiator's buffer: data-in for a read, data-out
+    /// for other operations.
     Initiator(u64),
-    /// In memory of the job's own, which stays until the step's result was handed back.
+    /// Memory of the job, valid until the result of the step is passed to [`Job::next`].
     Own(Segment),
 }
 
-/// What follows a step.
+/// The result of [`Job::next`].
 #[derive(Debug)]
 pub enum Next {
     /// Another step.
@@ -42,116 +44,121 @@ pub enum Next {
     Done(Result<(), Sense>),
 }
 
-/// See the module's documentation.
+/// A command on the medium.
 #[derive(Debug)]
 pub struct Job {
+    /// The current step.
     step: Step,
-    work: Work,
-    /// Bytes of the initiator's buffers that a success uses: data-out, data-in.
+    remaining: Remaining,
+    /// Bytes of the data-out buffer that a success uses.
     taken: u64,
+    /// Bytes of the data-in buffer that a success fills.
     given: u64,
 }
 
-/// What is left to do after the current step.
+/// The work after the current step.
 #[derive(Debug)]
-enum Work {
+enum Remaining {
     Nothing,
-    /// The data was written to a write cache that may be switched off meanwhile: then it is flushed.
-    KeepPromise,
-    /// The write cache was switched off: what is in it is being flushed.
+    /// A flush, if the write cache was switched off during a volatile write.
+    FlushIfCacheOff,
+    /// The switch of the write cache to off, whose flush is the current step.
     CacheOff,
-    /// What is in the write cache is being flushed, and then the unit stops.
+    /// The stop of the unit after the flush.
     Stop,
     Read(ByteRange),
     Unmap {
         ranges: vec::IntoIter<ByteRange>,
         durability: Durability,
     },
-    Same(Box<Same>),
+    WriteSame(Box<WriteSame>),
     Verify(Box<Verify>),
 }
 
-/// A block to be written again and again.
+/// A block that is written repeatedly.
 #[derive(Debug)]
-struct Same {
+struct WriteSame {
+    /// The rest of the range.
     range: ByteRange,
     durability: Durability,
-    /// As many copies as fit.
+    /// As many copies of the block as fit.
     copies: Scratch,
 }
 
-/// Blocks to be read, and compared with something.
+/// Blocks that are read and compared.
 #[derive(Debug)]
 struct Verify {
     range: ByteRange,
+    /// Bytes compared.
     done: u64,
-    against: Against,
+    expected: Expected,
     scratch: Scratch,
 }
 
-/// What the medium is compared with.
+/// The data that the medium is compared with.
 #[derive(Debug)]
-pub(super) enum Against {
-    /// That it can be read is enough.
+pub(super) enum Expected {
+    /// None: the blocks only have to be readable.
     Nothing,
     /// The data-out buffer.
     DataOut,
-    /// This block, each time.
+    /// This block, repeated.
     Block(Vec<u8>),
 }
 
 impl Job {
-    fn new(op: Operation, data: Data, work: Work) -> Self {
-        Self { step: Step { op, data }, work, taken: 0, given: 0 }
+    fn new(op: Operation, data: Data, remaining: Remaining) -> Self {
+        Self { step: Step { op, data }, remaining, taken: 0, given: 0 }
     }
 
     /// Reads a range into the data-in buffer.
     pub(super) fn read(range: ByteRange) -> Self {
         let op = Operation::Read { at: range.start };
-        let job = Self::new(op, Data::Initiator(range.len), Work::Nothing);
+        let job = Self::new(op, Data::Initiator(range.len), Remaining::Nothing);
         Self { given: range.len, ..job }
     }
 
     /// Reads a range from the medium rather than from a cache.
     pub(super) fn read_after_flush(range: ByteRange) -> Self {
-        let job = Self::new(Operation::Flush, Data::None, Work::Read(range));
+        let job = Self::new(Operation::Flush, Data::None, Remaining::Read(range));
         Self { given: range.len, ..job }
     }
 
     /// Writes the data-out buffer to a range.
     pub(super) fn write(range: ByteRange, durability: Durability) -> Self {
         let op = Operation::Write { at: range.start, durability };
-        let job = Self::new(op, Data::Initiator(range.len), promise(durability));
+        let job = Self::new(op, Data::Initiator(range.len), after_write(durability));
         Self { taken: range.len, ..job }
     }
 
-    /// Compares the first half of the data-out buffer with the range and writes the other half if they are equal.
+    /// Compares the first half of the data-out buffer with a range and writes the second half if
+    /// they are equal.
     pub(super) fn compare_and_write(range: ByteRange, durability: Durability) -> Self {
         let op = Operation::CompareAndWrite { at: range.start, durability };
         let taken = range.len * 2;
-        let job = Self::new(op, Data::Initiator(taken), promise(durability));
+        let job = Self::new(op, Data::Initiator(taken), after_write(durability));
         Self { taken, ..job }
     }
 
     /// Makes all completed writes durable.
     pub(super) fn flush() -> Self {
-        Self::new(Operation::Flush, Data::None, Work::Nothing)
+        Self::new(Operation::Flush, Data::None, Remaining::Nothing)
     }
 
-    /// The write cache has been switched off by a parameter list of `taken` bytes.
+    /// Flushes the write cache, which a parameter list of `taken` bytes switched off.
     pub(super) fn cache_off(taken: u64) -> Self {
-        Self { taken, ..Self::new(Operation::Flush, Data::None, Work::CacheOff) }
+        Self { taken, ..Self::new(Operation::Flush, Data::None, Remaining::CacheOff) }
     }
 
-    /// Stops the unit when its cache is written.
+    /// Stops the unit after a flush.
     pub(super) fn stop() -> Self {
-        Self::new(Operation::Flush, Data::None, Work::Stop)
+        Self::new(Operation::Flush, Data::None, Remaining::Stop)
     }
 
-    /// Zeroes a range, after `taken` bytes of data-out said so.
+    /// Zeroes a range. The command used `taken` bytes of data-out.
     pub(super) fn zero(range: ByteRange, unmap: bool, durability: Durability, taken: u64) -> Self {
         let op = Operation::WriteZeroes { range, unmap, durability };
-        Self { taken, ..Self::new(op, Data::None, promise(durability)) }
+        Self { taken, ..Self::new(op, Data::None, after_write(durability)) }
     }
 
     /// Discards ranges; `None` if there is none.
@@ -161,42 +168,42 @@ impl Job {
         taken: u64,
     ) -> Option<Self> {
         let mut ranges = ranges.into_iter();
-        let op = discard(&mut ranges, durability)?;
-        let work = Work::Unmap { ranges, durability };
-        Some(Self { taken, ..Self::new(op, Data::None, work) })
+        let op = discard_next(&mut ranges, durability)?;
+        let remaining = Remaining::Unmap { ranges, durability };
+        Some(Self { taken, ..Self::new(op, Data::None, remaining) })
     }
 
-    /// Writes `block` over and over to a range that is not empty.
-    pub(super) fn same(range: ByteRange, block: &[u8], durability: Durability) -> Self {
+    /// Writes `block` repeatedly to a range that is not empty.
+    pub(super) fn write_same(range: ByteRange, block: &[u8], durability: Durability) -> Self {
         let mut copies = Scratch::new(range.len);
-        for place in copies.bytes_mut().chunks_exact_mut(block.len().max(1)) {
-            place.copy_from_slice(block);
+        for copy in copies.bytes_mut().chunks_exact_mut(block.len().max(1)) {
+            copy.copy_from_slice(block);
         }
-        let mut same = Box::new(Same { range, durability, copies });
-        let step = same.step();
-        Self { step, work: Work::Same(same), taken: block.len() as u64, given: 0 }
+        let mut write_same = Box::new(WriteSame { range, durability, copies });
+        let (step, taken) = (write_same.step(), block.len() as u64);
+        Self { step, remaining: Remaining::WriteSame(write_same), taken, given: 0 }
     }
 
-    /// Reads a range that is not empty from the medium and compares it; with `write`, after writing the data-out
-    /// buffer there.
-    pub(super) fn verify(range: ByteRange, against: Against, write: bool) -> Self {
-        let taken = match &against {
-            Against::Block(block) => block.len() as u64,
-            Against::Nothing if !write => 0,
-            Against::Nothing | Against::DataOut => range.len,
+    /// Reads a range that is not empty from the medium and compares it; with `write`, after writing
+    /// the data-out buffer there.
+    pub(super) fn verify(range: ByteRange, expected: Expected, write: bool) -> Self {
+        let taken = match &expected {
+            Expected::Block(block) => block.len() as u64,
+            Expected::Nothing if !write => 0,
+            Expected::Nothing | Expected::DataOut => range.len,
         };
         let scratch = Scratch::new(range.len);
-        let work = Work::Verify(Box::new(Verify { range, done: 0, against, scratch }));
-        let job = if write {
+        let verify = Box::new(Verify { range, done: 0, expected, scratch });
+        let (op, data) = if write {
             let op = Operation::Write { at: range.start, durability: Durability::Durable };
-            Self::new(op, Data::Initiator(range.len), work)
+            (op, Data::Initiator(range.len))
         } else {
-            Self::new(Operation::Flush, Data::None, work)
+            (Operation::Flush, Data::None)
         };
-        Self { taken, ..job }
+        Self { taken, ..Self::new(op, data, Remaining::Verify(verify)) }
     }
 
-    /// The step to carry out now.
+    /// The current step.
     #[must_use]
     pub fn step(&self) -> Step {
         self.step
@@ -208,23 +215,23 @@ impl Job {
         self.taken
     }
 
-    /// Bytes that a success leaves in the data-in buffer.
+    /// Bytes of the data-in buffer that a success fills.
     #[must_use]
     pub fn given(&self) -> u64 {
         self.given
     }
 
-    /// Whether a later step needs the initiator's buffers again.
+    /// Whether a later step uses the initiator's buffers.
     #[must_use]
     pub fn keeps_buffers(&self) -> bool {
-        match &self.work {
-            Work::Read(_) => true,
-            Work::Verify(verify) => matches!(verify.against, Against::DataOut),
+        match &self.remaining {
+            Remaining::Read(_) => true,
+            Remaining::Verify(verify) => matches!(verify.expected, Expected::DataOut),
             _ => false,
         }
     }
 
-    /// Takes the result of the step and says what follows.
+    /// Takes the result of the current step and returns the next one, or the end.
     pub fn next(
         &mut self,
         unit: &LogicalUnit,
@@ -232,9 +239,9 @@ impl Job {
         out: &(dyn DataOut + '_),
     ) -> Next {
         if let Err(error) = result {
-            return Next::Done(Err(self.failed(unit, &error)));
+            return Next::Done(Err(self.fail(unit, &error)));
         }
-        match self.following(unit, out) {
+        match self.advance(unit, out) {
             Ok(Some(step)) => {
                 self.step = step;
                 Next::Step(step)
@@ -244,21 +251,21 @@ impl Job {
         }
     }
 
-    /// Whether its step may be cancelled when it is aborted: not where the unit has changed already, and follows what comes
-    /// of the step.
+    /// Whether an abort may cancel the current step. `false` if the unit has changed already and
+    /// depends on the result of the step.
     #[must_use]
     pub fn may_be_cancelled(&self) -> bool {
-        !matches!(self.work, Work::CacheOff)
+        !matches!(self.remaining, Remaining::CacheOff)
     }
 
-    /// The step has failed. What was to follow from it is undone.
+    /// Reverts a change of the unit that depended on the current step, which failed.
     pub fn step_failed(&self, unit: &LogicalUnit) {
-        if matches!(self.work, Work::CacheOff) {
+        if matches!(self.remaining, Remaining::CacheOff) {
             unit.write_cache().switch_on();
         }
     }
 
-    fn failed(&self, unit: &LogicalUnit, error: &io::Error) -> Sense {
+    fn fail(&self, unit: &LogicalUnit, error: &io::Error) -> Sense {
         self.step_failed(unit);
         let miscompare = error.get_ref().and_then(|error| error.downcast_ref::<Miscompare>());
         miscompare.map_or_else(
@@ -267,78 +274,81 @@ impl Job {
         )
     }
 
-    fn following(
+    /// The step after the current one, which succeeded.
+    fn advance(
         &mut self,
         unit: &LogicalUnit,
         out: &(dyn DataOut + '_),
     ) -> Result<Option<Step>, Sense> {
-        Ok(match &mut self.work {
-            Work::Nothing | Work::CacheOff => None,
-            Work::Stop => {
+        let written = match &mut self.remaining {
+            Remaining::Nothing | Remaining::CacheOff => return Ok(None),
+            Remaining::Stop => {
                 unit.set_stopped(true);
-                None
+                return Ok(None);
             }
-            Work::KeepPromise => {
-                self.work = Work::Nothing;
-                kept_promise(unit)
+            Remaining::Read(range) => {
+                let step = read_into_data_in(*range);
+                self.remaining = Remaining::Nothing;
+                return Ok(Some(step));
             }
-            Work::Read(range) => {
-                let range = *range;
-                self.work = Work::Nothing;
-                let op = Operation::Read { at: range.start };
-                Some(Step { op, data: Data::Initiator(range.len) })
-            }
-            Work::Unmap { ranges, durability } => {
-                let durability = *durability;
-                if let Some(op) = discard(ranges, durability) {
-                    return Ok(Some(Step { op, data: Data::None }));
-                }
-                self.work = Work::Nothing;
-                if durability == Durability::Volatile { kept_promise(unit) } else { None }
-            }
-            Work::Same(same) => {
-                if same.wrote() {
-                    return Ok(Some(same.step()));
-                }
-                let volatile = same.durability == Durability::Volatile;
-                self.work = Work::Nothing;
-                if volatile { kept_promise(unit) } else { None }
-            }
-            Work::Verify(verify) => {
+            Remaining::Verify(verify) => {
                 if matches!(self.step.op, Operation::Read { .. }) {
                     verify.compare(out)?;
                 }
-                verify.step()
+                return Ok(verify.step());
             }
-        })
+            Remaining::FlushIfCacheOff => Durability::Volatile,
+            Remaining::Unmap { ranges, durability } => {
+                if let Some(op) = discard_next(ranges, *durability) {
+                    return Ok(Some(Step { op, data: Data::None }));
+                }
+                *durability
+            }
+            Remaining::WriteSame(write_same) => {
+                if write_same.advance() {
+                    return Ok(Some(write_same.step()));
+                }
+                write_same.durability
+            }
+        };
+        self.remaining = Remaining::Nothing;
+        Ok(flush_if_cache_off(unit, written))
     }
 }
 
-/// Discards the next range. Neighbours within one command were joined before; for those of other commands the last one
-/// waits, so that there is one wait for all.
-fn discard(ranges: &mut vec::IntoIter<ByteRange>, durability: Durability) -> Option<Operation> {
+fn read_into_data_in(range: ByteRange) -> Step {
+    Step { op: Operation::Read { at: range.start }, data: Data::Initiator(range.len) }
+}
+
+/// Discards the next range. The ranges of one command were merged before; the engine may delay the
+/// last one to merge it with those of other commands.
+fn discard_next(
+    ranges: &mut vec::IntoIter<ByteRange>,
+    durability: Durability,
+) -> Option<Operation> {
     let range = ranges.next()?;
     Some(Operation::Discard { range, durability, more_follows: !ranges.as_slice().is_empty() })
 }
 
-/// What is left to do after data was written with this durability.
-fn promise(durability: Durability) -> Work {
+/// The work after a write.
+fn after_write(durability: Durability) -> Remaining {
     match durability {
-        Durability::Volatile => Work::KeepPromise,
-        Durability::Durable => Work::Nothing,
+        Durability::Volatile => Remaining::FlushIfCacheOff,
+        Durability::Durable => Remaining::Nothing,
     }
 }
 
-/// A write that began while the write cache was on, and ends after it was switched off, must not stay volatile:
-/// the flush of the switch did not cover it.
-fn kept_promise(unit: &LogicalUnit) -> Option<Step> {
-    let volatile = unit.write_cache().durability() == Durability::Volatile;
-    (!volatile).then_some(Step { op: Operation::Flush, data: Data::None })
+/// Flushes a volatile write during which the write cache was switched off: the flush of the switch
+/// did not cover it.
+fn flush_if_cache_off(unit: &LogicalUnit, written: Durability) -> Option<Step> {
+    let needs_flush =
+        written == Durability::Volatile && unit.write_cache().durability() == Durability::Durable;
+    needs_flush.then_some(Step { op: Operation::Flush, data: Data::None })
 }
 
-impl Same {
+impl WriteSame {
+    /// Length of the current write, a multiple of the block.
     fn chunk(&self) -> u64 {
-        // Copies fill whole blocks, of which the range is made.
         self.copies.len().min(self.range.len)
     }
 
@@ -348,8 +358,8 @@ impl Same {
         Step { op, data: Data::Own(self.copies.segment(chunk)) }
     }
 
-    /// A step is done; whether there is another.
-    fn wrote(&mut self) -> bool {
+    /// Completes the current write. Returns whether the range has more blocks.
+    fn advance(&mut self) -> bool {
         let chunk = self.chunk();
         self.range.start = ByteOffset(self.range.start.0 + chunk);
         self.range.len -= chunk;
@@ -358,43 +368,46 @@ impl Same {
 }
 
 impl Verify {
+    /// Length of the current read.
     fn chunk(&self) -> u64 {
         (self.range.len - self.done).min(self.scratch.len())
     }
 
-    /// The next read; `None` at the end.
+    /// The next read; `None` at the end of the range.
     fn step(&mut self) -> Option<Step> {
         let chunk = self.chunk();
         let op = Operation::Read { at: ByteOffset(self.range.start.0 + self.done) };
         (chunk > 0).then(|| Step { op, data: Data::Own(self.scratch.segment(chunk)) })
     }
 
-    /// Compares what was read.
+    /// Compares the data of the current read.
     fn compare(&mut self, out: &(dyn DataOut + '_)) -> Result<(), Sense> {
         let (at, chunk) = (self.done, self.chunk());
         self.done += chunk;
         let len = usize::try_from(chunk).unwrap_or(0);
         let found = self.scratch.bytes().get(..len).unwrap_or_default();
-        match &self.against {
-            Against::Nothing => Ok(()),
-            Against::DataOut => {
+        match &self.expected {
+            Expected::Nothing => Ok(()),
+            Expected::DataOut => {
                 let mut expected = vec![0; len];
-                // The buffer was seen to lie in the initiator's memory when the command came.
+                // Succeeds: the transport checked the buffer when the command arrived.
                 if !out.read(at, &mut expected) {
                     return Err(Sense::UNRECOVERED_READ_ERROR);
                 }
-                same(found, &expected).map_err(|offset| Sense::miscompare(at + offset))
+                check_equal(found, &expected).map_err(|offset| Sense::miscompare(at + offset))
             }
-            Against::Block(block) => found
+            Expected::Block(block) => found
                 .chunks(block.len().max(1))
-                .try_for_each(|found| same(found, block))
+                .try_for_each(|found| check_equal(found, block))
                 .map_err(Sense::miscompare),
         }
     }
 }
 
+/// # Errors
+///
 /// The offset of the first byte that differs.
-fn same(found: &[u8], expected: &[u8]) -> Result<(), u64> {
+fn check_equal(found: &[u8], expected: &[u8]) -> Result<(), u64> {
     let differs = found.iter().zip(expected).position(|(found, expected)| found != expected);
     differs.map_or(Ok(()), |offset| Err(offset as u64))
 }

@@ -1,12 +1,15 @@
 //! Mode pages, and MODE SENSE (6) and (10) (SPC-4 §6.13, §7.5; SBC-3 §6.5).
 
-use super::bytes::{len16, put};
-use super::cdb::Form;
+use zerocopy::big_endian::{U16, U32, U64};
+use zerocopy::{FromZeros, Immutable, IntoBytes};
+
+use super::bytes::{len8, len16};
+use super::cdb::{Cdb, CdbForm};
+use super::command::{Command, Outcome, data_in};
 use super::sense::Sense;
 use super::unit::LogicalUnit;
-use super::{Cdb, Command, Outcome, data_in};
 
-/// Which values of a page are asked for: PC.
+/// The requested values of a page: PC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Values {
     Current,
@@ -14,88 +17,165 @@ pub(super) enum Values {
     Default,
 }
 
-/// A page with its header, where the unit has it.
-type Page = fn(&LogicalUnit, Values) -> Option<Vec<u8>>;
+/// A page with its header; `None` if the unit does not have it.
+type ModePage = fn(&LogicalUnit, Values) -> Option<Vec<u8>>;
 
-/// Page and subpage code.
-pub(super) type Code = (u8, u8);
+/// Page code and subpage code.
+pub(super) type PageCode = (u8, u8);
 
-/// The caching page, the control page, and the logical block provisioning page.
-pub(super) const CACHING: Code = (0x08, 0);
-pub(super) const CONTROL: Code = (0x0a, 0);
-const PROVISIONING: Code = (0x1c, 0x02);
+pub(super) const CACHING: PageCode = (0x08, 0);
+pub(super) const CONTROL: PageCode = (0x0a, 0);
+const PROVISIONING: PageCode = (0x1c, 0x02);
 /// All pages, ascending.
-const PAGES: [(Code, Page); 3] =
+const PAGES: [(PageCode, ModePage); 3] =
     [(CACHING, caching), (CONTROL, control), (PROVISIONING, provisioning)];
-/// Page and subpage codes that stand for all.
+/// Page code and subpage code for all.
 const ALL: u8 = 0x3f;
 const ALL_SUBPAGES: u8 = 0xff;
 
-/// Bits of the third byte of their pages.
+/// Bits in byte 2 of their pages.
 pub(super) const WCE: u8 = 0x04;
 pub(super) const D_SENSE: u8 = 0x04;
 const GLTSD: u8 = 0x02;
 
 /// The page with its header.
-pub(super) fn page(unit: &LogicalUnit, code: Code, values: Values) -> Option<Vec<u8>> {
+pub(super) fn page(unit: &LogicalUnit, code: PageCode, values: Values) -> Option<Vec<u8>> {
     let (_, page) = PAGES.iter().find(|(known, _)| *known == code)?;
     page(unit, values)
 }
 
-/// SBC-3 §6.5.5.
+/// The caching mode page (SBC-3 §6.5.5).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromZeros, Immutable, IntoBytes)]
+struct CachingPage {
+    page_code: u8,
+    page_length: u8,
+    /// WCE; the cache has no other property.
+    flags: u8,
+    unsupported: [u8; 17],
+}
+
 fn caching(unit: &LogicalUnit, values: Values) -> Option<Vec<u8>> {
     let enabled = match values {
         Values::Current => unit.write_cache().is_on(),
         Values::Changeable | Values::Default => unit.has_write_cache(),
     };
-    let mut page = vec![0; 20];
-    put(&mut page, 0, &[CACHING.0, 18, if enabled { WCE } else { 0 }]);
-    Some(page)
+    let page = CachingPage {
+        page_code: CACHING.0,
+        page_length: len8(size_of::<CachingPage>() - 2),
+        flags: if enabled { WCE } else { 0 },
+        ..FromZeros::new_zeroed()
+    };
+    Some(page.as_bytes().to_vec())
 }
 
-/// SPC-4 §7.5.8. Tasks may be reordered, and nothing is saved.
+/// The control mode page (SPC-4 §7.5.8).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromZeros, Immutable, IntoBytes)]
+struct ControlPage {
+    page_code: u8,
+    page_length: u8,
+    /// D_SENSE and GLTSD.
+    flags: u8,
+    /// QUEUE ALGORITHM MODIFIER in the upper half.
+    queueing: u8,
+    unsupported: [u8; 8],
+}
+
 fn control(unit: &LogicalUnit, values: Values) -> Option<Vec<u8>> {
-    let mut page = vec![0; 12];
-    put(&mut page, 0, &[CONTROL.0, 10]);
-    match values {
-        Values::Changeable => put(&mut page, 2, &[D_SENSE]),
-        Values::Default => put(&mut page, 2, &[GLTSD, 0x10]),
-        Values::Current => {
-            let d_sense = if unit.descriptor_sense() { D_SENSE } else { 0 };
-            put(&mut page, 2, &[GLTSD | d_sense, 0x10]);
-        }
-    }
-    Some(page)
+    /// QUEUE ALGORITHM MODIFIER 0001b.
+    const UNRESTRICTED_REORDERING: u8 = 0x10;
+    let d_sense = match values {
+        Values::Changeable => true,
+        Values::Default => false,
+        Values::Current => unit.descriptor_sense(),
+    };
+    let (gltsd, queueing) = match values {
+        Values::Changeable => (0, 0),
+        Values::Default | Values::Current => (GLTSD, UNRESTRICTED_REORDERING),
+    };
+    let page = ControlPage {
+        page_code: CONTROL.0,
+        page_length: len8(size_of::<ControlPage>() - 2),
+        flags: gltsd | if d_sense { D_SENSE } else { 0 },
+        queueing,
+        ..FromZeros::new_zeroed()
+    };
+    Some(page.as_bytes().to_vec())
 }
 
-/// SBC-3's logical block provisioning page, where there are thresholds (VPD page B2h): one, which is the soft limit of the
-/// disk. The host's administrator sets it, and nobody else.
+/// The logical block provisioning mode page of SBC-3 with one threshold descriptor.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromZeros, Immutable, IntoBytes)]
+struct ProvisioningPage {
+    page_code: u8,
+    subpage_code: u8,
+    page_length: U16,
+    situa: u8,
+    reserved: [u8; 11],
+    /// ENABLED, THRESHOLD TYPE and THRESHOLD ARMING.
+    threshold_flags: u8,
+    threshold_resource: u8,
+    threshold_reserved: [u8; 2],
+    /// In threshold sets.
+    threshold_count: U32,
+}
+
+/// The threshold is the soft limit of the disk, which the administrator of the host sets. Present
+/// if VPD page B2h has a threshold exponent.
 fn provisioning(unit: &LogicalUnit, values: Values) -> Option<Vec<u8>> {
     const SPF: u8 = 0x40;
-    const DESCRIPTOR_AT: usize = 16;
     const ENABLED: u8 = 0x80;
-    /// THRESHOLD TYPE 000b, a soft one, and THRESHOLD ARMING 001b: reached from below.
+    /// THRESHOLD TYPE 000b, a soft threshold, and THRESHOLD ARMING 001b: reached from below.
     const SOFT_INCREASING: u8 = 0x01;
-    /// THRESHOLD RESOURCE: the parameter code in log page 0Ch of what is used.
+    /// THRESHOLD RESOURCE: the parameter code of used resources in log page 0Ch.
     const USED: u8 = 0x02;
     if unit.threshold_exponent() == 0 {
         return None;
     }
-    let mut page = vec![0; 24];
-    put(&mut page, 0, &[SPF | PROVISIONING.0, PROVISIONING.1, 0, 20]);
-    if values == Values::Changeable {
-        return Some(page);
+    let mut page = ProvisioningPage {
+        page_code: SPF | PROVISIONING.0,
+        subpage_code: PROVISIONING.1,
+        page_length: len16(size_of::<ProvisioningPage>() - 4).into(),
+        ..FromZeros::new_zeroed()
+    };
+    if values != Values::Changeable {
+        page.threshold_flags = SOFT_INCREASING;
+        page.threshold_resource = USED;
+        if let Some(count) = unit.report_threshold() {
+            page.threshold_flags |= ENABLED;
+            page.threshold_count = count.into();
+        }
     }
-    put(&mut page, DESCRIPTOR_AT, &[SOFT_INCREASING, USED]);
-    if let Some(count) = unit.tell_threshold() {
-        put(&mut page, DESCRIPTOR_AT, &[ENABLED | SOFT_INCREASING]);
-        put(&mut page, DESCRIPTOR_AT + 4, &count.to_be_bytes());
-    }
-    Some(page)
+    Some(page.as_bytes().to_vec())
+}
+
+/// The mode parameter header of the six byte form (SPC-4 §7.5).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Immutable, IntoBytes)]
+struct ModeHeader6 {
+    mode_data_length: u8,
+    medium_type: u8,
+    device_specific_parameter: u8,
+    block_descriptor_length: u8,
+}
+
+/// The mode parameter header of the ten byte form (SPC-4 §7.5).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Immutable, IntoBytes)]
+struct ModeHeader10 {
+    mode_data_length: U16,
+    medium_type: u8,
+    device_specific_parameter: u8,
+    longlba: u8,
+    reserved: u8,
+    block_descriptor_length: U16,
 }
 
 /// MODE SENSE (6) and (10).
 pub(super) fn mode_sense(unit: &LogicalUnit, command: &Command<'_>) -> Outcome {
+    /// FUA is supported, DPO is accepted.
+    const DPOFUA: u8 = 0x10;
     let cdb = command.cdb;
     let values = match cdb.byte(2) >> 6 {
         0 => Values::Current,
@@ -103,68 +183,89 @@ pub(super) fn mode_sense(unit: &LogicalUnit, command: &Command<'_>) -> Outcome {
         2 => Values::Default,
         _ => return Err(Sense::SAVING_NOT_SUPPORTED.into()),
     };
-    let pages = asked_pages(unit, cdb, values)?;
-    let long = cdb.form() == Form::Ten;
-    let descriptor = match (cdb.bit(1, 3), long && cdb.bit(1, 4)) {
+    let pages = requested_pages(unit, cdb, values)?;
+    let is_long = cdb.form() == CdbForm::Ten;
+    let descriptor = match (cdb.bit(1, 3), is_long && cdb.bit(1, 4)) {
         (true, _) => Vec::new(),
         (false, false) => short_descriptor(unit),
         (false, true) => long_descriptor(unit),
     };
-    let device_specific = u8::from(unit.backend().read_only()) << 7 | DPOFUA;
-    let mut answer = if long {
-        let mut header = vec![0, 0, 0, device_specific, u8::from(descriptor.len() == 16), 0, 0, 0];
-        put(&mut header, 6, &len16(descriptor.len()));
-        header
+    let device_specific_parameter = u8::from(unit.backend().read_only()) << 7 | DPOFUA;
+    let following = descriptor.len() + pages.len();
+    let (header, allocation) = if is_long {
+        let header = ModeHeader10 {
+            mode_data_length: len16(size_of::<ModeHeader10>() - 2 + following).into(),
+            medium_type: 0,
+            device_specific_parameter,
+            longlba: (descriptor.len() == size_of::<LongDescriptor>()).into(),
+            reserved: 0,
+            block_descriptor_length: len16(descriptor.len()).into(),
+        };
+        (header.as_bytes().to_vec(), cdb.be16(7).into())
     } else {
-        vec![0, 0, device_specific, u8::try_from(descriptor.len()).unwrap_or(0)]
+        let header = ModeHeader6 {
+            mode_data_length: len8(size_of::<ModeHeader6>() - 1 + following),
+            medium_type: 0,
+            device_specific_parameter,
+            block_descriptor_length: len8(descriptor.len()),
+        };
+        (header.as_bytes().to_vec(), cdb.byte(4).into())
     };
-    answer.extend(descriptor);
-    answer.extend(pages);
-    let allocation = if long {
-        let following = answer.len() - 2;
-        put(&mut answer, 0, &len16(following));
-        u64::from(cdb.be16(7))
-    } else {
-        let following = answer.len() - 1;
-        put(&mut answer, 0, &[u8::try_from(following).unwrap_or(u8::MAX)]);
-        u64::from(cdb.byte(4))
-    };
-    data_in(answer, allocation)
+    data_in([header, descriptor, pages].concat(), allocation)
 }
 
-/// FUA is obeyed, and DPO may be given.
-const DPOFUA: u8 = 0x10;
-
-fn asked_pages(unit: &LogicalUnit, cdb: &Cdb, values: Values) -> Result<Vec<u8>, Sense> {
+fn requested_pages(unit: &LogicalUnit, cdb: &Cdb, values: Values) -> Result<Vec<u8>, Sense> {
     let (code, subpage) = (cdb.byte(2) & 0x3f, cdb.byte(3));
     if code == ALL && !matches!(subpage, 0 | ALL_SUBPAGES) {
-        return Err(cdb.wrong(3));
+        return Err(cdb.invalid(3));
     }
-    let of_code = |known: &Code| code == ALL || known.0 == code;
-    let asked = |known: &Code| of_code(known) && (subpage == ALL_SUBPAGES || known.1 == subpage);
+    let has_code = |known: &PageCode| code == ALL || known.0 == code;
+    let is_requested =
+        |known: &PageCode| has_code(known) && (subpage == ALL_SUBPAGES || known.1 == subpage);
     let pages: Vec<u8> = PAGES
         .iter()
-        .filter(|(known, _)| asked(known))
+        .filter(|(known, _)| is_requested(known))
         .filter_map(|(_, page)| page(unit, values))
         .flatten()
         .collect();
     match pages.is_empty() {
         false => Ok(pages),
-        true if PAGES.iter().any(|(known, _)| of_code(known)) => Err(cdb.wrong(3)),
-        true => Err(cdb.wrong_bit(2, 5)),
+        true if PAGES.iter().any(|(known, _)| has_code(known)) => Err(cdb.invalid(3)),
+        true => Err(cdb.invalid_bit(2, 5)),
     }
 }
 
-/// SBC-3 §6.5.2.2.
-fn short_descriptor(unit: &LogicalUnit) -> Vec<u8> {
-    let blocks = u32::try_from(unit.last_block() + 1).unwrap_or(u32::MAX);
-    [blocks.to_be_bytes(), unit.block().to_be_bytes()].concat()
+/// The short LBA mode parameter block descriptor (SBC-3 §6.5.2.2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Immutable, IntoBytes)]
+struct ShortDescriptor {
+    number_of_logical_blocks: U32,
+    /// In the lower 24 bits.
+    logical_block_length: U32,
 }
 
-/// SBC-3 §6.5.2.3.
+fn short_descriptor(unit: &LogicalUnit) -> Vec<u8> {
+    let descriptor = ShortDescriptor {
+        number_of_logical_blocks: u32::try_from(unit.last_block() + 1).unwrap_or(u32::MAX).into(),
+        logical_block_length: unit.block_bytes().into(),
+    };
+    descriptor.as_bytes().to_vec()
+}
+
+/// The long LBA mode parameter block descriptor (SBC-3 §6.5.2.3).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Immutable, IntoBytes)]
+struct LongDescriptor {
+    number_of_logical_blocks: U64,
+    reserved: U32,
+    logical_block_length: U32,
+}
+
 fn long_descriptor(unit: &LogicalUnit) -> Vec<u8> {
-    let mut descriptor = (unit.last_block() + 1).to_be_bytes().to_vec();
-    descriptor.extend([0; 4]);
-    descriptor.extend(unit.block().to_be_bytes());
-    descriptor
+    let descriptor = LongDescriptor {
+        number_of_logical_blocks: (unit.last_block() + 1).into(),
+        reserved: 0.into(),
+        logical_block_length: unit.block_bytes().into(),
+    };
+    descriptor.as_bytes().to_vec()
 }

@@ -1,33 +1,39 @@
-//! Memory of a command's own, for what the initiator neither sends nor gets: aligned for direct I/O.
+//! Memory of a command for data that the initiator neither sends nor receives, aligned for direct
+//! I/O.
+
+use std::fmt;
 
 use ::block::Segment;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-const PAGE: usize = 4096;
-
+/// The alignment unit.
 #[repr(C, align(4096))]
-#[derive(Clone)]
-struct Page([u8; PAGE]);
+#[derive(Clone, FromBytes, Immutable, IntoBytes)]
+struct ScratchPage([u8; 4096]);
 
-/// A buffer that does not move. It must outlive the requests that [`Scratch::segment`] went with.
+/// A buffer that does not move. It outlives the requests that use its [`Scratch::segment`].
 pub(super) struct Scratch {
-    pages: Vec<Page>,
+    pages: Vec<ScratchPage>,
+    /// Length in bytes.
     len: usize,
 }
 
-impl std::fmt::Debug for Scratch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Scratch({})", self.len)
     }
 }
 
 impl Scratch {
-    /// The most bytes of a buffer: what an initiator can make the host hold for one command.
-    pub(super) const MOST: usize = 64 << 10;
+    /// Maximum length in bytes: bounds the memory that an initiator can make the host use for one
+    /// command.
+    pub(super) const MAX_BYTES: usize = 64 << 10;
 
-    /// `len` bytes of zeroes, at most [`Scratch::MOST`].
+    /// A buffer of `len` zero bytes, at most [`Scratch::MAX_BYTES`].
     pub(super) fn new(len: u64) -> Self {
-        let len = usize::try_from(len).map_or(Self::MOST, |len| len.min(Self::MOST));
-        Self { pages: vec![Page([0; PAGE]); len.div_ceil(PAGE)], len }
+        let len = usize::try_from(len).map_or(Self::MAX_BYTES, |len| len.min(Self::MAX_BYTES));
+        let pages = len.div_ceil(size_of::<ScratchPage>());
+        Self { pages: vec![ScratchPage::new_zeroed(); pages], len }
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -35,30 +41,20 @@ impl Scratch {
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: pages are nothing but initialised bytes, in one piece, borrowed for the result's life.
-        let all = unsafe {
-            std::slice::from_raw_parts(self.pages.as_ptr().cast::<u8>(), self.pages.len() * PAGE)
-        };
-        all.get(..self.len).unwrap_or_default()
+        self.pages.as_bytes().get(..self.len).unwrap_or_default()
     }
 
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        let len = self.len;
-        // SAFETY: the pages are `len` initialised bytes or more in one piece, borrowed for the result's life.
-        let all = unsafe {
-            std::slice::from_raw_parts_mut(
-                self.pages.as_mut_ptr().cast::<u8>(),
-                self.pages.len() * PAGE,
-            )
-        };
-        all.get_mut(..len).unwrap_or_default()
+        self.pages.as_mut_bytes().get_mut(..self.len).unwrap_or_default()
     }
 
-    /// Its first `len` bytes, for a request.
+    /// The first `len` bytes, for a request.
     pub(super) fn segment(&mut self, len: u64) -> Segment {
-        let len = usize::try_from(len).map_or(self.len, |len| len.min(self.len));
-        // SAFETY: the pages stay where they are until the buffer is dropped, and a job, which owns it, is
-        // dropped only when its request has completed or its engine is gone. Nobody looks at them meanwhile.
-        unsafe { Segment::new(self.pages.as_mut_ptr().cast(), len) }
+        let bytes = self.bytes_mut();
+        let len = usize::try_from(len).map_or(bytes.len(), |len| len.min(bytes.len()));
+        // SAFETY: the pages stay in place until the buffer is dropped. A job owns the buffer and is
+        // dropped only after its request has completed or its engine is gone. It does not access
+        // the bytes while a request is in flight.
+        unsafe { Segment::new(bytes.as_mut_ptr(), len) }
     }
 }

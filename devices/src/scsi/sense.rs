@@ -1,38 +1,40 @@
-//! Sense data: what a command's failure was, exactly (SPC-4 §4.5).
+//! Sense data: the exact reason of a failure (SPC-4 §4.5).
 
 use std::io;
 
 use ::block::Operation;
+use zerocopy::big_endian::{U16, U32, U64};
+use zerocopy::{FromZeros, Immutable, IntoBytes};
 
-use super::bytes::put;
+use super::bytes::len8;
 
 /// Sense keys (SPC-4 table 48).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Key {
-    /// Nothing to tell.
+    /// NO SENSE.
     NoSense = 0x0,
-    /// The unit cannot be used now.
+    /// NOT READY: the unit is stopped.
     NotReady = 0x2,
-    /// The medium failed.
+    /// MEDIUM ERROR: the host failed the operation.
     MediumError = 0x3,
-    /// The command is wrong.
-    IllegalRequest = 0x5,
-    /// The unit failed.
+    /// HARDWARE ERROR: a bug of the target.
     HardwareError = 0x4,
-    /// Something happened to the unit since the last command.
+    /// ILLEGAL REQUEST: the command is invalid.
+    IllegalRequest = 0x5,
+    /// UNIT ATTENTION: the unit changed since the last command.
     UnitAttention = 0x6,
-    /// The blocks may not be changed, or cannot for want of space.
+    /// DATA PROTECT: the medium is read-only or out of space.
     DataProtect = 0x7,
-    /// The data is not what it was said to be.
+    /// MISCOMPARE: the data differs from the medium.
     Miscompare = 0xe,
 }
 
-/// What is told beyond the key and the code.
+/// Information beyond key and code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Detail {
     None,
-    /// A wrong field (SPC-4 §4.5.2.4.2).
+    /// Field pointer sense key specific data (SPC-4 §4.5.2.4.2).
     Field {
         in_cdb: bool,
         byte: u16,
@@ -52,8 +54,9 @@ pub struct Sense {
 }
 
 impl Sense {
-    /// No failure.
+    /// NO ADDITIONAL SENSE INFORMATION.
     pub const NONE: Self = Self::new(Key::NoSense, 0x00, 0x00);
+    /// LOGICAL UNIT NOT READY, INITIALIZING COMMAND REQUIRED.
     pub(super) const STOPPED: Self = Self::new(Key::NotReady, 0x04, 0x02);
     pub(super) const UNRECOVERED_READ_ERROR: Self = Self::new(Key::MediumError, 0x11, 0x00);
     pub(super) const WRITE_ERROR: Self = Self::new(Key::MediumError, 0x0c, 0x00);
@@ -62,11 +65,11 @@ impl Sense {
     pub(super) const LBA_OUT_OF_RANGE: Self = Self::new(Key::IllegalRequest, 0x21, 0x00);
     /// LOGICAL UNIT NOT SUPPORTED.
     pub const NO_SUCH_UNIT: Self = Self::new(Key::IllegalRequest, 0x25, 0x00);
-    /// INTERNAL TARGET FAILURE: a fault of ours.
+    /// INTERNAL TARGET FAILURE: a bug of the target.
     pub const TARGET_FAILURE: Self = Self::new(Key::HardwareError, 0x44, 0x00);
     pub(super) const INVALID_RELEASE: Self = Self::new(Key::IllegalRequest, 0x26, 0x04);
     pub(super) const WRITE_PROTECTED: Self = Self::new(Key::DataProtect, 0x27, 0x00);
-    /// SPACE ALLOCATION FAILED WRITE PROTECT: the store behind a thin disk is full.
+    /// SPACE ALLOCATION FAILED WRITE PROTECT: the backing store is full.
     pub(super) const NO_SPACE: Self = Self::new(Key::DataProtect, 0x27, 0x07);
     pub(super) const SAVING_NOT_SUPPORTED: Self = Self::new(Key::IllegalRequest, 0x39, 0x00);
 
@@ -74,7 +77,7 @@ impl Sense {
         Self { key, code, qualifier, detail: Detail::None }
     }
 
-    /// INVALID FIELD IN CDB. `bit` is the highest of the field, where it does not fill its byte.
+    /// INVALID FIELD IN CDB. `bit` is the highest bit of a field shorter than its byte.
     pub(super) const fn invalid_field_in_cdb(byte: u16, bit: Option<u8>) -> Self {
         let detail = Detail::Field { in_cdb: true, byte, bit };
         Self { key: Key::IllegalRequest, code: 0x24, qualifier: 0x00, detail }
@@ -93,7 +96,7 @@ impl Sense {
         Self { key: Key::Miscompare, code: 0x1d, qualifier: 0x00, detail }
     }
 
-    /// Why the engine failed `op`: the one mapping of errors to sense data.
+    /// The sense data for an error of `op`: the only mapping of host errors.
     pub(super) fn of(op: Operation, error: &io::Error) -> Self {
         let reads = matches!(op, Operation::Read { .. });
         match error.raw_os_error() {
@@ -104,13 +107,13 @@ impl Sense {
         }
     }
 
-    /// Its key, additional sense code and qualifier.
+    /// Sense key, additional sense code and qualifier.
     #[must_use]
     pub fn triple(&self) -> (Key, u8, u8) {
         (self.key, self.code, self.qualifier)
     }
 
-    /// The sense data, in descriptor format or in fixed format.
+    /// Encodes the sense data in descriptor format or in fixed format.
     #[must_use]
     pub fn encode(&self, descriptor_format: bool) -> Vec<u8> {
         if descriptor_format { self.descriptor_format() } else { self.fixed_format() }
@@ -118,51 +121,135 @@ impl Sense {
 
     /// SPC-4 §4.5.3.
     fn fixed_format(&self) -> Vec<u8> {
-        let mut data = vec![0; 18];
-        put(&mut data, 0, &[0x70, 0, self.key as u8]);
-        put(&mut data, 7, &[10]);
-        put(&mut data, 12, &[self.code, self.qualifier]);
+        /// VALID of the INFORMATION field.
+        const VALID: u8 = 0x80;
+        let mut data = FixedSense {
+            response_code: 0x70,
+            sense_key: self.key as u8,
+            additional_sense_length: len8(size_of::<FixedSense>() - 8),
+            additional_sense_code: self.code,
+            additional_sense_code_qualifier: self.qualifier,
+            ..FromZeros::new_zeroed()
+        };
         match self.detail {
             Detail::None => {}
-            Detail::Field { .. } => put(&mut data, 15, &self.field_pointer()),
-            // VALID stays clear where the field is too narrow (§4.5.3).
+            Detail::Field { .. } => data.field_pointer = self.field_pointer(),
+            // VALID stays clear if the value exceeds the field (§4.5.3).
             Detail::Information(information) => {
                 if let Ok(information) = u32::try_from(information) {
-                    put(&mut data, 0, &[0xf0]);
-                    put(&mut data, 3, &information.to_be_bytes());
+                    data.response_code |= VALID;
+                    data.information = information.into();
                 }
             }
         }
-        data
+        data.as_bytes().to_vec()
     }
 
     /// SPC-4 §4.5.2.
     fn descriptor_format(&self) -> Vec<u8> {
-        let mut data = vec![0x72, self.key as u8, self.code, self.qualifier, 0, 0, 0, 0];
-        match self.detail {
-            Detail::None => {}
+        let descriptor = match self.detail {
+            Detail::None => Vec::new(),
             Detail::Field { .. } => {
-                data.extend([0x02, 0x06, 0, 0]);
-                data.extend(self.field_pointer());
-                data.push(0);
+                let descriptor = FieldPointerDescriptor {
+                    descriptor_type: 0x02,
+                    additional_length: 6,
+                    reserved: [0; 2],
+                    field_pointer: self.field_pointer(),
+                    reserved_7: 0,
+                };
+                descriptor.as_bytes().to_vec()
             }
             Detail::Information(information) => {
-                data.extend([0x00, 0x0a, 0x80, 0]);
-                data.extend(information.to_be_bytes());
+                let descriptor = InformationDescriptor {
+                    descriptor_type: 0x00,
+                    additional_length: 10,
+                    valid: 0x80,
+                    reserved: 0,
+                    information: information.into(),
+                };
+                descriptor.as_bytes().to_vec()
             }
-        }
-        let additional = u8::try_from(data.len() - 8).unwrap_or(0);
-        put(&mut data, 7, &[additional]);
-        data
+        };
+        let header = DescriptorSense {
+            response_code: 0x72,
+            sense_key: self.key as u8,
+            additional_sense_code: self.code,
+            additional_sense_code_qualifier: self.qualifier,
+            reserved: [0; 3],
+            additional_sense_length: len8(descriptor.len()),
+        };
+        [header.as_bytes(), &descriptor].concat()
     }
 
-    /// The sense key specific bytes of a wrong field.
-    fn field_pointer(&self) -> [u8; 3] {
-        let Detail::Field { in_cdb, byte, bit } = self.detail else { return [0; 3] };
-        let [high, low] = byte.to_be_bytes();
-        let bit = bit.map_or(0, |bit| 0x08 | bit & 7);
-        [0x80 | u8::from(in_cdb) << 6 | bit, high, low]
+    fn field_pointer(&self) -> FieldPointer {
+        const SKSV: u8 = 0x80;
+        const BPV: u8 = 0x08;
+        let Detail::Field { in_cdb, byte, bit } = self.detail else {
+            return FromZeros::new_zeroed();
+        };
+        let bit = bit.map_or(0, |bit| BPV | bit & 7);
+        FieldPointer { flags: SKSV | u8::from(in_cdb) << 6 | bit, field: byte.into() }
     }
+}
+
+/// Fixed format sense data (SPC-4 §4.5.3).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromZeros, Immutable, IntoBytes)]
+struct FixedSense {
+    /// VALID and RESPONSE CODE.
+    response_code: u8,
+    obsolete: u8,
+    sense_key: u8,
+    information: U32,
+    additional_sense_length: u8,
+    command_specific_information: U32,
+    additional_sense_code: u8,
+    additional_sense_code_qualifier: u8,
+    field_replaceable_unit_code: u8,
+    field_pointer: FieldPointer,
+}
+
+/// The header of descriptor format sense data (SPC-4 §4.5.2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Immutable, IntoBytes)]
+struct DescriptorSense {
+    response_code: u8,
+    sense_key: u8,
+    additional_sense_code: u8,
+    additional_sense_code_qualifier: u8,
+    reserved: [u8; 3],
+    additional_sense_length: u8,
+}
+
+/// Field pointer sense key specific data (SPC-4 §4.5.2.4.2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromZeros, Immutable, IntoBytes)]
+struct FieldPointer {
+    /// SKSV, C/D, BPV and BIT POINTER.
+    flags: u8,
+    field: U16,
+}
+
+/// The sense key specific sense data descriptor (SPC-4 §4.5.2.4.1).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Immutable, IntoBytes)]
+struct FieldPointerDescriptor {
+    descriptor_type: u8,
+    additional_length: u8,
+    reserved: [u8; 2],
+    field_pointer: FieldPointer,
+    reserved_7: u8,
+}
+
+/// The information sense data descriptor (SPC-4 §4.5.2.2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Immutable, IntoBytes)]
+struct InformationDescriptor {
+    descriptor_type: u8,
+    additional_length: u8,
+    valid: u8,
+    reserved: u8,
+    information: U64,
 }
 
 #[cfg(test)]
@@ -179,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptor_format_has_a_descriptor_for_each_detail() {
+    fn descriptor_format_has_a_descriptor_for_the_detail() {
         let sense = Sense::invalid_field_in_cdb(2, None).encode(true);
         assert_eq!(sense, [0x72, 5, 0x24, 0, 0, 0, 0, 8, 2, 6, 0, 0, 0xc0, 0, 2, 0]);
         let sense = Sense::miscompare(0x1_0000_0002).encode(true);
@@ -189,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn information_is_valid_only_where_it_fits() {
+    fn information_is_valid_only_if_it_fits() {
         let fits = Sense::miscompare(0xffff_ffff).encode(false);
         assert_eq!(fits.get(..7), Some(&[0xf0, 0, 0xe, 0xff, 0xff, 0xff, 0xff][..]));
         let does_not = Sense::miscompare(1 << 32).encode(false);
@@ -197,21 +284,21 @@ mod tests {
     }
 
     #[test]
-    fn no_error_of_the_host_is_good() {
+    fn every_host_error_maps_to_sense_data() {
         use ::block::{ByteOffset, Durability};
         let read = Operation::Read { at: ByteOffset(0) };
         let write = Operation::Write { at: ByteOffset(0), durability: Durability::Volatile };
-        let told = |op, errno| Sense::of(op, &io::Error::from_raw_os_error(errno)).triple();
+        let triple = |op, errno| Sense::of(op, &io::Error::from_raw_os_error(errno)).triple();
         for errno in 1..134 {
-            let read = told(read, errno);
+            let read = triple(read, errno);
             assert_eq!(read, (Key::MediumError, 0x11, 0));
             let expected = match errno {
                 libc::ENOSPC | libc::EDQUOT => (Key::DataProtect, 0x27, 7),
                 libc::EROFS | libc::EPERM | libc::EACCES => (Key::DataProtect, 0x27, 0),
                 _ => (Key::MediumError, 0x0c, 0),
             };
-            assert_eq!(told(write, errno), expected, "{errno}");
-            assert_eq!(told(Operation::Flush, errno), expected, "{errno}");
+            assert_eq!(triple(write, errno), expected, "{errno}");
+            assert_eq!(triple(Operation::Flush, errno), expected, "{errno}");
         }
         let short = io::Error::new(io::ErrorKind::WriteZero, "short");
         assert_eq!(Sense::of(write, &short), Sense::WRITE_ERROR);

@@ -2,27 +2,27 @@
 
 use ::block::{ByteRange, Durability};
 
-use super::cdb::Form;
-use super::job::{Against, Job};
+use super::cdb::{Cdb, CdbForm};
+use super::command::{Answer, Command, Outcome, good};
+use super::job::{Expected, Job};
 use super::sense::Sense;
 use super::unit::LogicalUnit;
-use super::{Answer, Cdb, Command, Outcome, good};
 
-/// The blocks a command names.
+/// The logical blocks that a command addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Blocks {
+pub(super) struct BlockAddress {
     pub(super) first: u64,
     pub(super) count: u64,
-    /// Which byte of the command holds the count.
+    /// Byte of the CDB at which the count starts.
     pub(super) count_at: u16,
 }
 
-impl Blocks {
+impl BlockAddress {
     /// The blocks of a command in any of the four forms.
     pub(super) fn of(cdb: &Cdb) -> Self {
         match cdb.form() {
-            Form::Six => {
-                // Twenty-one bits, and no blocks stand for 256 (SBC-3 §5.8).
+            CdbForm::Six => {
+                // An address of 21 bits; a count of zero means 256 blocks (SBC-3 §5.8).
                 let first = u64::from(cdb.be32(0) & 0x1f_ffff);
                 let count = match cdb.byte(4) {
                     0 => 256,
@@ -30,11 +30,15 @@ impl Blocks {
                 };
                 Self { first, count, count_at: 4 }
             }
-            Form::Ten => Self { first: cdb.be32(2).into(), count: cdb.be16(7).into(), count_at: 7 },
-            Form::Twelve => {
+            CdbForm::Ten => {
+                Self { first: cdb.be32(2).into(), count: cdb.be16(7).into(), count_at: 7 }
+            }
+            CdbForm::Twelve => {
                 Self { first: cdb.be32(2).into(), count: cdb.be32(6).into(), count_at: 6 }
             }
-            Form::Sixteen => Self { first: cdb.be64(2), count: cdb.be32(10).into(), count_at: 10 },
+            CdbForm::Sixteen => {
+                Self { first: cdb.be64(2), count: cdb.be32(10).into(), count_at: 10 }
+            }
         }
     }
 }
@@ -42,11 +46,11 @@ impl Blocks {
 /// READ (6), (10), (12) and (16).
 pub(super) fn read(unit: &LogicalUnit, command: &Command<'_>) -> Outcome {
     let range = transfer(unit, command.cdb)?;
-    // With FUA the data comes from the medium: what is newer in the cache goes there first (SBC-3 §4.16.3).
-    let from_medium = fua(command.cdb) && unit.write_cache().durability() == Durability::Volatile;
+    // FUA reads from the medium: newer data in the cache is written first (SBC-3 §4.16.3).
+    let flush_first = fua(command.cdb) && unit.write_cache().durability() == Durability::Volatile;
     match range.len {
         0 => good(),
-        _ if from_medium => Ok(Answer::Work(Job::read_after_flush(range))),
+        _ if flush_first => Ok(Answer::Work(Job::read_after_flush(range))),
         _ => Ok(Answer::Work(Job::read(range))),
     }
 }
@@ -66,7 +70,7 @@ pub(super) fn verify(unit: &LogicalUnit, command: &Command<'_>) -> Outcome {
     compare(unit, command, false)
 }
 
-/// WRITE AND VERIFY (10), (12) and (16). What is verified is on the medium, so the write is durable.
+/// WRITE AND VERIFY (10), (12) and (16). The write is durable, so that the medium is verified.
 pub(super) fn write_and_verify(unit: &LogicalUnit, command: &Command<'_>) -> Outcome {
     unit.check_writable()?;
     compare(unit, command, true)
@@ -74,15 +78,15 @@ pub(super) fn write_and_verify(unit: &LogicalUnit, command: &Command<'_>) -> Out
 
 fn compare(unit: &LogicalUnit, command: &Command<'_>, write: bool) -> Outcome {
     let range = transfer(unit, command.cdb)?;
-    let against = match command.cdb.byte(1) >> 1 & 3 {
-        0 => Against::Nothing,
-        1 => Against::DataOut,
-        3 if !write => Against::Block(command.parameters(unit.block().into())?),
-        _ => return Err(command.cdb.wrong_bit(1, 2).into()),
+    let expected = match command.cdb.byte(1) >> 1 & 3 {
+        0 => Expected::Nothing,
+        1 => Expected::DataOut,
+        3 if !write => Expected::Block(command.parameters(unit.block_bytes().into())?),
+        _ => return Err(command.cdb.invalid_bit(1, 2).into()),
     };
     match range.len {
         0 => good(),
-        _ => Ok(Answer::Work(Job::verify(range, against, write))),
+        _ => Ok(Answer::Work(Job::verify(range, expected, write))),
     }
 }
 
@@ -92,7 +96,7 @@ pub(super) fn compare_and_write(unit: &LogicalUnit, command: &Command<'_>) -> Ou
     check_protection(cdb)?;
     let (first, count) = (cdb.be64(2), u64::from(cdb.byte(13)));
     if count > unit.limits().compare_and_write_blocks {
-        return Err(cdb.wrong(13).into());
+        return Err(cdb.invalid(13).into());
     }
     let range = unit.range(first, count)?;
     unit.check_writable()?;
@@ -102,31 +106,31 @@ pub(super) fn compare_and_write(unit: &LogicalUnit, command: &Command<'_>) -> Ou
     }
 }
 
-/// SYNCHRONIZE CACHE (10) and (16). All of the cache is written, whatever the range; and the command ends when
-/// that is done, also with IMMED, which only permits to end it before.
+/// SYNCHRONIZE CACHE (10) and (16). Flushes the whole cache and completes afterwards, also with
+/// IMMED, which only permits an earlier completion.
 pub(super) fn synchronize_cache(unit: &LogicalUnit, command: &Command<'_>) -> Outcome {
-    let Blocks { first, count, .. } = Blocks::of(command.cdb);
+    let BlockAddress { first, count, .. } = BlockAddress::of(command.cdb);
     unit.range(first, count)?;
     Ok(Answer::Work(Job::flush()))
 }
 
-/// The range of a transfer, which lies within the disk and is not longer than one command may move.
+/// The range of a transfer, checked to be on the disk and within the transfer limit.
 fn transfer(unit: &LogicalUnit, cdb: &Cdb) -> Result<ByteRange, Sense> {
-    let Blocks { first, count, count_at } = Blocks::of(cdb);
+    let BlockAddress { first, count, count_at } = BlockAddress::of(cdb);
     check_protection(cdb)?;
     let range = unit.range(first, count)?;
-    if count > unit.limits().transfer_blocks { Err(cdb.wrong(count_at)) } else { Ok(range) }
+    if count > unit.limits().transfer_blocks { Err(cdb.invalid(count_at)) } else { Ok(range) }
 }
 
-/// Blocks have no protection information, so none can be asked for (SBC-3 §4.22.4). Commands of six bytes
-/// have no field for it.
+/// Refuses protection information, which blocks do not have (SBC-3 §4.22.4). Six byte commands have
+/// no field for it.
 pub(super) fn check_protection(cdb: &Cdb) -> Result<(), Sense> {
-    let asked = cdb.form() != Form::Six && cdb.byte(1) >> 5 != 0;
-    if asked { Err(cdb.wrong_bit(1, 7)) } else { Ok(()) }
+    let is_requested = cdb.form() != CdbForm::Six && cdb.byte(1) >> 5 != 0;
+    if is_requested { Err(cdb.invalid_bit(1, 7)) } else { Ok(()) }
 }
 
 fn fua(cdb: &Cdb) -> bool {
-    cdb.form() != Form::Six && cdb.bit(1, 3)
+    cdb.form() != CdbForm::Six && cdb.bit(1, 3)
 }
 
 fn durability(unit: &LogicalUnit, fua: bool) -> Durability {

@@ -1,93 +1,100 @@
-//! What the control plane may see and do of a disk while its guest runs, whatever protocol carries it.
-//!
-//! Nothing here waits for a worker, and no worker waits for anything here.
+//! Control of a disk while its guest runs, independent of the storage protocol. Called by the
+//! control plane's threads; neither side waits for the other.
 
 use std::io;
 use std::sync::Arc;
 
-use ::block::{Backend, Crossing, EngineChoice, Geometry, ResizeError};
+use ::block::{Backend, Crossing, DiskStatus, Geometry, ResizeError};
 
+use super::capacity::DriverCapacity;
 use super::stats::QueueStats;
 
-/// A disk as its device keeps it.
+/// A disk as its device implements it.
 pub(crate) trait ControlledDisk: Send + Sync {
+    /// Name in the configuration.
     fn name(&self) -> &str;
     fn backend(&self) -> &dyn Backend;
-    /// Bytes that the driver knows of.
-    fn capacity(&self) -> u64;
+    fn capacity(&self) -> &DriverCapacity;
+    /// Whether the device reports a volatile write cache.
     fn write_cache(&self) -> bool;
-    /// By queue.
+    /// Statistics by queue.
     fn stats(&self) -> &[Arc<QueueStats>];
-    fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError>;
-    /// Tells the driver that the disk's soft limit is reached, if its protocol has words for that.
-    fn tell_soft_limit(&self) {}
-    /// The space of the disk's store was looked at.
-    fn space_was_seen(&self) {}
+    /// Notifies the driver of a changed capacity.
+    fn announce_capacity(&self);
+    /// Notifies the driver that the soft limit is reached, if the protocol can.
+    fn announce_soft_limit(&self) {}
+    /// Called after each check of the soft limit.
+    fn soft_limit_checked(&self) {}
 }
 
-/// The controls of one disk.
+/// Controls of one disk.
 #[derive(Clone)]
-pub struct DiskControl(pub(crate) Arc<dyn ControlledDisk>);
+pub struct DiskControl(Arc<dyn ControlledDisk>);
 
 impl DiskControl {
-    /// The disk's name in the configuration.
+    pub(crate) fn new(disk: Arc<dyn ControlledDisk>) -> Self {
+        Self(disk)
+    }
+
+    /// Name in the configuration.
     #[must_use]
     pub fn name(&self) -> &str {
         self.0.name()
     }
 
-    /// What is behind it.
+    /// The disk's backend.
     #[must_use]
     pub fn backend(&self) -> &dyn Backend {
         self.0.backend()
     }
 
-    /// The disk as its driver sees it.
+    /// The backend's current state.
+    #[must_use]
+    pub fn status(&self) -> DiskStatus {
+        self.backend().status()
+    }
+
+    /// Geometry, with the capacity that the driver knows.
     #[must_use]
     pub fn geometry(&self) -> Geometry {
-        Geometry { capacity: self.0.capacity(), ..self.backend().geometry() }
+        Geometry { capacity: self.0.capacity().bytes(), ..self.backend().geometry() }
     }
 
-    /// Which engine serves the queues, and why.
-    #[must_use]
-    pub fn engine(&self) -> EngineChoice {
-        self.backend().status().engine
-    }
-
-    /// Whether the driver is told of a volatile write cache now. It may switch it.
+    /// Whether the device reports a volatile write cache. The driver may switch it.
     #[must_use]
     pub fn write_cache(&self) -> bool {
         self.0.write_cache()
     }
 
-    /// What the queues have done, by queue. Counts on through resets.
+    /// Statistics by queue. A reset does not clear them.
     #[must_use]
     pub fn stats(&self) -> &[Arc<QueueStats>] {
         self.0.stats()
     }
 
-    /// Looks whether the space of the disk's store has passed its soft limit since the last look, and tells the driver
-    /// when it is reached. Blocks.
+    /// Measures the space of the backing store. Returns whether the soft limit was crossed since
+    /// the last call and notifies the driver if it was reached. Blocks.
     ///
     /// # Errors
     ///
-    /// The host refuses to say how much space there is.
+    /// The host does not report the space.
     pub fn check_soft_limit(&self) -> io::Result<Option<Crossing>> {
         let crossing = self.backend().check_soft_limit()?;
         if crossing == Some(Crossing::Reached) {
-            self.0.tell_soft_limit();
+            self.0.announce_soft_limit();
         }
-        self.0.space_was_seen();
+        self.0.soft_limit_checked();
         Ok(crossing)
     }
 
-    /// Lets the disk grow to `size` bytes, or without one to what its file or device has become,
-    /// and tells the driver. Returns the size, in bytes. Blocks.
+    /// Grows the disk to `size` bytes, or without a size to that of its file or device, and
+    /// notifies the driver. Returns the capacity in bytes. Blocks.
     ///
     /// # Errors
     ///
-    /// Why the disk has the size it had before.
+    /// See [`Backend::resize`]. The capacity is unchanged.
     pub fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
-        self.0.resize(size)
+        let disk = &*self.0;
+        disk.capacity().resize(disk.backend(), size, || disk.announce_capacity())
     }
 }

@@ -1,143 +1,144 @@
-//! The requests of one queue that the engine holds: a fixed slab whose slot number is the tag.
+//! The requests of one queue that its engines hold: a table of fixed size, indexed by tag.
 
-use super::stats::Kind;
-use crate::virtqueue::Head;
+use super::stats::OperationKind;
 
-/// What is remembered of one request until it completes, but for its chain.
+/// A request until it completes.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Entry<P> {
-    pub(crate) pending: P,
-    pub(crate) kind: Kind,
-    /// Bytes it moves.
-    pub(crate) bytes: u64,
-    /// When it was handed to the engine, in nanoseconds of the clock of its worker.
-    pub(crate) since_ns: u64,
+pub(super) struct InFlightRequest<P> {
+    /// State of the protocol.
+    pub(super) pending: P,
+    pub(super) kind: OperationKind,
+    /// Bytes that it moves, discards or zeroes.
+    pub(super) bytes: u64,
+    /// When it was pushed to the engine, in nanoseconds of the worker's clock.
+    pub(super) since_ns: u64,
 }
 
-/// A slab of fixed size. The tag of a request is its slot, never the driver's index, so that
-/// a driver that offers one descriptor twice cannot confuse two requests.
-pub(crate) struct InFlight<P> {
-    slots: Box<[Slot<P>]>,
-    /// The first slot not in use; beyond the last if there is none.
+/// A table of requests. The tag of a request is its slot and never an index of the driver, so that
+/// a driver that offers a descriptor twice cannot confuse two requests. `T` is what the ring needs
+/// to return the request.
+pub(super) struct InFlightTable<T, P> {
+    slots: Box<[TableSlot<T, P>]>,
+    /// First vacant slot; the number of slots if the table is full.
     vacant: u16,
     len: u16,
 }
 
-struct Slot<P> {
-    /// `None` while the slot is not in use.
-    head: Option<Head>,
-    /// Stays, spent, until the slot is used again.
-    entry: Option<Entry<P>>,
-    /// The next slot not in use, while this one is not.
+struct TableSlot<T, P> {
+    /// `None` while the slot is vacant.
+    token: Option<T>,
+    /// Left in place, unused, until the slot is reused: moving it out would cost a copy.
+    request: Option<InFlightRequest<P>>,
+    /// The next vacant slot, while this one is vacant.
     next: u16,
 }
 
-impl<P> InFlight<P> {
-    /// A slab of `depth` slots.
-    pub(crate) fn new(depth: u16) -> Self {
-        let slots = (0..depth).map(|_| Slot { head: None, entry: None, next: 0 }).collect();
-        let mut slab = Self { slots, vacant: 0, len: 0 };
-        slab.make_vacant();
-        slab
+impl<T, P> InFlightTable<T, P> {
+    /// A table for `depth` requests.
+    pub(super) fn new(depth: u16) -> Self {
+        let slots = (0..depth).map(|_| TableSlot { token: None, request: None, next: 0 }).collect();
+        let mut table = Self { slots, vacant: 0, len: 0 };
+        table.link_vacant();
+        table
     }
 
-    fn make_vacant(&mut self) {
+    /// Makes all slots vacant.
+    fn link_vacant(&mut self) {
         for (slot, next) in self.slots.iter_mut().zip(1..) {
             slot.next = next;
         }
         (self.vacant, self.len) = (0, 0);
     }
 
-    /// How many requests there are.
-    pub(crate) fn len(&self) -> u16 {
+    /// Number of requests.
+    pub(super) fn len(&self) -> u16 {
         self.len
     }
 
     #[inline]
-    pub(crate) fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         usize::from(self.vacant) >= self.slots.len()
     }
 
-    /// Remembers a request, and returns its tag; `None` if there is no room.
+    /// Adds a request and returns its tag; `None` if the table is full, which the caller excludes.
     #[inline]
-    pub(crate) fn insert(&mut self, head: Head, entry: Entry<P>) -> Option<u16> {
+    pub(super) fn insert(&mut self, token: T, request: InFlightRequest<P>) -> Option<u16> {
         let tag = self.vacant;
         let slot = self.slots.get_mut(usize::from(tag))?;
         self.vacant = slot.next;
         self.len += 1;
-        slot.head = Some(head);
-        slot.entry = Some(entry);
+        slot.token = Some(token);
+        slot.request = Some(request);
         Some(tag)
     }
 
-    /// Forgets all requests and returns them, oldest first.
-    pub(crate) fn drain(&mut self) -> Vec<(Head, Entry<P>)> {
-        let slots = self.slots.iter_mut().map(|slot| (slot.head.take(), slot.entry.take()));
-        let mut left: Vec<_> = slots.filter_map(|(head, entry)| head.zip(entry)).collect();
-        left.sort_by_key(|(_, entry)| entry.since_ns);
-        self.make_vacant();
+    /// Removes all requests and returns them, oldest first.
+    pub(super) fn drain(&mut self) -> Vec<(T, InFlightRequest<P>)> {
+        let slots = self.slots.iter_mut().map(|slot| (slot.token.take(), slot.request.take()));
+        let mut left: Vec<_> = slots.filter_map(|(token, request)| token.zip(request)).collect();
+        left.sort_by_key(|(_, request)| request.since_ns);
+        self.link_vacant();
         left
     }
 
     /// All requests with their tags.
-    pub(crate) fn entries(&mut self) -> impl Iterator<Item = (u16, &mut Entry<P>)> {
-        let slots = (0..).zip(&mut self.slots).filter(|(_, slot)| slot.head.is_some());
-        slots.filter_map(|(tag, slot)| Some((tag, slot.entry.as_mut()?)))
+    pub(super) fn requests(&mut self) -> impl Iterator<Item = (u16, &mut InFlightRequest<P>)> {
+        let slots = (0..).zip(&mut self.slots).filter(|(_, slot)| slot.token.is_some());
+        slots.filter_map(|(tag, slot)| Some((tag, slot.request.as_mut()?)))
     }
 
-    /// Takes back that a request was [removed](Self::remove), with its entry as it is. Nothing else happened since.
+    /// Reverts the [removal](Self::remove) of a request, which was the last change of the table.
     #[cold]
-    pub(crate) fn keep(&mut self, tag: u16, head: Head) {
+    pub(super) fn restore(&mut self, tag: u16, token: T) {
         let Some(slot) = self.slots.get_mut(usize::from(tag)) else { return };
         self.vacant = slot.next;
         self.len += 1;
-        slot.head = Some(head);
+        slot.token = Some(token);
     }
 
-    /// Ends the request of a tag; `None` if there is none, which would be the engine's bug.
+    /// Removes a request; `None` if the tag is vacant, which is a bug of the engine.
     #[inline]
-    pub(crate) fn remove(&mut self, tag: u16) -> Option<(Head, &mut Entry<P>)> {
+    pub(super) fn remove(&mut self, tag: u16) -> Option<(T, &mut InFlightRequest<P>)> {
         let slot = self.slots.get_mut(usize::from(tag))?;
-        let head = slot.head.take()?;
+        let token = slot.token.take()?;
         slot.next = self.vacant;
         self.vacant = tag;
         self.len -= 1;
-        Some((head, slot.entry.as_mut()?))
+        Some((token, slot.request.as_mut()?))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::virtqueue::tests::head;
 
-    fn entry(pending: char) -> Entry<char> {
-        Entry { pending, kind: Kind::Read, bytes: 512, since_ns: 0 }
+    fn request(pending: char) -> InFlightRequest<char> {
+        InFlightRequest { pending, kind: OperationKind::Read, bytes: 512, since_ns: 0 }
     }
 
     #[test]
     fn a_tag_is_unique_until_it_is_removed() {
-        let mut slab = InFlight::new(2);
-        let first = slab.insert(head(7), entry('a')).unwrap();
-        let second = slab.insert(head(7), entry('b')).unwrap();
+        let mut table = InFlightTable::new(2);
+        let first = table.insert(7, request('a')).unwrap();
+        let second = table.insert(7, request('b')).unwrap();
         assert_ne!(first, second);
-        assert!(slab.is_full());
-        assert_eq!(slab.len(), 2);
-        assert!(slab.insert(head(1), entry('c')).is_none());
-        assert_eq!(slab.remove(first), Some((head(7), &mut entry('a'))));
-        assert_eq!(slab.remove(first), None);
-        assert_eq!(slab.insert(head(2), entry('c')), Some(first));
-        assert!(slab.is_full());
-        assert_eq!(slab.remove(second), Some((head(7), &mut entry('b'))));
-        assert_eq!(slab.remove(first), Some((head(2), &mut entry('c'))));
-        assert_eq!(slab.remove(99), None);
-        assert_eq!(slab.len(), 0);
-        let tag = slab.insert(head(3), entry('d')).unwrap();
-        assert_eq!(slab.remove(tag), Some((head(3), &mut entry('d'))));
-        slab.keep(tag, head(3));
-        assert_eq!(slab.entries().map(|(tag, _)| tag).collect::<Vec<_>>(), [tag]);
-        assert_ne!(slab.insert(head(4), entry('e')), Some(tag));
-        assert!(slab.is_full() && slab.len() == 2);
-        assert_eq!(slab.remove(tag), Some((head(3), &mut entry('d'))));
+        assert!(table.is_full());
+        assert_eq!(table.len(), 2);
+        assert_eq!(table.insert(1, request('c')), None);
+        assert_eq!(table.remove(first), Some((7, &mut request('a'))));
+        assert_eq!(table.remove(first), None);
+        assert_eq!(table.insert(2, request('c')), Some(first));
+        assert!(table.is_full());
+        assert_eq!(table.remove(second), Some((7, &mut request('b'))));
+        assert_eq!(table.remove(first), Some((2, &mut request('c'))));
+        assert_eq!(table.remove(99), None);
+        assert_eq!(table.len(), 0);
+        let tag = table.insert(3, request('d')).unwrap();
+        assert_eq!(table.remove(tag), Some((3, &mut request('d'))));
+        table.restore(tag, 3);
+        assert_eq!(table.requests().map(|(tag, _)| tag).collect::<Vec<_>>(), [tag]);
+        assert_ne!(table.insert(4, request('e')), Some(tag));
+        assert!(table.is_full() && table.len() == 2);
+        assert_eq!(table.remove(tag), Some((3, &mut request('d'))));
     }
 }

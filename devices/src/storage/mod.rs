@@ -1,11 +1,26 @@
-//! What every storage protocol shares: the loop between a queue and an engine, and its parts.
+//! The parts that all storage protocols share: the loop between a queue and its engines,
+//! statistics, and the control plane of a disk.
+//!
+//! The queue worker is written for virtqueues. Everything else here knows no ring, so that another
+//! protocol brings its own ring and the worker becomes generic over both.
 
-pub(crate) mod disk_control;
+mod capacity;
+mod disk_control;
+mod engines;
+mod histogram;
 mod in_flight;
 mod polling;
-pub mod queue_worker;
-pub mod stats;
+mod protocol;
+mod queue_worker;
+mod stats;
 mod write_cache;
 
+pub(crate) use capacity::{DriverCapacity, SECTOR_BYTES};
+pub(crate) use disk_control::ControlledDisk;
 pub use disk_control::DiskControl;
+pub use engines::Engines;
+pub use histogram::{Counter, Histogram};
+pub use protocol::{Completed, Parsed, Protocol};
+pub use queue_worker::QueueWorker;
+pub use stats::{KindStats, OperationKind, QueueStats, Round};
 pub use write_cache::WriteCache;

@@ -1,92 +1,95 @@
-//! How long a worker looks at its ring before it sleeps, and when it does not look at all.
+//! How long an idle worker polls its ring before it sleeps.
 //!
-//! A kick that wakes a worker costs its driver a system call and both a wake-up. A driver that comes back within
-//! microseconds is met by a worker that still looks, and need not kick. Between looks the worker gives its CPU away
-//! (`sched_yield`): where the driver runs on the same one, it can come back only then.
+//! A kick costs the driver a system call and both sides a wake-up. A driver that returns within
+//! microseconds finds the worker polling and need not kick. Between checks the worker yields its
+//! CPU (`sched_yield`): a driver on the same CPU can return only then.
 //!
-//! Only a worker whose engine holds nothing polls: it waits for its driver, never for the disk. It polls for at most
-//! [`MOST_NS`] before a sleep, and not at all before it has seen that its driver comes back sooner than that.
+//! Only a worker without requests in flight polls: it waits for its driver, never for the disk. It
+//! polls for at most [`MAX_BUDGET_NS`] before a sleep, and only after its driver has returned
+//! sooner than that.
 
 use std::hint::spin_loop;
 
-/// The longest time to poll before a sleep, in nanoseconds.
-pub(crate) const MOST_NS: u64 = 50_000;
-/// What polling begins with.
-const FIRST_NS: u64 = 5_000;
-/// The most looks between two times that the CPU is given away.
-const MOST_SPINS: u32 = 256;
-/// After so many disappointments in a row the pauses of polling grow no longer.
-const MOST_STRIKES: u32 = 10;
+/// Maximum time to poll before a sleep, in nanoseconds.
+pub(super) const MAX_BUDGET_NS: u64 = 50_000;
+/// First non-zero budget, in nanoseconds.
+const FIRST_BUDGET_NS: u64 = 5_000;
+/// Maximum number of checks between two yields.
+const MAX_SPINS: u32 = 256;
+/// Maximum number of strikes; the pause after a strike doubles with each.
+const MAX_STRIKES: u32 = 10;
 
-/// The state of one worker. Times in nanoseconds.
+/// Polling state of one worker.
 #[derive(Debug, Default)]
-pub(crate) struct Polling {
-    /// How long to poll before the next sleep.
+pub(super) struct Polling {
+    /// How long to poll before the next sleep, in nanoseconds.
     budget_ns: u64,
-    /// How often the CPU given away came back late.
+    /// Backoff exponent: grows when the CPU returns late from a yield.
     strikes: u32,
-    /// Sleeps to go before another try, or, while it polls, polls that went well since the last strike.
+    /// While paused: sleeps left. While polling: successful polls since the last strike.
     count: u32,
 }
 
-/// One time of polling.
+/// One poll, from its start to a result. Times in nanoseconds.
 #[derive(Debug)]
-pub(crate) struct Poll {
+pub(super) struct Poll {
     since_ns: u64,
-    looked_ns: u64,
+    checked_ns: u64,
     spins: u32,
 }
 
 impl Polling {
-    /// How long it would poll now.
-    pub(crate) fn budget_ns(&self) -> u64 {
+    /// The current budget, in nanoseconds.
+    pub(super) fn budget_ns(&self) -> u64 {
         self.budget_ns
     }
 
-    /// Begins to poll, if it is worth it.
-    pub(crate) fn begin(&self, now_ns: u64) -> Option<Poll> {
-        (self.budget_ns > 0).then_some(Poll { since_ns: now_ns, looked_ns: now_ns, spins: 0 })
+    /// Starts to poll; `None` if the worker should sleep.
+    pub(super) fn begin(&self, now_ns: u64) -> Option<Poll> {
+        (self.budget_ns > 0).then_some(Poll { since_ns: now_ns, checked_ns: now_ns, spins: 0 })
     }
 
-    /// The CPU came back, and a look found something or not. `None`: go on; else whether there is something to do.
-    pub(crate) fn looked(&mut self, poll: &mut Poll, found: bool, now_ns: u64) -> Option<bool> {
-        let away_ns = now_ns.saturating_sub(poll.looked_ns);
-        poll.looked_ns = now_ns;
-        poll.spins = (poll.spins * 2).clamp(8, MOST_SPINS);
-        if away_ns > MOST_NS {
-            // Others had the CPU, and who was to be served at once waited for it without a kick to end that.
+    /// Evaluates a check after a yield. `None` to continue, otherwise whether there is work.
+    pub(super) fn checked(&mut self, poll: &mut Poll, found: bool, now_ns: u64) -> Option<bool> {
+        let away_ns = now_ns.saturating_sub(poll.checked_ns);
+        poll.checked_ns = now_ns;
+        poll.spins = (poll.spins * 2).clamp(8, MAX_SPINS);
+        if away_ns > MAX_BUDGET_NS {
+            // Other tasks had the CPU, and no kick could end the driver's wait.
             self.strike();
             return Some(found);
         }
         if found {
-            self.went_well();
+            self.succeed();
             return Some(true);
         }
         if now_ns.saturating_sub(poll.since_ns) < self.budget_ns {
             return None;
         }
-        self.budget_ns = if self.budget_ns > FIRST_NS { self.budget_ns / 2 } else { 0 };
+        self.budget_ns = if self.budget_ns > FIRST_BUDGET_NS { self.budget_ns / 2 } else { 0 };
         Some(false)
     }
 
-    /// A sleep with nothing in flight ended after so long.
-    pub(crate) fn slept(&mut self, slept_ns: u64) {
+    /// Adapts the budget to the duration of a sleep without requests in flight.
+    pub(super) fn slept(&mut self, slept_ns: u64) {
         if self.budget_ns == 0 && self.count > 0 && self.strikes > 0 {
             self.count -= 1;
-        } else if slept_ns > MOST_NS {
+        } else if slept_ns > MAX_BUDGET_NS {
             self.budget_ns = 0;
         } else {
-            self.budget_ns = (self.budget_ns * 2).clamp(FIRST_NS, MOST_NS);
+            self.budget_ns = (self.budget_ns * 2).clamp(FIRST_BUDGET_NS, MAX_BUDGET_NS);
         }
     }
 
+    /// Pauses polling.
     fn strike(&mut self) {
         self.budget_ns = 0;
-        self.strikes = (self.strikes + 1).min(MOST_STRIKES);
+        self.strikes = (self.strikes + 1).min(MAX_STRIKES);
         self.count = 1 << self.strikes;
     }
 
-    fn went_well(&mut self) {
+    /// Counts a successful poll; enough of them revoke a strike.
+    fn succeed(&mut self) {
         self.count += 1;
         if self.count >> self.strikes > 0 {
             self.strikes = self.strikes.saturating_sub(1);
@@ -96,13 +99,14 @@ impl Polling {
 }
 
 impl Poll {
-    /// When it looked last.
-    pub(crate) fn looked_ns(&self) -> u64 {
-        self.looked_ns
+    /// Time of the last check.
+    pub(super) fn checked_ns(&self) -> u64 {
+        self.checked_ns
     }
 
-    /// Looks a while without giving the CPU away: not at first, then longer each time. Whether something was found.
-    pub(crate) fn spin(&self, found: impl Fn() -> bool) -> bool {
+    /// Checks without yielding: not at first, then longer each time. Returns whether a check
+    /// succeeded.
+    pub(super) fn spin(&self, found: impl Fn() -> bool) -> bool {
         (0..self.spins).any(|_| {
             spin_loop();
             found()
@@ -116,11 +120,11 @@ mod tests {
 
     const US: u64 = 1000;
 
-    /// Polls until it ends, with a look each `step_ns` and the driver back after `back_ns`.
+    /// Polls with a check each `step_ns` and a driver that returns after `back_ns`.
     fn poll(polling: &mut Polling, step_ns: u64, back_ns: u64) -> (bool, u64) {
         let Some(mut poll) = polling.begin(0) else { return (false, 0) };
         for now_ns in (1..).map(|step| step * step_ns) {
-            if let Some(found) = polling.looked(&mut poll, now_ns >= back_ns, now_ns) {
+            if let Some(found) = polling.checked(&mut poll, now_ns >= back_ns, now_ns) {
                 return (found, now_ns);
             }
         }
@@ -128,9 +132,9 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_comes_back_soon_is_met() {
+    fn a_fast_driver_is_polled_for() {
         let mut polling = Polling::default();
-        assert_eq!(poll(&mut polling, US, US), (false, 0), "not before it was seen to");
+        assert_eq!(poll(&mut polling, US, US), (false, 0), "its speed is not known yet");
         polling.slept(3 * US);
         assert_eq!(poll(&mut polling, US, 3 * US), (true, 3 * US));
     }
@@ -145,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn polling_is_bounded_and_ends_when_it_finds_nothing() {
+    fn failed_polls_halve_the_budget_to_zero() {
         let mut polling = Polling::default();
         for _ in 0..10 {
             polling.slept(30 * US);
@@ -153,22 +157,22 @@ mod tests {
         let mut spent = Vec::new();
         while polling.budget_ns() > 0 {
             let (found, took_ns) = poll(&mut polling, US, 1000 * US);
-            assert!(!found && took_ns <= MOST_NS, "{took_ns} ns");
+            assert!(!found && took_ns <= MAX_BUDGET_NS, "{took_ns} ns");
             spent.push(took_ns);
         }
         assert_eq!(spent, [50 * US, 25 * US, 13 * US, 7 * US, 4 * US]);
     }
 
-    /// Where others keep the CPU for long, a driver that does not kick waits for it: ever fewer tries.
+    /// While other tasks keep the CPU, a driver that does not kick waits for it.
     #[test]
-    fn a_cpu_that_comes_back_late_is_given_away_ever_less_often() {
+    fn late_returns_from_yield_back_off_exponentially() {
         let mut polling = Polling::default();
         let mut tries = Vec::new();
         for sleep in 0..5000 {
             polling.slept(3 * US);
             if polling.budget_ns() > 0 {
                 tries.push(sleep);
-                assert!(poll(&mut polling, 3000 * US, US).0, "what was found is served");
+                assert!(poll(&mut polling, 3000 * US, US).0, "a chain that was found is served");
             }
         }
         let gaps: Vec<_> = tries.windows(2).map(|pair| pair[1] - pair[0]).collect();
@@ -177,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn good_times_make_up_for_bad_ones() {
+    fn successful_polls_revoke_strikes() {
         let mut polling = Polling::default();
         for _ in 0..3 {
             while polling.budget_ns() == 0 {

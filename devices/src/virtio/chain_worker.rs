@@ -1,6 +1,7 @@
-//! The loop of a queue whose chains are answered on the spot: entropy and network.
+//! The loop of a queue whose chains are answered in place: network, entropy, SCSI control and
+//! events.
 //!
-//! Runs on the queue's own thread and, like the storage loop, never ends because of what a driver wrote.
+//! Runs on the queue's own thread. As the storage loop it never ends because of the driver.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -9,33 +10,31 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{
-    ActivateError, ActiveQueue, Chain, FaultReporter, Head, Interrupt, Queue, QueueError, Stop,
-    Worker,
-};
-use crate::GuestMap;
-use crate::event;
+use crate::interrupt::Interrupt;
+use crate::virtqueue::{ActiveQueue, Chain, FaultReporter, Head, Queue, QueueError};
+use crate::worker::{StartError, Stop, Worker};
+use crate::{GuestMap, event};
 
-/// What became of a chain.
+/// The result of handling a chain.
 pub(super) enum Handled {
-    /// Answered, with this many bytes written into it.
+    /// The chain is answered, with this number of bytes written to it.
     Used(u32),
-    /// Not yet: to be offered again when [`ChainHandler::source`] is readable.
-    Wait,
-    /// Not now: to be offered again after this time.
-    Later(Duration),
+    /// The chain is handled again when [`ChainHandler::source`] is readable.
+    WaitForSource,
+    /// The chain is handled again after this time.
+    Retry(Duration),
 }
 
-/// What a device does with the chains of one queue.
+/// A device's handler for the chains of one queue.
 pub(super) trait ChainHandler: Send + 'static {
     /// Answers a chain.
     ///
     /// # Errors
     ///
-    /// What the driver did wrong, if there is no way to answer.
+    /// The chain has no buffer for an answer. The device needs a reset.
     fn handle(&mut self, chain: &Chain, map: &GuestMap) -> Result<Handled, QueueError>;
 
-    /// What to wait for after [`Handled::Wait`].
+    /// The descriptor to poll after [`Handled::WaitForSource`].
     fn source(&self) -> Option<BorrowedFd<'_>> {
         None
     }
@@ -47,7 +46,7 @@ pub(super) fn spawn(
     active: ActiveQueue,
     faults: FaultReporter,
     handler: impl ChainHandler,
-) -> Result<Worker, ActivateError> {
+) -> Result<Worker, StartError> {
     let kick = Arc::clone(&active.kick);
     let start = move || {
         Ok(ChainWorker {
@@ -55,8 +54,8 @@ pub(super) fn spawn(
             kick: active.kick,
             interrupt: active.interrupt,
             chain: Chain::default(),
-            held: None,
-            later: None,
+            waiting: None,
+            retry_after: None,
             broken: false,
             faults,
             handler,
@@ -70,11 +69,11 @@ struct ChainWorker<H> {
     kick: Arc<EventFd>,
     interrupt: Interrupt,
     chain: Chain,
-    /// The head of `chain`, while it waits.
-    held: Option<Head>,
-    /// How long, if not for the source.
-    later: Option<Duration>,
-    /// The ring is corrupt: nothing more is taken from it.
+    /// Head of `chain` while that waits.
+    waiting: Option<Head>,
+    /// When to retry `chain`; `None` if it waits for the source.
+    retry_after: Option<Duration>,
+    /// The ring is malformed: no more chains are taken from it.
     broken: bool,
     faults: FaultReporter,
     handler: H,
@@ -91,50 +90,58 @@ impl<H: ChainHandler> ChainWorker<H> {
             if self.queue.publish() {
                 self.interrupt.signal();
             }
-            if self.broken || self.held.is_some() || self.queue.arm_kick() {
+            if self.broken || self.waiting.is_some() || self.queue.arm_kick() {
                 self.sleep();
             }
         }
+        if let Some(head) = self.waiting.take() {
+            self.queue.abandon(head);
+        }
     }
 
-    /// Answers chains until there is none or one must wait, but at most a ring full: a driver that goes
-    /// on offering must not keep the loop from its end.
+    /// Handles chains until none is available or one has to wait, at most as many as the queue has
+    /// entries: a driver that never stops offering must not keep the loop from `stop`.
     fn serve(&mut self) -> Result<(), QueueError> {
         for _ in 0..self.queue.size() {
             if self.broken {
                 break;
             }
-            let head = match self.held.take() {
+            let head = match self.waiting.take() {
                 Some(head) => head,
                 None => match self.queue.pop(&mut self.chain)? {
                     Some(head) => head,
                     None => break,
                 },
             };
-            self.later = match self.handler.handle(&self.chain, self.queue.map())? {
-                Handled::Used(written) => {
+            self.retry_after = match self.handler.handle(&self.chain, self.queue.map()) {
+                Ok(Handled::Used(written)) => {
                     self.queue.push_used(head, written);
                     continue;
                 }
-                Handled::Wait => None,
-                Handled::Later(pause) => Some(pause),
+                Ok(Handled::WaitForSource) => None,
+                Ok(Handled::Retry(pause)) => Some(pause),
+                Err(error) => {
+                    self.queue.abandon(head);
+                    return Err(error);
+                }
             };
-            self.held = Some(head);
+            self.waiting = Some(head);
             break;
         }
         Ok(())
     }
 
-    /// Sleeps until a kick, or until there is something for the chain that waits, or its time has come.
+    /// Sleeps until a kick, the source of the waiting chain, or its retry.
     fn sleep(&mut self) {
         let kick = PollFd::from_borrowed_fd(event::as_fd(&self.kick), PollFlags::IN);
-        let later = self.later.filter(|_| self.held.is_some());
-        let source = self.handler.source().filter(|_| self.held.is_some() && later.is_none());
-        // Without a source the kick is polled twice, which does no harm.
+        let retry_after = self.retry_after.filter(|_| self.waiting.is_some());
+        let waits_for_source = self.waiting.is_some() && retry_after.is_none();
+        let source = self.handler.source().filter(|_| waits_for_source);
+        // Without a source the kick is polled twice, which is harmless.
         let source = source.unwrap_or(event::as_fd(&self.kick));
         let mut fds = [kick, PollFd::from_borrowed_fd(source, PollFlags::IN)];
-        // Interrupted or not, the loop looks again.
-        let _ = poll(&mut fds, later.and_then(|pause| pause.try_into().ok()).as_ref());
+        // An interrupted poll is as good as a wake-up: the loop checks everything.
+        let _ = poll(&mut fds, retry_after.and_then(|pause| pause.try_into().ok()).as_ref());
         let _ = self.kick.read();
     }
 }

@@ -11,12 +11,11 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16};
 
 use anyhow::{Context, Result, ensure};
 use block::{Backend, CacheMode, DiskOptions, RawFile};
-use devices::virtio::queue_worker::{Protocol, QueueWorker};
-use devices::virtio::{ActiveQueue, Block, FaultReporter, Interrupt, Queue};
+use devices::storage::{Protocol, QueueWorker};
+use devices::virtio::{ActiveQueue, Block, DeviceStatus, FaultReporter, Interrupt, Queue};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::host::{self, folder};
@@ -112,10 +111,9 @@ pub(crate) fn play(disk: &Path, batches: u64) -> Result<()> {
     let events = Events { kick: ours::own(&kick)?, interrupt: ours::own(&line)? };
     let mut driver = LoadDriver::new(&memory, events, &RANDOM_READS, capacity)?;
     let queue = Queue::new(&memory, load::LAYOUT, ours::FEATURES)?;
-    let interrupt = Interrupt::new(Arc::from([line]), Arc::new(AtomicU16::new(0)));
-    let status = Arc::new(AtomicU8::new(0));
-    let faults = FaultReporter::new(status, Arc::default(), interrupt.clone());
-    let active = ActiveQueue { index: 0, queue, kick, interrupt, hand_over: None };
+    let interrupt = Interrupt::fixed(line);
+    let faults = FaultReporter::new(DeviceStatus::default(), interrupt.clone());
+    let active = ActiveQueue::new(0, queue, kick, interrupt);
     let mut worker = block.worker(active, faults)?;
 
     ensure!(worker.round(), "the ring is empty before the driver starts");

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use block::{Backend, CacheMode, DiskOptions, RawFile};
+use devices::storage::{OperationKind, QueueStats};
 use devices::virtio::Block;
-use devices::virtio::stats::{Kind, QueueStats};
 use rustix::fs::OFlags;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -115,7 +115,7 @@ impl Counts {
     fn of(stats: &QueueStats) -> Self {
         let requests = |kind| stats.kind(kind).requests.get();
         Self {
-            requests: requests(Kind::Read) + requests(Kind::Write),
+            requests: requests(OperationKind::Read) + requests(OperationKind::Write),
             rounds: stats.rounds.get(),
             interrupts: stats.interrupts.get(),
             yields: stats.yields.get(),

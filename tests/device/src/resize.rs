@@ -4,9 +4,9 @@ use std::io::Write;
 use std::sync::Arc;
 
 use block::{CacheMode, DiskOptions, RawFile, ResizeError};
+use devices::storage::DiskControl;
+use devices::storage::OperationKind;
 use devices::virtio::Block;
-use devices::virtio::DiskControl;
-use devices::virtio::stats::Kind;
 use driver::{Device, Disk, Machine, Request, Structure, status};
 use fixtures::{PATIENCE, scratch};
 use tempfile::NamedTempFile;
@@ -125,9 +125,9 @@ fn control_plane_reports_driver_activity() {
     }
     disk.flush();
     let stats = &control.stats()[0];
-    assert_eq!(stats.kind(Kind::Write).requests.get(), 10);
-    assert_eq!(stats.kind(Kind::Write).bytes.get(), 40960);
-    assert_eq!(stats.kind(Kind::Flush).requests.get(), 1);
+    assert_eq!(stats.kind(OperationKind::Write).requests.get(), 10);
+    assert_eq!(stats.kind(OperationKind::Write).bytes.get(), 40960);
+    assert_eq!(stats.kind(OperationKind::Flush).requests.get(), 1);
     assert_eq!(stats.wait.counts().sum::<u64>(), 11, "each request has a wait time");
     assert_eq!(stats.in_flight.get(), 0);
     disk.device.function.write(Structure::Device, 32, &[0]);

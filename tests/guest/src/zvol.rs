@@ -63,7 +63,7 @@ impl<'host> VolumeGuest<'host> {
     }
 
     fn freed(&self, id: &str) -> Result<u64> {
-        self.stats(id)?["trimmed"]["freed_bytes"].as_u64().context("no count of bytes")
+        self.stats(id)?["discards"]["freed_bytes"].as_u64().context("no count of bytes")
     }
 }
 

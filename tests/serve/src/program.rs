@@ -30,10 +30,10 @@ fn log_reports_disk_and_frontends() {
     served.wait_log("a frontend has connected", 1);
     // One front-end at a time.
     let mut second = UnixStream::connect(served.socket()).unwrap();
-    served.wait_log("a second frontend was turned away", 1);
+    served.wait_log("a second frontend was refused", 1);
     assert_eq!(std::io::Read::read(&mut second, &mut [0]).unwrap(), 0);
     drop(monitor);
-    served.wait_log("the frontend has left", 1);
+    served.wait_log("the frontend closed the connection", 1);
     served.terminate();
     assert!(!served.socket().exists(), "the program removes its socket");
 }

@@ -175,7 +175,7 @@ fn write_cache_stays_disabled_after_kill() {
     monitor.reconnect(&served.socket());
     monitor.write(0, 0, &[3; 512]);
     assert_eq!(monitor.config(32), [0]);
-    served.wait_log("resumes a guest and does not tell", 1);
+    served.wait_log("resumes a guest without its write cache setting", 1);
     monitor.set_write_cache(true);
     assert_eq!(monitor.config(32), [1]);
 }

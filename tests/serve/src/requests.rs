@@ -43,7 +43,7 @@ fn four_queues_read_write_flush_and_discard() {
     assert_eq!(monitor.read(0, 3 * 2048, 8192), [0; 8192]);
     assert!(image.metadata().unwrap().blocks() < before, "the host has freed the blocks");
     drop(monitor);
-    served.wait_log("has left", 1);
+    served.wait_log("closed the connection", 1);
     served.terminate();
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU16;
 
 use devices::GuestMemory;
 use devices::virtio::{ActiveQueue, Interrupt, Queue, QueueLayout};
@@ -112,14 +111,10 @@ impl QueueDriver {
             QueueLayout { size, descriptors: base, available: base + 0x400, used: base + 0x800 };
         let ring = Ring::new(memory.clone(), layout, features);
         let interrupt = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
-        let vectors: Arc<[_]> = [Arc::clone(&interrupt)].into();
-        let active = ActiveQueue {
-            index,
-            queue: Queue::new(memory, layout, features).unwrap(),
-            kick: Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()),
-            interrupt: Interrupt::new(vectors, Arc::new(AtomicU16::new(0))),
-            hand_over: None,
-        };
+        let queue = Queue::new(memory, layout, features).unwrap();
+        let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+        let signal = Interrupt::fixed(Arc::clone(&interrupt));
+        let active = ActiveQueue::new(index, queue, kick, signal);
         let first = u64::from(index) * u64::from(size);
         let slots = (first..first + u64::from(size)).map(|slot| BUFFERS + slot * SLOT_BYTES);
         let guest = Self {

@@ -1,4 +1,4 @@
-//! The differentiated description: devices that a guest cannot discover by itself.
+//! The differentiated description table: devices that a guest cannot enumerate.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -13,9 +13,9 @@ use crate::layout::{
     SERIAL_GSI, SERIAL_PORTS,
 };
 
-/// The notification for a pressed power button (ACPI 6.5 §5.6.6).
+/// The notification of a pressed power button (ACPI 6.5 §5.6.6).
 const BUTTON_PRESSED: u8 = 0x80;
-/// `_STA`: present, enabled, shown, working.
+/// `_STA`: present, enabled, visible, functional.
 const WORKING: u8 = 0xf;
 
 /// The AML of the whole table.
@@ -31,7 +31,7 @@ pub(super) fn definition() -> Vec<u8> {
     definition
 }
 
-/// Which sleep type turns the machine off.
+/// The sleep type of soft-off.
 fn soft_off(aml: &mut Vec<u8>) {
     let sleep_type = PowerControl::SLEEP_TYPE_OFF;
     Name::new("\\_S5_".into(), &Package::new(vec![&sleep_type])).to_aml_bytes(aml);
@@ -75,7 +75,7 @@ fn serial_port(aml: &mut Vec<u8>) {
     .to_aml_bytes(aml);
 }
 
-/// Without an interrupt, as it has no alarm.
+/// The clock has no alarm, so it has no interrupt.
 fn clock(aml: &mut Vec<u8>) {
     Device::new(
         "RTC_".into(),
@@ -99,7 +99,7 @@ fn pvpanic(aml: &mut Vec<u8>) {
     .to_aml_bytes(aml);
 }
 
-/// The button, and the generic event device (ACPI 6.5 §5.6.9) that tells of a press.
+/// The button, and the generic event device (ACPI 6.5 §5.6.9) that notifies of a press.
 fn power_button(aml: &mut Vec<u8>) {
     let button: Path = "\\_SB_.PWRB".into();
     let pressed = Path::new("PBTN");
@@ -144,7 +144,7 @@ fn io(ports: Ports) -> IO {
     IO::new(ports.base, ports.base, 1, u8::try_from(ports.length).unwrap_or(u8::MAX))
 }
 
-/// Edge triggered and active high, as an event raises it; not shared.
+/// Edge triggered, active high, not shared: the interrupt of an irqfd.
 fn interrupt(gsi: u32) -> Interrupt {
     Interrupt::new(true, true, false, false, gsi)
 }

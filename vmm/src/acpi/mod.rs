@@ -1,7 +1,7 @@
-//! The ACPI tables: hardware-reduced, so that a guest looks for no PIC, PIT, keyboard controller or
-//! power management timer.
+//! The ACPI tables. They are hardware-reduced, so that a guest does not probe for a PIC, PIT,
+//! keyboard controller or power management timer.
 //!
-//! [`write`] lays them out one after the other: RSDP → XSDT → FADT, MADT; FADT → DSDT.
+//! [`write`] places them one after the other. RSDP → XSDT → FADT, MADT; FADT → DSDT.
 
 mod dsdt;
 
@@ -24,39 +24,39 @@ const OEM_ID: [u8; 6] = *b"BLKHD ";
 const TABLE_ID: [u8; 8] = *b"BULKHEAD";
 const REVISION: u32 = 1;
 
-/// FADT IAPC_BOOT_ARCH: there is no VGA. No other bit: no legacy devices, no keyboard controller.
+/// FADT IAPC_BOOT_ARCH: no VGA. The clear bits mean no legacy devices and no keyboard controller.
 const NO_VGA: u16 = 1 << 2;
 const RESET_VALUE: u8 = 1;
-/// Tables start on a multiple of this.
+/// Alignment of tables.
 const ALIGNMENT: usize = 16;
 
-/// Why there are no tables.
+/// The reason the tables cannot be written.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
-    /// Guest memory lacks the place for them.
+pub(crate) enum AcpiError {
+    /// Guest memory lacks their address.
     #[error("cannot write the ACPI tables into guest memory")]
     Memory(#[from] GuestMemoryError),
-    /// They take more than their place.
-    #[error("the ACPI tables take {0} bytes, more than there is room for")]
+    /// They exceed their area.
+    #[error("the ACPI tables take {0} bytes, more than their area")]
     TooLarge(usize),
 }
 
-/// Writes the tables of a machine with this many processors.
+/// Writes the tables of a machine with `vcpus` processors.
 ///
 /// # Errors
 ///
-/// When they do not fit.
-pub(crate) fn write(memory: &GuestMemory, vcpus: u8) -> Result<(), Error> {
+/// They do not fit.
+pub(crate) fn write(memory: &GuestMemory, vcpus: u8) -> Result<(), AcpiError> {
     let tables = build(layout::ACPI_TABLES.start, vcpus);
     let room = layout::ACPI_TABLES.end - layout::ACPI_TABLES.start;
     if tables.len() as u64 > room {
-        return Err(Error::TooLarge(tables.len()));
+        return Err(AcpiError::TooLarge(tables.len()));
     }
     memory.write_slice(&tables, GuestAddress(layout::ACPI_TABLES.start))?;
     Ok(())
 }
 
-/// The bytes of all tables, to be put at `base`.
+/// The bytes of all tables, for the address `base`.
 fn build(base: u64, vcpus: u8) -> Vec<u8> {
     let mut bytes = vec![0; Rsdp::len()];
     let mut append = |table: &dyn Aml| {
@@ -78,7 +78,7 @@ fn build(base: u64, vcpus: u8) -> Vec<u8> {
     bytes
 }
 
-/// The fixed description: which registers there are, and above all which there are not.
+/// The fixed description table: the registers that exist.
 fn fadt(dsdt: u64) -> FADTBuilder {
     let mut fadt = FADTBuilder::new(OEM_ID, TABLE_ID, REVISION)
         .dsdt_64(dsdt)
@@ -102,7 +102,7 @@ fn power_register(register: PowerRegister) -> GAS {
     GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port.into())
 }
 
-/// The interrupt controllers: one local APIC for each processor, and the IOAPIC.
+/// The interrupt controllers: a local APIC for each processor, and the IOAPIC.
 fn madt(vcpus: u8) -> MADT {
     let [local_apic, ioapic] = [layout::LOCAL_APIC, layout::IOAPIC].map(|address| {
         u32::try_from(address).unwrap_or_default() // Both lie below 4 GiB.
@@ -130,7 +130,7 @@ mod tests {
         u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap())
     }
 
-    /// The table at a guest physical address; its length and checksum are checked.
+    /// The table at a guest physical address, with length and checksum verified.
     fn table(bytes: &[u8], address: u64) -> &[u8] {
         let table = &bytes[usize::try_from(address - BASE).unwrap()..];
         let length = u32::from_le_bytes(table[4..8].try_into().unwrap());
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn every_table_is_reached_and_sums_to_zero() {
+    fn every_table_is_linked_and_has_a_valid_checksum() {
         let bytes = tables(2);
         assert_eq!(&bytes[..8], b"RSD PTR ");
         assert_eq!((sum(&bytes[..20]), sum(&bytes[..36])), (0, 0));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_madt_has_one_apic_for_each_processor() {
+    fn the_madt_has_an_apic_for_each_processor() {
         for vcpus in [1, 4, 254] {
             let bytes = tables(vcpus);
             let (_, _, madt) = roots(&bytes);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_machine_fits() {
+    fn the_tables_of_the_largest_machine_fit() {
         assert!(tables(254).len() < 0x1_0000);
     }
 }

@@ -11,11 +11,11 @@ use crate::layout::{BOOT_STACK, GDT, MIB, PAGE_TABLES, ZERO_PAGE};
 const CODE_SELECTOR: u16 = 0x10;
 const DATA_SELECTOR: u16 = 0x18;
 const TASK_SELECTOR: u16 = 0x20;
-/// Descriptors by selector: two null ones, 64-bit code, data, and a busy 64-bit TSS (two words).
+/// Descriptors by selector: two null descriptors, 64-bit code, data, a busy 64-bit TSS (two words).
 const DESCRIPTORS: [u64; 6] =
     [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x008f_8b00_0000_ffff, 0];
 
-/// Page table entries: present and writable; a 2 MiB page.
+/// Page table bits: present and writable; a 2 MiB page.
 const PRESENT_WRITABLE: u64 = 0b11;
 const HUGE: u64 = 1 << 7;
 const PAGE: u64 = 4096;
@@ -28,8 +28,8 @@ const CR4_PHYSICAL_ADDRESS_EXTENSION: u64 = 1 << 5;
 const EFER_LONG_MODE: u64 = 1 << 8 | 1 << 10;
 const RFLAGS_RESERVED: u64 = 1 << 1;
 
-/// Writes the GDT and page tables that map the first GiB onto itself; kernel, zero page and command
-/// line lie in it.
+/// Writes the GDT, and page tables that identity-map the first GiB, which holds the kernel, the
+/// zero page and the command line.
 pub(super) fn write_tables(memory: &GuestMemory) -> Result<(), GuestMemoryError> {
     memory.write_obj(DESCRIPTORS, GuestAddress(GDT))?;
     let [pml4, pdpt, directory] = [0, 1, 2].map(|page| PAGE_TABLES + page * PAGE);
@@ -42,11 +42,11 @@ pub(super) fn write_tables(memory: &GuestMemory) -> Result<(), GuestMemoryError>
     Ok(())
 }
 
-/// Sets `vcpu` to start at `entry`, as the boot protocol asks.
+/// Sets the registers of `vcpu` to start at `entry`, by the boot protocol.
 ///
 /// # Errors
 ///
-/// When KVM refuses the registers.
+/// KVM refuses the registers.
 pub(crate) fn enter(vcpu: &VcpuFd, entry: GuestAddress) -> Result<(), kvm_ioctls::Error> {
     let mut system = vcpu.get_sregs()?;
     system.gdt.base = GDT;
@@ -69,7 +69,7 @@ pub(crate) fn enter(vcpu: &VcpuFd, entry: GuestAddress) -> Result<(), kvm_ioctls
     })
 }
 
-/// A flat, accessed segment as its descriptor in the GDT says.
+/// A flat, accessed segment, equal to its descriptor in the GDT.
 fn flat_segment(selector: u16, type_: u8) -> kvm_segment {
     kvm_segment {
         base: 0,
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tables_map_the_first_gib_onto_itself() {
+    fn the_page_tables_identity_map_the_first_gib() {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
         write_tables(&memory).unwrap();
         let read = |address: u64| memory.read_obj::<u64>(GuestAddress(address)).unwrap();

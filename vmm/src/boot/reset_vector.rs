@@ -1,8 +1,8 @@
-//! The real-mode reset vector, where firmware would be.
+//! The real-mode reset vector.
 //!
-//! On hardware-reduced ACPI, Linux takes the machine for one with EFI and does not use the reset
-//! register: it asks EFI, which is not there, and then jumps to where a PC's BIOS starts. These few
-//! bytes write the reset register from there.
+//! With hardware-reduced ACPI, Linux assumes EFI and does not use the reset register. It calls EFI,
+//! which does not exist, and then jumps to the entry point of a BIOS. The code at this address
+//! writes the reset register.
 
 use devices::GuestMemory;
 use devices::platform::PowerRegister;
@@ -10,14 +10,14 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use crate::layout;
 
-/// F000:FFF0, where x86 processors start and where `machine_real_restart` of Linux ends.
+/// F000:FFF0, where x86 processors start, and the target of `machine_real_restart` in Linux.
 const ADDRESS: GuestAddress = GuestAddress(layout::RESET_VECTOR);
 
 /// Writes the code.
 ///
 /// # Errors
 ///
-/// When guest memory has no such address.
+/// Guest memory lacks the address.
 pub(super) fn write(memory: &GuestMemory) -> Result<(), GuestMemoryError> {
     memory.write_slice(&code(), ADDRESS)
 }
@@ -39,9 +39,8 @@ fn code() -> [u8; 10] {
 mod tests {
     use super::*;
 
-    /// The tables end before it, and its code before 1 MiB.
     #[test]
-    fn the_code_has_its_place() {
+    fn the_code_lies_between_the_acpi_tables_and_1_mib() {
         const { assert!(layout::ACPI_TABLES.end <= ADDRESS.0) };
         assert!(ADDRESS.0 + code().len() as u64 <= layout::MIB);
     }

@@ -1,4 +1,4 @@
-//! The zero page: what a Linux kernel is told by its loader.
+//! The zero page: the boot parameters of a Linux kernel.
 
 use std::ops::Range;
 
@@ -6,11 +6,11 @@ use devices::GuestMemory;
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::Error;
-use super::kernel::Kernel;
+use super::error::BootError;
+use super::kernel::LoadedKernel;
 use crate::layout;
 
-/// "No registered boot loader".
+/// `type_of_loader`: no assigned loader id.
 const LOADER_UNDEFINED: u8 = 0xff;
 const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
@@ -19,10 +19,10 @@ const E820_RESERVED: u32 = 2;
 pub(super) fn write(
     memory: &GuestMemory,
     memory_bytes: u64,
-    kernel: &Kernel,
+    kernel: &LoadedKernel,
     initramfs: Option<Range<u64>>,
     command_line_length: usize,
-) -> Result<(), Error> {
+) -> Result<(), BootError> {
     let mut params = boot_params { hdr: kernel.header, ..boot_params::default() };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     (params.hdr.cmd_line_ptr, params.ext_cmd_line_ptr) = halves(layout::COMMAND_LINE);
@@ -49,7 +49,7 @@ fn halves(value: u64) -> (u32, u32) {
     (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
 }
 
-/// The e820 map: RAM, except for what firmware owns below 1 MiB.
+/// The e820 map: RAM, without the firmware area below 1 MiB.
 fn memory_map(memory_bytes: u64) -> Vec<boot_e820_entry> {
     let entry = |range: Range<u64>, r#type| boot_e820_entry {
         addr: range.start,
@@ -79,12 +79,12 @@ mod tests {
     }
 
     #[test]
-    fn the_map_covers_all_ram_but_the_firmware_area() {
+    fn the_map_covers_all_ram_except_the_firmware_area() {
         assert_eq!(map(128 * MIB), [(0, 0x9_fc00, 1), (0x9_fc00, MIB, 2), (MIB, 128 * MIB, 1)]);
     }
 
     #[test]
-    fn the_map_leaves_the_hole_out() {
+    fn the_map_excludes_the_hole() {
         assert_eq!(map(5 * GIB)[2..], [(MIB, 3 * GIB, 1), (4 * GIB, 6 * GIB, 1)]);
     }
 

@@ -28,7 +28,7 @@ pub(super) fn disk(disk: &DiskConfig) -> String {
     head + &lines.iter().map(|(subject, text)| wrapped(subject, text)).collect::<String>()
 }
 
-/// Subjects, and what holds for each.
+/// Subjects, and a statement on each.
 fn promises(cache: CacheMode) -> Vec<(&'static str, String)> {
     let mut promises = vec![
         ("a completed write", completed_write(cache)),

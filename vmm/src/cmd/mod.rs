@@ -5,4 +5,5 @@ pub(crate) mod ctl;
 pub(crate) mod disk;
 mod explain;
 pub(crate) mod run;
+mod sanitize;
 pub(crate) mod serve;

@@ -1,4 +1,4 @@
-//! `bulkhead run`: one machine from start to end, and back to a clean host.
+//! `bulkhead run`: one machine, from its start to its end.
 
 use std::io;
 use std::sync::Arc;
@@ -8,59 +8,58 @@ use thiserror::Error;
 
 use crate::config::MachineConfig;
 use crate::console::Console;
-use crate::control::Control;
 use crate::control::api::{Api, MachineView, View};
-use crate::control::commands::commands;
-use crate::control::signals::Signals;
+use crate::control::{
+    CommandSender, ControlThread, ListeningSocket, Signals, SocketError, command_channel,
+};
 use crate::disks::{DiskRegistry, EventLog, Hotplug, ManagedDisk};
 use crate::exit::Exit;
 use crate::kvm::KvmFailure;
-use crate::machine::ending::Ending;
-use crate::machine::{self, Machine};
-use crate::socket::{self, Socket};
+use crate::machine::{Ending, Machine, MachineError};
+use crate::memory::MemoryError;
 
-/// Why a run failed on the host's side.
+/// The reason a run failed on the host's side.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
+pub(crate) enum RunError {
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
     /// The console cannot be opened.
     #[error("cannot open the console")]
     Console(#[source] io::Error),
-    /// The machine cannot be had.
+    /// The machine cannot be built.
     #[error(transparent)]
-    Machine(#[from] machine::Error),
-    /// The control socket cannot be had.
+    Machine(#[from] MachineError),
+    /// The control socket cannot be bound.
     #[error(transparent)]
-    Socket(#[from] socket::Error),
+    Socket(#[from] SocketError),
     /// The control socket cannot be served.
     #[error("cannot serve the control socket")]
     Api(#[source] io::Error),
-    /// The host's stores cannot be watched.
-    #[error("cannot watch the space of the disks' stores")]
+    /// A soft limit cannot be watched.
+    #[error("cannot watch the soft limits of the disks")]
     SpaceWatch(#[source] io::Error),
-    /// The event loop failed.
-    #[error("the event loop failed")]
+    /// The control thread failed.
+    #[error("the control thread failed")]
     Control(#[source] io::Error),
     /// KVM cannot run the guest.
     #[error(transparent)]
     Kvm(#[from] KvmFailure),
-    /// Data may be lost.
-    #[error("a device could not be closed; data written to it may be lost")]
+    /// The last flush of a disk failed.
+    #[error("cannot close a device; data written to it may be lost")]
     Close(#[source] io::Error),
 }
 
-/// Runs the machine until it ends. The terminal is back in its mode when this returns.
+/// Runs the machine until it ends, and restores the terminal.
 ///
 /// # Errors
 ///
-/// When the host fails, before the start or while the guest runs.
-pub(crate) fn run(config: &MachineConfig) -> Result<Exit, Error> {
-    let signals = Signals::block().map_err(Error::Signals)?;
+/// The host failed, before the start or while the guest ran.
+pub(crate) fn run(config: &MachineConfig) -> Result<Exit, RunError> {
+    let signals = Signals::block().map_err(RunError::Signals)?;
     let socket = config.control.as_deref();
-    let socket = socket.map(|path| Socket::claim("control socket", path)).transpose()?;
-    let mut console = Console::open(&config.console).map_err(Error::Console)?;
+    let socket = socket.map(|path| ListeningSocket::bind("control socket", path)).transpose()?;
+    let mut console = Console::open(&config.console).map_err(RunError::Console)?;
     let ending = run_machine(config, &signals, &mut console, socket);
     console.close();
     match ending? {
@@ -76,38 +75,21 @@ fn run_machine(
     config: &MachineConfig,
     signals: &Signals,
     console: &mut Console,
-    socket: Option<Socket>,
-) -> Result<Ending, Error> {
+    socket: Option<ListeningSocket>,
+) -> Result<Ending, RunError> {
     let interrupted = || !matches!(signals.next(), Ok(None));
     let mut machine = match Machine::build(config, console.writer(), interrupted) {
-        Err(machine::Error::Memory(crate::memory::Error::Interrupted)) => {
+        Err(MachineError::Memory(MemoryError::Interrupted)) => {
             return Ok(Ending::Exit(Exit::Stopped));
         }
         machine => machine?,
     };
-    let (commander, commands) = commands().map_err(Error::Api)?;
-    let events = Arc::new(EventLog::default());
-    let disks = Arc::new(disks(config, &mut machine, &events).map_err(Error::SpaceWatch)?);
-    let controllers = std::mem::take(&mut machine.controllers);
-    let vcpus = config.vcpus.into();
-    let hotplug =
-        Arc::new(Hotplug::new(Arc::clone(&disks), controllers, vcpus, Arc::clone(&events)));
-    let view = View {
-        started: Instant::now(),
-        machine: Some(MachineView {
-            vcpus: config.vcpus,
-            memory_bytes: config.memory_bytes,
-            gate: Arc::clone(&machine.gate),
-            commander,
-            hotplug,
-        }),
-        disks,
-        events,
-    };
+    let (sender, commands) = command_channel().map_err(RunError::Api)?;
+    let view = view(config, &mut machine, sender).map_err(RunError::SpaceWatch)?;
     let api = socket.map(|socket| Api::start(socket, view));
-    let api = api.transpose().map_err(Error::Api)?;
+    let api = api.transpose().map_err(RunError::Api)?;
     let running = machine.start()?;
-    let control = Control {
+    let control = ControlThread {
         signals,
         console,
         serial: &machine.serial,
@@ -117,23 +99,35 @@ fn run_machine(
         button: machine.button.clone(),
         grace: config.shutdown_grace,
     };
-    let ending = control.run().map_err(Error::Control);
-    // Whatever the reason to leave the loop was, from here on the vCPUs have to stop.
+    let ending = control.run().map_err(RunError::Control);
+    // The vCPUs stop once an ending is set, also after a failure of the control thread.
     machine.ending.set(ending.as_ref().map_or(Ending::Exit(Exit::Failed), Clone::clone));
     drop(api);
-    running.stop().map_err(Error::Close)?;
+    running.stop().map_err(RunError::Close)?;
     ending
 }
 
-/// The disks the machine starts with.
-fn disks(
+/// The disks and the machine, for the control socket. Starts the watches of soft limits.
+fn view(
     config: &MachineConfig,
     machine: &mut Machine,
-    events: &Arc<EventLog>,
-) -> io::Result<DiskRegistry> {
-    // The machine must keep no control of a disk: a detached disk is closed once the last is gone.
+    commands: CommandSender,
+) -> io::Result<View> {
+    let events = Arc::new(EventLog::default());
+    // Moved out of the machine: a detached disk is closed when its last control is dropped.
     let controls = std::mem::take(&mut machine.disks);
     let disks = config.disks.iter().cloned().zip(controls);
-    let disks = disks.map(|(config, control)| ManagedDisk::new(config, control).watched(events));
-    Ok(DiskRegistry::new(disks.collect::<Result<Vec<_>, _>>()?))
+    let disks = disks.map(|(config, control)| ManagedDisk::new(config, control).watched(&events));
+    let disks = Arc::new(DiskRegistry::new(disks.collect::<Result<Vec<_>, _>>()?));
+    let controllers = std::mem::take(&mut machine.controllers);
+    let vcpus = config.vcpus.into();
+    let hotplug = Hotplug::new(Arc::clone(&disks), controllers, vcpus, Arc::clone(&events));
+    let machine = MachineView {
+        vcpus: config.vcpus,
+        memory_bytes: config.memory_bytes,
+        gate: Arc::clone(&machine.gate),
+        commands,
+        hotplug: Arc::new(hotplug),
+    };
+    Ok(View { started: Instant::now(), machine: Some(machine), disks, events })
 }

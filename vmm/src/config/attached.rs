@@ -87,7 +87,7 @@ impl AttachableDisk {
         &self.0.options.id
     }
 
-    /// The request queues asked for.
+    /// The requested number of queues.
     pub(crate) fn queues(&self) -> Option<u16> {
         self.0.queues
     }
@@ -96,7 +96,7 @@ impl AttachableDisk {
     ///
     /// # Errors
     ///
-    /// The address asked for, if it is taken.
+    /// The requested address, which is taken.
     pub(crate) fn address(
         &self,
         is_taken: impl Fn(ScsiAddress) -> bool,

@@ -1,4 +1,5 @@
-//! The keys of `[[disk]]`: for each its name, how it is read, and how `check --json` shows it. Pure.
+//! The keys of `[[disk]]`: for each its name, how it is read, and how `check --json` shows it.
+//! Pure.
 //!
 //! A key that `block` evaluates is a field of `block::DiskOptions` and one entry here. It cannot be
 //! missing in `check --json`, because that shows every entry.
@@ -13,6 +14,7 @@ use toml::de::DeValue;
 
 use super::limits::{CONTROLLER_MAX, LUN_MAX, TARGET_MAX, VCPUS_MAX};
 use super::model::{DiskBus, DiskConfig, ScsiAddress};
+use super::size;
 use super::source::{BusKind, DiskTable};
 use super::table::TableReader;
 use super::value::{self, Read};
@@ -30,7 +32,7 @@ pub(super) struct DiskKey {
 }
 
 /// The keys of `[[disk]]`, in the order in which messages list them.
-pub(super) const DISK_KEYS: [DiskKey; 17] = [
+pub(super) const DISK_KEYS: [DiskKey; 19] = [
     // The disk's name, unique in the machine.
     DiskKey {
         name: "id",
@@ -189,6 +191,22 @@ pub(super) const DISK_KEYS: [DiskKey; 17] = [
             set(&mut disk.options.detect_zeroes, read)
         },
         json: ("detect_zeroes", |disk| json!(disk.options.detect_zeroes.name())),
+    },
+    // Whether the image is locked.
+    DiskKey {
+        name: "lock",
+        example: "\"on\"",
+        required: false,
+        read: |disk, value, _| set(&mut disk.options.lock, value::named(value)),
+        json: ("lock", |disk| json!(disk.options.lock.name())),
+    },
+    // Memory for copies of the guest's data.
+    DiskKey {
+        name: "copy_memory",
+        example: "\"4MiB\"",
+        required: false,
+        read: |disk, value, _| set(&mut disk.options.copy_memory, size::copy_memory(value)),
+        json: ("copy_memory_bytes", |disk| json!(disk.options.copy_memory)),
     },
     // The table of `THIN_KEYS`.
     DiskKey {

@@ -9,7 +9,7 @@ pub(super) const CONTROLLER_MAX: u16 = 15;
 /// The highest SCSI target.
 pub(super) const TARGET_MAX: u16 = 255;
 /// The highest LUN.
-pub(super) const LUN_MAX: u16 = Address::MOST_LUN;
+pub(super) const LUN_MAX: u16 = Address::MAX_LUN;
 
 /// Default number of queues of a disk or a controller.
 pub(super) fn default_queues(vcpus: u16) -> u16 {

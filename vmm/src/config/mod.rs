@@ -1,8 +1,8 @@
 //! The configuration: from a TOML file to values that work on this host.
 //!
-//! A file passes [`parse`] (its text), [`rules`] (consistency of its tables) and [`host`] (what this
-//! host supports). Each adds diagnostics to one [`Report`], then [`build`] fills in the defaults.
-//! Only [`host`] and [`text`] access anything outside the text.
+//! A file passes [`parse`] (its text), [`rules`] (consistency of its tables) and [`host`]
+//! (support by this host). Each adds diagnostics to one [`Report`], then [`build`] fills in the
+//! defaults. Only [`host`] and [`text`] access anything outside the text.
 
 pub(crate) mod attached;
 mod build;
@@ -52,8 +52,8 @@ pub(crate) fn control_socket(path: &Path) -> Result<Option<PathBuf>, Report> {
     Ok(source.control.map(toml::Spanned::into_inner))
 }
 
-/// The disk `id` in the file at `path`, of a machine or a served disk. Not checked against the host:
-/// the machine may already run.
+/// The disk `id` in the file at `path`, of a machine or a served disk. Not checked against the
+/// host: the machine may already run.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! The configuration after every check: what the rest of the program reads.
+//! The configuration after every check, as the rest of the program reads it.
 
 use std::path::PathBuf;
 use std::time::Duration;

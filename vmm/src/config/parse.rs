@@ -1,4 +1,4 @@
-//! From the text of a file to its tables. Pure: asks nothing of the host.
+//! From the text of a file to its tables. Pure: does not access the host.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

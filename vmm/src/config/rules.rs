@@ -12,7 +12,7 @@ use super::value::display_mac;
 /// A PCI bus has 32 slots; the host bridge and the entropy device take one each.
 const DEVICES_MAX: usize = 32 - 2;
 
-/// Reports what is wrong between the tables of `source`.
+/// Reports inconsistencies between the tables of `source`.
 pub(super) fn check(source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {
     let ids =
         source.disks.iter().filter_map(|disk| Some((&disk.options.id, disk.keys.span("id")?)));
@@ -28,7 +28,7 @@ pub(super) fn check(source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {
     check_sockets(source, diagnostics);
 }
 
-/// Reports what is wrong with each disk by itself.
+/// Reports inconsistencies between the keys of each disk.
 pub(super) fn check_disks(disks: &[DiskTable], diagnostics: &mut Vec<Diagnostic>) {
     diagnostics.extend(disks.iter().filter_map(check_cache));
     diagnostics.extend(disks.iter().filter_map(check_hold_deadline));

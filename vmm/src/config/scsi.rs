@@ -34,7 +34,7 @@ pub(super) fn addresses(disks: &[DiskTable]) -> Vec<Option<ScsiAddress>> {
 ///
 /// # Errors
 ///
-/// The address asked for is taken, or, without `lun`, every address of the target.
+/// The requested address is taken or, without `lun`, every address of the target.
 pub(super) fn free_address(
     disk: &DiskTable,
     is_taken: impl Fn(ScsiAddress) -> bool,
@@ -73,7 +73,7 @@ pub(super) fn controller_numbers(disks: &[DiskTable], declared: &[ControllerTabl
     numbers
 }
 
-/// All controllers. Each has as many queues as its disks and its declaration ask for at most.
+/// All controllers. Each has the largest number of queues that a disk or its declaration requests.
 pub(super) fn controllers(
     disks: &[DiskTable],
     declared: &[ControllerTable],

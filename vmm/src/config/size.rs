@@ -110,3 +110,13 @@ pub(super) fn memory(value: &DeValue<'_>) -> Read<u64> {
     }
     Ok(bytes)
 }
+
+/// The memory for copies of a disk's data. The minimum holds the largest single request.
+pub(super) fn copy_memory(value: &DeValue<'_>) -> Read<u64> {
+    let bytes = size(value)?;
+    if !(MIB..=1024 * MIB).contains(&bytes) {
+        let help = "write a size from \"1MiB\" to \"1GiB\"";
+        return Err(InvalidValue::new("is out of range", human_size(bytes), help));
+    }
+    Ok(bytes)
+}

@@ -1,8 +1,8 @@
-//! Serial output on its way out.
+//! Console output.
 //!
-//! A vCPU must never wait for whoever reads the console. So it only adds to a bounded buffer, and a
-//! thread of its own writes the buffer to the sink. When the sink is too slow, or there is none, the
-//! buffer keeps the newest [`CAPACITY`] bytes.
+//! A vCPU must never wait for the reader of the console. It appends to a bounded buffer, which the
+//! thread `console` writes to the sink. While the sink is slow or missing, the buffer keeps the
+//! newest [`CAPACITY`] bytes.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -15,48 +15,47 @@ use block::LogLimit;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-/// How much output waits for a slow sink.
+/// Bytes that wait for a slow sink.
 const CAPACITY: usize = 256 << 10;
-/// How much is written at once.
+/// Bytes of one write.
 const CHUNK: usize = 4096;
 
-/// Where the output goes.
+/// The destination of the output.
 pub(super) type Sink = Arc<OwnedFd>;
 
-/// The end of the buffer that the thread empties.
+/// The reading end of the buffer.
 #[derive(Clone)]
-pub(super) struct Output {
-    shared: Arc<Shared>,
+pub(super) struct ConsoleOutput {
+    shared: Arc<SharedBuffer>,
 }
 
-/// The end of the buffer that the serial port fills. Takes all bytes at once.
+/// The writing end of the buffer, for the serial port. Never blocks.
 pub(crate) struct OutputWriter {
-    shared: Arc<Shared>,
+    shared: Arc<SharedBuffer>,
 }
 
 #[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
+struct SharedBuffer {
+    buffer: Mutex<OutputBuffer>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    buffer: VecDeque<u8>,
+struct OutputBuffer {
+    bytes: VecDeque<u8>,
     sink: Option<Sink>,
-    writing: bool,
-    closing: bool,
+    is_writing: bool,
+    is_closing: bool,
     lost_bytes: u64,
-    /// Said when some were.
-    loss: LogLimit,
+    loss_log: LogLimit,
 }
 
-impl Output {
-    /// A buffer, and the thread that empties it.
+impl ConsoleOutput {
+    /// Starts the thread that writes to `sink`.
     ///
     /// # Errors
     ///
-    /// When the host gives no thread.
+    /// The host is out of threads.
     pub(super) fn start(sink: Option<Sink>) -> io::Result<Self> {
         let output = Self { shared: Arc::default() };
         output.set_sink(sink);
@@ -70,95 +69,96 @@ impl Output {
         OutputWriter { shared: Arc::clone(&self.shared) }
     }
 
-    /// From now on output goes there.
+    /// Replaces the sink.
     pub(super) fn set_sink(&self, sink: Option<Sink>) {
         self.shared.lock().sink = sink;
         self.shared.changed.notify_all();
     }
 
-    /// Waits until all output is written, at most for `patience`. A thread that still hangs in a
-    /// write then is left behind.
-    pub(super) fn finish(&self, patience: Duration) {
-        let mut state = self.shared.lock();
-        state.closing = true;
+    /// Waits until all output is written, at most for `timeout`. A thread that is still blocked in
+    /// a write stays behind.
+    pub(super) fn drain(&self, timeout: Duration) {
+        let mut buffer = self.shared.lock();
+        buffer.is_closing = true;
         self.shared.changed.notify_all();
-        let waited = self.shared.changed.wait_timeout_while(state, patience, |state| {
-            state.writing || (state.sink.is_some() && !state.buffer.is_empty())
+        let waited = self.shared.changed.wait_timeout_while(buffer, timeout, |buffer| {
+            buffer.is_writing || (buffer.sink.is_some() && !buffer.bytes.is_empty())
         });
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if state.sink.is_some() && state.lost_bytes > 0 {
-            state.tell_loss();
+        let (mut buffer, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if buffer.sink.is_some() && buffer.lost_bytes > 0 {
+            buffer.log_loss();
         }
-        let unwritten = state.buffer.len();
-        if unwritten > 0 {
-            tracing::info!(unwritten, "the end of the console output was not written");
+        let unwritten_bytes = buffer.bytes.len();
+        if unwritten_bytes > 0 {
+            tracing::info!(unwritten_bytes, "the end of the console output was not written");
         }
     }
 
     fn run(&self) {
         while let Some((sink, chunk)) = self.next() {
             let written = write_all(&sink, &chunk);
-            let mut state = self.shared.lock();
-            state.writing = false;
+            let mut buffer = self.shared.lock();
+            buffer.is_writing = false;
             if let Err(error) = written {
-                tracing::info!(%error, "console output has no reader any more");
-                state.sink.take_if(|current| Arc::ptr_eq(current, &sink));
+                tracing::info!(%error, "the reader of the console output is gone");
+                buffer.sink.take_if(|current| Arc::ptr_eq(current, &sink));
             }
             self.shared.changed.notify_all();
         }
     }
 
-    /// Waits for something to write; `None` when there will be nothing more.
+    /// Waits for output to write; `None` when the console closes.
     fn next(&self) -> Option<(Sink, Vec<u8>)> {
-        let mut state = self.shared.lock();
+        let mut buffer = self.shared.lock();
         loop {
-            match &state.sink {
-                Some(sink) if !state.buffer.is_empty() => {
+            match &buffer.sink {
+                Some(sink) if !buffer.bytes.is_empty() => {
                     let sink = Arc::clone(sink);
-                    return Some((sink, state.take_chunk()));
+                    return Some((sink, buffer.take_chunk()));
                 }
-                _ if state.closing => return None,
+                _ if buffer.is_closing => return None,
                 _ => {}
             }
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            buffer = self.shared.changed.wait(buffer).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-impl Shared {
-    /// The state is whole after each statement, so also after a panic elsewhere.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl SharedBuffer {
+    /// The buffer is consistent after each statement, so a poisoned lock is usable.
+    fn lock(&self) -> MutexGuard<'_, OutputBuffer> {
+        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn add(&mut self, bytes: &[u8]) {
-        let excess = (self.buffer.len() + bytes.len()).saturating_sub(CAPACITY);
-        let dropped = excess.min(self.buffer.len());
-        self.buffer.drain(..dropped);
+impl OutputBuffer {
+    /// Appends `bytes`, and drops the oldest ones beyond the capacity.
+    fn append(&mut self, bytes: &[u8]) {
+        let excess = (self.bytes.len() + bytes.len()).saturating_sub(CAPACITY);
+        let dropped = excess.min(self.bytes.len());
+        self.bytes.drain(..dropped);
         self.lost_bytes += dropped as u64;
-        self.buffer.extend(bytes);
+        self.bytes.extend(bytes);
     }
 
-    fn tell_loss(&mut self) {
-        tracing::warn!(bytes = self.lost_bytes, "console output lost: its reader is too slow");
+    fn log_loss(&mut self) {
+        tracing::warn!(bytes = self.lost_bytes, "console output dropped: its reader is too slow");
         self.lost_bytes = 0;
     }
 
     fn take_chunk(&mut self) -> Vec<u8> {
-        self.writing = true;
-        if self.lost_bytes > 0 && self.loss.check().is_some() {
-            self.tell_loss();
+        self.is_writing = true;
+        if self.lost_bytes > 0 && self.loss_log.check().is_some() {
+            self.log_loss();
         }
-        let length = self.buffer.len().min(CHUNK);
-        self.buffer.drain(..length).collect()
+        let length = self.bytes.len().min(CHUNK);
+        self.bytes.drain(..length).collect()
     }
 }
 
 impl Write for OutputWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.shared.lock().add(bytes);
+        self.shared.lock().append(bytes);
         self.shared.changed.notify_one();
         Ok(bytes.len())
     }
@@ -168,13 +168,13 @@ impl Write for OutputWriter {
     }
 }
 
-/// Writes all of `bytes`, waiting for the reader as long as it takes.
+/// Writes all of `bytes`. Blocks while the reader does not read.
 fn write_all(sink: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(sink, bytes) {
             Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
             Err(Errno::INTR) => {}
-            // Someone else made the descriptor non-blocking.
+            // Another process that shares the description has made it non-blocking.
             Err(Errno::AGAIN) => {
                 poll(&mut [PollFd::new(sink, PollFlags::OUT)], None)?;
             }
@@ -193,32 +193,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn output_reaches_the_sink_before_the_end() {
+    fn drain_waits_for_the_sink() {
         let (sink, mut reader) = UnixStream::pair().unwrap();
-        let output = Output::start(Some(Arc::new(sink.into()))).unwrap();
+        let output = ConsoleOutput::start(Some(Arc::new(sink.into()))).unwrap();
         output.writer().write_all(b"hello").unwrap();
-        output.finish(Duration::from_secs(5));
+        output.drain(Duration::from_secs(5));
         let mut seen = [0; 5];
         reader.read_exact(&mut seen).unwrap();
         assert_eq!(&seen, b"hello");
     }
 
     #[test]
-    fn a_reader_that_does_not_read_blocks_neither_writer_nor_end() {
+    fn a_stuck_reader_blocks_neither_writer_nor_drain() {
         let (sink, _reader) = UnixStream::pair().unwrap();
-        let output = Output::start(Some(Arc::new(sink.into()))).unwrap();
+        let output = ConsoleOutput::start(Some(Arc::new(sink.into()))).unwrap();
         let mut writer = output.writer();
         let start = Instant::now();
         for _ in 0..1024 {
             writer.write_all(&[b'x'; 1024]).unwrap();
         }
-        output.finish(Duration::from_millis(50));
+        output.drain(Duration::from_millis(50));
         assert!(start.elapsed() < Duration::from_secs(5));
     }
 
     #[test]
-    fn the_newest_output_waits_for_a_sink() {
-        let output = Output::start(None).unwrap();
+    fn the_newest_output_is_kept_without_a_sink() {
+        let output = ConsoleOutput::start(None).unwrap();
         let mut writer = output.writer();
         writer.write_all(&vec![b'o'; CAPACITY]).unwrap();
         writer.write_all(b"new").unwrap();
@@ -227,6 +227,6 @@ mod tests {
         let mut seen = vec![0; CAPACITY];
         reader.read_exact(&mut seen).unwrap();
         assert!(seen.ends_with(b"onew"));
-        output.finish(Duration::from_secs(5));
+        output.drain(Duration::from_secs(5));
     }
 }

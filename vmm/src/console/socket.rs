@@ -1,4 +1,4 @@
-//! A console on a Unix socket, for one client at a time. The next one waits until it has gone.
+//! A console on a Unix socket, with one client at a time. Further clients wait for their turn.
 
 use std::fs;
 use std::io::{self, Read};
@@ -7,9 +7,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::output::Output;
+use super::output::ConsoleOutput;
 
-/// The socket and who is connected to it.
+/// The socket and its client.
 pub(super) struct ConsoleSocket {
     path: PathBuf,
     listener: UnixListener,
@@ -17,33 +17,32 @@ pub(super) struct ConsoleSocket {
 }
 
 impl ConsoleSocket {
-    /// Listens at `path`; takes the place of a socket that nobody listens to any more.
+    /// Listens at `path`. A socket file without a listener is replaced.
     pub(super) fn listen(path: &Path) -> io::Result<Self> {
-        let abandoned = UnixStream::connect(path)
+        let is_abandoned = UnixStream::connect(path)
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-        if abandoned {
+        if is_abandoned {
             fs::remove_file(path)?;
         }
         let listener = UnixListener::bind(path)?;
         Ok(Self { path: path.to_owned(), listener, client: None })
     }
 
-    /// The client, or without one the listener.
-    pub(super) fn watched(&self, room: bool) -> Option<BorrowedFd<'_>> {
+    /// The client, or the listener if there is none.
+    pub(super) fn descriptor(&self, has_room: bool) -> Option<BorrowedFd<'_>> {
         match &self.client {
-            Some(client) => room.then(|| client.as_fd()),
+            Some(client) => has_room.then(|| client.as_fd()),
             None => Some(self.listener.as_fd()),
         }
     }
 
-    /// Accepts a client or reads from it. Output goes to the client from then on, and to nobody
-    /// when it has gone.
-    pub(super) fn read(&mut self, buffer: &mut [u8], output: &Output) -> usize {
+    /// Accepts a client or reads from it. Sends `output` to the client while it is connected.
+    pub(super) fn read(&mut self, buffer: &mut [u8], output: &ConsoleOutput) -> usize {
         let Some(client) = &mut self.client else {
             self.client = self
                 .accept(output)
                 .inspect_err(|error| {
-                    tracing::warn!(%error, "console client not accepted");
+                    tracing::warn!(%error, "cannot accept a console client");
                 })
                 .ok();
             return 0;
@@ -52,7 +51,7 @@ impl ConsoleSocket {
             Ok(length) if length > 0 => length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             _ => {
-                tracing::info!("console client has gone");
+                tracing::info!("console client disconnected");
                 output.set_sink(None);
                 self.client = None;
                 0
@@ -60,7 +59,7 @@ impl ConsoleSocket {
         }
     }
 
-    fn accept(&self, output: &Output) -> io::Result<UnixStream> {
+    fn accept(&self, output: &ConsoleOutput) -> io::Result<UnixStream> {
         let (client, _) = self.listener.accept()?;
         let sink = OwnedFd::from(client.try_clone()?);
         output.set_sink(Some(Arc::new(sink)));
@@ -72,7 +71,7 @@ impl ConsoleSocket {
 impl Drop for ConsoleSocket {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            tracing::info!(%error, path = %self.path.display(), "console socket not removed");
+            tracing::info!(%error, path = %self.path.display(), "cannot remove the console socket");
         }
     }
 }

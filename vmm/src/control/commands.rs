@@ -1,107 +1,110 @@
-//! Commands to the control thread, which alone changes the state of the machine: so a command never
-//! meets a signal half way.
+//! Commands to the control thread.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
 use thiserror::Error;
 
-/// How long a command may take. The longest, a pause, gives up before that.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::notifier::Notifier;
 
-/// What can be asked of a running machine.
+/// Longest time for a command. A pause, the slowest one, times out earlier.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A command to a running machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
-    /// Stop the guest's processors where they are.
+pub(crate) enum MachineCommand {
+    /// Park the guest's vCPUs.
     Pause,
-    /// Let them go on.
+    /// Let the vCPUs run.
     Resume,
     /// Press the power button.
     PressPowerButton,
 }
 
-/// Why a command was not obeyed.
+/// The reason a command failed.
 #[derive(Debug, Error)]
-pub(crate) enum Refusal {
-    /// The machine was asked to end, or has ended.
-    #[error("the machine is ending")]
-    Ending,
+pub(crate) enum CommandError {
+    /// A signal has requested the end, or the machine has ended.
+    #[error("the machine is shutting down")]
+    ShuttingDown,
     /// The host failed.
     #[error("the host failed: {0}")]
     Host(#[from] io::Error),
-    /// The control thread is busy for too long.
+    /// The control thread did not answer.
     #[error("the machine did not answer in time")]
-    Silent,
+    TimedOut,
 }
 
-/// A command on its way, and where its outcome goes.
-struct Order {
-    command: Command,
-    outcome: SyncSender<Result<(), Refusal>>,
+/// A command in the queue, and the channel for its outcome.
+struct QueuedCommand {
+    command: MachineCommand,
+    outcome: SyncSender<Result<(), CommandError>>,
 }
 
-/// Who may give commands.
-pub(crate) struct Commander {
-    orders: Sender<Order>,
-    event: Arc<OwnedFd>,
+/// Sends commands. Any thread.
+pub(crate) struct CommandSender {
+    commands: Sender<QueuedCommand>,
+    notifier: Notifier,
 }
 
-/// The control thread's end.
-pub(crate) struct Commands {
-    orders: Receiver<Order>,
-    event: Arc<OwnedFd>,
+/// Receives commands. Control thread.
+pub(crate) struct CommandReceiver {
+    commands: Receiver<QueuedCommand>,
+    notifier: Notifier,
 }
 
-/// Both ends.
+/// Both ends of a channel for commands.
 ///
 /// # Errors
 ///
-/// When the host gives no event.
-pub(crate) fn commands() -> io::Result<(Commander, Commands)> {
-    let event = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
-    let (sender, orders) = channel();
-    Ok((Commander { orders: sender, event: Arc::clone(&event) }, Commands { orders, event }))
+/// The process or the host is out of descriptors.
+pub(crate) fn command_channel() -> io::Result<(CommandSender, CommandReceiver)> {
+    let notifier = Notifier::new()?;
+    let (sender, receiver) = channel();
+    let sender = CommandSender { commands: sender, notifier: notifier.clone() };
+    Ok((sender, CommandReceiver { commands: receiver, notifier }))
 }
 
-impl Commander {
-    /// Gives a command and waits for its outcome.
+impl CommandSender {
+    /// Sends a command and waits for its outcome.
     ///
     /// # Errors
     ///
-    /// Why it was not obeyed.
-    pub(crate) fn give(&self, command: Command) -> Result<(), Refusal> {
-        let (outcome, answer) = sync_channel(1);
-        self.orders.send(Order { command, outcome }).map_err(|_| Refusal::Ending)?;
-        rustix::io::write(&self.event, &1_u64.to_ne_bytes()).map_err(io::Error::from)?;
-        match answer.recv_timeout(PATIENCE) {
+    /// The command failed.
+    pub(crate) fn execute(&self, command: MachineCommand) -> Result<(), CommandError> {
+        let (sender, outcome) = sync_channel(1);
+        let queued = QueuedCommand { command, outcome: sender };
+        self.commands.send(queued).map_err(|_| CommandError::ShuttingDown)?;
+        self.notifier.notify()?;
+        match outcome.recv_timeout(TIMEOUT) {
             Ok(outcome) => outcome,
-            Err(RecvTimeoutError::Timeout) => Err(Refusal::Silent),
-            Err(RecvTimeoutError::Disconnected) => Err(Refusal::Ending),
+            Err(RecvTimeoutError::Timeout) => Err(CommandError::TimedOut),
+            Err(RecvTimeoutError::Disconnected) => Err(CommandError::ShuttingDown),
         }
     }
 }
 
-impl Commands {
-    /// Obeys all commands that came so far.
-    pub(crate) fn obey(&self, mut obey: impl FnMut(Command) -> Result<(), Refusal>) {
-        // Nothing to forget is fine, too.
-        let _: Result<usize, _> = rustix::io::read(&self.event, &mut [0; 8]);
-        while let Ok(Order { command, outcome }) = self.orders.try_recv() {
-            tracing::info!(?command, "asked through the control socket");
-            // Whoever asked may have gone.
-            let _ = outcome.send(obey(command));
+impl CommandReceiver {
+    /// Handles all queued commands.
+    pub(super) fn handle_all(
+        &self,
+        mut handle: impl FnMut(MachineCommand) -> Result<(), CommandError>,
+    ) {
+        self.notifier.clear();
+        while let Ok(QueuedCommand { command, outcome }) = self.commands.try_recv() {
+            tracing::info!(?command, "command from the control socket");
+            // Fails if the sender timed out.
+            let _ = outcome.send(handle(command));
         }
     }
 }
 
-impl AsFd for Commands {
-    /// Readable while there are commands.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
+impl AsRawFd for CommandReceiver {
+    /// Readable while commands are queued.
+    fn as_raw_fd(&self) -> RawFd {
+        self.notifier.as_raw_fd()
     }
 }
 
@@ -114,27 +117,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_gets_its_outcome() {
-        let (commander, commands) = commands().unwrap();
+    fn the_sender_gets_the_outcome() {
+        let (sender, receiver) = command_channel().unwrap();
         thread::scope(|scope| {
-            let asked = scope.spawn(|| {
-                [commander.give(Command::Pause).is_ok(), commander.give(Command::Resume).is_ok()]
+            let sent = scope.spawn(|| {
+                [MachineCommand::Pause, MachineCommand::Resume]
+                    .map(|command| sender.execute(command).is_ok())
             });
             for _ in 0..2 {
-                poll(&mut [PollFd::new(&commands, PollFlags::IN)], None).unwrap();
-                commands.obey(|command| match command {
-                    Command::Pause => Ok(()),
-                    _ => Err(Refusal::Ending),
+                poll(&mut [PollFd::new(&receiver.notifier, PollFlags::IN)], None).unwrap();
+                receiver.handle_all(|command| match command {
+                    MachineCommand::Pause => Ok(()),
+                    _ => Err(CommandError::ShuttingDown),
                 });
             }
-            assert_eq!(asked.join().unwrap(), [true, false]);
+            assert_eq!(sent.join().unwrap(), [true, false]);
         });
     }
 
     #[test]
-    fn a_machine_that_has_ended_refuses() {
-        let (commander, commands) = commands().unwrap();
-        drop(commands);
-        assert!(matches!(commander.give(Command::Pause), Err(Refusal::Ending)));
+    fn commands_fail_after_the_machine_has_ended() {
+        let (sender, receiver) = command_channel().unwrap();
+        drop(receiver);
+        let outcome = sender.execute(MachineCommand::Pause);
+        assert!(matches!(outcome, Err(CommandError::ShuttingDown)));
     }
 }

@@ -1,7 +1,7 @@
 //! The signals that end the program, read from a descriptor instead of a handler.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use vmm_sys_util::signal::{Error, block_signal, create_sigset};
@@ -15,8 +15,8 @@ const SIGNALS: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, li
 pub(crate) struct Signals(OwnedFd);
 
 impl Signals {
-    /// Blocks the signals and opens the descriptor. Threads inherit the mask, so this comes before
-    /// any thread.
+    /// Blocks the signals and opens the descriptor. Threads inherit the mask, so no thread may exist
+    /// yet.
     ///
     /// # Errors
     ///
@@ -53,9 +53,9 @@ impl Signals {
     }
 }
 
-impl AsFd for Signals {
+impl AsRawFd for Signals {
     /// Readable while a signal is pending.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }

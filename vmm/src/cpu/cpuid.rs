@@ -1,4 +1,4 @@
-//! What the guest reads from CPUID: all that KVM supports, in one socket of single-threaded cores.
+//! The guest's CPUID: all features that KVM supports, in one package of single-threaded cores.
 
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
@@ -12,19 +12,19 @@ const TOPOLOGY_V2: u32 = 0x1f;
 const ADDRESS_SIZES: u32 = 0x8000_0008;
 const AMD_TOPOLOGY: u32 = 0x8000_001e;
 
-/// Leaf 1, EBX: cache line flush size, and the fields this module owns.
+/// Leaf 1, EBX: the CLFLUSH line size; this module sets the other fields.
 const CLFLUSH_MASK: u32 = 0x0000_ff00;
-/// Leaf 1, ECX: timer deadlines by time stamp counter; running on a hypervisor.
+/// Leaf 1, ECX: TSC deadline timer; hypervisor present.
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
-/// Leaf 1, EDX: there may be more than one logical processor.
+/// Leaf 1, EDX: more than one logical processor.
 const HYPERTHREADING: u32 = 1 << 28;
 
-/// Leaf 0Bh, ECX: the kind of a level.
+/// Leaf 0Bh, ECX: the type of a level.
 const LEVEL_THREAD: u32 = 1 << 8;
 const LEVEL_CORE: u32 = 2 << 8;
 
-/// The processor that all vCPUs of a machine are copies of.
+/// The processor model of all vCPUs.
 pub(crate) struct Cpuid {
     host: CpuId,
     vcpus: u8,
@@ -32,11 +32,11 @@ pub(crate) struct Cpuid {
 }
 
 impl Cpuid {
-    /// Asks KVM what it supports.
+    /// The features that KVM supports.
     ///
     /// # Errors
     ///
-    /// When KVM does not answer.
+    /// KVM does not report them.
     pub(crate) fn new(kvm: &Kvm, vcpus: u8) -> Result<Self, kvm_ioctls::Error> {
         Ok(Self {
             host: kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?,
@@ -45,11 +45,11 @@ impl Cpuid {
         })
     }
 
-    /// Gives `vcpu`, the one with this index, its CPUID.
+    /// Sets the CPUID of the vCPU with this index.
     ///
     /// # Errors
     ///
-    /// When KVM refuses.
+    /// KVM refuses it.
     pub(crate) fn apply(&self, vcpu: &VcpuFd, index: u8) -> Result<(), kvm_ioctls::Error> {
         let entries = self.entries(index);
         let cpuid =
@@ -77,7 +77,7 @@ impl Cpuid {
                 set(&mut entry.ecx, TSC_DEADLINE, self.tsc_deadline);
                 set(&mut entry.edx, HYPERTHREADING, self.vcpus > 1);
             }
-            // Cores in the package, and those that share the third level cache.
+            // Cores in the package, and cores that share the third level cache.
             CACHES if entry.eax != 0 => {
                 let sharing = if entry.eax >> 5 & 0b111 >= 3 { vcpus - 1 } else { 0 };
                 entry.eax = entry.eax & 0x3fff | sharing << 14 | (vcpus - 1).min(63) << 26;
@@ -94,7 +94,7 @@ impl Cpuid {
         }
     }
 
-    /// Leaf 0Bh: each core has one thread, and the package holds all cores.
+    /// Leaf 0Bh: one thread per core, and all cores in one package.
     fn topology(&self, index: u8) -> [kvm_cpuid_entry2; 3] {
         let level = |level: u32, shift: u32, processors: u32, kind: u32| kvm_cpuid_entry2 {
             function: TOPOLOGY,
@@ -113,7 +113,7 @@ impl Cpuid {
         ]
     }
 
-    /// How many bits of the APIC id name the core.
+    /// Bits of the APIC id that select the core.
     fn core_bits(&self) -> u32 {
         u32::from(self.vcpus).next_power_of_two().trailing_zeros()
     }
@@ -148,12 +148,12 @@ mod tests {
     }
 
     fn leaf(cpuid: &Cpuid, vcpu: u8, function: u32, index: u32) -> kvm_cpuid_entry2 {
-        let is_it = |entry: &kvm_cpuid_entry2| entry.function == function && entry.index == index;
-        cpuid.entries(vcpu).into_iter().find(is_it).unwrap()
+        let matches = |entry: &kvm_cpuid_entry2| entry.function == function && entry.index == index;
+        cpuid.entries(vcpu).into_iter().find(matches).unwrap()
     }
 
     #[test]
-    fn each_vcpu_reads_its_own_apic_id() {
+    fn each_vcpu_has_its_own_apic_id() {
         let cpuid = cpuid(4, true);
         for vcpu in 0..4 {
             let features = leaf(&cpuid, vcpu, FEATURES, 0);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_deadline_timer_is_there_only_when_kvm_has_it() {
+    fn the_deadline_timer_depends_on_kvm() {
         assert_ne!(leaf(&cpuid(1, true), 0, FEATURES, 0).ecx & TSC_DEADLINE, 0);
         assert_eq!(leaf(&cpuid(1, false), 0, FEATURES, 0).ecx & TSC_DEADLINE, 0);
     }

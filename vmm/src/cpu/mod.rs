@@ -1,4 +1,4 @@
-//! What kind of processor a vCPU is.
+//! The processor model of vCPUs: CPUID and MSRs.
 
 mod cpuid;
 mod msr;

@@ -13,7 +13,7 @@ const MTRR_WRITE_BACK: u64 = 6;
 ///
 /// # Errors
 ///
-/// When KVM refuses one.
+/// KVM refuses one.
 pub(crate) fn set_boot_msrs(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     for (index, data) in [
         (MISC_ENABLE, MISC_ENABLE_FAST_STRINGS),
@@ -23,7 +23,7 @@ pub(crate) fn set_boot_msrs(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
         let msrs =
             Msrs::from_entries(&[entry]).map_err(|_| kvm_ioctls::Error::new(libc::EINVAL))?;
         if vcpu.set_msrs(&msrs)? != 1 {
-            tracing::info!(index = format_args!("{index:#x}"), "KVM does not know this MSR");
+            tracing::info!(index = format_args!("{index:#x}"), "KVM does not support this MSR");
         }
     }
     Ok(())

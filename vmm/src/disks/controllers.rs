@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use block::Backend;
 use devices::scsi::Identity;
-use devices::virtio::{DiskControl, Leaving, NoPlace, Scsi, ScsiBus, VirtioDevice};
+use devices::storage::DiskControl;
+use devices::virtio::{AttachError, Detached, Scsi, ScsiBus, VirtioDevice};
 
 use super::error::DiskError;
 use crate::config::{ControllerConfig, DiskConfig, ScsiAddress};
@@ -62,12 +63,12 @@ impl ScsiControllers {
     ) -> Result<DiskControl, DiskError> {
         let failed = |error| DiskError::Attach(disk.id().to_owned(), error);
         let identity = Identity::new(&disk.serial, &canonical_path(disk));
-        let controller = self.0.get(&scsi.controller).ok_or_else(|| failed(NoPlace::Exhausted))?;
+        let controller = self.0.get(&scsi.controller).ok_or_else(|| failed(AttachError::Full))?;
         controller.bus.attach(scsi.address, disk.id(), identity, backend).map_err(failed)
     }
 
     /// Detaches the disk at an address, if there is one.
-    pub(crate) fn detach(&self, scsi: ScsiAddress) -> Option<Leaving> {
+    pub(crate) fn detach(&self, scsi: ScsiAddress) -> Option<Detached> {
         self.0.get(&scsi.controller)?.bus.detach(scsi.address)
     }
 }

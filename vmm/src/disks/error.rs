@@ -3,7 +3,7 @@
 use std::io;
 
 use block::OpenError;
-use devices::virtio::NoPlace;
+use devices::virtio::AttachError;
 use thiserror::Error;
 
 /// The reason a disk is not available.
@@ -14,7 +14,7 @@ pub(crate) enum DiskError {
     Open(String, #[source] OpenError),
     /// The disk cannot be attached to its controller.
     #[error("disk {0:?}")]
-    Attach(String, #[source] NoPlace),
+    Attach(String, #[source] AttachError),
     /// The host is out of descriptors.
     #[error("cannot create the SCSI controller {0:?}")]
     Controller(String, #[source] io::Error),

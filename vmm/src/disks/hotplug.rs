@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
-use devices::virtio::{Address, Leaving};
+use devices::virtio::{Address, Detached};
 use thiserror::Error;
 
 use super::controllers::ScsiControllers;
@@ -145,8 +145,8 @@ impl Hotplug {
         })
     }
 
-    /// Detaches a disk: the guest no longer finds it. Its image is closed once its I/O in flight has
-    /// completed and its data is flushed, which an event reports.
+    /// Detaches a disk: the guest no longer finds it. Its image is closed once its I/O in flight
+    /// has completed and its data is flushed, which an event reports.
     ///
     /// # Errors
     ///
@@ -212,8 +212,8 @@ fn conflict(other: &ManagedDisk, error: impl FnOnce() -> HotplugError) -> Hotplu
 
 /// Waits for the I/O in flight of a detached disk, flushes it, and closes its image. `release`
 /// drops the last other references to the disk in between: the close waits for them.
-fn flush_and_close(id: &str, leaving: Leaving, release: impl FnOnce()) -> io::Result<()> {
-    let flushed = log_failed_flush(id, leaving.settle());
+fn flush_and_close(id: &str, leaving: Detached, release: impl FnOnce()) -> io::Result<()> {
+    let flushed = log_failed_flush(id, leaving.drain());
     release();
     leaving.close();
     flushed

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use devices::virtio::DiskControl;
+use devices::storage::DiskControl;
 
 use super::events::EventLog;
 use super::space_watch::SpaceWatch;

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use block::Crossing;
-use devices::virtio::DiskControl;
+use devices::storage::DiskControl;
 
 use super::events::{EventKind, EventLog};
 use crate::config::human_size;

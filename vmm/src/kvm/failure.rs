@@ -1,6 +1,6 @@
-//! What KVM says when it cannot go on with a guest.
+//! Failures of KVM to run a guest.
 //!
-//! Read on the vCPU's own thread, right after the exit it explains.
+//! Created on the vCPU's thread, right after the exit.
 
 use std::fmt;
 
@@ -10,25 +10,24 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
-/// `emulation_failure.flags`: the instruction's bytes follow.
-const HAS_INSTRUCTION_BYTES: u64 = 1 << 0;
+use super::raw::InternalError;
 
-/// Why KVM stopped.
+/// The cause of a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// KVM_EXIT_INTERNAL_ERROR: emulation failed, with the bytes if KVM tells them.
+    /// KVM_EXIT_INTERNAL_ERROR: emulation failed. The bytes may be missing.
     Emulation { instruction: Vec<u8> },
-    /// KVM_EXIT_INTERNAL_ERROR of another kind.
+    /// KVM_EXIT_INTERNAL_ERROR with another suberror.
     Internal { suberror: u32, data: Vec<u64> },
     /// KVM_EXIT_FAIL_ENTRY: the processor refused to enter the guest.
     FailEntry { reason: u64, cpu: u32 },
-    /// An exit that this program has no use for.
+    /// An exit that this program does not handle.
     Unexpected { exit: String },
-    /// KVM_RUN itself failed.
+    /// KVM_RUN failed.
     Run { error: kvm_ioctls::Error },
 }
 
-/// A vCPU that KVM cannot run any further.
+/// A vCPU that KVM cannot run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KvmFailure {
     vcpu: u8,
@@ -37,7 +36,7 @@ pub(crate) struct KvmFailure {
 }
 
 impl KvmFailure {
-    /// Describes why `fd`, the vCPU with this index, stopped.
+    /// The failure of the vCPU `fd` with index `vcpu`.
     pub(crate) fn new(vcpu: u8, fd: &VcpuFd, cause: Cause) -> Self {
         let instruction_pointer = fd.get_regs().map(|registers| registers.rip).ok();
         Self { vcpu, cause, instruction_pointer }
@@ -45,32 +44,14 @@ impl KvmFailure {
 }
 
 impl Cause {
-    /// What stands behind a KVM_EXIT_INTERNAL_ERROR, which must be the last exit.
+    /// The cause of KVM_EXIT_INTERNAL_ERROR, which must be the last exit.
     pub(crate) fn of_internal_error(run: &kvm_run) -> Self {
-        // SAFETY: `internal` is the member that KVM fills on this exit, and any bytes are valid in
-        // its integers.
-        let internal = unsafe { run.__bindgen_anon_1.internal };
-        if internal.suberror == KVM_INTERNAL_ERROR_EMULATION {
-            return Self::Emulation { instruction: instruction_bytes(run) };
+        let InternalError { suberror, data, instruction } = InternalError::read(run);
+        if suberror == KVM_INTERNAL_ERROR_EMULATION {
+            return Self::Emulation { instruction };
         }
-        let count = usize::try_from(internal.ndata).unwrap_or_default();
-        let data = internal.data.into_iter().take(count).collect();
-        Self::Internal { suberror: internal.suberror, data }
+        Self::Internal { suberror, data }
     }
-}
-
-/// The instruction that could not be emulated, as far as KVM tells it.
-fn instruction_bytes(run: &kvm_run) -> Vec<u8> {
-    // SAFETY: `emulation_failure` is the member that KVM fills on this exit, and any bytes are valid
-    // in its integers.
-    let failure = unsafe { run.__bindgen_anon_1.emulation_failure };
-    if failure.ndata < 1 || failure.flags & HAS_INSTRUCTION_BYTES == 0 {
-        return Vec::new();
-    }
-    // SAFETY: the flag says that this member is the one filled, and it holds only bytes.
-    let instruction = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
-    let length = usize::from(instruction.insn_size);
-    instruction.insn_bytes.into_iter().take(length).collect()
 }
 
 impl fmt::Display for Cause {
@@ -95,7 +76,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Bytes as in a disassembly, each with a space before it.
+/// Bytes in hexadecimal, each after a space.
 struct Hex<'a>(&'a [u8]);
 
 impl fmt::Display for Hex<'_> {
@@ -106,9 +87,9 @@ impl fmt::Display for Hex<'_> {
 
 fn suberror_name(suberror: u32) -> &'static str {
     match suberror {
-        KVM_INTERNAL_ERROR_SIMUL_EX => "two exceptions at once",
+        KVM_INTERNAL_ERROR_SIMUL_EX => "simultaneous exceptions",
         KVM_INTERNAL_ERROR_DELIVERY_EV => "an event could not be delivered",
-        KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "an exit KVM does not know",
+        KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "an exit unknown to KVM",
         _ => "unknown",
     }
 }
@@ -121,9 +102,9 @@ impl fmt::Display for KvmFailure {
             write!(f, ", instruction pointer {pointer:#x}")?;
         }
         f.write_str(
-            "\n  what to do: run on a host whose CPU virtualises in hardware (VT-x with EPT or \
-             AMD-V with NPT); inside a virtual machine, enable nested virtualisation. \
-             The host's kernel log may say more",
+            "\n  what to do: use a host with hardware virtualization (VT-x with EPT or AMD-V with \
+             NPT); inside a virtual machine, enable nested virtualization. The host's kernel log \
+             may have details",
         )
     }
 }
@@ -139,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_says_what_where_and_what_to_do() {
+    fn the_message_has_cause_place_and_remedy() {
         let text = message(Cause::Emulation { instruction: vec![0x0f, 0xae, 0x2f] });
         assert!(text.contains("cannot emulate the instruction 0f ae 2f"), "{text}");
         assert!(text.contains("vCPU 2, instruction pointer 0x100000"), "{text}");
@@ -147,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cause_has_its_words() {
+    fn each_cause_has_a_message() {
         let internal = Cause::Internal { suberror: KVM_INTERNAL_ERROR_DELIVERY_EV, data: vec![7] };
         assert!(message(internal).contains("an event could not be delivered) 0x7"));
         let entry = Cause::FailEntry { reason: 0x8000_0021, cpu: 3 };
@@ -156,22 +137,5 @@ mod tests {
         );
         let run = Cause::Run { error: kvm_ioctls::Error::new(libc::EFAULT) };
         assert!(message(run).contains("KVM_RUN failed: Bad address"));
-    }
-
-    #[test]
-    fn instruction_bytes_come_only_with_their_flag() {
-        let mut run = kvm_run::default();
-        run.__bindgen_anon_1.emulation_failure.suberror = KVM_INTERNAL_ERROR_EMULATION;
-        run.__bindgen_anon_1.emulation_failure.ndata = 3;
-        // SAFETY: all members of the union are integers, so any may be referred to.
-        let failure = unsafe { &mut run.__bindgen_anon_1.emulation_failure };
-        // SAFETY: as above.
-        let bytes = unsafe { &mut failure.__bindgen_anon_1.__bindgen_anon_1 };
-        bytes.insn_size = 2;
-        bytes.insn_bytes[..3].copy_from_slice(&[0x0f, 0x0b, 0x90]);
-        assert_eq!(Cause::of_internal_error(&run), Cause::Emulation { instruction: vec![] });
-        run.__bindgen_anon_1.emulation_failure.flags = HAS_INSTRUCTION_BYTES;
-        let cause = Cause::of_internal_error(&run);
-        assert_eq!(cause, Cause::Emulation { instruction: vec![0x0f, 0x0b] });
     }
 }

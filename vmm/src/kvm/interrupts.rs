@@ -1,8 +1,8 @@
-//! Interrupts into the guest and doorbells out of it, as devices ask for them.
+//! Interrupts to the guest (irqfd) and doorbells from it (ioeventfd).
 //!
-//! An interrupt is an irqfd on a KVM interrupt number (GSI). The first [`layout::IOAPIC_PINS`]
-//! numbers are the pins of the IOAPIC, the others carry messages. Called on the control thread while
-//! the machine is built and on vCPU threads when a driver sets its vectors up; never per request.
+//! An interrupt has a KVM interrupt number (GSI). The first [`layout::IOAPIC_PINS`] numbers are the
+//! pins of the IOAPIC, the others carry messages (MSI). Runs on the control thread while the
+//! machine is built, and on vCPU threads when a driver configures its vectors; never for a request.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,14 +19,14 @@ use vmm_sys_util::eventfd::EventFd;
 use super::Vm;
 use crate::layout;
 
-/// The part of the virtual machine that devices use.
+/// The hypervisor of the devices.
 pub(crate) struct KvmDevices {
     vm: Arc<Vm>,
-    table: Arc<Mutex<Table>>,
+    table: Arc<Mutex<RoutingTable>>,
 }
 
-/// What each GSI above the IOAPIC's stands for; a message only once its line was unmasked.
-struct Table {
+/// The messages of the GSIs above the IOAPIC's, `None` until first unmasked.
+struct RoutingTable {
     messages: Vec<Option<MsiMessage>>,
     entries_max: usize,
 }
@@ -36,15 +36,14 @@ impl KvmDevices {
     pub(crate) fn new(vm: Arc<Vm>) -> Self {
         let entries_max = vm.fd.check_extension_int(Cap::IrqRouting);
         let entries_max = usize::try_from(entries_max).unwrap_or_default();
-        Self { vm, table: Arc::new(Mutex::new(Table { messages: Vec::new(), entries_max })) }
+        Self { vm, table: Arc::new(Mutex::new(RoutingTable { messages: Vec::new(), entries_max })) }
     }
 
-    /// An event that raises a pin of the IOAPIC for a moment; the guest has to treat the pin as
-    /// edge triggered.
+    /// An event that pulses a pin of the IOAPIC, which the guest must treat as edge triggered.
     ///
     /// # Errors
     ///
-    /// When KVM refuses.
+    /// KVM refuses.
     pub(crate) fn pin(&self, gsi: u32) -> io::Result<EventFd> {
         let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         self.vm.fd.register_irqfd(&event, gsi)?;
@@ -56,7 +55,7 @@ impl Hypervisor for KvmDevices {
     fn msi_line(&self) -> io::Result<Box<dyn MsiLine>> {
         let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         let gsi = lock(&self.table).add_line()?;
-        Ok(Box::new(Line {
+        Ok(Box::new(MsiInterrupt {
             vm: Arc::clone(&self.vm),
             table: Arc::clone(&self.table),
             event: Arc::new(event),
@@ -76,23 +75,23 @@ impl Hypervisor for KvmDevices {
     }
 }
 
-/// The table holds plain values, so it is whole even after a panic elsewhere.
-fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+/// The table holds plain values, so a poisoned lock is usable.
+fn lock(table: &Mutex<RoutingTable>) -> MutexGuard<'_, RoutingTable> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Table {
+impl RoutingTable {
     fn add_line(&mut self) -> io::Result<u32> {
         let gsi = layout::IOAPIC_PINS as usize + self.messages.len();
         if gsi >= self.entries_max {
-            let limit = format!("KVM has no more than {} interrupt numbers", self.entries_max);
+            let limit = format!("KVM supports only {} interrupt numbers", self.entries_max);
             return Err(io::Error::other(limit));
         }
         self.messages.push(None);
         u32::try_from(gsi).map_err(io::Error::other)
     }
 
-    /// Sets the message of `gsi`; whether that changed anything.
+    /// Sets the message of `gsi`; returns whether it changed.
     fn set(&mut self, gsi: u32, message: MsiMessage) -> bool {
         let index = (gsi - layout::IOAPIC_PINS) as usize;
         let slot = self.messages.get_mut(index);
@@ -139,15 +138,15 @@ fn message_entry(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
 }
 
 /// One message signalled interrupt.
-struct Line {
+struct MsiInterrupt {
     vm: Arc<Vm>,
-    table: Arc<Mutex<Table>>,
+    table: Arc<Mutex<RoutingTable>>,
     event: Arc<EventFd>,
     gsi: u32,
     unmasked: bool,
 }
 
-impl MsiLine for Line {
+impl MsiLine for MsiInterrupt {
     fn event(&self) -> &Arc<EventFd> {
         &self.event
     }
@@ -174,10 +173,10 @@ impl MsiLine for Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for MsiInterrupt {
     fn drop(&mut self) {
         if let Err(error) = self.mask() {
-            tracing::warn!(%error, gsi = self.gsi, "interrupt line stays attached");
+            tracing::warn!(%error, gsi = self.gsi, "cannot detach the interrupt");
         }
     }
 }
@@ -188,12 +187,12 @@ mod tests {
 
     const MESSAGE: MsiMessage = MsiMessage { address: 0x1_fee0_0000, data: 0x31 };
 
-    fn table(entries_max: usize) -> Table {
-        Table { messages: Vec::new(), entries_max }
+    fn table(entries_max: usize) -> RoutingTable {
+        RoutingTable { messages: Vec::new(), entries_max }
     }
 
     #[test]
-    fn pins_stay_routed_beside_messages() {
+    fn messages_keep_the_routes_of_pins() {
         let mut table = table(4096);
         let (first, second) = (table.add_line().unwrap(), table.add_line().unwrap());
         assert_eq!((first, second), (24, 25));
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_message_again_changes_nothing() {
+    fn an_equal_message_is_no_change() {
         let mut table = table(4096);
         let gsi = table.add_line().unwrap();
         assert!(table.set(gsi, MESSAGE));
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn running_out_of_numbers_is_an_error() {
+    fn exhausted_interrupt_numbers_are_an_error() {
         let mut table = table(25);
         assert!(table.add_line().is_ok());
         assert!(table.add_line().unwrap_err().to_string().contains("25"));

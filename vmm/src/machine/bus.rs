@@ -1,6 +1,7 @@
-//! Where a vCPU's port and memory accesses go.
+//! Routes the port and memory accesses of vCPUs to devices.
 //!
-//! Shared by all vCPU threads. Nothing here blocks for long: every device answers from registers.
+//! Shared by all vCPU threads. An access takes only the lock of its device, and every device
+//! answers from registers.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,61 +10,64 @@ use devices::pci::PciRoot;
 
 use crate::layout::{PCI_CONFIG_PORTS, Ports};
 
-/// A device that several threads may access.
-pub(crate) type SharedDevice = Arc<Mutex<dyn BusDevice>>;
+/// A device shared by several threads.
+pub(super) type SharedDevice = Arc<Mutex<dyn BusDevice>>;
 
-/// The devices behind ports, and those on PCI.
-pub(crate) struct Bus {
+/// The devices with ports, and those on PCI.
+pub(super) struct Bus {
     ports: Vec<(Ports, SharedDevice)>,
     pci: Arc<PciRoot>,
 }
 
 impl Bus {
-    /// A bus with only the PCI root on it.
-    pub(crate) fn new(pci: Arc<PciRoot>) -> Self {
+    /// A bus with only the PCI root.
+    pub(super) fn new(pci: Arc<PciRoot>) -> Self {
         Self { ports: Vec::new(), pci }
     }
 
-    /// Puts `device` behind `ports`.
-    pub(crate) fn attach(&mut self, ports: Ports, device: SharedDevice) {
+    /// Attaches `device` to `ports`.
+    pub(super) fn attach(&mut self, ports: Ports, device: SharedDevice) {
         self.ports.push((ports, device));
     }
 
-    /// Fills `data` from a port. Where there is no device, all bits are set.
-    pub(crate) fn read_port(&self, port: u16, data: &mut [u8]) {
+    /// Reads a port. Without a device, all bits are set.
+    pub(super) fn read_port(&self, port: u16, data: &mut [u8]) {
         if let Some(offset) = PCI_CONFIG_PORTS.offset(port) {
             self.pci.config_read(offset, data);
-        } else if let Some((offset, device)) = self.behind(port) {
+        } else if let Some((offset, device)) = self.device_at(port) {
             device.lock().unwrap_or_else(PoisonError::into_inner).read(offset.into(), data);
         } else {
             data.fill(0xff);
         }
     }
 
-    /// Writes `data` to a port.
-    pub(crate) fn write_port(&self, port: u16, data: &[u8]) {
+    /// Writes a port.
+    pub(super) fn write_port(&self, port: u16, data: &[u8]) {
         if let Some(offset) = PCI_CONFIG_PORTS.offset(port) {
             self.pci.config_write(offset, data);
-        } else if let Some((offset, device)) = self.behind(port) {
+        } else if let Some((offset, device)) = self.device_at(port) {
             device.lock().unwrap_or_else(PoisonError::into_inner).write(offset.into(), data);
         }
     }
 
-    /// Fills `data` from a device's memory. Where there is no device, all bits are set.
-    pub(crate) fn read_memory(&self, address: u64, data: &mut [u8]) {
+    /// Reads device memory. Without a device, all bits are set.
+    pub(super) fn read_memory(&self, address: u64, data: &mut [u8]) {
         if !self.pci.mmio_read(address, data) {
             data.fill(0xff);
         }
     }
 
-    /// Writes `data` to a device's memory.
-    pub(crate) fn write_memory(&self, address: u64, data: &[u8]) {
+    /// Writes device memory.
+    pub(super) fn write_memory(&self, address: u64, data: &[u8]) {
         if !self.pci.mmio_write(address, data) {
-            tracing::debug!(address = format_args!("{address:#x}"), "write to nowhere");
+            tracing::debug!(
+                address = format_args!("{address:#x}"),
+                "write to an address without a device"
+            );
         }
     }
 
-    fn behind(&self, port: u16) -> Option<(u8, &SharedDevice)> {
+    fn device_at(&self, port: u16) -> Option<(u8, &SharedDevice)> {
         self.ports.iter().find_map(|(ports, device)| Some((ports.offset(port)?, device)))
     }
 }
@@ -75,9 +79,9 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Scratch(Vec<(u64, u8)>);
+    struct RecordingDevice(Vec<(u64, u8)>);
 
-    impl BusDevice for Scratch {
+    impl BusDevice for RecordingDevice {
         fn read(&mut self, offset: u64, data: &mut [u8]) {
             data.fill(u8::try_from(offset).unwrap());
         }
@@ -94,17 +98,17 @@ mod tests {
         bus.write_port(0xcf8, &0x8000_0000_u32.to_le_bytes());
         let mut vendor = [0; 2];
         bus.read_port(0xcfc, &mut vendor);
-        assert_ne!(vendor, [0xff; 2], "the host bridge is there");
-        let mut nothing = [0; 4];
-        bus.read_memory(0xc000_0000, &mut nothing);
-        assert_eq!(nothing, [0xff; 4]);
+        assert_ne!(vendor, [0xff; 2], "the host bridge answers");
+        let mut absent = [0; 4];
+        bus.read_memory(0xc000_0000, &mut absent);
+        assert_eq!(absent, [0xff; 4]);
     }
 
     #[test]
-    fn accesses_reach_the_device_whose_ports_they_hit() {
+    fn port_accesses_reach_the_device_of_their_range() {
         let window = Window { base: 0xc000_0000, len: 0x1000 };
         let mut bus = Bus::new(Arc::new(PciRoot::new(window)));
-        let device = Arc::new(Mutex::new(Scratch::default()));
+        let device = Arc::new(Mutex::new(RecordingDevice::default()));
         bus.attach(Ports { base: 0x100, length: 4 }, device.clone());
         for (port, seen) in [(0xff, 0xff), (0x100, 0), (0x103, 3), (0x104, 0xff)] {
             let mut data = [0];

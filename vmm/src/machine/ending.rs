@@ -1,59 +1,57 @@
-//! How the machine ended. Told by whichever thread learns it first, awaited by the control thread.
+//! How the machine ended: set by the first thread that ends it, read by the control thread.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::OnceLock;
-
-use rustix::event::{EventfdFlags, eventfd};
 
 use crate::exit::Exit;
 use crate::kvm::KvmFailure;
+use crate::notifier::Notifier;
 
 /// The end of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// As the guest or the user wanted it.
+    /// The guest or the user ended it.
     Exit(Exit),
-    /// KVM cannot go on.
+    /// KVM cannot continue.
     Failure(KvmFailure),
 }
 
-/// A place for one [`Ending`]; the first one stays.
+/// A place for one [`Ending`]. The first one stays.
 pub(crate) struct EndingCell {
     ending: OnceLock<Ending>,
-    event: OwnedFd,
+    notifier: Notifier,
 }
 
 impl EndingCell {
-    /// An empty place.
+    /// The machine has not ended.
     ///
     /// # Errors
     ///
-    /// When the host gives no event.
+    /// The process or the host is out of descriptors.
     pub(crate) fn new() -> io::Result<Self> {
-        let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self { ending: OnceLock::new(), event })
+        Ok(Self { ending: OnceLock::new(), notifier: Notifier::new()? })
     }
 
-    /// Ends the machine, unless it already ended.
+    /// Ends the machine, unless it has ended.
     pub(crate) fn set(&self, ending: Ending) {
         if self.ending.set(ending).is_ok()
-            && let Err(error) = rustix::io::write(&self.event, &1_u64.to_ne_bytes())
+            && let Err(error) = self.notifier.notify()
         {
-            tracing::error!(%error, "the control thread does not learn that the machine ended");
+            tracing::error!(%error, "cannot notify the control thread that the machine ended");
         }
     }
 
-    /// How the machine ended, if it did.
+    /// How the machine ended, if it has.
     pub(crate) fn get(&self) -> Option<&Ending> {
         self.ending.get()
     }
 }
 
-impl AsFd for EndingCell {
+impl AsRawFd for EndingCell {
     /// Readable once the machine has ended.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
+    fn as_raw_fd(&self) -> RawFd {
+        self.notifier.as_raw_fd()
     }
 }
 
@@ -69,7 +67,7 @@ mod tests {
         cell.set(Ending::Exit(Exit::Rebooted));
         assert_eq!(cell.get(), Some(&Ending::Exit(Exit::Panicked)));
         let mut count = [0; 8];
-        rustix::io::read(&cell.event, &mut count).unwrap();
-        assert_eq!(u64::from_ne_bytes(count), 1);
+        rustix::io::read(&cell.notifier, &mut count).unwrap();
+        assert_eq!(u64::from_ne_bytes(count), 1, "notified once");
     }
 }

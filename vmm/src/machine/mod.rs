@@ -1,11 +1,11 @@
-//! A machine: memory, processors and devices, wired as the configuration says.
+//! A machine: memory, vCPUs and devices, connected as the configuration says.
 
-pub(crate) mod bus;
-pub(crate) mod ending;
-pub(crate) mod pause_gate;
+mod bus;
+mod ending;
+mod pause_gate;
 mod pci;
-pub(crate) mod serial;
-pub(crate) mod vcpu;
+mod serial;
+mod vcpu;
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -13,50 +13,54 @@ use std::sync::{Arc, Mutex};
 use devices::Hypervisor;
 use devices::pci::PciRoot;
 use devices::platform::{Cmos, KeyboardReset, PowerButton, PowerControl, PowerRequest, Pvpanic};
-use devices::virtio::DiskControl;
+use devices::storage::DiskControl;
 use kvm_ioctls::Kvm;
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
+use crate::acpi::{self, AcpiError};
+use crate::boot::{self, BootError};
 use crate::config::MachineConfig;
 use crate::console::OutputWriter;
 use crate::cpu::{self, Cpuid};
 use crate::disks::ScsiControllers;
 use crate::exit::Exit;
-use crate::kvm::{self, KvmDevices, Vm, refused};
-use crate::{acpi, boot, layout, memory};
+use crate::kvm::{self, KvmDevices, KvmError, Vm, refused};
+use crate::layout;
+use crate::memory::{self, MemoryError};
 use bus::Bus;
-use ending::{Ending, EndingCell};
-use pause_gate::Gate;
-use pci::{PciDevices, PciError, create_devices};
-use serial::Serial;
-use vcpu::{Vcpu, Vcpus};
+pub(crate) use ending::{Ending, EndingCell};
+pub(crate) use pause_gate::PauseGate;
+use pci::{PciDevices, PciError};
+pub(crate) use serial::Serial;
+use vcpu::Vcpu;
+pub(crate) use vcpu::Vcpus;
 
-/// Why a machine cannot be had.
+/// The reason a machine cannot be built or started.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
-    /// There is no usable KVM.
+pub(crate) enum MachineError {
+    /// KVM.
     #[error(transparent)]
-    Kvm(#[from] kvm::Error),
-    /// There is no memory.
+    Kvm(#[from] KvmError),
+    /// Guest memory.
     #[error(transparent)]
-    Memory(#[from] memory::Error),
-    /// The kernel cannot be booted.
+    Memory(#[from] MemoryError),
+    /// The kernel.
     #[error(transparent)]
-    Boot(#[from] boot::Error),
-    /// The tables do not fit.
+    Boot(#[from] BootError),
+    /// The ACPI tables.
     #[error(transparent)]
-    Acpi(#[from] acpi::Error),
-    /// A disk or another device cannot be had.
+    Acpi(#[from] AcpiError),
+    /// A disk or another device on PCI.
     #[error(transparent)]
     Device(#[from] PciError),
-    /// The host gives no event, interrupt or thread.
+    /// The host is out of descriptors, interrupts or threads.
     #[error("cannot {0}")]
     Host(&'static str, #[source] io::Error),
 }
 
-fn host(what: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Host(what, source)
+fn cannot(action: &'static str) -> impl FnOnce(io::Error) -> MachineError {
+    move |source| MachineError::Host(action, source)
 }
 
 /// A machine that can be started.
@@ -64,33 +68,33 @@ pub(crate) struct Machine {
     pub(crate) ending: Arc<EndingCell>,
     pub(crate) serial: Serial,
     pub(crate) button: PowerButton,
-    /// In the order of the configuration.
+    /// The disks' controls, in the order of the configuration.
     pub(crate) disks: Vec<DiskControl>,
-    /// What disks are attached to while the machine runs.
+    /// The SCSI controllers, for hotplug.
     pub(crate) controllers: ScsiControllers,
-    /// What the processors pass.
-    pub(crate) gate: Arc<Gate>,
+    /// The gate of the vCPUs.
+    pub(crate) gate: Arc<PauseGate>,
     pci: Arc<PciRoot>,
     vcpus: Vec<Vcpu>,
 }
 
 /// A machine whose guest runs.
-pub(crate) struct Running {
+pub(crate) struct RunningMachine {
     pci: Arc<PciRoot>,
     pub(crate) vcpus: Vcpus,
 }
 
 impl Machine {
-    /// Builds the machine, with its serial port writing to `console`.
+    /// Builds the machine. Its serial port writes to `console`.
     ///
     /// # Errors
     ///
-    /// When something cannot be had, or `interrupted` says to stop.
+    /// The machine cannot be built, or `interrupted` returned true.
     pub(crate) fn build(
         config: &MachineConfig,
         console: OutputWriter,
         interrupted: impl FnMut() -> bool,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, MachineError> {
         let kvm = kvm::open()?;
         let memory = memory::claim(config.memory_bytes, interrupted)?;
         acpi::write(&memory, config.vcpus)?;
@@ -99,54 +103,59 @@ impl Machine {
         let vm = Arc::new(Vm::new(&kvm, memory.clone())?);
         let hypervisor = Arc::new(KvmDevices::new(Arc::clone(&vm)));
         let devices: Arc<dyn Hypervisor> = hypervisor.clone();
-        let PciDevices { root, disks, controllers } = create_devices(config, &memory, &devices)?;
+        let PciDevices { root, disks, controllers } =
+            pci::create_devices(config, &memory, &devices)?;
         let pci = Arc::new(root);
-        let ending = Arc::new(EndingCell::new().map_err(host("create an event"))?);
+        let ending = Arc::new(EndingCell::new().map_err(cannot("create an event"))?);
         let interrupt =
-            hypervisor.pin(layout::SERIAL_GSI).map_err(host("connect the serial port"))?;
-        let serial = Serial::new(interrupt, console).map_err(host("create an event"))?;
+            hypervisor.pin(layout::SERIAL_GSI).map_err(cannot("connect the serial port"))?;
+        let serial = Serial::new(interrupt, console).map_err(cannot("create an event"))?;
         let power = power_control(&hypervisor, &ending)?;
         let button = power.button();
         let bus = bus(&pci, &serial, power, &ending);
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(PauseGate::default());
         let vcpus = vcpus(&kvm, &vm, config.vcpus, entry, &bus, &ending, &gate)?;
         Ok(Self { ending, serial, button, disks, controllers, gate, pci, vcpus })
     }
 
-    /// Starts the processors. What else there is stays in place.
+    /// Starts the vCPUs.
     ///
     /// # Errors
     ///
-    /// When the host gives no thread.
-    pub(crate) fn start(&mut self) -> Result<Running, Error> {
-        vcpu::prepare_kicks().map_err(host("handle the signal that stops vCPUs"))?;
+    /// The host is out of threads.
+    pub(crate) fn start(&mut self) -> Result<RunningMachine, MachineError> {
+        vcpu::handle_kicks().map_err(cannot("handle the signal that stops vCPUs"))?;
         let vcpus = Vcpus::new(Arc::clone(&self.gate));
-        let mut running = Running { pci: Arc::clone(&self.pci), vcpus };
+        let mut running = RunningMachine { pci: Arc::clone(&self.pci), vcpus };
         for vcpu in self.vcpus.drain(..) {
             if let Err(error) = running.vcpus.start(vcpu) {
                 self.ending.set(Ending::Exit(Exit::Failed));
                 running.vcpus.stop();
-                return Err(Error::Host("start a vCPU thread", error));
+                return Err(MachineError::Host("start a vCPU thread", error));
             }
         }
         Ok(running)
     }
 }
 
-impl Running {
-    /// Stops the processors, then the devices. The machine must have ended.
+impl RunningMachine {
+    /// Stops the vCPUs, then the devices. The machine must have ended.
     ///
     /// # Errors
     ///
-    /// When a device could not make its data durable.
+    /// A disk could not be flushed.
     pub(crate) fn stop(self) -> io::Result<()> {
         self.vcpus.stop();
         self.pci.close()
     }
 }
 
-fn power_control(hypervisor: &KvmDevices, ending: &Arc<EndingCell>) -> Result<PowerControl, Error> {
-    let interrupt = hypervisor.pin(layout::POWER_GSI).map_err(host("connect the power button"))?;
+fn power_control(
+    hypervisor: &KvmDevices,
+    ending: &Arc<EndingCell>,
+) -> Result<PowerControl, MachineError> {
+    let interrupt =
+        hypervisor.pin(layout::POWER_GSI).map_err(cannot("connect the power button"))?;
     let ending = Arc::clone(ending);
     Ok(PowerControl::new(interrupt, move |request| {
         ending.set(Ending::Exit(match request {
@@ -156,7 +165,7 @@ fn power_control(hypervisor: &KvmDevices, ending: &Arc<EndingCell>) -> Result<Po
     }))
 }
 
-/// The devices as vCPUs reach them.
+/// The devices that vCPUs access.
 fn bus(
     pci: &Arc<PciRoot>,
     serial: &Serial,
@@ -178,7 +187,7 @@ fn bus(
     Arc::new(bus)
 }
 
-/// All processors; the first is set to start at `entry`, it wakes the others.
+/// All vCPUs. The boot processor starts at `entry`, and wakes the others.
 fn vcpus(
     kvm: &Kvm,
     vm: &Arc<Vm>,
@@ -186,8 +195,8 @@ fn vcpus(
     entry: GuestAddress,
     bus: &Arc<Bus>,
     ending: &Arc<EndingCell>,
-    gate: &Arc<Gate>,
-) -> Result<Vec<Vcpu>, Error> {
+    gate: &Arc<PauseGate>,
+) -> Result<Vec<Vcpu>, MachineError> {
     let cpuid = Cpuid::new(kvm, count).map_err(refused("list processor features"))?;
     let mut vcpus = Vec::new();
     for index in 0..count {

@@ -1,21 +1,21 @@
-//! Where vCPUs wait while the machine is paused.
+//! The gate at which vCPUs park while the machine is paused.
 //!
-//! vCPU threads pass it before each entry into the guest; the control thread closes and opens it.
+//! vCPU threads pass it before each entry into the guest. The control thread closes and opens it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// A gate that all vCPUs of a machine pass.
+/// A gate for all vCPUs of a machine.
 #[derive(Default)]
-pub(crate) struct Gate {
+pub(crate) struct PauseGate {
     closed: AtomicBool,
     parked: Mutex<usize>,
     changed: Condvar,
 }
 
-impl Gate {
-    /// Waits while the gate is closed. Calls `on_park` first, if it is.
-    pub(crate) fn pass(&self, on_park: impl FnOnce()) {
+impl PauseGate {
+    /// Parks while the gate is closed, after a call of `on_park`.
+    pub(super) fn pass(&self, on_park: impl FnOnce()) {
         if !self.is_closed() {
             return;
         }
@@ -28,30 +28,30 @@ impl Gate {
         *parked -= 1;
     }
 
-    /// From now on those who come wait.
-    pub(crate) fn close(&self) {
+    /// Makes vCPUs park when they arrive.
+    pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
     }
 
-    /// Lets all go on.
-    pub(crate) fn open(&self) {
-        // Under the lock, or one who is about to wait misses it.
+    /// Releases all parked vCPUs.
+    pub(super) fn open(&self) {
+        // Under the lock, or a vCPU between its check and its wait misses the wakeup.
         let _parked = self.lock();
         self.closed.store(false, Ordering::Release);
         self.changed.notify_all();
     }
 
-    /// Whether those who come wait.
+    /// Whether the gate is closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// How many wait.
-    pub(crate) fn parked(&self) -> usize {
+    /// Number of parked vCPUs.
+    pub(super) fn parked(&self) -> usize {
         *self.lock()
     }
 
-    /// A count is whole also after a panic elsewhere.
+    /// A counter is always consistent, so a poisoned lock is usable.
     fn lock(&self) -> MutexGuard<'_, usize> {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -66,8 +66,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_waits_at_an_open_gate() {
-        let gate = Gate::default();
+    fn an_open_gate_parks_no_vcpu() {
+        let gate = PauseGate::default();
         gate.pass(|| panic!("parked"));
         gate.close();
         gate.open();
@@ -75,8 +75,8 @@ mod tests {
     }
 
     #[test]
-    fn all_wait_at_a_closed_gate_and_go_on_when_it_opens() {
-        let (gate, parking) = (Arc::new(Gate::default()), Arc::new(AtomicUsize::new(0)));
+    fn a_closed_gate_parks_all_until_it_opens() {
+        let (gate, parking) = (Arc::new(PauseGate::default()), Arc::new(AtomicUsize::new(0)));
         for _ in 0..100 {
             gate.close();
             let (gate, parking) = (&gate, &parking);

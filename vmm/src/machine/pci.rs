@@ -4,7 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use devices::pci::{BusFull, PciRoot, Window};
-use devices::virtio::{DiskControl, Net, PciTransport, Rng, Tap, TapError, VirtioDevice};
+use devices::storage::DiskControl;
+use devices::virtio::{Net, PciTransport, Rng, Tap, TapError, VirtioDevice};
 use devices::{GuestMemory, Hypervisor};
 use thiserror::Error;
 

@@ -1,20 +1,19 @@
-//! The serial port as the control thread and the vCPUs share it.
+//! The serial port, shared by the vCPUs and the control thread.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::platform::SerialPort;
-use rustix::event::{EventfdFlags, eventfd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::SharedDevice;
 use crate::console::OutputWriter;
+use crate::notifier::Notifier;
 
 /// The serial port of a machine.
 pub(crate) struct Serial {
     port: Arc<Mutex<SerialPort<OutputWriter>>>,
-    drained: Arc<OwnedFd>,
+    input_drained: Notifier,
 }
 
 impl Serial {
@@ -22,44 +21,39 @@ impl Serial {
     ///
     /// # Errors
     ///
-    /// When the host gives no event.
-    pub(crate) fn new(interrupt: EventFd, output: OutputWriter) -> io::Result<Self> {
-        let drained = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
-        let port = SerialPort::new(interrupt, Arc::clone(&drained), output);
-        Ok(Self { port: Arc::new(Mutex::new(port)), drained })
+    /// The process or the host is out of descriptors.
+    pub(super) fn new(interrupt: EventFd, output: OutputWriter) -> io::Result<Self> {
+        let input_drained = Notifier::new()?;
+        let port = SerialPort::new(interrupt, input_drained.descriptor(), output);
+        Ok(Self { port: Arc::new(Mutex::new(port)), input_drained })
     }
 
-    /// The port's registers, for the bus.
-    pub(crate) fn registers(&self) -> SharedDevice {
+    /// The registers, for the bus.
+    pub(super) fn registers(&self) -> SharedDevice {
         self.port.clone()
     }
 
-    /// How much input the port has room for.
+    /// Bytes of input that fit into the port's FIFO.
     pub(crate) fn room(&self) -> usize {
         self.lock().room()
     }
 
-    /// Hands input to the guest, which must be no more than there is room for.
+    /// Passes input to the guest, at most [`room`](Self::room) bytes.
     pub(crate) fn receive(&self, input: &[u8]) -> io::Result<()> {
-        let taken = self.lock().receive(input)?;
-        if taken < input.len() {
-            tracing::debug!(lost = input.len() - taken, "console input while looped back");
+        let accepted = self.lock().receive(input)?;
+        if accepted < input.len() {
+            let lost_bytes = input.len() - accepted;
+            tracing::debug!(lost_bytes, "console input dropped: the port is in loopback mode");
         }
         Ok(())
     }
 
-    /// Readable after the guest has taken all input.
-    pub(crate) fn drained(&self) -> BorrowedFd<'_> {
-        self.drained.as_fd()
+    /// Notifies when the guest has read all input.
+    pub(crate) fn input_drained(&self) -> &Notifier {
+        &self.input_drained
     }
 
-    /// Makes [`Serial::drained`] unreadable until the next time.
-    pub(crate) fn forget_drained(&self) {
-        // Nothing to forget is fine, too.
-        let _: Result<usize, _> = rustix::io::read(&*self.drained, &mut [0; 8]);
-    }
-
-    /// The port is whole between accesses, so also after a panic elsewhere.
+    /// The port is consistent between accesses, so a poisoned lock is usable.
     fn lock(&self) -> MutexGuard<'_, SerialPort<OutputWriter>> {
         self.port.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,7 +1,7 @@
-//! A virtual processor: one thread that runs it until the machine ends.
+//! vCPUs: a thread for each, which runs it until the machine ends.
 //!
-//! A vCPU leaves the guest only for port and memory accesses; disk and network requests do not pass
-//! here. [`Vcpu::run`] never waits for anything but KVM_RUN and, while the machine is paused, the gate.
+//! A vCPU exits to this thread only for port and memory accesses; disk and network requests do not
+//! pass here. [`Vcpu::run`] waits only for KVM_RUN and, while the machine is paused, for the gate.
 
 use std::io;
 use std::sync::Arc;
@@ -13,41 +13,43 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::bus::Bus;
 use super::ending::{Ending, EndingCell};
-use super::pause_gate::Gate;
+use super::pause_gate::PauseGate;
 use crate::exit::Exit;
 use crate::kvm::{Cause, KvmFailure, Vm};
 
-/// How long to wait for a vCPU that was asked to stop before asking again.
+/// Interval between two kicks of a vCPU that has not stopped yet.
 const KICK_INTERVAL: Duration = Duration::from_millis(1);
+/// Longest time for a pause. A vCPU leaves the guest at once, unless the host is overloaded.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A virtual processor that has not started yet.
-pub(crate) struct Vcpu {
-    pub(crate) fd: VcpuFd,
-    pub(crate) index: u8,
-    pub(crate) bus: Arc<Bus>,
-    pub(crate) ending: Arc<EndingCell>,
-    pub(crate) gate: Arc<Gate>,
-    /// Keeps the guest's memory for as long as the vCPU may run; dropped after `fd`.
-    pub(crate) _vm: Arc<Vm>,
+/// A vCPU that has not started.
+pub(super) struct Vcpu {
+    pub(super) fd: VcpuFd,
+    pub(super) index: u8,
+    pub(super) bus: Arc<Bus>,
+    pub(super) ending: Arc<EndingCell>,
+    pub(super) gate: Arc<PauseGate>,
+    /// Keeps the guest's memory while the vCPU may run; dropped after `fd`.
+    pub(super) _vm: Arc<Vm>,
 }
 
-/// What a return from the guest asks for.
-enum Step {
+/// The action after an exit from the guest.
+enum AfterExit {
     Resume,
     End(Ending),
     Fail(Cause),
-    /// As `Fail`, with the cause still to be read from KVM's page.
+    /// Like `Fail`; the cause is in KVM's shared page.
     FailInternally,
 }
 
 impl Vcpu {
     fn run(mut self) {
         loop {
-            self.gate.pass(|| note_pause(&self.fd));
+            self.gate.pass(|| notify_guest_of_pause(&self.fd));
             if self.ending.get().is_some() {
                 break;
             }
-            if let Some(ending) = self.step() {
+            if let Some(ending) = self.enter() {
                 self.ending.set(ending);
             }
         }
@@ -55,75 +57,71 @@ impl Vcpu {
         tracing::info!(vcpu = self.index, instruction_pointer = ?pointer, "vCPU stopped");
     }
 
-    /// Enters the guest once.
-    fn step(&mut self) -> Option<Ending> {
-        let cause = match handle(self.fd.run(), &self.bus) {
-            Step::Resume => return None,
-            Step::End(ending) => return Some(ending),
-            Step::Fail(cause) => cause,
-            Step::FailInternally => Cause::of_internal_error(self.fd.get_kvm_run()),
+    /// Enters the guest once and handles the exit.
+    fn enter(&mut self) -> Option<Ending> {
+        let cause = match handle_exit(self.fd.run(), &self.bus) {
+            AfterExit::Resume => return None,
+            AfterExit::End(ending) => return Some(ending),
+            AfterExit::Fail(cause) => cause,
+            AfterExit::FailInternally => Cause::of_internal_error(self.fd.get_kvm_run()),
         };
         Some(Ending::Failure(KvmFailure::new(self.index, &self.fd, cause)))
     }
 }
 
-/// Tells the guest that it was paused, so that its watchdogs do not take the time for a lock-up.
-fn note_pause(fd: &VcpuFd) {
-    // Refused while the guest has no KVM clock. Then its watchdogs ask nobody, and there is nobody to tell.
+/// KVM_KVMCLOCK_CTRL: keeps the guest's watchdogs from reporting the pause as a lock-up.
+fn notify_guest_of_pause(fd: &VcpuFd) {
+    // EINVAL: the guest has not enabled the KVM clock, so it does not evaluate the flag either.
     if let Err(error) = fd.kvmclock_ctrl()
         && error.errno() != libc::EINVAL
     {
-        tracing::warn!(%error, "the guest does not learn that it was paused");
+        tracing::warn!(%error, "cannot notify the guest of the pause");
     }
 }
 
-/// Serves what the guest left for.
-fn handle(exit: Result<VcpuExit<'_>, kvm_ioctls::Error>, bus: &Bus) -> Step {
+fn handle_exit(exit: Result<VcpuExit<'_>, kvm_ioctls::Error>, bus: &Bus) -> AfterExit {
     match exit {
         Ok(VcpuExit::IoIn(port, data)) => bus.read_port(port, data),
         Ok(VcpuExit::IoOut(port, data)) => bus.write_port(port, data),
         Ok(VcpuExit::MmioRead(address, data)) => bus.read_memory(address, data),
         Ok(VcpuExit::MmioWrite(address, data)) => bus.write_memory(address, data),
-        Ok(VcpuExit::Shutdown) => return Step::End(Ending::Exit(Exit::TripleFault)),
+        Ok(VcpuExit::Shutdown) => return AfterExit::End(Ending::Exit(Exit::TripleFault)),
         Ok(VcpuExit::Intr) => {}
-        Ok(VcpuExit::InternalError) => return Step::FailInternally,
+        Ok(VcpuExit::InternalError) => return AfterExit::FailInternally,
         Ok(VcpuExit::FailEntry(reason, cpu)) => {
-            return Step::Fail(Cause::FailEntry { reason, cpu });
+            return AfterExit::Fail(Cause::FailEntry { reason, cpu });
         }
-        Ok(exit) => return Step::Fail(Cause::Unexpected { exit: format!("{exit:?}") }),
-        // A kick, or a processor that waits for its start was disturbed.
+        Ok(exit) => return AfterExit::Fail(Cause::Unexpected { exit: format!("{exit:?}") }),
+        // A kick, or a signal to a vCPU that waits for its SIPI.
         Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {}
-        Err(error) => return Step::Fail(Cause::Run { error }),
+        Err(error) => return AfterExit::Fail(Cause::Run { error }),
     }
-    Step::Resume
+    AfterExit::Resume
 }
 
-/// How long a pause may take: a vCPU leaves the guest at once, unless the host has no time for it.
-const PAUSE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// The running processors of a machine.
+/// The running vCPUs of a machine.
 pub(crate) struct Vcpus {
     threads: Vec<JoinHandle<()>>,
-    gate: Arc<Gate>,
+    gate: Arc<PauseGate>,
 }
 
 impl Vcpus {
-    /// No processors yet. All that are started must pass `gate`.
-    pub(crate) fn new(gate: Arc<Gate>) -> Self {
+    /// No vCPUs yet. All that are started must pass `gate`.
+    pub(super) fn new(gate: Arc<PauseGate>) -> Self {
         Self { threads: Vec::new(), gate }
     }
 
-    /// Stops all processors where they are, and returns once they have. I/O in flight goes on.
+    /// Parks all vCPUs, and returns when they are parked. I/O in flight continues.
     ///
     /// # Errors
     ///
-    /// When one does not stop in time. Then all go on.
+    /// A vCPU did not stop in time. All vCPUs run again.
     pub(crate) fn pause(&self) -> io::Result<()> {
         let start = Instant::now();
         self.gate.close();
-        // A kick is lost when it hits between the gate and KVM_RUN, so kick again.
+        // A kick between the gate and KVM_RUN is lost, so it is repeated.
         while self.kick() > self.gate.parked() {
-            if start.elapsed() > PAUSE_PATIENCE {
+            if start.elapsed() > PAUSE_TIMEOUT {
                 self.gate.open();
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "a vCPU does not stop"));
             }
@@ -133,7 +131,7 @@ impl Vcpus {
         Ok(())
     }
 
-    /// Lets the processors go on.
+    /// Lets all vCPUs run.
     pub(crate) fn resume(&self) {
         self.gate.open();
     }
@@ -142,18 +140,18 @@ impl Vcpus {
     ///
     /// # Errors
     ///
-    /// When the host gives no thread.
-    pub(crate) fn start(&mut self, vcpu: Vcpu) -> io::Result<()> {
+    /// The host is out of threads.
+    pub(super) fn start(&mut self, vcpu: Vcpu) -> io::Result<()> {
         let name = format!("vcpu{}", vcpu.index);
         let thread = thread::Builder::new().name(name).spawn(move || vcpu.run())?;
         self.threads.push(thread);
         Ok(())
     }
 
-    /// Waits until all have stopped. The machine must have ended.
-    pub(crate) fn stop(self) {
+    /// Waits until all vCPUs have stopped. The machine must have ended.
+    pub(super) fn stop(self) {
         self.gate.open();
-        // A kick is lost when it hits between the look at the ending and KVM_RUN, so kick again.
+        // A kick between the check of the ending and KVM_RUN is lost, so it is repeated.
         while self.kick() > 0 {
             thread::sleep(KICK_INTERVAL);
         }
@@ -164,12 +162,12 @@ impl Vcpus {
         }
     }
 
-    /// Interrupts those that have not ended; how many there were.
+    /// Interrupts KVM_RUN of all running vCPUs; returns their number.
     fn kick(&self) -> usize {
         let running: Vec<_> = self.threads.iter().filter(|thread| !thread.is_finished()).collect();
         for thread in &running {
             if let Err(error) = thread.kill(kick_signal()) {
-                tracing::error!(%error, "cannot stop a vCPU");
+                tracing::error!(%error, "cannot kick a vCPU");
             }
         }
         running.len()
@@ -180,12 +178,12 @@ fn kick_signal() -> libc::c_int {
     SIGRTMIN()
 }
 
-/// Makes kicks interrupt KVM_RUN and do nothing else.
+/// Installs the handler of kicks, which only interrupts KVM_RUN.
 ///
 /// # Errors
 ///
-/// When the host refuses the handler.
-pub(crate) fn prepare_kicks() -> io::Result<()> {
+/// The kernel refuses the handler.
+pub(super) fn handle_kicks() -> io::Result<()> {
     extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
     Ok(register_signal_handler(kick_signal(), nothing)?)
 }

@@ -5,19 +5,19 @@ use std::ops::Range;
 use devices::GuestMemory;
 use vm_memory::{GuestAddress, GuestMemoryBackend, MmapRegion};
 
-use super::error::Error;
+use super::error::MemoryError;
 use crate::layout;
 use crate::sys::{self, MemoryAdvice};
 
 /// Maps guest memory. No page is allocated yet.
-pub(super) fn map(memory_bytes: u64) -> Result<GuestMemory, Error> {
+pub(super) fn map(memory_bytes: u64) -> Result<GuestMemory, MemoryError> {
     let ranges: Vec<_> = layout::ram(memory_bytes)
         .into_iter()
         .map(|Range { start, end }| (GuestAddress(start), usize::try_from(end - start)))
         .map(|(start, length)| (start, length.unwrap_or(usize::MAX)))
         .collect();
     let memory =
-        GuestMemory::from_ranges(&ranges).map_err(|error| Error::Map(memory_bytes, error))?;
+        GuestMemory::from_ranges(&ranges).map_err(|error| MemoryError::Map(memory_bytes, error))?;
     memory.iter().for_each(|region| prefer_huge_pages(region));
     Ok(memory)
 }

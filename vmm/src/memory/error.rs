@@ -8,7 +8,7 @@ use crate::layout::MIB;
 
 /// The reason there is no guest memory.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
+pub(crate) enum MemoryError {
     /// The address space cannot be reserved.
     #[error("cannot reserve {} MiB of address space for guest memory", .0 / MIB)]
     Map(u64, #[source] vm_memory::mmap::FromRangesError),

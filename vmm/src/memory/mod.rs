@@ -1,4 +1,4 @@
-//! Guest memory: mapped, allocated completely, and only then given to the guest.
+//! Guest memory: mapped and allocated completely before the guest starts.
 //!
 //! Runs on the control thread before any vCPU exists.
 
@@ -9,7 +9,7 @@ mod populate;
 
 use devices::GuestMemory;
 
-pub(crate) use error::Error;
+pub(crate) use error::MemoryError;
 pub(crate) use meminfo::available_bytes;
 
 /// Guest memory of the given size, every page of it allocated.
@@ -20,7 +20,7 @@ pub(crate) use meminfo::available_bytes;
 pub(crate) fn claim(
     memory_bytes: u64,
     interrupted: impl FnMut() -> bool,
-) -> Result<GuestMemory, Error> {
+) -> Result<GuestMemory, MemoryError> {
     let memory = anonymous::map(memory_bytes)?;
     populate::populate(&memory, memory_bytes, interrupted)?;
     Ok(memory)
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_signal_ends_the_claim() {
-        assert!(matches!(claim(16 * MIB, || true), Err(Error::Interrupted)));
+        assert!(matches!(claim(16 * MIB, || true), Err(MemoryError::Interrupted)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use devices::GuestMemory;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
-use super::error::Error;
+use super::error::MemoryError;
 use super::meminfo::available_bytes;
 use crate::layout::MIB;
 use crate::log;
@@ -24,16 +24,16 @@ pub(super) fn populate(
     memory: &GuestMemory,
     memory_bytes: u64,
     mut interrupted: impl FnMut() -> bool,
-) -> Result<(), Error> {
-    let mut progress = Progress::new(memory_bytes);
+) -> Result<(), MemoryError> {
+    let mut progress = PopulateProgress::new(memory_bytes);
     for region in memory.iter() {
         let mut offset = 0;
         while offset < region.len() {
             if interrupted() {
-                return Err(Error::Interrupted);
+                return Err(MemoryError::Interrupted);
             }
             let length = CHUNK.min(region.len() - offset);
-            populate_chunk(region, offset, length).map_err(|source| Error::Populate {
+            populate_chunk(region, offset, length).map_err(|source| MemoryError::Populate {
                 requested_mib: memory_bytes / MIB,
                 allocated_mib: progress.done / MIB,
                 available_mib: available_mib(),
@@ -59,13 +59,13 @@ fn available_mib() -> String {
 }
 
 /// Reports progress to the user, once it takes long.
-struct Progress {
+struct PopulateProgress {
     total: u64,
     done: u64,
     last_message: Instant,
 }
 
-impl Progress {
+impl PopulateProgress {
     fn new(total: u64) -> Self {
         Self { total, done: 0, last_message: Instant::now() }
     }

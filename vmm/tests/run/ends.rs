@@ -1,15 +1,15 @@
-//! Each way a run ends has its exit code.
+//! The exit codes of a run.
 
 use std::time::Instant;
 
 use rustix::process::Signal;
 
 use crate::guest::{
-    BUTTON, KEYBOARD, Machine, PATIENCE, PVPANIC, RESET, halt, out, power_off, print, signal, wait,
+    BUTTON, KEYBOARD, Machine, PVPANIC, RESET, TIMEOUT, halt, out, power_off, print, signal, wait,
     wait_for, wait_for_text, write_noise,
 };
 
-/// `ud2`, with an interrupt table that holds nothing.
+/// `ud2`, with an empty interrupt descriptor table.
 const UNDEFINED: [u8; 2] = [0x0f, 0x0b];
 /// `mov edi, 256 MiB; cmpxchg16b [rdi]`: KVM does not emulate this instruction on a device.
 const NOT_EMULATED: [u8; 9] = [0xbf, 0, 0, 0, 0x10, 0x48, 0x0f, 0xc7, 0x0f];
@@ -21,14 +21,13 @@ fn end_of(code: &[Vec<u8>]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn power_off_is_success() {
+fn power_off_exits_with_0() {
     let (code, stdout, stderr) = end_of(&[print("hello\n"), power_off(), halt()]);
     assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(0), "hello\n", ""));
 }
 
-/// What mode `unsafe` means is said at each start, unasked.
 #[test]
-fn mode_unsafe_is_announced_at_the_start() {
+fn cache_unsafe_is_a_warning_at_each_start() {
     let disk = "[[disk]]\nid = \"fast\"\npath = \"fast.img\"\ncache = \"unsafe\"\n";
     let machine = Machine::with(&[power_off(), halt()], disk);
     std::fs::File::create(machine.path("fast.img")).unwrap().set_len(1 << 20).unwrap();
@@ -39,35 +38,35 @@ fn mode_unsafe_is_announced_at_the_start() {
 }
 
 #[test]
-fn reboot_is_ten() {
+fn reboot_exits_with_10() {
     for (port, value) in [(RESET, 1), (KEYBOARD, 0xfe)] {
         assert_eq!(end_of(&[out(port, value), halt()]).0, Some(10));
     }
 }
 
 #[test]
-fn panic_is_eleven() {
+fn panic_exits_with_11() {
     assert_eq!(end_of(&[out(PVPANIC, 1), halt()]).0, Some(11));
 }
 
 #[test]
-fn triple_fault_is_twelve() {
+fn triple_fault_exits_with_12() {
     assert_eq!(end_of(&[UNDEFINED.to_vec(), halt()]).0, Some(12));
 }
 
 #[test]
-fn what_kvm_cannot_run_ends_at_once_and_is_explained() {
+fn a_kvm_failure_ends_the_run_with_an_explanation() {
     let start = Instant::now();
     let (code, _, stderr) = end_of(&[NOT_EMULATED.to_vec(), halt()]);
     assert_eq!(code, Some(1));
-    assert!(start.elapsed() < PATIENCE / 4);
+    assert!(start.elapsed() < TIMEOUT / 4);
     assert!(stderr.contains("this host's KVM cannot run the guest"), "{stderr}");
     assert!(stderr.contains("instruction pointer 0x100005"), "{stderr}");
     assert!(stderr.contains("what to do"), "{stderr}");
 }
 
 #[test]
-fn the_power_button_lets_the_guest_end_itself() {
+fn a_signal_presses_the_power_button() {
     let machine = Machine::with(
         &[print("up"), wait_for(BUTTON, 1), power_off(), halt()],
         "[console]\nfile = \"console\"",
@@ -79,21 +78,21 @@ fn the_power_button_lets_the_guest_end_itself() {
 }
 
 #[test]
-fn a_guest_that_ignores_the_button_is_stopped_after_the_grace() {
-    for asked in [Signal::TERM, Signal::INT] {
+fn a_guest_that_ignores_the_button_is_stopped_after_the_grace_period() {
+    for first in [Signal::TERM, Signal::INT] {
         let machine = Machine::with(&[print("up"), halt()], "[console]\nfile = \"console\"");
         let mut child = machine.start();
         wait_for_text(&machine.path("console"), "up");
         let start = Instant::now();
-        signal(&child, asked);
+        signal(&child, first);
         assert_eq!(wait(&mut child).code(), Some(13));
-        assert!(start.elapsed().as_millis() >= 300, "the grace was cut short");
+        assert!(start.elapsed().as_millis() >= 300, "stopped before the end of the grace period");
     }
 }
 
 #[test]
-fn the_second_signal_stops_at_once() {
-    // `jmp` to itself: the guest never leaves by itself.
+fn a_second_signal_stops_the_guest_at_once() {
+    // `jmp` to itself: the guest never exits.
     let machine = Machine::with(&[print("up"), vec![0xeb, 0xfe]], "[console]\nfile = \"console\"");
     machine
         .configure("memory = \"32MiB\"\nshutdown_grace = \"60m\"", "[console]\nfile = \"console\"");
@@ -101,30 +100,30 @@ fn the_second_signal_stops_at_once() {
     wait_for_text(&machine.path("console"), "up");
     signal(&child, Signal::TERM);
     std::thread::sleep(std::time::Duration::from_millis(100));
-    assert!(child.try_wait().unwrap().is_none(), "one signal is not enough");
+    assert!(child.try_wait().unwrap().is_none(), "the first signal stopped it");
     signal(&child, Signal::INT);
     assert_eq!(wait(&mut child).code(), Some(13));
 }
 
 #[test]
-fn a_kernel_that_cannot_be_loaded_is_named() {
+fn a_kernel_outside_of_memory_is_an_error() {
     let machine = Machine::new(&[halt()]);
     machine.misplace_kernel();
     let output = machine.run();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        stderr.contains("kernel is damaged or asks for memory the machine does not have"),
+        stderr.contains("kernel is damaged, or its load address is outside of guest memory"),
         "{stderr}"
     );
 }
 
 #[test]
-fn an_initramfs_that_does_not_fit_says_so() {
+fn an_initramfs_that_does_not_fit_is_an_error() {
     let machine = Machine::with(&[halt()], "initramfs = \"initramfs\"");
     write_noise(&machine.path("initramfs"), 40 << 20);
     let output = machine.run();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr.contains("it needs 40 MiB, there are 30 MiB"), "{stderr}");
+    assert!(stderr.contains("it needs 40 MiB of 30 MiB available"), "{stderr}");
 }

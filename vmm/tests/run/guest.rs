@@ -1,4 +1,4 @@
-//! Guests of a few instructions, as ELF files, and the machines around them.
+//! Guests of a few instructions, as ELF files, and their machines.
 
 use std::fs;
 use std::io::Write;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// Where the code is loaded and entered.
+/// Load address and entry point.
 const CODE: u64 = 0x10_0000;
-/// How long anything may take, on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of each wait, for an overloaded host.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) const KEYBOARD: u16 = 0x64;
 pub(crate) const SERIAL: u16 = 0x3f8;
@@ -75,7 +75,7 @@ fn elf(code: &[u8], address: u64) -> Vec<u8> {
     file
 }
 
-/// A machine's files, in a folder of their own.
+/// The files of a machine, in their own directory.
 pub(crate) struct Machine {
     folder: TempDir,
 }
@@ -86,7 +86,7 @@ impl Machine {
         Self::with(code, "")
     }
 
-    /// As [`Machine::new`], with `more` in the configuration.
+    /// Like [`Machine::new`], with `more` in the configuration.
     pub(crate) fn with(code: &[Vec<u8>], more: &str) -> Self {
         let machine = Self { folder: TempDir::new().unwrap() };
         fs::write(machine.path("kernel"), elf(&code.concat(), CODE)).unwrap();
@@ -94,7 +94,7 @@ impl Machine {
         machine
     }
 
-    /// Replaces the kernel by one that wants to be where the machine has no memory.
+    /// Replaces the kernel with one whose load address is outside of memory.
     pub(crate) fn misplace_kernel(&self) {
         fs::write(self.path("kernel"), elf(&halt(), 1 << 30)).unwrap();
     }
@@ -114,7 +114,7 @@ impl Machine {
         command
     }
 
-    /// Runs until the end.
+    /// Runs the machine until it ends.
     pub(crate) fn run(&self) -> Output {
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -123,7 +123,7 @@ impl Machine {
         child.wait_with_output().unwrap()
     }
 
-    /// Starts with nothing to read, and output thrown away.
+    /// Starts the machine without input, and discards its output.
     pub(crate) fn start(&self) -> Child {
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -131,32 +131,32 @@ impl Machine {
     }
 }
 
-/// Waits for the end of a child, but not for ever.
+/// Waits until `child` exits.
 pub(crate) fn wait(child: &mut Child) -> ExitStatus {
     let start = Instant::now();
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
         }
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > TIMEOUT {
             child.kill().unwrap();
             child.wait().unwrap();
-            panic!("it did not end");
+            panic!("the child did not exit");
         }
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// Waits until `done` says so.
+/// Waits until `done` returns true.
 pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(start.elapsed() < TIMEOUT, "timeout while waiting for {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// Waits until the console file holds `text`: the guest runs.
+/// Waits until the console file contains `text`.
 pub(crate) fn wait_for_text(file: &Path, text: &str) {
     wait_until(text, || fs::read_to_string(file).is_ok_and(|seen| seen.contains(text)));
 }
@@ -165,7 +165,7 @@ pub(crate) fn signal(child: &Child, signal: rustix::process::Signal) {
     rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
 }
 
-/// Fills a file with what is no kernel.
+/// Fills a file with bytes that are not a kernel.
 pub(crate) fn write_noise(path: &Path, length: usize) {
     fs::File::create(path).unwrap().write_all(&vec![0x55; length]).unwrap();
 }

@@ -1,6 +1,6 @@
-//! `bulkhead run` from start to end on this host's KVM, with guests of a few instructions.
+//! `bulkhead run` on this host's KVM, with guests of a few instructions.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a failing helper fails its test
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a failed helper fails its test
 
 mod console;
 mod control;

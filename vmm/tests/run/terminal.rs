@@ -1,4 +1,4 @@
-//! The terminal is raw while a guest runs, and as before after every end.
+//! The terminal is in raw mode while a guest runs, and its mode is restored at every end.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use crate::guest::{
     Machine, SERIAL_STATUS, halt, power_off, print, signal, wait, wait_for, wait_until,
 };
 
-/// A terminal with nobody at it.
+/// A pseudoterminal.
 struct Terminal {
     controller: File,
     user: OwnedFd,
@@ -51,8 +51,8 @@ fn same(before: &Termios, after: &Termios) -> bool {
         && before.local_modes == after.local_modes
 }
 
-/// Runs a guest that halts, ends it by `signals`, and checks the terminal during and after.
-fn ends_clean(signals: &[Signal]) -> Option<i32> {
+/// Runs a guest that halts, ends it with `signals`, and checks that the mode is restored.
+fn restores_mode_after(signals: &[Signal]) -> Option<i32> {
     let terminal = Terminal::open();
     let before = terminal.mode();
     let machine = Machine::new(&[halt()]);
@@ -60,12 +60,12 @@ fn ends_clean(signals: &[Signal]) -> Option<i32> {
     wait_until("raw mode", || terminal.is_raw());
     signals.iter().for_each(|&each| signal(&child, each));
     let status = wait(&mut child);
-    assert!(same(&before, &terminal.mode()), "left in another mode after {signals:?}");
+    assert!(same(&before, &terminal.mode()), "mode not restored after {signals:?}");
     status.code()
 }
 
 #[test]
-fn typed_characters_reach_the_guest_and_the_mode_returns() {
+fn typed_characters_reach_the_guest() {
     let terminal = Terminal::open();
     let before = terminal.mode();
     let machine = Machine::new(&[print("up"), wait_for(SERIAL_STATUS, 1), power_off(), halt()]);
@@ -74,28 +74,28 @@ fn typed_characters_reach_the_guest_and_the_mode_returns() {
     (&terminal.controller).read_exact(&mut seen).unwrap();
     assert_eq!(&seen, b"up");
     assert!(terminal.is_raw());
-    // Ctrl-C is for the guest, too.
+    // In raw mode, Ctrl-C goes to the guest.
     (&terminal.controller).write_all(b"\x03").unwrap();
     assert_eq!(wait(&mut child).code(), Some(0));
     assert!(same(&before, &terminal.mode()));
 }
 
 #[test]
-fn the_mode_returns_after_signals_that_ask() {
-    assert_eq!(ends_clean(&[Signal::TERM]), Some(13));
-    assert_eq!(ends_clean(&[Signal::HUP]), Some(13));
-    assert_eq!(ends_clean(&[Signal::QUIT]), Some(13));
+fn the_mode_is_restored_after_termination_signals() {
+    assert_eq!(restores_mode_after(&[Signal::TERM]), Some(13));
+    assert_eq!(restores_mode_after(&[Signal::HUP]), Some(13));
+    assert_eq!(restores_mode_after(&[Signal::QUIT]), Some(13));
 }
 
 #[test]
-fn the_mode_returns_after_signals_that_kill() {
+fn the_mode_is_restored_after_fatal_signals() {
     for fatal in [Signal::ABORT, Signal::SEGV, Signal::BUS] {
-        assert_eq!(ends_clean(&[fatal]), None, "{fatal:?} is not survived");
+        assert_eq!(restores_mode_after(&[fatal]), None, "{fatal:?} kills the process");
     }
 }
 
 #[test]
-fn the_mode_returns_after_an_error() {
+fn the_mode_is_restored_after_an_error() {
     let terminal = Terminal::open();
     let before = terminal.mode();
     let machine = Machine::new(&[halt()]);

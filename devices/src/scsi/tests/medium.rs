@@ -1,4 +1,4 @@
-//! Commands that work on the medium, carried out on a disk in memory.
+//! Commands that access the medium.
 
 use ::block::{ByteOffset, ByteRange, Durability};
 
@@ -16,7 +16,7 @@ fn range(start: u64, len: u64) -> ByteRange {
 }
 
 #[test]
-fn what_one_form_writes_another_reads() {
+fn all_forms_read_and_write_the_same_blocks() {
     let rig = Rig::new();
     let writes = [
         "0a 00 0001 02 00",
@@ -34,64 +34,67 @@ fn what_one_form_writes_another_reads() {
         let mut data = pattern(1024);
         data[0] = u8::try_from(turn).unwrap();
         assert_eq!(rig.run(&hex(write), &data), Ok(vec![]));
-        assert_eq!(rig.asked(), [Operation::Write { at: ByteOffset(512), durability: VOLATILE }]);
+        assert_eq!(
+            rig.operations(),
+            [Operation::Write { at: ByteOffset(512), durability: VOLATILE }]
+        );
         for read in reads {
             assert_eq!(rig.run(&hex(read), &[]), Ok(data.clone()));
         }
-        rig.asked();
+        rig.operations();
     }
-    // No blocks are 256 in the short form, and none in the others.
+    // A count of zero means 256 blocks in the six byte form, and none in the others.
     assert_eq!(rig.run(&hex("08 00 0000 00 00"), &[]).map(|data| data.len()), Ok(256 * 512));
     assert_eq!(rig.run(&hex("28 00 00000000 00 0000 00"), &[]), Ok(vec![]));
-    assert_eq!(rig.asked().len(), 1);
+    assert_eq!(rig.operations().len(), 1);
 }
 
 #[test]
-fn fua_reaches_the_medium() {
+fn fua_accesses_the_medium() {
     let rig = Rig::new();
     assert!(rig.run(&hex("2a 08 00000000 00 0001 00"), &pattern(512)).is_ok());
-    assert_eq!(rig.asked(), [Operation::Write { at: ByteOffset(0), durability: DURABLE }]);
+    assert_eq!(rig.operations(), [Operation::Write { at: ByteOffset(0), durability: DURABLE }]);
     assert_eq!(rig.run(&hex("28 08 00000000 00 0001 00"), &[]), Ok(pattern(512)));
-    assert_eq!(rig.asked(), [Operation::Flush, Operation::Read { at: ByteOffset(0) }]);
-    let rig = Rig::with(Look { mode: CacheMode::WriteThrough, ..Look::default() });
+    assert_eq!(rig.operations(), [Operation::Flush, Operation::Read { at: ByteOffset(0) }]);
+    let rig = Rig::with(DiskSetup { mode: CacheMode::WriteThrough, ..DiskSetup::default() });
     assert!(rig.run(&hex("28 08 00000000 00 0001 00"), &[]).is_ok());
-    assert_eq!(rig.asked(), [Operation::Read { at: ByteOffset(0) }]);
+    assert_eq!(rig.operations(), [Operation::Read { at: ByteOffset(0) }]);
 }
 
 #[test]
-fn the_write_cache_is_flushed_when_it_is_switched_off() {
+fn switching_the_write_cache_off_flushes_it() {
     let rig = Rig::new();
-    let mut page = rig.ask(&hex("1a 08 08 00 ff 00"));
+    let mut page = rig.query(&hex("1a 08 08 00 ff 00"));
     (page[0], page[2], page[6]) = (0, 0, 0);
     assert_eq!(rig.run(&hex("15 10 00 00 18 00"), &page), Ok(vec![]));
-    assert_eq!(rig.asked(), [Operation::Flush]);
-    assert_eq!(rig.ask(&hex("1a 08 08 00 ff 00"))[6], 0);
+    assert_eq!(rig.operations(), [Operation::Flush]);
+    assert_eq!(rig.query(&hex("1a 08 08 00 ff 00"))[6], 0);
     assert!(rig.run(&hex("2a 00 00000000 00 0001 00"), &pattern(512)).is_ok());
-    assert_eq!(rig.asked(), [Operation::Write { at: ByteOffset(0), durability: DURABLE }]);
+    assert_eq!(rig.operations(), [Operation::Write { at: ByteOffset(0), durability: DURABLE }]);
     page[6] = 4;
     assert_eq!(rig.run(&hex("15 10 00 00 18 00"), &page), Ok(vec![]));
     assert!(rig.unit.write_cache().is_on());
     page[6] = 0;
     *rig.disk.errno.lock().unwrap() = Some(libc::EIO);
     assert_eq!(rig.run(&hex("15 10 00 00 18 00"), &page), Err(Sense::WRITE_ERROR));
-    assert!(rig.unit.write_cache().is_on(), "what cannot be flushed is still cached");
+    assert!(rig.unit.write_cache().is_on(), "the flush failed");
 }
 
-/// Of two commands that switch it off, the second must not end before what the first one flushes is durable.
+/// The second of two switches must not complete before the flush of the first one.
 #[test]
-fn a_write_cache_that_is_being_switched_off_is_not_off_yet() {
+fn a_second_switch_to_off_flushes_as_well() {
     let rig = Rig::new();
-    let mut page = rig.ask(&hex("1a 08 08 00 ff 00"));
+    let mut page = rig.query(&hex("1a 08 08 00 ff 00"));
     (page[0], page[2], page[6]) = (0, 0, 0);
     let select = || rig.execute(&hex("15 10 00 00 18 00"), &page);
     let Ok(Answer::Work(_first)) = select() else { panic!() };
-    let Ok(Answer::Work(second)) = select() else { panic!("nothing was flushed for it") };
+    let Ok(Answer::Work(second)) = select() else { panic!("no flush") };
     assert_eq!(second.step().op, Operation::Flush);
 }
 
-/// A write that was under way when the cache was switched off is not covered by that flush.
+/// The flush of the switch does not cover a write in flight.
 #[test]
-fn a_write_that_ends_after_the_switch_is_flushed() {
+fn a_write_in_flight_during_the_switch_is_flushed() {
     for (cdb, out) in [
         ("2a 00 00000000 00 0001 00", 512),
         ("93 00 0000000000000000 00000001 00 00", 512),
@@ -108,7 +111,7 @@ fn a_write_that_ends_after_the_switch_is_flushed() {
 }
 
 #[test]
-fn descriptor_sense_is_chosen_by_the_control_page() {
+fn the_control_page_selects_descriptor_sense() {
     let rig = Rig::new();
     assert!(!rig.unit.descriptor_sense());
     let list = hex("0000000000000000 0a 0a 06 10 00 00 0000 0000 0000");
@@ -119,7 +122,7 @@ fn descriptor_sense_is_chosen_by_the_control_page() {
 }
 
 #[test]
-fn unmap_discards_its_ranges_in_order_and_marks_all_but_the_last() {
+fn unmap_discards_in_order_and_marks_all_but_the_last() {
     let rig = Rig::new();
     rig.disk.content.lock().unwrap().fill(7);
     let list = hex(
@@ -132,23 +135,23 @@ fn unmap_discards_its_ranges_in_order_and_marks_all_but_the_last() {
         durability: VOLATILE,
         more_follows,
     };
-    assert_eq!(rig.asked(), [discard(4096, 4096, true), discard(16384, 8192, false)]);
-    // Out of order, neighbours, one within another, and one by itself.
+    assert_eq!(rig.operations(), [discard(4096, 4096, true), discard(16384, 8192, false)]);
+    // Unsorted, adjacent, nested and separate ranges.
     let list = hex(
         "0056 0050 00000000 0000000000000010 00000004 00000000 000000000000000c 00000004 00000000 \
                     0000000000000008 00000004 00000000 0000000000000009 00000001 00000000 \
                     0000000000000000 00000001 00000000",
     );
     assert_eq!(rig.run(&hex("42 00 00000000 00 0058 00"), &list), Ok(vec![]));
-    assert_eq!(rig.asked(), [discard(0, 512, true), discard(4096, 6144, false)]);
-    // No list, no ranges, and a descriptor that is not there whole.
+    assert_eq!(rig.operations(), [discard(0, 512, true), discard(4096, 6144, false)]);
+    // No list, no ranges, and an incomplete descriptor.
     for (cdb, list) in [
         ("42 00 00000000 00 0000 00", ""),
         ("42 00 00000000 00 0008 00", "0006 0000 00000000"),
         ("42 00 00000000 00 0010 00", "000e 0008 00000000 0000000000000000"),
     ] {
         assert_eq!(rig.run(&hex(cdb), &hex(list)), Ok(vec![]));
-        assert_eq!(rig.asked(), []);
+        assert_eq!(rig.operations(), []);
     }
 }
 
@@ -161,17 +164,17 @@ fn write_same_zeroes_or_repeats() {
     for (start, unmap) in rows {
         let cdb = format!("{start} 0000000000000001 00000010 00 00");
         assert_eq!(rig.run(&hex(&cdb), &[0; 512]), Ok(vec![]));
-        assert_eq!(rig.asked(), [zero(8192, unmap)]);
+        assert_eq!(rig.operations(), [zero(8192, unmap)]);
         let ndob = format!("93 0{} 0000000000000001 00000010 00 00", if unmap { 9 } else { 1 });
         assert_eq!(rig.run(&hex(&ndob), &[]), Ok(vec![]));
-        assert_eq!(rig.asked(), [zero(8192, unmap)]);
+        assert_eq!(rig.operations(), [zero(8192, unmap)]);
     }
     assert_eq!(rig.run(&hex("41 08 00000001 00 0010 00"), &[0; 512]), Ok(vec![]));
-    assert_eq!(rig.asked(), [zero(8192, true)]);
-    // Data that no unmapped block reads as is written, UNMAP or not: 300 blocks in pieces of 64 KiB.
+    assert_eq!(rig.operations(), [zero(8192, true)]);
+    // Unmapped blocks do not read as this data, so it is written: 300 blocks in chunks of 64 KiB.
     let block = pattern(512);
     assert_eq!(rig.run(&hex("93 08 0000000000000001 0000012c 00 00"), &block), Ok(vec![]));
-    assert_eq!(rig.asked().len(), 3);
+    assert_eq!(rig.operations().len(), 3);
     let content = rig.disk.content.lock().unwrap();
     assert!(content[512..301 * 512].chunks(512).all(|found| found == block));
     assert!(content[..512].iter().chain(&content[301 * 512..]).all(|byte| *byte == 0));
@@ -183,7 +186,7 @@ fn verify_reads_and_compares() {
     let data = pattern(200 * 512);
     rig.disk.content.lock().unwrap()[512..201 * 512].copy_from_slice(&data);
     assert_eq!(rig.run(&hex("2f 00 00000001 00 00c8 00"), &[]), Ok(vec![]));
-    assert_eq!(rig.asked().len(), 3, "a flush, and two reads");
+    assert_eq!(rig.operations().len(), 3, "a flush and two reads");
     assert_eq!(rig.run(&hex("2f 02 00000001 00 00c8 00"), &data), Ok(vec![]));
     let mut other = data.clone();
     other[100_000] ^= 1;
@@ -191,7 +194,7 @@ fn verify_reads_and_compares() {
         rig.run(&hex("8f 02 0000000000000001 000000c8 00 00"), &other),
         Err(Sense::miscompare(100_000))
     );
-    // One block against many.
+    // One block compared with many.
     rig.disk.content.lock().unwrap()[..1024]
         .copy_from_slice(&[pattern(512), pattern(512)].concat());
     assert_eq!(rig.run(&hex("af 06 00000000 00000002 00 00"), &pattern(512)), Ok(vec![]));
@@ -202,12 +205,15 @@ fn verify_reads_and_compares() {
 }
 
 #[test]
-fn write_and_verify_does_both_durably() {
+fn write_and_verify_writes_durably() {
     let rig = Rig::new();
     let data = pattern(1024);
     assert_eq!(rig.run(&hex("2e 02 00000004 00 0002 00"), &data), Ok(vec![]));
     let at = ByteOffset(2048);
-    assert_eq!(rig.asked(), [Operation::Write { at, durability: DURABLE }, Operation::Read { at }]);
+    assert_eq!(
+        rig.operations(),
+        [Operation::Write { at, durability: DURABLE }, Operation::Read { at }]
+    );
     assert_eq!(rig.run(&hex("28 00 00000004 00 0002 00"), &[]), Ok(data));
 }
 
@@ -218,7 +224,7 @@ fn compare_and_write_writes_only_what_compares() {
     let new = pattern(1024);
     assert_eq!(rig.run(&cdb, &[vec![0; 1024], new.clone()].concat()), Ok(vec![]));
     assert_eq!(
-        rig.asked(),
+        rig.operations(),
         [Operation::CompareAndWrite { at: ByteOffset(1536), durability: VOLATILE }]
     );
     assert_eq!(rig.run(&hex("28 00 00000003 00 0002 00"), &[]), Ok(new.clone()));
@@ -229,7 +235,7 @@ fn compare_and_write_writes_only_what_compares() {
 }
 
 #[test]
-fn an_error_of_the_host_is_told_as_what_it_is() {
+fn host_errors_map_to_sense_data() {
     let rig = Rig::new();
     for (errno, cdb, expected) in [
         (libc::EIO, "28 00 00000000 00 0001 00", Sense::UNRECOVERED_READ_ERROR),

@@ -1,10 +1,10 @@
-//! The target without a transport: commands in, answers and sense data out, over a disk in memory.
+//! The target without a transport, over a disk in memory.
 
 mod answers;
-mod any_command;
-mod failures;
 mod medium;
-mod reserving;
+mod random_commands;
+mod refusals;
+mod reservations;
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -19,13 +19,14 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-/// A disk in memory. What it is asked is remembered, and it fails as told.
+/// A disk in memory that records its operations and can fail them.
 struct Disk {
     geometry: Geometry,
     mode: CacheMode,
     read_only: bool,
     content: Mutex<Vec<u8>>,
-    asked: Mutex<Vec<Operation>>,
+    operations: Mutex<Vec<Operation>>,
+    /// The error of all operations.
     errno: Mutex<Option<i32>>,
     extents: Mutex<Vec<Extent>>,
     space: Mutex<BackingSpace>,
@@ -89,9 +90,9 @@ impl Backend for Disk {
 }
 
 impl Disk {
-    /// Carries out an operation on bytes that stand for the initiator's or the job's memory.
-    fn carry_out(&self, op: Operation, data: &mut [u8]) -> io::Result<()> {
-        self.asked.lock().unwrap().push(op);
+    /// Performs an operation on the initiator's or the job's memory.
+    fn perform(&self, op: Operation, data: &mut [u8]) -> io::Result<()> {
+        self.operations.lock().unwrap().push(op);
         if let Some(errno) = *self.errno.lock().unwrap() {
             return Err(io::Error::from_raw_os_error(errno));
         }
@@ -124,9 +125,9 @@ impl Disk {
     }
 }
 
-/// What a test wants of its disk.
+/// Properties of the disk.
 #[derive(Clone, Copy)]
-struct Look {
+struct DiskSetup {
     capacity: u64,
     block: u32,
     mode: CacheMode,
@@ -134,14 +135,14 @@ struct Look {
     discard: bool,
 }
 
-impl Default for Look {
+impl Default for DiskSetup {
     fn default() -> Self {
         let mode = CacheMode::WriteBack;
         Self { capacity: MIB, block: 512, mode, read_only: false, discard: true }
     }
 }
 
-/// A target with one unit, number 0, whose power-on condition has been told.
+/// A target with one unit, number 0.
 struct Rig {
     target: Target,
     unit: Arc<LogicalUnit>,
@@ -150,30 +151,32 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        Self::with(Look::default())
+        Self::with(DiskSetup::default())
     }
 
-    fn with(look: Look) -> Self {
-        let rig = Self::fresh(look);
+    /// A unit whose power-on condition has been reported.
+    fn with(setup: DiskSetup) -> Self {
+        let rig = Self::fresh(setup);
         rig.unit.take_attention();
         rig
     }
 
-    fn fresh(look: Look) -> Self {
+    /// A unit with a pending power-on condition.
+    fn fresh(setup: DiskSetup) -> Self {
         let limits = DiscardLimits { granularity: 4096, alignment: 0, reads_zero: true };
-        let content = usize::try_from(look.capacity.min(64 * MIB)).unwrap();
+        let content = usize::try_from(setup.capacity.min(64 * MIB)).unwrap();
         let disk = Arc::new(Disk {
             geometry: Geometry {
-                capacity: look.capacity,
-                logical_block: look.block,
+                capacity: setup.capacity,
+                logical_block: setup.block,
                 physical_block: 4096,
                 optimal_io: 64 << 10,
-                discard: (look.discard && !look.read_only).then_some(limits),
+                discard: (setup.discard && !setup.read_only).then_some(limits),
             },
-            mode: look.mode,
-            read_only: look.read_only,
+            mode: setup.mode,
+            read_only: setup.read_only,
             content: Mutex::new(vec![0; content]),
-            asked: Mutex::default(),
+            operations: Mutex::default(),
             errno: Mutex::default(),
             extents: Mutex::default(),
             space: Mutex::new(BackingSpace { used: 3 * MIB + 1, available: 7 * MIB + 5 }),
@@ -186,21 +189,21 @@ impl Rig {
         Self { target, unit, disk }
     }
 
-    /// What becomes of a command for unit 0, before the medium is asked.
+    /// Executes a command for unit 0 without the medium.
     fn execute(&self, cdb: &[u8], out: &[u8]) -> Outcome {
         self.target.execute(Some(0), &Cdb::new(cdb), &out)
     }
 
-    /// The data-in of a command that needs no medium.
+    /// The data-in of a command that does not access the medium.
     #[track_caller]
-    fn ask(&self, cdb: &[u8]) -> Vec<u8> {
+    fn query(&self, cdb: &[u8]) -> Vec<u8> {
         match self.execute(cdb, &[]) {
             Ok(Answer::Good { data, .. }) => data,
             other => panic!("{cdb:02x?}: {other:?}"),
         }
     }
 
-    /// The whole of a command: its data-in, or its sense data.
+    /// Executes a command to its end: its data-in, or its sense data.
     #[track_caller]
     fn run(&self, cdb: &[u8], out: &[u8]) -> Result<Vec<u8>, Sense> {
         let mut job = match self.execute(cdb, out) {
@@ -215,7 +218,7 @@ impl Rig {
         let mut data = vec![0; usize::try_from(job.given()).unwrap()];
         let mut step = job.step();
         loop {
-            let result = self.carry_out(step, &mut data, out);
+            let result = self.perform(step, &mut data, out);
             match job.next(&self.unit, result, &out) {
                 Next::Step(next) => step = next,
                 Next::Done(result) => return result.map(|()| data),
@@ -223,30 +226,31 @@ impl Rig {
         }
     }
 
-    fn carry_out(&self, step: Step, data_in: &mut [u8], out: &[u8]) -> io::Result<()> {
+    fn perform(&self, step: Step, data_in: &mut [u8], out: &[u8]) -> io::Result<()> {
         match step.data {
-            Data::None => self.disk.carry_out(step.op, &mut []),
+            Data::None => self.disk.perform(step.op, &mut []),
             Data::Initiator(len) => {
                 let len = usize::try_from(len).unwrap();
                 if matches!(step.op, Operation::Read { .. }) {
-                    self.disk.carry_out(step.op, &mut data_in[..len])
+                    self.disk.perform(step.op, &mut data_in[..len])
                 } else {
-                    self.disk.carry_out(step.op, &mut out[..len].to_vec())
+                    self.disk.perform(step.op, &mut out[..len].to_vec())
                 }
             }
             Data::Own(segment) => {
-                // SAFETY: the job's buffer, which nobody else looks at during the step.
+                // SAFETY: the job's buffer, which the job does not access during the step.
                 let own = unsafe { std::slice::from_raw_parts_mut(segment.base(), segment.len()) };
-                self.disk.carry_out(step.op, own)
+                self.disk.perform(step.op, own)
             }
         }
     }
 
-    /// What the disk has been asked since the last call.
-    fn asked(&self) -> Vec<Operation> {
-        std::mem::take(&mut *self.disk.asked.lock().unwrap())
+    /// The operations since the last call.
+    fn operations(&self) -> Vec<Operation> {
+        std::mem::take(&mut *self.disk.operations.lock().unwrap())
     }
 
+    /// The sense data of a command that fails without the medium.
     #[track_caller]
     fn refusal(&self, cdb: &[u8], out: &[u8]) -> Sense {
         match self.execute(cdb, out) {

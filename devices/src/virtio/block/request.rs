@@ -1,30 +1,32 @@
-//! virtio-blk requests as they stand in guest memory (Virtio 1.2 §5.2.6). Pure parsing, no I/O.
+//! virtio-blk requests in guest memory (Virtio 1.2 §5.2.6). Pure parsing, no I/O.
 
 use std::io;
 
-use block::{ByteOffset, ByteRange, Durability, Operation};
+use ::block::{ByteOffset, ByteRange, Durability, Operation};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Bytes of a sector, the unit of all addresses in the protocol whatever the block size (§5.2.2).
-pub(super) const SECTOR_BYTES: u64 = 512;
-/// Bytes of the answer to GET_ID (§5.2.6).
+use crate::storage::SECTOR_BYTES;
+
+/// Length of the answer to GET_ID (§5.2.6), in bytes.
 pub(super) const ID_BYTES: usize = 20;
-/// Bytes of the header before the data.
+/// Length of the header before the data, in bytes.
 pub(super) const HEADER_BYTES: usize = 16;
-/// Bytes of one range of a discard or zeroing.
-pub(super) const RANGE_BYTES: usize = 16;
-/// The most bytes that one request may move. Far above what drivers send, below what one system
-/// call takes.
+/// Length of a [`DiscardWriteZeroes`], in bytes.
+pub(super) const RANGE_BYTES: usize = size_of::<DiscardWriteZeroes>();
+/// Maximum length of a transfer, in bytes: far more than drivers send, less than one system call
+/// takes.
 const MAX_TRANSFER_BYTES: u64 = 1 << 30;
 
-/// What ends a request (§5.2.6).
+/// The status byte of a request (§5.2.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Status {
-    /// Done.
+    /// VIRTIO_BLK_S_OK.
     Ok = 0,
-    /// Failed.
+    /// VIRTIO_BLK_S_IOERR.
     IoError = 1,
-    /// Not offered or not understood.
+    /// VIRTIO_BLK_S_UNSUPP.
     Unsupported = 2,
 }
 
@@ -38,9 +40,9 @@ impl From<&io::Result<()>> for Status {
     }
 }
 
-/// Request types.
+/// Request types (§5.2.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum RequestType {
     In,
     Out,
     Flush,
@@ -51,40 +53,53 @@ pub(super) enum Kind {
 
 /// The header of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) kind: Kind,
+pub(super) struct RequestHeader {
+    pub(super) kind: RequestType,
     pub(super) sector: u64,
 }
 
-impl Header {
-    /// Decodes `struct virtio_blk_req` up to its data, as two little-endian words; `None` for a type that is not known.
+impl RequestHeader {
+    /// Decodes `struct virtio_blk_req` up to its data, given as two words in the CPU's byte order;
+    /// `None` for an unknown type.
     #[inline]
     pub(super) fn decode([kind, sector]: [u64; 2]) -> Option<Self> {
-        // Above the type is a field that is reserved.
+        // The upper half of the first word is reserved.
         let kind = match kind & u64::from(u32::MAX) {
-            0 => Kind::In,
-            1 => Kind::Out,
-            4 => Kind::Flush,
-            8 => Kind::GetId,
-            11 => Kind::Discard,
-            13 => Kind::WriteZeroes,
+            0 => RequestType::In,
+            1 => RequestType::Out,
+            4 => RequestType::Flush,
+            8 => RequestType::GetId,
+            11 => RequestType::Discard,
+            13 => RequestType::WriteZeroes,
             _ => return None,
         };
         Some(Self { kind, sector })
     }
 }
 
-/// What requests are checked against.
+/// `struct virtio_blk_discard_write_zeroes` (§5.2.6).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes)]
+pub(super) struct DiscardWriteZeroes {
+    sector: U64,
+    num_sectors: U32,
+    flags: U32,
+}
+
+/// Limits that requests are checked against.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct RequestLimits {
+    /// In bytes.
     pub(super) capacity: u64,
+    /// In bytes, a power of two.
     pub(super) logical_block: u32,
     pub(super) read_only: bool,
+    /// Whether the disk supports discards.
     pub(super) discard: bool,
     pub(super) max_range_sectors: u32,
 }
 
-impl Limits {
+impl RequestLimits {
     /// A read of `len` bytes from `sector`.
     pub(super) fn read(&self, sector: u64, len: u64) -> Result<Operation, Status> {
         Ok(Operation::Read { at: self.transfer(sector, len)? })
@@ -103,16 +118,16 @@ impl Limits {
         Ok(Operation::Write { at: self.transfer(sector, len)?, durability })
     }
 
-    /// A discard of the range in `raw` (§5.2.6.2).
+    /// A discard (§5.2.6.2). Unknown flags are checked first: the clause has no exception.
     pub(super) fn discard(
         &self,
-        raw: [u8; RANGE_BYTES],
+        range: &DiscardWriteZeroes,
         durability: Durability,
     ) -> Result<Operation, Status> {
-        if flags(&raw) != 0 {
+        if range.flags.get() != 0 {
             return Err(Status::Unsupported);
         }
-        let range = self.changeable_range(&raw)?;
+        let range = self.writable_range(range)?;
         if self.discard {
             Ok(Operation::Discard { range, durability, more_follows: false })
         } else {
@@ -120,22 +135,22 @@ impl Limits {
         }
     }
 
-    /// A zeroing of the range in `raw` (§5.2.6.2).
+    /// A zeroing (§5.2.6.2). Unknown flags are checked first, as for a discard.
     pub(super) fn write_zeroes(
         &self,
-        raw: [u8; RANGE_BYTES],
+        range: &DiscardWriteZeroes,
         durability: Durability,
     ) -> Result<Operation, Status> {
         const UNMAP: u32 = 1;
-        let flags = flags(&raw);
+        let flags = range.flags.get();
         if flags & !UNMAP != 0 {
             return Err(Status::Unsupported);
         }
         let unmap = flags & UNMAP != 0 && self.discard;
-        Ok(Operation::WriteZeroes { range: self.changeable_range(&raw)?, unmap, durability })
+        Ok(Operation::WriteZeroes { range: self.writable_range(range)?, unmap, durability })
     }
 
-    /// The place of a transfer that lies within the disk and moves whole blocks.
+    /// Offset of a transfer, checked to be on the disk and of whole blocks.
     fn transfer(&self, sector: u64, len: u64) -> Result<ByteOffset, Status> {
         let at = sector.checked_mul(SECTOR_BYTES).ok_or(Status::IoError)?;
         if len > MAX_TRANSFER_BYTES {
@@ -144,12 +159,12 @@ impl Limits {
         Ok(self.check_range(ByteRange { start: ByteOffset(at), len })?.start)
     }
 
-    /// The range in `struct virtio_blk_discard_write_zeroes`, if it may be changed.
-    fn changeable_range(&self, raw: &[u8; RANGE_BYTES]) -> Result<ByteRange, Status> {
+    /// A range checked to be writable, within the limits and of whole blocks.
+    fn writable_range(&self, range: &DiscardWriteZeroes) -> Result<ByteRange, Status> {
         if self.read_only {
             return Err(Status::IoError);
         }
-        let (sector, sectors) = (le_u64(raw, 0), le_u32(raw, 8));
+        let (sector, sectors) = (range.sector.get(), range.num_sectors.get());
         if sectors > self.max_range_sectors {
             return Err(Status::IoError);
         }
@@ -158,27 +173,13 @@ impl Limits {
         self.check_range(ByteRange { start: ByteOffset(start), len })
     }
 
-    /// Passes a range that lies within the disk and consists of whole blocks.
+    /// Checks that a range is on the disk and of whole blocks.
     fn check_range(&self, range: ByteRange) -> Result<ByteRange, Status> {
-        // A power of two.
-        let within_block = u64::from(self.logical_block) - 1;
+        let block_mask = u64::from(self.logical_block) - 1;
         let end = range.start.0.checked_add(range.len).ok_or(Status::IoError)?;
-        let whole_blocks = (range.start.0 | range.len) & within_block == 0;
+        let whole_blocks = (range.start.0 | range.len) & block_mask == 0;
         if end > self.capacity || !whole_blocks { Err(Status::IoError) } else { Ok(range) }
     }
-}
-
-/// The flags of a discard or zeroing. Unknown ones are looked for first: §5.2.6.2 knows no exception.
-fn flags(raw: &[u8; RANGE_BYTES]) -> u32 {
-    le_u32(raw, 12)
-}
-
-fn le_u32(raw: &[u8; 16], at: usize) -> u32 {
-    raw.get(at..).and_then(|tail| tail.first_chunk()).map_or(0, |word| u32::from_le_bytes(*word))
-}
-
-fn le_u64(raw: &[u8; 16], at: usize) -> u64 {
-    raw.get(at..).and_then(|tail| tail.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word))
 }
 
 #[cfg(test)]
@@ -186,7 +187,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: RequestLimits = RequestLimits {
         capacity: 1 << 20,
         logical_block: 512,
         read_only: false,
@@ -194,12 +195,12 @@ mod tests {
         max_range_sectors: 1024,
     };
 
-    fn range(sector: u64, sectors: u32, flags: u32) -> [u8; RANGE_BYTES] {
+    fn range(sector: u64, sectors: u32, flags: u32) -> DiscardWriteZeroes {
         let mut raw = [0; RANGE_BYTES];
         raw[..8].copy_from_slice(&sector.to_le_bytes());
         raw[8..12].copy_from_slice(&sectors.to_le_bytes());
         raw[12..].copy_from_slice(&flags.to_le_bytes());
-        raw
+        DiscardWriteZeroes::read_from_bytes(&raw).unwrap()
     }
 
     #[test]
@@ -209,71 +210,72 @@ mod tests {
         assert_eq!(LIMITS.read(2048, 512), Err(Status::IoError));
     }
 
-    /// On a disk large enough, what one request may move is still bounded.
     #[test]
-    fn transfers_are_bounded() {
-        let limits = Limits { capacity: 1 << 40, ..LIMITS };
+    fn transfers_are_bounded_on_a_large_disk() {
+        let limits = RequestLimits { capacity: 1 << 40, ..LIMITS };
         assert!(limits.read(0, MAX_TRANSFER_BYTES).is_ok());
         assert_eq!(limits.read(0, MAX_TRANSFER_BYTES + 512), Err(Status::IoError));
         let more = limits.write(0, 1 << 32, Durability::Volatile);
         assert_eq!(more, Err(Status::IoError));
     }
 
-    /// A sector number whose byte offset overflows must not wrap around to a small offset
-    /// (`checked_shl` would let it).
+    /// A sector whose byte offset overflows must not wrap to a small offset, as `checked_shl`
+    /// would.
     #[test]
-    fn a_sector_that_overflows_is_refused() {
+    fn sectors_that_overflow_are_refused() {
         for sector in [u64::MAX, 1 << 55, (1 << 55) + 1, u64::MAX >> 9] {
             assert_eq!(LIMITS.read(sector, 512), Err(Status::IoError), "{sector:#x}");
             assert_eq!(
-                LIMITS.discard(range(sector, 1, 0), Durability::Volatile),
+                LIMITS.discard(&range(sector, 1, 0), Durability::Volatile),
                 Err(Status::IoError)
             );
         }
     }
 
     #[test]
-    fn a_read_only_disk_refuses_all_changes() {
-        let limits = Limits { read_only: true, ..LIMITS };
+    fn read_only_disks_refuse_changes() {
+        let limits = RequestLimits { read_only: true, ..LIMITS };
         let volatile = Durability::Volatile;
         assert_eq!(limits.write(0, 512, volatile), Err(Status::IoError));
-        assert_eq!(limits.discard(range(0, 1, 0), volatile), Err(Status::IoError));
-        assert_eq!(limits.write_zeroes(range(0, 1, 0), volatile), Err(Status::IoError));
+        assert_eq!(limits.discard(&range(0, 1, 0), volatile), Err(Status::IoError));
+        assert_eq!(limits.write_zeroes(&range(0, 1, 0), volatile), Err(Status::IoError));
         assert!(limits.read(0, 512).is_ok());
     }
 
     #[test]
     fn unknown_flags_are_unsupported() {
         let volatile = Durability::Volatile;
-        assert_eq!(LIMITS.discard(range(0, 1, 1), volatile), Err(Status::Unsupported));
-        assert_eq!(LIMITS.write_zeroes(range(0, 1, 2), volatile), Err(Status::Unsupported));
-        assert!(LIMITS.write_zeroes(range(0, 1, 1), volatile).is_ok());
+        assert_eq!(LIMITS.discard(&range(0, 1, 1), volatile), Err(Status::Unsupported));
+        assert_eq!(LIMITS.write_zeroes(&range(0, 1, 2), volatile), Err(Status::Unsupported));
+        assert!(LIMITS.write_zeroes(&range(0, 1, 1), volatile).is_ok());
     }
 
     #[test]
-    fn part_of_a_block_is_refused() {
+    fn partial_blocks_are_refused() {
         assert_eq!(LIMITS.read(0, 100), Err(Status::IoError));
-        let limits = Limits { logical_block: 4096, ..LIMITS };
+        let limits = RequestLimits { logical_block: 4096, ..LIMITS };
         assert_eq!(limits.read(1, 4096), Err(Status::IoError));
         assert_eq!(limits.read(0, 512), Err(Status::IoError));
         assert!(limits.read(8, 4096).is_ok());
     }
 
     #[test]
-    fn a_range_longer_than_announced_is_refused() {
+    fn ranges_beyond_the_limit_are_refused() {
         let volatile = Durability::Volatile;
-        assert!(LIMITS.discard(range(0, 1024, 0), volatile).is_ok());
-        assert_eq!(LIMITS.discard(range(0, 1025, 0), volatile), Err(Status::IoError));
+        assert!(LIMITS.discard(&range(0, 1024, 0), volatile).is_ok());
+        assert_eq!(LIMITS.discard(&range(0, 1025, 0), volatile), Err(Status::IoError));
     }
 
     proptest! {
-        /// Whatever the driver writes, an accepted operation lies within the disk.
+        /// Accepted operations are on the disk for any input.
         #[test]
-        fn accepted_operations_lie_within_the_disk(sector: u64, len in 0u64..1 << 33, raw: [u8; 16]) {
+        fn accepted_operations_are_on_the_disk(sector: u64, len in 0u64..1 << 33, raw: [u8; 16]) {
             if let Ok(Operation::Read { at }) = LIMITS.read(sector, len) {
                 prop_assert!(at.0 + len <= LIMITS.capacity);
             }
-            if let Ok(Operation::Discard { range, .. }) = LIMITS.discard(raw, Durability::Volatile) {
+            let range = DiscardWriteZeroes::read_from_bytes(&raw).unwrap();
+            let op = LIMITS.discard(&range, Durability::Volatile);
+            if let Ok(Operation::Discard { range, .. }) = op {
                 prop_assert!(range.start.0 + range.len <= LIMITS.capacity);
             }
         }

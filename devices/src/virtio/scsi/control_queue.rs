@@ -1,19 +1,23 @@
-//! The control queue (Virtio 1.2 §5.6.6.2): task management functions, and asynchronous notification.
+//! The control queue (Virtio 1.2 §5.6.6.2): task management and asynchronous notification.
 //!
-//! A function is answered when the driver can see the end of every task it was about. Until then its chain waits, and
-//! with it those behind it. No disk here has notifications of the kind that can be subscribed to.
+//! A function is answered when the driver can see the end of every command that it selected. Until
+//! then its chain waits, and the chains behind it. No event that a driver can subscribe to exists.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use ::block::LogLimit;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::request::{Addressee, Response};
-use super::shared::{Address, Shared};
-use super::tasks::{Order, Which};
+use super::address::{Address, LunField};
+use super::controller::Controller;
+use super::response::Response;
+use super::task_management::{TaskSelector, TmfRequest};
+use crate::GuestMap;
 use crate::scsi::Attention;
 use crate::virtio::chain_worker::{ChainHandler, Handled};
-use crate::virtio::{Chain, GuestMap, QueueError, Span};
+use crate::virtqueue::{Chain, OutOfMemoryRange, QueueError, Span};
 
 /// Values of `type`.
 const TMF: u32 = 0;
@@ -29,9 +33,37 @@ const FUNCTION_SUCCEEDED: u8 = 10;
 const FUNCTION_REJECTED: u8 = 11;
 const INCORRECT_LUN: u8 = 12;
 
-/// Task management functions.
+/// The device-readable part of `struct virtio_scsi_ctrl_tmf`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes)]
+struct TmfBytes {
+    kind: U32,
+    subtype: U32,
+    lun: [u8; 8],
+    id: U64,
+}
+
+/// The device-readable part of `struct virtio_scsi_ctrl_an`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes)]
+struct NotificationBytes {
+    kind: U32,
+    lun: [u8; 8],
+    event_requested: U32,
+}
+
+/// The device-writable part of `struct virtio_scsi_ctrl_an`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Immutable, IntoBytes)]
+struct NotificationResponse {
+    event_actual: U32,
+    response: u8,
+}
+
+/// Task management functions, values of `subtype`. CLEAR ACA is rejected: no ACA condition exists
+/// (NORMACA = 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Function {
+enum TaskFunction {
     AbortTask,
     AbortTaskSet,
     ClearTaskSet,
@@ -41,8 +73,7 @@ enum Function {
     QueryTaskSet,
 }
 
-impl Function {
-    /// CLEAR ACA is none of them: there is no ACA condition (NORMACA = 0).
+impl TaskFunction {
     fn decode(subtype: u32) -> Option<Self> {
         Some(match subtype {
             0 => Self::AbortTask,
@@ -56,21 +87,21 @@ impl Function {
         })
     }
 
-    /// Which tasks it is about.
-    fn which(self, address: Address, id: u64) -> Which {
+    /// The commands that the function is about.
+    fn selector(self, address: Address, id: u64) -> TaskSelector {
         match self {
-            Self::AbortTask | Self::QueryTask => Which::Task(address, id),
+            Self::AbortTask | Self::QueryTask => TaskSelector::Task(address, id),
             Self::AbortTaskSet | Self::ClearTaskSet | Self::UnitReset | Self::QueryTaskSet => {
-                Which::Disk(address)
+                TaskSelector::Disk(address)
             }
-            Self::NexusReset => Which::Target(address.target),
+            Self::NexusReset => TaskSelector::Target(address.target),
         }
     }
 
-    /// How these end.
-    fn end(self) -> Option<Response> {
+    /// The response of the selected commands.
+    fn abort(self) -> Option<Response> {
         match self {
-            // With one initiator its task set is all there is.
+            // With one initiator CLEAR TASK SET and ABORT TASK SET select the same commands.
             Self::AbortTask | Self::AbortTaskSet | Self::ClearTaskSet => Some(Response::Aborted),
             Self::NexusReset | Self::UnitReset => Some(Response::Reset),
             Self::QueryTask | Self::QueryTaskSet => None,
@@ -78,65 +109,79 @@ impl Function {
     }
 }
 
-/// A function whose tasks have not all ended.
-struct Running {
-    function: Function,
+/// A function whose commands have not all ended.
+struct PendingTmf {
+    function: TaskFunction,
     address: Address,
-    order: Arc<Order>,
+    request: Arc<TmfRequest>,
 }
 
-/// See the module's documentation.
+/// The handler of the control queue.
 pub(super) struct ControlQueue {
-    shared: Arc<Shared>,
-    running: Option<Running>,
-    unmanaged: LogLimit,
+    controller: Arc<Controller>,
+    pending: Option<PendingTmf>,
+    /// Bounds the log of functions that failed.
+    failed: LogLimit,
 }
 
 impl ControlQueue {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, running: None, unmanaged: LogLimit::default() }
+    pub(super) fn new(controller: Arc<Controller>) -> Self {
+        Self { controller, pending: None, failed: LogLimit::default() }
     }
 
-    /// Starts a function; what to answer if there is nothing to wait for.
-    fn start(&mut self, function: Function, to: Option<Addressee>, id: u64) -> Result<Running, u8> {
-        let map = self.shared.map();
-        let Some((to, place)) = to.and_then(|to| Some((to, map.target(to.target)?))) else {
-            return Err(BAD_TARGET);
-        };
-        let lun = match to.lun {
-            _ if function == Function::NexusReset => 0,
-            Some(lun) if place.disk(lun).is_some() => lun,
-            _ => return Err(INCORRECT_LUN),
-        };
-        let address = Address { target: to.target, lun };
-        let which = function.which(address, id);
-        let order = Order::give(which, function.end(), &self.shared.mailboxes);
-        match order {
-            Ok(order) => Ok(Running { function, address, order }),
+    /// Starts the function in a chain, or returns its response if it fails.
+    fn start(&mut self, readable: &Span<'_>, map: &GuestMap) -> Result<(), u8> {
+        let TmfBytes { subtype, lun, id, .. } = read(readable, map).map_err(|_| FAILURE)?;
+        let function = TaskFunction::decode(subtype.get()).ok_or(FUNCTION_REJECTED)?;
+        let address = self.address(function, LunField::decode(lun))?;
+        let (selector, abort) = (function.selector(address, id.get()), function.abort());
+        match TmfRequest::post(selector, abort, &self.controller.mailboxes) {
+            Ok(request) => {
+                self.pending = Some(PendingTmf { function, address, request });
+                Ok(())
+            }
             Err(error) => {
-                if let Some(suppressed) = self.unmanaged.check() {
-                    let name = &self.shared.name;
-                    tracing::error!(target: "virtio-scsi", suppressed, "{name}: cannot manage tasks: {error}");
+                if let Some(suppressed) = self.failed.check() {
+                    let name = &self.controller.name;
+                    tracing::error!(
+                        target: "virtio-scsi", suppressed,
+                        "{name}: cannot manage tasks: {error}"
+                    );
                 }
                 Err(FAILURE)
             }
         }
     }
 
-    /// Ends a function whose tasks have all ended, and returns its response.
-    fn finish(&self, running: &Running) -> u8 {
-        let map = self.shared.map();
-        let reset = |which: Which, reason| {
-            for disk in map.disks().filter(|disk| which.means(disk.address, 0)) {
+    /// The address that a function is about, or its response if the address is invalid.
+    fn address(&self, function: TaskFunction, to: Option<LunField>) -> Result<Address, u8> {
+        let map = self.controller.map();
+        let Some((to, entry)) = to.and_then(|to| Some((to, map.target(to.target)?))) else {
+            return Err(BAD_TARGET);
+        };
+        let lun = match to.lun {
+            _ if function == TaskFunction::NexusReset => 0,
+            Some(lun) if entry.disk(lun).is_some() => lun,
+            _ => return Err(INCORRECT_LUN),
+        };
+        Ok(Address { target: to.target, lun })
+    }
+
+    /// Completes a function whose commands have all ended and returns its response.
+    fn complete(&self, pending: &PendingTmf) -> u8 {
+        let map = self.controller.map();
+        let reset = |selector: TaskSelector, reason| {
+            for disk in map.disks().filter(|disk| selector.selects(disk.address, 0)) {
                 disk.unit.reset(reason);
             }
         };
-        match running.function {
-            Function::UnitReset => reset(Which::Disk(running.address), Attention::UnitReset),
-            Function::NexusReset => {
-                reset(Which::Target(running.address.target), Attention::NexusLoss);
+        let address = pending.address;
+        match pending.function {
+            TaskFunction::UnitReset => reset(TaskSelector::Disk(address), Attention::UnitReset),
+            TaskFunction::NexusReset => {
+                reset(TaskSelector::Target(address.target), Attention::NexusLoss);
             }
-            Function::QueryTask | Function::QueryTaskSet if running.order.has_found() => {
+            TaskFunction::QueryTask | TaskFunction::QueryTaskSet if pending.request.has_found() => {
                 return FUNCTION_SUCCEEDED;
             }
             _ => {}
@@ -144,15 +189,37 @@ impl ControlQueue {
         FUNCTION_COMPLETE
     }
 
-    fn manage(&mut self, request: &[u8; 24]) -> Result<(), u8> {
-        let (words, rest) = request.split_at(8);
-        let subtype = words.last_chunk().map_or(u32::MAX, |word| u32::from_le_bytes(*word));
-        let (lun, id) = (rest.first_chunk::<8>(), rest.last_chunk::<8>());
-        let (Some(lun), Some(id)) = (lun, id) else { return Err(FAILURE) };
-        let function = Function::decode(subtype).ok_or(FUNCTION_REJECTED)?;
-        let to = Addressee::decode(*lun);
-        self.running = Some(self.start(function, to, u64::from_le_bytes(*id))?);
-        Ok(())
+    /// Answers the chain if that does not depend on commands.
+    fn answer_at_once(&mut self, chain: &Chain, map: &GuestMap) -> Option<Handled> {
+        let readable = chain.readable();
+        let response = match read::<U32>(&readable, map).map(U32::get) {
+            Ok(TMF) => self.start(&readable, map).err()?,
+            Ok(AN_QUERY | AN_SUBSCRIBE) => {
+                let response = self.notification_response(&readable, map);
+                return Some(write_answer(chain.writable(), map, response.as_bytes()));
+            }
+            _ => FAILURE,
+        };
+        Some(write_answer(chain.writable(), map, &[response]))
+    }
+
+    /// The response to an asynchronous notification query or subscription: no event exists.
+    fn notification_response(&self, readable: &Span<'_>, map: &GuestMap) -> NotificationResponse {
+        let response = match read::<NotificationBytes>(readable, map) {
+            Err(_) => FAILURE,
+            Ok(request) => {
+                let to = LunField::decode(request.lun);
+                let disks = self.controller.map();
+                match to.and_then(|to| Some((to, disks.target(to.target)?))) {
+                    None => BAD_TARGET,
+                    Some((to, entry)) if to.lun.and_then(|lun| entry.disk(lun)).is_none() => {
+                        INCORRECT_LUN
+                    }
+                    Some(_) => OK,
+                }
+            }
+        };
+        NotificationResponse { event_actual: 0.into(), response }
     }
 }
 
@@ -161,65 +228,39 @@ impl ChainHandler for ControlQueue {
         if chain.writable().is_empty() {
             return Err(QueueError::NoStatus);
         }
-        if self.running.is_none() {
-            let readable = chain.readable();
-            let mut kind = [0; 4];
-            let kind = readable.read(map, &mut kind).map(|()| u32::from_le_bytes(kind));
-            let mut request = [0; 24];
-            let answer = match kind {
-                Ok(TMF) => match readable.read(map, &mut request) {
-                    Ok(()) => self.manage(&request).err(),
-                    Err(_) => Some(FAILURE),
-                },
-                Ok(AN_QUERY | AN_SUBSCRIBE) => {
-                    return Ok(notification(&self.shared, &readable, chain.writable(), map));
-                }
-                _ => Some(FAILURE),
-            };
-            if let Some(response) = answer {
-                return Ok(answered(chain.writable(), map, &[response]));
-            }
+        if self.pending.is_none()
+            && let Some(answered) = self.answer_at_once(chain, map)
+        {
+            return Ok(answered);
         }
-        match &self.running {
-            Some(running) if !running.order.is_done() => Ok(Handled::Wait),
-            Some(running) => {
-                let response = self.finish(running);
-                self.running = None;
-                Ok(answered(chain.writable(), map, &[response]))
+        match &self.pending {
+            Some(pending) if !pending.request.is_done() => Ok(Handled::WaitForSource),
+            Some(pending) => {
+                let response = self.complete(pending);
+                self.pending = None;
+                Ok(write_answer(chain.writable(), map, &[response]))
             }
-            None => Ok(answered(chain.writable(), map, &[FAILURE])),
+            None => Ok(write_answer(chain.writable(), map, &[FAILURE])),
         }
     }
 
     fn source(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.running.as_ref()?.order.signal())
+        Some(self.pending.as_ref()?.request.signal())
     }
 }
 
-/// Asynchronous notification: which of the events asked for there are. None.
-fn notification(
-    shared: &Shared,
+/// Reads a structure at the start of a chain.
+fn read<T: FromBytes + IntoBytes>(
     readable: &Span<'_>,
-    writable: Span<'_>,
     map: &GuestMap,
-) -> Handled {
-    let mut request = [0; 16];
-    let read = readable.read(map, &mut request);
-    let (_, rest) = request.split_at(4);
-    let to = rest.first_chunk::<8>().and_then(|lun| Addressee::decode(*lun));
-    let known = shared.map();
-    let place = to.and_then(|to| Some((to, known.target(to.target)?)));
-    let response = match (read, place) {
-        (Err(_), _) => FAILURE,
-        (_, None) => BAD_TARGET,
-        (_, Some((to, place))) if to.lun.and_then(|lun| place.disk(lun)).is_none() => INCORRECT_LUN,
-        _ => OK,
-    };
-    answered(writable, map, &[0, 0, 0, 0, response])
+) -> Result<T, OutOfMemoryRange> {
+    let mut value = T::new_zeroed();
+    readable.read(map, value.as_mut_bytes())?;
+    Ok(value)
 }
 
-/// Writes an answer into a buffer that need not have room for it.
-fn answered(writable: Span<'_>, map: &GuestMap, answer: &[u8]) -> Handled {
+/// Writes an answer, or nothing if the buffer is too short for it.
+fn write_answer(writable: Span<'_>, map: &GuestMap, answer: &[u8]) -> Handled {
     let written = writable.write(map, answer).map_or(0, |()| answer.len());
     Handled::Used(u32::try_from(written).unwrap_or(0))
 }

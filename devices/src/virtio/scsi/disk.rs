@@ -1,77 +1,77 @@
-//! One disk on a controller: what the queues have of it, and what the control plane has.
+//! A disk on a controller: the queues' reference and the control plane's reference.
 //!
-//! The two have nothing in common but the unit and the counters, so that each can be waited for: the queues let go of
-//! a disk that is detached when nothing of it is in flight, and its file closes when the control plane has let go as well.
+//! The two share only the unit and the statistics, so that a detach can wait for the last drop of
+//! each: the queues release a detached disk when none of its requests is in flight, and its file
+//! closes when the control plane has released it as well.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Weak};
 
-use ::block::{Backend, ResizeError};
+use ::block::Backend;
 
-use super::event_queue::Event;
-use super::shared::{Address, Shared};
+use super::address::Address;
+use super::event_queue::{Event, Events};
 use crate::scsi::{Attention, Identity, LogicalUnit};
-use crate::storage::disk_control::ControlledDisk;
-use crate::storage::stats::QueueStats;
+use crate::storage::{ControlledDisk, DriverCapacity, QueueStats};
 
-/// A disk as the queues have it. Whoever may bring it a request or serves it holds one.
-pub(super) struct Disk {
+/// The queues' reference to a disk. Each queue that may start a request for it holds one.
+pub(super) struct AttachedDisk {
     pub(super) unit: Arc<LogicalUnit>,
     pub(super) address: Address,
-    /// By request queue.
+    /// Statistics by request queue.
     pub(super) stats: Vec<Arc<QueueStats>>,
-    // Dropped last, when nothing above is held any more.
+    // Dropped last, after the fields above.
     _in_use: Sender<Infallible>,
 }
 
-/// A disk as the control plane has it.
-pub(super) struct Handle {
+/// The control plane's reference to a disk.
+pub(super) struct DiskHandle {
     unit: Arc<LogicalUnit>,
     address: Address,
     stats: Vec<Arc<QueueStats>>,
-    shared: Weak<Shared>,
+    events: Arc<Events>,
     // Dropped last.
     _open: Sender<Infallible>,
 }
 
-/// How to wait for the end of a disk.
-pub(super) struct Exit {
+/// Waits for the last drop of each reference.
+pub(super) struct ReleaseWatch {
     in_use: Receiver<Infallible>,
     open: Receiver<Infallible>,
 }
 
-impl Exit {
-    /// Waits until no queue has the disk.
-    pub(super) fn wait_until_left(&self) {
-        // Nothing is ever sent.
+impl ReleaseWatch {
+    /// Waits until no queue has a reference.
+    pub(super) fn wait_for_queues(&self) {
+        // Returns when the sender is dropped: a message cannot exist.
         let _ = self.in_use.recv();
     }
 
-    /// Waits until nobody has it.
-    pub(super) fn wait_until_closed(&self) {
+    /// Waits until no reference exists.
+    pub(super) fn wait_for_all(&self) {
         let _ = self.in_use.recv();
         let _ = self.open.recv();
     }
 }
 
-/// A disk for the queues and the control plane of a controller.
+/// References to a new disk of a controller with `queues` request queues.
 pub(super) fn new(
-    shared: &Arc<Shared>,
-    address: Address,
-    name: &str,
+    (address, name): (Address, &str),
     identity: Identity,
     backend: Arc<dyn Backend>,
-) -> (Arc<Disk>, Arc<Handle>, Exit) {
+    queues: usize,
+    events: Arc<Events>,
+) -> (Arc<AttachedDisk>, Arc<DiskHandle>, ReleaseWatch) {
     let unit = Arc::new(LogicalUnit::new(name, identity, backend));
-    let stats: Vec<Arc<QueueStats>> = shared.mailboxes.iter().map(|_| Arc::default()).collect();
+    let stats: Vec<Arc<QueueStats>> = (0..queues).map(|_| Arc::default()).collect();
     let ((_in_use, in_use), (_open, open)) = (channel(), channel());
-    let disk = Disk { unit: Arc::clone(&unit), address, stats: stats.clone(), _in_use };
-    let handle = Handle { unit, address, stats, shared: Arc::downgrade(shared), _open };
-    (Arc::new(disk), Arc::new(handle), Exit { in_use, open })
+    let disk = AttachedDisk { unit: Arc::clone(&unit), address, stats: stats.clone(), _in_use };
+    let handle = DiskHandle { unit, address, stats, events, _open };
+    (Arc::new(disk), Arc::new(handle), ReleaseWatch { in_use, open })
 }
 
-impl ControlledDisk for Handle {
+impl ControlledDisk for DiskHandle {
     fn name(&self) -> &str {
         self.unit.name()
     }
@@ -80,8 +80,8 @@ impl ControlledDisk for Handle {
         &**self.unit.backend()
     }
 
-    fn capacity(&self) -> u64 {
-        self.unit.capacity()
+    fn capacity(&self) -> &DriverCapacity {
+        self.unit.driver_capacity()
     }
 
     fn write_cache(&self) -> bool {
@@ -92,22 +92,17 @@ impl ControlledDisk for Handle {
         &self.stats
     }
 
-    /// The driver is told by a unit attention condition and by an event (Virtio 1.2 §5.6.6.3).
-    fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
-        let size = self.backend().resize(size)?;
-        if self.unit.set_capacity(size)
-            && let Some(shared) = self.shared.upgrade()
-        {
-            shared.events.raise(Event::changed(self.address, Attention::CapacityChanged));
-        }
-        Ok(size)
+    /// A unit attention condition and an event (Virtio 1.2 §5.6.6.3).
+    fn announce_capacity(&self) {
+        self.unit.raise(Attention::CapacityChanged);
+        self.events.raise(Event::changed(self.address, Attention::CapacityChanged));
     }
 
-    fn tell_soft_limit(&self) {
+    fn announce_soft_limit(&self) {
         self.unit.raise(Attention::SoftThreshold);
     }
 
-    fn space_was_seen(&self) {
+    fn soft_limit_checked(&self) {
         self.unit.check_threshold();
     }
 }

@@ -1,78 +1,89 @@
-//! The engines of one request queue: one for each disk that it has I/O for, made at the first.
+//! The engines of one request queue: one for each disk that the queue has I/O for, made for its
+//! first request.
 //!
-//! With one engine the worker sleeps in it, where the kick is watched as well: one system call for everything. With
-//! several it sleeps in a poll of the kick and of their descriptors. Used on the worker's thread.
+//! With one engine the worker sleeps in the engine, which also watches the kick: one system call
+//! for everything. With several it polls the kick and the descriptors of all engines. Used on the
+//! worker's thread.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ::block::{Completion, EngineSetup, IoEngine, LogLimit, MemoryRegion, OpenError, Request};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::disk::Disk;
-use super::shared::Shared;
+use super::controller::Controller;
+use super::disk::AttachedDisk;
 use crate::event;
-use crate::storage::queue_worker::Engines;
+use crate::storage::Engines;
 
-/// How often engines are looked at that hold requests until the host has space again: that shows on no descriptor.
-const HELD_PERIOD: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// Bounds of a sleep with parked requests, for which no descriptor signals.
+const MIN_PARKED_SLEEP: Duration = Duration::from_millis(1);
+const MAX_PARKED_SLEEP: Duration = Duration::from_millis(100);
 
-/// How requests end whose disk went before it had an engine.
-pub(super) const GONE: i32 = libc::ENODEV;
+/// Error of a request whose disk was detached before it had an engine.
+pub(super) const DETACHED: i32 = libc::ENODEV;
 
-/// See the module's documentation.
+/// The engines of a queue.
 pub(super) struct UnitEngines {
-    // Dropped first: engines use what follows.
-    engines: Vec<Unit>,
-    /// The place of each unit's engine, by the unit's number.
-    places: Vec<Option<usize>>,
-    /// Whether there are engines of disks that are gone.
-    owes: bool,
-    /// Whether the one engine that is left sleeps as if there were others.
-    alone: bool,
-    /// Counts, so that now and then all engines are looked at.
+    // Dropped first: engines use the fields below.
+    engines: Vec<UnitEngine>,
+    /// Index in `engines` by number of the disk.
+    indices: Vec<Option<usize>>,
+    /// Whether `engines` has some of detached disks.
+    has_detached: bool,
+    /// Whether the only engine left does not watch the kick and is to be replaced.
+    must_rewatch: bool,
+    /// Number of submits, modulo 256.
     submits: u8,
-    /// Requests that no engine could be made for.
+    /// Requests for which no engine could be made.
     refused: Vec<Completion>,
     completed: Vec<Completion>,
-    shared: Arc<Shared>,
+    controller: Arc<Controller>,
+    /// Version of the disk map at the last release.
     version: u64,
     depth: u16,
     memory: Vec<MemoryRegion>,
     kick: Arc<EventFd>,
+    /// Bounds the log of engines that could not be made.
     no_engine: LogLimit,
 }
 
-struct Unit {
+struct UnitEngine {
+    /// Number of the disk.
     number: u16,
     engine: Box<dyn IoEngine>,
     in_flight: usize,
-    /// It has been woken.
+    /// Whether the engine was woken and must be reaped.
     signalled: bool,
-    /// Whether the queue's kick wakes it.
+    /// Whether the engine watches the queue's kick.
     watches_kick: bool,
-    /// How others wake it, where the queue's kick does not.
+    /// The kick of an engine that does not watch the queue's; other engines of the disk signal it.
     _own_kick: Option<EventFd>,
-    /// In use as long as it has an engine.
-    _disk: Arc<Disk>,
+    /// Keeps the disk in use.
+    _disk: Arc<AttachedDisk>,
 }
 
 impl UnitEngines {
-    pub(super) fn new(shared: Arc<Shared>, setup: &EngineSetup<'_>, kick: Arc<EventFd>) -> Self {
+    pub(super) fn new(
+        controller: Arc<Controller>,
+        setup: &EngineSetup<'_>,
+        kick: Arc<EventFd>,
+    ) -> Self {
         let EngineSetup { depth, memory, .. } = *setup;
         Self {
             engines: Vec::new(),
-            places: Vec::new(),
-            owes: false,
-            alone: false,
+            indices: Vec::new(),
+            has_detached: false,
+            must_rewatch: false,
             submits: 0,
             refused: Vec::new(),
             completed: Vec::with_capacity(usize::from(depth)),
-            version: shared.version(),
-            shared,
+            version: controller.version(),
+            controller,
             depth,
             memory: memory.to_vec(),
             kick,
@@ -80,26 +91,26 @@ impl UnitEngines {
         }
     }
 
-    fn place(&self, number: u16) -> Option<usize> {
-        *self.places.get(usize::from(number))?
+    fn index(&self, number: u16) -> Option<usize> {
+        *self.indices.get(usize::from(number))?
     }
 
-    /// Makes the engine of a unit, which is added to the others.
+    /// Makes and adds the engine of a disk. Returns its index.
     #[cold]
-    fn make(&mut self, number: u16) -> Result<usize, OpenError> {
+    fn add(&mut self, number: u16) -> Result<usize, OpenError> {
         let watches_kick = self.engines.is_empty();
-        let unit = self.unit(number, watches_kick)?;
+        let unit = self.make(number, watches_kick)?;
         self.engines.push(unit);
-        self.alone = false;
-        self.place_all();
+        self.must_rewatch = false;
+        self.index_all();
         Ok(self.engines.len() - 1)
     }
 
-    fn unit(&self, number: u16, watches_kick: bool) -> Result<Unit, OpenError> {
+    fn make(&self, number: u16, watches_kick: bool) -> Result<UnitEngine, OpenError> {
         let refused = |what| move |source| OpenError::Host { path: "/".into(), what, source };
-        let gone = || io::Error::from_raw_os_error(GONE);
-        let map = self.shared.map();
-        let disk = map.disk(number).ok_or_else(gone).map_err(refused("find the disk"))?;
+        let detached = || io::Error::from_raw_os_error(DETACHED);
+        let disks = self.controller.map();
+        let disk = disks.disk(number).ok_or_else(detached).map_err(refused("find the disk"))?;
         let own_kick = if watches_kick {
             None
         } else {
@@ -108,71 +119,82 @@ impl UnitEngines {
         let kick = event::as_fd(own_kick.as_ref().unwrap_or(&self.kick));
         let setup = EngineSetup { depth: self.depth, memory: &self.memory, kick };
         let engine = disk.unit.backend().engine(&setup)?;
-        let (_own_kick, _disk) = (own_kick, Arc::clone(disk));
-        Ok(Unit { number, engine, in_flight: 0, signalled: true, watches_kick, _own_kick, _disk })
+        let (_own_kick, _disk, signalled) = (own_kick, Arc::clone(disk), true);
+        Ok(UnitEngine { number, engine, in_flight: 0, signalled, watches_kick, _own_kick, _disk })
     }
 
-    fn place_all(&mut self) {
-        self.places.clear();
-        for (place, unit) in self.engines.iter().enumerate() {
+    fn index_all(&mut self) {
+        self.indices.clear();
+        for (index, unit) in self.engines.iter().enumerate() {
             let number = usize::from(unit.number);
-            if self.places.len() <= number {
-                self.places.resize(number + 1, None);
+            if self.indices.len() <= number {
+                self.indices.resize(number + 1, None);
             }
-            if let Some(entry) = self.places.get_mut(number) {
-                *entry = Some(place);
+            if let Some(entry) = self.indices.get_mut(number) {
+                *entry = Some(index);
             }
         }
     }
 
-    /// Drops the engines of disks that are gone, once nothing of them is in flight.
+    /// Releases the engines of detached disks that have no requests in flight.
     #[inline]
-    fn follow(&mut self) {
-        if self.owes || self.shared.version() != self.version {
-            self.let_go();
+    fn release_detached(&mut self) {
+        if self.has_detached || self.controller.version() != self.version {
+            self.release();
         }
-        if self.alone {
-            self.settle_down();
+        if self.must_rewatch {
+            self.rewatch_kick();
         }
     }
 
     #[cold]
-    fn let_go(&mut self) {
-        self.version = self.shared.version();
-        let map = self.shared.map();
-        let is_gone = |unit: &Unit| map.disk(unit.number).is_none();
-        self.engines.retain(|unit| unit.in_flight > 0 || !is_gone(unit));
-        self.owes = self.engines.iter().any(is_gone);
-        self.alone = matches!(self.engines.as_slice(), [only] if !only.watches_kick);
-        self.place_all();
+    fn release(&mut self) {
+        self.version = self.controller.version();
+        let disks = self.controller.map();
+        let is_detached = |unit: &UnitEngine| disks.disk(unit.number).is_none();
+        self.engines.retain(|unit| unit.in_flight > 0 || !is_detached(unit));
+        self.has_detached = self.engines.iter().any(is_detached);
+        self.must_rewatch = matches!(self.engines.as_slice(), [only] if !only.watches_kick);
+        self.index_all();
     }
 
-    /// Lets the one engine that is left watch the kick, so that the worker sleeps in it: in another one of the same disk, once
-    /// it is idle.
+    /// Replaces the only engine, once it is idle, by one that watches the kick, so that the worker
+    /// sleeps in it. If the host refuses, the old engine stays.
     #[cold]
-    fn settle_down(&mut self) {
+    fn rewatch_kick(&mut self) {
         let [only] = self.engines.as_slice() else { return };
         if only.in_flight > 0 {
             return;
         }
-        self.alone = false;
-        // Where the host gives no other engine, this one goes on as it is.
-        if let Ok(unit) = self.unit(only.number, true)
+        self.must_rewatch = false;
+        if let Ok(unit) = self.make(only.number, true)
             && let [only] = self.engines.as_mut_slice()
         {
             *only = unit;
         }
     }
 
-    /// Sleeps until the kick or an engine has something.
+    /// How long to sleep until the first parked request comes due; `None` if none is parked.
+    fn parked_sleep(&self) -> Option<Duration> {
+        let mut parked = self.engines.iter().filter(|unit| (*unit.engine).parked() > 0).peekable();
+        parked.peek()?;
+        let due = parked.filter_map(|unit| (*unit.engine).due()).min();
+        let left =
+            due.map_or(MAX_PARKED_SLEEP, |due| due.saturating_duration_since(Instant::now()));
+        Some(left.clamp(MIN_PARKED_SLEEP, MAX_PARKED_SLEEP))
+    }
+
+    /// Sleeps until the kick or an engine is signalled, or a parked request comes due.
     fn sleep(&mut self) -> io::Result<()> {
-        let held = self.engines.iter().any(|unit| (*unit.engine).parked() > 0);
+        let parked_sleep = self.parked_sleep();
+        let has_parked = parked_sleep.is_some();
+        let limit = parked_sleep.and_then(|sleep| sleep.try_into().ok());
         let mut fds = Vec::with_capacity(1 + self.engines.len());
         fds.push(poll_in(event::as_fd(&self.kick)));
         for unit in &mut self.engines {
             fds.push(poll_in(unit.engine.poll_fd()?));
         }
-        match poll(&mut fds, held.then_some(&HELD_PERIOD)) {
+        match poll(&mut fds, limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -180,15 +202,35 @@ impl UnitEngines {
         drop(fds);
         let _ = self.kick.read();
         for (unit, woken) in self.engines.iter_mut().zip(woken) {
-            if woken || held {
-                // Silent before it is reaped, so that nothing is overlooked that comes in between. What woke it may
-                // still have to be posted.
+            if woken || has_parked {
+                // Cleared before the reap, so that no later completion is missed. The submit posts
+                // completions that only woke the engine.
                 unit.engine.clear_poll_fd();
                 (*unit.engine).submit()?;
                 unit.signalled = true;
             }
         }
         Ok(())
+    }
+
+    /// Completes a request for which no engine could be made.
+    #[cold]
+    fn refuse(&mut self, tag: u16, error: &OpenError) {
+        let errno = match error {
+            OpenError::Host { source, .. } if source.raw_os_error() == Some(DETACHED) => DETACHED,
+            _ => libc::EIO,
+        };
+        if errno != DETACHED
+            && let Some(suppressed) = self.no_engine.check()
+        {
+            let name = &self.controller.name;
+            tracing::error!(
+                target: "virtio-scsi", suppressed,
+                "{name}: cannot make the engine of a disk: {error}"
+            );
+        }
+        let result = Err(io::Error::from_raw_os_error(errno));
+        self.refused.push(Completion { tag, result });
     }
 }
 
@@ -198,44 +240,36 @@ fn poll_in(fd: BorrowedFd<'_>) -> PollFd<'_> {
 
 impl Engines for UnitEngines {
     fn push(&mut self, unit: u16, request: Request<'_>) {
-        let place = match self.place(unit) {
-            Some(place) => Ok(place),
-            None => self.make(unit),
+        let index = match self.index(unit) {
+            Some(index) => Ok(index),
+            None => self.add(unit),
         };
-        match place {
-            Ok(place) => {
-                if let Some(unit) = self.engines.get_mut(place) {
+        match index {
+            Ok(index) => {
+                if let Some(unit) = self.engines.get_mut(index) {
                     unit.in_flight += 1;
                     (*unit.engine).push(request);
                 }
             }
-            Err(error) => {
-                let gone = matches!(&error, OpenError::Host { source, .. } if source.raw_os_error() == Some(GONE));
-                if !gone && let Some(suppressed) = self.no_engine.check() {
-                    let name = &self.shared.name;
-                    tracing::error!(target: "virtio-scsi", suppressed, "{name}: a disk has no engine: {error}");
-                }
-                let errno = if gone { GONE } else { libc::EIO };
-                let result = Err(io::Error::from_raw_os_error(errno));
-                self.refused.push(Completion { tag: request.tag, result });
-            }
+            Err(error) => self.refuse(request.tag, &error),
         }
     }
 
     fn submit(&mut self) -> io::Result<()> {
-        // One that is idle may be kicked by others. A driver that is never idle lets nobody sleep, who would see that.
+        // Other engines of its disk may signal an idle engine. The worker of a busy driver does not
+        // sleep and would miss that, so all engines are checked at times.
         self.submits = self.submits.wrapping_add(1);
         let all = self.submits == 0;
-        let mut looked_at = self.engines.iter_mut().filter(|unit| unit.in_flight > 0 || all);
-        looked_at.try_for_each(|unit| {
+        let mut checked = self.engines.iter_mut().filter(|unit| unit.in_flight > 0 || all);
+        checked.try_for_each(|unit| {
             unit.signalled |= all;
             (*unit.engine).submit()
         })
     }
 
     fn reap(&mut self, completed: &mut Vec<Completion>) {
-        // Here as well, because a driver that is never idle lets nobody wait.
-        self.follow();
+        // Here as well as in `wait`, which the worker of a busy driver does not call.
+        self.release_detached();
         completed.append(&mut self.refused);
         for unit in &mut self.engines {
             if unit.in_flight > 0 || unit.signalled {
@@ -252,13 +286,13 @@ impl Engines for UnitEngines {
     }
 
     fn cancel(&mut self, unit: u16, tag: u16) -> bool {
-        let place = self.place(unit);
-        let unit = place.and_then(|place| self.engines.get_mut(place));
+        let index = self.index(unit);
+        let unit = index.and_then(|index| self.engines.get_mut(index));
         unit.is_some_and(|unit| (*unit.engine).cancel(tag))
     }
 
     fn wait(&mut self) -> io::Result<()> {
-        self.follow();
+        self.release_detached();
         if !self.refused.is_empty() {
             return Ok(());
         }
@@ -287,19 +321,18 @@ mod tests {
     use vm_memory::GuestAddress;
 
     use super::*;
-    use crate::GuestMemory;
     use crate::scsi::Identity;
-    use crate::virtio::GuestMap;
-    use crate::virtio::scsi::shared::Address;
+    use crate::virtio::scsi::address::Address;
+    use crate::{GuestMap, GuestMemory};
 
     const DISK: Address = Address { target: 0, lun: 0 };
 
-    fn attach(shared: &Arc<Shared>, lun: u16) -> NamedTempFile {
+    fn attach(controller: &Arc<Controller>, lun: u16) -> NamedTempFile {
         let file = NamedTempFile::new().unwrap();
         file.as_file().set_len(1 << 20).unwrap();
         let disk = RawFile::open(file.path(), &DiskOptions::new(CacheMode::WriteBack)).unwrap();
         let identity = Identity::new("disk", "/");
-        shared.attach(Address { target: 0, lun }, "disk", identity, Arc::new(disk)).unwrap();
+        controller.attach(Address { target: 0, lun }, "disk", identity, Arc::new(disk)).unwrap();
         file
     }
 
@@ -318,14 +351,15 @@ mod tests {
         completed.remove(0)
     }
 
-    /// One that sleeps in its engine makes one system call, one that sleeps in a poll of several makes three.
+    /// A worker that sleeps in its only engine makes one system call, a poll of several makes
+    /// three.
     #[test]
-    fn a_disk_that_is_left_alone_is_slept_in_again() {
-        let shared = Arc::new(Shared::new("scsi", 1).unwrap());
+    fn the_last_engine_left_watches_the_kick_again() {
+        let controller = Arc::new(Controller::new("scsi", 1).unwrap());
         let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
         let setup = EngineSetup { depth: 8, memory: &[], kick: event::as_fd(&kick) };
-        let mut engines = UnitEngines::new(Arc::clone(&shared), &setup, Arc::clone(&kick));
-        let _files = [attach(&shared, 0), attach(&shared, 1)];
+        let mut engines = UnitEngines::new(Arc::clone(&controller), &setup, Arc::clone(&kick));
+        let _files = [attach(&controller, 0), attach(&controller, 1)];
         for number in 0..2 {
             flush(&mut engines, number);
             assert_eq!(complete(&mut engines).tag, number);
@@ -335,30 +369,30 @@ mod tests {
         };
         assert_eq!(watches(&engines), [(0, true), (1, false)]);
         flush(&mut engines, 1);
-        let leaving = shared.detach(DISK).unwrap();
-        engines.follow();
-        assert_eq!(watches(&engines), [(1, false)], "it is busy");
+        let detached = controller.detach(DISK).unwrap();
+        engines.release_detached();
+        assert_eq!(watches(&engines), [(1, false)], "it has a request in flight");
         assert!(complete(&mut engines).result.is_ok());
-        engines.follow();
+        engines.release_detached();
         assert_eq!(watches(&engines), [(1, true)]);
-        // A kick wakes it, and so does a completion.
+        // A kick wakes the engine, and so does a completion.
         kick.write(1).unwrap();
         engines.wait().unwrap();
         flush(&mut engines, 1);
         assert!(complete(&mut engines).result.is_ok());
-        leaving.settle().unwrap();
+        detached.drain().unwrap();
     }
 
-    /// Compare-and-write waits for each engine of its disk, also for one that has nothing to do, of a worker that has no
-    /// time to sleep.
+    /// Compare-and-write waits for every engine of its disk, including an idle one of a worker that
+    /// never sleeps.
     #[test]
-    fn an_idle_engine_hears_of_others_without_a_sleep() {
-        let shared = Arc::new(Shared::new("scsi", 2).unwrap());
+    fn an_idle_engine_is_checked_without_a_sleep() {
+        let controller = Arc::new(Controller::new("scsi", 2).unwrap());
         let kicks = [(); 2].map(|()| Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()));
-        let _files = [attach(&shared, 0), attach(&shared, 1)];
+        let _files = [attach(&controller, 0), attach(&controller, 1)];
         let [mut busy, mut other] = kicks.map(|kick| {
             let setup = EngineSetup { depth: 8, memory: &[], kick: event::as_fd(&kick) };
-            UnitEngines::new(Arc::clone(&shared), &setup, Arc::clone(&kick))
+            UnitEngines::new(Arc::clone(&controller), &setup, Arc::clone(&kick))
         });
         for number in 0..2 {
             flush(&mut busy, number);
@@ -380,27 +414,27 @@ mod tests {
             other.submit().unwrap();
             other.reap(&mut compared);
         }
-        assert!(compared.pop().expect("it is done").result.is_ok());
+        assert!(compared.pop().expect("the compare-and-write completed").result.is_ok());
     }
 
-    /// A driver that is never idle lets no worker sleep.
+    /// The worker of a driver that is never idle does not sleep.
     #[test]
-    fn the_engine_of_a_disk_that_is_gone_ends_without_a_sleep() {
-        let shared = Arc::new(Shared::new("scsi", 1).unwrap());
+    fn the_engine_of_a_detached_disk_is_released_without_a_sleep() {
+        let controller = Arc::new(Controller::new("scsi", 1).unwrap());
         let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
         let setup = EngineSetup { depth: 8, memory: &[], kick: event::as_fd(&kick) };
-        let mut engines = UnitEngines::new(Arc::clone(&shared), &setup, Arc::clone(&kick));
-        let _file = attach(&shared, 0);
+        let mut engines = UnitEngines::new(Arc::clone(&controller), &setup, Arc::clone(&kick));
+        let _file = attach(&controller, 0);
         let mut completed = Vec::new();
         flush(&mut engines, 0);
-        let leaving = shared.detach(DISK).unwrap();
+        let detached = controller.detach(DISK).unwrap();
         while completed.is_empty() {
-            assert_eq!(engines.engines.len(), 1, "it is in use");
+            assert_eq!(engines.engines.len(), 1, "it has a request in flight");
             engines.submit().unwrap();
             engines.reap(&mut completed);
         }
         engines.reap(&mut completed);
         assert_eq!((engines.engines.len(), completed.len()), (0, 1));
-        leaving.settle().unwrap();
+        detached.drain().unwrap();
     }
 }

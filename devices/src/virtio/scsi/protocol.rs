@@ -1,140 +1,147 @@
-//! SCSI commands over the queue worker: chains in, responses out.
+//! SCSI commands on a queue worker: chains to requests, results to responses.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use ::block::Segments;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::books::Books;
-use super::engines::{GONE, UnitEngines};
-use super::request::{Addressee, HEADER_BYTES, Header, Out, Place, RESPONSE_BYTES, Response};
-use super::shared::{Map, Shared};
-use super::task::{Ending, Pending, Request, fill};
-use super::tasks::Obedience;
+use super::accounting::DiskAccounting;
+use super::address::LunField;
+use super::command::{CommandChain, CommandFailure, PendingCommand, fill_segments};
+use super::controller::Controller;
+use super::disk_map::DiskMap;
+use super::engines::{DETACHED, UnitEngines};
+use super::request::{CommandHeader, DataOutSpan, HEADER_BYTES};
+use super::response::{RESPONSE_BYTES, Response, ResponseBuffer};
+use super::task_management::TaskAborts;
+use crate::GuestMap;
 use crate::scsi::{Answer, Failure, Job, Next, Sense};
-use crate::storage::queue_worker::{Completed, Parsed, Protocol};
-use crate::storage::stats::{Kind, Round};
-use crate::virtio::{Chain, GuestMap, QueueError};
+use crate::storage::{Completed, OperationKind, Parsed, Protocol, Round};
+use crate::virtqueue::{Chain, QueueError};
 
 /// The protocol of one request queue.
 pub(super) struct ScsiProtocol {
-    shared: Arc<Shared>,
-    /// The map as this queue knows it, and its version.
-    map: Arc<Map>,
+    controller: Arc<Controller>,
+    /// A copy of the controller's map, and its version.
+    disks: Arc<DiskMap>,
     version: u64,
     /// Whether a request may have data in both directions.
     inout: bool,
-    obedience: Obedience,
-    books: Books,
+    aborts: TaskAborts,
+    accounting: DiskAccounting,
 }
 
-/// A chain that is no request.
-enum Malformed {
-    /// There is no place for a response.
+/// A chain that is not a command.
+enum MalformedChain {
+    /// The chain has no buffer for a response.
     NoResponse,
-    Answered {
-        written: u32,
-    },
+    /// The chain is answered.
+    Answered { written: u32 },
 }
 
-/// What a request turned out to be.
-enum Verdict {
-    /// Answered. Which disk did it.
-    Answered(u32, Option<u16>),
-    /// Work for the medium of a disk.
-    Work(u16, Job),
+/// The result of executing a command.
+enum Executed {
+    /// The command is answered, by the disk with this number if one was addressed.
+    Answered { written: u32, disk: Option<u16> },
+    /// The command accesses the medium of the disk with this number.
+    Medium { disk: u16, job: Job },
 }
 
 impl ScsiProtocol {
-    /// `None` if there is no such queue.
+    /// `None` if the queue does not exist.
     pub(super) fn new(
-        shared: Arc<Shared>,
+        controller: Arc<Controller>,
         queue: u16,
         kick: &Arc<EventFd>,
         inout: bool,
     ) -> Option<Self> {
-        let version = shared.version();
+        let version = controller.version();
         Some(Self {
-            map: shared.map(),
+            disks: controller.map(),
             version,
             inout,
-            obedience: Obedience::new(Arc::clone(&shared), queue, kick)?,
-            books: Books::new(queue),
-            shared,
+            aborts: TaskAborts::new(Arc::clone(&controller.mailboxes), queue, kick)?,
+            accounting: DiskAccounting::new(queue),
+            controller,
         })
     }
 
-    /// Looks whether the map has changed.
+    /// Copies the map if it changed.
     #[inline]
     fn refresh(&mut self) {
-        let version = self.shared.version();
+        let version = self.controller.version();
         if version != self.version {
             self.version = version;
-            self.map = self.shared.map();
-            self.books.follow(&self.map);
+            self.disks = self.controller.map();
+            self.accounting.release_detached(&self.disks);
         }
     }
 
-    /// Whether a request failed because its disk is not there any more.
+    /// Whether a request failed because its disk was detached.
     #[inline]
-    fn has_gone(&mut self, disk: u16, result: &io::Result<()>) -> bool {
+    fn was_detached(&mut self, disk: u16, result: &io::Result<()>) -> bool {
         let Err(error) = result else { return false };
-        if error.raw_os_error() != Some(GONE) {
+        if error.raw_os_error() != Some(DETACHED) {
             return false;
         }
         self.refresh();
-        self.map.disk(disk).is_none()
+        self.disks.disk(disk).is_none()
     }
 
-    /// Cuts a chain into its parts.
-    fn cut<'a>(&self, chain: &'a Chain, map: &GuestMap) -> Result<Request<'a>, Malformed> {
-        let sense_size = self.shared.sense_size.load(Ordering::Acquire);
-        let cdb_size = self.shared.cdb_size.load(Ordering::Acquire);
+    /// Splits a chain into its parts.
+    fn split<'a>(
+        &self,
+        chain: &'a Chain,
+        map: &GuestMap,
+    ) -> Result<CommandChain<'a>, MalformedChain> {
+        let (sense_size, cdb_size) = (self.controller.sense_size(), self.controller.cdb_size());
         let writable = chain.writable().split_at(RESPONSE_BYTES + u64::from(sense_size));
-        let Some((place, data_in)) = writable.and_then(|(response, data_in)| {
-            Some((Place::of(&response, map, sense_size)?, data_in))
+        let Some((response, data_in)) = writable.and_then(|(response, data_in)| {
+            Some((ResponseBuffer::new(&response, map, sense_size)?, data_in))
         }) else {
-            return Err(Malformed::NoResponse);
+            return Err(MalformedChain::NoResponse);
         };
         let readable = chain.readable().split_at(HEADER_BYTES + u64::from(cdb_size));
-        let Some((header, data_out)) = readable
-            .and_then(|(header, data_out)| Some((Header::read(&header, map, cdb_size)?, data_out)))
-        else {
-            let written = Ending::refused(Response::Failure).write(&place, map, data_in.len(), 0);
-            return Err(Malformed::Answered { written });
+        let Some((header, data_out)) = readable.and_then(|(header, data_out)| {
+            Some((CommandHeader::read(&header, map, cdb_size)?, data_out))
+        }) else {
+            let failure = CommandFailure::refused(Response::Failure);
+            let written = failure.write(&response, map, data_in.len(), 0);
+            return Err(MalformedChain::Answered { written });
         };
-        Ok(Request { header, place, data_out, data_in })
+        Ok(CommandChain { header, response, data_out, data_in })
     }
 
-    /// What becomes of a request, as far as that needs no medium.
-    fn judge(&self, request: &Request<'_>, map: &GuestMap) -> Verdict {
-        if !request.data_out.is_empty() && !request.data_in.is_empty() && !self.inout {
-            return Verdict::Answered(request.refuse(map, Response::Failure), None);
+    /// Executes a command as far as the medium is not accessed.
+    fn execute(&self, chain: &CommandChain<'_>, map: &GuestMap) -> Executed {
+        let refuse =
+            |response| Executed::Answered { written: chain.refuse(map, response), disk: None };
+        if !chain.data_out.is_empty() && !chain.data_in.is_empty() && !self.inout {
+            return refuse(Response::Failure);
         }
-        let to = request.header.to;
-        let Some((Addressee { lun, .. }, place)) =
-            to.and_then(|to| Some((to, self.map.target(to.target)?)))
+        let to = chain.header.to;
+        let Some((LunField { lun, .. }, entry)) =
+            to.and_then(|to| Some((to, self.disks.target(to.target)?)))
         else {
-            return Verdict::Answered(request.refuse(map, Response::BadTarget), None);
+            return refuse(Response::BadTarget);
         };
-        let number = lun.and_then(|lun| place.disk(lun));
-        let out = Out { span: request.data_out, map };
-        let written = match place.target.execute(lun, &request.header.cdb, &out) {
-            Ok(Answer::Work(job)) => match number {
-                Some(disk) if request.has_room_for(&job) => return Verdict::Work(disk, job),
-                _ => request.refuse(map, Response::Overrun),
+        let disk = lun.and_then(|lun| entry.disk(lun));
+        let out = DataOutSpan { span: chain.data_out, map };
+        let written = match entry.target.execute(lun, &chain.header.cdb, &out) {
+            Ok(Answer::Work(job)) => match disk {
+                Some(disk) if chain.has_room_for(&job) => return Executed::Medium { disk, job },
+                _ => chain.refuse(map, Response::Overrun),
             },
-            Ok(Answer::Good { data, taken }) => request.give(map, &data, taken),
-            Err(Failure::Overrun) => request.refuse(map, Response::Overrun),
-            Err(Failure::Conflict) => request.end(map, &Ending::CONFLICT),
+            Ok(Answer::Good { data, taken }) => chain.succeed(map, &data, taken),
+            Err(Failure::Overrun) => chain.refuse(map, Response::Overrun),
+            Err(Failure::Conflict) => chain.fail(map, &CommandFailure::CONFLICT),
             Err(Failure::Check(sense)) => {
-                let unit = number.and_then(|number| self.map.disk(number)).map(|disk| &*disk.unit);
-                request.end(map, &Ending::check(&sense, unit))
+                let unit = disk.and_then(|number| self.disks.disk(number)).map(|disk| &*disk.unit);
+                chain.fail(map, &CommandFailure::check(&sense, unit))
             }
         };
-        Verdict::Answered(written, number)
+        Executed::Answered { written, disk }
     }
 
     /// Starts a command on the medium.
@@ -142,36 +149,41 @@ impl ScsiProtocol {
         &mut self,
         disk: u16,
         job: Job,
-        request: Request<'_>,
+        chain: CommandChain<'_>,
         map: &GuestMap,
         segments: &mut Segments,
-    ) -> Parsed<Pending> {
+    ) -> Parsed<PendingCommand> {
         let step = job.step();
-        if fill(&step, request.data_out, request.data_in, map, segments).is_none() {
-            return Parsed::Done { written: request.refuse(map, Response::Failure) };
+        if fill_segments(&step, chain.data_out, chain.data_in, map, segments).is_none() {
+            return Parsed::Done { written: chain.refuse(map, Response::Failure) };
         }
-        self.books.taken(disk, &self.map);
-        let pending = Pending::new(disk, self.obedience.next_task(), job, request);
+        self.accounting.start(disk, &self.disks);
+        let pending = PendingCommand::new(disk, self.aborts.next_number(), job, chain);
         Parsed::Io { unit: disk, op: step.op, pending }
     }
 }
 
 impl Protocol for ScsiProtocol {
-    type Pending = Pending;
+    type Pending = PendingCommand;
     type Engines = UnitEngines;
 
-    fn parse(&mut self, chain: &Chain, map: &GuestMap, segments: &mut Segments) -> Parsed<Pending> {
+    fn parse(
+        &mut self,
+        chain: &Chain,
+        map: &GuestMap,
+        segments: &mut Segments,
+    ) -> Parsed<PendingCommand> {
         self.refresh();
-        let request = match self.cut(chain, map) {
-            Ok(request) => request,
-            Err(Malformed::NoResponse) => return Parsed::Fatal(QueueError::NoStatus),
-            Err(Malformed::Answered { written }) => return Parsed::Done { written },
+        let chain = match self.split(chain, map) {
+            Ok(chain) => chain,
+            Err(MalformedChain::NoResponse) => return Parsed::Fatal(QueueError::NoStatus),
+            Err(MalformedChain::Answered { written }) => return Parsed::Done { written },
         };
-        match self.judge(&request, map) {
-            Verdict::Work(disk, job) => self.start(disk, job, request, map, segments),
-            Verdict::Answered(written, disk) => {
+        match self.execute(&chain, map) {
+            Executed::Medium { disk, job } => self.start(disk, job, chain, map, segments),
+            Executed::Answered { written, disk } => {
                 if let Some(disk) = disk {
-                    self.books.answered(disk, &self.map);
+                    self.accounting.count_answered(disk, &self.disks);
                 }
                 Parsed::Done { written }
             }
@@ -180,63 +192,69 @@ impl Protocol for ScsiProtocol {
 
     fn complete(
         &mut self,
-        pending: &mut Pending,
+        pending: &mut PendingCommand,
         map: &GuestMap,
         result: io::Result<()>,
         segments: &mut Segments,
     ) -> Completed {
-        let gone = self.has_gone(pending.disk, &result);
-        let written = match (self.books.disk(pending.disk), pending.end) {
-            (Some(disk), None) if gone => {
-                pending.fail(map, &Ending::check(&Sense::NO_SUCH_UNIT, Some(&disk.unit)))
+        let was_detached = self.was_detached(pending.disk, &result);
+        let written = match (self.accounting.disk(pending.disk), pending.abort) {
+            (Some(disk), None) if was_detached => {
+                pending.fail(map, &CommandFailure::check(&Sense::NO_SUCH_UNIT, Some(&disk.unit)))
             }
-            (Some(disk), None) => match pending.go_on(&disk.unit, map, result, segments) {
+            (Some(disk), None) => match pending.next_step(&disk.unit, map, result, segments) {
                 Next::Step(step) => return Completed::Again { unit: pending.disk, op: step.op },
-                Next::Done(Ok(())) => pending.finish(map),
+                Next::Done(Ok(())) => pending.succeed(map),
                 Next::Done(Err(sense)) => {
                     tracing::debug!(target: "virtio-scsi", "{}: {sense:?}", disk.unit.name());
-                    pending.fail(map, &Ending::check(&sense, Some(&disk.unit)))
+                    pending.fail(map, &CommandFailure::check(&sense, Some(&disk.unit)))
                 }
             },
-            (disk, end) => {
+            (disk, abort) => {
                 if let (Some(disk), Err(_)) = (disk, &result) {
                     pending.job.step_failed(&disk.unit);
                 }
-                pending.fail(map, &Ending::refused(end.unwrap_or(Response::Failure)))
+                pending.fail(map, &CommandFailure::refused(abort.unwrap_or(Response::Failure)))
             }
         };
-        if let Some(disk) = self.books.disk(pending.disk) {
-            self.obedience.ended(pending.task, disk.address, pending.id);
+        if let Some(disk) = self.accounting.disk(pending.disk) {
+            self.aborts.command_ended(pending.number, disk.address, pending.id);
         }
-        self.books.settled(pending.disk, &self.map);
+        self.accounting.complete(pending.disk, &self.disks);
         Completed::Done { written }
     }
 
-    fn count(&mut self, pending: &Pending, kind: Kind, bytes: Option<u64>, took_ns: u64) {
-        self.books.completed(pending.disk, kind, bytes, took_ns);
+    fn count(
+        &mut self,
+        pending: &PendingCommand,
+        kind: OperationKind,
+        bytes: Option<u64>,
+        took_ns: u64,
+    ) {
+        self.accounting.count_operation(pending.disk, kind, bytes, took_ns);
     }
 
     fn count_round(&mut self, round: &Round) {
-        self.books.round(round);
-        if self.books.owes() {
-            self.books.follow(&self.map);
+        self.accounting.count_round(round);
+        if self.accounting.has_detached() {
+            self.accounting.release_detached(&self.disks);
         }
     }
 
     fn wants_review(&mut self) -> bool {
-        // Also where no request comes: who was woken for a disk that is gone lets go of it.
+        // An idle queue that was kicked for a detached disk releases it here.
         self.refresh();
-        self.obedience.take_orders()
+        self.aborts.take_posts()
     }
 
-    fn review(&mut self, pending: &mut Pending) -> Option<u16> {
-        let address = self.books.disk(pending.disk)?.address;
-        let end = self.obedience.end_of(address, pending.id)?;
-        pending.end.get_or_insert(end);
+    fn review(&mut self, pending: &mut PendingCommand) -> Option<u16> {
+        let address = self.accounting.disk(pending.disk)?.address;
+        let abort = self.aborts.review(address, pending.id)?;
+        pending.abort.get_or_insert(abort);
         pending.job.may_be_cancelled().then_some(pending.disk)
     }
 
     fn published(&mut self) {
-        self.obedience.published();
+        self.aborts.published();
     }
 }

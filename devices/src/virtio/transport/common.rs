@@ -1,34 +1,28 @@
-//! The common configuration structure (Virtio 1.2 §4.1.4.3): what the driver negotiates and lays out.
+//! The common configuration structure (Virtio 1.2 §4.1.4.3): features, device status and the layout
+//! of the queues.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::interrupt::NO_VECTOR;
-use crate::virtio::QueueLayout;
-use crate::virtio::feature;
+use crate::virtqueue::{DeviceStatus, QueueLayout, feature, status};
 
-/// Bits of the device status (§2.1).
-pub(crate) mod status {
-    pub(crate) const DRIVER_OK: u8 = 4;
-    pub(crate) const FEATURES_OK: u8 = 8;
-    pub(crate) const NEEDS_RESET: u8 = 64;
-}
-
-/// What a write asks for beyond its register.
+/// Effect of a write beyond its register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     None,
     /// The driver wrote zero to the device status.
     Reset,
-    /// The driver's features were accepted; whether it set DRIVER_OK along with it.
+    /// The driver's features were accepted.
     FeaturesOk {
+        /// The same write set DRIVER_OK.
         driver_ok: bool,
     },
     /// The driver set DRIVER_OK.
     DriverOk,
 }
 
-/// What the driver set up of one queue.
+/// The registers of one queue.
 pub(super) struct QueueSetup {
     max_size: u16,
     pub(super) layout: QueueLayout,
@@ -50,23 +44,23 @@ impl QueueSetup {
     }
 }
 
-/// The registers.
-pub(super) struct Common {
+/// The registers of the structure.
+pub(super) struct CommonConfig {
     device_features: u64,
     driver_features: u64,
     device_feature_select: u32,
     driver_feature_select: u32,
     config_vector: Arc<AtomicU16>,
+    /// Number of MSI-X vectors.
     vectors: usize,
-    status: Arc<AtomicU8>,
-    isr: Arc<AtomicU8>,
-    /// As the device said last.
+    status: DeviceStatus,
+    /// A copy of the device's, refreshed before each read.
     pub(super) config_generation: u8,
     queue_select: u16,
     queues: Vec<QueueSetup>,
 }
 
-impl Common {
+impl CommonConfig {
     pub(super) fn new(device_features: u64, queue_sizes: &[u16], vectors: usize) -> Self {
         Self {
             device_features,
@@ -75,8 +69,7 @@ impl Common {
             driver_feature_select: 0,
             config_vector: Arc::new(AtomicU16::new(NO_VECTOR)),
             vectors,
-            status: Arc::new(AtomicU8::new(0)),
-            isr: Arc::new(AtomicU8::new(0)),
+            status: DeviceStatus::default(),
             config_generation: 0,
             queue_select: 0,
             queues: queue_sizes.iter().map(|size| QueueSetup::new(*size)).collect(),
@@ -88,8 +81,7 @@ impl Common {
         self.device_feature_select = 0;
         self.driver_feature_select = 0;
         self.config_vector.store(NO_VECTOR, Ordering::Relaxed);
-        self.status.store(0, Ordering::Release);
-        self.isr.store(0, Ordering::Release);
+        self.status.reset();
         self.queue_select = 0;
         self.queues.iter_mut().for_each(QueueSetup::reset);
     }
@@ -106,20 +98,13 @@ impl Common {
         Arc::clone(&self.config_vector)
     }
 
-    pub(super) fn shared_status(&self) -> Arc<AtomicU8> {
-        Arc::clone(&self.status)
+    /// The device status and ISR status registers.
+    pub(super) fn status(&self) -> &DeviceStatus {
+        &self.status
     }
 
-    pub(super) fn shared_isr(&self) -> Arc<AtomicU8> {
-        Arc::clone(&self.isr)
-    }
-
-    /// Reads the ISR status, which clears it (§4.1.4.5.1).
-    pub(super) fn take_isr(&self) -> u8 {
-        self.isr.swap(0, Ordering::AcqRel)
-    }
-
-    /// Reads registers. The driver reads each with its own width, or half of a 64-bit one (§4.1.3.1).
+    /// Reads registers. A driver reads each with its own width, or a half of a 64-bit one
+    /// (§4.1.3.1).
     pub(super) fn read(&self, offset: u32, data: &mut [u8]) {
         data.fill(0);
         let value = self.register(offset).to_le_bytes();
@@ -138,10 +123,10 @@ impl Common {
             0x0c => half(self.driver_features, self.driver_feature_select),
             0x10 => self.config_vector.load(Ordering::Relaxed).into(),
             0x12 => self.queues.len() as u64,
-            0x14 => self.status.load(Ordering::Acquire).into(),
+            0x14 => self.status.get().into(),
             0x15 => self.config_generation.into(),
             0x16 => self.queue_select.into(),
-            0x18 => layout.size.into(), // zero tells that there is no such queue
+            0x18 => layout.size.into(), // zero: the queue does not exist
             0x1a => queue.map_or(NO_VECTOR, |q| q.vector.load(Ordering::Relaxed)).into(),
             0x1c => queue.is_some_and(|queue| queue.enabled).into(),
             0x1e => self.queue_select.into(), // queue_notify_off: one doorbell per queue
@@ -155,7 +140,7 @@ impl Common {
         }
     }
 
-    /// Writes registers and says what else the write asks for.
+    /// Writes registers and returns the effect of the write beyond them.
     pub(super) fn write(&mut self, offset: u32, data: &[u8]) -> Effect {
         match (offset, data) {
             (0x14, &[status]) => return self.write_status(status),
@@ -174,19 +159,19 @@ impl Common {
         if value == 0 {
             return Effect::Reset;
         }
-        let before = self.status.load(Ordering::Acquire);
+        let before = self.status.get();
         let mut accepted = value | before;
-        // §2.2.1, §3.1.1: FEATURES_OK stays clear if the driver's choice is not acceptable.
+        // §2.2.1, §3.1.1: FEATURES_OK stays clear if the driver's features are not acceptable.
         if before & status::FEATURES_OK == 0 && !self.features_acceptable() {
             accepted &= !status::FEATURES_OK;
         }
-        // §3.1.1: without it the driver may not go on to DRIVER_OK.
+        // §3.1.1: DRIVER_OK requires FEATURES_OK.
         if accepted & status::FEATURES_OK == 0 {
             accepted &= !status::DRIVER_OK;
         }
         let starts =
             accepted & !before & status::DRIVER_OK != 0 && before & status::NEEDS_RESET == 0;
-        self.status.fetch_or(accepted, Ordering::AcqRel);
+        self.status.set(accepted);
         if accepted & !before & status::FEATURES_OK != 0 {
             Effect::FeaturesOk { driver_ok: starts }
         } else if starts {
@@ -242,9 +227,9 @@ impl Common {
         }
     }
 
-    /// Features are settled once FEATURES_OK is set (§3.1.1).
+    /// Features are fixed once FEATURES_OK is set (§3.1.1).
     fn write_driver_features(&mut self, value: u32) {
-        if self.status.load(Ordering::Acquire) & status::FEATURES_OK != 0 {
+        if self.status.get() & status::FEATURES_OK != 0 {
             return;
         }
         match self.driver_feature_select {
@@ -254,15 +239,15 @@ impl Common {
         }
     }
 
-    /// The selected queue, unless its workers run already.
+    /// The selected queue, unless the workers run.
     fn queue_in_setup(&mut self) -> Option<&mut QueueSetup> {
-        if self.status.load(Ordering::Acquire) & status::DRIVER_OK != 0 {
+        if self.status.get() & status::DRIVER_OK != 0 {
             return None;
         }
         self.queues.get_mut(usize::from(self.queue_select))
     }
 
-    /// A vector the device has, or none: the driver reads back that it was refused (§4.1.5.1.2.1).
+    /// The vector, or NO_VECTOR if it does not exist, which the driver reads back (§4.1.5.1.2.1).
     fn vector(&self, value: u16) -> u16 {
         if usize::from(value) < self.vectors { value } else { NO_VECTOR }
     }

@@ -1,33 +1,33 @@
-//! What lies where in BAR 0, and the capabilities that tell the driver so (Virtio 1.2 §4.1.4).
+//! The layout of BAR 0 and the capabilities that describe it (Virtio 1.2 §4.1.4).
 
 use crate::pci::{CapabilityId, ConfigSpace};
-use crate::virtio::feature;
+use crate::virtqueue::feature;
 
-/// Size of BAR 0. Each structure has a page of its own.
+/// Size of BAR 0 in bytes. Each structure has its own page.
 pub(super) const BAR_BYTES: u32 = 0x8000;
 const COMMON: u32 = 0x0000;
 const ISR: u32 = 0x1000;
 const DEVICE: u32 = 0x2000;
-/// Kicks. A page of its own, so that each queue has its doorbell.
+/// Offset of the doorbells.
 pub(super) const NOTIFY: u32 = 0x3000;
-/// Distance of the doorbells of two queues.
+/// Distance between the doorbells of two queues, in bytes (`notify_off_multiplier`).
 pub(super) const NOTIFY_MULTIPLIER: u32 = 4;
 pub(super) const MSIX_TABLE: u32 = 0x4000;
 pub(super) const MSIX_PENDING: u32 = 0x6000;
 const PAGE: u32 = 0x1000;
-/// What the MSI-X table has room for, less the vector of the configuration.
+/// Maximum number of queues: the MSI-X table has 512 entries, one of them for the configuration.
 pub(super) const MAX_QUEUES: u16 = 511;
 
-/// The features every device on this transport offers.
+/// Features that the transport adds to those of a device.
 pub(super) const TRANSPORT_FEATURES: u64 =
     feature::VERSION_1 | feature::RING_EVENT_IDX | feature::RING_INDIRECT_DESC;
 
-/// Offset of the data window in the access capability.
+/// Offset of `pci_cfg_data` in the PCI configuration access capability (§4.1.4.9).
 pub(super) const ACCESS_DATA: u8 = 16;
 
 /// The structures in BAR 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Region {
+pub(super) enum BarRegion {
     Common,
     Isr,
     Device,
@@ -36,15 +36,15 @@ pub(super) enum Region {
     MsixPending,
 }
 
-/// The structure at an offset, and the offset in it.
-pub(super) fn region(offset: u32) -> Option<(Region, u32)> {
+/// The structure at an offset of the BAR, and the offset in the structure.
+pub(super) fn region(offset: u32) -> Option<(BarRegion, u32)> {
     let (region, base) = match offset {
-        COMMON..ISR => (Region::Common, COMMON),
-        ISR..DEVICE => (Region::Isr, ISR),
-        DEVICE..NOTIFY => (Region::Device, DEVICE),
-        NOTIFY..MSIX_TABLE => (Region::Notify, NOTIFY),
-        MSIX_TABLE..MSIX_PENDING => (Region::MsixTable, MSIX_TABLE),
-        MSIX_PENDING..BAR_BYTES => (Region::MsixPending, MSIX_PENDING),
+        COMMON..ISR => (BarRegion::Common, COMMON),
+        ISR..DEVICE => (BarRegion::Isr, ISR),
+        DEVICE..NOTIFY => (BarRegion::Device, DEVICE),
+        NOTIFY..MSIX_TABLE => (BarRegion::Notify, NOTIFY),
+        MSIX_TABLE..MSIX_PENDING => (BarRegion::MsixTable, MSIX_TABLE),
+        MSIX_PENDING..BAR_BYTES => (BarRegion::MsixPending, MSIX_PENDING),
         _ => return None,
     };
     Some((region, offset - base))
@@ -61,15 +61,15 @@ enum Structure {
     PciAccess = 5,
 }
 
-/// Enters the virtio capabilities and returns the offset of the access capability; `None` if there is
-/// no room.
+/// Adds the virtio capabilities. Returns the offset of the PCI configuration access capability;
+/// `None` if the configuration space is full.
 pub(super) fn add_capabilities(config: &mut ConfigSpace) -> Option<u8> {
     let _ = add(config, Structure::Common, COMMON, PAGE, &[], &[])?;
     let multiplier = NOTIFY_MULTIPLIER.to_le_bytes();
     let _ = add(config, Structure::Notify, NOTIFY, PAGE, &multiplier, &[])?;
     let _ = add(config, Structure::Isr, ISR, PAGE, &[], &[])?;
     let _ = add(config, Structure::Device, DEVICE, PAGE, &[], &[])?;
-    // The driver chooses BAR, offset and length, and moves data through the last four bytes.
+    // The driver writes BAR, offset and length, and accesses data through the last four bytes.
     let mut writable = [0xff; 18];
     if let Some(fixed) = writable.get_mut(..2) {
         fixed.fill(0);
@@ -77,8 +77,8 @@ pub(super) fn add_capabilities(config: &mut ConfigSpace) -> Option<u8> {
     add(config, Structure::PciAccess, 0, 0, &[0; 4], &writable)
 }
 
-/// Enters one `struct virtio_pci_cap`: cap_len, cfg_type, bar, id, padding, offset, length, and what
-/// the type adds.
+/// Adds a `struct virtio_pci_cap` (cap_len, cfg_type, bar, id, padding, offset, length) followed by
+/// the fields of its type in `extra`.
 fn add(
     config: &mut ConfigSpace,
     structure: Structure,

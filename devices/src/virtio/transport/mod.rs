@@ -1,9 +1,9 @@
 //! The virtio PCI transport (Virtio 1.2 §4.1), modern only.
 //!
-//! Everything the driver configures is here, reached by one vCPU thread at a time. Once the driver
-//! sets DRIVER_OK the device's workers take over: kicks reach them through doorbells and interrupts
-//! leave through MSI-X without this code. A reset asks the workers to end and reads as incomplete
-//! until they have, so that a slow disk never holds up a vCPU.
+//! Owns the driver's configuration, which one vCPU thread at a time accesses. From DRIVER_OK on,
+//! kicks reach the device's workers through doorbells and interrupts leave through MSI-X without
+//! this code. A reset asks the workers to stop and reads as incomplete until they have: a slow disk
+//! never blocks a vCPU.
 
 mod common;
 mod layout;
@@ -14,29 +14,38 @@ use std::sync::Arc;
 use ::block::LogLimit;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use self::common::{Common, Effect};
-use self::layout::Region;
-use super::{
-    ActivateError, Activation, ActiveQueue, ConfigChange, FaultReporter, Interrupt, Queue,
-    VirtioDevice, Worker,
-};
-use crate::pci::{ConfigSpace, Identity, Msix, PciDevice};
+use self::common::{CommonConfig, Effect};
+use self::layout::BarRegion;
+use super::device::{Activation, DeviceType, VirtioDevice};
+use crate::interrupt::Interrupt;
+use crate::pci::{ConfigSpace, FunctionIds, Msix, PciDevice};
+use crate::virtqueue::{ActiveQueue, ConfigChange, FaultReporter, Queue, QueueError};
+use crate::worker::{StartError, Worker};
 use crate::{GuestMemory, Hypervisor};
 
-pub(crate) use self::common::status;
-
 const VENDOR: u16 = 0x1af4;
-/// Device IDs count from here by device type (§4.1.2).
+/// PCI device ID of device type 0 (§4.1.2).
 const DEVICE_BASE: u16 = 0x1040;
 
-/// Where the device is between reset and reset.
+/// The state of the device between two resets.
 enum State {
-    /// The driver is still setting up.
+    /// The driver has not set DRIVER_OK.
     Idle,
     /// The workers run.
     Active(Vec<Worker>),
-    /// The driver asked for a reset; the workers are ending.
+    /// The driver requested a reset; the workers are stopping.
     Resetting(Vec<Worker>),
+}
+
+/// Why a device could not start after DRIVER_OK.
+#[derive(Debug, thiserror::Error)]
+enum ActivateError {
+    /// The driver configured an invalid queue.
+    #[error("queue {index}: {source}")]
+    Queue { index: u16, source: QueueError },
+    /// A worker could not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
 }
 
 /// A virtio device on the PCI bus.
@@ -48,35 +57,39 @@ pub struct PciTransport {
     /// Offset of the PCI configuration access capability (§4.1.4.9).
     access: u8,
     msix: Msix,
-    common: Common,
+    common: CommonConfig,
     kicks: Vec<Arc<EventFd>>,
-    /// Base address at which the doorbells are attached.
+    /// Guest-physical address at which the doorbells are attached.
     doorbells: Option<u64>,
+    /// Bounds the log of doorbells that the hypervisor refused.
     no_doorbell: LogLimit,
     state: State,
 }
 
 impl PciTransport {
-    /// Gives `device` a place on the bus, with one vector per queue and one for its configuration.
+    /// A PCI function for `device`, with one MSI-X vector per queue and one for its configuration.
     ///
     /// # Errors
     ///
-    /// When the hypervisor has no interrupts left or the host no eventfd.
+    /// The hypervisor has no interrupt left or the host no eventfd.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: GuestMemory,
         hypervisor: Arc<dyn Hypervisor>,
     ) -> io::Result<Self> {
-        let mut config = ConfigSpace::new(&identity(&*device), layout::BAR_BYTES);
+        let mut config = ConfigSpace::new(&function_ids(&*device), layout::BAR_BYTES);
         let queues = u16::try_from(device.queue_sizes().len()).map_err(io::Error::other)?;
         if queues > layout::MAX_QUEUES {
-            return Err(io::Error::other("more queues than the MSI-X table has vectors for"));
+            return Err(io::Error::other(
+                "the device has more queues than the MSI-X table has vectors",
+            ));
         }
-        let access = layout::add_capabilities(&mut config)
-            .ok_or_else(|| io::Error::other("no room for the virtio capabilities"))?;
+        let access = layout::add_capabilities(&mut config).ok_or_else(|| {
+            io::Error::other("the configuration space has no room for the virtio capabilities")
+        })?;
         let (table, pending) = (layout::MSIX_TABLE, layout::MSIX_PENDING);
         let msix = Msix::new(&mut config, &*hypervisor, queues + 1, table, pending)?;
-        let common = Common::new(
+        let common = CommonConfig::new(
             device.features() | layout::TRANSPORT_FEATURES,
             device.queue_sizes(),
             msix.len(),
@@ -101,13 +114,13 @@ impl PciTransport {
         Ok(transport)
     }
 
-    /// Starts the device as the driver set it up, or asks for a reset if that cannot be.
+    /// Starts the device as configured; on an error it needs a reset.
     fn activate(&mut self) {
         match self.try_activate() {
             Ok(workers) => {
                 self.state = State::Active(workers);
                 self.attach_doorbells();
-                // A kick that came before the doorbells did is in its event already.
+                // A kick before that is pending in its event.
             }
             Err(error) => {
                 let reason = format_args!("{}: {error}", self.device.name());
@@ -128,54 +141,56 @@ impl PciTransport {
                 .map_err(|source| ActivateError::Queue { index, source })?;
             let interrupt = Interrupt::new(Arc::clone(&events), Arc::clone(&setup.vector));
             let kick = Arc::clone(kick);
-            queues.push(ActiveQueue { index, queue, kick, interrupt, hand_over: None });
+            queues.push(ActiveQueue::new(index, queue, kick, interrupt));
         }
         let faults = self.faults();
-        self.device.activate(Activation { features, queues, faults })
+        Ok(self.device.activate(Activation { features, queues, faults })?)
+    }
+
+    fn config_interrupt(&self) -> Interrupt {
+        Interrupt::new(self.msix.events(), self.common.config_vector())
     }
 
     fn config_change(&self) -> ConfigChange {
-        let config = Interrupt::new(self.msix.events(), self.common.config_vector());
-        ConfigChange::new(self.common.shared_status(), self.common.shared_isr(), config)
+        ConfigChange::new(self.common.status().clone(), self.config_interrupt())
     }
 
     fn faults(&self) -> FaultReporter {
-        let config = Interrupt::new(self.msix.events(), self.common.config_vector());
-        FaultReporter::new(self.common.shared_status(), self.common.shared_isr(), config)
+        FaultReporter::new(self.common.status().clone(), self.config_interrupt())
     }
 
-    /// Asks the workers to end. The reset is complete when they have.
+    /// Asks the workers to stop. The reset is complete when they have.
     fn begin_reset(&mut self) {
         self.detach_doorbells();
         let State::Active(workers) = std::mem::replace(&mut self.state, State::Idle) else {
-            return self.finish_reset();
+            return self.complete_reset();
         };
         workers.iter().for_each(Worker::request_stop);
         self.state = State::Resetting(workers);
     }
 
-    /// Completes a reset whose workers have ended meanwhile.
+    /// Completes a reset if its workers have ended.
     fn poll_reset(&mut self) {
         if let State::Resetting(workers) = &mut self.state
             && workers.iter().all(Worker::is_finished)
         {
             workers.drain(..).for_each(Worker::join);
-            self.finish_reset();
+            self.complete_reset();
         }
     }
 
-    fn finish_reset(&mut self) {
+    fn complete_reset(&mut self) {
         self.state = State::Idle;
         for kick in &self.kicks {
-            // Empty unless a kick was left over.
+            // Clears a kick that no worker consumed.
             let _ = kick.read();
         }
         self.device.reset();
         self.common.reset();
     }
 
-    /// Lets kicks reach the workers without leaving the vCPU. Where the hypervisor refuses one, kicks
-    /// of that queue take the way through [`PciDevice::bar_write`].
+    /// Attaches the doorbells, so that kicks need no vCPU exit. If the hypervisor refuses one, the
+    /// kicks of its queue arrive at [`PciDevice::bar_write`].
     fn attach_doorbells(&mut self) {
         let (State::Active(_), Some(bar)) = (&self.state, self.config.bar()) else { return };
         let base = u64::from(bar) + u64::from(layout::NOTIFY);
@@ -195,12 +210,12 @@ impl PciTransport {
         let Some(base) = self.doorbells.take() else { return };
         for (index, kick) in (0..).zip(&self.kicks) {
             let at = base + index * u64::from(layout::NOTIFY_MULTIPLIER);
-            // Fails for one that could not be attached, which was said then.
+            // Fails for a doorbell that was refused, which is in the log.
             let _ = self.hypervisor.detach_doorbell(at, kick);
         }
     }
 
-    /// Does what a write to the common configuration asks for beyond its register.
+    /// Applies the effect of a write to the common configuration.
     fn apply(&mut self, effect: Effect) {
         match effect {
             Effect::None => {}
@@ -215,14 +230,14 @@ impl PciTransport {
         }
     }
 
-    /// An access through the PCI configuration access capability: BAR, offset and length as the driver
-    /// set them, data through its last four bytes.
+    /// Offset and length of an access through the PCI configuration access capability, as the
+    /// driver configured them; `None` if they are invalid.
     fn window(&self) -> Option<(u32, usize)> {
         let mut capability = [0; 16];
         self.config.read(self.access, &mut capability);
-        let (bar, place) = (capability[4], &capability[8..]);
-        let offset = u32::from_le_bytes(*place.first_chunk()?);
-        let len = u32::from_le_bytes(*place.last_chunk()?) as usize;
+        let (bar, rest) = (capability[4], &capability[8..]);
+        let offset = u32::from_le_bytes(*rest.first_chunk()?);
+        let len = u32::from_le_bytes(*rest.last_chunk()?) as usize;
         (bar == 0 && matches!(len, 1 | 2 | 4)).then_some((offset, len))
     }
 
@@ -262,47 +277,47 @@ impl PciDevice for PciTransport {
         }
     }
 
-    fn place(&mut self, base: u32) {
+    fn place_bar(&mut self, base: u32) {
         self.config.place_bar(base);
     }
 
     fn bar_read(&mut self, offset: u32, data: &mut [u8]) {
         match layout::region(offset) {
-            Some((Region::Common, at)) => {
+            Some((BarRegion::Common, at)) => {
                 self.poll_reset();
                 self.common.config_generation = self.device.config_generation();
                 self.common.read(at, data);
             }
-            Some((Region::Device, at)) => self.device.read_config(u64::from(at), data),
-            Some((Region::MsixTable, at)) => self.msix.read_table(at, data),
-            Some((Region::MsixPending, at)) => self.msix.read_pending(at, data),
-            Some((Region::Isr, at)) => {
+            Some((BarRegion::Device, at)) => self.device.read_config(u64::from(at), data),
+            Some((BarRegion::MsixTable, at)) => self.msix.read_table(at, data),
+            Some((BarRegion::MsixPending, at)) => self.msix.read_pending(at, data),
+            Some((BarRegion::Isr, at)) => {
                 data.fill(0);
                 if let (0, Some(isr)) = (at, data.first_mut()) {
-                    *isr = self.common.take_isr();
+                    *isr = self.common.status().take_isr();
                 }
             }
-            Some((Region::Notify, _)) | None => data.fill(0),
+            Some((BarRegion::Notify, _)) | None => data.fill(0),
         }
     }
 
     fn bar_write(&mut self, offset: u32, data: &[u8]) {
         match layout::region(offset) {
-            Some((Region::Common, at)) => {
+            Some((BarRegion::Common, at)) => {
                 self.poll_reset();
                 if !matches!(self.state, State::Resetting(_)) {
                     let effect = self.common.write(at, data);
                     self.apply(effect);
                 }
             }
-            Some((Region::Device, at)) => self.device.write_config(u64::from(at), data),
-            Some((Region::MsixTable, at)) => self.msix.write_table(&self.config, at, data),
-            Some((Region::Notify, at)) => {
+            Some((BarRegion::Device, at)) => self.device.write_config(u64::from(at), data),
+            Some((BarRegion::MsixTable, at)) => self.msix.write_table(&self.config, at, data),
+            Some((BarRegion::Notify, at)) => {
                 if let Some(kick) = self.kicks.get((at / layout::NOTIFY_MULTIPLIER) as usize) {
                     let _ = kick.write(1);
                 }
             }
-            Some((Region::Isr | Region::MsixPending, _)) | None => {}
+            Some((BarRegion::Isr | BarRegion::MsixPending, _)) | None => {}
         }
     }
 
@@ -318,8 +333,8 @@ impl PciDevice for PciTransport {
     }
 }
 
-fn identity(device: &dyn VirtioDevice) -> Identity {
-    use super::DeviceType::{Block, Entropy, Net, Scsi};
+fn function_ids(device: &dyn VirtioDevice) -> FunctionIds {
+    use DeviceType::{Block, Entropy, Net, Scsi};
     let kind = device.device_type();
     let class = match kind {
         Net => [0x02, 0x00, 0x00],
@@ -327,5 +342,6 @@ fn identity(device: &dyn VirtioDevice) -> Identity {
         Entropy => [0xff, 0x00, 0x00],
     };
     let number = kind as u16;
-    Identity { vendor: VENDOR, device: DEVICE_BASE + number, revision: 1, class, subsystem: number }
+    let device = DEVICE_BASE + number;
+    FunctionIds { vendor: VENDOR, device, revision: 1, class, subsystem: number }
 }

@@ -1,4 +1,4 @@
-//! One frontend from its first message to its last. Runs on a thread of its own.
+//! The connection to one frontend, on its own thread.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -13,63 +13,63 @@ use rustix::net::{
 use vhost::vhost_user::{BackendReqHandler, Error};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::Disk;
+use super::device::VhostUserBlock;
 use crate::event;
 
-/// How a frontend left.
+/// How a connection ended.
 #[derive(Debug)]
-pub enum Left {
-    /// It closed the connection.
+pub enum Disconnect {
+    /// The frontend closed it.
     Closed,
-    /// It asked for something that cannot be, or the connection failed.
-    Refused(Error),
+    /// The frontend sent an invalid message, or the connection failed.
+    Failed(Error),
 }
 
 /// A connected frontend.
 pub struct Connection {
-    disk: Arc<Mutex<Disk>>,
-    changed: Arc<EventFd>,
+    device: Arc<Mutex<VhostUserBlock>>,
+    config_changed: Arc<EventFd>,
     stream: UnixStream,
-    messages: BackendReqHandler<Mutex<Disk>>,
-    /// Where the frontend takes messages from us.
-    channel: Option<UnixStream>,
+    messages: BackendReqHandler<Mutex<VhostUserBlock>>,
+    /// The channel for requests of the back end (SET_BACKEND_REQ_FD).
+    backend_channel: Option<UnixStream>,
 }
 
 impl Connection {
-    /// The frontend at the other end of `stream`, which gets `disk`.
+    /// A connection of `device` to the frontend at the other end of `stream`.
     ///
     /// # Errors
     ///
-    /// The host gives no more descriptors.
-    pub fn new(stream: UnixStream, disk: Arc<Mutex<Disk>>) -> io::Result<Self> {
-        let changed = disk.lock().unwrap_or_else(PoisonError::into_inner).changed();
-        let messages = BackendReqHandler::from_stream(stream.try_clone()?, Arc::clone(&disk));
-        Ok(Self { disk, changed, stream, messages, channel: None })
+    /// The host refuses a descriptor.
+    pub fn new(stream: UnixStream, device: Arc<Mutex<VhostUserBlock>>) -> io::Result<Self> {
+        let config_changed = device.lock().unwrap_or_else(PoisonError::into_inner).config_changed();
+        let messages = BackendReqHandler::from_stream(stream.try_clone()?, Arc::clone(&device));
+        Ok(Self { device, config_changed, stream, messages, backend_channel: None })
     }
 
-    /// Obeys the frontend until it leaves. On return what it had in flight has been given back, and the disk is free
-    /// for the next one.
-    pub fn serve(mut self) -> Left {
-        let left = loop {
-            match self.turn() {
+    /// Serves the frontend until it disconnects. On return its requests in flight have been
+    /// returned, and the device is ready for the next frontend.
+    pub fn serve(mut self) -> Disconnect {
+        let disconnect = loop {
+            match self.serve_one() {
                 Ok(()) | Err(Error::SocketRetry(_)) => {}
-                Err(Error::Disconnected) => break Left::Closed,
+                Err(Error::Disconnected) => break Disconnect::Closed,
                 Err(Error::SocketBroken(error))
                     if error.kind() == io::ErrorKind::ConnectionReset
                         || error.kind() == io::ErrorKind::BrokenPipe =>
                 {
-                    break Left::Closed;
+                    break Disconnect::Closed;
                 }
-                Err(error) => break Left::Refused(error),
+                Err(error) => break Disconnect::Failed(error),
             }
         };
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner).leave();
-        left
+        self.device.lock().unwrap_or_else(PoisonError::into_inner).disconnect();
+        disconnect
     }
 
-    /// Waits for the next message or change, and does what follows.
-    fn turn(&mut self) -> Result<(), Error> {
-        let changed = event::as_fd(&self.changed);
+    /// Waits for a message or a configuration change and handles it.
+    fn serve_one(&mut self) -> Result<(), Error> {
+        let changed = event::as_fd(&self.config_changed);
         let mut watched = [
             PollFd::new(&self.stream, PollFlags::IN),
             PollFd::from_borrowed_fd(changed, PollFlags::IN),
@@ -80,42 +80,45 @@ impl Connection {
         }
         let [message, change] = watched.map(|fd| !fd.revents().is_empty());
         if change {
-            // Nothing to take is fine, too.
-            let _ = self.changed.read();
-            self.announce_change();
+            // Fails if the event was consumed before.
+            let _ = self.config_changed.read();
+            self.announce_config_change();
         }
         if message {
-            if let Some(channel) = offered_channel(&self.stream) {
-                self.channel = Some(channel);
+            if let Some(channel) = offered_backend_channel(&self.stream) {
+                self.backend_channel = Some(channel);
             }
             self.messages.handle_request()?;
         }
         Ok(())
     }
 
-    /// Tells the frontend to read the configuration again, if it takes messages.
-    fn announce_change(&mut self) {
-        /// Code and flags (protocol version 1) of a message without a body.
+    /// Notifies the frontend of a configuration change, if it accepts requests of the back end.
+    fn announce_config_change(&mut self) {
+        /// VHOST_USER_BACKEND_CONFIG_CHANGE_MSG: code, flags (protocol version 1), size.
         const CONFIG_CHANGE: [[u8; 4]; 3] =
             [2_u32.to_ne_bytes(), 1_u32.to_ne_bytes(), 0_u32.to_ne_bytes()];
-        let Some(channel) = &self.channel else {
-            tracing::warn!(target: "vhost-user", "the frontend cannot be told of the disk's new size");
+        let Some(channel) = &self.backend_channel else {
+            tracing::warn!(
+                target: "vhost-user",
+                "the frontend accepts no notifications: it keeps the old size of the disk"
+            );
             return;
         };
         let message = CONFIG_CHANGE.as_flattened();
         match send(channel, message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(sent) if sent == message.len() => {}
             outcome => {
-                tracing::warn!(target: "vhost-user", ?outcome, "the frontend takes no messages");
-                self.channel = None;
+                tracing::warn!(target: "vhost-user", ?outcome, "cannot notify the frontend");
+                self.backend_channel = None;
             }
         }
     }
 }
 
-/// The socket that the next message brings, if that is SET_BACKEND_REQ_FD. The crate `vhost` reads that
-/// message too, but has no means to send what is to be sent through it.
-fn offered_channel(stream: &UnixStream) -> Option<UnixStream> {
+/// The socket in the next message, if that is SET_BACKEND_REQ_FD. The crate `vhost` also reads the
+/// message, but cannot send a configuration change through the socket.
+fn offered_backend_channel(stream: &UnixStream) -> Option<UnixStream> {
     const SET_BACKEND_REQ_FD: u32 = 21;
     let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     let mut code = [0; 4];

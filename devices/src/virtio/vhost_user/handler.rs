@@ -1,4 +1,4 @@
-//! The messages of the vhost-user protocol, one by one. Each that is not obeyed ends the connection.
+//! The messages of the vhost-user protocol. An error in one ends the connection.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Error, Result, VhostUserBackendReqHandlerMut};
 
-use super::Fault;
-use super::disk::{Disk, bad_event, check_ring_size};
-use super::inflight::Inflight;
-use super::memory::{MAX_REGIONS, MemoryTable};
-use super::ring::Addresses;
+use super::device::{VhostUserBlock, check_ring_size};
+use super::fault::{Fault, host};
+use super::inflight_memory::InflightMemory;
+use super::memory_table::{MAX_REGIONS, MemoryTable};
+use super::ring::RingAddresses;
 use crate::event;
-use crate::virtio::VirtioDevice;
+use crate::virtio::device::VirtioDevice;
 
-/// Where a region was mapped, which is told only in postcopy migration.
-type Base = vhost::VhostUserMemoryRegionBase;
+/// Address of a mapped region; only postcopy migration reports it.
+type RegionBase = vhost::VhostUserMemoryRegionBase;
 
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
@@ -28,7 +28,7 @@ impl From<Fault> for Error {
     }
 }
 
-/// Of the protocol's features, those that are not named here are not offered.
+/// The protocol features that are offered.
 const OFFERED: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::CONFIG)
@@ -36,10 +36,10 @@ const OFFERED: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
     .union(VhostUserProtocolFeatures::INFLIGHT_SHMFD)
     .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS);
 
-/// What was not offered and is asked for all the same.
-const NOT_OFFERED: Error = Error::InvalidOperation("it was not offered");
+/// Answer to a message whose feature is not offered.
+const NOT_OFFERED: Error = Error::InvalidOperation("the feature was not offered");
 
-impl VhostUserBackendReqHandlerMut for Disk {
+impl VhostUserBackendReqHandlerMut for VhostUserBlock {
     fn set_owner(&mut self) -> Result<()> {
         Ok(())
     }
@@ -69,9 +69,9 @@ impl VhostUserBackendReqHandlerMut for Disk {
         regions: &[VhostUserMemoryRegion],
         files: Vec<File>,
         _postcopy: Option<bool>,
-    ) -> Result<Option<Vec<Base>>> {
+    ) -> Result<Option<Vec<RegionBase>>> {
         let table = MemoryTable::new(regions, files)?;
-        self.while_stopped(|disk| disk.table = table)?;
+        self.while_stopped(|device| device.table = table)?;
         Ok(None)
     }
 
@@ -84,15 +84,15 @@ impl VhostUserBackendReqHandlerMut for Disk {
         region: &VhostUserSingleMemoryRegion,
         file: File,
         _postcopy: Option<bool>,
-    ) -> Result<Option<Base>> {
+    ) -> Result<Option<RegionBase>> {
         let table = self.table.with(region, file)?;
-        self.while_stopped(|disk| disk.table = table)?;
+        self.while_stopped(|device| device.table = table)?;
         Ok(None)
     }
 
     fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
         let table = self.table.without(region)?;
-        Ok(self.while_stopped(|disk| disk.table = table)?)
+        Ok(self.while_stopped(|device| device.table = table)?)
     }
 
     fn set_vring_num(&mut self, index: u32, size: u32) -> Result<()> {
@@ -115,7 +115,7 @@ impl VhostUserBackendReqHandlerMut for Disk {
             return Err(NOT_OFFERED);
         }
         let ring = self.ring(index)?;
-        let addresses = Some(Addresses { descriptors, available, used });
+        let addresses = Some(RingAddresses { descriptors, available, used });
         if ring.addresses != addresses {
             ring.check_stopped()?;
             ring.addresses = addresses;
@@ -134,37 +134,37 @@ impl VhostUserBackendReqHandlerMut for Disk {
     }
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
-        let reached = self.stop_ring(index)?;
+        let reached = self.end_ring(index)?;
         Ok(VhostUserVringState::new(index, reached.into()))
     }
 
     fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
         let ring = self.ring(index.into())?;
         let Some(file) = file else {
-            let what = "a ring without a kick would have to be polled, which is not supported";
+            let what = "polling a ring without a kick is not supported";
             return Err(Fault::Order { ring: index.into(), what }.into());
         };
-        let kick = event::adopt(file).map_err(bad_event)?;
+        let kick = event::adopt(file).map_err(host("use an eventfd"))?;
         ring.stop(false);
         ring.kick = Some(Arc::new(kick));
         Ok(self.start_ready()?)
     }
 
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
-        Ok(self.ring(index.into())?.call.connect(file).map_err(bad_event)?)
+        Ok(self.ring(index.into())?.call.connect(file).map_err(host("use an eventfd"))?)
     }
 
     fn set_vring_err(&mut self, index: u8, file: Option<File>) -> Result<()> {
-        Ok(self.ring(index.into())?.error.connect(file).map_err(bad_event)?)
+        Ok(self.ring(index.into())?.error.connect(file).map_err(host("use an eventfd"))?)
     }
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
-        // The next message may end the ring for good, as QEMU's is.
-        let report_held = self.reports_held();
+        // The next message may end the ring, as QEMU's does.
+        let fail_held = self.fails_held();
         let ring = self.ring(index)?;
         ring.enabled = enable;
         if !enable {
-            ring.stop(report_held);
+            ring.stop(fail_held);
         }
         Ok(self.start_ready()?)
     }
@@ -190,7 +190,7 @@ impl VhostUserBackendReqHandlerMut for Disk {
         size: u32,
         _flags: VhostUserConfigFlags,
     ) -> Result<Vec<u8>> {
-        // The message is bounded by the size of any message.
+        // The crate `vhost` bounds the size of messages.
         let mut data = vec![0; size as usize];
         self.device.read_config(offset.into(), &mut data);
         Ok(data)
@@ -201,12 +201,15 @@ impl VhostUserBackendReqHandlerMut for Disk {
         Ok(())
     }
 
-    fn get_inflight_fd(&mut self, asked: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        Ok(self.create_inflight(asked.num_queues, asked.queue_size)?)
+    fn get_inflight_fd(
+        &mut self,
+        request: &VhostUserInflight,
+    ) -> Result<(VhostUserInflight, File)> {
+        Ok(self.create_inflight(request.num_queues, request.queue_size)?)
     }
 
-    fn set_inflight_fd(&mut self, told: &VhostUserInflight, file: File) -> Result<()> {
-        Ok(self.take_inflight(Inflight::open(told, file)?)?)
+    fn set_inflight_fd(&mut self, kept: &VhostUserInflight, file: File) -> Result<()> {
+        Ok(self.set_inflight(InflightMemory::open(kept, file)?)?)
     }
 
     fn set_gpu_socket(&mut self, _gpu: GpuBackend) -> Result<()> {

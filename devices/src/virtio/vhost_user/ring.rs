@@ -1,72 +1,74 @@
-//! One ring of a vhost-user device: what the frontend told of it, and the worker that serves it.
+//! One ring of a vhost-user device: the frontend's configuration and the worker that serves it.
 //!
-//! It runs once it has a kick, addresses and a size, and is enabled. It may be stopped at any time and goes on where it
-//! stopped.
+//! A ring runs once it has a kick, addresses and a size, and is enabled. It may be stopped at any
+//! time and resumes at the position that it reached.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::Fault;
-use super::inflight::Inflight;
-use super::line::Line;
-use super::memory::MemoryTable;
-use crate::virtio::transport::status;
-use crate::virtio::{
-    Activation, ActiveQueue, Block, FaultReporter, HandOver, Position, Queue, QueueLayout,
-    VirtioDevice, Worker,
+use super::fault::Fault;
+use super::frontend_event::FrontendEvent;
+use super::inflight_memory::InflightMemory;
+use super::memory_table::MemoryTable;
+use crate::virtio::block::Block;
+use crate::virtio::device::{Activation, VirtioDevice};
+use crate::virtqueue::{
+    ActiveQueue, DeviceStatus, FaultReporter, HandOver, Position, Queue, QueueLayout,
 };
+use crate::worker::Worker;
 
-/// The kick is the frontend's, which may take a signal of ours for itself: so it is repeated.
-const SIGNAL_AGAIN: Duration = Duration::from_millis(100);
+/// How often a stop is signalled: the kick belongs to the frontend, which may consume the signal.
+const SIGNAL_PERIOD: Duration = Duration::from_millis(100);
 
-/// Where the parts of a ring are, as addresses of the frontend.
+/// Addresses of the parts of a ring in the frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Addresses {
+pub(super) struct RingAddresses {
     pub(super) descriptors: u64,
     pub(super) available: u64,
     pub(super) used: u64,
 }
 
-/// See the module's documentation.
+/// One ring.
 pub(super) struct Ring {
     index: usize,
+    /// Number of entries; 0 until it is configured.
     pub(super) size: u16,
-    pub(super) addresses: Option<Addresses>,
+    pub(super) addresses: Option<RingAddresses>,
     pub(super) position: Position,
     pub(super) kick: Option<Arc<EventFd>>,
     pub(super) enabled: bool,
-    /// Tells the guest's driver of used buffers.
-    pub(super) call: Line,
-    /// Tells the frontend that the ring is broken.
-    pub(super) error: Line,
-    running: Option<Running>,
+    /// Notifies the guest's driver of used buffers.
+    pub(super) call: FrontendEvent,
+    /// Notifies the frontend of a broken ring.
+    pub(super) error: FrontendEvent,
+    running: Option<RunningRing>,
 }
 
-struct Running {
+struct RunningRing {
     workers: Vec<Worker>,
     position: Receiver<Position>,
-    report_held: Arc<AtomicBool>,
+    fail_held: Arc<AtomicBool>,
 }
 
-/// What a ring needs to run.
-pub(super) struct Surroundings<'a> {
+/// The parts of the device that a ring needs to run.
+pub(super) struct RingContext<'a> {
     pub(super) device: &'a mut Block,
     pub(super) table: &'a MemoryTable,
-    pub(super) inflight: Option<&'a Inflight>,
+    pub(super) inflight: Option<&'a InflightMemory>,
     pub(super) features: u64,
 }
 
 impl Ring {
-    /// A ring of which nothing is known.
+    /// A ring without configuration.
     ///
     /// # Errors
     ///
-    /// The host gives no event.
+    /// The host refuses an eventfd.
     pub(super) fn new(index: usize) -> io::Result<Self> {
         Ok(Self {
             index,
@@ -75,8 +77,8 @@ impl Ring {
             position: Position::default(),
             kick: None,
             enabled: false,
-            call: Line::new()?,
-            error: Line::new()?,
+            call: FrontendEvent::new()?,
+            error: FrontendEvent::new()?,
             running: None,
         })
     }
@@ -85,16 +87,16 @@ impl Ring {
         self.running.is_some()
     }
 
-    /// Whether it should run and does not.
+    /// Whether the ring must be started.
     pub(super) fn is_ready(&self) -> bool {
         self.kick.is_some() && self.enabled && !self.is_running()
     }
 
-    /// Refuses what must not change under a worker.
+    /// Refuses a change that a running worker would not notice.
     ///
     /// # Errors
     ///
-    /// There is one.
+    /// The ring runs.
     pub(super) fn check_stopped(&self) -> Result<(), Fault> {
         let what = "it cannot be changed while it runs";
         if self.is_running() { Err(Fault::Order { ring: self.index, what }) } else { Ok(()) }
@@ -104,9 +106,9 @@ impl Ring {
     ///
     /// # Errors
     ///
-    /// What the frontend told of the ring cannot be, or the host refuses.
-    pub(super) fn start(&mut self, surroundings: Surroundings<'_>) -> Result<(), Fault> {
-        let Surroundings { device, table, inflight, features } = surroundings;
+    /// The configuration is incomplete or invalid, or the host refuses a resource.
+    pub(super) fn start(&mut self, context: RingContext<'_>) -> Result<(), Fault> {
+        let RingContext { device, table, inflight, features } = context;
         let order = |what| Fault::Order { ring: self.index, what };
         let kick = self.kick.clone().ok_or_else(|| order("it has no kick"))?;
         let layout = self.layout(table)?;
@@ -116,20 +118,15 @@ impl Ring {
         let queue = Queue::resume(table.memory(), layout, features, position, record.as_ref())
             .map_err(|source| Fault::Queue { ring: self.index, source })?;
         let (position, reached) = sync_channel(1);
-        let report_held = Arc::new(AtomicBool::new(false));
-        let active = ActiveQueue {
-            index: u16::try_from(self.index).unwrap_or(u16::MAX),
-            queue,
-            kick,
-            interrupt: self.call.interrupt(),
-            hand_over: Some(HandOver { position, report_held: Arc::clone(&report_held) }),
-        };
-        let ready = Arc::new(AtomicU8::new(status::DRIVER_OK));
-        let faults = FaultReporter::new(ready, Arc::default(), self.error.interrupt());
-        let activation = Activation { features, queues: vec![active], faults };
-        let workers = device.activate(activation)?;
-        self.running = Some(Running { workers, position: reached, report_held });
-        // An earlier back end may have been killed between the used index and the interrupt for it.
+        let fail_held = Arc::new(AtomicBool::new(false));
+        let hand_over = HandOver { position, fail_held: Arc::clone(&fail_held) };
+        let index = u16::try_from(self.index).unwrap_or(u16::MAX);
+        let active = ActiveQueue::new(index, queue, kick, self.call.interrupt());
+        let active = ActiveQueue { hand_over: Some(hand_over), ..active };
+        let faults = FaultReporter::new(DeviceStatus::driver_ok(), self.error.interrupt());
+        let workers = device.activate(Activation { features, queues: vec![active], faults })?;
+        self.running = Some(RunningRing { workers, position: reached, fail_held });
+        // An earlier back end may have been killed after the used index and before its interrupt.
         self.call.interrupt().signal();
         Ok(())
     }
@@ -148,16 +145,16 @@ impl Ring {
         })
     }
 
-    /// Stops the worker, if there is one, once what is in flight has been given back. Requests that wait for space on the
-    /// host are owed, or reported as failed where `report_held`.
-    pub(super) fn stop(&mut self, report_held: bool) {
+    /// Stops the worker, if the ring runs, after it has returned the requests in flight. Requests
+    /// held for ENOSPC fail with `fail_held`; otherwise the position owes them.
+    pub(super) fn stop(&mut self, fail_held: bool) {
         let Some(running) = self.running.take() else { return };
-        running.report_held.store(report_held, Ordering::Release);
+        running.fail_held.store(fail_held, Ordering::Release);
         let reached = loop {
-            // A frontend may have filled it, and then no signal of ours would be one. What it means is moot.
+            // If the frontend filled the counter, a signal would fail. Its value has no meaning.
             let _ = self.kick.as_ref().map(|kick| kick.read());
             running.workers.iter().for_each(Worker::request_stop);
-            match running.position.recv_timeout(SIGNAL_AGAIN) {
+            match running.position.recv_timeout(SIGNAL_PERIOD) {
                 Err(RecvTimeoutError::Timeout) => {}
                 reached => break reached,
             }
@@ -165,7 +162,8 @@ impl Ring {
         match reached {
             Ok(position) => self.position = position,
             Err(_) => {
-                tracing::error!(target: "vhost-user", ring = self.index, "its worker is lost");
+                let ring = self.index;
+                tracing::error!(target: "vhost-user", ring, "the worker ended without a position");
             }
         }
     }

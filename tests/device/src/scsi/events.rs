@@ -108,7 +108,7 @@ fn detach_waits_for_requests_in_flight() {
     disk.resume();
     assert_eq!(initiator.wait(0, &sent).status, 0);
     let before = disk.syncs();
-    detaching.settle().unwrap();
+    detaching.drain().unwrap();
     assert_eq!((disk.engines(), disk.syncs() - before), (0, 1));
 }
 

@@ -14,7 +14,8 @@ use block::{
     EngineSetup, Extent, Geometry, IoEngine, OnEnospc, OpenError, RawFile, ResizeError,
 };
 use devices::scsi::Identity;
-use devices::virtio::{Address, DiskControl, NoPlace, ScsiBus};
+use devices::storage::DiskControl;
+use devices::virtio::{Address, AttachError, ScsiBus};
 use driver::{Command, Initiator, Response, Shape, TestDisk, response};
 use fixtures::host::{Mount, is_root};
 use fixtures::{scratch, wait_for};
@@ -46,7 +47,7 @@ fn open(path: &Path, engine: EngineKind) -> Arc<RawFile> {
 /// Detaches a disk and waits until its file is closed.
 fn detach(bus: &ScsiBus, address: Address, control: DiskControl) {
     let detaching = bus.detach(address).expect("the address has a disk");
-    detaching.settle().unwrap();
+    detaching.drain().unwrap();
     drop(control);
     detaching.close();
 }
@@ -122,14 +123,14 @@ fn detached_lun_responds_as_nonexistent() {
     attach(&bus, 0, 1, Arc::new(TestDisk::new(Shape::default())));
     let inquiry = |lun| Command::new(lun, &[0x12, 0, 0, 0, 36, 0]).with_data_in(36);
     assert_eq!(initiator.succeed(&inquiry(1))[0], 0, "a disk");
-    bus.detach(SECOND).unwrap().settle().unwrap();
+    bus.detach(SECOND).unwrap().drain().unwrap();
     assert_eq!(initiator.succeed(&inquiry(1)), initiator.succeed(&inquiry(9)));
     assert_eq!(initiator.succeed(&inquiry(1))[0], 0x7f);
     for command in [Command::new(1, &[0; 6]), Command::new(1, &read_10(0, 1)).with_data_in(512)] {
         assert_eq!(initiator.run(0, &command).sense_triple(), (5, 0x25, 0));
     }
     // A target without units does not exist.
-    bus.detach(Address { target: 0, lun: 0 }).unwrap().settle().unwrap();
+    bus.detach(Address { target: 0, lun: 0 }).unwrap().drain().unwrap();
     assert_eq!(initiator.run(0, &inquiry(0)).response, response::BAD_TARGET);
 }
 
@@ -195,7 +196,7 @@ fn detach_completes_requests_before_flush() {
     wait_for(|| (disk.pushed() > 0).then_some(())).unwrap();
     let detaching = bus.detach(SECOND).unwrap();
     thread::scope(|scope| {
-        let end = scope.spawn(move || detaching.settle().map(|()| detaching));
+        let end = scope.spawn(move || detaching.drain().map(|()| detaching));
         // The other disk keeps working while the flush waits.
         for _ in 0..20 {
             assert_eq!(run_past_attention(&mut initiator, 0, &Command::new(0, &[0; 6])).status, 0);
@@ -228,7 +229,7 @@ fn detached_disk_is_distinct_from_failed_disk() {
         let detaching = detaches.then(|| bus.detach(SECOND).unwrap());
         disk.resume();
         assert_eq!(initiator.wait(0, &pending).sense_triple(), sense);
-        detaching.map_or(Ok(()), |detaching| detaching.settle()).unwrap();
+        detaching.map_or(Ok(()), |detaching| detaching.drain()).unwrap();
     }
 }
 
@@ -239,7 +240,7 @@ fn file_is_closed_after_last_user() {
     let (file, disk) = file_disk(1 << 20, CacheMode::WriteBack);
     let control = attach(&bus, 0, 1, Arc::new(disk));
     let detaching = bus.detach(SECOND).unwrap();
-    detaching.settle().unwrap();
+    detaching.drain().unwrap();
     thread::scope(|scope| {
         let end = scope.spawn(|| detaching.close());
         thread::sleep(Duration::from_millis(20));
@@ -264,7 +265,7 @@ fn reset_releases_detached_disk() {
     let detaching = bus.detach(SECOND).unwrap();
     initiator.device.set_status(0);
     disk.resume();
-    detaching.settle().unwrap();
+    detaching.drain().unwrap();
     detaching.close();
     wait_for(|| (initiator.device.status() == 0).then_some(())).expect("the reset completes");
     let mut initiator = Initiator::start(initiator.device.clone(), u64::MAX);
@@ -282,7 +283,7 @@ fn close_flushes_detached_disk() {
     let detaching = bus.detach(SECOND).unwrap();
     initiator.device.machine().root.close().unwrap();
     assert_eq!((disk.syncs(), other.syncs()), (1, 1));
-    detaching.settle().unwrap();
+    detaching.drain().unwrap();
 }
 
 /// A disk with slow flushes.
@@ -349,7 +350,7 @@ fn flushes_are_serialized() {
     attach(&bus, 0, 1, Arc::new(SlowFlush(disk.clone(), AtomicUsize::new(0))));
     let detaching = bus.detach(SECOND).unwrap();
     thread::scope(|scope| {
-        let end = scope.spawn(move || detaching.settle());
+        let end = scope.spawn(move || detaching.drain());
         initiator.device.machine().root.close().unwrap();
         end.join().unwrap().unwrap();
     });
@@ -363,7 +364,7 @@ fn luns_are_reused() {
     let disk = TestDisk::new(Shape::default());
     for _ in 0..=u16::MAX {
         attach(&bus, 3, 1, Arc::new(disk.clone()));
-        bus.detach(Address { target: 3, lun: 1 }).unwrap().settle().unwrap();
+        bus.detach(Address { target: 3, lun: 1 }).unwrap().drain().unwrap();
     }
     attach(&bus, 0, 0, Arc::new(disk));
     let mut initiator = Initiator::start(device, u64::MAX);
@@ -380,8 +381,8 @@ fn refused_attach_releases_disk() {
     let disk: Arc<dyn Backend> = Arc::new(disk);
     let buffer = initiator.offer_event_buffer();
     for (address, why) in [
-        (Address { target: 0, lun: 0 }, NoPlace::Taken(0, 0)),
-        (Address { target: 0, lun: 0x4000 }, NoPlace::TooHigh(0x4000)),
+        (Address { target: 0, lun: 0 }, AttachError::Taken(0, 0)),
+        (Address { target: 0, lun: 0x4000 }, AttachError::LunTooHigh(0x4000)),
     ] {
         let refused =
             bus.attach(address, "disk", Identity::new("disk", "/"), Arc::clone(&disk)).map(drop);

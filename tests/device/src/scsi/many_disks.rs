@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use block::{Backend as _, CacheMode, DiskOptions, EngineKind, RawFile};
-use devices::virtio::stats::Kind;
+use devices::storage::OperationKind;
 use driver::{Command, Initiator};
 
 use super::{attach, controller, file_disk, read_10, write_10};
@@ -54,7 +54,7 @@ fn one_queue_serves_many_disks() {
         }
         for control in &controls {
             let stats = &control.stats()[0];
-            for kind in [Kind::Read, Kind::Write] {
+            for kind in [OperationKind::Read, OperationKind::Write] {
                 let of_kind = stats.kind(kind);
                 assert_eq!((of_kind.requests.get(), of_kind.bytes.get()), (50, 50 * 4096));
             }

@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use block::{Backend, CacheMode, DiskOptions, RawFile};
 use devices::scsi::Identity;
-use devices::virtio::{Address, DiskControl, Scsi, ScsiBus};
+use devices::storage::DiskControl;
+use devices::virtio::{Address, Scsi, ScsiBus};
 use driver::{Device, Initiator, Machine, Shape, TestDisk};
 use fixtures::scratch;
 use tempfile::NamedTempFile;

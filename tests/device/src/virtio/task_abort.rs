@@ -2,12 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use block::{Backend, EngineSetup, IoEngine, Operation, Segments};
 use devices::GuestMemory;
-use devices::virtio::queue_worker::{Completed, Parsed, Protocol, QueueWorker};
-use devices::virtio::{ActiveQueue, Chain, FaultReporter, GuestMap, Interrupt, Queue, QueueLayout};
+use devices::storage::{Completed, Parsed, Protocol, QueueWorker};
+use devices::virtio::{
+    ActiveQueue, Chain, DeviceStatus, FaultReporter, GuestMap, Interrupt, Queue, QueueLayout,
+};
 use driver::{Descriptor, Ring, Shape, TestDisk};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -54,15 +56,10 @@ fn request_available_before_abort_is_aborted() {
     let layout = QueueLayout { size: 16, descriptors: 0, available: 0x1000, used: 0x2000 };
     let disk = TestDisk::new(Shape::default());
     disk.pause();
-    let no_interrupt = || Interrupt::new(Arc::new([]), Arc::new(AtomicU16::new(0xffff)));
-    let active = ActiveQueue {
-        index: 0,
-        queue: Queue::new(&memory, layout, 0).unwrap(),
-        kick: Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()),
-        interrupt: no_interrupt(),
-        hand_over: None,
-    };
-    let faults = FaultReporter::new(Arc::new(AtomicU8::new(0)), Arc::default(), no_interrupt());
+    let queue = Queue::new(&memory, layout, 0).unwrap();
+    let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+    let active = ActiveQueue::new(0, queue, kick, Interrupt::unassigned());
+    let faults = FaultReporter::new(DeviceStatus::default(), Interrupt::unassigned());
     let reviewed = Arc::new(AtomicUsize::new(0));
     let protocol =
         LateRequest { driver: Ring::new(memory, layout, 0), reviewed: Arc::clone(&reviewed) };

@@ -115,12 +115,12 @@ impl<'host> ThinGuest<'host> {
 
     /// Discard statistics of a disk.
     fn discard_stats(&self, id: &str) -> Result<Value> {
-        Ok(control_socket::stats(self.host, id)?["trimmed"].clone())
+        Ok(control_socket::stats(self.host, id)?["discards"].clone())
     }
 
     /// Bytes that the guest has discarded.
     fn discarded(&self, id: &str) -> Result<u64> {
-        self.discard_stats(id)?["asked_bytes"].as_u64().context("no count of bytes")
+        self.discard_stats(id)?["requested_bytes"].as_u64().context("no count of bytes")
     }
 
     /// Waits until at most `bytes` are allocated to a disk. Returns without error after a time

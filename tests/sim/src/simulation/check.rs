@@ -1,10 +1,9 @@
 //! Checks of each completion, and of the device after each step.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use block::{Backend, CacheMode};
-use devices::virtio::queue_worker::Protocol;
+use devices::storage::Protocol;
 use driver::status;
 
 use super::{SERIAL, Simulation};
@@ -83,7 +82,7 @@ impl<P: Protocol> Simulation<P> {
 
     /// Checks conditions that hold after each step.
     pub(super) fn check_invariants(&self) -> Result<(), String> {
-        if self.status.load(Ordering::Acquire) & status::NEEDS_RESET != 0 {
+        if self.status.get() & status::NEEDS_RESET != 0 {
             return Err("the device needs a reset".into());
         }
         let outstanding: usize = self.drivers.iter().map(QueueDriver::outstanding).sum();

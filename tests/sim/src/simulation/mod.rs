@@ -6,17 +6,16 @@ mod step;
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16};
 
 use block::Backend;
 use block::simulation::Clock;
 use devices::GuestMemory;
-use devices::virtio::queue_worker::{Protocol, QueueWorker};
-use devices::virtio::{Block, FaultReporter, Interrupt, VirtioDevice};
+use devices::storage::{Protocol, QueueWorker};
+use devices::virtio::{Block, DeviceStatus, FaultReporter, Interrupt, VirtioDevice};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
-use driver::{feature, status};
+use driver::feature;
 
 use crate::counts::Counts;
 use crate::disk::{SharedHost, SimDisk};
@@ -90,7 +89,7 @@ struct Simulation<P: Protocol> {
     /// durable.
     cache_off_since: Option<Time>,
     /// The device status register.
-    status: Arc<AtomicU8>,
+    status: DeviceStatus,
     counts: Counts,
 }
 
@@ -121,7 +120,7 @@ pub(super) fn play(
         left: plan.operations,
         resets_left: 2,
         cache_off_since: None,
-        status: Arc::new(AtomicU8::new(status::DRIVER_OK)),
+        status: DeviceStatus::driver_ok(),
         counts: Counts::default(),
         plan: plan.clone(),
     };
@@ -165,9 +164,7 @@ impl<P: Protocol> Simulation<P> {
         for index in 0..self.plan.queues {
             let (driver, active) =
                 QueueDriver::new(&self.memory, index, self.plan.queue_size, features);
-            let config = Interrupt::new(Arc::new([]), Arc::new(AtomicU16::new(0xffff)));
-            let faults =
-                FaultReporter::new(Arc::clone(&self.status), Arc::new(AtomicU8::new(0)), config);
+            let faults = FaultReporter::new(self.status.clone(), Interrupt::unassigned());
             let kick = Arc::clone(&active.kick);
             let worker = make_worker(&self.block, active, faults)
                 .map_err(|error| format!("no worker: {error}"))?;

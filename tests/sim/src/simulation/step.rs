@@ -1,7 +1,7 @@
 //! The steps of a schedule: drivers submit and reap, workers run, the host moves, time passes.
 
+use devices::storage::Protocol;
 use devices::virtio::VirtioDevice;
-use devices::virtio::queue_worker::Protocol;
 use driver::kind;
 
 use super::{Phase, RunningWorker, Simulation, StepResult};

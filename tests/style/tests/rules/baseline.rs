@@ -6,20 +6,16 @@ use std::collections::BTreeMap;
 use style::rules::Violation;
 
 const TOLERATED: &[(&str, &str, usize)] = &[
-    ("circles", "devices", 8),
     ("circles", "vmm", 2),
     ("comment width", "block", 160),
     ("comment width", "device-tests", 1),
-    ("comment width", "devices", 220),
     ("comment width", "lab", 1),
     ("comment width", "vmm", 31),
-    ("file length", "devices", 1),
     ("file length", "sim", 2),
     ("page width", "documents", 6),
     ("phrases", "bench", 22),
     ("phrases", "block", 39),
     ("phrases", "device-tests", 40),
-    ("phrases", "devices", 238),
     ("phrases", "documents", 97),
     ("phrases", "guest-tests", 5),
     ("phrases", "lab", 2),
@@ -27,9 +23,7 @@ const TOLERATED: &[(&str, &str, usize)] = &[
     ("phrases", "sim", 53),
     ("phrases", "vmm", 145),
     ("retired names", "block", 1),
-    ("retired names", "devices", 9),
     ("retired names", "vmm", 2),
-    ("type names", "devices", 41),
     ("type names", "vmm", 25),
 ];
 

@@ -1,4 +1,4 @@
-//! The configuration as JSON. Keys of a disk come from `config`, so that none can be missing.
+//! The configuration as JSON. `config` lists the keys of a disk, so that none can be missing.
 
 use std::fs::File;
 

@@ -1,4 +1,4 @@
-//! `bulkhead check`: shows the machine or disk of a file, or what is wrong with it.
+//! `bulkhead check`: shows the machine or disk of a file, or the errors of the file.
 
 mod json;
 mod summary;

@@ -5,14 +5,13 @@ use std::path::Path;
 use block::Named;
 use devices::virtio::Address;
 
+use super::json::image_bytes;
+use crate::cmd::sanitize::sanitize;
 use crate::config::disk_file::DiskFile;
 use crate::config::{
     ConsoleConfig, ControllerConfig, DiskConfig, KernelFormat, MachineConfig, ScsiAddress,
     display_mac, human_size, kernel_format_of,
 };
-use crate::sanitize::sanitize;
-
-use super::json::image_bytes;
 
 pub(super) fn machine(path: &Path, machine: &MachineConfig) -> String {
     let kernel = &machine.kernel;

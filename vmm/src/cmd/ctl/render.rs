@@ -1,63 +1,24 @@
-//! Answers of the control socket as people read them. Pure.
+//! Answers of the control socket as text for people. Pure.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::builder::styling::{AnsiColor, Style};
 
+use super::table::TextTable;
+use crate::cmd::sanitize::sanitize;
 use crate::config::human_size;
-use crate::control::api::model::{Disk, Event, Events, Latency, State, Stats, Status, Trimmed};
-use crate::sanitize::sanitize;
+use crate::control::api::model::{Discards, Disk, Event, Events, Latency, RunState, Stats, Status};
 
 const BOLD: Style = Style::new().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
-const DIM: Style = Style::new().dimmed();
 
-/// A table whose columns are as wide as they need to be.
-struct Table {
-    rows: Vec<Vec<String>>,
-    /// Columns of figures stand at the right.
-    right: &'static [bool],
-}
-
-impl Table {
-    fn new(heading: &[&str], right: &'static [bool]) -> Self {
-        Self { rows: vec![heading.iter().map(ToString::to_string).collect()], right }
-    }
-
-    fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
-    }
-
-    fn render(&self) -> String {
-        let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let mut out = String::new();
-        for (index, row) in self.rows.iter().enumerate() {
-            let cells = row.iter().enumerate().map(|(column, cell)| {
-                let width = width(column);
-                if self.right.get(column) == Some(&true) {
-                    format!("{cell:>width$}")
-                } else {
-                    format!("{cell:<width$}")
-                }
-            });
-            let line = format!("  {}", cells.collect::<Vec<_>>().join("  "));
-            let line = line.trim_end();
-            out += &if index == 0 { format!("{DIM}{line}{DIM:#}\n") } else { format!("{line}\n") };
-        }
-        out
-    }
-}
-
-/// The machine at a glance.
+/// The machine and its disks.
 pub(crate) fn status(status: &Status) -> String {
     let Status { version, pid, .. } = status;
     let uptime = duration(Duration::from_millis(status.uptime_ms));
     let (style, state) = match status.state {
-        State::Running => (BOLD, "running"),
-        State::Paused => (WARNING, "paused"),
+        RunState::Running => (BOLD, "running"),
+        RunState::Paused => (WARNING, "paused"),
     };
     let machine = match (status.vcpus, status.memory_bytes) {
         (Some(vcpus), Some(memory)) => {
@@ -73,7 +34,7 @@ pub(crate) fn status(status: &Status) -> String {
     )
 }
 
-/// All disks, a line each, and what must not be overlooked.
+/// All disks, one line each, and their warnings.
 pub(super) fn disks(disks: &[Disk]) -> String {
     if disks.is_empty() {
         return "  no disks\n".to_owned();
@@ -91,7 +52,7 @@ pub(super) fn disks(disks: &[Disk]) -> String {
         "PATH",
     ];
     let right = &[false, true, false, false, false, false, true, true, true, false];
-    let mut table = Table::new(&heading, right);
+    let mut table = TextTable::new(&heading, right);
     for disk in disks {
         table.row(vec![
             sanitize(&disk.id),
@@ -121,13 +82,13 @@ fn warnings(disk: &Disk) -> String {
     disk.warnings.iter().map(line).collect()
 }
 
-/// What happened, the latest last.
+/// Events, the latest last.
 pub(crate) fn events(Events { events }: &Events) -> String {
     if events.is_empty() {
-        return "  nothing happened yet\n".to_owned();
+        return "  no events yet\n".to_owned();
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut table = Table::new(&["", "AGO", "DISK", "EVENT", ""], &[true]);
+    let mut table = TextTable::new(&["", "AGO", "DISK", "EVENT", ""], &[true]);
     for Event { number, time_ms, event, disk, text } in events {
         let ago = duration(now.saturating_sub(Duration::from_millis(*time_ms)));
         let event = event.replace('_', " ");
@@ -136,7 +97,7 @@ pub(crate) fn events(Events { events }: &Events) -> String {
     table.render()
 }
 
-/// What a disk has done, and how long it took.
+/// Request counts and latencies of a disk.
 pub(super) fn stats(disk: &Disk) -> String {
     let Stats { in_flight, rounds, interrupts, .. } = &disk.total;
     let queues = match disk.queues.len() {
@@ -150,7 +111,7 @@ pub(super) fn stats(disk: &Disk) -> String {
         grouped(*interrupts),
         disk.engine.name,
         disk.engine.reason,
-        kinds(&disk.total) + &trimmed(&disk.trimmed),
+        kinds(&disk.total) + &discards(&disk.discards),
         parts(&disk.total),
         warnings(disk),
     )
@@ -158,8 +119,8 @@ pub(super) fn stats(disk: &Disk) -> String {
 
 fn kinds(stats: &Stats) -> String {
     let heading = ["", "REQUESTS", "BYTES", "ERRORS", "BACKEND P50", "P99", "MAX"];
-    let mut table = Table::new(&heading, &[false, true, true, true, true, true, true]);
-    // In the order of the device's kinds, not of the alphabet.
+    let mut table = TextTable::new(&heading, &[false, true, true, true, true, true, true]);
+    // Not in alphabetical order.
     for kind in ["read", "write", "flush", "discard", "write_zeroes"] {
         let Some(requests) = stats.requests.get(kind) else { continue };
         let [p50, p99, max] = figures(&requests.backend);
@@ -173,22 +134,22 @@ fn kinds(stats: &Stats) -> String {
     table.render()
 }
 
-/// What became of discards; nothing where there were none.
-fn trimmed(trimmed: &Trimmed) -> String {
-    let Trimmed { asked_bytes, gathered_bytes, freed_bytes, skipped_bytes } = *trimmed;
-    if asked_bytes == 0 {
+/// Results of discards; empty without discards.
+fn discards(discards: &Discards) -> String {
+    let Discards { requested_bytes, merged_bytes, freed_bytes, skipped_bytes } = *discards;
+    if requested_bytes == 0 {
         return String::new();
     }
-    let [asked, gathered, freed, skipped] =
-        [asked_bytes, gathered_bytes, freed_bytes, skipped_bytes].map(human_size);
+    let [requested, merged, freed, skipped] =
+        [requested_bytes, merged_bytes, freed_bytes, skipped_bytes].map(human_size);
     format!(
-        "\n  trimmed: {asked} asked, {freed} freed ({gathered} of it gathered), {skipped} skipped\n"
+        "\n  discards: {requested} requested, {freed} freed ({merged} of it merged), {skipped} skipped\n"
     )
 }
 
-/// The time of a request outside of the backend.
+/// Latencies outside the backend.
 fn parts(stats: &Stats) -> String {
-    let mut table = Table::new(&["", "P50", "P99", "MAX"], &[false, true, true, true]);
+    let mut table = TextTable::new(&["", "P50", "P99", "MAX"], &[false, true, true, true]);
     for (name, latency) in [("wait in the queue", &stats.wait), ("completion", &stats.completion)] {
         let [p50, p99, max] = figures(latency);
         table.row(vec![name.to_owned(), p50, p99, max]);
@@ -203,7 +164,7 @@ fn figures(latency: &Latency) -> [String; 3] {
     })
 }
 
-/// Three digits and a unit.
+/// A duration with three digits and a unit.
 fn short_time(nanoseconds: u64) -> String {
     let [us, ms, s] = [1_000, 1_000_000, 1_000_000_000];
     let (scale, unit) = match nanoseconds {
@@ -220,7 +181,7 @@ fn short_time(nanoseconds: u64) -> String {
     }
 }
 
-/// The two largest units.
+/// A duration in its two largest units.
 fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
@@ -250,21 +211,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_short() {
+    fn numbers_and_durations_are_short() {
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         let times = [256, 1_500, 12_345, 654_321, 1_050_000, 2_000_000_000];
         let short = ["256 ns", "1.50 µs", "12.3 µs", "654 µs", "1.05 ms", "2.00 s"];
         assert_eq!(times.map(short_time), short);
         let seconds = [5, 65, 3_700, 90_000].map(|s| duration(Duration::from_secs(s)));
         assert_eq!(seconds, ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]);
-    }
-
-    #[test]
-    fn columns_are_aligned() {
-        let mut table = Table::new(&["A", "N"], &[false, true]);
-        table.row(vec!["long".into(), "1".into()]);
-        table.row(vec!["ä".into(), "100".into()]);
-        let text = anstream::adapter::strip_str(&table.render()).to_string();
-        assert_eq!(text, "  A       N\n  long    1\n  ä     100\n");
     }
 }

@@ -1,4 +1,5 @@
-//! A disk as a strip of blocks: the darker, the more of the block takes space on the host. Pure but for the terminal's width.
+//! The result of `bulkhead disk map`: a drawing whose cells are darker the more of them holds data.
+//! Pure, except for the width of the terminal.
 
 use block::{ByteRange, Extent};
 use clap::builder::styling::{AnsiColor, Style};
@@ -8,14 +9,14 @@ use crate::config::human_size;
 
 const DATA: Style = AnsiColor::Cyan.on_default();
 const DIM: Style = Style::new().dimmed();
-/// Lines of a strip.
+/// Lines of the drawing.
 const ROWS: u64 = 8;
-/// Where no terminal says how wide it is.
+/// Without a terminal.
 const COLUMNS: u16 = 80;
-/// From nothing to all.
+/// From no data to only data.
 const SHADES: [char; 5] = ['·', '░', '▒', '▓', '█'];
 
-/// The strip, with an offset before each line, for a terminal of so many columns.
+/// The drawing, `width` columns wide, with the offset before each line.
 pub(super) fn draw(size: u64, extents: &[Extent], width: Option<u16>) -> String {
     let terminal = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok();
     let terminal = terminal.map(|size| size.ws_col).filter(|columns| *columns > 0);
@@ -34,7 +35,7 @@ pub(super) fn draw(size: u64, extents: &[Extent], width: Option<u16>) -> String 
     }
     let data: u64 = data(extents).map(|range| range.len).sum();
     out + &format!(
-        "\n  {} of {} hold data ({}); a block is {}: {} none of it, {} all\n",
+        "\n  {} of {} hold data ({}); a block is {}: {} no data, {} only data\n",
         human_size(data),
         human_size(size),
         percent(data, size),
@@ -44,7 +45,7 @@ pub(super) fn draw(size: u64, extents: &[Extent], width: Option<u16>) -> String 
     )
 }
 
-/// The extents as they are.
+/// The extents as JSON.
 pub(super) fn json(size: u64, extents: &[Extent]) -> String {
     let extents = extents.iter().map(|extent| {
         let Extent { range: ByteRange { start, len }, data } = extent;
@@ -54,7 +55,7 @@ pub(super) fn json(size: u64, extents: &[Extent]) -> String {
     format!("{answer:#}\n")
 }
 
-/// What there is to say of a block device, which does not tell what is where; at most how much it takes.
+/// The result for a block device, which does not report its extents.
 pub(super) fn unknown(size: u64, allocated: Option<u64>, json: bool) -> String {
     if json {
         let answer = json!({ "size_bytes": size, "extents": null, "allocated_bytes": allocated });
@@ -62,13 +63,13 @@ pub(super) fn unknown(size: u64, allocated: Option<u64>, json: bool) -> String {
     }
     let size = human_size(size);
     let takes = match allocated {
-        Some(bytes) => format!("; it takes {} of the host's space", human_size(bytes)),
+        Some(bytes) => format!("; it takes {} on the host", human_size(bytes)),
         None => String::new(),
     };
-    format!("  A block device does not tell where in its {size} it has data{takes}.\n")
+    format!("  A block device does not report which parts of its {size} hold data{takes}.\n")
 }
 
-/// `part` of `whole` in words.
+/// `part` of `whole` in percent.
 pub(super) fn percent(part: u64, whole: u64) -> String {
     let tenths = u128::from(part) * 1000 / u128::from(whole.max(1));
     match tenths {
@@ -82,10 +83,10 @@ fn data(extents: &[Extent]) -> impl Iterator<Item = ByteRange> + '_ {
     extents.iter().filter(|extent| extent.data).map(|extent| extent.range)
 }
 
-/// The disk in at most `most` cells of equal size, and how much of each is data, in thousandths.
-fn shares(size: u64, extents: &[Extent], most: u64) -> Vec<u16> {
+/// The share of data in each of at most `cells_max` equal cells, in thousandths.
+fn shares(size: u64, extents: &[Extent], cells_max: u64) -> Vec<u16> {
     // No cell is smaller than a sector.
-    let cell = size.div_ceil(most.max(1)).max(512);
+    let cell = size.div_ceil(cells_max.max(1)).max(512);
     let count = usize::try_from(size.div_ceil(cell)).unwrap_or(0);
     let mut filled = vec![0_u64; count];
     for ByteRange { start, len } in data(extents) {
@@ -93,8 +94,8 @@ fn shares(size: u64, extents: &[Extent], most: u64) -> Vec<u16> {
         while at < end {
             let index = at / cell;
             let next = ((index + 1) * cell).min(end);
-            let place = usize::try_from(index).ok().and_then(|index| filled.get_mut(index));
-            if let Some(bytes) = place {
+            let counter = usize::try_from(index).ok().and_then(|index| filled.get_mut(index));
+            if let Some(bytes) = counter {
                 *bytes += next - at;
             }
             at = next;
@@ -102,7 +103,7 @@ fn shares(size: u64, extents: &[Extent], most: u64) -> Vec<u16> {
     }
     let share = |(index, bytes)| {
         let whole = cell.min(size - index as u64 * cell);
-        // Anything is more than nothing, and all but a byte less than all.
+        // One byte of data is not shown as none.
         let thousandths = u128::from(bytes) * 1000 / u128::from(whole);
         u16::try_from(thousandths).unwrap_or(1000).max(u16::from(bytes > 0))
     };
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cell_tells_its_share() {
+    fn each_cell_shows_its_share() {
         let extents =
             [extent(0, 3 * MIB, true), extent(3 * MIB, 4 * MIB, false), extent(7 * MIB, 512, true)];
         assert_eq!(shares(8 * MIB, &extents, 4), [1000, 500, 0, 1]);
@@ -142,12 +143,12 @@ mod tests {
     }
 
     #[test]
-    fn a_small_disk_has_no_more_cells_than_sectors() {
+    fn a_cell_is_at_least_a_sector() {
         assert_eq!(shares(1024, &[extent(512, 512, true)], 400), [0, 1000]);
     }
 
     #[test]
-    fn a_strip_is_as_wide_as_asked_for() {
+    fn the_drawing_fits_the_width() {
         let text = draw(64 * MIB, &[extent(0, 32 * MIB, true)], Some(40));
         let text = anstream::adapter::strip_str(&text).to_string();
         let rows: Vec<_> = text.lines().take_while(|line| !line.is_empty()).collect();
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_of_the_whole_are_told_truly() {
+    fn percentages_are_rounded_down() {
         assert_eq!(percent(0, 10), "0.0 %");
         assert_eq!(percent(1, 1 << 40), "under 0.1 %");
         assert_eq!(percent(25, 1000), "2.5 %");

@@ -1,79 +1,79 @@
-//! A frontend and the thread that obeys it.
+//! A vhost-user frontend and the thread that serves it.
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use devices::virtio::vhost_user::{Connection, Disk, Left};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use devices::virtio::vhost_user::{Connection, Disconnect, VhostUserBlock};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// See the module's documentation.
+use crate::notifier::Notifier;
+
+/// A connected frontend.
 pub(super) struct Frontend {
     stream: UnixStream,
-    thread: JoinHandle<Left>,
-    /// Signalled when the thread ends.
-    gone: Arc<OwnedFd>,
+    thread: JoinHandle<Disconnect>,
+    /// Notifies when the thread ends.
+    disconnected: Notifier,
 }
 
 impl Frontend {
-    /// Lets the frontend at the other end of `stream` use the disk.
+    /// Serves `disk` to the frontend at the other end of `stream`.
     ///
     /// # Errors
     ///
-    /// The host gives no descriptor, event or thread.
-    pub(super) fn start(stream: UnixStream, disk: Arc<Mutex<Disk>>) -> io::Result<Self> {
+    /// The host is out of descriptors or threads.
+    pub(super) fn start(stream: UnixStream, disk: Arc<Mutex<VhostUserBlock>>) -> io::Result<Self> {
         stream.set_nonblocking(false)?;
-        let gone = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+        let disconnected = Notifier::new()?;
         let connection = Connection::new(stream.try_clone()?, disk)?;
-        let at_end = Arc::clone(&gone);
+        let at_end = disconnected.clone();
         let thread = thread::Builder::new().name("vhost-user".into()).spawn(move || {
             let left = connection.serve();
-            if let Err(error) = rustix::io::write(&at_end, &1_u64.to_ne_bytes()) {
-                tracing::error!(%error, "nobody learns that the frontend left");
+            if let Err(error) = at_end.notify() {
+                tracing::error!(%error, "cannot notify the control thread of a disconnect");
             }
             left
         })?;
-        Ok(Self { stream, thread, gone })
+        Ok(Self { stream, thread, disconnected })
     }
 
-    /// Ends the connection. What is in flight is finished before the thread ends.
-    pub(super) fn part(&self) {
-        // Fails if the frontend has left.
+    /// Closes the connection. The thread completes the requests in flight before it ends.
+    pub(super) fn disconnect(&self) {
+        // Fails if the frontend has closed the connection.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
-    /// Whether it has closed the connection, or that was closed.
-    pub(super) fn is_leaving(&self) -> bool {
+    /// Whether either side has closed the connection.
+    pub(super) fn is_disconnecting(&self) -> bool {
         let mut watched = [PollFd::new(&self.stream, PollFlags::RDHUP)];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let [stream] = match poll(&mut watched, Some(&at_once)) {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let [stream] = match poll(&mut watched, Some(&now)) {
             Ok(_) => watched,
             Err(_) => return false,
         };
         stream.revents().intersects(PollFlags::RDHUP | PollFlags::HUP)
     }
 
-    /// What becomes ready when it leaves, while it has not.
-    pub(super) fn hang_up(&self) -> Option<PollFd<'_>> {
-        (!self.is_leaving()).then(|| PollFd::new(&self.stream, PollFlags::RDHUP))
+    /// The connection, which becomes ready when the frontend closes it.
+    pub(super) fn connection(&self) -> RawFd {
+        self.stream.as_raw_fd()
     }
 
-    /// How it left, once it has.
-    pub(super) fn left(self) -> String {
+    /// Readable once the thread has ended.
+    pub(super) fn disconnected(&self) -> &Notifier {
+        &self.disconnected
+    }
+
+    /// Waits for the thread, and returns a message with the reason of the disconnect.
+    pub(super) fn join(self) -> String {
         match self.thread.join() {
-            Ok(Left::Closed) => "the frontend has left".to_owned(),
-            Ok(Left::Refused(error)) => format!("the frontend was disconnected: {error}"),
+            Ok(Disconnect::Closed) => "the frontend closed the connection".to_owned(),
+            Ok(Disconnect::Failed(error)) => format!("the frontend was disconnected: {error}"),
             Err(_) => "the frontend's thread panicked".to_owned(),
         }
-    }
-}
-
-impl AsFd for Frontend {
-    /// Readable once it has left.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.gone.as_fd()
     }
 }

@@ -1,4 +1,4 @@
-//! Disk images: their type, size, permissions, and what their cache mode and soft limit need.
+//! Disk images: type, size, permissions, and the requirements of cache mode and soft limit.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};

@@ -25,7 +25,7 @@ impl KernelFormat {
     }
 }
 
-/// The format of a kernel, from the start of its file; or what the file is instead, and a remedy.
+/// The format of a kernel, from the start of its file; or the kind of another file, and a remedy.
 fn kernel_format(head: &[u8]) -> Result<KernelFormat, (&'static str, &'static str)> {
     const DISTRIBUTION: &str =
         "name an x86-64 bzImage, such as /boot/vmlinuz, or an uncompressed vmlinux";

@@ -47,7 +47,7 @@ impl Host {
         }
     }
 
-    /// Reports what prevents `source` from running here.
+    /// Reports every reason that `source` cannot run here.
     pub(super) fn check(&self, source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {
         diagnostics.extend(self.check_kvm());
         diagnostics.extend(self.check_vcpus(source));

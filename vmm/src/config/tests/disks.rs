@@ -98,6 +98,8 @@ on_enospc = 'hold'
 hold_deadline = '1m'
 discard = 'ignore'
 detect_zeroes = 'on'
+lock = 'off'
+copy_memory = '8MiB'
 thin = { soft_limit = '80%' }
 [[disk]]
 id = 'default'
@@ -125,11 +127,13 @@ fn check_json_shows_the_value_of_every_disk_key() {
   "block_size": 4096,
   "bus": "virtio-scsi",
   "cache": "none",
+  "copy_memory_bytes": 8388608,
   "detect_zeroes": "on",
   "discard": "ignore",
   "engine": "threads",
   "hold_deadline_ms": 60000,
   "id": "all",
+  "lock": "off",
   "on_enospc": "hold",
   "path": "all.img",
   "queues": 2,

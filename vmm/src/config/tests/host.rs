@@ -103,42 +103,34 @@ warning: `vcpus` exceeds the number of host CPUs
     assert_eq!(HostFixture::new().report(&text.replace("1026", "1024").replace('9', "8")), "");
 }
 
+/// The diagnostics of a kernel image.
+fn kernel_report(host: &HostFixture, image: &str) -> String {
+    host.report(&format!("[machine]\nmemory='64MiB'\n[kernel]\nimage='{image}'"))
+}
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of images and their reports")]
 fn invalid_kernel_images() {
     let host = HostFixture::new();
     let elf = |machine| [b"\x7fELF\x02\x01".as_slice(), &[0; 12], &[machine, 0]].concat();
     host.content("good-elf", &elf(62));
-    host.content("arm-elf", &elf(183));
-    host.content("arm64", &[[0; 0x38].as_slice(), b"ARM\x64"].concat());
-    host.content("gzip", b"\x1f\x8b\x08");
-    host.content("zstd", b"\x28\xb5\x2f\xfd");
-    host.content("xz", b"\xfd7zXZ\0");
-    host.content("efi", b"MZ");
-    host.content("text", b"#!/bin/sh");
-    host.content("no-boot-flag", &[[0; 0x202].as_slice(), b"HdrS"].concat());
-    host.content("empty", b"");
-    fs::create_dir(host.folder.path().join("folder")).unwrap();
-    let report =
-        |image| host.report(&format!("[machine]\nmemory='64MiB'\n[kernel]\nimage='{image}'"));
-    assert_eq!(report("good-elf"), "");
-    let bad = [
-        "arm-elf",
-        "arm64",
-        "gzip",
-        "zstd",
-        "xz",
-        "efi",
-        "text",
-        "no-boot-flag",
-        "empty",
-        "folder",
-        "absent",
-        "no/folder",
-        "text/below",
+    assert_eq!(kernel_report(&host, "good-elf"), "");
+    let images: [(&str, &[u8]); 9] = [
+        ("arm-elf", &elf(183)),
+        ("arm64", &[[0; 0x38].as_slice(), b"ARM\x64"].concat()),
+        ("gzip", b"\x1f\x8b\x08"),
+        ("zstd", b"\x28\xb5\x2f\xfd"),
+        ("xz", b"\xfd7zXZ\0"),
+        ("efi", b"MZ"),
+        ("text", b"#!/bin/sh"),
+        ("no-boot-flag", &[[0; 0x202].as_slice(), b"HdrS"].concat()),
+        ("empty", b""),
     ];
+    let report = |(name, content): (&str, &[u8])| {
+        host.content(name, content);
+        kernel_report(&host, name)
+    };
     assert_data_eq!(
-        bad.map(report).concat(),
+        images.map(report).concat(),
         str![[r#"
 the kernel image `/vm/arm-elf` cannot be booted
   'arm-elf'  <- this is an ELF file, but not for x86-64
@@ -167,6 +159,20 @@ the kernel image `/vm/no-boot-flag` cannot be booted
 the kernel image `/vm/empty` cannot be booted
   'empty'  <- this is an empty file
   name an x86-64 bzImage, such as /boot/vmlinuz, or an uncompressed vmlinux
+
+"#]]
+    );
+}
+
+#[test]
+fn missing_kernel_images() {
+    let host = HostFixture::new();
+    host.content("text", b"#!/bin/sh");
+    fs::create_dir(host.folder.path().join("folder")).unwrap();
+    let images = ["folder", "absent", "no/folder", "text/below"];
+    assert_data_eq!(
+        images.map(|image| kernel_report(&host, image)).concat(),
+        str![[r#"
 the kernel image `/vm/folder` is a directory
   'folder'  <- a directory
   name a file in it
@@ -182,6 +188,12 @@ cannot open the kernel image `/vm/text/below`
 
 "#]]
     );
+}
+
+#[test]
+fn empty_initramfs() {
+    let host = HostFixture::new();
+    host.content("empty", b"");
     assert_data_eq!(
         host.report_with_base("initramfs='empty'"),
         str![[r#"

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use self::host::HostFixture;
 use super::host::{Host, check_direct};
 use super::report::{Diagnostic, Location, Severity};
-use super::{Report, build, disk_keys, parse, size, value};
+use super::{MachineConfig, Report, build, disk_keys, parse, size, value};
 
 /// The shortest configuration.
 const BASE: &str = "[machine]\nmemory='64MiB'\n[kernel]\nimage='vmlinuz'\n";
@@ -88,22 +88,31 @@ MachineConfig {
     );
 }
 
-#[test]
-#[expect(clippy::too_many_lines, reason = "one configuration with all keys")]
-fn every_given_value_is_used() {
-    let text = "
-        machine = { vcpus = 2, memory = '1 GiB', shutdown_grace = '1500ms' }
-        kernel = { image = '/k', initramfs = 'i', cmdline = 'quiet' }
-        disk = [{ id = 'a', path = 'a.img', cache = 'none', bus = 'virtio-blk',
-                  readonly = true, queues = 2, serial = 'S 1', block_size = 4096,
-                  engine = 'threads', on_enospc = 'hold', hold_deadline = '1m',
-                  discard = 'ignore', detect_zeroes = 'on', thin = { soft_limit = '80%' } }]
-        net = [{ tap = 'tap0', mac = '02:00:00:00:00:01' }, { tap = 'tap1' }]
-        console = { socket = 'c' }";
-    let (source, diagnostics) = parse::parse_machine(text, Path::new("/vm"));
+/// A value for every key of a machine with a virtio-blk disk.
+const ALL_VALUES: &str = "
+    machine = { vcpus = 2, memory = '1 GiB', shutdown_grace = '1500ms' }
+    kernel = { image = '/k', initramfs = 'i', cmdline = 'quiet' }
+    disk = [{ id = 'a', path = 'a.img', cache = 'none', bus = 'virtio-blk',
+              readonly = true, queues = 2, serial = 'S 1', block_size = 4096,
+              engine = 'threads', on_enospc = 'hold', hold_deadline = '1m',
+              discard = 'ignore', detect_zeroes = 'on', thin = { soft_limit = '80%' } }]
+    net = [{ tap = 'tap0', mac = '02:00:00:00:00:01' }, { tap = 'tap1' }]
+    console = { socket = 'c' }";
+
+fn machine_with_all_values() -> MachineConfig {
+    let (source, diagnostics) = parse::parse_machine(ALL_VALUES, Path::new("/vm"));
     assert_eq!(diagnostics, []);
+    source.map(build::machine).unwrap().unwrap()
+}
+
+#[test]
+fn every_value_of_the_machine_is_used() {
+    let machine = machine_with_all_values();
+    let nets: Vec<_> = machine.nets.iter().map(|net| (&*net.tap, net.mac)).collect();
+    let derived = [2, 217, 99, 253, 239, 7];
+    assert_eq!(nets, [("tap0", [2, 0, 0, 0, 0, 1]), ("tap1", derived)]);
     assert_data_eq!(
-        format!("{:#?}", source.map(build::machine).unwrap().unwrap()),
+        format!("{:#?}", MachineConfig { disks: vec![], nets: vec![], ..machine }),
         str![[r#"
 MachineConfig {
     vcpus: 2,
@@ -116,61 +125,50 @@ MachineConfig {
         ),
         cmdline: "quiet",
     },
-    disks: [
-        DiskConfig {
-            path: "/vm/a.img",
-            bus: VirtioBlk,
-            queues: 2,
-            serial: "S 1",
-            options: DiskOptions {
-                id: "a",
-                cache: None,
-                read_only: true,
-                block_size: Some(
-                    4096,
-                ),
-                engine: Threads,
-                on_enospc: Hold {
-                    deadline: 60s,
-                },
-                soft_limit: Some(
-                    80,
-                ),
-                discard: false,
-                detect_zeroes: On,
-            },
-        },
-    ],
+    disks: [],
     controllers: [],
-    nets: [
-        NetConfig {
-            tap: "tap0",
-            mac: [
-                2,
-                0,
-                0,
-                0,
-                0,
-                1,
-            ],
-        },
-        NetConfig {
-            tap: "tap1",
-            mac: [
-                2,
-                217,
-                99,
-                253,
-                239,
-                7,
-            ],
-        },
-    ],
+    nets: [],
     console: Socket(
         "/vm/c",
     ),
     control: None,
 }
+"#]]
+    );
+}
+
+#[test]
+fn every_value_of_a_disk_is_used() {
+    assert_data_eq!(
+        format!("{:#?}", machine_with_all_values().disks),
+        str![[r#"
+[
+    DiskConfig {
+        path: "/vm/a.img",
+        bus: VirtioBlk,
+        queues: 2,
+        serial: "S 1",
+        options: DiskOptions {
+            id: "a",
+            cache: None,
+            read_only: true,
+            block_size: Some(
+                4096,
+            ),
+            lock: On,
+            engine: Threads,
+            on_enospc: Hold {
+                deadline: 60s,
+            },
+            soft_limit: Some(
+                80,
+            ),
+            discard: false,
+            detect_zeroes: On,
+            copy_memory: 4194304,
+        },
+    },
+]
 "#]]
     );
 }
@@ -194,13 +192,20 @@ fn examples_and_documentation_are_valid() {
 fn the_reference_describes_every_disk_key() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let reference = fs::read_to_string(root.join("docs/config.md")).unwrap();
+    let openapi = fs::read_to_string(root.join("resources/openapi.json")).unwrap();
+    let openapi: serde_json::Value = serde_json::from_str(&openapi).unwrap();
+    let attached = &openapi["components"]["schemas"]["NewDisk"]["properties"];
     for key in disk_keys::DISK_KEYS {
         let row = format!("| `{}` |", key.name);
         let is_described = reference.contains(&row) || key.name == "thin";
         assert!(is_described, "docs/config.md lacks {row}");
+        let is_described = attached.get(key.name).is_some() || key.name == "id";
+        assert!(is_described, "openapi.json lacks {}", key.name);
     }
     for key in disk_keys::THIN_KEYS {
         let row = format!("| `[disk.thin]` `{}` |", key.name);
         assert!(reference.contains(&row), "docs/config.md lacks {row}");
+        let is_described = attached["thin"]["properties"].get(key.name).is_some();
+        assert!(is_described, "openapi.json lacks thin.{}", key.name);
     }
 }

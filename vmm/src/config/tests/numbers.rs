@@ -7,30 +7,15 @@ fn memory(value: &str) -> String {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one expected report")]
-fn memory_sizes() {
+fn valid_sizes() {
     for good in ["'32MiB'", "'32 MiB'", "'1TiB'", "'32768KiB'"] {
         assert_eq!(memory(good), "");
     }
-    let bad = [
-        "2048",
-        "2147483648",
-        "'2048'",
-        "'2GB'",
-        "'2G'",
-        "'2gib'",
-        "''",
-        "'GiB'",
-        "'1.5GiB'",
-        "'-1GiB'",
-        "'1XiB'",
-        "'ééé'",
-        "'99999999TiB'",
-        "'99999999999999999999GiB'",
-        "'30MiB'",
-        "'33MiB'",
-        "0",
-    ];
+}
+
+#[test]
+fn sizes_without_or_with_unknown_units() {
+    let bad = ["2048", "2147483648", "'2048'", "'2GB'", "'2G'", "'2gib'", "0"];
     assert_data_eq!(
         bad.map(memory).concat(),
         str![[r#"
@@ -52,6 +37,20 @@ fn memory_sizes() {
 `memory` has an unknown unit
   '2gib'  <- `gib` is not `GiB`
   write "2GiB"; units are powers of 1024
+`memory` has no unit
+  0  <- a bare number
+  write a unit, such as "512MiB"
+
+"#]]
+    );
+}
+
+#[test]
+fn values_that_are_not_sizes() {
+    let bad = ["''", "'GiB'", "'1.5GiB'", "'-1GiB'", "'1XiB'", "'ééé'"];
+    assert_data_eq!(
+        bad.map(memory).concat(),
+        str![[r#"
 `memory` is not a size
   ''  <- expected a whole number and a unit
   write a size such as "512MiB" or "2GiB"; the units are KiB, MiB, GiB and TiB
@@ -70,6 +69,17 @@ fn memory_sizes() {
 `memory` is not a size
   'ééé'  <- expected a whole number and a unit
   write a size such as "512MiB" or "2GiB"; the units are KiB, MiB, GiB and TiB
+
+"#]]
+    );
+}
+
+#[test]
+fn memory_sizes_out_of_range() {
+    let bad = ["'99999999TiB'", "'99999999999999999999GiB'", "'30MiB'", "'33MiB'"];
+    assert_data_eq!(
+        bad.map(memory).concat(),
+        str![[r#"
 `memory` is too large
   '99999999TiB'  <- does not fit in 64 bits
   write a size such as "512MiB"
@@ -82,9 +92,6 @@ fn memory_sizes() {
 `memory` is not a multiple of 2 MiB
   '33MiB'  <- 33 MiB
   write "34MiB" or more
-`memory` has no unit
-  0  <- a bare number
-  write a unit, such as "512MiB"
 
 "#]]
     );

@@ -27,8 +27,7 @@ not valid TOML: duplicate key
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "expected reports")]
-fn missing_and_misplaced_tables() {
+fn missing_tables() {
     assert_data_eq!(
         report(""),
         str![[r#"
@@ -41,6 +40,10 @@ the configuration has no `[kernel]`
 
 "#]]
     );
+}
+
+#[test]
+fn misplaced_and_unknown_tables() {
     assert_data_eq!(
         report("[[machine]]\n[[kernel]]\n[disk]\nid='a'\n[netz]\n[x]\n"),
         str![[r#"
@@ -62,6 +65,10 @@ unknown table `x`
 
 "#]]
     );
+}
+
+#[test]
+fn values_instead_of_tables() {
     assert_data_eq!(
         report("machine = 1\nkernel = []\ndisk = 'a'\nnet = [1]\nconsole = true"),
         str![[r#"
@@ -83,6 +90,10 @@ unknown table `x`
 
 "#]]
     );
+}
+
+#[test]
+fn missing_keys() {
     assert_data_eq!(
         report("[machine]\n[kernel]\n[[disk]]\n[[net]]\n[console]\n"),
         str![[r#"
@@ -113,22 +124,19 @@ fn unknown_keys() {
         str![[r#"
 unknown key `read_only`
   read_only  <- did you mean `readonly`?
-  the keys of [[disk]] are: id, path, cache, bus, controller, target, lun, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline, discard, detect_zeroes, thin
+  the keys of [[disk]] are: id, path, cache, bus, controller, target, lun, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline, discard, detect_zeroes, lock, copy_memory, thin
 unknown key `colour`
   colour  <- not a key of [[disk]]
-  the keys of [[disk]] are: id, path, cache, bus, controller, target, lun, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline, discard, detect_zeroes, thin
+  the keys of [[disk]] are: id, path, cache, bus, controller, target, lun, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline, discard, detect_zeroes, lock, copy_memory, thin
 
 "#]]
     );
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one expected report")]
-fn wrong_types() {
+fn wrong_types_in_machine_and_kernel() {
     let text = "[machine]\nvcpus='2'\nmemory=true\nshutdown_grace=[]\n[kernel]\nimage=1\n\
-                initramfs={}\ncmdline=1.5\n[[disk]]\nid=1\npath=1\ncache=1\nbus=1\nreadonly='yes'\n\
-                queues='1'\nserial=1979-05-27\nblock_size='512'\nengine=1\non_enospc=true\n\
-                hold_deadline=5\ndiscard=1\ndetect_zeroes=false\nthin=1\n[[net]]\ntap=1\nmac=1\n";
+                initramfs={}\ncmdline=1.5\n";
     assert_data_eq!(
         report(text),
         str![[r#"
@@ -150,6 +158,19 @@ fn wrong_types() {
 `cmdline` must be a string
   1.5  <- this is a float
   write `cmdline = "console=ttyS0"`
+
+"#]]
+    );
+}
+
+#[test]
+fn wrong_types_in_disks_and_nets() {
+    let text = "[[disk]]\nid=1\npath=1\ncache=1\nbus=1\nreadonly='yes'\n\
+                queues='1'\nserial=1979-05-27\nblock_size='512'\nengine=1\non_enospc=true\n\
+                hold_deadline=5\ndiscard=1\ndetect_zeroes=false\nthin=1\n[[net]]\ntap=1\nmac=1\n";
+    assert_data_eq!(
+        report_with_base(text),
+        str![[r#"
 `id` must be a string
   1  <- this is an integer
   write `id = "root"`

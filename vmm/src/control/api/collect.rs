@@ -1,26 +1,27 @@
-//! The machine as it is at this moment. Control socket thread; nothing here waits.
+//! The state of the machine at one moment. Control socket thread; nothing here waits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use block::{FlushAction, Named, SoftLimitState};
+use block::{DiskStatus, FlushAction, Named, SoftLimitState};
+use devices::storage::{KindStats, OperationKind, QueueStats};
 use devices::virtio::Address;
-use devices::virtio::stats::{Kind, KindStats, QueueStats};
 
 use super::latency::Counts;
 use super::model::{
-    Disk, Engine, Event, Events, Held, Requests, Scsi, SoftLimit, State, Stats, Status, Trimmed,
+    Discards, Disk, Engine, EnospcHold, Event, Events, Requests, RunState, Scsi, SoftLimit, Stats,
+    Status,
 };
 use crate::config::ScsiAddress;
-use crate::control::commands::Commander;
+use crate::control::CommandSender;
 use crate::disks::{DiskRegistry, EventLog, EventRecord, Hotplug, ManagedDisk};
-use crate::machine::pause_gate::Gate;
+use crate::machine::PauseGate;
 
-/// Everything the control socket may see and do.
+/// Everything that the control socket may read and change.
 pub(crate) struct View {
     /// When the guest started, or the disk was first served.
     pub(crate) started: Instant,
-    /// Nothing where a disk is served to another monitor.
+    /// `None` where a disk is served to another monitor.
     pub(crate) machine: Option<MachineView>,
     pub(crate) disks: Arc<DiskRegistry>,
     pub(crate) events: Arc<EventLog>,
@@ -31,15 +32,15 @@ pub(crate) struct MachineView {
     pub(crate) vcpus: u8,
     pub(crate) memory_bytes: u64,
     /// Closed while the machine is paused.
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) commander: Commander,
+    pub(crate) gate: Arc<PauseGate>,
+    pub(crate) commands: CommandSender,
     pub(crate) hotplug: Arc<Hotplug>,
 }
 
 impl View {
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> RunState {
         let is_paused = self.machine.as_ref().is_some_and(|machine| machine.gate.is_closed());
-        if is_paused { State::Paused } else { State::Running }
+        if is_paused { RunState::Paused } else { RunState::Running }
     }
 
     pub(super) fn status(&self) -> Status {
@@ -50,7 +51,7 @@ impl View {
             uptime_ms: milliseconds(self.started.elapsed()),
             vcpus: self.machine.as_ref().map(|machine| machine.vcpus),
             memory_bytes: self.machine.as_ref().map(|machine| machine.memory_bytes),
-            disks: self.disks.all().iter().map(|disk| disk.status()).collect(),
+            disks: self.disks.all().iter().map(|disk| DiskSnapshot::of(disk).to_model()).collect(),
         }
     }
 
@@ -66,59 +67,73 @@ impl View {
     }
 }
 
-impl ManagedDisk {
-    /// Whether flushes are ignored.
-    pub(super) fn is_unsafe(&self) -> bool {
-        self.config.options.cache.flush_action() == FlushAction::Ignore
+/// One disk at one moment. Every field of an answer comes from one `DiskStatus`.
+pub(super) struct DiskSnapshot<'d> {
+    pub(super) disk: &'d ManagedDisk,
+    pub(super) status: DiskStatus,
+    time: Instant,
+}
+
+impl<'d> DiskSnapshot<'d> {
+    pub(super) fn of(disk: &'d ManagedDisk) -> Self {
+        Self { disk, status: disk.control.backend().status(), time: Instant::now() }
     }
 
-    pub(super) fn status(&self) -> Disk {
-        let Self { config, control, .. } = self;
-        let (geometry, engine) = (control.geometry(), control.engine());
-        let held = self.held();
+    /// Whether flushes are ignored.
+    pub(super) fn is_unsafe(&self) -> bool {
+        self.disk.config.options.cache.flush_action() == FlushAction::Ignore
+    }
+
+    pub(super) fn to_model(&self) -> Disk {
+        let ManagedDisk { config, control, .. } = self.disk;
+        let geometry = control.geometry();
+        let queues = control.stats();
+        let engine = &self.status.engine;
         Disk {
             id: config.id().to_owned(),
             path: config.path.display().to_string(),
-            scsi: self.scsi(),
-            detaching: self.is_detaching(),
-            warnings: self.warnings(held.as_ref()),
+            scsi: config.scsi_address().map(|scsi| {
+                let ScsiAddress { controller, address: Address { target, lun } } = scsi;
+                Scsi { controller, target, lun }
+            }),
+            detaching: self.disk.is_detaching(),
+            warnings: self.warnings(),
             size_bytes: geometry.capacity,
             logical_block_bytes: geometry.logical_block,
             physical_block_bytes: geometry.physical_block,
             readonly: config.options.read_only,
             cache: config.options.cache.name().to_owned(),
             write_cache: control.write_cache(),
-            lost_writes: control.backend().status().lost_writes,
-            held,
+            lost_writes: self.status.lost_writes,
+            enospc_hold: self.enospc_hold(),
             soft_limit: self.soft_limit(),
-            trimmed: self.trimmed(),
-            engine: Engine { name: engine.name.to_owned(), reason: engine.reason.into_owned() },
-            total: stats(control.stats()),
-            queues: control
-                .stats()
-                .iter()
-                .map(|queue| stats(std::slice::from_ref(queue)))
-                .collect(),
+            discards: self.discards(),
+            engine: Engine { name: engine.name.to_owned(), reason: engine.reason.to_string() },
+            total: stats(queues),
+            queues: queues.iter().map(|queue| stats(std::slice::from_ref(queue))).collect(),
         }
     }
 
-    /// Where it is on a SCSI controller.
-    fn scsi(&self) -> Option<Scsi> {
-        let ScsiAddress { controller, address: Address { target, lun } } =
-            self.config.scsi_address()?;
-        Some(Scsi { controller, target, lun })
+    /// Requests parked on ENOSPC or EDQUOT.
+    pub(super) fn enospc_hold(&self) -> Option<EnospcHold> {
+        let block::EnospcHold { requests, since, deadline, errno } = self.status.enospc_hold?;
+        // No other error is held.
+        let (error, reason) = match errno {
+            libc::EDQUOT => ("EDQUOT", "the quota is exceeded"),
+            _ => ("ENOSPC", "no space left"),
+        };
+        Some(EnospcHold {
+            requests: requests.into(),
+            error: error.to_owned(),
+            reason: reason.to_owned(),
+            age_ms: milliseconds(self.time.saturating_duration_since(since)),
+            deadline_ms: milliseconds(deadline.saturating_duration_since(self.time)),
+        })
     }
 
-    /// What waits for space on the host.
-    pub(super) fn held(&self) -> Option<Held> {
-        self.control.backend().status().enospc_hold.map(|held| held_at(&held, Instant::now()))
-    }
-
-    /// The mark on the space of what stores the disk.
     fn soft_limit(&self) -> Option<SoftLimit> {
-        let backend = self.control.backend();
-        let SoftLimitState { percent, reached } = backend.status().soft_limit?;
-        let space = backend.backing_space().ok().flatten();
+        let SoftLimitState { percent, reached } = self.status.soft_limit?;
+        let space = self.disk.control.backend().backing_space().ok().flatten();
         Some(SoftLimit {
             percent,
             reached,
@@ -127,69 +142,53 @@ impl ManagedDisk {
         })
     }
 
-    /// What became of what the guest discarded.
-    pub(super) fn trimmed(&self) -> Trimmed {
-        let block::DiscardStats { requested: asked, merged: gathered, freed, skipped } =
-            self.control.backend().status().discards;
-        Trimmed {
-            asked_bytes: asked,
-            gathered_bytes: gathered,
+    pub(super) fn discards(&self) -> Discards {
+        let block::DiscardStats { requested, merged, freed, skipped } = self.status.discards;
+        Discards {
+            requested_bytes: requested,
+            merged_bytes: merged,
             freed_bytes: freed,
             skipped_bytes: skipped,
         }
     }
 
-    fn warnings(&self, held: Option<&Held>) -> Vec<String> {
-        let cache = self.config.options.cache;
+    fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if self.is_detaching() {
-            let in_flight = stats(self.control.stats()).in_flight;
+        if self.disk.is_detaching() {
+            let in_flight = requests_text(stats(self.disk.control.stats()).in_flight);
             warnings.push(format!(
-                "it is being detached: {} in flight; then it is flushed, and its image is closed",
-                counted(in_flight)
+                "being detached: {in_flight} in flight; it is flushed and its image is closed when \
+                 they have completed"
             ));
         }
         if self.is_unsafe() {
+            let cache = self.disk.config.options.cache;
             warnings.push(format!(
-                "cache mode {cache}: flushes are ignored, and a crash of the host loses data the guest believes safe"
+                "cache mode {cache}: flushes are ignored, and a host crash loses data that the \
+                 guest has flushed"
             ));
         }
-        if self.control.backend().status().lost_writes {
-            let lost = "write-back failed: data the guest believes written may be lost, and flushes fail until \
-                        the machine is started anew";
-            warnings.push(lost.to_owned());
+        if self.status.lost_writes {
+            let text = "write-back failed: data that the guest believes written may be lost, and \
+                        flushes fail until the machine is restarted";
+            warnings.push(text.to_owned());
         }
-        if let Some(SoftLimitState { percent, reached: true }) =
-            self.control.backend().status().soft_limit
-        {
+        if let Some(SoftLimitState { percent, reached: true }) = self.status.soft_limit {
             warnings.push(format!(
-                "soft limit: {percent} % of the space it is stored on is used; free some, or its writes will fail"
+                "soft limit: {percent} % of the space of its backing store is used; free some, or \
+                 writes will fail"
             ));
         }
-        if let Some(Held { requests, error, reason, age_ms, deadline_ms }) = held {
-            let (what, age, left) = (counted(*requests), age_ms / 1000, deadline_ms / 1000);
+        if let Some(hold) = self.enospc_hold() {
+            let EnospcHold { requests, error, reason, age_ms, deadline_ms } = hold;
+            let (requests, age, left) =
+                (requests_text(requests), age_ms / 1000, deadline_ms / 1000);
             warnings.push(format!(
-                "held for want of space on the host: {what}, for {age} s ({error}: {reason}); unless space is \
-                 freed, writes fail from {left} s on from now"
+                "{requests} held for {age} s ({error}: {reason}); unless space is freed, they \
+                 start to fail in {left} s"
             ));
         }
         warnings
-    }
-}
-
-fn held_at(held: &block::EnospcHold, now: Instant) -> Held {
-    let block::EnospcHold { requests, since, deadline, errno } = *held;
-    // Nothing but these two is held.
-    let (error, reason) = match errno {
-        libc::EDQUOT => ("EDQUOT", "the quota is used up"),
-        _ => ("ENOSPC", "no space is left"),
-    };
-    Held {
-        requests: requests.into(),
-        error: error.to_owned(),
-        reason: reason.to_owned(),
-        age_ms: milliseconds(now.saturating_duration_since(since)),
-        deadline_ms: milliseconds(deadline.saturating_duration_since(now)),
     }
 }
 
@@ -197,14 +196,14 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn counted(requests: u64) -> String {
+fn requests_text(requests: u64) -> String {
     if requests == 1 { "1 request".to_owned() } else { format!("{requests} requests") }
 }
 
 /// The sum over `queues`.
 fn stats(queues: &[Arc<QueueStats>]) -> Stats {
     let sum = |figure: fn(&QueueStats) -> u64| queues.iter().map(|queue| figure(queue)).sum();
-    let requests = Kind::ALL.map(|kind| {
+    let requests = OperationKind::ALL.map(|kind| {
         let of_kind: Vec<_> = queues.iter().map(|queue| queue.kind(kind)).collect();
         (kind.name().to_owned(), requests(&of_kind))
     });

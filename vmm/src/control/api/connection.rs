@@ -1,6 +1,9 @@
-//! One client: a request in, an answer out. Never waits; its time and its memory are bounded.
+//! One client of the control socket: a request in, an answer out.
+//!
+//! Never blocks. The time and the memory of a client are bounded.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -9,20 +12,21 @@ use rustix::event::PollFlags;
 
 use super::http::{self, BODY_MAX, HEAD_MAX, Problem, Request, Response};
 
-/// How long a client may take to send its request, and again to take the answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-/// How long, and how much, is read of what a client goes on sending after its answer.
-const FAREWELL: Duration = Duration::from_millis(200);
-const FAREWELL_BYTES: usize = 1 << 20;
+/// Time for a client to send its request, and again to read the answer.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
+/// Time and bytes for data that a client sends after its answer.
+const LINGER: Duration = Duration::from_millis(200);
+const LINGER_BYTES: usize = 1 << 20;
 const CHUNK: usize = 4 << 10;
 
 enum Phase {
-    /// The request comes in.
+    /// Receives the request.
     Reading(Vec<u8>),
-    /// The answer goes out; this much has gone.
+    /// Sends the answer, of which `sent` bytes are out.
     Writing { answer: Vec<u8>, sent: usize },
-    /// The answer is out, but closing now would destroy it if there is still something to read.
-    Leaving { left: usize },
+    /// The answer is out. A close with unread data would discard it, so up to `left` bytes are
+    /// read.
+    Lingering { left: usize },
 }
 
 /// A connected client.
@@ -32,72 +36,72 @@ pub(super) struct Connection {
     deadline: Instant,
 }
 
-/// Whether the client is still there.
+/// Whether the connection continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    Stay,
-    Close,
+pub(super) enum KeepAlive {
+    Yes,
+    No,
 }
 
 impl Connection {
     pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, phase: Phase::Reading(Vec::new()), deadline: Instant::now() + PATIENCE })
+        Ok(Self { stream, phase: Phase::Reading(Vec::new()), deadline: Instant::now() + TIMEOUT })
     }
 
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// What to wait for.
+    /// The events to wait for.
     pub(super) fn interest(&self) -> PollFlags {
         match self.phase {
-            Phase::Reading(_) | Phase::Leaving { .. } => PollFlags::IN,
+            Phase::Reading(_) | Phase::Lingering { .. } => PollFlags::IN,
             Phase::Writing { .. } => PollFlags::OUT,
         }
     }
 
-    /// Goes on as far as the client lets it. `serve` is called once, with the whole request.
-    pub(super) fn advance(&mut self, serve: impl FnOnce(&Request) -> Response) -> Next {
+    /// Continues as far as possible without blocking. Calls `serve` once, with the whole request.
+    pub(super) fn advance(&mut self, serve: impl FnOnce(&Request) -> Response) -> KeepAlive {
         let outcome = match &mut self.phase {
             Phase::Reading(_) => self.read(serve),
             Phase::Writing { .. } => self.write(),
-            Phase::Leaving { .. } => self.leave(),
+            Phase::Lingering { .. } => self.linger(),
         };
         match outcome {
-            Ok(next) => next,
+            Ok(keep) => keep,
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
             {
-                Next::Stay
+                KeepAlive::Yes
             }
-            Err(_) => Next::Close,
+            Err(_) => KeepAlive::No,
         }
     }
 
-    /// The client took too long.
-    pub(super) fn expire(&mut self) -> Next {
-        let Phase::Reading(received) = &self.phase else { return Next::Close };
+    /// Handles the expiry of the deadline. A client that has sent something gets an answer.
+    pub(super) fn expire(&mut self) -> KeepAlive {
+        let Phase::Reading(received) = &self.phase else { return KeepAlive::No };
         if received.is_empty() {
-            return Next::Close;
+            return KeepAlive::No;
         }
-        let detail = format!("the request was not whole within {} s", PATIENCE.as_secs());
-        self.reply(&Problem::new(408, detail, "send it at once").into());
+        let detail = format!("the request was not complete within {} s", TIMEOUT.as_secs());
+        self.reply(&Problem::new(408, detail, "send it without delay").into());
         self.advance(|_| Problem::new(500, "", "").into())
     }
 
-    fn read(&mut self, serve: impl FnOnce(&Request) -> Response) -> io::Result<Next> {
-        let Phase::Reading(received) = &mut self.phase else { return Ok(Next::Close) };
+    fn read(&mut self, serve: impl FnOnce(&Request) -> Response) -> io::Result<KeepAlive> {
+        let Phase::Reading(received) = &mut self.phase else { return Ok(KeepAlive::No) };
         let mut chunk = [0; CHUNK];
         let length = self.stream.read(&mut chunk)?;
         if length == 0 {
-            return Ok(Next::Close);
+            return Ok(KeepAlive::No);
         }
-        // No more than this is looked at: a longer request is refused before it gets here.
+        // A longer request is refused before it reaches this limit.
         let room = (HEAD_MAX + BODY_MAX + CHUNK).saturating_sub(received.len());
         received.extend(chunk.iter().take(length.min(room)));
         let response = match http::parse(received) {
-            Ok(None) => return Ok(Next::Stay),
+            Ok(None) => return Ok(KeepAlive::Yes),
             Ok(Some(request)) => serve(&request),
             Err(problem) => problem.into(),
         };
@@ -107,25 +111,25 @@ impl Connection {
 
     fn reply(&mut self, response: &Response) {
         self.phase = Phase::Writing { answer: response.to_bytes(), sent: 0 };
-        self.deadline = Instant::now() + PATIENCE;
+        self.deadline = Instant::now() + TIMEOUT;
     }
 
-    fn write(&mut self) -> io::Result<Next> {
-        let Phase::Writing { answer, sent } = &mut self.phase else { return Ok(Next::Close) };
+    fn write(&mut self) -> io::Result<KeepAlive> {
+        let Phase::Writing { answer, sent } = &mut self.phase else { return Ok(KeepAlive::No) };
         while let Some(rest) = answer.get(*sent..).filter(|rest| !rest.is_empty()) {
             *sent += self.stream.write(rest)?;
         }
-        self.stream.shutdown(std::net::Shutdown::Write)?;
-        self.phase = Phase::Leaving { left: FAREWELL_BYTES };
-        self.deadline = Instant::now() + FAREWELL;
-        self.leave()
+        self.stream.shutdown(Shutdown::Write)?;
+        self.phase = Phase::Lingering { left: LINGER_BYTES };
+        self.deadline = Instant::now() + LINGER;
+        self.linger()
     }
 
-    fn leave(&mut self) -> io::Result<Next> {
-        let Phase::Leaving { left } = &mut self.phase else { return Ok(Next::Close) };
+    fn linger(&mut self) -> io::Result<KeepAlive> {
+        let Phase::Lingering { left } = &mut self.phase else { return Ok(KeepAlive::No) };
         let length = self.stream.read(&mut [0; CHUNK])?;
         *left = left.saturating_sub(length);
-        Ok(if length == 0 || *left == 0 { Next::Close } else { Next::Stay })
+        Ok(if length == 0 || *left == 0 { KeepAlive::No } else { KeepAlive::Yes })
     }
 }
 

@@ -1,6 +1,5 @@
-//! HTTP/1.1 as far as the control socket needs it: one request, one answer, bounded both ways.
-//!
-//! Pure: from bytes to a request, from a response to bytes.
+//! The part of HTTP/1.1 that the control socket uses: one request and one answer, both bounded.
+//! Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,10 +7,10 @@ use serde::{Deserialize, Serialize};
 pub(super) const HEAD_MAX: usize = 8 << 10;
 /// The most headers.
 const HEADERS_MAX: usize = 32;
-/// The longest body, in bytes. The longest that is of any use is a disk with a path.
+/// The longest body, in bytes; more than enough for a disk with a path.
 pub(super) const BODY_MAX: usize = 16 << 10;
 
-/// A whole request.
+/// A complete request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) method: String,
@@ -19,17 +18,17 @@ pub(super) struct Request {
     pub(super) body: Vec<u8>,
 }
 
-/// Why a request is not served (RFC 9457).
+/// A problem detail (RFC 9457).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Problem {
-    /// The HTTP status again.
+    /// The HTTP status.
     pub(crate) status: u16,
-    /// What the status stands for.
+    /// The status in words.
     pub(crate) title: String,
-    /// What happened.
+    /// The problem in one sentence.
     pub(crate) detail: String,
-    /// What to do.
+    /// The remedy.
     pub(crate) remedy: String,
 }
 
@@ -44,12 +43,12 @@ impl Problem {
     }
 }
 
-/// What is sent back.
+/// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Response {
     pub(super) status: u16,
     pub(super) content_type: &'static str,
-    /// The methods that there are, after one that there is not.
+    /// The methods of the path, after a wrong one.
     pub(super) allow: Option<String>,
     pub(super) body: String,
 }
@@ -60,7 +59,7 @@ impl Response {
         Self { status, content_type: "application/json", allow: None, body }
     }
 
-    /// The whole answer, as it goes over the wire.
+    /// The answer in wire format.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let Self { status, content_type, allow, body } = self;
         let allow = allow.as_ref().map_or(String::new(), |methods| format!("Allow: {methods}\r\n"));
@@ -99,11 +98,11 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// Reads a request out of what has come so far; `None` while more has to come.
+/// Parses the bytes received so far; `None` while the request is incomplete.
 ///
 /// # Errors
 ///
-/// What can never become a request.
+/// The bytes cannot become a valid request.
 pub(super) fn parse(bytes: &[u8]) -> Result<Option<Request>, Problem> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Request::new(&mut headers);
@@ -111,12 +110,12 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Request>, Problem> {
         Ok(httparse::Status::Complete(length)) if length <= HEAD_MAX => length,
         Ok(httparse::Status::Partial) if bytes.len() <= HEAD_MAX => return Ok(None),
         Ok(_) | Err(httparse::Error::TooManyHeaders) => {
-            let detail = format!("more than {HEAD_MAX} bytes or {HEADERS_MAX} headers");
+            let detail = format!("the head exceeds {HEAD_MAX} bytes or {HEADERS_MAX} headers");
             return Err(Problem::new(431, detail, "send a shorter request"));
         }
         Err(error) => {
-            let remedy = "speak HTTP/1.1, as `curl --unix-socket` does";
-            return Err(Problem::new(400, format!("not a request: {error}"), remedy));
+            let remedy = "use HTTP/1.1, as `curl --unix-socket` does";
+            return Err(Problem::new(400, format!("not an HTTP request: {error}"), remedy));
         }
     };
     let body_len = body_len(head.headers)?;
@@ -128,33 +127,33 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Request>, Problem> {
     }))
 }
 
-/// The length the headers announce.
+/// The length of the body, from the headers.
 fn body_len(headers: &[httparse::Header<'_>]) -> Result<usize, Problem> {
     let values = |name: &'static str| {
         let found = headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
         found.map(|header| header.value)
     };
     if values("transfer-encoding").next().is_some() {
-        return Err(Problem::new(411, "a body in parts", "send Content-Length"));
+        return Err(Problem::new(411, "the body has no Content-Length", "send Content-Length"));
     }
     let mut lengths = values("content-length");
     let (Some(length), None) = (lengths.next(), lengths.next()) else {
         return if values("content-length").next().is_none() {
             Ok(0)
         } else {
-            Err(Problem::new(400, "more than one Content-Length", "send one"))
+            Err(Problem::new(400, "more than one Content-Length", "send it once"))
         };
     };
     let digits = std::str::from_utf8(length)
         .ok()
         .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
     let Some(digits) = digits else {
-        return Err(Problem::new(400, "Content-Length is no number", "send the body's length"));
+        return Err(Problem::new(400, "Content-Length is not a number", "send the body's length"));
     };
     match digits.parse() {
         Ok(length) if length <= BODY_MAX => Ok(length),
         _ => {
-            let detail = format!("the body is longer than {BODY_MAX} bytes");
+            let detail = format!("the body exceeds {BODY_MAX} bytes");
             Err(Problem::new(413, detail, "send a shorter body"))
         }
     }
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_read_once_it_is_whole() {
+    fn a_request_is_parsed_when_complete() {
         let text = "POST /v1/pause HTTP/1.1\r\nHost: x\r\ncontent-length: 2\r\n\r\n{}";
         for end in 0..text.len() {
             assert_eq!(parse(&text.as_bytes()[..end]), Ok(None), "{end}");
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_refused_at_once() {
+    fn invalid_requests_are_refused() {
         assert_eq!(status("\0\0"), 400);
         assert_eq!(status("GET / HTTP/9.9\r\n\r\n"), 400);
         assert_eq!(status("\u{16}\u{3}\u{1}"), 400, "TLS");
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn each_part_has_its_limit() {
+    fn each_part_has_a_limit() {
         let with = |header: String| format!("GET / HTTP/1.1\r\n{header}\r\n");
         let (fits, too_long) = (HEAD_MAX - 30, HEAD_MAX);
         assert!(parse(with(format!("a: {}\r\n", "b".repeat(fits))).as_bytes()).is_ok());
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_what_it_is() {
+    fn answers_have_type_length_and_methods() {
         let problem = Response::from(Problem::new(405, "no", "ask otherwise"));
         let bytes = Response { allow: Some("GET".into()), ..problem }.to_bytes();
         let text = String::from_utf8(bytes).unwrap();
@@ -225,12 +224,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn no_bytes_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = parse(&bytes);
         }
 
         #[test]
-        fn no_headers_make_it_panic(text in "(GET|POST) /[a-z/]{0,9} HTTP/1.[01]\r\n(([A-Za-z-]{1,9}|Content-Length): [0-9a-z]{0,9}\r\n){0,4}\r\n[ -~]{0,40}") {
+        fn no_headers_cause_a_panic(text in "(GET|POST) /[a-z/]{0,9} HTTP/1.[01]\r\n(([A-Za-z-]{1,9}|Content-Length): [0-9a-z]{0,9}\r\n){0,4}\r\n[ -~]{0,40}") {
             let _ = parse(text.as_bytes());
         }
     }

@@ -1,19 +1,19 @@
-//! A moment's copy of a histogram, to be added up and summarised. Control socket thread.
+//! Copies of histograms, summed and summarised. Control socket thread.
 
 use std::time::Duration;
 
-use devices::virtio::stats::Histogram;
+use devices::storage::Histogram;
 
 use super::model::{Bucket, Latency};
 
-/// Counts by bucket of [`Histogram`].
+/// Samples in each bucket of [`Histogram`].
 pub(super) struct Counts {
     buckets: [u64; Histogram::BUCKETS],
     sum_ns: u64,
 }
 
 impl Counts {
-    /// The sum of all `histograms`.
+    /// The sum of `histograms`.
     pub(super) fn of<'h>(histograms: impl IntoIterator<Item = &'h Histogram>) -> Self {
         let mut counts = Self { buckets: [0; Histogram::BUCKETS], sum_ns: 0 };
         for histogram in histograms {
@@ -25,17 +25,17 @@ impl Counts {
         counts
     }
 
-    /// How many durations there are.
+    /// Number of samples.
     pub(super) fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// Their sum.
+    /// Sum of all samples.
     pub(super) fn sum(&self) -> Duration {
         Duration::from_nanos(self.sum_ns)
     }
 
-    /// For each bucket with an end, how many took less than that.
+    /// The end of each bucket that has one, and the number of samples below it.
     pub(super) fn cumulative(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
         self.buckets.iter().enumerate().scan(0, |below, (index, count)| {
             *below += count;
@@ -43,7 +43,7 @@ impl Counts {
         })
     }
 
-    /// The end of the bucket below which there are `percent` of all; `None` if there is none.
+    /// The end of the bucket below which `percent` of the samples are, if it has one.
     fn percentile_ns(&self, percent: u64) -> Option<u64> {
         let rank = (self.count() * percent).div_ceil(100).max(1);
         let (end, _) = self.cumulative().find(|(_, below)| *below >= rank)?;
@@ -76,7 +76,7 @@ fn nanoseconds(duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    /// Counts by index of their bucket.
+    /// Counts from pairs of bucket index and number of samples.
     fn counts(filled: &[(usize, u64)]) -> Counts {
         let mut counts = Counts::of([]);
         for (index, count) in filled {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bucket_without_an_end_has_no_figure() {
+    fn the_unbounded_bucket_has_no_percentile() {
         let last = Histogram::BUCKETS - 1;
         assert_eq!(figures(&[(0, 60), (last, 40)]), [end(0), None, None]);
         let summary = counts(&[(0, 60), (last, 40)]).summary();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_below_an_end_adds_up() {
+    fn cumulative_counts_add_up() {
         let counts = counts(&[(0, 2), (7, 3), (Histogram::BUCKETS - 1, 4)]);
         let below: Vec<_> = counts.cumulative().map(|(_, below)| below).collect();
         assert_eq!(below.len(), Histogram::BUCKETS - 1);

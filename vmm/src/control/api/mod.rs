@@ -1,8 +1,7 @@
-//! The control socket: HTTP/1.1 with JSON over a Unix socket, on a thread of its own.
+//! The control socket: HTTP/1.1 with JSON over a Unix socket, on the thread `control/api`.
 //!
-//! The thread only looks and asks: what changes the machine is done by the control thread, on its
-//! command. A few clients are served side by side, none of them waited for, so that a client that
-//! hangs holds up nobody. Commands are carried out one after the other.
+//! The thread reads the machine's state itself and sends commands to the control thread. It serves
+//! a few clients side by side without blocking for one of them, and executes commands one by one.
 
 mod collect;
 mod connection;
@@ -15,47 +14,47 @@ mod routes;
 mod tests;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::socket::Socket;
+use super::socket::ListeningSocket;
+use crate::notifier::Notifier;
 
 pub(crate) use collect::{MachineView, View};
-use connection::{Connection, Next};
+use connection::{Connection, KeepAlive};
 pub(crate) use http::Problem;
 
-/// Clients served side by side; the next ones wait for the first to leave, which none can put off.
+/// Clients served at a time. Further clients wait, at most for the timeouts of these.
 const CLIENTS_MAX: usize = 8;
-/// Of these, most is never touched.
+/// Most of the stack is never touched.
 const STACK_BYTES: usize = 1 << 20;
-/// How long to leave a host alone that cannot give a client its descriptor.
-const RESPITE: Duration = Duration::from_millis(50);
+/// Delay after a failed accept, for example without descriptors.
+const ACCEPT_DELAY: Duration = Duration::from_millis(50);
 
-/// The running control socket.
+/// The running control socket. Dropping it ends the thread and removes the socket.
 pub(crate) struct Api {
     thread: Option<JoinHandle<()>>,
-    stop: Arc<OwnedFd>,
-    _socket: Arc<Socket>,
+    stop: Notifier,
+    _socket: Arc<ListeningSocket>,
 }
 
 impl Api {
-    /// Serves `view` at `socket` from now on.
+    /// Serves `view` at `socket`.
     ///
     /// # Errors
     ///
-    /// When the host gives no event or thread.
-    pub(crate) fn start(socket: Socket, view: View) -> io::Result<Self> {
-        let stop = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+    /// The host is out of descriptors or threads.
+    pub(crate) fn start(socket: ListeningSocket, view: View) -> io::Result<Self> {
+        let stop = Notifier::new()?;
         let socket = Arc::new(socket);
-        let server = Server {
+        let server = ApiServer {
             socket: Arc::clone(&socket),
-            stop: Arc::clone(&stop),
+            stop: stop.clone(),
             view,
             clients: Vec::new(),
         };
@@ -66,46 +65,45 @@ impl Api {
 }
 
 impl Drop for Api {
-    /// Ends the thread; the socket goes with it.
     fn drop(&mut self) {
-        if let Err(error) = rustix::io::write(&self.stop, &1_u64.to_ne_bytes()) {
-            tracing::error!(%error, "the control socket's thread cannot be stopped");
+        if let Err(error) = self.stop.notify() {
+            tracing::error!(%error, "cannot stop the thread of the control socket");
             return;
         }
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the control socket's thread panicked");
+            tracing::error!("the thread of the control socket panicked");
         }
     }
 }
 
-struct Server {
-    socket: Arc<Socket>,
-    stop: Arc<OwnedFd>,
+struct ApiServer {
+    socket: Arc<ListeningSocket>,
+    stop: Notifier,
     view: View,
     clients: Vec<Connection>,
 }
 
-/// What a wait found.
+/// The descriptors that are ready after a wait.
 struct Ready {
     stop: bool,
-    newcomer: bool,
-    /// By client.
+    listener: bool,
+    /// In the order of the clients.
     clients: Vec<bool>,
 }
 
-impl Server {
+impl ApiServer {
     fn run(mut self) {
         loop {
             match self.wait() {
                 Ok(Ready { stop: true, .. }) => return,
                 Ok(ready) => {
                     self.serve(&ready.clients);
-                    if ready.newcomer {
+                    if ready.listener {
                         self.accept();
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the control socket is gone");
+                    tracing::error!(%error, "the control socket failed and is closed");
                     return;
                 }
             }
@@ -114,9 +112,9 @@ impl Server {
 
     fn wait(&self) -> io::Result<Ready> {
         let has_room = self.clients.len() < CLIENTS_MAX;
-        let newcomers = if has_room { PollFlags::IN } else { PollFlags::empty() };
+        let accepts = if has_room { PollFlags::IN } else { PollFlags::empty() };
         let mut watched =
-            vec![PollFd::new(&*self.stop, PollFlags::IN), PollFd::new(self.listener(), newcomers)];
+            vec![PollFd::new(&self.stop, PollFlags::IN), PollFd::new(self.listener(), accepts)];
         watched.extend(self.clients.iter().map(|client| PollFd::new(client, client.interest())));
         let deadline = self.clients.iter().map(Connection::deadline).min();
         let timeout = deadline.map(|deadline| {
@@ -128,24 +126,24 @@ impl Server {
             Err(error) => return Err(error.into()),
         }
         let mut ready = watched.iter().map(|fd| !fd.revents().is_empty());
-        let (stop, newcomer) = (ready.next() == Some(true), ready.next() == Some(true));
-        Ok(Ready { stop, newcomer, clients: ready.collect() })
+        let (stop, listener) = (ready.next() == Some(true), ready.next() == Some(true));
+        Ok(Ready { stop, listener, clients: ready.collect() })
     }
 
-    /// Goes on with those that are ready, and parts with those that are done or too slow.
+    /// Serves the clients that are ready, and closes finished and slow ones.
     fn serve(&mut self, ready: &[bool]) {
         let (view, now) = (&self.view, Instant::now());
         let mut ready = ready.iter();
         self.clients.retain_mut(|client| {
             let is_ready = ready.next() == Some(&true);
-            let mut next = Next::Stay;
+            let mut keep = KeepAlive::Yes;
             if is_ready {
-                next = client.advance(|request| routes::answer(view, request));
+                keep = client.advance(|request| routes::answer(view, request));
             }
-            if next == Next::Stay && client.deadline() <= now {
-                next = client.expire();
+            if keep == KeepAlive::Yes && client.deadline() <= now {
+                keep = client.expire();
             }
-            next == Next::Stay
+            keep == KeepAlive::Yes
         });
     }
 
@@ -154,8 +152,8 @@ impl Server {
             Ok(client) => self.clients.push(client),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
-                tracing::warn!(%error, "client of the control socket not accepted");
-                thread::sleep(RESPITE);
+                tracing::warn!(%error, "cannot accept a client of the control socket");
+                thread::sleep(ACCEPT_DELAY);
             }
         }
     }

@@ -1,22 +1,22 @@
-//! What the control socket says, as Rust sees it. `resources/openapi.json` describes the same to others.
+//! The JSON of the control socket. `resources/openapi.json` describes the same.
 //!
-//! The server writes it and `bulkhead ctl` reads it, so that the two cannot drift apart.
+//! The server writes it and `bulkhead ctl` reads it, so the two cannot differ.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The machine.
+/// The machine, or a served disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Status {
-    /// The program's version.
+    /// Version of the program.
     pub(crate) version: String,
-    /// The program's process.
+    /// Process id of the program.
     pub(crate) pid: u32,
-    pub(crate) state: State,
-    /// Since the guest started, pauses included.
+    pub(crate) state: RunState,
+    /// Time since the guest started, including pauses.
     pub(crate) uptime_ms: u64,
-    /// Null where a disk is served to another monitor, as the memory is.
+    /// Null where a disk is served to another monitor, as is the memory.
     pub(crate) vcpus: Option<u8>,
     pub(crate) memory_bytes: Option<u64>,
     /// In the order of the configuration.
@@ -26,7 +26,7 @@ pub(crate) struct Status {
 /// Whether the guest runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum State {
+pub(crate) enum RunState {
     Running,
     Paused,
 }
@@ -34,14 +34,14 @@ pub(crate) enum State {
 /// The answer to a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Outcome {
-    pub(crate) state: State,
+    pub(crate) state: RunState,
 }
 
-/// What a resize may ask for.
+/// The body of a resize.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Resize {
-    /// Grow the file to this size; absent: look at the file or device again.
+    /// New size of the file; absent to adopt the current size of the file or device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) size_bytes: Option<u64>,
 }
@@ -51,11 +51,12 @@ pub(crate) struct Resize {
 pub(crate) struct Disk {
     pub(crate) id: String,
     pub(crate) path: String,
-    /// Where it is on a SCSI controller; null where it is a device of its own.
+    /// The address of a SCSI disk; null for a virtio-blk disk.
     pub(crate) scsi: Option<Scsi>,
-    /// The guest does not find it any more; it goes when what is in flight has ended.
+    /// The guest no longer finds the disk. It is removed when its requests in flight have
+    /// completed.
     pub(crate) detaching: bool,
-    /// What must not be overlooked; empty on a sound disk.
+    /// Problems of the disk; empty for a healthy one.
     pub(crate) warnings: Vec<String>,
     pub(crate) size_bytes: u64,
     pub(crate) logical_block_bytes: u32,
@@ -63,24 +64,24 @@ pub(crate) struct Disk {
     pub(crate) readonly: bool,
     /// The cache mode.
     pub(crate) cache: String,
-    /// Whether the guest has a volatile write cache now. It may switch it.
+    /// Whether the guest sees a volatile write cache now. The guest may disable it.
     pub(crate) write_cache: bool,
-    /// Acknowledged writes were lost: flushes fail until the disk is opened anew.
+    /// Acknowledged writes were lost. Flushes fail until the disk is reopened.
     pub(crate) lost_writes: bool,
-    /// Requests that wait until the host has space again; null if none does.
-    pub(crate) held: Option<Held>,
-    /// The mark on the space of what stores it; null if it has none.
+    /// Requests held for ENOSPC or EDQUOT; null if there are none.
+    pub(crate) enospc_hold: Option<EnospcHold>,
+    /// The soft limit on the space of the backing store; null if there is none.
     pub(crate) soft_limit: Option<SoftLimit>,
-    /// What became of what the guest discarded.
-    pub(crate) trimmed: Trimmed,
+    /// Results of the guest's discards.
+    pub(crate) discards: Discards,
     pub(crate) engine: Engine,
-    /// All queues together.
+    /// The sum of all queues.
     pub(crate) total: Stats,
     /// Each queue, by its number.
     pub(crate) queues: Vec<Stats>,
 }
 
-/// A place on a SCSI controller.
+/// Address of a SCSI disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Scsi {
     pub(crate) controller: u8,
@@ -89,113 +90,114 @@ pub(crate) struct Scsi {
     pub(crate) lun: u16,
 }
 
-/// What a disk holds for want of space.
+/// Requests held because the host is out of space.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Held {
-    /// How many requests wait.
+pub(crate) struct EnospcHold {
+    /// Number of requests.
     pub(crate) requests: u64,
-    /// The host's answer: `ENOSPC` or `EDQUOT`.
+    /// The host's error: `ENOSPC` or `EDQUOT`.
     pub(crate) error: String,
-    /// The same in words.
+    /// The error in words.
     pub(crate) reason: String,
-    /// How long the oldest has waited.
+    /// Age of the oldest request.
     pub(crate) age_ms: u64,
-    /// How long until it fails, if there is no space before.
+    /// Time until the oldest request fails, unless space is freed.
     pub(crate) deadline_ms: u64,
 }
 
-/// A mark on the space of what stores a disk.
+/// The soft limit on the space of a disk's backing store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SoftLimit {
-    /// The mark, in percent of all space.
+    /// The limit, in percent of the store's size.
     pub(crate) percent: u8,
-    /// Whether so much is used.
+    /// Whether usage has reached the limit.
     pub(crate) reached: bool,
-    /// Used by everybody; null where the host does not say.
+    /// Used space of the store, by all its users; null if the host does not report it.
     pub(crate) used_bytes: Option<u64>,
-    /// Still to be had.
+    /// Free space of the store.
     pub(crate) available_bytes: Option<u64>,
 }
 
-/// What became of what a guest discarded, in bytes.
+/// Results of a guest's discards, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Trimmed {
-    /// Asked for.
-    pub(crate) asked_bytes: u64,
-    /// Freed only because neighbouring pieces were gathered; part of what was freed.
-    pub(crate) gathered_bytes: u64,
-    /// Given back to the host.
+pub(crate) struct Discards {
+    /// Discarded by the guest.
+    pub(crate) requested_bytes: u64,
+    /// Freed only because neighbouring discards were merged; included in `freed_bytes`.
+    pub(crate) merged_bytes: u64,
+    /// Freed on the host.
     pub(crate) freed_bytes: u64,
-    /// Not given back: parts of what the host frees at a time, and what it refused.
+    /// Not freed: parts of a discard granule, and discards that the host refused.
     pub(crate) skipped_bytes: u64,
 }
 
-/// The latest events, the oldest first.
+/// The latest events, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Events {
     pub(crate) events: Vec<Event>,
 }
 
-/// Something that happened.
+/// One event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Event {
-    /// Counts from 1 without a gap; only the latest are kept.
+    /// Consecutive, from 1. Only the latest events are kept.
     pub(crate) number: u64,
-    /// Since 1970, in UTC.
+    /// Time since 1970, in UTC.
     pub(crate) time_ms: u64,
-    /// `soft_limit_reached`, `soft_limit_receded`, `disk_attached`, `disk_detached` or `disk_detached_with_loss`.
+    /// `soft_limit_reached`, `soft_limit_receded`, `disk_attached`, `disk_detached` or
+    /// `disk_detached_with_loss`.
     pub(crate) event: String,
-    /// The disk it happened to.
+    /// The disk's name.
     pub(crate) disk: String,
-    /// In words.
+    /// Description for people.
     pub(crate) text: String,
 }
 
-/// What carries out a disk's requests.
+/// The I/O engine of a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Engine {
     pub(crate) name: String,
-    /// Why this one.
+    /// Why this engine was chosen.
     pub(crate) reason: String,
 }
 
-/// What was done since the guest started.
+/// Statistics since the guest started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stats {
-    /// Requests that the engine holds now.
+    /// Requests in the engine now.
     pub(crate) in_flight: u64,
-    /// Turns of the workers' loop.
+    /// Rounds of the workers' loop.
     pub(crate) rounds: u64,
     /// Interrupts sent.
     pub(crate) interrupts: u64,
-    /// How often the workers gave their CPU away while they polled.
+    /// Times that a worker yielded its CPU while polling.
     pub(crate) yields: u64,
-    /// How long a worker would poll now before it sleeps, the longest of all queues, in nanoseconds.
+    /// Time that a worker currently polls before it sleeps: the maximum of all queues.
     pub(crate) poll_ns: u64,
-    /// Requests answered without the disk.
+    /// Requests completed without I/O.
     pub(crate) answered: u64,
     /// By kind of request.
     pub(crate) requests: BTreeMap<String, Requests>,
-    /// In the ring while the worker was busy, at most.
+    /// Time in the ring while the worker was busy, an upper bound.
     pub(crate) wait: Latency,
-    /// From the backend's completion until the driver could see it.
+    /// Time from the backend's completion until the driver could see it.
     pub(crate) completion: Latency,
 }
 
-/// What was done of one kind of request.
+/// Statistics of one kind of request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Requests {
-    /// Completed, with or without success.
+    /// Completed, successfully or not.
     pub(crate) count: u64,
-    /// Moved, discarded or zeroed with success.
+    /// Successfully transferred, discarded or zeroed.
     pub(crate) bytes: u64,
     pub(crate) errors: u64,
-    /// In the engine and the host.
+    /// Time in the engine and the host.
     pub(crate) backend: Latency,
 }
 
-/// Durations by magnitude. Each figure is the upper end of a bucket, at most a quarter too high; null
-/// where there is nothing to tell, or no end.
+/// A latency histogram. Each figure is the upper end of a bucket, at most a quarter too high; null
+/// without samples, or in the bucket without an end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Latency {
     pub(crate) count: u64,
@@ -203,14 +205,14 @@ pub(crate) struct Latency {
     pub(crate) p50_ns: Option<u64>,
     pub(crate) p99_ns: Option<u64>,
     pub(crate) max_ns: Option<u64>,
-    /// Those with something in them.
+    /// The buckets that are not empty.
     pub(crate) buckets: Vec<Bucket>,
 }
 
-/// How many took at most this long, and longer than the bucket before.
+/// Number of samples up to the end of this bucket and beyond the end of the previous one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Bucket {
-    /// Null for the last one, which has no end.
+    /// Null for the last bucket, which has no end.
     pub(crate) up_to_ns: Option<u64>,
     pub(crate) count: u64,
 }

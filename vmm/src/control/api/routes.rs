@@ -1,27 +1,27 @@
-//! What can be asked of the control socket, and what answers. Control socket thread.
+//! The routes of the control socket and their handlers. Control socket thread.
 
 use std::sync::Arc;
 
 use block::{OpenError, ResizeError};
 
-use super::collect::{MachineView, View};
+use super::collect::{DiskSnapshot, MachineView, View};
 use super::http::{Problem, Request, Response};
 use super::metrics;
 use super::model::{Outcome, Resize};
 use crate::config::attached::{AttachRequest, AttachableDisk};
-use crate::control::commands::{Command, Refusal};
+use crate::control::{CommandError, MachineCommand};
 use crate::disks::{DiskError, HotplugError, ManagedDisk};
 
-/// One entry of the interface: `resources/openapi.json` has the same ones, which a test sees to.
+/// A route. A test compares the routes with `resources/openapi.json`.
 struct Route {
     method: &'static str,
-    /// `{id}` stands for a disk.
+    /// `{id}` is the name of a disk.
     path: &'static str,
-    answer: fn(&View, &Call<'_>) -> Result<Response, Problem>,
+    answer: fn(&View, &Parameters<'_>) -> Result<Response, Problem>,
 }
 
-/// What the path and the body hold for a route.
-struct Call<'r> {
+/// The parameters of a request.
+struct Parameters<'r> {
     id: &'r str,
     body: &'r [u8],
 }
@@ -39,26 +39,27 @@ const ROUTES: [Route; 10] = [
     Route { method: "GET", path: "/metrics", answer: metrics_page },
 ];
 
-/// Does what `request` asks, and says how it went.
+/// Serves a request.
 pub(super) fn answer(view: &View, request: &Request) -> Response {
-    let mut found = ROUTES.iter().filter_map(|route| Some((route, matches(route, &request.path)?)));
+    let mut found =
+        ROUTES.iter().filter_map(|route| Some((route, match_path(route, &request.path)?)));
     let methods = found.clone().map(|(route, _)| route.method).collect::<Vec<_>>().join(", ");
     if methods.is_empty() {
-        let detail = format!("there is no {:?}", request.path);
+        let detail = format!("unknown path {:?}", request.path);
         let mut paths = ROUTES.map(|route| route.path).to_vec();
         paths.dedup();
-        return Problem::new(404, detail, format!("ask for one of {}", paths.join(", "))).into();
+        return Problem::new(404, detail, format!("the paths are: {}", paths.join(", "))).into();
     }
     let Some((route, id)) = found.find(|(route, _)| route.method == request.method) else {
-        let detail = format!("{} takes no {}", request.path, request.method);
-        let problem = Problem::new(405, detail, format!("send a {methods}"));
+        let detail = format!("{} does not support {}", request.path, request.method);
+        let problem = Problem::new(405, detail, format!("use {methods}"));
         return Response { allow: Some(methods), ..problem.into() };
     };
-    (route.answer)(view, &Call { id, body: &request.body }).unwrap_or_else(Response::from)
+    (route.answer)(view, &Parameters { id, body: &request.body }).unwrap_or_else(Response::from)
 }
 
-/// The disk that `path` names, or nothing where the route has none; `None` if it is another path.
-fn matches<'p>(route: &Route, path: &'p str) -> Option<&'p str> {
+/// The id in `path`, empty for a route without one; `None` if the path does not match.
+fn match_path<'p>(route: &Route, path: &'p str) -> Option<&'p str> {
     let Some((before, after)) = route.path.split_once("{id}") else {
         return (route.path == path).then_some("");
     };
@@ -66,7 +67,7 @@ fn matches<'p>(route: &Route, path: &'p str) -> Option<&'p str> {
     (!id.is_empty() && !id.contains('/')).then_some(id)
 }
 
-impl Call<'_> {
+impl Parameters<'_> {
     fn disk(&self, view: &View) -> Result<Arc<ManagedDisk>, Problem> {
         view.disks.find(self.id).ok_or_else(|| {
             let all = view.disks.all();
@@ -79,71 +80,73 @@ impl Call<'_> {
         })
     }
 
-    fn without_body(&self) -> Result<(), Problem> {
+    fn require_empty_body(&self) -> Result<(), Problem> {
         if self.body.is_empty() {
             return Ok(());
         }
-        Err(Problem::new(400, "this takes no body", "send none"))
+        Err(Problem::new(400, "the request has a body", "send none"))
     }
 }
 
-fn status(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
-    call.without_body()?;
+fn status(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    parameters.require_empty_body()?;
     Ok(Response::json(200, &view.status()))
 }
 
-fn events(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
-    call.without_body()?;
+fn events(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    parameters.require_empty_body()?;
     Ok(Response::json(200, &view.events()))
 }
 
-fn disk(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
-    call.without_body()?;
-    Ok(Response::json(200, &call.disk(view)?.status()))
+fn disk(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    parameters.require_empty_body()?;
+    let disk = parameters.disk(view)?;
+    disk_response(200, &disk)
 }
 
-/// Waits for the host to open the image, as a resize does for its file system.
-fn attach(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
-    let machine = of_machine(view)?;
-    let keys = serde_json::from_slice(call.body).map_err(|error| {
-        let remedy = "send the keys of a disk but for its id, such as {\"path\": \"/images/data.img\", \"bus\": \"virtio-scsi\"}";
-        Problem::new(400, format!("the body is no disk: {error}"), remedy)
+fn disk_response(status: u16, disk: &ManagedDisk) -> Result<Response, Problem> {
+    Ok(Response::json(status, &DiskSnapshot::of(disk).to_model()))
+}
+
+/// Blocks until the host has opened the image.
+fn attach(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    let machine = require_machine(view)?;
+    let keys = serde_json::from_slice(parameters.body).map_err(|error| {
+        let remedy = "send the keys of a disk without its id, such as \
+                      {\"path\": \"/images/data.img\", \"bus\": \"virtio-scsi\"}";
+        Problem::new(400, format!("the body is not a disk: {error}"), remedy)
     })?;
-    let request = AttachRequest { id: call.id.to_owned(), keys };
+    let request = AttachRequest { id: parameters.id.to_owned(), keys };
     let disk = AttachableDisk::new(request).map_err(|report| {
         let (detail, remedy) = report.summary();
         Problem::new(400, detail, remedy)
     })?;
-    let disk = machine.hotplug.attach(disk).map_err(|refusal| refused(&refusal))?;
-    Ok(Response::json(201, &disk.status()))
+    let disk = machine.hotplug.attach(disk).map_err(|error| hotplug_problem(&error))?;
+    disk_response(201, &disk)
 }
 
-/// The disk goes when what is in flight has ended, which is an event.
-fn detach(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
-    call.without_body()?;
-    let machine = of_machine(view)?;
-    let disk = call.disk(view)?;
-    machine.hotplug.detach(&disk).map_err(|refusal| refused(&refusal))?;
-    Ok(Response::json(202, &disk.status()))
+/// The answer comes before the end of the detach, which is an event.
+fn detach(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    parameters.require_empty_body()?;
+    let machine = require_machine(view)?;
+    let disk = parameters.disk(view)?;
+    machine.hotplug.detach(&disk).map_err(|error| hotplug_problem(&error))?;
+    disk_response(202, &disk)
 }
 
-fn refused(refusal: &HotplugError) -> Problem {
+fn hotplug_problem(error: &HotplugError) -> Problem {
     use HotplugError::{
         AddressTaken, Detaching, Disk, IdTaken, ImageTaken, NoController, NotScsi, Queues, Thread,
     };
-    let (status, remedy) = match refusal {
-        Detaching(_) => (409, "wait until the event `disk_detached` tells of its end".to_owned()),
+    let (status, remedy) = match error {
+        Detaching(_) => (409, "wait for the event `disk_detached`".to_owned()),
         IdTaken(_) => (409, "give it another `id`".to_owned()),
-        ImageTaken { .. } => {
-            (409, "detach that one first, or set `readonly = true` on both".to_owned())
-        }
-        NoController { existing, .. } => (409, where_to(existing)),
-        Queues { available, .. } => {
-            (409, format!("write at most {available}, or leave `queues` out"))
-        }
-        AddressTaken(_) => (409, "write another `lun`, or leave it out".to_owned()),
+        ImageTaken { .. } => (409, "detach it first, or set `readonly = true` on both".to_owned()),
+        NoController { existing, .. } => (409, controllers_remedy(existing)),
+        Queues { available, .. } => (409, format!("write at most {available}, or remove `queues`")),
+        AddressTaken(_) => (409, "write another `lun`, or remove the key".to_owned()),
         Disk(DiskError::Open(_, OpenError::InUse { .. })) => {
-            (409, "end what uses it, or set `readonly = true` on both sides".to_owned())
+            (409, "end its user, or set `readonly = true` on both sides".to_owned())
         }
         Disk(DiskError::Open(_, OpenError::Unsuitable { .. })) => {
             (400, "see `bulkhead disk inspect`".to_owned())
@@ -151,93 +154,97 @@ fn refused(refusal: &HotplugError) -> Problem {
         Disk(_) | Thread(_) => (500, "see the log of the machine".to_owned()),
         NotScsi(_) => {
             let remedy =
-                "only a disk with `bus = \"virtio-scsi\"` comes and goes while the machine runs";
+                "only a disk with `bus = \"virtio-scsi\"` can be detached from a running machine";
             (409, remedy.to_owned())
         }
     };
-    Problem::new(status, refusal.to_string(), remedy)
+    Problem::new(status, error.to_string(), remedy)
 }
 
-fn where_to(there_are: &[u8]) -> String {
-    match there_are {
-        [] => "add `[[scsi]]` to the machine's configuration, and start it again".to_owned(),
-        some => {
-            let some: Vec<_> = some.iter().map(ToString::to_string).collect();
+fn controllers_remedy(existing: &[u8]) -> String {
+    match existing {
+        [] => "add `[[scsi]]` to the machine's configuration, and restart it".to_owned(),
+        existing => {
+            let existing: Vec<_> = existing.iter().map(ToString::to_string).collect();
             format!(
-                "it has: {}; others are declared with `[[scsi]]` before it starts",
-                some.join(", ")
+                "it has: {}; further ones need `[[scsi]]` in the machine's configuration",
+                existing.join(", ")
             )
         }
     }
 }
 
-fn metrics_page(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
-    call.without_body()?;
+fn metrics_page(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    parameters.require_empty_body()?;
     let body = metrics::render(view);
     Ok(Response { status: 200, content_type: metrics::CONTENT_TYPE, allow: None, body })
 }
 
-fn pause(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
-    command(view, call, Command::Pause, 200)
+fn pause(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    command(view, parameters, MachineCommand::Pause, 200)
 }
 
-fn resume(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
-    command(view, call, Command::Resume, 200)
+fn resume(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    command(view, parameters, MachineCommand::Resume, 200)
 }
 
-/// What the guest makes of the button is its own affair.
-fn power_button(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
-    command(view, call, Command::PressPowerButton, 202)
+/// The answer does not depend on the guest, which may ignore the button.
+fn power_button(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    command(view, parameters, MachineCommand::PressPowerButton, 202)
 }
 
-fn command(view: &View, call: &Call<'_>, command: Command, done: u16) -> Result<Response, Problem> {
-    call.without_body()?;
-    of_machine(view)?.commander.give(command).map_err(|refusal| {
-        let detail = refusal.to_string();
-        match refusal {
-            Refusal::Ending => Problem::new(409, detail, "start it again"),
-            Refusal::Host(_) => Problem::new(500, detail, "see the log of the machine"),
-            Refusal::Silent => Problem::new(503, detail, "ask for the status, then try again"),
+fn command(
+    view: &View,
+    parameters: &Parameters<'_>,
+    command: MachineCommand,
+    success: u16,
+) -> Result<Response, Problem> {
+    parameters.require_empty_body()?;
+    require_machine(view)?.commands.execute(command).map_err(|error| {
+        let detail = error.to_string();
+        match error {
+            CommandError::ShuttingDown => Problem::new(409, detail, "restart it"),
+            CommandError::Host(_) => Problem::new(500, detail, "see the log of the machine"),
+            CommandError::TimedOut => Problem::new(503, detail, "get the status, then try again"),
         }
     })?;
-    Ok(Response::json(done, &Outcome { state: view.state() }))
+    Ok(Response::json(success, &Outcome { state: view.state() }))
 }
 
-fn of_machine(view: &View) -> Result<&MachineView, Problem> {
+fn require_machine(view: &View) -> Result<&MachineView, Problem> {
     view.machine.as_ref().ok_or_else(|| {
-        let remedy = "ask the monitor that runs the guest";
-        Problem::new(409, "this serves a disk and runs no guest", remedy)
+        let remedy = "send it to the monitor that runs the guest";
+        Problem::new(409, "this process serves a disk and runs no guest", remedy)
     })
 }
 
-fn resize(view: &View, call: &Call<'_>) -> Result<Response, Problem> {
-    let disk = call.disk(view)?;
-    let asked = if call.body.is_empty() {
+fn resize(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    let disk = parameters.disk(view)?;
+    let resize = if parameters.body.is_empty() {
         Resize::default()
     } else {
-        serde_json::from_slice(call.body).map_err(|error| {
+        serde_json::from_slice(parameters.body).map_err(|error| {
             let remedy = "send {\"size_bytes\": N} with N in bytes, or no body";
-            Problem::new(400, format!("the body is no resize: {error}"), remedy)
+            Problem::new(400, format!("the body is not a resize: {error}"), remedy)
         })?
     };
     let before = disk.control.geometry().capacity;
-    let size = disk.control.resize(asked.size_bytes).map_err(|error| resize_problem(&error))?;
-    tracing::info!(disk = call.id, before, size, "resized through the control socket");
-    Ok(Response::json(200, &disk.status()))
+    let size = disk.control.resize(resize.size_bytes).map_err(|error| resize_problem(&error))?;
+    tracing::info!(disk = parameters.id, before, size, "resized through the control socket");
+    disk_response(200, &disk)
 }
 
 fn resize_problem(error: &ResizeError) -> Problem {
     let (status, remedy) = match error {
-        ResizeError::Shrink { .. } => (409, "ask for more; to shrink, copy to a smaller disk"),
-        ResizeError::Unaligned { .. } => (400, "ask for whole blocks"),
-        ResizeError::ReadOnly => {
-            (409, "make its file larger from outside, then resize without a size")
+        ResizeError::Shrink { .. } => {
+            (409, "choose a larger size; to shrink, copy to a smaller disk")
         }
-        ResizeError::NotAFile => (
-            409,
-            "make the device larger (`zfs set volsize`, `lvextend`), then resize without a size",
-        ),
-        ResizeError::Host { .. } => (500, "see what the file system says"),
+        ResizeError::Unaligned { .. } => (400, "choose a multiple of the block size"),
+        ResizeError::ReadOnly => (409, "enlarge its file on the host, then resize without a size"),
+        ResizeError::NotAFile => {
+            (409, "enlarge the device (`zfs set volsize`, `lvextend`), then resize without a size")
+        }
+        ResizeError::Host { .. } => (500, "check the file system"),
     };
     Problem::new(status, error.to_string(), remedy)
 }
@@ -251,7 +258,7 @@ mod tests {
     use super::*;
 
     fn found(path: &str) -> Vec<(&'static str, &str)> {
-        let matching = |route: &Route| Some((route.path, matches(route, path)?));
+        let matching = |route: &Route| Some((route.path, match_path(route, path)?));
         ROUTES.iter().filter_map(matching).collect()
     }
 
@@ -268,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn the_description_lists_exactly_the_routes() {
+    fn the_description_has_the_same_routes() {
         let text = include_str!("../../../../resources/openapi.json");
         let description: Value = serde_json::from_str(text).unwrap();
         let described: BTreeSet<_> = description["paths"]

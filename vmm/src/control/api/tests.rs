@@ -1,4 +1,4 @@
-//! What is shown of a disk in trouble: everywhere, and the same.
+//! A disk in trouble looks the same in the status, on the command line and in the metrics.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,19 +18,19 @@ use super::model::{Disk, Status};
 use super::{MachineView, View};
 use crate::cmd::ctl::render;
 use crate::config::{DiskBus, DiskConfig};
-use crate::control::commands::commands;
+use crate::control::command_channel;
 use crate::disks::{DiskRegistry, EventLog, Hotplug, ManagedDisk, ScsiControllers, SpaceWatch};
-use crate::machine::pause_gate::Gate;
+use crate::machine::PauseGate;
 
 /// A disk with held requests and lost writes, as the test sets them.
-struct Troubled {
+struct TroubledDisk {
     disk: MemoryDisk,
-    held: Option<EnospcHold>,
-    lost: bool,
+    hold: Option<EnospcHold>,
+    lost_writes: bool,
 }
 
-impl Troubled {
-    fn new(held: Option<EnospcHold>, lost: bool, cache: CacheMode) -> Self {
+impl TroubledDisk {
+    fn new(hold: Option<EnospcHold>, lost_writes: bool, cache: CacheMode) -> Self {
         let geometry = Geometry {
             capacity: 1 << 20,
             logical_block: 512,
@@ -38,11 +38,11 @@ impl Troubled {
             optimal_io: 0,
             discard: None,
         };
-        Self { disk: MemoryDisk::new(geometry, cache, false), held, lost }
+        Self { disk: MemoryDisk::new(geometry, cache, false), hold, lost_writes }
     }
 }
 
-impl Backend for Troubled {
+impl Backend for TroubledDisk {
     fn geometry(&self) -> Geometry {
         self.disk.geometry()
     }
@@ -61,7 +61,7 @@ impl Backend for Troubled {
 
     fn status(&self) -> DiskStatus {
         let status = self.disk.status();
-        DiskStatus { lost_writes: self.lost, enospc_hold: self.held, ..status }
+        DiskStatus { lost_writes: self.lost_writes, enospc_hold: self.hold, ..status }
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -102,8 +102,8 @@ fn view(backend: impl Backend + 'static) -> View {
         machine: Some(MachineView {
             vcpus: 1,
             memory_bytes: 1 << 20,
-            gate: Arc::new(Gate::default()),
-            commander: commands().unwrap().0,
+            gate: Arc::new(PauseGate::default()),
+            commands: command_channel().unwrap().0,
             hotplug: Arc::new(hotplug),
         }),
         disks,
@@ -111,6 +111,7 @@ fn view(backend: impl Backend + 'static) -> View {
     }
 }
 
+/// The disk in the status, the text of `ctl status`, and the metrics page.
 fn shown(view: &View) -> (Disk, String, String) {
     let Status { disks, .. } = view.status();
     let text = anstream::adapter::strip_str(&render::status(&view.status())).to_string();
@@ -118,37 +119,39 @@ fn shown(view: &View) -> (Disk, String, String) {
 }
 
 #[test]
-fn a_hold_is_shown_with_its_reason_its_age_and_its_deadline() {
+fn held_requests_are_shown_with_error_age_and_deadline() {
     for (errno, name, words) in [
-        (libc::ENOSPC, "ENOSPC", "no space is left"),
-        (libc::EDQUOT, "EDQUOT", "the quota is used up"),
+        (libc::ENOSPC, "ENOSPC", "no space left"),
+        (libc::EDQUOT, "EDQUOT", "the quota is exceeded"),
     ] {
         let now = Instant::now();
-        let held = EnospcHold {
+        let hold = EnospcHold {
             requests: 3,
             since: now.checked_sub(Duration::from_secs(40)).unwrap(),
             deadline: now + Duration::from_secs(20),
             errno,
         };
-        let view = view(Troubled::new(Some(held), false, CacheMode::WriteBack));
+        let view = view(TroubledDisk::new(Some(hold), false, CacheMode::WriteBack));
         let (disk, text, metrics) = shown(&view);
-        let held = disk.held.unwrap();
-        assert_eq!((held.requests, &*held.error, &*held.reason), (3, name, words));
-        assert!((40_000..41_000).contains(&held.age_ms), "{}", held.age_ms);
-        assert!((19_000..=20_000).contains(&held.deadline_ms), "{}", held.deadline_ms);
-        let said = format!(
-            "warning: disk data: held for want of space on the host: 3 requests, for 40 s ({name}: {words})"
+        let hold = disk.enospc_hold.unwrap();
+        assert_eq!((hold.requests, &*hold.error, &*hold.reason), (3, name, words));
+        assert!((40_000..41_000).contains(&hold.age_ms), "{}", hold.age_ms);
+        assert!((19_000..=20_000).contains(&hold.deadline_ms), "{}", hold.deadline_ms);
+        let warning =
+            format!("warning: disk data: 3 requests held for 40 s ({name}: {words}); unless");
+        assert!(text.contains(&warning), "{text}");
+        assert!(text.contains("to fail in 19 s") || text.contains("to fail in 20 s"), "{text}");
+        assert!(
+            metrics.contains("bulkhead_disk_enospc_hold_requests{disk=\"data\"} 3\n"),
+            "{metrics}"
         );
-        assert!(text.contains(&said), "{text}");
-        assert!(text.contains("fail from 19 s on") || text.contains("fail from 20 s on"), "{text}");
-        assert!(metrics.contains("bulkhead_disk_held{disk=\"data\"} 3\n"), "{metrics}");
         let sample = |name: &str| -> f64 {
-            let start = format!("{name}{{disk=\"data\",error=\"{}\"}} ", held.error);
+            let start = format!("{name}{{disk=\"data\",error=\"{}\"}} ", hold.error);
             let line = metrics.lines().find_map(|line| line.strip_prefix(&*start));
             line.unwrap_or_else(|| panic!("no {start}: {metrics}")).parse().unwrap()
         };
-        assert!((40.0..41.0).contains(&sample("bulkhead_disk_held_age_seconds")));
-        assert!((19.0..=20.0).contains(&sample("bulkhead_disk_held_deadline_seconds")));
+        assert!((40.0..41.0).contains(&sample("bulkhead_disk_enospc_hold_age_seconds")));
+        assert!((19.0..=20.0).contains(&sample("bulkhead_disk_enospc_hold_deadline_seconds")));
     }
 }
 
@@ -157,33 +160,32 @@ fn keys(value: &Value) -> BTreeSet<String> {
     value.as_object().unwrap().keys().cloned().collect()
 }
 
-/// What the description has of a thing.
-fn described(thing: &str) -> Value {
+/// The properties of a schema in the description.
+fn described(schema: &str) -> Value {
     let text = include_str!("../../../../resources/openapi.json");
     let description: Value = serde_json::from_str(text).unwrap();
-    description["components"]["schemas"][thing]["properties"].clone()
+    description["components"]["schemas"][schema]["properties"].clone()
 }
 
-/// The description has what the socket says of a hold, no more and no less.
 #[test]
-fn a_hold_is_described() {
+fn held_requests_match_the_description() {
     let now = Instant::now();
-    let held = EnospcHold { requests: 1, since: now, deadline: now, errno: libc::ENOSPC };
-    let view = view(Troubled::new(Some(held), false, CacheMode::WriteBack));
-    let said = serde_json::to_value(shown(&view).0.held).unwrap();
-    let described = described("Held");
-    assert_eq!(keys(&said), keys(&described));
-    assert!(described["error"]["enum"].as_array().unwrap().contains(&said["error"]));
+    let hold = EnospcHold { requests: 1, since: now, deadline: now, errno: libc::ENOSPC };
+    let view = view(TroubledDisk::new(Some(hold), false, CacheMode::WriteBack));
+    let json = serde_json::to_value(shown(&view).0.enospc_hold).unwrap();
+    let described = described("EnospcHold");
+    assert_eq!(keys(&json), keys(&described));
+    assert!(described["error"]["enum"].as_array().unwrap().contains(&json["error"]));
 }
 
-/// A disk whose store is fuller than its limit, as any file system of tests is that holds one percent.
+/// Every file system that runs tests is used to more than one percent.
 #[test]
-fn a_soft_limit_that_is_reached_is_shown_everywhere_and_is_an_event() {
+fn a_reached_soft_limit_is_shown_and_is_an_event() {
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(1 << 20).unwrap();
     let options = DiskOptions { soft_limit: Some(1), ..DiskOptions::new(CacheMode::WriteBack) };
     let view = view(RawFile::open(image.path(), &options).unwrap());
-    assert!(!shown(&view).0.soft_limit.unwrap().reached, "nobody has looked yet");
+    assert!(!shown(&view).0.soft_limit.unwrap().reached, "not queried yet");
 
     let control = view.disks.all()[0].control.clone();
     let watch = SpaceWatch::start(&control, Arc::clone(&view.events)).unwrap();
@@ -206,35 +208,35 @@ fn a_soft_limit_that_is_reached_is_shown_everywhere_and_is_an_event() {
         text.contains("soft limit reached  1 % of the space of its backing store is used"),
         "{text}"
     );
-    for (said, thing) in [
+    for (json, schema) in [
         (serde_json::to_value(event).unwrap(), "Event"),
         (serde_json::to_value(limit).unwrap(), "SoftLimit"),
-        (serde_json::to_value(&disk.trimmed).unwrap(), "Trimmed"),
+        (serde_json::to_value(&disk.discards).unwrap(), "Discards"),
         (serde_json::to_value(&disk).unwrap(), "Disk"),
     ] {
-        assert_eq!(keys(&said), keys(&described(thing)), "{thing}");
+        assert_eq!(keys(&json), keys(&described(schema)), "{schema}");
     }
 }
 
 #[test]
-fn nothing_is_said_of_holds_where_there_are_none() {
-    let view = view(Troubled::new(None, false, CacheMode::WriteBack));
+fn a_healthy_disk_has_no_warning() {
+    let view = view(TroubledDisk::new(None, false, CacheMode::WriteBack));
     let (disk, text, metrics) = shown(&view);
-    assert_eq!((disk.held, disk.warnings.len()), (None, 0));
+    assert_eq!((disk.enospc_hold, disk.warnings.len()), (None, 0));
     assert!(!text.contains("warning"), "{text}");
-    assert!(metrics.contains("bulkhead_disk_held{disk=\"data\"} 0\n"), "{metrics}");
-    assert!(!metrics.contains("bulkhead_disk_held_age_seconds{"), "{metrics}");
+    assert!(metrics.contains("bulkhead_disk_enospc_hold_requests{disk=\"data\"} 0\n"), "{metrics}");
+    assert!(!metrics.contains("bulkhead_disk_enospc_hold_age_seconds{"), "{metrics}");
 }
 
 #[test]
-fn lost_writes_and_mode_unsafe_are_shown_everywhere() {
-    let (disk, text, metrics) = shown(&view(Troubled::new(None, true, CacheMode::WriteBack)));
+fn lost_writes_and_cache_unsafe_are_shown() {
+    let (disk, text, metrics) = shown(&view(TroubledDisk::new(None, true, CacheMode::WriteBack)));
     assert!(disk.lost_writes && disk.warnings[0].contains("may be lost"));
     assert!(text.contains("warning: disk data: write-back failed"), "{text}");
     assert!(metrics.contains("bulkhead_disk_lost_writes{disk=\"data\"} 1\n"), "{metrics}");
     assert!(metrics.contains("bulkhead_disk_unsafe{disk=\"data\"} 0\n"), "{metrics}");
 
-    let (disk, text, metrics) = shown(&view(Troubled::new(None, false, CacheMode::Unsafe)));
+    let (disk, text, metrics) = shown(&view(TroubledDisk::new(None, false, CacheMode::Unsafe)));
     assert!(!disk.lost_writes && disk.cache == "unsafe");
     assert!(disk.warnings[0].contains("flushes are ignored"));
     assert!(text.contains("warning: disk data: cache mode unsafe"), "{text}");

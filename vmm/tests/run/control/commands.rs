@@ -1,4 +1,4 @@
-//! Pause, resume, the power button, and disks that grow.
+//! Pause, resume, the power button, and resizes.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -13,9 +13,9 @@ use crate::guest::{
     wait_until,
 };
 
-/// A guest that prints without end, so that its progress can be seen.
-fn counting() -> Rig {
-    // The jump goes back over itself and the `out`.
+/// A guest that prints without end, which shows its progress.
+fn printing_guest() -> Rig {
+    // The jump target is the `out`.
     let rig = Rig::start(&[out(SERIAL, b'.'), vec![0xeb, 0xf7]]);
     wait_for_text(&rig.machine.path("console"), "...");
     rig
@@ -25,64 +25,64 @@ fn printed(rig: &Rig) -> u64 {
     fs::metadata(rig.machine.path("console")).unwrap().len()
 }
 
-fn goes_on(rig: &Rig) {
+fn assert_progress(rig: &Rig) {
     let before = printed(rig);
-    wait_until("the guest to go on", || printed(rig) > before);
+    wait_until("progress of the guest", || printed(rig) > before);
 }
 
 #[test]
-fn a_paused_guest_stands_still_and_goes_on_after() {
-    let rig = counting();
+fn a_paused_guest_makes_no_progress_until_resume() {
+    let rig = printing_guest();
     for _ in 0..3 {
         let answer = rig.post("/v1/pause", "");
         assert_eq!((answer.status, answer.json()["state"].as_str()), (200, Some("paused")));
         assert_eq!(rig.state(), "paused");
-        // What was printed before may still be on its way to the file.
+        // Earlier output may still be on its way to the file.
         sleep(Duration::from_millis(50));
         let before = printed(&rig);
         sleep(Duration::from_millis(100));
-        assert_eq!(printed(&rig), before, "it stands still");
-        assert_eq!(rig.post("/v1/pause", "").status, 200, "once more changes nothing");
+        assert_eq!(printed(&rig), before, "progress while paused");
+        assert_eq!(rig.post("/v1/pause", "").status, 200, "a second pause has no effect");
         let answer = rig.post("/v1/resume", "");
         assert_eq!((answer.status, answer.json()["state"].as_str()), (200, Some("running")));
         assert_eq!(rig.post("/v1/resume", "").status, 200);
-        goes_on(&rig);
+        assert_progress(&rig);
     }
     assert_eq!(rig.end(), Some(13));
 }
 
 #[test]
-fn a_press_of_the_button_waits_for_the_end_of_the_pause() {
-    let mut rig = Rig::patient();
+fn a_press_of_the_power_button_takes_effect_after_resume() {
+    let mut rig = Rig::power_button();
     assert_eq!(rig.post("/v1/pause", "").status, 200);
     let answer = rig.post("/v1/power-button", "");
     assert_eq!((answer.status, answer.json()["state"].as_str()), (202, Some("paused")));
     sleep(Duration::from_millis(200));
-    assert!(rig.child.try_wait().unwrap().is_none(), "it is paused");
+    assert!(rig.child.try_wait().unwrap().is_none(), "powered off while paused");
     assert_eq!(rig.post("/v1/resume", "").status, 200);
     assert_eq!(wait(&mut rig.child).code(), Some(0));
     assert!(!rig.socket().exists());
 }
 
 #[test]
-fn the_button_has_no_deadline() {
-    let rig = counting();
+fn the_power_button_starts_no_grace_period() {
+    let rig = printing_guest();
     assert_eq!(rig.post("/v1/power-button", "").status, 202);
-    // Longer than the grace of 300 ms: the guest may do with it what it likes.
+    // Longer than the grace period of 300 ms.
     sleep(Duration::from_millis(600));
-    goes_on(&rig);
+    assert_progress(&rig);
 }
 
 #[test]
-fn a_signal_ends_the_pause() {
-    let mut rig = Rig::patient();
+fn a_signal_resumes_a_paused_machine() {
+    let mut rig = Rig::power_button();
     assert_eq!(rig.post("/v1/pause", "").status, 200);
     signal(&rig.child, Signal::TERM);
-    assert_eq!(wait(&mut rig.child).code(), Some(0), "it could power off");
+    assert_eq!(wait(&mut rig.child).code(), Some(0), "the guest powered off");
 }
 
 #[test]
-fn a_machine_that_was_asked_to_end_does_not_pause() {
+fn pause_is_refused_during_shutdown() {
     let more = format!("{CONTROL}\n");
     let machine = Machine::with(&[halt()], &more);
     machine.configure("memory = \"32MiB\"\nshutdown_grace = \"60s\"", &more);
@@ -95,7 +95,7 @@ fn a_machine_that_was_asked_to_end_does_not_pause() {
 }
 
 #[test]
-fn a_second_signal_ends_a_paused_machine_at_once() {
+fn a_second_signal_stops_a_paused_machine_at_once() {
     let start = Instant::now();
     let mut rig = Rig::start(&[halt()]);
     assert_eq!(rig.post("/v1/pause", "").status, 200);
@@ -106,7 +106,7 @@ fn a_second_signal_ends_a_paused_machine_at_once() {
 }
 
 #[test]
-fn a_disk_grows_by_size_or_from_outside() {
+fn a_disk_grows_to_a_size_or_to_its_file() {
     let rig = Rig::with_disks();
     let answer = rig.post("/v1/disks/root/resize", "{\"size_bytes\": 8388608}");
     assert_eq!((answer.status, answer.json()["size_bytes"].as_u64()), (200, Some(2 * DISK_BYTES)));
@@ -118,7 +118,7 @@ fn a_disk_grows_by_size_or_from_outside() {
     assert_eq!(
         rig.get("/v1/disks/fast").json()["size_bytes"],
         DISK_BYTES,
-        "not before it is asked"
+        "unchanged before the resize"
     );
     assert_eq!(rig.post("/v1/disks/fast/resize", "").json()["size_bytes"], 3 * DISK_BYTES);
     assert_eq!(rig.post("/v1/disks/fast/resize", "{}").json()["size_bytes"], 3 * DISK_BYTES);
@@ -126,7 +126,7 @@ fn a_disk_grows_by_size_or_from_outside() {
 }
 
 #[test]
-fn a_size_that_the_host_refuses_is_no_end() {
+fn a_resize_beyond_rlimit_fsize_fails() {
     let more = format!("{CONTROL}[[disk]]\nid = \"root\"\npath = \"root.img\"\n");
     let machine = Machine::with(&[wait_for(BUTTON, 1), power_off(), halt()], &more);
     machine.configure(super::SETTINGS, &more);

@@ -1,14 +1,14 @@
-//! `bulkhead ctl` as its user meets it.
+//! The output and the exit code of `bulkhead ctl`.
 
 use std::process::Command;
 
-use super::{Rig, said, text};
+use super::{Rig, ctl_output, text};
 use crate::guest::{Machine, halt, wait};
 
 #[test]
-fn it_shows_the_machine() {
+fn status_disks_stats_and_metrics() {
     let rig = Rig::with_disks();
-    let status = said(&rig, &["status"]);
+    let status = ctl_output(&rig, &["status"]);
     assert!(status.starts_with("running, started "), "{status}");
     assert!(status.contains(": 2 vCPUs, 32 MiB of memory; bulkhead "), "{status}");
     let lines: Vec<_> = status.lines().collect();
@@ -17,24 +17,24 @@ fn it_shows_the_machine() {
     assert_eq!(lines[4].find("unsafe"), Some(column("CACHE")), "{status}");
     assert!(lines[3].contains("auto") && lines[3].contains("4 MiB"), "{status}");
     assert!(status.contains("warning: disk fast: cache mode unsafe"), "{status}");
-    assert!(!status.contains('\x1b'), "no colour into a pipe");
+    assert!(!status.contains('\x1b'), "no colour in a pipe");
 
-    assert_eq!(said(&rig, &["disks"]), status.split_once("\n\n").unwrap().1);
-    let stats = said(&rig, &["stats", "root"]);
+    assert_eq!(ctl_output(&rig, &["disks"]), status.split_once("\n\n").unwrap().1);
+    let stats = ctl_output(&rig, &["stats", "root"]);
     assert!(stats.starts_with("root: 2 queues, 0 in flight"), "{stats}");
     assert!(stats.contains("write zeroes") && stats.contains("wait in the queue"), "{stats}");
     assert!(
-        said(&rig, &["stats"]).contains("fast: 1 queue")
-            || said(&rig, &["stats"]).contains("fast: 2 queues")
+        ctl_output(&rig, &["stats"]).contains("fast: 1 queue")
+            || ctl_output(&rig, &["stats"]).contains("fast: 2 queues")
     );
-    assert!(said(&rig, &["metrics"]).contains("bulkhead_vcpus 2\n"));
+    assert!(ctl_output(&rig, &["metrics"]).contains("bulkhead_vcpus 2\n"));
 }
 
 #[test]
-fn it_gives_the_machines_json() {
+fn json_output() {
     let rig = Rig::with_disks();
     let json = |arguments: &[&str]| -> serde_json::Value {
-        serde_json::from_str(&said(&rig, arguments)).unwrap()
+        serde_json::from_str(&ctl_output(&rig, arguments)).unwrap()
     };
     assert_eq!(json(&["status", "--json"])["vcpus"], 2);
     assert_eq!(json(&["--json", "disks"])[1]["id"], "fast");
@@ -43,21 +43,21 @@ fn it_gives_the_machines_json() {
 }
 
 #[test]
-fn it_commands_the_machine() {
+fn commands_change_the_machine() {
     let mut rig = Rig::with_disks();
-    assert_eq!(said(&rig, &["pause"]), "paused\n");
-    assert_eq!(said(&rig, &["resume"]), "running\n");
-    assert_eq!(said(&rig, &["resize", "root", "8MiB"]), "root has 8 MiB\n");
-    assert_eq!(said(&rig, &["resize", "root"]), "root has 8 MiB\n");
-    assert_eq!(said(&rig, &["pause"]), "paused\n");
-    let pressed = said(&rig, &["power-button"]);
-    assert_eq!(pressed, "pressed the power button; the guest learns of it when it goes on\n");
-    assert_eq!(said(&rig, &["resume"]), "running\n");
+    assert_eq!(ctl_output(&rig, &["pause"]), "paused\n");
+    assert_eq!(ctl_output(&rig, &["resume"]), "running\n");
+    assert_eq!(ctl_output(&rig, &["resize", "root", "8MiB"]), "root has 8 MiB\n");
+    assert_eq!(ctl_output(&rig, &["resize", "root"]), "root has 8 MiB\n");
+    assert_eq!(ctl_output(&rig, &["pause"]), "paused\n");
+    let pressed = ctl_output(&rig, &["power-button"]);
+    assert_eq!(pressed, "pressed the power button; the guest sees it after a resume\n");
+    assert_eq!(ctl_output(&rig, &["resume"]), "running\n");
     assert_eq!(wait(&mut rig.child).code(), Some(0));
 }
 
 #[test]
-fn it_says_why_not() {
+fn refused_commands() {
     let rig = Rig::with_disks();
     let refused = |arguments: &[&str], code: i32, why: &str| {
         let output = rig.ctl(arguments);
@@ -73,7 +73,7 @@ fn it_says_why_not() {
 }
 
 #[test]
-fn it_says_when_nobody_is_there() {
+fn no_machine_at_the_target() {
     let ask = |target: &std::path::Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bulkhead"));
         let output = command.arg("ctl").arg(target).arg("status").output().unwrap();

@@ -1,4 +1,4 @@
-//! Disks that are attached to a running machine and detached from it, as its user and other processes meet that.
+//! Disks that are attached to a running machine and detached from it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::status::{check, schema};
-use super::{CONTROL, Rig, SETTINGS, said, text};
+use super::{CONTROL, Rig, SETTINGS, ctl_output, text};
 use crate::guest::{BUTTON, Machine, halt, power_off, signal, wait, wait_for, wait_until};
 
 const IMAGE_BYTES: u64 = 1 << 20;
 
-/// A machine with a controller 0 without disks, another with one disk, and a virtio-blk disk.
+/// A machine with an empty controller 0, a controller 3 with one disk, and a virtio-blk disk.
 fn start() -> Rig {
     let more = format!(
         "{CONTROL}[[scsi]]\nqueues = 1\n\
@@ -28,7 +28,7 @@ fn start() -> Rig {
     Rig::of(machine)
 }
 
-/// The file of a disk to attach.
+/// Writes the file of a disk to attach.
 fn file(rig: &Rig, text: &str) -> String {
     let path = rig.machine.path("disk.toml");
     fs::write(&path, text).unwrap();
@@ -39,14 +39,14 @@ fn disk(id: &str, more: &str) -> String {
     format!("[[disk]]\nid = \"{id}\"\npath = \"{id}.img\"\nbus = \"virtio-scsi\"\n{more}")
 }
 
-/// What the machine holds of the file when its clients have left.
-fn holds_at_rest(rig: &Rig, image: &Path) -> (usize, usize, usize) {
+/// Like [`resources`], after the clients have disconnected.
+fn resources_at_rest(rig: &Rig, image: &Path) -> (usize, usize, usize) {
     std::thread::sleep(std::time::Duration::from_millis(500));
-    holds(rig, image)
+    resources(rig, image)
 }
 
-/// How many descriptors the machine has of the file, and how many threads and descriptors at all.
-fn holds(rig: &Rig, image: &Path) -> (usize, usize, usize) {
+/// Numbers of descriptors of the image, of threads, and of all descriptors.
+fn resources(rig: &Rig, image: &Path) -> (usize, usize, usize) {
     let of = |what: &str| -> Vec<PathBuf> {
         let entries = fs::read_dir(format!("/proc/{}/{what}", rig.child.id())).unwrap();
         entries.map(|entry| entry.unwrap().path()).collect()
@@ -57,26 +57,26 @@ fn holds(rig: &Rig, image: &Path) -> (usize, usize, usize) {
     (fds.iter().filter(is_image).count(), of("task").len(), fds.len())
 }
 
-/// Whether this process could have the image.
-fn is_free(image: &Path) -> bool {
+/// Whether the image is not locked.
+fn is_unlocked(image: &Path) -> bool {
     let file = File::options().read(true).write(true).open(image).unwrap();
     fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
 #[test]
-fn a_disk_comes_and_goes_again_and_again() {
+fn repeated_attach_and_detach_leaks_nothing() {
     let rig = start();
     let image = rig.machine.path("data.img");
     let data = file(&rig, &disk("data", ""));
-    // What the first answers leave behind stays.
-    said(&rig, &["attach", &data]);
-    said(&rig, &["detach", "data"]);
-    let before = holds_at_rest(&rig, &image);
+    // The first answers allocate memory and descriptors that the machine keeps.
+    ctl_output(&rig, &["attach", &data]);
+    ctl_output(&rig, &["detach", "data"]);
+    let before = resources_at_rest(&rig, &image);
     assert_eq!(before.0, 0);
     for _ in 0..10 {
-        let attached = said(&rig, &["attach", &data]);
+        let attached = ctl_output(&rig, &["attach", &data]);
         assert_eq!(attached, "data is attached as LUN 0 of target 0 of controller 0\n");
-        assert!(holds(&rig, &image).0 > 0 && !is_free(&image));
+        assert!(resources(&rig, &image).0 > 0 && !is_unlocked(&image));
         let shown = rig.get("/v1/disks/data").json();
         check(&shown, &schema("Disk"), "disk");
         assert_eq!(shown["scsi"], json!({ "controller": 0, "target": 0, "lun": 0 }));
@@ -84,81 +84,86 @@ fn a_disk_comes_and_goes_again_and_again() {
             (&shown["detaching"], &shown["size_bytes"]),
             (&false.into(), &IMAGE_BYTES.into())
         );
-        assert_eq!(shown["queues"].as_array().unwrap().len(), 1, "those of its controller");
+        assert_eq!(shown["queues"].as_array().unwrap().len(), 1, "the queues of its controller");
         assert!(
-            said(&rig, &["metrics"]).contains("bulkhead_disk_size_bytes{disk=\"data\"} 1048576")
+            ctl_output(&rig, &["metrics"])
+                .contains("bulkhead_disk_size_bytes{disk=\"data\"} 1048576")
         );
-        let detached = said(&rig, &["detach", "data"]);
+        let detached = ctl_output(&rig, &["detach", "data"]);
         assert!(detached.starts_with("data is detached: its data is on stable storage"));
-        assert!(is_free(&image));
-        assert_eq!(rig.ask("GET", "/v1/disks/data", "").status, 404);
-        // The thread that has said so, and the client that has heard it, may be there a moment longer.
-        wait_until("all to be as before", || holds(&rig, &image) == before);
+        assert!(is_unlocked(&image));
+        assert_eq!(rig.request("GET", "/v1/disks/data", "").status, 404);
+        // The detach thread and the client may exist a moment longer.
+        wait_until("the resources to be released", || resources(&rig, &image) == before);
     }
     assert_eq!(rig.end(), Some(0));
 }
 
 #[test]
-fn events_and_json_tell_of_it() {
+fn attach_and_detach_are_events() {
     let rig = start();
     let data =
         file(&rig, &disk("data", "target = 7\nlun = 300\n[disk.thin]\nsoft_limit = \"1%\"\n"));
-    let shown: Value = serde_json::from_str(&said(&rig, &["attach", &data, "--json"])).unwrap();
+    let shown: Value =
+        serde_json::from_str(&ctl_output(&rig, &["attach", &data, "--json"])).unwrap();
     check(&shown, &schema("Disk"), "disk");
     assert_eq!(shown["scsi"], json!({ "controller": 0, "target": 7, "lun": 300 }));
-    // A soft limit is watched.
-    let happened = |what: &str| {
+    // The soft limit is watched.
+    let has_event = |kind: &str| {
         let events = rig.get("/v1/events").json();
-        events["events"].as_array().unwrap().iter().any(|event| event["event"] == what)
+        events["events"].as_array().unwrap().iter().any(|event| event["event"] == kind)
     };
-    wait_until("the soft limit", || happened("soft_limit_reached"));
-    let end: Value = serde_json::from_str(&said(&rig, &["--json", "detach", "data"])).unwrap();
+    wait_until("the soft limit", || has_event("soft_limit_reached"));
+    let end: Value =
+        serde_json::from_str(&ctl_output(&rig, &["--json", "detach", "data"])).unwrap();
     check(&end, &schema("Event"), "event");
     assert_eq!((&end["event"], &end["disk"]), (&"disk_detached".into(), &"data".into()));
-    assert!(happened("disk_attached"));
+    assert!(has_event("disk_attached"));
     let is_watched = || {
         let tasks = fs::read_dir(format!("/proc/{}/task", rig.child.id())).unwrap();
         let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm"));
         tasks.map(|task| name(task.unwrap())).any(|name| name.is_ok_and(|name| name == "space\n"))
     };
     wait_until("the watch to end", || !is_watched());
-    assert!(said(&rig, &["events"]).contains("disk detached"));
+    assert!(ctl_output(&rig, &["events"]).contains("disk detached"));
 }
 
-/// Also one that it has from the start, and while it is paused.
+/// Including a disk of the configuration, and while the machine is paused.
 #[test]
-fn each_scsi_disk_can_go_and_takes_the_next_place() {
+fn an_attached_disk_gets_the_lowest_free_lun() {
     let rig = start();
-    said(&rig, &["detach", "scsi"]);
-    assert!(is_free(&rig.machine.path("scsi.img")));
-    said(&rig, &["pause"]);
-    let attached = |text: &str| said(&rig, &["attach", &file(&rig, text)]);
+    ctl_output(&rig, &["detach", "scsi"]);
+    assert!(is_unlocked(&rig.machine.path("scsi.img")));
+    ctl_output(&rig, &["pause"]);
+    let attached = |text: &str| ctl_output(&rig, &["attach", &file(&rig, text)]);
     let place = |lun, controller| format!("as LUN {lun} of target 0 of controller {controller}\n");
     assert!(attached(&disk("data", "")).ends_with(&place(0, 0)));
-    // A warning is no error.
+    // A warning does not prevent the attach.
     let risky = rig.ctl(&["attach", &file(&rig, &disk("more", "cache = \"unsafe\""))]);
     assert!(text(&risky.stdout).ends_with(&place(1, 0)) && risky.status.success());
     assert!(text(&risky.stderr).contains("ignores the guest's flushes"), "{risky:?}");
     assert!(attached(&disk("scsi", "controller = 3")).ends_with(&place(0, 3)));
-    said(&rig, &["detach", "data"]);
-    assert!(attached(&disk("data", "")).ends_with(&place(0, 0)), "the lowest that is free");
-    said(&rig, &["resume"]);
+    ctl_output(&rig, &["detach", "data"]);
+    assert!(attached(&disk("data", "")).ends_with(&place(0, 0)), "the lowest free LUN");
+    ctl_output(&rig, &["resume"]);
     assert_eq!(rig.end(), Some(0));
 }
 
 #[test]
-fn what_cannot_be_attached_is_refused_and_leaves_nothing() {
+fn refused_disks_leave_no_resources() {
     let mut rig = start();
     let image = rig.machine.path("data.img");
-    said(&rig, &["attach", &file(&rig, &disk("more", ""))]);
-    let before = holds_at_rest(&rig, &image);
-    let refused = |text: &str, code: i32, why: &[&str]| {
+    ctl_output(&rig, &["attach", &file(&rig, &disk("more", ""))]);
+    let before = resources_at_rest(&rig, &image);
+    let refused = |text: &str, code: i32, reasons: &[&str]| {
         let output = rig.ctl(&["attach", &file(&rig, text)]);
         let stderr = super::text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{text}: {stderr}");
-        why.iter().for_each(|why| assert!(stderr.contains(why), "{why}: {stderr}"));
+        for reason in reasons {
+            assert!(stderr.contains(reason), "{reason}: {stderr}");
+        }
     };
-    // What the text tells, where it is.
+    // Errors of the text, with their place.
     let blk = "[[disk]]\nid = \"data\"\npath = \"data.img\"\n";
     refused(
         blk,
@@ -174,24 +179,23 @@ fn what_cannot_be_attached_is_refused_and_leaves_nothing() {
     refused("[disk]\nid = \"data\"\n", 2, &["write `[[disk]]`"]);
     refused("", 2, &["the file has no `[[disk]]`"]);
     refused(&(disk("data", "") + "[machine]\nvcpus = 1\n"), 2, &["unknown table `machine`"]);
-    // What the machine and its host tell.
+    // Errors of the machine and its host.
     refused(&disk("none", ""), 1, &["none.img` does not exist", "create it with `truncate"]);
     refused(&disk("root", ""), 1, &["there is already a disk \"root\"; give it another `id`"]);
     let other_name = disk("data", "").replace("data.img", "root.img");
     refused(&other_name, 1, &["root.img is the image of this machine's disk \"root\"; detach"]);
     let taken = "LUN 0 of target 0 of controller 0 is taken; write another `lun`";
     refused(&disk("data", "lun = 0"), 1, &[taken]);
-    let no_controller =
-        "has no SCSI controller 1; it has: 0, 3; others are declared with `[[scsi]]`";
+    let no_controller = "has no SCSI controller 1; it has: 0, 3; further ones need `[[scsi]]`";
     refused(&disk("data", "controller = 1"), 1, &[no_controller]);
     refused(&disk("data", "queues = 2"), 1, &["2 queues exceed the 1 of the controller"]);
     let lock = File::options().write(true).open(&image).unwrap();
     fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
-    let in_use = format!("data.img: in use by process {}; end what uses it", std::process::id());
+    let in_use = format!("data.img: in use by process {}; end its user", std::process::id());
     refused(&disk("data", ""), 1, &[&in_use]);
     drop(lock);
-    assert!(is_free(&image));
-    assert_eq!(holds_at_rest(&rig, &image), before);
+    assert!(is_unlocked(&image));
+    assert_eq!(resources_at_rest(&rig, &image), before);
     assert_eq!(rig.get("/v1/status").json()["disks"].as_array().unwrap().len(), 3);
 
     let output = rig.ctl(&["detach", "root"]);
@@ -203,7 +207,7 @@ fn what_cannot_be_attached_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn bodies_that_are_no_disk_are_refused() {
+fn invalid_bodies_are_refused() {
     let rig = start();
     let image = rig.machine.path("data.img");
     let good = json!({ "path": image, "bus": "virtio-scsi" });
@@ -213,10 +217,10 @@ fn bodies_that_are_no_disk_are_refused() {
         body.to_string()
     };
     for (body, detail) in [
-        (String::new(), "no disk"),
+        (String::new(), "not a disk"),
         ("[]".into(), "not an object"),
         ("null".into(), "not an object"),
-        ("[".repeat(5000), "no disk"),
+        ("[".repeat(5000), "not a disk"),
         (with("id", "other".into()), "`id` is given twice"),
         (with("lun", Value::Null), "keys of the disk are invalid"),
         (with("lun", (-1).into()), "`lun`"),
@@ -228,21 +232,21 @@ fn bodies_that_are_no_disk_are_refused() {
         (with("bus", "virtio-blk".into()), "a virtio-blk disk cannot be attached"),
         (with("\"\n[machine]", 1.into()), "unknown key"),
     ] {
-        let answer = rig.ask("PUT", "/v1/disks/data", &body);
+        let answer = rig.request("PUT", "/v1/disks/data", &body);
         let problem = answer.json();
         assert_eq!(answer.status, 400, "{body}: {problem}");
         check(&problem, &schema("Problem"), "problem");
         assert!(problem["detail"].as_str().unwrap().contains(detail), "{body}: {problem}");
         assert_ne!(problem["remedy"], "", "{problem}");
     }
-    let answer = rig.ask("PUT", "/v1/disks/a%20b", &good.to_string());
+    let answer = rig.request("PUT", "/v1/disks/a%20b", &good.to_string());
     assert_eq!(answer.status, 400, "{answer:?}");
     let thin = with("thin", json!({ "soft_limit": "90%" }));
-    assert_eq!(rig.ask("PUT", "/v1/disks/data", &thin).status, 201);
+    assert_eq!(rig.request("PUT", "/v1/disks/data", &thin).status, 201);
     assert_eq!(rig.get("/v1/disks/data").json()["soft_limit"]["percent"], 90);
-    let answer = rig.ask("DELETE", "/v1/disks/data", "");
+    let answer = rig.request("DELETE", "/v1/disks/data", "");
     assert_eq!(answer.status, 202);
     check(&answer.json(), &schema("Disk"), "disk");
     assert_eq!(answer.json()["detaching"], true);
-    wait_until("the end of the disk", || rig.ask("GET", "/v1/disks/data", "").status == 404);
+    wait_until("the end of the disk", || rig.request("GET", "/v1/disks/data", "").status == 404);
 }

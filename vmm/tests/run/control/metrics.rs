@@ -1,4 +1,4 @@
-//! The metrics page, read as Prometheus reads it.
+//! The metrics page, parsed as Prometheus parses it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,16 +7,16 @@ use super::Rig;
 /// Samples by name and labels.
 type Samples = BTreeMap<String, f64>;
 
-/// Reads a page in the text format 0.0.4, strictly.
+/// Parses a page in the text format 0.0.4, strictly.
 fn parse(page: &str) -> Samples {
-    assert!(page.ends_with('\n'), "the last line has no end");
+    assert!(page.ends_with('\n'), "the last line has no newline");
     let (mut samples, mut families) = (Samples::new(), BTreeSet::new());
     let mut family = ("", "");
     let mut help = "";
     for line in page.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             help = rest.split(' ').next().unwrap();
-            assert!(families.insert(help), "{help} comes twice");
+            assert!(families.insert(help), "{help} is repeated");
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             family = rest.split_once(' ').unwrap();
             assert_eq!(family.0, help, "a type without its help");
@@ -47,7 +47,7 @@ fn check_name(sample: &str, (family, kind): (&str, &str)) {
     }
 }
 
-/// Each histogram rises and ends at its count.
+/// Each histogram is cumulative and ends at its count.
 fn check_histograms(page: &str, samples: &Samples) {
     let mut before: Option<(String, f64, f64)> = None;
     let mut ends = 0;
@@ -73,7 +73,7 @@ fn check_histograms(page: &str, samples: &Samples) {
 }
 
 #[test]
-fn the_page_is_well_formed_and_true() {
+fn the_page_is_well_formed_and_correct() {
     let rig = Rig::with_disks();
     let answer = rig.get("/metrics");
     assert!(answer.head.contains("Content-Type: text/plain; version=0.0.4"), "{}", answer.head);

@@ -16,14 +16,12 @@ use std::process::{Child, Command, Output};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::guest::{
-    BUTTON, Machine, PATIENCE, halt, power_off, signal, wait, wait_for, wait_until,
-};
+use crate::guest::{BUTTON, Machine, TIMEOUT, halt, power_off, signal, wait, wait_for, wait_until};
 
 const CONTROL: &str = "[control]\nsocket = \"control.sock\"\n[console]\nfile = \"console\"\n";
-/// The guest gets more time than it needs on a busy host.
+/// A grace period that an overloaded host does not exceed.
 const SETTINGS: &str = "memory = \"32MiB\"\nshutdown_grace = \"20s\"";
-/// Of the disks that [`Rig::with_disks`] has.
+/// Size of the disks of [`Rig::with_disks`].
 const DISK_BYTES: u64 = 4 << 20;
 
 /// A running machine with a control socket.
@@ -32,7 +30,7 @@ struct Rig {
     child: Child,
 }
 
-/// An answer.
+/// An answer of the control socket.
 #[derive(Debug)]
 struct Answer {
     status: u16,
@@ -70,19 +68,19 @@ impl Rig {
     fn running(machine: Machine, child: Child) -> Self {
         let rig = Self { machine, child };
         wait_until("the control socket", || UnixStream::connect(rig.socket()).is_ok());
-        // It answers once the machine is there.
+        // The socket answers when the machine runs.
         assert_eq!(rig.state(), "running");
         rig
     }
 
-    /// A guest that waits for its power button, then powers off.
-    fn patient() -> Self {
+    /// A guest that powers off when its power button is pressed.
+    fn power_button() -> Self {
         let machine = Machine::with(&[wait_for(BUTTON, 1), power_off(), halt()], CONTROL);
         machine.configure(SETTINGS, CONTROL);
         Self::of(machine)
     }
 
-    /// A machine with a disk `root` in mode writeback with two queues and a disk `fast` in mode unsafe.
+    /// A machine with the disks `root`, writeback with two queues, and `fast`, unsafe.
     fn with_disks() -> Self {
         let more = format!(
             "{CONTROL}[[disk]]\nid = \"root\"\npath = \"root.img\"\nqueues = 2\n\
@@ -102,18 +100,18 @@ impl Rig {
 
     fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.socket()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream
     }
 
-    /// Sends `bytes`, and reads until the end.
+    /// Sends `bytes`, and reads the whole answer.
     fn send(&self, bytes: &[u8]) -> Answer {
         let mut stream = self.connect();
         stream.write_all(bytes).unwrap();
         Answer::of(&read_all(&mut stream))
     }
 
-    fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
+    fn request(&self, method: &str, path: &str, body: &str) -> Answer {
         let length = body.len();
         self.send(
             format!("{method} {path} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}")
@@ -122,13 +120,13 @@ impl Rig {
     }
 
     fn get(&self, path: &str) -> Answer {
-        let answer = self.ask("GET", path, "");
+        let answer = self.request("GET", path, "");
         assert_eq!(answer.status, 200, "{answer:?}");
         answer
     }
 
     fn post(&self, path: &str, body: &str) -> Answer {
-        self.ask("POST", path, body)
+        self.request("POST", path, body)
     }
 
     fn state(&self) -> String {
@@ -141,11 +139,11 @@ impl Rig {
         command.output().unwrap()
     }
 
-    /// The exit code.
+    /// Ends the machine with a signal, and returns the exit code.
     fn end(mut self) -> Option<i32> {
         signal(&self.child, Signal::TERM);
         let code = wait(&mut self.child).code();
-        assert!(!self.socket().exists(), "the socket stays behind");
+        assert!(!self.socket().exists(), "the socket was not removed");
         code
     }
 }
@@ -163,8 +161,8 @@ fn read_all(stream: &mut UnixStream) -> Vec<u8> {
     bytes
 }
 
-/// What `bulkhead ctl` says when it does what it is told.
-fn said(rig: &Rig, arguments: &[&str]) -> String {
+/// The output of a successful `bulkhead ctl`.
+fn ctl_output(rig: &Rig, arguments: &[&str]) -> String {
     let output = rig.ctl(arguments);
     let stderr = text(&output.stderr);
     assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{arguments:?}");

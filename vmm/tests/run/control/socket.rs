@@ -1,4 +1,4 @@
-//! The socket in the file system: whose it is, and what was there before.
+//! The file of the control socket: its mode, and files that exist before.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,15 +9,15 @@ use super::{CONTROL, Rig};
 use crate::guest::{BUTTON, Machine, halt, power_off, wait_for};
 
 #[test]
-fn only_its_owner_may_use_it_and_it_goes_with_the_machine() {
-    let rig = Rig::patient();
+fn only_the_owner_may_connect_and_the_file_is_removed() {
+    let rig = Rig::power_button();
     let mode = fs::metadata(rig.socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(rig.end(), Some(0));
 }
 
 #[test]
-fn a_socket_that_was_left_behind_is_replaced() {
+fn an_abandoned_socket_is_replaced() {
     let machine = Machine::with(&[wait_for(BUTTON, 1), power_off(), halt()], CONTROL);
     machine.configure(super::SETTINGS, CONTROL);
     drop(UnixListener::bind(machine.path("control.sock")).unwrap());
@@ -27,19 +27,19 @@ fn a_socket_that_was_left_behind_is_replaced() {
 }
 
 #[test]
-fn the_socket_of_another_machine_is_an_error_that_names_it() {
-    let rig = Rig::patient();
+fn the_socket_of_another_machine_is_an_error() {
+    let rig = Rig::power_button();
     let mut second = rig.machine.command();
     let output = second.stdin(Stdio::null()).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("control.sock` is in use"), "{stderr}");
-    assert_eq!(rig.state(), "running", "the first one goes on");
+    assert_eq!(rig.state(), "running", "the first machine continues");
 }
 
 #[test]
-fn a_machine_without_one_says_how_to_get_one() {
-    let rig = Rig::patient();
+fn a_missing_control_socket_has_a_remedy() {
+    let rig = Rig::power_button();
     rig.machine.configure("memory = \"32MiB\"", "");
     let output = rig.ctl(&["status"]);
     assert_eq!(output.status.code(), Some(1));

@@ -1,16 +1,15 @@
-//! What the machine says of itself, against what the description of the interface says it says.
+//! Answers of the control socket, checked against `resources/openapi.json`.
 
 use serde_json::Value;
 
 use super::{DISK_BYTES, Rig};
 
-/// The description.
+/// The OpenAPI description.
 fn description() -> Value {
     serde_json::from_str(include_str!("../../../../resources/openapi.json")).unwrap()
 }
 
-/// Checks `value` against a schema of the description: every key that is there is described, and every
-/// one that is required is there.
+/// Checks `value` against a schema: every key is described, and every required key is present.
 pub(super) fn check(value: &Value, schema: &Value, at: &str) {
     let description = description();
     let schema = match schema.get("$ref") {
@@ -20,11 +19,11 @@ pub(super) fn check(value: &Value, schema: &Value, at: &str) {
         None => schema,
     };
     if let Some(choices) = schema.get("anyOf") {
-        // Something, or null.
-        let [something, null] = choices.as_array().unwrap().as_slice() else { panic!("{at}") };
+        // A schema, or null.
+        let [schema, null] = choices.as_array().unwrap().as_slice() else { panic!("{at}") };
         assert_eq!(null["type"], "null", "{at}");
         if !value.is_null() {
-            check(value, something, at);
+            check(value, schema, at);
         }
         return;
     }
@@ -66,7 +65,7 @@ pub(super) fn schema(name: &str) -> Value {
 }
 
 #[test]
-fn the_status_is_as_described() {
+fn the_status_matches_the_description() {
     let rig = Rig::with_disks();
     let status = rig.get("/v1/status").json();
     check(&status, &schema("Status"), "status");
@@ -78,7 +77,7 @@ fn the_status_is_as_described() {
     assert_eq!((&root["id"], &root["size_bytes"]), (&"root".into(), &DISK_BYTES.into()));
     assert_eq!(root["path"], rig.machine.path("root.img").to_str().unwrap());
     assert_eq!(
-        // The guest has no driver, so no engine was chosen yet.
+        // Without a driver in the guest, no engine is chosen yet.
         (&root["cache"], &root["engine"]["name"]),
         (&"writeback".into(), &"auto".into())
     );
@@ -93,7 +92,7 @@ fn the_status_is_as_described() {
 }
 
 #[test]
-fn problems_are_as_described() {
+fn problems_match_the_description() {
     let rig = Rig::with_disks();
     let cases = [
         ("GET", "/v1/nothing", "", 404, "/v1/status"),
@@ -102,18 +101,24 @@ fn problems_are_as_described() {
         ("GET", "/v1/disks/root/more", "", 404, "/v1/status"),
         ("POST", "/v1/status", "", 405, "GET"),
         ("GET", "/v1/pause", "", 405, "POST"),
-        ("POST", "/v1/disks/root", "", 405, "send a GET, PUT, DELETE"),
+        ("POST", "/v1/disks/root", "", 405, "use GET, PUT, DELETE"),
         ("DELETE", "/v1/disks/root", "", 409, "virtio-scsi"),
         ("POST", "/v1/pause", "{}", 400, "none"),
         ("GET", "/v1/status", "{}", 400, "none"),
         ("POST", "/v1/disks/root/resize", "{", 400, "size_bytes"),
         ("POST", "/v1/disks/root/resize", "{\"size\": 1}", 400, "size_bytes"),
         ("POST", "/v1/disks/root/resize", "{\"size_bytes\": -1}", 400, "size_bytes"),
-        ("POST", "/v1/disks/root/resize", "{\"size_bytes\": 4194305}", 400, "whole blocks"),
-        ("POST", "/v1/disks/root/resize", "{\"size_bytes\": 512}", 409, "ask for more"),
+        (
+            "POST",
+            "/v1/disks/root/resize",
+            "{\"size_bytes\": 4194305}",
+            400,
+            "a multiple of the block size",
+        ),
+        ("POST", "/v1/disks/root/resize", "{\"size_bytes\": 512}", 409, "choose a larger size"),
     ];
     for (method, path, body, status, remedy) in cases {
-        let answer = rig.ask(method, path, body);
+        let answer = rig.request(method, path, body);
         assert_eq!(answer.status, status, "{method} {path} {body}: {answer:?}");
         assert!(answer.head.contains("application/problem+json"), "{answer:?}");
         let problem = answer.json();
@@ -122,6 +127,6 @@ fn problems_are_as_described() {
         assert!(problem["remedy"].as_str().unwrap().contains(remedy), "{path}: {problem}");
         assert_eq!(answer.head.contains("\r\nAllow: "), status == 405, "{answer:?}");
     }
-    assert!(rig.ask("PUT", "/v1/pause", "").head.contains("\r\nAllow: POST\r\n"));
+    assert!(rig.request("PUT", "/v1/pause", "").head.contains("\r\nAllow: POST\r\n"));
     assert_eq!(rig.state(), "running");
 }

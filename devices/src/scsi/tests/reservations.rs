@@ -19,8 +19,8 @@ impl Rig {
 
     /// Generation, key and type.
     fn state(&self) -> (u32, Option<u64>, Option<u8>) {
-        let keys = self.ask(&hex("5e 00 00 00 00 00 00 00ff 00"));
-        let held = self.ask(&hex("5e 01 00 00 00 00 00 00ff 00"));
+        let keys = self.query(&hex("5e 00 00 00 00 00 00 00ff 00"));
+        let held = self.query(&hex("5e 01 00 00 00 00 00 00ff 00"));
         assert_eq!(keys[..4], held[..4]);
         let word = |bytes: &[u8]| u64::from_be_bytes(*bytes.first_chunk().unwrap());
         let key = (keys.len() > 8).then(|| word(&keys[8..]));
@@ -33,35 +33,35 @@ impl Rig {
 }
 
 #[test]
-fn a_key_goes_through_its_life() {
+fn register_reserve_release() {
     let rig = Rig::new();
     let conflict = Err(Failure::Conflict);
     assert_eq!(rig.state(), (0, None, None));
     assert_eq!(rig.reserve(RESERVE, 1, 0, 0), conflict, "not registered");
-    assert_eq!(rig.reserve(REGISTER, 0, 5, 7), conflict, "another key than none");
+    assert_eq!(rig.reserve(REGISTER, 0, 5, 7), conflict, "key of no registration");
     assert_eq!(rig.reserve(REGISTER, 0, 0, 7), Ok(()));
     assert_eq!(rig.reserve(REGISTER, 0, 0, 8), conflict);
     assert_eq!(rig.reserve(RESERVE, 3, 7, 0), Ok(()));
     assert_eq!(rig.state(), (1, Some(7), Some(3)));
     assert_eq!(rig.reserve(RESERVE, 3, 7, 0), Ok(()), "again");
-    assert_eq!(rig.reserve(RESERVE, 1, 7, 0), conflict, "of another type");
+    assert_eq!(rig.reserve(RESERVE, 1, 7, 0), conflict, "another type");
     assert_eq!(rig.reserve(RELEASE, 1, 7, 0), Err(Failure::Check(Sense::INVALID_RELEASE)));
     assert_eq!(rig.reserve(RELEASE, 3, 8, 0), conflict);
     assert_eq!(rig.reserve(RELEASE, 3, 7, 0), Ok(()));
-    assert_eq!(rig.reserve(RELEASE, 3, 7, 0), Ok(()), "nothing is held");
+    assert_eq!(rig.reserve(RELEASE, 3, 7, 0), Ok(()), "not held");
     assert_eq!(rig.state(), (1, Some(7), None));
     assert_eq!(rig.reserve(IGNORE, 0, 99, 9), Ok(()));
     assert_eq!(rig.reserve(RESERVE, 8, 9, 0), Ok(()));
-    assert_eq!(rig.reserve(REGISTER, 0, 9, 0), Ok(()), "leaves, and with it the reservation");
+    assert_eq!(rig.reserve(REGISTER, 0, 9, 0), Ok(()), "unregistering releases");
     assert_eq!(rig.state(), (3, None, None));
 }
 
 #[test]
-fn clearing_and_preempting() {
+fn clear_and_preempt() {
     let rig = Rig::new();
     assert_eq!(rig.reserve(REGISTER, 0, 0, 7), Ok(()));
     assert_eq!(rig.reserve(RESERVE, 5, 7, 0), Ok(()));
-    assert_eq!(rig.reserve(PREEMPT, 6, 7, 8), Err(Failure::Conflict), "nobody has that key");
+    assert_eq!(rig.reserve(PREEMPT, 6, 7, 8), Err(Failure::Conflict), "unknown key");
     assert_eq!(
         rig.reserve(PREEMPT, 6, 7, 0),
         Err(Failure::Check(Sense::invalid_parameter(8, None)))
@@ -71,15 +71,15 @@ fn clearing_and_preempting() {
     assert_eq!(rig.reserve(CLEAR, 0, 7, 0), Ok(()));
     assert_eq!(rig.state(), (3, None, None));
     assert_eq!(rig.reserve(REGISTER, 0, 0, 7), Ok(()));
-    assert_eq!(rig.reserve(PREEMPT, 1, 7, 7), Ok(()), "its own registration goes");
+    assert_eq!(rig.reserve(PREEMPT, 1, 7, 7), Ok(()), "its own registration");
     assert_eq!(rig.state(), (5, None, None));
 }
 
-/// What is not supported is refused, and said beforehand.
+/// Unsupported features are refused and not reported.
 #[test]
-fn capabilities_are_true() {
+fn capabilities_match_the_checks() {
     let rig = Rig::new();
-    assert_eq!(rig.ask(&hex("5e 02 00 00 00 00 00 00ff 00")), hex("0008 00 80 ea01 0000"));
+    assert_eq!(rig.query(&hex("5e 02 00 00 00 00 00 00ff 00")), hex("0008 00 80 ea01 0000"));
     for bit in [0, 2, 3] {
         let mut list = [0; 24];
         (list[15], list[20]) = (7, 1 << bit);
@@ -91,7 +91,7 @@ fn capabilities_are_true() {
         let outcome = rig.reserve(RESERVE, kind, 7, 0);
         if [1, 3, 5, 6, 7, 8].contains(&kind) {
             assert_eq!(outcome, Ok(()));
-            let full = rig.ask(&hex("5e 03 00 00 00 00 00 00ff 00"));
+            let full = rig.query(&hex("5e 03 00 00 00 00 00 00ff 00"));
             assert_eq!((full.len(), full[20], full[21]), (8 + 48, 1, kind));
             assert_eq!(rig.reserve(RELEASE, kind, 7, 0), Ok(()));
         } else {
@@ -104,7 +104,7 @@ fn capabilities_are_true() {
 }
 
 #[test]
-fn what_is_reserved_survives_a_reset() {
+fn registrations_survive_a_reset() {
     let rig = Rig::new();
     assert_eq!(rig.reserve(REGISTER, 0, 0, 7), Ok(()));
     rig.unit.reset(Attention::UnitReset);

@@ -1,4 +1,4 @@
-//! What is said of a disk, for people and for programs. Pure but for the names of processes.
+//! The result of `bulkhead disk inspect`, as text and as JSON. Pure, except for process names.
 
 use std::fs;
 
@@ -6,30 +6,30 @@ use block::{DiscardLimits, Extent, Geometry, ImageLock, Named, Survey};
 use clap::builder::styling::Style;
 use serde_json::{Value, json};
 
-use super::Found;
 use super::extent_map::percent;
+use super::selection::SelectedDisk;
+use crate::cmd::sanitize::sanitize;
 use crate::config::{DiskConfig, human_size};
-use crate::sanitize::sanitize;
 
 const BOLD: Style = Style::new().bold();
 
-/// All there is to say.
+/// Everything known about a disk.
 pub(super) struct Inspection<'d> {
-    found: &'d Found,
+    selected: &'d SelectedDisk,
     survey: &'d Survey,
-    data: Sum,
-    holes: Sum,
-    /// Bytes of whole granules that hold only zeroes, if they were counted.
+    data: ExtentSum,
+    holes: ExtentSum,
+    /// Bytes in whole granules of zeroes, if they were counted.
     zeroes: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Sum {
+struct ExtentSum {
     extents: usize,
     bytes: u64,
 }
 
-impl Sum {
+impl ExtentSum {
     fn of<'e>(extents: impl Iterator<Item = &'e Extent>) -> Self {
         extents.fold(Self::default(), |sum, extent| Self {
             extents: sum.extents + 1,
@@ -49,14 +49,14 @@ impl Sum {
 
 impl<'d> Inspection<'d> {
     pub(super) fn new(
-        found: &'d Found,
+        selected: &'d SelectedDisk,
         survey: &'d Survey,
         extents: &[Extent],
         zeroes: Option<u64>,
     ) -> Self {
-        let data = Sum::of(extents.iter().filter(|extent| extent.data));
-        let holes = Sum::of(extents.iter().filter(|extent| !extent.data));
-        Self { found, survey, data, holes, zeroes }
+        let data = ExtentSum::of(extents.iter().filter(|extent| extent.data));
+        let holes = ExtentSum::of(extents.iter().filter(|extent| !extent.data));
+        Self { selected, survey, data, holes, zeroes }
     }
 
     pub(super) fn text(&self) -> String {
@@ -66,7 +66,7 @@ impl<'d> Inspection<'d> {
             None if self.survey.is_block_device => "block device".to_owned(),
             None => "image file".to_owned(),
         };
-        let path = sanitize(&self.found.path.display().to_string());
+        let path = sanitize(&self.selected.path.display().to_string());
         let size = human_size(capacity);
         let mut rows = vec![
             (
@@ -97,21 +97,21 @@ impl<'d> Inspection<'d> {
                 let share = percent(bytes, self.survey.geometry.capacity);
                 format!("{} of the host's space ({share} of its size)", human_size(bytes))
             }
-            None => "only what holds the device knows".to_owned(),
+            None => "not reported by the device".to_owned(),
         }
     }
 
     fn granularity(&self) -> String {
         match self.survey.geometry.discard {
             Some(DiscardLimits { granularity, alignment: 0, .. }) => {
-                format!("the host frees {} at a time", human_size(granularity.into()))
+                format!("the host frees multiples of {}", human_size(granularity.into()))
             }
             Some(DiscardLimits { granularity, alignment, .. }) => format!(
-                "the host frees {} at a time, the first at {}",
+                "the host frees multiples of {}, from an offset of {}",
                 human_size(granularity.into()),
                 human_size(alignment.into())
             ),
-            None => "nothing can be discarded here".to_owned(),
+            None => "the host cannot discard".to_owned(),
         }
     }
 
@@ -119,33 +119,35 @@ impl<'d> Inspection<'d> {
         match (self.survey.geometry.discard, self.zeroes, self.survey.allocated) {
             (None, ..) => "nothing".to_owned(),
             (_, Some(zeroes), _) => format!(
-                "{} at least: so much holds only zeroes; the guest knows what else it does not use",
+                "at least the {} of zeroes; only the guest knows its further free space",
                 human_size(zeroes)
             ),
             (_, None, Some(allocated)) => format!(
-                "at most {}: what the guest does not use of it; --scan counts what is zero",
+                "at most {}, as far as the guest does not use it; --scan counts zeroes",
                 human_size(allocated)
             ),
-            (_, None, None) => "what the guest does not use; --scan counts what is zero".to_owned(),
+            (_, None, None) => {
+                "the space that the guest does not use; --scan counts zeroes".to_owned()
+            }
         }
     }
 
     fn cache_mode(&self) -> String {
-        match &self.found.config {
+        match &self.selected.config {
             Some(config) => config.options.cache.name().to_owned(),
-            None => "a machine's configuration says; name it with --config".to_owned(),
+            None => "set in a machine's configuration; name it with --config".to_owned(),
         }
     }
 
     fn user(&self) -> String {
-        let who = |pid: Option<u32>| match pid {
+        let process = |pid: Option<u32>| match pid {
             Some(pid) => format!("process {pid}{}", name_of(pid)),
-            None => "a process that only root may see".to_owned(),
+            None => "a process that only root can identify".to_owned(),
         };
         match self.survey.lock {
-            ImageLock::Free => "nobody".to_owned(),
-            ImageLock::Shared { pid } => format!("{}, to read it", who(pid)),
-            ImageLock::Exclusive { pid } => format!("{}, to write it", who(pid)),
+            ImageLock::Free => "no process".to_owned(),
+            ImageLock::Shared { pid } => format!("{}, which reads it", process(pid)),
+            ImageLock::Exclusive { pid } => format!("{}, which writes it", process(pid)),
         }
     }
 
@@ -158,37 +160,37 @@ impl<'d> Inspection<'d> {
                 percent(space.used, space.total()),
                 human_size(space.available)
             ),
-            None => "the host does not say how much space is left".to_owned(),
+            None => "a store whose free space the host does not report".to_owned(),
         }
     }
 
     pub(super) fn json(&self) -> String {
         let Survey { geometry, allocated, backing, is_block_device, volume, lock, .. } =
             self.survey;
-        // A block device does not tell what is where.
-        let told = |sum: Sum| if *is_block_device { Value::Null } else { sum.json() };
+        // A block device does not report its extents.
+        let reported = |sum: ExtentSum| if *is_block_device { Value::Null } else { sum.json() };
         let (lock, pid) = match *lock {
             ImageLock::Free => ("free", None),
             ImageLock::Shared { pid } => ("shared", pid),
             ImageLock::Exclusive { pid } => ("exclusive", pid),
         };
         let answer = json!({
-            "path": self.found.path.display().to_string(),
-            "id": self.found.config.as_ref().map(DiskConfig::id),
+            "path": self.selected.path.display().to_string(),
+            "id": self.selected.config.as_ref().map(DiskConfig::id),
             "kind": if *is_block_device { "block device" } else { "file" },
             "zfs_volume": volume,
             "size_bytes": geometry.capacity,
             "logical_block_bytes": geometry.logical_block,
             "physical_block_bytes": geometry.physical_block,
             "allocated_bytes": allocated,
-            "data": told(self.data),
-            "holes": told(self.holes),
+            "data": reported(self.data),
+            "holes": reported(self.holes),
             "discard": geometry.discard.map(|limits| json!({
                 "granularity_bytes": limits.granularity,
                 "alignment_bytes": limits.alignment,
             })),
             "zero_bytes": self.zeroes,
-            "cache": self.found.config.as_ref().map(|config| config.options.cache.name()),
+            "cache": self.selected.config.as_ref().map(|config| config.options.cache.name()),
             "lock": { "state": lock, "pid": pid },
             "backing": backing.map(|space| json!({
                 "used_bytes": space.used,
@@ -199,7 +201,7 @@ impl<'d> Inspection<'d> {
     }
 }
 
-/// What a process calls itself.
+/// The name of a process, in parentheses.
 fn name_of(pid: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let name = sanitize(name.trim_end());

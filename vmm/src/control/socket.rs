@@ -1,8 +1,8 @@
-//! A socket in the file system that others connect to: only its owner may use it, and only one process has it.
+//! A listening Unix socket: only its owner may connect, and only one process listens.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -10,69 +10,70 @@ use rustix::fs::{FlockOperation, Mode, fchmod, flock};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 
-/// Clients that may wait to be accepted.
+/// Connections that may wait to be accepted.
 const BACKLOG: i32 = 16;
 
-/// Why there is no socket.
+/// The reason there is no socket.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
-    /// Somebody listens there.
+pub(crate) enum SocketError {
+    /// Another process listens there.
     #[error(
         "the {0} {1} is in use: another process listens there; end that one, or name another path"
     )]
     InUse(&'static str, PathBuf),
     /// The host refused.
-    #[error("cannot listen at the {0} {1}")]
+    #[error("cannot listen on the {0} {1}")]
     Host(&'static str, PathBuf, #[source] io::Error),
 }
 
-/// A socket that is listened at, and removed in the end.
+/// A listening socket. Dropping it removes its file.
 #[derive(Debug)]
-pub(crate) struct Socket {
-    /// What it is for, to say so in messages.
-    what: &'static str,
+pub(crate) struct ListeningSocket {
+    /// Its purpose, for messages.
+    purpose: &'static str,
     path: PathBuf,
     listener: UnixListener,
-    /// Device and inode of what was made at `path`.
+    /// Device and inode of the file.
     identity: (u64, u64),
 }
 
-impl Socket {
-    /// Listens at `path`; takes the place of a socket that nobody listens at any more.
+impl ListeningSocket {
+    /// Listens at `path`. A socket file without a listener is replaced.
     ///
     /// # Errors
     ///
-    /// When somebody does, or the host refuses.
-    pub(crate) fn claim(what: &'static str, path: &Path) -> Result<Self, Error> {
-        let host = |source| Error::Host(what, path.into(), source);
-        // Of two who find an abandoned socket, one comes second and finds the other's.
+    /// Another process listens there, or the host refuses.
+    pub(crate) fn bind(purpose: &'static str, path: &Path) -> Result<Self, SocketError> {
+        let host = |source| SocketError::Host(purpose, path.into(), source);
+        // The lock on the directory keeps two processes from replacing the same file.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(host)?;
         flock(&folder, FlockOperation::LockExclusive).map_err(|errno| host(errno.into()))?;
         match UnixStream::connect(path) {
-            Ok(_) => return Err(Error::InUse(what, path.into())),
+            Ok(_) => return Err(SocketError::InUse(purpose, path.into())),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                // A file that is no socket refuses, too.
+                // A regular file refuses connections too, and is kept.
                 remove_socket(path).map_err(host)?;
             }
             Err(_) => {}
         }
         let listener = listen(path).map_err(host)?;
         let identity = identity(path).map_err(host)?;
-        Ok(Self { what, path: path.into(), listener, identity })
+        Ok(Self { purpose, path: path.into(), listener, identity })
     }
 
+    /// The non-blocking listener.
     pub(crate) fn listener(&self) -> &UnixListener {
         &self.listener
     }
 }
 
 fn remove_socket(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::FileTypeExt;
     if fs::symlink_metadata(path)?.file_type().is_socket() { fs::remove_file(path) } else { Ok(()) }
 }
 
-/// Listens with mode 0600 from the start: Linux makes the file with the mode of the unbound socket.
+/// Listens with mode 0600 from the start: Linux creates the file with the mode of the unbound
+/// socket.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -87,14 +88,14 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-impl Drop for Socket {
+impl Drop for ListeningSocket {
     fn drop(&mut self) {
-        // What somebody else put there is not ours to remove.
+        // A file that replaced ours belongs to another process.
         if !identity(&self.path).is_ok_and(|found| found == self.identity) {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "{} not removed", self.what);
+            tracing::warn!(%error, path = %self.path.display(), "cannot remove the {}", self.purpose);
         }
     }
 }
@@ -110,10 +111,10 @@ mod tests {
     }
 
     #[test]
-    fn only_the_owner_may_use_it_and_it_goes_in_the_end() {
+    fn only_the_owner_may_connect_and_the_file_is_removed() {
         let folder = folder();
         let path = folder.path().join("c");
-        let socket = Socket::claim("test socket", &path).unwrap();
+        let socket = ListeningSocket::bind("test socket", &path).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         UnixStream::connect(&path).unwrap();
@@ -122,14 +123,14 @@ mod tests {
     }
 
     #[test]
-    fn a_live_socket_is_left_alone() {
+    fn a_socket_in_use_is_kept() {
         let folder = folder();
         let path = folder.path().join("c");
-        let _live = Socket::claim("test socket", &path).unwrap();
-        let error = Socket::claim("test socket", &path).unwrap_err();
-        assert!(matches!(error, Error::InUse(..)));
+        let _live = ListeningSocket::bind("test socket", &path).unwrap();
+        let error = ListeningSocket::bind("test socket", &path).unwrap_err();
+        assert!(matches!(error, SocketError::InUse(..)));
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
-        UnixStream::connect(&path).expect("still there");
+        UnixStream::connect(&path).expect("the first one still listens");
     }
 
     #[test]
@@ -138,26 +139,27 @@ mod tests {
         let path = folder.path().join("c");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let _socket = Socket::claim("test socket", &path).unwrap();
+        let _socket = ListeningSocket::bind("test socket", &path).unwrap();
         UnixStream::connect(&path).unwrap();
     }
 
     #[test]
-    fn what_is_no_socket_stays() {
+    fn a_regular_file_is_kept() {
         let folder = folder();
         let path = folder.path().join("c");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(Socket::claim("test socket", &path), Err(Error::Host(..))));
+        let outcome = ListeningSocket::bind("test socket", &path);
+        assert!(matches!(outcome, Err(SocketError::Host(..))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 
     #[test]
-    fn the_socket_of_a_successor_stays() {
+    fn the_socket_of_a_successor_is_kept() {
         let folder = folder();
         let path = folder.path().join("c");
-        let first = Socket::claim("test socket", &path).unwrap();
+        let first = ListeningSocket::bind("test socket", &path).unwrap();
         fs::rename(&path, folder.path().join("moved")).unwrap();
-        let _second = Socket::claim("test socket", &path).unwrap();
+        let _second = ListeningSocket::bind("test socket", &path).unwrap();
         drop(first);
         UnixStream::connect(&path).unwrap();
     }

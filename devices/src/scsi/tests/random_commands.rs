@@ -1,10 +1,10 @@
-//! Whatever the bytes of a command and its data: no panic, and nothing beyond the disk.
+//! Random commands and data: no panic, and no operation beyond the disk.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Bytes that are more often a command than random ones are.
+/// Bytes that are commands more often than random ones.
 fn commands() -> impl Strategy<Value = Vec<u8>> {
     let opcodes = [
         0x00, 0x03, 0x08, 0x0a, 0x12, 0x15, 0x1a, 0x1b, 0x1d, 0x1e, 0x25, 0x28, 0x2a, 0x2e, 0x2f,
@@ -20,7 +20,7 @@ fn commands() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// The bytes of the disk that an operation touches.
+/// Start and length of the bytes that an operation touches.
 fn touched(op: Operation, data: Data) -> (u64, u64) {
     let len = match data {
         Data::None => 0,
@@ -41,7 +41,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_leaves_the_disk(
+    fn operations_stay_on_the_disk(
         cdb in commands(),
         out in prop::collection::vec(prop_oneof![3 => Just(0u8), 1 => any::<u8>()], 0..80),
         big: bool,
@@ -50,7 +50,7 @@ proptest! {
         lun in prop::option::of(0..2u16),
     ) {
         let capacity = if big { u64::MAX / 8192 * 4096 } else { 64 << 10 };
-        let rig = Rig::with(Look { capacity, block, read_only, ..Look::default() });
+        let rig = Rig::with(DiskSetup { capacity, block, read_only, ..DiskSetup::default() });
         match rig.target.execute(lun, &Cdb::new(&cdb), &&out[..]) {
             Ok(Answer::Good { data, taken }) => {
                 prop_assert!(taken <= out.len() as u64);
@@ -58,7 +58,7 @@ proptest! {
             }
             Ok(Answer::Work(mut job)) => {
                 let mut step = job.step();
-                // Enough for what must end; a long one is as good after that.
+                // Enough for all commands that end soon.
                 for _ in 0..64 {
                     let (start, len) = touched(step.op, step.data);
                     prop_assert!(start.checked_add(len).is_some_and(|end| end <= capacity));

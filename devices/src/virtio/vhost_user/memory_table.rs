@@ -1,7 +1,8 @@
-//! The frontend's memory table: guest memory as it shares it, and its own addresses in that.
+//! The frontend's memory table: the guest memory that it shares, and its own addresses of it.
 //!
-//! A frontend that truncates the file behind a region takes the pages away from under us: an access then ends this
-//! process with SIGBUS, as it does with every back end. Sealed memory cannot be truncated; of other memory the log tells.
+//! A frontend that truncates the file behind a region removes pages from our mapping: the next
+//! access ends this process with SIGBUS, as for every back end. A sealed file cannot be truncated;
+//! other files are noted in the log.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -10,69 +11,72 @@ use rustix::fs::{SealFlags, fcntl_get_seals};
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 
-use super::Fault;
+use super::fault::Fault;
 use crate::GuestMemory;
 
-/// The most regions. Each one that is not the first costs a comparison per buffer.
+/// Maximum number of regions. Each region after the first costs a comparison per buffer.
 pub(super) const MAX_REGIONS: usize = 64;
 
-/// One region, mapped.
+/// A mapped region.
 #[derive(Clone)]
-struct Region {
+struct TableRegion {
+    /// Guest-physical address.
     guest: u64,
+    /// Address in the frontend.
     user: u64,
+    /// Length in bytes.
     len: u64,
     mapped: Arc<GuestRegionMmap>,
 }
 
-/// See the module's documentation.
+/// The regions of a frontend.
 #[derive(Clone, Default)]
 pub(super) struct MemoryTable {
-    /// By guest-physical address.
-    regions: Vec<Region>,
+    /// Sorted by guest-physical address.
+    regions: Vec<TableRegion>,
     memory: GuestMemory,
 }
 
 impl MemoryTable {
-    /// A table of the given regions, each with its file.
+    /// A table of `regions`, each with its file.
     ///
     /// # Errors
     ///
-    /// A region cannot be mapped, or two of them overlap.
+    /// A region cannot be mapped, or two regions overlap.
     pub(super) fn new(regions: &[VhostUserMemoryRegion], files: Vec<File>) -> Result<Self, Fault> {
         let regions = regions.iter().zip(files).map(|(region, file)| map(region, file));
-        Self::of(regions.collect::<Result<_, _>>()?)
+        Self::from_regions(regions.collect::<Result<_, _>>()?)
     }
 
-    /// The same with one more region.
+    /// The table with an additional region.
     ///
     /// # Errors
     ///
-    /// It cannot be mapped, overlaps another one, or is one too many.
+    /// The region cannot be mapped or overlaps another one, or the table is full.
     pub(super) fn with(&self, region: &VhostUserMemoryRegion, file: File) -> Result<Self, Fault> {
         let mut regions = self.regions.clone();
         regions.push(map(region, file)?);
-        Self::of(regions)
+        Self::from_regions(regions)
     }
 
-    /// The same without a region.
+    /// The table without a region.
     ///
     /// # Errors
     ///
-    /// There is no such region.
+    /// The table does not have the region.
     pub(super) fn without(&self, region: &VhostUserMemoryRegion) -> Result<Self, Fault> {
         let wanted = (region.guest_phys_addr, region.user_addr, region.memory_size);
-        let is_wanted = |held: &Region| (held.guest, held.user, held.len) == wanted;
+        let is_wanted = |held: &TableRegion| (held.guest, held.user, held.len) == wanted;
         let mut regions = self.regions.clone();
         let Some(at) = regions.iter().position(is_wanted) else {
-            let why = "there is no such region to remove".into();
+            let why = "the region to remove does not exist".into();
             return Err(Fault::Memory { at: region.guest_phys_addr, why });
         };
         regions.remove(at);
-        Self::of(regions)
+        Self::from_regions(regions)
     }
 
-    fn of(mut regions: Vec<Region>) -> Result<Self, Fault> {
+    fn from_regions(mut regions: Vec<TableRegion>) -> Result<Self, Fault> {
         if regions.len() > MAX_REGIONS {
             return Err(Fault::Value {
                 what: "the number of memory regions",
@@ -88,18 +92,18 @@ impl MemoryTable {
         Ok(Self { regions, memory })
     }
 
-    /// All regions, as devices see them.
+    /// All regions as guest memory.
     pub(super) fn memory(&self) -> &GuestMemory {
         &self.memory
     }
 
-    /// The guest-physical address of an address of the frontend.
+    /// The guest-physical address of an address in the frontend.
     ///
     /// # Errors
     ///
-    /// It lies in no region.
+    /// [`Fault::Address`].
     pub(super) fn guest_address(&self, user: u64) -> Result<u64, Fault> {
-        let within = |region: &Region| {
+        let within = |region: &TableRegion| {
             let offset = user.checked_sub(region.user).filter(|offset| *offset < region.len)?;
             region.guest.checked_add(offset)
         };
@@ -107,7 +111,7 @@ impl MemoryTable {
     }
 }
 
-fn map(region: &VhostUserMemoryRegion, file: File) -> Result<Region, Fault> {
+fn map(region: &VhostUserMemoryRegion, file: File) -> Result<TableRegion, Fault> {
     // By value: the message is packed.
     let VhostUserMemoryRegion { guest_phys_addr: guest, memory_size: len, user_addr: user, .. } =
         *region;
@@ -115,28 +119,29 @@ fn map(region: &VhostUserMemoryRegion, file: File) -> Result<Region, Fault> {
     let sealed = fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
     let mapping = map_shared(file, region.mmap_offset, len).map_err(refused)?;
     let mapped = GuestRegionMmap::new(mapping, GuestAddress(guest))
-        .ok_or_else(|| refused("it ends beyond the last address".into()))?;
+        .ok_or_else(|| refused("it exceeds the address space".into()))?;
     tracing::debug!(target: "vhost-user", guest, len, sealed, "guest memory");
     if !sealed {
         tracing::info!(
             target: "vhost-user",
-            "guest memory at {guest:#x} is not sealed: a frontend that truncates it ends this process"
+            "guest memory at {guest:#x} is not sealed: this process ends if the frontend \
+             truncates it"
         );
     }
-    Ok(Region { guest, user, len, mapped: Arc::new(mapped) })
+    Ok(TableRegion { guest, user, len, mapped: Arc::new(mapped) })
 }
 
-/// Maps a part of a file that the frontend sent, all of which must be there: the kernel would map what is not, and
-/// end the process that touches it.
+/// Maps `len` bytes at `offset` of a file that the frontend sent. All of them must exist: the
+/// kernel maps bytes beyond the end of a file, but an access to them ends the process.
 ///
 /// # Errors
 ///
-/// Why it cannot be mapped.
+/// The reason why the bytes cannot be mapped.
 pub(super) fn map_shared(file: File, offset: u64, len: u64) -> Result<MmapRegion, String> {
     let metadata = file.metadata().map_err(|error| error.to_string())?;
     let end = offset.checked_add(len).filter(|end| metadata.is_file() && *end <= metadata.len());
     let (Some(_), Ok(bytes)) = (end, usize::try_from(len)) else {
-        return Err(format!("{len} bytes at {offset:#x} do not lie within the file sent"));
+        return Err(format!("{len} bytes at {offset:#x} are not within the file"));
     };
     MmapRegion::from_file(FileOffset::new(file, offset), bytes).map_err(|error| error.to_string())
 }
@@ -160,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_the_frontend_become_the_guests() {
+    fn frontend_addresses_translate_to_guest_addresses() {
         let low = region(0, 0x10_000, 0x7f00_0000_0000, 0);
         let high = region(1 << 32, 0x10_000, 0x7f00_0001_0000, 0x10_000);
         let whole = table(&[high, low]).unwrap();
@@ -176,10 +181,10 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_is_not_there_is_refused() {
+    fn memory_beyond_the_file_is_refused() {
         let refused = |region: VhostUserMemoryRegion| table(&[region]).map(drop).unwrap_err();
         let beyond = region(0, 0x1000, 0, 1 << 20);
-        assert!(refused(beyond).to_string().contains("do not lie within"));
+        assert!(refused(beyond).to_string().contains("are not within the file"));
         refused(region(0, (1 << 20) + 1, 0, 0));
         refused(region(0, 0x1000, 0, u64::MAX - 0xfff));
         refused(region(0, 0x1000, 0, 1));
@@ -192,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_only_so_many_regions() {
+    fn the_number_of_regions_is_bounded() {
         let regions: Vec<_> = (0..65).map(|at| region(at << 12, 0x1000, at << 12, 0)).collect();
         assert!(table(&regions[..64]).is_ok());
         assert!(table(&regions).is_err());

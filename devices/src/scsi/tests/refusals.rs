@@ -1,8 +1,8 @@
-//! The table of refusals: key, code, qualifier and field, exactly.
+//! Refused commands with the exact sense data.
 
 use super::*;
 
-/// A command, its data-out, and what it must be told.
+/// A command, its data-out, and the expected failure.
 type Row = (&'static str, &'static str, Failure);
 
 const fn field(byte: u16, bit: Option<u8>) -> Failure {
@@ -18,11 +18,11 @@ fn check(rig: &Rig, rows: &[Row]) {
         let outcome = rig.execute(&hex(cdb), &hex(out));
         assert_eq!(outcome.err(), Some(*expected), "{cdb} {out}");
     }
-    assert_eq!(rig.asked(), []);
+    assert_eq!(rig.operations(), []);
 }
 
 #[test]
-fn blocks_beyond_the_end() {
+fn blocks_beyond_the_end_are_refused() {
     let range = Failure::Check(Sense::LBA_OUT_OF_RANGE);
     let unmap = "0016 0010 00000000 0000000000000000 00000001 00000000";
     check(
@@ -60,9 +60,9 @@ fn blocks_beyond_the_end() {
 }
 
 #[test]
-fn fields_of_commands() {
+fn invalid_cdb_fields_are_refused() {
     check(
-        &Rig::with(Look { capacity: 64 * MIB, ..Look::default() }),
+        &Rig::with(DiskSetup { capacity: 64 * MIB, ..DiskSetup::default() }),
         &[
             ("48 01 00 00 00 00 00 0000 00", "", Failure::Check(Sense::INVALID_COMMAND)),
             ("ff 00 00 00 00 00", "", Failure::Check(Sense::INVALID_COMMAND)),
@@ -93,18 +93,18 @@ fn fields_of_commands() {
             ("15 11 00 00 04 00", "00000000", field(1, Some(0))),
         ],
     );
-    let rig = Rig::with(Look { discard: false, ..Look::default() });
+    let rig = Rig::with(DiskSetup { discard: false, ..DiskSetup::default() });
     check(&rig, &[("93 08 0000000000000000 00000001 00 00", "", field(1, Some(3)))]);
-    // A driver may say that its commands are short.
+    // A CDB that is shorter than its form.
     let short = rig.execute(&hex("88 00 00 00 00 00 00 00 00 00"), &[]);
     assert_eq!(short.err(), Some(field(10, None)));
 }
 
+const LENGTH_ERROR: Failure = Failure::Check(Sense::PARAMETER_LIST_LENGTH_ERROR);
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of commands")]
-fn parameter_lists() {
-    let length = Failure::Check(Sense::PARAMETER_LIST_LENGTH_ERROR);
-    let caching = "00000000 08 12 00 00 0000 0000 0000 0000 00 00 0000 00 000000";
+fn invalid_parameter_lists_are_refused() {
+    let length = LENGTH_ERROR;
     check(
         &Rig::new(),
         &[
@@ -145,15 +145,23 @@ fn parameter_lists() {
             ("93 00 0000000000000000 00000001 00 00", "00", Failure::Overrun),
         ],
     );
-    // Nothing of a list is done if some of it is wrong.
+}
+
+#[test]
+fn a_mode_list_with_an_error_changes_nothing() {
     let rig = Rig::new();
+    let caching = "00000000 08 12 00 00 0000 0000 0000 0000 00 00 0000 00 000000";
     let both = format!("{caching} 0a 0a 06 00 00 00 0000 0000 0000");
     assert_eq!(
         rig.execute(&hex("15 10 00 00 24 00"), &hex(&both)).err(),
         Some(parameter(27, Some(4)))
     );
     assert!(rig.unit.write_cache().is_on());
-    // The soft limit is not the initiator's to change; a list that leaves it as it is may hold it.
+}
+
+/// The initiator may send the page unchanged.
+#[test]
+fn the_soft_limit_is_read_only() {
     let rig = Rig::new();
     *rig.disk.soft_limit.lock().unwrap() = Some(80);
     let limit = "00000000 5c 02 0014 00 0000000000 0000000000 00 81 02 0000 00000009";
@@ -174,10 +182,14 @@ fn parameter_lists() {
     for (cdb, list) in
         [("15 10 00 00 07 00", "00000000 5c 02 00"), ("15 10 00 00 08 00", &limit[..20])]
     {
-        assert_eq!(rig.execute(&hex(cdb), &hex(list)).err(), Some(length), "{list}");
+        assert_eq!(rig.execute(&hex(cdb), &hex(list)).err(), Some(LENGTH_ERROR), "{list}");
     }
-    // More blocks than one UNMAP may name, on a disk that has them.
-    let rig = Rig::with(Look { capacity: 64 << 30, ..Look::default() });
+}
+
+/// On a disk with more blocks than the limit.
+#[test]
+fn unmap_is_limited_in_blocks() {
+    let rig = Rig::with(DiskSetup { capacity: 64 << 30, ..DiskSetup::default() });
     let two =
         "0026 0020 00000000 0000000000000000 00400000 00000000 0000000000000000 00000001 00000000";
     let outcome = rig.execute(&hex("42 00 00000000 00 0028 00"), &hex(two));
@@ -185,8 +197,8 @@ fn parameter_lists() {
 }
 
 #[test]
-fn a_read_only_disk_refuses_every_change() {
-    let rig = Rig::with(Look { read_only: true, ..Look::default() });
+fn read_only_disks_refuse_changes() {
+    let rig = Rig::with(DiskSetup { read_only: true, ..DiskSetup::default() });
     let protected = Failure::Check(Sense::WRITE_PROTECTED);
     check(
         &rig,
@@ -205,29 +217,33 @@ fn a_read_only_disk_refuses_every_change() {
 }
 
 #[test]
-fn unit_attention_comes_before_all_but_three_commands() {
-    let rig = Rig::fresh(Look::default());
-    assert_eq!(rig.ask(&hex("12 00 00 00 24 00")).len(), 36);
-    assert_eq!(rig.ask(&hex("a0 00 00 000000 00000010 00 00")).len(), 16);
-    let told = rig.refusal(&hex("ff 00 00 00 00 00"), &[]);
-    assert_eq!(told.triple(), (Key::UnitAttention, 0x29, 0));
-    assert_eq!(rig.refusal(&hex("ff 00 00 00 00 00"), &[]), Sense::INVALID_COMMAND, "told once");
+fn all_but_three_commands_report_unit_attention() {
+    let rig = Rig::fresh(DiskSetup::default());
+    assert_eq!(rig.query(&hex("12 00 00 00 24 00")).len(), 36);
+    assert_eq!(rig.query(&hex("a0 00 00 000000 00000010 00 00")).len(), 16);
+    let sense = rig.refusal(&hex("ff 00 00 00 00 00"), &[]);
+    assert_eq!(sense.triple(), (Key::UnitAttention, 0x29, 0));
+    assert_eq!(
+        rig.refusal(&hex("ff 00 00 00 00 00"), &[]),
+        Sense::INVALID_COMMAND,
+        "reported once"
+    );
     assert!(rig.unit.set_capacity(2 * MIB));
     assert!(!rig.unit.set_capacity(2 * MIB));
-    let data = rig.ask(&hex("03 00 00 00 ff 00"));
-    assert_eq!((data[2], data[12], data[13]), (6, 0x2a, 9), "as data of REQUEST SENSE");
-    assert_eq!(rig.ask(&hex("03 01 00 00 ff 00")), hex("72 00 0000 00000000"));
-    assert_eq!(rig.ask(&hex("25 00 00000000 0000 00 00"))[..4], hex("00000fff"));
+    let data = rig.query(&hex("03 00 00 00 ff 00"));
+    assert_eq!((data[2], data[12], data[13]), (6, 0x2a, 9), "data of REQUEST SENSE");
+    assert_eq!(rig.query(&hex("03 01 00 00 ff 00")), hex("72 00 0000 00000000"));
+    assert_eq!(rig.query(&hex("25 00 00000000 0000 00 00"))[..4], hex("00000fff"));
 }
 
 #[test]
-fn a_soft_threshold_is_told_once_by_whatever_comes_next() {
+fn a_soft_threshold_is_reported_once() {
     let rig = Rig::new();
     rig.unit.raise(Attention::SoftThreshold);
     rig.unit.raise(Attention::SoftThreshold);
-    let told = rig.refusal(&hex("2a 00 00000000 00 0001 00"), &[7; 512]);
-    assert_eq!(told.triple(), (Key::UnitAttention, 0x38, 0x07));
-    assert_eq!(rig.asked(), [], "the write is for the initiator to repeat");
+    let sense = rig.refusal(&hex("2a 00 00000000 00 0001 00"), &[7; 512]);
+    assert_eq!(sense.triple(), (Key::UnitAttention, 0x38, 0x07));
+    assert_eq!(rig.operations(), [], "the initiator repeats the write");
     assert_eq!(rig.run(&hex("2a 00 00000000 00 0001 00"), &[7; 512]), Ok(vec![]));
 }
 
@@ -235,14 +251,14 @@ fn a_soft_threshold_is_told_once_by_whatever_comes_next() {
 fn a_stopped_unit_is_not_ready() {
     let rig = Rig::new();
     assert_eq!(rig.run(&hex("1b 00 00 00 00 00"), &[]), Ok(vec![]));
-    assert_eq!(rig.asked(), [Operation::Flush]);
+    assert_eq!(rig.operations(), [Operation::Flush]);
     for cdb in ["00 00 00 00 00 00", "28 00 00000000 00 0001 00", "25 00 00000000 0000 00 00"] {
         assert_eq!(rig.refusal(&hex(cdb), &[]), Sense::STOPPED);
     }
-    assert_eq!(rig.ask(&hex("03 00 00 00 ff 00"))[12..14], [4, 2]);
+    assert_eq!(rig.query(&hex("03 00 00 00 ff 00"))[12..14], [4, 2]);
     assert_eq!(rig.run(&hex("1b 00 00 00 01 00"), &[]), Ok(vec![]));
-    assert_eq!(rig.ask(&hex("00 00 00 00 00 00")), []);
+    assert_eq!(rig.query(&hex("00 00 00 00 00 00")), []);
     *rig.disk.errno.lock().unwrap() = Some(libc::EIO);
     assert_eq!(rig.run(&hex("1b 00 00 00 00 00"), &[]), Err(Sense::WRITE_ERROR));
-    assert_eq!(rig.ask(&hex("00 00 00 00 00 00")), [], "what is not flushed does not stop");
+    assert_eq!(rig.query(&hex("00 00 00 00 00 00")), [], "a failed flush does not stop the unit");
 }

@@ -1,0 +1,92 @@
+//! Console input on its way to the serial port. Control thread.
+//!
+//! Input is read only as far as it fits into the port's FIFO, so none is lost.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use event_manager::EventSet;
+use rustix::io::Errno;
+
+use super::event_loop::{EventSource, Interest};
+use crate::console::Console;
+use crate::machine::Serial;
+
+/// Larger than the port's FIFO.
+const CHUNK: usize = 64;
+
+/// Token of the console's descriptor.
+const INPUT: u32 = 1;
+/// Token of the notifier of a drained FIFO.
+const DRAINED: u32 = 2;
+
+/// The console's input and the serial port.
+pub(super) struct ConsoleInput<'m> {
+    console: &'m mut Console,
+    serial: &'m Serial,
+    registered: Option<RegisteredFd>,
+}
+
+/// The descriptor that is registered for input.
+struct RegisteredFd(RawFd);
+
+impl AsRawFd for RegisteredFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+impl<'m> ConsoleInput<'m> {
+    pub(super) fn new(console: &'m mut Console, serial: &'m Serial) -> Self {
+        Self { console, serial, registered: None }
+    }
+
+    /// Waits for input while the port has room for it.
+    fn wait_for_input(&mut self, interest: &mut Interest<'_, '_>) -> io::Result<()> {
+        if self.registered.is_some() {
+            return Ok(());
+        }
+        let input = self.console.input_descriptor(self.serial.room() > 0);
+        let Some(input) = input.map(|input| RegisteredFd(input.as_raw_fd())) else {
+            return Ok(());
+        };
+        match interest.add(&input, INPUT, EventSet::IN) {
+            Ok(()) => self.registered = Some(input),
+            // A regular file or /dev/null: always ready, and epoll refuses it. One read for each
+            // turn of the loop, so that no other event is delayed.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) => {
+                self.read()?;
+                self.serial.input_drained().notify()?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> io::Result<()> {
+        let mut buffer = [0; CHUNK];
+        let room = self.serial.room().min(CHUNK);
+        let length = self.console.read(buffer.get_mut(..room).unwrap_or_default());
+        self.serial.receive(buffer.get(..length).unwrap_or_default())
+    }
+}
+
+impl EventSource for ConsoleInput<'_> {
+    fn register(&mut self, interest: &mut Interest<'_, '_>) -> io::Result<()> {
+        interest.add(self.serial.input_drained(), DRAINED, EventSet::IN)?;
+        self.wait_for_input(interest)
+    }
+
+    fn handle(&mut self, token: u32, interest: &mut Interest<'_, '_>) -> io::Result<()> {
+        if token == INPUT {
+            // The read may close the descriptor, or fill the port.
+            if let Some(input) = self.registered.take() {
+                interest.remove(&input)?;
+            }
+            self.read()?;
+        } else {
+            self.serial.input_drained().clear();
+        }
+        self.wait_for_input(interest)
+    }
+}
