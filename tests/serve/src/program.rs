@@ -45,7 +45,7 @@ fn image_and_socket_in_use_are_refused() {
     check_refused(&served, "disk.sock", disk, 1, "in use");
     // The image is locked without a front-end as well.
     check_refused(&served, "other.sock", disk, 1, "in use");
-    check_refused(&served, "nowhere/disk.sock", disk, 1, "cannot listen at the vhost-user socket");
+    check_refused(&served, "nowhere/disk.sock", disk, 1, "cannot listen on the vhost-user socket");
     fs::write(served.folder().join("file"), "precious").unwrap();
     check_refused(&served, "file", disk, 1, "cannot listen");
     assert_eq!(fs::read_to_string(served.folder().join("file")).unwrap(), "precious");

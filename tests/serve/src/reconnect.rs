@@ -193,7 +193,7 @@ fn requests_complete_before_next_frontend() {
         // Replacing the front-end closes its connection.
         monitor.reconnect(&served.socket());
         reap_all(&mut monitor, 0, &requests);
-        served.wait_log("has left", round);
+        served.wait_log("closed the connection", round);
     }
     assert_eq!(inflight_requests(&monitor, 1), 0);
 }
