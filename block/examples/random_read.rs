@@ -3,8 +3,8 @@
 //!     cargo run --release -p block --example random_read -- FILE [MODE] [SECONDS [READS]]
 //!
 //! It ends after so many seconds or reads. The difference of two counts of reads under
-//! `valgrind --tool=callgrind` tells the instructions of one. Pin it to one CPU (`taskset -c 0`) and compare `fio --ioengine=io_uring` on the same file in the same
-//! run.
+//! `valgrind --tool=callgrind` tells the instructions of one. Pin it to one CPU (`taskset -c 0`)
+//! and compare `fio --ioengine=io_uring` on the same file in the same run.
 
 use std::env;
 use std::error::Error;

@@ -1,5 +1,5 @@
-//! The memory of misaligned direct requests stays within the disk's budget. A process of its own, because
-//! it measures its memory.
+//! The memory of misaligned direct requests stays within the disk's budget. A process of its own,
+//! because it measures its memory.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 

@@ -1,5 +1,5 @@
-//! Guests with blocks of 512 bytes on hosts whose direct I/O moves 4096: a loop device with large sectors,
-//! and a file system on one. Needs root.
+//! Guests with blocks of 512 bytes on hosts whose direct I/O moves 4096: a loop device with large
+//! sectors, and a file system on one. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
@@ -16,7 +16,8 @@ use tempfile::{NamedTempFile, TempDir};
 use common::{
     DEPTH, KIB, MIB, Memory, Rig, discard, numbered, numbered_file, read, scratch, write, zero,
 };
-use fixtures::host::{Loop, is_root, sh};
+use fixtures::host::{Loop, sh};
+use fixtures::needs;
 
 const ENGINES: [EngineKind; 2] = [EngineKind::IoUring, EngineKind::Threads];
 
@@ -54,7 +55,7 @@ impl Drop for Mounted {
 
 #[test]
 fn the_block_is_what_was_asked_for_and_the_device_has_its_own() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let (_file, device) = device(MIB);
@@ -71,7 +72,7 @@ fn the_block_is_what_was_asked_for_and_the_device_has_its_own() {
 
 #[test]
 fn a_file_keeps_its_block_whatever_direct_io_wants() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let mounted = Mounted::new();
@@ -91,7 +92,7 @@ fn a_file_keeps_its_block_whatever_direct_io_wants() {
 
 #[test]
 fn a_device_with_large_sectors_serves_small_ones() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     for engine in ENGINES {
@@ -148,7 +149,7 @@ fn exercise(path: &Path, engine: EngineKind) {
 
 #[test]
 fn the_page_cache_serves_small_blocks_of_a_device_with_large_ones() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let (_file, device) = device(MIB);
@@ -168,13 +169,14 @@ fn the_page_cache_serves_small_blocks_of_a_device_with_large_ones() {
     }
 }
 
-/// Each engine writes its own sectors among those of the others, over and over, all in the same blocks.
+/// Each engine writes its own sectors among those of the others, over and over, all in the same
+/// blocks.
 #[test]
 fn writes_to_one_block_from_several_queues_do_not_undo_each_other() {
     const SECTORS: u64 = 32;
     const QUEUES: u64 = 4;
     const ROUNDS: u64 = 150;
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     for engine in ENGINES {
@@ -224,7 +226,7 @@ fn writes_to_one_block_from_several_queues_do_not_undo_each_other() {
 
 #[test]
 fn dropping_an_engine_frees_the_blocks_it_waits_for() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let (_file, device) = device(MIB);

@@ -111,7 +111,7 @@ fn reads_are_not_noted_in_the_files_times() {
 
 #[test]
 fn who_does_not_own_a_file_can_still_have_it_as_a_disk() {
-    if !fixtures::host::is_root() {
+    if !fixtures::needs::root() {
         return;
     }
     let file = NamedTempFile::new().unwrap();

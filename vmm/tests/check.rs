@@ -1,13 +1,13 @@
 //! `bulkhead check`: the output and the exit code of the built program.
 //!
-//! The diagnostics are tested beside the code. Tests that need `/dev/kvm` pass without it, and say
-//! so.
+//! The diagnostics are tested beside the code. Some tests need `/dev/kvm`.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a failed helper fails its test
 
 use std::fs;
 use std::path::Path;
 
+use fixtures::needs;
 use snapbox::cmd::Command;
 use snapbox::{assert_data_eq, str};
 use tempfile::TempDir;
@@ -121,18 +121,9 @@ fn bulkhead(folder: &TempDir) -> Command {
     Command::new(env!("CARGO_BIN_EXE_bulkhead")).current_dir(folder.path())
 }
 
-#[expect(clippy::print_stderr, reason = "names the reason in the output of a skipped test")]
-fn no_kvm() -> bool {
-    let missing = fs::File::options().read(true).write(true).open("/dev/kvm").is_err();
-    if missing {
-        eprintln!("skipped: needs /dev/kvm");
-    }
-    missing
-}
-
 #[test]
 fn a_valid_machine_is_shown() {
-    if no_kvm() {
+    if !needs::kvm() {
         return;
     }
     let run = bulkhead(&folder(GOOD)).args(["check", "vm.toml"]).assert();
@@ -152,7 +143,7 @@ vm.toml is ready to run
 
 #[test]
 fn a_valid_machine_as_json() {
-    if no_kvm() {
+    if !needs::kvm() {
         return;
     }
     let config = GOOD.split("[[disk]]").next().unwrap();
@@ -187,7 +178,7 @@ fn a_valid_machine_as_json() {
 
 #[test]
 fn valid_disks_as_json() {
-    if no_kvm() {
+    if !needs::kvm() {
         return;
     }
     let output = bulkhead(&folder(GOOD)).args(["check", "--json", "vm.toml"]).output().unwrap();
@@ -244,7 +235,7 @@ fn valid_disks_as_json() {
 
 #[test]
 fn durability_is_explained() {
-    if no_kvm() {
+    if !needs::kvm() {
         return;
     }
     let mut config = GOOD.to_owned();
@@ -304,7 +295,7 @@ vm.toml is ready to run
 
 #[test]
 fn all_problems_are_shown_in_one_run() {
-    if no_kvm() {
+    if !needs::kvm() {
         return;
     }
     let run = bulkhead(&folder(BAD)).args(["check", "vm.toml"]).assert();
@@ -392,7 +383,7 @@ error: cannot read the configuration: it is larger than 1 MiB
 
 #[test]
 fn paths_are_relative_to_the_file() {
-    if no_kvm() {
+    if !needs::kvm() {
         return;
     }
     let folder = folder(GOOD);

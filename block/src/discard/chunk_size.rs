@@ -118,7 +118,8 @@ impl ChunkPacing {
 }
 
 impl ChunkPacing {
-    /// The usual duration of small discards, with that of one more. A single slow one counts little.
+    /// The usual duration of small discards, with that of one more. A single slow one counts
+    /// little.
     fn small(&mut self, duration: Duration) -> Duration {
         const WEIGHT: u32 = 8;
         let before = self.small.unwrap_or(duration);

@@ -1,13 +1,13 @@
 //! The pause between two discard chunks while reads and writes go on.
 //!
-//! A transfer that hits a chunk waits until the host finishes it. We control only how many do. So the
-//! pause has no fixed length: it ends when enough transfers have completed undelayed that those which
-//! hit the chunk are few among them.
+//! A transfer that hits a chunk waits until the host finishes it. We control only how many do. So
+//! the pause has no fixed length: it ends when enough transfers have completed undelayed that those
+//! which hit the chunk are few among them.
 //!
-//! A small discard cannot be chunked, and a file system full of small holes has many of them. If they
-//! usually take no longer than three transfers, a transfer that hits one takes at most four times its
-//! mean, as the slowest in a hundred do anyway: then only the share of time that discards take is
-//! limited.
+//! A small discard cannot be chunked, and a file system full of small holes has many of them. If
+//! they usually take no longer than three transfers, a transfer that hits one takes at most four
+//! times its mean, as the slowest in a hundred do anyway: then only the share of time that discards
+//! take is limited.
 
 use std::time::{Duration, Instant};
 
@@ -47,8 +47,8 @@ pub(super) struct Cooldown {
 }
 
 impl Cooldown {
-    /// The cooldown after a chunk that took `chunk` and was hit by `hit` transfers. If it was a small
-    /// discard, `small` is the usual duration of these.
+    /// The cooldown after a chunk that took `chunk` and was hit by `hit` transfers. If it was a
+    /// small discard, `small` is the usual duration of these.
     pub(super) fn after(
         chunk: Duration,
         small: Option<Duration>,
@@ -90,8 +90,8 @@ impl Cooldown {
         false
     }
 
-    /// Whether the chunk was a small discard, and these take no longer than [`SHORT`] transfers. If no
-    /// transfer has completed, each takes longer than the cooldown so far.
+    /// Whether the chunk was a small discard, and these take no longer than [`SHORT`] transfers. If
+    /// no transfer has completed, each takes longer than the cooldown so far.
     fn is_short(&self, now: Instant, load: LoadSample) -> bool {
         let elapsed = now.saturating_duration_since(self.start);
         let transfer = self.transfer_duration(now, load).unwrap_or(elapsed);

@@ -46,8 +46,8 @@ impl HostLimits {
 
 const SECTOR: u32 = 512;
 
-/// File systems without `FALLOC_FL_PUNCH_HOLE`, by their magic numbers (statfs(2)): ramfs, FAT, exFAT,
-/// ISO 9660, UDF, squashfs, minix.
+/// File systems without `FALLOC_FL_PUNCH_HOLE`, by their magic numbers (statfs(2)): ramfs, FAT,
+/// exFAT, ISO 9660, UDF, squashfs, minix.
 const WITHOUT_HOLES: [rustix::fs::FsWord; 8] =
     [0x8584_58f6, 0x4d44, 0x2011_bab0, 0x9660, 0x1501_3346, 0x7371_7368, 0x137f, 0x138f];
 
@@ -150,9 +150,9 @@ impl Probe<'_> {
         })
     }
 
-    /// Whether the file system may punch holes: all but those known not to. The only way to be certain
-    /// is to punch one, which is a write. If the host refuses the first discard, the guest's discards
-    /// succeed without effect.
+    /// Whether the file system may punch holes: all but those known not to. The only way to be
+    /// certain is to punch one, which is a write. If the host refuses the first discard, the
+    /// guest's discards succeed without effect.
     fn punches_holes(&self) -> Result<bool, OpenError> {
         let stat = rustix::fs::fstatfs(self.file)
             .map_err(|errno| self.refused("query its file system", errno.into()))?;

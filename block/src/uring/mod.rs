@@ -50,8 +50,8 @@ impl UringEngine {
     }
 }
 
-/// The error for a ring that could not be made. Only an errno that says so means that the host has no
-/// io_uring for this process: a lack of descriptors or memory must not change the engine.
+/// The error for a ring that could not be made. Only an errno that says so means that the host has
+/// no io_uring for this process: a lack of descriptors or memory must not change the engine.
 fn refusal(error: io::Error, path: &Path) -> OpenError {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP) => {

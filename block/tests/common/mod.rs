@@ -113,7 +113,8 @@ impl Rig {
         self.engine.cancel(tag)
     }
 
-    /// Sleeps on the engine's descriptor rather than in it; `false` if nothing happens for `millis` milliseconds.
+    /// Sleeps on the engine's descriptor rather than in it; `false` if nothing happens for `millis`
+    /// milliseconds.
     pub(crate) fn sleep_outside(&mut self, millis: i64) -> bool {
         let timeout = Timespec { tv_sec: millis / 1000, tv_nsec: millis % 1000 * 1_000_000 };
         let descriptor = self.engine.poll_fd().unwrap();

@@ -101,7 +101,8 @@ fn nothing_comes_between_comparing_and_writing() {
         let disk = open(file.path(), mode);
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
-            // Writes of another queue, next to the number, that are under way when the first comparison comes.
+            // Writes of another queue, next to the number, that are under way when the first
+            // comparison comes.
             let neighbour = scope.spawn(|| {
                 let mut rig = Rig::new(disk.as_ref());
                 while !done.load(Ordering::Acquire) {

@@ -1,4 +1,5 @@
-//! Hosts that lose writes or lack operations, made of a small tmpfs, a loop device over it, and a ramfs.
+//! Hosts that lose writes or lack operations, made of a small tmpfs, a loop device over it, and a
+//! ramfs.
 //!
 //! Needs root. Without it each test says so and checks nothing.
 
@@ -13,7 +14,8 @@ use block::{CacheMode, Operation};
 
 use crate::common::{KIB, MIB, Memory, Rig, discard, errno, numbered, write, zero};
 use crate::contract::{Disk, open_with, options};
-use fixtures::host::{Loop, Mount, is_root};
+use fixtures::host::{Loop, Mount};
+use fixtures::needs;
 
 /// A disk of 8 MiB on a host with room for 1 MiB.
 fn overcommitted(mode: CacheMode) -> (Mount, Loop, Disk) {
@@ -25,7 +27,7 @@ fn overcommitted(mode: CacheMode) -> (Mount, Loop, Disk) {
 
 #[test]
 fn a_block_device_is_a_disk_with_one_user() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let (_mount, device, disk) = overcommitted(CacheMode::WriteBack);
@@ -45,7 +47,7 @@ fn a_block_device_is_a_disk_with_one_user() {
 
 #[test]
 fn a_failed_flush_stays_failed_when_the_host_has_recovered() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let (mount, _device, disk) = overcommitted(CacheMode::WriteBack);
@@ -71,7 +73,7 @@ fn a_failed_flush_stays_failed_when_the_host_has_recovered() {
 
 #[test]
 fn each_engine_hears_of_a_lost_write() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
@@ -87,7 +89,7 @@ fn each_engine_hears_of_a_lost_write() {
 
 #[test]
 fn no_flush_is_told_ok_by_the_failure_of_another() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
@@ -103,7 +105,7 @@ fn no_flush_is_told_ok_by_the_failure_of_another() {
 
 #[test]
 fn a_promise_made_before_a_loss_and_handed_out_after_it_is_withdrawn() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
@@ -118,7 +120,7 @@ fn a_promise_made_before_a_loss_and_handed_out_after_it_is_withdrawn() {
 
 #[test]
 fn durability_is_promised_only_where_it_is_had() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
@@ -136,7 +138,7 @@ fn durability_is_promised_only_where_it_is_had() {
 
 #[test]
 fn a_full_host_fails_the_write_and_no_flush() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let mount = Mount::new("tmpfs", "size=1M");
@@ -151,7 +153,7 @@ fn a_full_host_fails_the_write_and_no_flush() {
 
 #[test]
 fn a_discard_on_a_block_device_frees_its_space() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     for mode in [CacheMode::WriteBack, CacheMode::None] {
@@ -179,7 +181,7 @@ fn space_kib(path: &Path) -> u64 {
 /// A ramfs neither punches holes nor zeroes.
 #[test]
 fn a_host_without_holes_ignores_discards_and_still_zeroes() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let mount = Mount::new("ramfs", "mode=700");

@@ -1,5 +1,5 @@
-//! The contract of engines and backends. The test of each engine, and that of the pass-through wrapper,
-//! includes it.
+//! The contract of engines and backends. The test of each engine, and that of the pass-through
+//! wrapper, includes it.
 
 mod compare;
 mod lost_writes;

@@ -8,7 +8,8 @@ use block::{Backend, CacheMode, DiskOptions, OnEnospc, Operation};
 
 use crate::common::{KIB, MIB, Memory, Rig, errno, read, write, zero};
 use crate::contract::{Disk, open_with, options};
-use fixtures::host::{Mount, is_root};
+use fixtures::host::Mount;
+use fixtures::needs;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -33,7 +34,7 @@ fn wait_until_held(rig: &mut Rig, disk: &dyn Backend) {
 
 #[test]
 fn a_held_write_completes_when_there_is_space_and_holds_up_nothing_else() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     for durability in [Volatile, Durable] {
@@ -61,7 +62,7 @@ fn a_held_write_completes_when_there_is_space_and_holds_up_nothing_else() {
 
 #[test]
 fn zeroes_that_take_space_are_held() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let (mount, disk) = holding(CacheMode::WriteBack, LONG);
@@ -75,7 +76,7 @@ fn zeroes_that_take_space_are_held() {
 
 #[test]
 fn after_its_deadline_a_held_write_fails() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let deadline = Duration::from_millis(250);
@@ -95,7 +96,7 @@ fn after_its_deadline_a_held_write_fails() {
 
 #[test]
 fn dropping_an_engine_ends_what_it_holds() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let (_mount, disk) = holding(CacheMode::WriteBack, LONG);
@@ -114,7 +115,7 @@ fn dropping_an_engine_ends_what_it_holds() {
 /// The last thing a disk that is detached is asked.
 #[test]
 fn a_disk_that_stops_holding_asks_once_more_and_reports() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let (mount, disk) = holding(CacheMode::WriteBack, LONG);
@@ -138,7 +139,7 @@ fn a_disk_that_stops_holding_asks_once_more_and_reports() {
 
 #[test]
 fn several_held_writes_complete_once_each() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let (mount, disk) = holding(CacheMode::WriteBack, LONG);

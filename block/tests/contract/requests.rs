@@ -328,7 +328,8 @@ fn two_engines_share_a_disk() {
     }
 }
 
-/// Who has several engines sleeps on their descriptors: whatever happens shows there, and nothing else does.
+/// Who has several engines sleeps on their descriptors: whatever happens shows there, and nothing
+/// else does.
 #[test]
 fn the_descriptor_tells_of_completions_and_kicks() {
     let file = numbered_file(MIB);

@@ -8,7 +8,8 @@ use block::{ByteOffset, CacheMode, DetectZeroes, DiscardStats, DiskOptions, Oper
 
 use crate::common::{KIB, MIB, Memory, Rig, discard, numbered, numbered_file, write, zero};
 use crate::contract::{open, open_with, options};
-use fixtures::host::{Loop, is_root};
+use fixtures::host::Loop;
+use fixtures::needs;
 
 /// Bytes that a file takes of its file system.
 fn allocated(path: &Path) -> u64 {
@@ -103,7 +104,8 @@ fn only_the_ends_of_a_large_discard_are_skipped() {
     );
 }
 
-/// Seen from outside: a part of it is freed before all of it is, and other requests go on meanwhile.
+/// Seen from outside: a part of it is freed before all of it is, and other requests go on
+/// meanwhile.
 #[test]
 fn a_large_discard_goes_in_chunks_and_reads_go_between_them() {
     const SIZE: u64 = 64 << 30;
@@ -134,7 +136,7 @@ fn a_large_discard_goes_in_chunks_and_reads_go_between_them() {
 
 #[test]
 fn a_block_device_frees_what_is_discarded_in_pieces() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let file = numbered_file(4 * MIB);

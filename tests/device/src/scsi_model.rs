@@ -6,15 +6,15 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
-use std::path::{Path, PathBuf};
-use std::process::Command as Program;
+use std::path::Path;
 use std::sync::Arc;
 
 use block::{CacheMode, DiskOptions, EngineKind, RawFile};
 use devices::scsi::Identity;
 use devices::virtio::{Address, Scsi};
 use driver::{Command, Device, Initiator, Machine, Response};
-use fixtures::scratch;
+use fixtures::host::Loop;
+use fixtures::{needs, scratch};
 use tempfile::NamedTempFile;
 
 /// Bytes of the disks: small, so that ranges overlap.
@@ -360,32 +360,13 @@ fn file_matches_model() {
     play(image().path());
 }
 
-/// A loop device, detached when dropped.
-struct Loop(PathBuf);
-
-impl Loop {
-    /// `None` if the host has no free loop device.
-    fn over(file: &Path) -> Option<Self> {
-        let output = Program::new("losetup").args(["--find", "--show"]).arg(file).output().ok()?;
-        let name = String::from_utf8(output.stdout).ok()?;
-        output.status.success().then(|| Self(PathBuf::from(name.trim())))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Program::new("losetup").arg("--detach").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn block_device_matches_model() {
-    let file = image();
-    let Some(device) = Loop::over(file.path()) else {
-        println!("SKIPPED: this host has no free loop device");
+    if !needs::root() {
         return;
-    };
-    play(&device.0);
+    }
+    let file = image();
+    play(&Loop::new(file.path()).0);
 }
 
 /// Run by [`zfs_volume_matches_model`] on a host with ZFS.

@@ -15,8 +15,8 @@ const SIGNALS: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, li
 pub(crate) struct Signals(OwnedFd);
 
 impl Signals {
-    /// Blocks the signals and opens the descriptor. Threads inherit the mask, so no thread may exist
-    /// yet.
+    /// Blocks the signals and opens the descriptor. Threads inherit the mask, so no thread may
+    /// exist yet.
     ///
     /// # Errors
     ///

@@ -15,7 +15,8 @@ use fixtures::{PATIENCE, scratch, wait_for};
 
 use crate::hostile::dut;
 use dut::{DATA, DeviceUnderTest, HEADER, STATUS, usual_chain};
-use fixtures::host::{Loop, Mount, is_root};
+use fixtures::host::{Loop, Mount};
+use fixtures::needs;
 use stack::{ENGINES, Ext4, IO_ERROR, KIB, MIB, OK, Stack, UNSUPPORTED, overcommitted};
 
 const UNMAP: u32 = 1;
@@ -30,7 +31,7 @@ fn kib_used(path: &Path) -> u64 {
 /// sync reports.
 #[test]
 fn d01_flush_syncs() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     for engine in ENGINES {
@@ -50,7 +51,7 @@ fn d01_flush_syncs() {
 /// continuation fails with ENOSPC.
 #[test]
 fn d02_short_transfer_is_continued() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     for engine in ENGINES {
@@ -72,7 +73,7 @@ fn d02_short_transfer_is_continued() {
 /// Defect 3: the result of the sync in write-through is dropped.
 #[test]
 fn d03_write_through_reports_failed_sync() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     for engine in ENGINES {
@@ -95,7 +96,7 @@ fn d03_write_through_reports_failed_sync() {
 /// that frees whole blocks only.
 #[test]
 fn d04_write_zeroes_with_unmap_zeroes_unaligned_ends() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     for engine in ENGINES {
@@ -126,7 +127,7 @@ fn d04_write_zeroes_with_unmap_zeroes_unaligned_ends() {
 /// zeroing.
 #[test]
 fn d04_unsupported_zeroing_falls_back_to_writes() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     for engine in ENGINES {
@@ -150,7 +151,7 @@ fn d04_unsupported_zeroing_falls_back_to_writes() {
 /// Defect 6: a discard granularity other than the host's, with which the guest frees nothing.
 #[test]
 fn d06_discard_granularity_is_the_hosts() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     for block in [1024, 4096] {
@@ -186,7 +187,7 @@ fn d06_discard_granularity_is_the_hosts() {
 /// pages.
 #[test]
 fn d07_lost_write_is_latched() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     for engine in ENGINES {

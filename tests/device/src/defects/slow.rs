@@ -11,7 +11,8 @@ use driver::{Data, Framing, PendingRequest, Request, kind};
 use fixtures::wait_for;
 
 use super::stack::{ENGINES, Ext4, MIB, OK, Stack};
-use fixtures::host::{Loop, is_root};
+use fixtures::host::Loop;
+use fixtures::needs;
 
 const READS: u64 = 32;
 const NO_STATUS: u8 = 0xff;
@@ -69,7 +70,7 @@ fn check_each_kind(mode: CacheMode, engine: EngineKind) {
 
 #[test]
 fn d05_discards_and_zeroings_do_not_block_reads() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     for engine in ENGINES {
@@ -90,7 +91,7 @@ fn over_a_loop_device(engine: EngineKind) -> (Ext4, Loop, Stack) {
 /// The disk is a loop device over the frozen file system, with dirty pages for the flush to write.
 #[test]
 fn d05_flushes_do_not_block_reads() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     for engine in ENGINES {
@@ -107,7 +108,7 @@ fn d05_flushes_do_not_block_reads() {
 /// must not block the queue's thread: here a GET_ID completes meanwhile.
 #[test]
 fn d05_transfers_blocked_by_zeroing_do_not_block_queue() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     for engine in ENGINES {

@@ -17,8 +17,8 @@ use devices::scsi::Identity;
 use devices::storage::DiskControl;
 use devices::virtio::{Address, AttachError, ScsiBus};
 use driver::{Command, Initiator, Response, Shape, TestDisk, response};
-use fixtures::host::{Mount, is_root};
-use fixtures::{scratch, wait_for};
+use fixtures::host::Mount;
+use fixtures::{needs, scratch, wait_for};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use tempfile::NamedTempFile;
 
@@ -399,7 +399,7 @@ fn refused_attach_releases_disk() {
 /// A detach ends an ENOSPC hold: the write is retried once and fails with 27h/07h.
 #[test]
 fn detach_ends_enospc_hold() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let mount = Mount::new("tmpfs", "size=1M");

@@ -16,7 +16,7 @@ fn commits_since_the_hook_pass_it() {
     match commits::history(&WORKSPACE.root).expect("git can be asked") {
         History::Read(count, violations) => {
             println!("{count} commits since the hook");
-            assert_none("commits", violations, "amend the message: `git commit --amend`");
+            assert_none("commits", &violations, "amend the message: `git commit --amend`");
         }
         History::Missing(reason) => needs::skip(reason),
     }

@@ -1,4 +1,4 @@
-//! Calls of which the host gets one at a time: discard chunks, `fdatasync` and zeroing.
+//! Calls that are serialized, one of each kind at a time: discard chunks, `fdatasync` and zeroing.
 //!
 //! Together they are fewer than the threads of a pool, so that a read always finds a free one.
 //!
