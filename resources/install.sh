@@ -1,5 +1,5 @@
 #!/bin/bash
-# install.sh PROGRAM=PACKAGE...: installs the packages of those programs that this (Debian) machine lacks, if any.
+# install.sh PROGRAM=PACKAGE...: installs the package of each program that this Debian machine lacks.
 set -euo pipefail
 missing=()
 for program; do

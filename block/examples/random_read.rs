@@ -2,9 +2,10 @@
 //!
 //!     cargo run --release -p block --example random_read -- FILE [MODE] [SECONDS [READS]]
 //!
-//! It ends after so many seconds or reads. The difference of two counts of reads under
-//! `valgrind --tool=callgrind` tells the instructions of one. Pin it to one CPU (`taskset -c 0`)
-//! and compare `fio --ioengine=io_uring` on the same file in the same run.
+//! Stops after SECONDS or READS, whichever comes first. For the instructions per read, run it
+//! under `valgrind --tool=callgrind` with two values of READS and divide the differences. For a
+//! comparison with `fio --ioengine=io_uring`, pin both to one CPU (`taskset -c 0`) and alternate
+//! them on one file.
 
 use std::env;
 use std::error::Error;
@@ -27,12 +28,11 @@ struct Page([u8; BLOCK]);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1);
-    let path = args.next().ok_or("which file?")?;
+    let path = args.next().ok_or("usage: random_read FILE [MODE] [SECONDS [READS]]")?;
     let mode = args.next().unwrap_or_else(|| "writeback".into());
-    let mode = CacheMode::from_name(&mode).ok_or("which cache mode?")?;
+    let mode = CacheMode::from_name(&mode).ok_or("unknown cache mode")?;
     let seconds: u64 = args.next().as_deref().unwrap_or("1").parse()?;
-
-    let most: u64 = args.next().as_deref().unwrap_or("18446744073709551615").parse()?;
+    let max_reads: u64 = args.next().as_deref().unwrap_or("18446744073709551615").parse()?;
 
     let disk = RawFile::open(Path::new(&path), &DiskOptions::new(mode).read_only())?;
     let blocks = disk.geometry().capacity / BLOCK as u64;
@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for tag in 0..DEPTH {
         read(&mut *engine, tag);
     }
-    while reads < most && start.elapsed() < Duration::from_secs(seconds) {
+    while reads < max_reads && start.elapsed() < Duration::from_secs(seconds) {
         engine.wait()?;
         engine.reap(&mut completed);
         for done in completed.drain(..) {
@@ -82,7 +82,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// CPU time of all this process's threads, the kernel's workers among them.
+/// CPU time of all threads of this process, including the workers of io_uring.
 fn cpu_time() -> Duration {
     let now = rustix::time::clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))

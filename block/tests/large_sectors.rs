@@ -1,4 +1,4 @@
-//! Guests with blocks of 512 bytes on hosts whose direct I/O moves 4096: a loop device with large
+//! Guests with blocks of 512 bytes on hosts whose direct I/O needs 4096: a loop device with large
 //! sectors, and a file system on one. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
@@ -54,7 +54,7 @@ impl Drop for Mounted {
 }
 
 #[test]
-fn the_block_is_what_was_asked_for_and_the_device_has_its_own() {
+fn the_logical_block_is_configurable_and_the_physical_block_is_not() {
     if !needs::root() {
         return;
     }
@@ -71,7 +71,7 @@ fn the_block_is_what_was_asked_for_and_the_device_has_its_own() {
 }
 
 #[test]
-fn a_file_keeps_its_block_whatever_direct_io_wants() {
+fn the_logical_block_of_a_file_does_not_depend_on_direct_io() {
     if !needs::root() {
         return;
     }
@@ -91,7 +91,7 @@ fn a_file_keeps_its_block_whatever_direct_io_wants() {
 }
 
 #[test]
-fn a_device_with_large_sectors_serves_small_ones() {
+fn a_device_with_large_sectors_serves_small_blocks() {
     if !needs::root() {
         return;
     }
@@ -101,7 +101,7 @@ fn a_device_with_large_sectors_serves_small_ones() {
     }
 }
 
-/// Small reads, writes, zeroes and discards, and their neighbours.
+/// Requests of parts of blocks. Each is followed by a check of the whole disk.
 fn exercise(path: &Path, engine: EngineKind) {
     let disk = RawFile::open(path, &options(engine)).unwrap();
     let mut rig = Rig::new(&disk);
@@ -125,7 +125,7 @@ fn exercise(path: &Path, engine: EngineKind) {
             rig.fill(start, len, byte, durability).unwrap();
             check(&mut rig, start, len, Some(byte));
         }
-        // Odd memory.
+        // Unaligned memory.
         let mut memory = Memory::filled(byte + 20, len + 4096);
         let cut = usize::try_from(len / 2).unwrap() + 1;
         let rest = usize::try_from(len).unwrap() - cut;
@@ -148,7 +148,7 @@ fn exercise(path: &Path, engine: EngineKind) {
 }
 
 #[test]
-fn the_page_cache_serves_small_blocks_of_a_device_with_large_ones() {
+fn the_page_cache_serves_small_blocks_of_a_device_with_large_sectors() {
     if !needs::root() {
         return;
     }
@@ -169,10 +169,9 @@ fn the_page_cache_serves_small_blocks_of_a_device_with_large_ones() {
     }
 }
 
-/// Each engine writes its own sectors among those of the others, over and over, all in the same
-/// blocks.
+/// The blocks hold sectors of all engines; each engine writes its own repeatedly.
 #[test]
-fn writes_to_one_block_from_several_queues_do_not_undo_each_other() {
+fn writes_of_several_queues_to_one_block_are_not_lost() {
     const SECTORS: u64 = 32;
     const QUEUES: u64 = 4;
     const ROUNDS: u64 = 150;
@@ -190,7 +189,7 @@ fn writes_to_one_block_from_several_queues_do_not_undo_each_other() {
                 let byte = u8::try_from(round % 255).unwrap() + 1;
                 let mut data: Vec<_> = mine.iter().map(|_| Memory::filled(byte, 512)).collect();
                 for (tag, (sector, data)) in (0..DEPTH).zip(mine.iter().zip(&mut data)) {
-                    // Zeroing is a write like any other.
+                    // Zeroing changes the same blocks.
                     let op = match (round + sector) % 7 {
                         0 => zero(sector * 512, 512, true, Volatile),
                         _ => write(sector * 512, Volatile),
@@ -220,12 +219,12 @@ fn writes_to_one_block_from_several_queues_do_not_undo_each_other() {
                 scope.spawn(move || queue(number));
             }
         });
-        assert_eq!(lost.into_inner(), 0, "{engine}: sectors lost their last write");
+        assert_eq!(lost.into_inner(), 0, "{engine}: sectors without their last write");
     }
 }
 
 #[test]
-fn dropping_an_engine_frees_the_blocks_it_waits_for() {
+fn dropping_an_engine_releases_its_claims() {
     if !needs::root() {
         return;
     }

@@ -18,7 +18,7 @@ use common::{DEPTH, Memory, Rig, discard, numbered, numbered_file, read, write, 
 const BLOCKS: usize = 256;
 const SECTOR: usize = 512;
 /// More than a bounce buffer holds.
-const MOST_BLOCKS: usize = 600;
+const MAX_BLOCKS: usize = 600;
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -29,14 +29,14 @@ enum Kind {
     Flush,
 }
 
-/// One request, and how its memory is cut into segments.
+/// One request and the framing of its memory.
 #[derive(Clone, Debug)]
 struct Step {
     kind: Kind,
     block: usize,
     blocks: usize,
     durable: bool,
-    /// Where in memory the first segment starts.
+    /// Offset of the first segment in memory.
     skew: usize,
     cuts: Vec<usize>,
 }
@@ -49,7 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Kind::Discard),
         1 => Just(Kind::Flush),
     ];
-    let blocks = prop_oneof![20 => 1..24usize, 1 => 24..MOST_BLOCKS];
+    let blocks = prop_oneof![20 => 1..24usize, 1 => 24..MAX_BLOCKS];
     let skew = prop_oneof![Just(0), Just(SECTOR), 0..4096usize];
     let cut = prop_oneof![(0..64usize).prop_map(|n| n * SECTOR), 0..32768usize];
     let cuts = proptest::collection::vec(cut, 0..6);
@@ -97,30 +97,31 @@ impl Step {
     }
 }
 
-/// A request in flight, and what a read of it must find (`None`: anything).
-struct Flying {
+/// A request in flight.
+struct InFlight {
     bytes: Range<usize>,
     memory: Memory,
     skew: usize,
+    /// The result of a read; `None` matches any byte.
     expected: Option<Vec<Option<u8>>>,
 }
 
 struct Model {
     rig: Rig,
-    /// `None` where discarded data may read as anything.
+    /// `None` for discarded bytes, whose content is undefined.
     disk: Vec<Option<u8>>,
-    flying: HashMap<u16, Flying>,
+    in_flight: HashMap<u16, InFlight>,
 }
 
 impl Model {
     fn run(&mut self, number: usize, step: &Step) {
         let bytes = step.bytes();
         let overlaps =
-            |flying: &Flying| flying.bytes.start < bytes.end && bytes.start < flying.bytes.end;
-        while self.flying.len() == usize::from(DEPTH) || self.flying.values().any(overlaps) {
+            |other: &InFlight| other.bytes.start < bytes.end && bytes.start < other.bytes.end;
+        while self.in_flight.len() == usize::from(DEPTH) || self.in_flight.values().any(overlaps) {
             self.complete();
         }
-        let tag = (0..DEPTH).find(|tag| !self.flying.contains_key(tag)).unwrap();
+        let tag = (0..DEPTH).find(|tag| !self.in_flight.contains_key(tag)).unwrap();
         let fill = u8::try_from(number % 251).unwrap();
         let mut memory = Memory::filled(fill, (step.skew + bytes.len()) as u64);
         for (n, at) in (step.skew..step.skew + bytes.len()).enumerate().step_by(SECTOR) {
@@ -145,7 +146,7 @@ impl Model {
             }
             Kind::Flush => None,
         };
-        self.flying.insert(tag, Flying { bytes, memory, skew: step.skew, expected });
+        self.in_flight.insert(tag, InFlight { bytes, memory, skew: step.skew, expected });
         if number.is_multiple_of(3) {
             self.rig.submit();
         }
@@ -154,30 +155,31 @@ impl Model {
     fn complete(&mut self) {
         let done = self.rig.complete();
         done.result.unwrap();
-        let flying = self.flying.remove(&done.tag).expect("each request completes once");
-        if let Some(expected) = flying.expected {
-            assert_matches(&flying.memory.bytes()[flying.skew..], &expected);
+        let request = self.in_flight.remove(&done.tag).expect("each request completes once");
+        if let Some(expected) = request.expected {
+            assert_matches(&request.memory.bytes()[request.skew..], &expected);
         }
     }
 }
 
 fn assert_matches(found: &[u8], expected: &[Option<u8>]) {
     assert_eq!(found.len(), expected.len());
-    let wrong = found.iter().zip(expected).position(|(found, e)| e.is_some_and(|e| e != *found));
-    assert_eq!(wrong, None, "first wrong byte");
+    let differs_at =
+        found.iter().zip(expected).position(|(found, e)| e.is_some_and(|e| e != *found));
+    assert_eq!(differs_at, None, "offset of the first wrong byte");
 }
 
 /// Size of the disk in bytes.
-const SIZE: usize = (BLOCKS * 4 + MOST_BLOCKS) * SECTOR;
+const SIZE: usize = (BLOCKS * 4 + MAX_BLOCKS) * SECTOR;
 
-/// Runs the steps on a disk that holds `content`; returns what it has to hold afterwards.
+/// Runs the steps on a disk with this content; returns the expected content afterwards.
 fn run(disk: &dyn Backend, content: Vec<u8>, steps: &[Step]) -> Vec<Option<u8>> {
     let content = content.into_iter().map(Some).collect();
-    let mut model = Model { rig: Rig::new(disk), disk: content, flying: HashMap::new() };
+    let mut model = Model { rig: Rig::new(disk), disk: content, in_flight: HashMap::new() };
     for (number, step) in steps.iter().enumerate() {
         model.run(number, step);
     }
-    while !model.flying.is_empty() {
+    while !model.in_flight.is_empty() {
         model.complete();
     }
     model.rig.flush().unwrap();
@@ -196,23 +198,23 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn through_the_page_cache(steps in proptest::collection::vec(step(), 1..120)) {
+    fn buffered_io(steps in proptest::collection::vec(step(), 1..120)) {
         check(CacheMode::WriteBack, EngineKind::IoUring, &steps);
     }
 
     #[test]
-    fn around_the_page_cache(steps in proptest::collection::vec(step(), 1..120)) {
+    fn direct_io(steps in proptest::collection::vec(step(), 1..120)) {
         check(CacheMode::None, EngineKind::IoUring, &steps);
     }
 
     #[test]
-    fn through_threads(steps in proptest::collection::vec(step(), 1..120), direct: bool) {
+    fn thread_pool(steps in proptest::collection::vec(step(), 1..120), direct: bool) {
         let mode = if direct { CacheMode::None } else { CacheMode::WriteBack };
         check(mode, EngineKind::Threads, &steps);
     }
 
     #[test]
-    fn in_memory(steps in proptest::collection::vec(step(), 1..120)) {
+    fn memory_disk(steps in proptest::collection::vec(step(), 1..120)) {
         let geometry = Geometry {
             capacity: SIZE as u64,
             logical_block: 512,

@@ -1,4 +1,4 @@
-//! Opening: what can be a disk, who may use it, and what it looks like.
+//! Opening a disk: suitable files, exclusive use, geometry.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
@@ -20,7 +20,7 @@ fn refusal(path: &Path, mode: CacheMode) -> OpenError {
 }
 
 #[test]
-fn a_file_has_the_geometry_the_host_names() {
+fn a_file_has_the_geometry_that_the_host_reports() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
     let geometry = disk.geometry();
@@ -35,14 +35,14 @@ fn a_file_has_the_geometry_the_host_names() {
 }
 
 #[test]
-fn probing_for_holes_leaves_the_file_alone() {
+fn probing_for_hole_punching_keeps_the_content() {
     let file = numbered_file(MIB - 512);
     drop(open(file.path(), CacheMode::WriteBack));
     assert_eq!(std::fs::read(file.path()).unwrap(), common::numbered(0, MIB - 512));
 }
 
 #[test]
-fn what_cannot_be_a_disk_is_refused_with_its_reason() {
+fn unsuitable_files_are_refused_with_the_reason() {
     let text = |path: &Path| refusal(path, CacheMode::WriteBack).to_string();
     assert!(text(&scratch()).contains("neither"));
     assert!(text(Path::new("/dev/null")).contains("neither"));
@@ -76,9 +76,9 @@ fn a_writable_disk_has_one_user() {
     drop(reader);
 }
 
-/// The kernel lets go of a killed process's disk only a moment after its end.
+/// The kernel releases the lock of a killed process shortly after its end.
 #[test]
-fn a_disk_about_to_be_free_is_waited_for() {
+fn open_waits_for_a_lock_that_is_soon_released() {
     let file = numbered_file(64 * KIB);
     let first = open(file.path(), CacheMode::WriteBack);
     let ending = thread::spawn(|| {
@@ -89,9 +89,9 @@ fn a_disk_about_to_be_free_is_waited_for() {
     ending.join().unwrap();
 }
 
-/// When the file was last read, as far as its times tell, after a disk over it was.
-fn read_at(disk: &RawFile, path: &Path) -> SystemTime {
-    // Older than the last change: a read would be noted.
+/// The access time of a file after a read of the disk over it.
+fn access_time_after_read(disk: &RawFile, path: &Path) -> SystemTime {
+    // Older than the last modification, so that `relatime` would update it.
     let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
     let times = FileTimes::new().set_accessed(long_ago);
     File::open(path).unwrap().set_times(times).unwrap();
@@ -100,27 +100,27 @@ fn read_at(disk: &RawFile, path: &Path) -> SystemTime {
 }
 
 #[test]
-fn reads_are_not_noted_in_the_files_times() {
+fn reads_do_not_update_the_access_time() {
     let file = numbered_file(64 * KIB);
     for mode in [CacheMode::WriteBack, CacheMode::None] {
         let disk = open(file.path(), mode);
-        let noted = read_at(&disk, file.path());
-        assert_eq!(noted, SystemTime::UNIX_EPOCH + Duration::from_secs(1), "{mode}");
+        let accessed = access_time_after_read(&disk, file.path());
+        assert_eq!(accessed, SystemTime::UNIX_EPOCH + Duration::from_secs(1), "{mode}");
     }
 }
 
 #[test]
-fn who_does_not_own_a_file_can_still_have_it_as_a_disk() {
+fn a_file_of_another_owner_can_be_a_disk() {
     if !fixtures::needs::root() {
         return;
     }
     let file = NamedTempFile::new().unwrap();
     file.as_file().set_len(64 * KIB).unwrap();
-    let everybody = Permissions::from_mode(0o666);
-    std::fs::set_permissions(file.path(), everybody).unwrap();
+    let read_write_for_all = Permissions::from_mode(0o666);
+    std::fs::set_permissions(file.path(), read_write_for_all).unwrap();
     let path = file.path().to_owned();
     thread::spawn(move || {
-        // This thread alone becomes somebody else.
+        // Changes the user of this thread only.
         rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
         let disk = open(&path, CacheMode::WriteBack);
         assert_eq!(Rig::new(&disk).read(0, 512).unwrap(), vec![0; 512]);
@@ -130,8 +130,8 @@ fn who_does_not_own_a_file_can_still_have_it_as_a_disk() {
 }
 
 #[test]
-fn direct_io_names_its_lack() {
-    // No FUSE or the like at hand: procfs has regular files without direct I/O.
+fn missing_direct_io_is_the_reported_reason() {
+    // procfs has regular files without direct I/O.
     let refusal = RawFile::open(
         Path::new("/proc/self/status"),
         &DiskOptions::new(CacheMode::None).read_only(),

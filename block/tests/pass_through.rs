@@ -1,5 +1,5 @@
-//! The contract, over a wrapper that forwards every call: what layers, recorders and network disks
-//! start from.
+//! The contract, over a wrapper that forwards every call: the start of a layer, a recorder or a
+//! network disk.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 

@@ -40,7 +40,7 @@ fn refuse_io_uring() {
 }
 
 #[test]
-fn a_host_that_refuses_io_uring_gets_threads_and_the_reason_is_shown() {
+fn threads_replace_a_refused_io_uring_and_the_status_has_the_reason() {
     let file = numbered_file(MIB);
     let options = DiskOptions::new(CacheMode::WriteBack);
     let disk = RawFile::open(file.path(), &options).unwrap();
@@ -57,11 +57,11 @@ fn a_host_that_refuses_io_uring_gets_threads_and_the_reason_is_shown() {
     assert!(engine.reason.contains("refuses io_uring (Operation not permitted"), "{engine:?}");
 
     drop(Rig::new(&disk));
-    assert_eq!(disk.status().engine.name, "io_uring", "this thread may");
+    assert_eq!(disk.status().engine.name, "io_uring", "this thread may use it");
 }
 
 #[test]
-fn io_uring_that_was_asked_for_is_not_replaced() {
+fn a_configured_io_uring_is_not_replaced() {
     let file = numbered_file(MIB);
     let options =
         DiskOptions { engine: EngineKind::IoUring, ..DiskOptions::new(CacheMode::WriteBack) };

@@ -1,3 +1,3 @@
 #!/bin/bash
-# What the benchmark needs on this machine.
+# Installs the programs that the benchmark runs.
 exec "${0%/*}/../install.sh" fio=fio valgrind=valgrind strace=strace mkfs.xfs=xfsprogs losetup=mount qemu-storage-daemon=qemu-utils

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the demo's guest does: at its first start it writes a file, at its second it finds it again.
+# Runs in the demo's guest. The first boot writes a file and reboots, the second one verifies it.
 set -e
 mount /dev/vda /mnt
 cd /mnt

@@ -1,6 +1,6 @@
 #!/bin/bash
-# debian-image.sh DEBIAN ROOT OUT: a disk with the stock Debian guest and the modules of ROOT's kernel. The small guest
-# initramfs boots it when the kernel command line says root=/dev/vda.
+# debian-image.sh DEBIAN ROOT OUT: makes a disk with the stock Debian guest and the modules of ROOT's kernel. The small
+# guest initramfs boots it if the kernel command line has root=/dev/vda.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")"); debian=$1; root=$2; out=$3
 version=$(cat "$root/boot/version")

@@ -1,5 +1,5 @@
 #!/bin/bash
-# debian.sh OUT: the userland of a stock Debian guest with systemd, as a folder.
+# debian.sh OUT: installs the userland of a stock Debian guest with systemd in a folder.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")"); out=$1
 rm -rf "$out"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# image.sh ROOT GUEST OUT: L1's root disk, an ext4 file made without mounting anything. GUEST becomes /l2 in it.
+# image.sh ROOT GUEST OUT: makes L1's root disk, an ext4 image, without a mount. GUEST becomes /l2 in it.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")"); root=$1; guest=$2; out=$3
 rm -rf "$root/l2" "$root/lab"

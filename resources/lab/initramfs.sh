@@ -1,6 +1,6 @@
 #!/bin/bash
-# initramfs.sh ROOT OUT: OUT/host.cpio.zst (mounts L1's root), OUT/initramfs (a small guest) and OUT/initramfs-tools
-# (the same guest with fio, file systems and SCSI tools: two archives in one file, which Linux reads in turn).
+# initramfs.sh ROOT OUT: makes OUT/host.cpio.zst (mounts L1's root), OUT/initramfs (a small guest) and
+# OUT/initramfs-tools (the same guest with fio, file systems and SCSI tools: two concatenated archives).
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")"); root=$(readlink -f "$1"); out=$(readlink -f "$2")
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT

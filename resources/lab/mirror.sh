@@ -1,6 +1,6 @@
 #!/bin/bash
-# Prints the Debian mirror this machine's own apt is set up with, whatever the format of its sources.
-# A repository of somebody else is told apart by its suite: Debian's is the code name of this release.
+# Prints the Debian mirror of this machine's apt configuration, in either format of its sources.
+# Third-party repositories are excluded by their suite: Debian's is the code name of this release.
 set -euo pipefail
 [ -n "${BULKHEAD_LAB_MIRROR:-}" ] && { echo "$BULKHEAD_LAB_MIRROR"; exit; }
 codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")

@@ -1,6 +1,6 @@
 #!/bin/bash
-# modules.sh ROOT DEST MODULE...: copies kernel modules and what they depend on from ROOT into the tree DEST,
-# unpacked (a slow guest is glad of it), and indexes them for modprobe.
+# modules.sh ROOT DEST MODULE...: copies kernel modules and their dependencies from ROOT into the tree DEST, and indexes
+# them for modprobe. Decompresses them, which would take an emulated guest long.
 set -euo pipefail
 root=$1; dest=$2; shift 2
 version=$(cat "$root/boot/version")

@@ -1,6 +1,6 @@
 #!/bin/bash
-# root.sh OUT: the userland of the lab's host (L1) and the kernel that both L1 and its guests boot, as a folder.
-# The same folder later lends its QEMU to this machine, so that every machine runs the lab on one known version.
+# root.sh OUT: installs the userland of the lab's host (L1), and the kernel of L1 and its guests, in a folder.
+# This machine runs the QEMU of that folder, so that the lab has one version of QEMU on every machine.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")"); out=$1
 packages=(udev kmod util-linux e2fsprogs xfsprogs btrfs-progs fio qemu-system-x86 strace iproute2 iputils-ping

@@ -1,6 +1,6 @@
 #!/bin/bash
-# zfs.sh ROOT COMPILER OUT: OUT/zfs.tar, which has what ROOT lacks to have ZFS: the modules spl and zfs for its kernel, the
-# programs zfs and zpool with their libraries, udev's rules for /dev/zvol. OUT/version is that of ZFS.
+# zfs.sh ROOT COMPILER OUT: makes OUT/zfs.tar, which adds ZFS to ROOT: the modules spl and zfs for its kernel, the
+# programs zfs and zpool with their libraries, udev's rules for /dev/zvol. OUT/version has the version of ZFS.
 set -euo pipefail
 root=$(readlink -f "$1"); compiler=$(readlink -f "$2"); out=$(readlink -f "$3"); files=$out/files
 version=$(cat "$root/boot/version")

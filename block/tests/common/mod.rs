@@ -1,4 +1,4 @@
-//! What the tests of this crate share: aligned memory, scratch disks, and a driver of one engine.
+//! Shared by the tests of this crate: aligned memory, scratch disks, a driver of one engine.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -43,11 +43,11 @@ impl Memory {
         self.pages[at / 4096].0[at % 4096] = byte;
     }
 
-    /// The bytes from `start`, `len` long.
+    /// `len` bytes from `start` on.
     pub(crate) fn segment(&mut self, start: usize, len: usize) -> Segment {
         assert!(start + len <= self.pages.len() * 4096);
         let base = self.pages.as_mut_ptr().cast::<u8>().wrapping_add(start);
-        // SAFETY: within the pages, which the caller keeps until the request completed.
+        // SAFETY: within the pages, which the caller keeps until the request has completed.
         unsafe { Segment::new(base, len) }
     }
 
@@ -56,12 +56,13 @@ impl Memory {
     }
 }
 
-/// A directory on the file system the repository is on, which unlike `/tmp` is no tmpfs.
+/// A directory on the repository's file system; `/tmp` may be a tmpfs.
 pub(crate) fn scratch() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
 }
 
-/// A file of `size` bytes whose 512-byte sectors each hold their own number plus one.
+/// A file of `size` bytes in which each byte is one more than the number of its 512-byte sector,
+/// modulo 255.
 pub(crate) fn numbered_file(size: u64) -> NamedTempFile {
     let file = NamedTempFile::new_in(scratch()).unwrap();
     std::fs::write(file.path(), numbered(0, size)).unwrap();
@@ -69,7 +70,7 @@ pub(crate) fn numbered_file(size: u64) -> NamedTempFile {
     file
 }
 
-/// What [`numbered_file`] holds at `start`.
+/// `len` bytes of a [`numbered_file`] from `start` on.
 pub(crate) fn numbered(start: u64, len: u64) -> Vec<u8> {
     (start..start + len).map(|at| u8::try_from((at / 512) % 255).unwrap() + 1).collect()
 }
@@ -78,7 +79,7 @@ pub(crate) fn open(path: &Path, mode: CacheMode) -> RawFile {
     RawFile::open(path, &DiskOptions::new(mode)).unwrap()
 }
 
-/// One engine and its kick.
+/// One engine and its kick descriptor.
 pub(crate) struct Rig {
     engine: Box<dyn IoEngine>,
     reaped: Vec<Completion>,
@@ -113,22 +114,22 @@ impl Rig {
         self.engine.cancel(tag)
     }
 
-    /// Sleeps on the engine's descriptor rather than in it; `false` if nothing happens for `millis`
-    /// milliseconds.
-    pub(crate) fn sleep_outside(&mut self, millis: i64) -> bool {
+    /// Polls the engine's descriptor instead of waiting in the engine; `false` after `millis`
+    /// milliseconds without an event.
+    pub(crate) fn poll(&mut self, millis: i64) -> bool {
         let timeout = Timespec { tv_sec: millis / 1000, tv_nsec: millis % 1000 * 1_000_000 };
         let descriptor = self.engine.poll_fd().unwrap();
         let mut fds = [PollFd::new(&descriptor, PollFlags::IN)];
-        let woken = poll(&mut fds, Some(&timeout)).unwrap() > 0;
+        let is_ready = poll(&mut fds, Some(&timeout)).unwrap() > 0;
         self.engine.clear_poll_fd();
-        woken
+        is_ready
     }
 
     pub(crate) fn wait(&mut self) -> Wake {
         self.engine.wait().unwrap()
     }
 
-    /// The next completion, however long it takes.
+    /// Waits for the next completion.
     pub(crate) fn complete(&mut self) -> Completion {
         loop {
             if let Some(completion) = self.reap() {
@@ -138,7 +139,7 @@ impl Rig {
         }
     }
 
-    /// Waits for the good ends of requests 0 to `count`.
+    /// Waits until requests 0 to `count`, exclusive, have completed without an error.
     pub(crate) fn complete_all(&mut self, count: u16) {
         let mut tags: Vec<_> = (0..count)
             .map(|_| {
@@ -151,7 +152,7 @@ impl Rig {
         assert_eq!(tags, (0..count).collect::<Vec<_>>());
     }
 
-    /// Runs one request to its end.
+    /// Pushes one request and waits for its completion.
     pub(crate) fn run(&mut self, op: Operation, segments: Vec<Segment>) -> io::Result<()> {
         self.push(0, op, segments);
         let completion = self.complete();

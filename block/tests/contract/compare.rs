@@ -14,12 +14,12 @@ fn compare_and_write(at: u64, durability: Durability) -> Operation {
     Operation::CompareAndWrite { at: ByteOffset(at), durability }
 }
 
-fn offset(result: io::Result<()>) -> Option<u64> {
-    let error = result.expect_err("it does not compare");
+fn miscompare_offset(result: io::Result<()>) -> Option<u64> {
+    let error = result.expect_err("a miscompare");
     error.get_ref()?.downcast_ref::<Miscompare>().map(|miscompare| miscompare.offset)
 }
 
-/// Memory with `expected` and as many bytes of `new` behind it.
+/// Memory with `expected`, followed by the same number of bytes `new`.
 fn halves(expected: &[u8], new: u8) -> Memory {
     let mut memory = Memory::filled(new, expected.len() as u64 * 2);
     for (at, byte) in expected.iter().enumerate() {
@@ -29,14 +29,14 @@ fn halves(expected: &[u8], new: u8) -> Memory {
 }
 
 #[test]
-fn what_compares_is_written_in_every_mode() {
+fn equal_data_is_replaced_in_every_mode() {
     for &mode in CacheMode::ALL {
         let file = numbered_file(MIB);
         let disk = open(file.path(), mode);
         let mut rig = Rig::new(disk.as_ref());
         for (at, len, durability) in [(4 * KIB, 4 * KIB, Volatile), (64 * KIB, 12 * KIB, Durable)] {
             let mut memory = halves(&numbered(at, len), 0xa5);
-            // Pieces as a guest may cut them: the first of them reaches into the second half.
+            // A driver may use any framing: the first segment extends into the second half.
             let first = usize::try_from(len).unwrap() + 512;
             let rest = usize::try_from(len).unwrap() - 512;
             let segments = vec![memory.segment(0, first), memory.segment(first, rest)];
@@ -49,21 +49,21 @@ fn what_compares_is_written_in_every_mode() {
 }
 
 #[test]
-fn what_does_not_compare_stays_as_it_is() {
+fn a_miscompare_writes_nothing() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
     let mut rig = Rig::new(disk.as_ref());
-    for place in [0, 511, 4096, 12 * 1024 - 1] {
+    for differs_at in [0, 511, 4096, 12 * 1024 - 1] {
         let mut memory = halves(&numbered(8 * KIB, 12 * KIB), 0xa5);
-        memory.set(place, 0);
+        memory.set(differs_at, 0);
         let result = rig.run(compare_and_write(8 * KIB, Volatile), memory.whole());
-        assert_eq!(offset(result), Some(place as u64));
+        assert_eq!(miscompare_offset(result), Some(differs_at as u64));
         assert_eq!(rig.read(8 * KIB, 12 * KIB).unwrap(), numbered(8 * KIB, 12 * KIB));
     }
 }
 
 #[test]
-fn it_is_kept_within_the_disk() {
+fn the_range_ends_within_the_disk() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
     let mut rig = Rig::new(disk.as_ref());
@@ -73,8 +73,8 @@ fn it_is_kept_within_the_disk() {
     assert!(rig.run(compare_and_write(MIB - 512, Volatile), memory.whole()).is_err());
 }
 
-/// Adds one to a number in the first sector until it has been done `times` times.
-fn count_up(disk: &dyn Backend, times: u32) {
+/// Increments the number in the first sector `times` times.
+fn increment(disk: &dyn Backend, times: u32) {
     let mut rig = Rig::new(disk);
     for _ in 0..times {
         loop {
@@ -86,23 +86,22 @@ fn count_up(disk: &dyn Backend, times: u32) {
             }
             match rig.run(compare_and_write(0, Volatile), memory.whole()) {
                 Ok(()) => break,
-                error => assert!(offset(error).is_some()),
+                error => assert!(miscompare_offset(error).is_some()),
             }
         }
     }
 }
 
-/// The number is only ever what one of the counters made it, whatever else is written beside it.
+/// No increment is lost while other threads increment, and write the rest of the block.
 #[test]
-fn nothing_comes_between_comparing_and_writing() {
+fn comparison_and_write_are_atomic() {
     const TIMES: u32 = 300;
     for mode in [CacheMode::WriteBack, CacheMode::None] {
         let file = numbered_file(MIB);
         let disk = open(file.path(), mode);
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
-            // Writes of another queue, next to the number, that are under way when the first
-            // comparison comes.
+            // Writes of another queue next to the number are in flight at the first comparison.
             let neighbour = scope.spawn(|| {
                 let mut rig = Rig::new(disk.as_ref());
                 while !done.load(Ordering::Acquire) {
@@ -111,7 +110,7 @@ fn nothing_comes_between_comparing_and_writing() {
             });
             Rig::new(disk.as_ref()).fill(0, 512, 0, Volatile).unwrap();
             let counters: Vec<_> =
-                (0..3).map(|_| scope.spawn(|| count_up(disk.as_ref(), TIMES))).collect();
+                (0..3).map(|_| scope.spawn(|| increment(disk.as_ref(), TIMES))).collect();
             counters.into_iter().for_each(|counter| counter.join().unwrap());
             done.store(true, Ordering::Release);
             neighbour.join().unwrap();
@@ -121,22 +120,22 @@ fn nothing_comes_between_comparing_and_writing() {
     }
 }
 
-/// A write that another queue began before must end first, and one that comes later must wait.
+/// Another queue's write that was pushed before completes first.
 #[test]
-fn writes_of_other_queues_are_waited_for() {
+fn compare_and_write_waits_for_writes_of_other_queues() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
     let (mut one, mut two) = (Rig::new(disk.as_ref()), Rig::new(disk.as_ref()));
     let mut write_memory = Memory::filled(7, 4 * KIB);
-    // Pushed and not submitted: the host does not know of it yet.
+    // Pushed and not submitted: the host does not work on it yet.
     two.push(5, crate::common::write(0, Volatile), write_memory.whole());
     let mut memory = halves(&[7; 512], 8);
     one.push(0, compare_and_write(0, Volatile), memory.whole());
     one.submit();
-    assert!(one.reap().is_none(), "the other engine has not said that it claims");
+    assert!(one.reap().is_none(), "the other engine does not claim its writes yet");
     let Completion { tag, result } = two.complete();
     assert!(tag == 5 && result.is_ok());
-    // Kicked by the first, it claims from now on.
+    // Kicked by the first, the other engine claims from now on.
     let Completion { result, .. } = loop {
         two.submit();
         assert!(two.reap().is_none());
@@ -149,9 +148,8 @@ fn writes_of_other_queues_are_waited_for() {
     assert_eq!(two.read(0, 512).unwrap(), vec![8; 512]);
 }
 
-/// What waits for its turn can be taken back; what the host works on cannot.
 #[test]
-fn a_request_that_waits_can_be_cancelled() {
+fn a_request_that_waits_for_a_claim_can_be_cancelled() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
     let (mut one, two) = (Rig::new(disk.as_ref()), Rig::new(disk.as_ref()));

@@ -1,7 +1,5 @@
-//! Hosts that lose writes or lack operations, made of a small tmpfs, a loop device over it, and a
-//! ramfs.
-//!
-//! Needs root. Without it each test says so and checks nothing.
+//! Hosts that lose writes or lack operations: a small tmpfs, a loop device over it, a ramfs.
+//! Needs root.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,7 +15,7 @@ use crate::contract::{Disk, open_with, options};
 use fixtures::host::{Loop, Mount};
 use fixtures::needs;
 
-/// A disk of 8 MiB on a host with room for 1 MiB.
+/// A disk of 8 MiB on a host with space for 1 MiB.
 fn overcommitted(mode: CacheMode) -> (Mount, Loop, Disk) {
     let mount = Mount::new("tmpfs", "size=1M");
     let device = Loop::new(&mount.file(8 * MIB));
@@ -26,7 +24,7 @@ fn overcommitted(mode: CacheMode) -> (Mount, Loop, Disk) {
 }
 
 #[test]
-fn a_block_device_is_a_disk_with_one_user() {
+fn a_block_device_has_one_user() {
     if !needs::root() {
         return;
     }
@@ -35,60 +33,60 @@ fn a_block_device_is_a_disk_with_one_user() {
     assert_eq!((geometry.capacity, geometry.logical_block), (8 * MIB, 512));
     let queue = Path::new("/sys/block").join(device.0.file_name().unwrap()).join("queue");
     let granularity = std::fs::read_to_string(queue.join("discard_granularity")).unwrap();
-    let said = geometry.discard.expect("loop devices discard").granularity;
-    assert_eq!(granularity.trim(), said.to_string());
+    let reported = geometry.discard.expect("loop devices discard").granularity;
+    assert_eq!(granularity.trim(), reported.to_string());
 
     let second = open_with(&device.0, &options(CacheMode::WriteBack)).err().unwrap();
     assert!(second.to_string().contains("in use"), "{second}");
-    // What a mount does, which knows no locks.
+    // As `mount` opens the device, which takes no lock.
     let exclusive = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&device.0);
     assert_eq!(exclusive.unwrap_err().raw_os_error(), Some(libc::EBUSY));
 }
 
 #[test]
-fn a_failed_flush_stays_failed_when_the_host_has_recovered() {
+fn a_failed_flush_stays_failed_after_the_host_has_recovered() {
     if !needs::root() {
         return;
     }
     let (mount, _device, disk) = overcommitted(CacheMode::WriteBack);
     let mut rig = Rig::new(disk.as_ref());
     rig.fill(0, 4 * MIB, 1, Volatile).expect("the page cache takes it");
-    rig.flush().expect_err("the host has no room for it");
+    rig.flush().expect_err("the host is out of space");
     mount.grow("32M");
 
     let eio = Some(libc::EIO);
     rig.push(0, Operation::Flush, vec![]);
-    let done = rig.reap().expect("complete without asking the host, whose answer would be Ok");
+    let done = rig.reap().expect("completed without a host call, which would succeed");
     assert_eq!(errno(done.result), eio);
     assert_eq!(errno(rig.fill(0, 4096, 2, Durable)), eio);
     assert_eq!(errno(rig.run(zero(0, 4096, true, Durable), vec![])), eio);
-    assert_eq!(errno(Rig::new(disk.as_ref()).flush()), eio, "the latch is the disk's");
-    assert!(disk.status().lost_writes, "and the disk says so");
+    assert_eq!(errno(Rig::new(disk.as_ref()).flush()), eio, "the latch is per disk");
+    assert!(disk.status().lost_writes, "the status reports it");
     for _ in 0..2 {
-        disk.sync().expect_err("however often it is asked");
+        disk.sync().expect_err("each call reports it");
     }
-    rig.fill(0, 4096, 3, Volatile).expect("nothing was promised");
+    rig.fill(0, 4096, 3, Volatile).expect("a volatile write promises no durability");
     assert_eq!(rig.read(0, 4096).unwrap(), vec![3; 4096]);
 }
 
 #[test]
-fn each_engine_hears_of_a_lost_write() {
+fn a_lost_write_fails_the_flushes_of_all_engines() {
     if !needs::root() {
         return;
     }
     let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
     let (mut first, mut second) = (Rig::new(disk.as_ref()), Rig::new(disk.as_ref()));
     first.fill(0, 4 * MIB, 1, Volatile).unwrap();
-    // The host has answered the first flush, and its engine has not seen it yet.
+    // The host has completed the first flush; its engine has not reaped it yet.
     first.push(0, Operation::Flush, vec![]);
     first.submit();
     thread::sleep(Duration::from_millis(500));
-    second.flush().expect_err("the lost data may be ours");
+    second.flush().expect_err("the lost data may be this engine's");
     first.complete().result.unwrap_err();
 }
 
 #[test]
-fn no_flush_is_told_ok_by_the_failure_of_another() {
+fn concurrent_flushes_all_fail() {
     if !needs::root() {
         return;
     }
@@ -99,12 +97,12 @@ fn no_flush_is_told_ok_by_the_failure_of_another() {
         rig.push(tag, Operation::Flush, vec![]);
     }
     for _ in 0..8 {
-        rig.complete().result.expect_err("each of them covers what was lost");
+        rig.complete().result.expect_err("each covers the lost data");
     }
 }
 
 #[test]
-fn a_promise_made_before_a_loss_and_handed_out_after_it_is_withdrawn() {
+fn a_flush_that_is_reaped_after_a_loss_fails() {
     if !needs::root() {
         return;
     }
@@ -119,25 +117,29 @@ fn a_promise_made_before_a_loss_and_handed_out_after_it_is_withdrawn() {
 }
 
 #[test]
-fn durability_is_promised_only_where_it_is_had() {
+fn durable_requests_fail_if_data_is_lost() {
     if !needs::root() {
         return;
     }
     let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
     let mut rig = Rig::new(disk.as_ref());
-    rig.fill(0, 4 * MIB, 1, Durable).expect_err("a durable write reaches the disk");
-    assert_eq!(errno(rig.flush()), Some(libc::EIO), "its sync may have told of others' loss");
+    rig.fill(0, 4 * MIB, 1, Durable).expect_err("there is no space for it");
+    assert_eq!(
+        errno(rig.flush()),
+        Some(libc::EIO),
+        "its sync may have reported the loss of other writes"
+    );
 
     for op in [discard(6 * MIB, MIB, Durable), zero(6 * MIB, MIB, true, Durable)] {
         let (_mount, _device, disk) = overcommitted(CacheMode::WriteBack);
         let mut rig = Rig::new(disk.as_ref());
         rig.fill(0, 4 * MIB, 1, Volatile).unwrap();
-        rig.run(op, vec![]).expect_err("durable after a sync, which fails");
+        rig.run(op, vec![]).expect_err("it syncs, which fails");
     }
 }
 
 #[test]
-fn a_full_host_fails_the_write_and_no_flush() {
+fn enospc_fails_the_write_and_no_flush() {
     if !needs::root() {
         return;
     }
@@ -147,12 +149,12 @@ fn a_full_host_fails_the_write_and_no_flush() {
     assert_eq!(errno(rig.fill(0, 2 * MIB, 1, Durable)), Some(libc::ENOSPC));
     rig.flush().unwrap();
     mount.grow("32M");
-    rig.fill(0, 2 * MIB, 2, Durable).expect("there is room again");
+    rig.fill(0, 2 * MIB, 2, Durable).expect("there is space again");
     assert!(rig.read(0, 2 * MIB).unwrap().iter().all(|&byte| byte == 2));
 }
 
 #[test]
-fn a_discard_on_a_block_device_frees_its_space() {
+fn a_discard_on_a_block_device_frees_space() {
     if !needs::root() {
         return;
     }
@@ -164,23 +166,23 @@ fn a_discard_on_a_block_device_frees_its_space() {
         let mut rig = Rig::new(disk.as_ref());
         rig.fill(0, 4 * MIB, 1, Volatile).unwrap();
         rig.flush().unwrap();
-        assert_eq!(space_kib(&path), 4 * KIB);
+        assert_eq!(allocated_kib(&path), 4 * KIB);
         rig.run(discard(MIB, 2 * MIB, Durable), vec![]).unwrap();
-        assert_eq!(space_kib(&path), 2 * KIB, "{mode}");
+        assert_eq!(allocated_kib(&path), 2 * KIB, "{mode}");
         rig.run(zero(0, MIB - 512, true, Volatile), vec![]).unwrap();
         assert!(rig.read(0, MIB - 512).unwrap().iter().all(|&byte| byte == 0));
         assert_eq!(rig.read(MIB - 512, 512).unwrap(), vec![1; 512]);
     }
 }
 
-fn space_kib(path: &Path) -> u64 {
+fn allocated_kib(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     File::open(path).unwrap().metadata().unwrap().blocks() / 2
 }
 
-/// A ramfs neither punches holes nor zeroes.
+/// A ramfs neither punches holes nor zeroes ranges.
 #[test]
-fn a_host_without_holes_ignores_discards_and_still_zeroes() {
+fn a_host_without_hole_punching_ignores_discards_and_zeroes_by_writes() {
     if !needs::root() {
         return;
     }
@@ -190,7 +192,7 @@ fn a_host_without_holes_ignores_discards_and_still_zeroes() {
     let disk = open_with(&path, &options(CacheMode::WriteBack)).unwrap();
     assert_eq!(disk.geometry().discard, None);
     let mut rig = Rig::new(disk.as_ref());
-    rig.run(discard(0, 4096, Durable), vec![]).expect("a discard is advice");
+    rig.run(discard(0, 4096, Durable), vec![]).expect("a discard is a hint");
     assert_eq!(rig.read(0, 4096).unwrap(), numbered(0, 4096));
     for unmap in [true, false] {
         rig.run(write(0, Volatile), Memory::filled(9, MIB).whole()).unwrap();

@@ -1,11 +1,11 @@
-//! The contract of engines and backends. The test of each engine, and that of the pass-through
-//! wrapper, includes it.
+//! The contract of engines and backends. The test of each engine includes it, and that of the
+//! pass-through wrapper.
 
 mod compare;
+mod discards;
+mod enospc;
 mod lost_writes;
-mod no_space;
 mod requests;
-mod trims;
 
 use std::path::Path;
 

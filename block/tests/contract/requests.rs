@@ -1,4 +1,4 @@
-//! The contract over regular files.
+//! Requests on regular files.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,7 +18,7 @@ use crate::common::{
 use crate::contract::{open, open_with, options};
 
 #[test]
-fn what_is_written_is_read_in_every_mode() {
+fn written_data_is_read_in_every_mode() {
     for &mode in CacheMode::ALL {
         let file = numbered_file(MIB);
         let disk = open(file.path(), mode);
@@ -27,27 +27,27 @@ fn what_is_written_is_read_in_every_mode() {
             rig.fill(at, 8 * KIB, 0xa5, durability).unwrap();
             rig.flush().unwrap();
             assert_eq!(rig.read(at, 8 * KIB).unwrap(), vec![0xa5; 8 << 10], "{mode}");
-            let around = rig.read(at + 8 * KIB, 4 * KIB).unwrap();
-            assert_eq!(around, numbered(at + 8 * KIB, 4 * KIB), "{mode}");
+            let after = rig.read(at + 8 * KIB, 4 * KIB).unwrap();
+            assert_eq!(after, numbered(at + 8 * KIB, 4 * KIB), "{mode}");
         }
         disk.sync().unwrap();
     }
 }
 
 #[test]
-fn an_ignored_flush_asks_nothing_of_the_host() {
+fn an_ignored_flush_makes_no_host_call() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::Unsafe);
     let mut rig = Rig::new(disk.as_ref());
     rig.push(3, Operation::Flush, vec![]);
-    let done = rig.reap().expect("complete without a submit");
+    let done = rig.reap().expect("completed without a submit");
     assert_eq!(done.tag, 3);
     done.result.unwrap();
 }
 
-/// The host takes 1024 segments at once: more of them are a short transfer that has to go on.
+/// The host transfers 1024 segments per call: more of them make a short transfer.
 #[test]
-fn a_short_transfer_goes_on() {
+fn a_short_transfer_is_continued() {
     const SEGMENTS: usize = 2500;
     for mode in [CacheMode::WriteBack, CacheMode::None] {
         let file = numbered_file(2 * MIB);
@@ -66,7 +66,7 @@ fn a_short_transfer_goes_on() {
 }
 
 #[test]
-fn a_file_truncated_below_us_fails_reads_and_never_invents_data() {
+fn reads_beyond_the_end_of_a_truncated_file_fail() {
     for (mode, end) in [
         (CacheMode::WriteBack, 16 * KIB),
         (CacheMode::WriteBack, 16 * KIB + 100),
@@ -86,7 +86,7 @@ fn a_file_truncated_below_us_fails_reads_and_never_invents_data() {
 }
 
 #[test]
-fn requests_a_device_must_refuse_do_no_harm() {
+fn invalid_requests_are_refused_and_change_nothing() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
     let mut rig = Rig::new(disk.as_ref());
@@ -128,7 +128,7 @@ fn a_tag_in_use_or_out_of_range_is_refused() {
 }
 
 #[test]
-fn requests_of_no_bytes_complete() {
+fn empty_requests_complete() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
     let mut rig = Rig::new(disk.as_ref());
@@ -142,7 +142,7 @@ fn requests_of_no_bytes_complete() {
     rig.run(read(512), segments).unwrap();
     assert_eq!(memory.bytes(), numbered(512, 1024));
 
-    // More empty segments than the host takes at once are no end of the file.
+    // More empty segments than one call takes do not look like the end of the file.
     let mut segments = vec![memory.segment(0, 0); 1500];
     segments.push(memory.segment(0, 1024));
     rig.run(read(0), segments).unwrap();
@@ -150,11 +150,11 @@ fn requests_of_no_bytes_complete() {
 }
 
 #[test]
-fn direct_io_takes_any_segment() {
+fn direct_io_accepts_any_segment() {
     let file = numbered_file(2 * MIB);
     let disk = open(file.path(), CacheMode::None);
     let mut rig = Rig::new(disk.as_ref());
-    // Odd addresses and lengths, more than one bounce buffer of them.
+    // Unaligned addresses and lengths, more bytes than a bounce buffer holds.
     let cuts = [0, 1, 514, 4096, 70_001, 300_000, 600_064];
     let len = 600_064;
     let mut memory = Memory::filled(0, 700_000);
@@ -167,7 +167,7 @@ fn direct_io_takes_any_segment() {
 
     rig.run(write(MIB, Volatile), segments(&mut memory)).unwrap();
     assert!(rig.read(MIB, len).unwrap() == numbered(4096, len));
-    // Aligned addresses, odd lengths.
+    // Aligned addresses, unaligned lengths.
     let segments = vec![memory.segment(0, 101), memory.segment(8192, 411)];
     rig.run(read(2048), segments).unwrap();
     assert_eq!(
@@ -175,12 +175,12 @@ fn direct_io_takes_any_segment() {
         numbered(2048, 512)
     );
 
-    let behind = MIB + len;
-    assert_eq!(rig.read(behind, 4096).unwrap(), numbered(behind, 4096));
+    let after = MIB + len;
+    assert_eq!(rig.read(after, 4096).unwrap(), numbered(after, 4096));
 }
 
 #[test]
-fn a_discard_frees_space_and_keeps_its_neighbours() {
+fn a_discard_frees_space_and_keeps_adjacent_data() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
     let granularity = disk.geometry().discard.expect("the file system punches holes").granularity;
@@ -196,7 +196,7 @@ fn a_discard_frees_space_and_keeps_its_neighbours() {
 }
 
 #[test]
-fn zeroes_give_space_back_only_when_they_may() {
+fn zeroing_frees_space_only_with_unmap() {
     for (unmap, durability) in [(true, Volatile), (false, Durable)] {
         let file = numbered_file(MIB);
         let disk = open(file.path(), CacheMode::WriteBack);
@@ -208,14 +208,14 @@ fn zeroes_give_space_back_only_when_they_may() {
         assert_eq!(freed > 0, unmap, "{freed} sectors");
         assert!(rig.read(512, 256 * KIB).unwrap().iter().all(|&byte| byte == 0));
         assert_eq!(rig.read(0, 512).unwrap(), numbered(0, 512));
-        let behind = 512 + 256 * KIB;
-        assert_eq!(rig.read(behind, 4096).unwrap(), numbered(behind, 4096));
+        let after = 512 + 256 * KIB;
+        assert_eq!(rig.read(after, 4096).unwrap(), numbered(after, 4096));
     }
 }
 
-/// A memory file punches holes and does not zero ranges.
+/// A memfd supports `FALLOC_FL_PUNCH_HOLE` and not `FALLOC_FL_ZERO_RANGE`.
 #[test]
-fn zeroes_are_written_where_the_host_cannot_zero() {
+fn zeroes_are_written_if_the_host_cannot_zero_a_range() {
     let memfd = rustix::fs::memfd_create("disk", MemfdFlags::CLOEXEC).unwrap();
     let path = PathBuf::from(format!("/proc/self/fd/{}", memfd.as_raw_fd()));
     fs::write(&path, numbered(0, MIB)).unwrap();
@@ -227,12 +227,12 @@ fn zeroes_are_written_where_the_host_cannot_zero() {
     assert_eq!(blocks(), before, "no hole");
     assert!(rig.read(512, 300 * KIB).unwrap().iter().all(|&byte| byte == 0));
     assert_eq!(rig.read(0, 512).unwrap(), numbered(0, 512));
-    let behind = 512 + 300 * KIB;
-    assert_eq!(rig.read(behind, 4096).unwrap(), numbered(behind, 4096));
+    let after = 512 + 300 * KIB;
+    assert_eq!(rig.read(after, 4096).unwrap(), numbered(after, 4096));
 }
 
 #[test]
-fn a_kick_wakes_a_wait_every_time() {
+fn each_kick_ends_a_wait() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
     let mut rig = Rig::new(disk.as_ref());
@@ -246,7 +246,7 @@ fn a_kick_wakes_a_wait_every_time() {
         assert!(rig.reap().is_none());
         kicker.join().unwrap();
     }
-    // A kick that came before the wait is not lost, and counts once.
+    // A kick before the wait is not lost, and is reported once.
     rustix::io::write(&rig.kick, &1u64.to_ne_bytes()).unwrap();
     assert!(rig.wait().kicked);
     let mut memory = Memory::filled(0, 512);
@@ -276,7 +276,7 @@ fn a_full_engine_completes_each_request_once() {
 }
 
 #[test]
-fn dropping_an_engine_waits_for_what_is_in_flight() {
+fn dropping_an_engine_waits_for_requests_in_flight() {
     let file = numbered_file(32 * MIB);
     let disk = open(file.path(), CacheMode::None);
     let mut rig = Rig::new(disk.as_ref());
@@ -284,12 +284,12 @@ fn dropping_an_engine_waits_for_what_is_in_flight() {
     for (tag, memory) in (0..).zip(&mut memories) {
         rig.push(tag, read(u64::from(tag) * MIB), memory.whole());
         if tag == DEPTH / 2 {
-            rig.submit(); // The rest is pushed and never submitted.
+            rig.submit(); // The others are pushed and not submitted.
         }
     }
     drop(rig);
     for (tag, memory) in (0..).zip(&memories) {
-        assert!(memory.bytes() == numbered(tag * MIB, MIB), "request {tag} is settled");
+        assert!(memory.bytes() == numbered(tag * MIB, MIB), "request {tag} has completed");
     }
 }
 
@@ -328,17 +328,16 @@ fn two_engines_share_a_disk() {
     }
 }
 
-/// Who has several engines sleeps on their descriptors: whatever happens shows there, and nothing
-/// else does.
+/// For a caller that polls several engines.
 #[test]
-fn the_descriptor_tells_of_completions_and_kicks() {
+fn poll_fd_signals_completions_and_kicks_only() {
     let file = numbered_file(MIB);
     for mode in [CacheMode::WriteBack, CacheMode::None] {
         let disk = open(file.path(), mode);
         let mut rig = Rig::new(disk.as_ref());
         assert!(rig.reap().is_none());
-        rig.sleep_outside(0);
-        assert!(!rig.sleep_outside(50), "{mode}: nothing has happened");
+        rig.poll(0);
+        assert!(!rig.poll(50), "{mode}: there was no event");
         for turn in 0..100 {
             let mut memory = Memory::filled(0, 4 * KIB);
             rig.push(1, read(turn * 4 * KIB), memory.whole());
@@ -347,19 +346,19 @@ fn the_descriptor_tells_of_completions_and_kicks() {
                 if let Some(completion) = rig.reap() {
                     break completion;
                 }
-                assert!(rig.sleep_outside(10_000), "{mode}: a completion that does not show");
+                assert!(rig.poll(10_000), "{mode}: the completion is not signalled");
                 rig.submit();
             };
             completion.result.unwrap();
             assert_eq!(memory.bytes(), numbered(turn * 4 * KIB, 4 * KIB));
         }
-        // What the loop has not slept for is told once more.
-        rig.sleep_outside(0);
+        // A completion that was reaped without a poll is still signalled.
+        rig.poll(0);
         rig.submit();
         assert!(rig.reap().is_none());
-        rig.sleep_outside(0);
-        assert!(!rig.sleep_outside(50), "{mode}: nothing has happened");
+        rig.poll(0);
+        assert!(!rig.poll(50), "{mode}: there was no event");
         rustix::io::write(&rig.kick, &1u64.to_ne_bytes()).unwrap();
-        assert!(rig.sleep_outside(10_000), "{mode}: a kick that does not show");
+        assert!(rig.poll(10_000), "{mode}: the kick is not signalled");
     }
 }

@@ -132,7 +132,7 @@ fn a_comment_of_101_columns_is_found() {
 #[test]
 fn a_line_of_121_columns_of_a_page_is_found() {
     let wide = "a".repeat(121);
-    let page = format!("{wide}\n| {wide} |\n```\n{wide}\n```\n{}\n", "a".repeat(120));
+    let page = format!("{wide}\n| {wide} |\n```\n{wide}\n```\n    {wide}\n{}\n", "a".repeat(120));
     let workspace = with_page(workspace("", &[]), "README.md", &page);
     assert_eq!(places(&words::wide_prose(&workspace)), ["README.md:1"]);
 }

@@ -59,15 +59,16 @@ pub fn wide_comments(workspace: &Workspace) -> Vec<Violation> {
     found
 }
 
-/// Markdown lines of more than [`WIDEST_PROSE`] columns, except tables, fenced code and URLs.
+/// Markdown lines of more than [`WIDEST_PROSE`] columns, except tables, code and URLs.
 pub fn wide_prose(workspace: &Workspace) -> Vec<Violation> {
     let is_markdown =
         |document: &&crate::document::Document| document.language == Language::Markdown;
     let mut found = Vec::new();
     for document in workspace.documents.iter().filter(is_markdown) {
-        let mut is_code = false;
+        let mut is_fenced = false;
         for (at, line) in document.text.lines().enumerate() {
-            is_code ^= line.trim_start().starts_with("```");
+            is_fenced ^= line.trim_start().starts_with("```");
+            let is_code = is_fenced || line.starts_with("    ");
             let width = line.chars().count();
             let is_table = line.trim_start().starts_with('|');
             if width > WIDEST_PROSE && !is_code && !is_table && !line.contains("://") {

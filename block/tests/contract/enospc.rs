@@ -1,4 +1,4 @@
-//! Writes that the host has no space for, reported or held.
+//! Requests that the host refuses with ENOSPC, failed or held.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use fixtures::needs;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// A disk of 8 MiB on a host with room for 1 MiB, which holds what does not fit.
+/// A disk of 8 MiB on a host with space for 1 MiB that holds requests on ENOSPC.
 fn holding(mode: CacheMode, deadline: Duration) -> (Mount, Disk) {
     let mount = Mount::new("tmpfs", "size=1M");
     let options = DiskOptions { on_enospc: OnEnospc::Hold { deadline }, ..options(mode) };
@@ -21,19 +21,19 @@ fn holding(mode: CacheMode, deadline: Duration) -> (Mount, Disk) {
     (mount, disk)
 }
 
-/// Waits until the disk holds something.
+/// Waits until the disk holds a request.
 fn wait_until_held(rig: &mut Rig, disk: &dyn Backend) {
     let start = Instant::now();
     while disk.status().enospc_hold.is_none() {
         assert!(rig.reap().is_none(), "held, not completed");
-        assert!(start.elapsed() < LONG, "nothing is held");
+        assert!(start.elapsed() < LONG, "no request is held");
         thread::sleep(Duration::from_millis(1));
         rig.submit();
     }
 }
 
 #[test]
-fn a_held_write_completes_when_there_is_space_and_holds_up_nothing_else() {
+fn a_held_write_completes_when_there_is_space_and_delays_no_other_request() {
     if !needs::root() {
         return;
     }
@@ -46,10 +46,10 @@ fn a_held_write_completes_when_there_is_space_and_holds_up_nothing_else() {
         let held = disk.status().enospc_hold.unwrap();
         assert_eq!((held.requests, held.errno), (1, libc::ENOSPC));
 
-        // The tag of the held write is in use; every other request goes on.
+        // Other requests complete meanwhile; only the tag of the held write is in use.
         rig.flush().expect("a held write has not completed: no flush covers it");
         rig.run(read(4 * MIB), Memory::filled(1, 4 * KIB).whole()).unwrap();
-        rig.fill(0, 4 * KIB, 7, Volatile).expect("there is space where the write began");
+        rig.fill(0, 4 * KIB, 7, Volatile).expect("the start of the held write is allocated");
 
         mount.grow("32M");
         let done = rig.complete();
@@ -61,7 +61,7 @@ fn a_held_write_completes_when_there_is_space_and_holds_up_nothing_else() {
 }
 
 #[test]
-fn zeroes_that_take_space_are_held() {
+fn zeroing_that_allocates_is_held() {
     if !needs::root() {
         return;
     }
@@ -75,7 +75,7 @@ fn zeroes_that_take_space_are_held() {
 }
 
 #[test]
-fn after_its_deadline_a_held_write_fails() {
+fn a_held_write_fails_at_its_deadline() {
     if !needs::root() {
         return;
     }
@@ -95,7 +95,7 @@ fn after_its_deadline_a_held_write_fails() {
 }
 
 #[test]
-fn dropping_an_engine_ends_what_it_holds() {
+fn dropping_an_engine_ends_its_holds() {
     if !needs::root() {
         return;
     }
@@ -112,9 +112,9 @@ fn dropping_an_engine_ends_what_it_holds() {
     assert_eq!(disk.status().enospc_hold, None);
 }
 
-/// The last thing a disk that is detached is asked.
+/// As at the detach of a disk.
 #[test]
-fn a_disk_that_stops_holding_asks_once_more_and_reports() {
+fn held_requests_are_retried_and_fail_when_holding_stops() {
     if !needs::root() {
         return;
     }
@@ -130,7 +130,7 @@ fn a_disk_that_stops_holding_asks_once_more_and_reports() {
         assert_eq!(errno(rig.complete().result), Some(libc::ENOSPC));
     }
     assert_eq!(disk.status().enospc_hold, None);
-    assert_eq!(errno(rig.fill(0, 4 * MIB, 1, Volatile)), Some(libc::ENOSPC), "at once");
+    assert_eq!(errno(rig.fill(0, 4 * MIB, 1, Volatile)), Some(libc::ENOSPC), "immediately");
     assert!(start.elapsed() < LONG / 4, "{:?}", start.elapsed());
     mount.grow("32M");
     rig.fill(0, 2 * MIB, 2, Volatile).unwrap();
@@ -138,7 +138,7 @@ fn a_disk_that_stops_holding_asks_once_more_and_reports() {
 }
 
 #[test]
-fn several_held_writes_complete_once_each() {
+fn held_writes_complete_once_each() {
     if !needs::root() {
         return;
     }

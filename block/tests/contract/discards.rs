@@ -1,4 +1,4 @@
-//! What guests discard, and what comes back to the host.
+//! Discards, and the space that they free on the host.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -11,20 +11,20 @@ use crate::contract::{open, open_with, options};
 use fixtures::host::Loop;
 use fixtures::needs;
 
-/// Bytes that a file takes of its file system.
+/// Bytes that are allocated to a file.
 fn allocated(path: &Path) -> u64 {
     path.metadata().unwrap().blocks() * 512
 }
 
 #[test]
-fn pieces_of_a_granule_free_it_together() {
+fn discards_of_parts_of_a_granule_are_merged() {
     for mode in [CacheMode::WriteBack, CacheMode::None] {
         let file = numbered_file(MIB);
         let disk = open(file.path(), mode);
         assert_eq!(disk.geometry().discard.unwrap().granularity, 4096);
         let mut rig = Rig::new(disk.as_ref());
         let before = allocated(file.path());
-        // From the last to the first, the last of them durable.
+        // In descending order, the last one durable.
         for (tag, sector) in (8..16).rev().enumerate() {
             let durability = if tag == 7 { Durable } else { Volatile };
             rig.push(u16::try_from(tag).unwrap(), discard(sector * 512, 512, durability), vec![]);
@@ -33,32 +33,28 @@ fn pieces_of_a_granule_free_it_together() {
         let all = DiscardStats { requested: 4 * KIB, merged: 4 * KIB, freed: 4 * KIB, skipped: 0 };
         assert_eq!(disk.status().discards, all, "{mode}");
         assert_eq!(before - allocated(file.path()), 4 * KIB, "{mode}");
-        assert_eq!(
-            rig.read(0, 4 * KIB).unwrap(),
-            numbered(0, 4 * KIB),
-            "what lies before it stays"
-        );
+        assert_eq!(rig.read(0, 4 * KIB).unwrap(), numbered(0, 4 * KIB), "the granule before");
         assert_eq!(rig.read(8 * KIB, 4 * KIB).unwrap(), numbered(8 * KIB, 4 * KIB));
     }
 }
 
-/// One discard carries out those of its neighbours. Who aborts it aborts no other.
+/// The first of several merged discards frees the range of all of them.
 #[test]
-fn a_discard_that_is_aborted_takes_no_other_along() {
+fn cancelling_a_merged_discard_cancels_no_other() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
     let mut one = Rig::new(disk.as_ref());
-    // From now on changes are claimed.
+    // Requires claims from now on.
     let mut memory = Memory::filled(0, KIB);
     let compare = Operation::CompareAndWrite { at: ByteOffset(0), durability: Volatile };
-    assert!(one.run(compare, memory.whole()).is_err(), "it holds numbers");
+    assert!(one.run(compare, memory.whole()).is_err(), "a miscompare");
     let mut two = Rig::new(disk.as_ref());
     let mut memory = Memory::filled(7, 4 * KIB);
     two.push(5, write(4 * KIB, Volatile), memory.whole());
     for tag in 1..3 {
         one.push(tag, discard((2 + 2 * u64::from(tag)) * KIB, 2 * KIB, Volatile), vec![]);
     }
-    // Together they wait for the write now.
+    // The flush ends their delay; merged, they wait for the claim of the write.
     one.push(3, Operation::Flush, vec![]);
     assert!(one.cancel(1));
     two.complete().result.unwrap();
@@ -66,11 +62,11 @@ fn a_discard_that_is_aborted_takes_no_other_along() {
     results.sort_by_key(|done| done.tag);
     let errnos = results.iter().map(|done| done.result.as_ref().err()?.raw_os_error());
     assert_eq!(errnos.collect::<Vec<_>>(), [Some(libc::ECANCELED), None, None]);
-    assert_eq!(one.read(4 * KIB, 4 * KIB).unwrap(), [7; 4096], "no whole granule is left");
+    assert_eq!(one.read(4 * KIB, 4 * KIB).unwrap(), [7; 4096], "no whole granule remains");
 }
 
 #[test]
-fn a_piece_without_neighbours_ends_by_itself_and_keeps_its_data() {
+fn a_partial_granule_without_neighbours_completes_and_keeps_its_data() {
     let file = numbered_file(MIB);
     let disk = open(file.path(), CacheMode::WriteBack);
     let mut rig = Rig::new(disk.as_ref());
@@ -81,7 +77,7 @@ fn a_piece_without_neighbours_ends_by_itself_and_keeps_its_data() {
         DiscardStats { requested: 4 * KIB, skipped: 4 * KIB, ..DiscardStats::default() }
     );
     assert_eq!(rig.read(0, 4 * KIB).unwrap(), numbered(0, 4 * KIB));
-    // A piece that is still waiting ends with its engine.
+    // Completed by the drop of the engine while it is delayed.
     rig.push(1, discard(512, 512, Volatile), vec![]);
 }
 
@@ -91,38 +87,36 @@ fn only_the_ends_of_a_large_discard_are_skipped() {
     let disk = open(file.path(), CacheMode::WriteBack);
     let mut rig = Rig::new(disk.as_ref());
     rig.run(discard(512, MIB - KIB, Volatile), vec![]).unwrap();
-    let DiscardStats { requested: asked, merged: gathered, freed, skipped } =
-        disk.status().discards;
-    assert_eq!((asked, gathered), (MIB - KIB, 0));
+    let DiscardStats { requested, merged, freed, skipped } = disk.status().discards;
+    assert_eq!((requested, merged), (MIB - KIB, 0));
     assert_eq!((freed, skipped), (MIB - 8 * KIB, 7 * KIB));
     assert_eq!(allocated(file.path()), 8 * KIB);
     rig.run(zero(0, MIB, true, Volatile), vec![]).unwrap();
     assert_eq!(
         disk.status().discards.freed,
         MIB - 8 * KIB + MIB,
-        "zeroing that may unmap counts too"
+        "zeroing with unmap is counted as well"
     );
 }
 
-/// Seen from outside: a part of it is freed before all of it is, and other requests go on
-/// meanwhile.
+/// The counter rises step by step, and reads complete between the steps.
 #[test]
-fn a_large_discard_goes_in_chunks_and_reads_go_between_them() {
+fn reads_complete_between_the_chunks_of_a_large_discard() {
     const SIZE: u64 = 64 << 30;
     let file = numbered_file(MIB);
     file.as_file().set_len(SIZE).unwrap();
     let disk = open(file.path(), CacheMode::WriteBack);
     let mut rig = Rig::new(disk.as_ref());
     rig.push(9, discard(MIB, SIZE - MIB, Volatile), vec![]);
-    let mut partly = 0;
+    let mut partly_freed = 0;
     let mut reads = 0;
     loop {
-        let mut memory = crate::common::Memory::filled(0, 4 * KIB);
+        let mut memory = Memory::filled(0, 4 * KIB);
         rig.push(1, crate::common::read(0), memory.whole());
         let first = rig.complete();
         first.result.unwrap();
         let freed = disk.status().discards.freed;
-        partly += usize::from(freed > 0 && freed < SIZE - MIB);
+        partly_freed += usize::from(freed > 0 && freed < SIZE - MIB);
         if first.tag == 9 {
             assert_eq!(rig.complete().tag, 1);
             break;
@@ -130,12 +124,12 @@ fn a_large_discard_goes_in_chunks_and_reads_go_between_them() {
         reads += 1;
         assert_eq!(memory.bytes(), numbered(0, 4 * KIB));
     }
-    assert!(partly > 0 && reads > 0, "{partly} looks in between, {reads} reads");
+    assert!(partly_freed > 0 && reads > 0, "{partly_freed} samples in between, {reads} reads");
     assert_eq!(disk.status().discards.freed, SIZE - MIB);
 }
 
 #[test]
-fn a_block_device_frees_what_is_discarded_in_pieces() {
+fn discards_of_parts_of_a_block_device_granule_are_merged() {
     if !needs::root() {
         return;
     }
@@ -152,12 +146,15 @@ fn a_block_device_frees_what_is_discarded_in_pieces() {
     rig.complete_all(16);
     assert_eq!(before - allocated(file.path()), 2 * granularity);
     assert_eq!(disk.status().discards.merged, 2 * granularity);
-    let space = disk.backing_space().unwrap().expect("the store of a loop device is its file's");
+    let space = disk
+        .backing_space()
+        .unwrap()
+        .expect("the backing store of a loop device is that of its file");
     assert!(space.available > 0);
 }
 
 #[test]
-fn discards_are_not_offered_where_they_are_to_be_ignored() {
+fn discards_are_not_offered_if_they_are_ignored() {
     let file = numbered_file(MIB);
     let options = DiskOptions { discard: false, ..options(CacheMode::WriteBack) };
     let disk = open_with(file.path(), &options).unwrap();
@@ -165,39 +162,39 @@ fn discards_are_not_offered_where_they_are_to_be_ignored() {
 }
 
 #[test]
-fn zeroes_are_detected_and_give_their_space_back_only_where_asked_for() {
-    for (way, freed) in
+fn detected_zeroes_free_space_only_with_unmap() {
+    for (detect_zeroes, freed) in
         [(DetectZeroes::Off, 0), (DetectZeroes::On, 0), (DetectZeroes::Unmap, 64 * KIB)]
     {
         for mode in [CacheMode::WriteBack, CacheMode::None, CacheMode::WriteThrough] {
             let file = numbered_file(MIB);
-            let options = DiskOptions { detect_zeroes: way, ..options(mode) };
+            let options = DiskOptions { detect_zeroes, ..options(mode) };
             let disk = open_with(file.path(), &options).unwrap();
             let mut rig = Rig::new(disk.as_ref());
             let before = allocated(file.path());
             let durability = mode.write_durability();
             rig.fill(64 * KIB, 64 * KIB, 0, durability).unwrap();
             rig.flush().unwrap();
-            assert_eq!(before - allocated(file.path()), freed, "{way} {mode}");
-            assert_eq!(disk.status().discards.freed, freed, "{way} {mode}");
+            assert_eq!(before - allocated(file.path()), freed, "{detect_zeroes} {mode}");
+            assert_eq!(disk.status().discards.freed, freed, "{detect_zeroes} {mode}");
             assert!(rig.read(64 * KIB, 64 * KIB).unwrap().iter().all(|byte| *byte == 0));
             assert_eq!(rig.read(0, 64 * KIB).unwrap(), numbered(0, 64 * KIB));
         }
     }
 }
 
-/// One byte that is not zero, wherever it is, is data; and so is a piece of a block.
+/// At any position, whatever the alignment and number of segments.
 #[test]
-fn what_is_not_all_zero_is_written() {
+fn one_nonzero_byte_makes_a_block_data() {
     let file = numbered_file(MIB);
     let options =
         DiskOptions { detect_zeroes: DetectZeroes::Unmap, ..options(CacheMode::WriteBack) };
     let disk = open_with(file.path(), &options).unwrap();
     let mut rig = Rig::new(disk.as_ref());
-    // Aligned in memory or not, in one segment or in three.
+    // Aligned and unaligned, in one segment and in three.
     for (start, cuts) in [(0, vec![4096]), (3, vec![4096]), (5, vec![512, 7, 4096 - 519])] {
         for at in [0, 1, 7, 8, 511, 518, 519, 2048, 4088, 4095] {
-            let mut memory = crate::common::Memory::filled(0, 8 * KIB);
+            let mut memory = Memory::filled(0, 8 * KIB);
             memory.set(start + at, 1);
             let mut from = start;
             let segments = cuts.iter().map(|len| {
@@ -205,7 +202,7 @@ fn what_is_not_all_zero_is_written() {
                 memory.segment(from - len, *len)
             });
             let segments = segments.collect();
-            rig.run(crate::common::write(4 * KIB, Volatile), segments).unwrap();
+            rig.run(write(4 * KIB, Volatile), segments).unwrap();
             let mut expected = vec![0; 4096];
             expected[at] = 1;
             assert_eq!(rig.read(4 * KIB, 4 * KIB).unwrap(), expected, "byte {at} from {start}");
