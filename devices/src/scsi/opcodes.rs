@@ -316,6 +316,12 @@ fn report_task_management(_: &LogicalUnit, command: &Command<'_>) -> Outcome {
     data_in(with_header(&header, &timeouts), allocation.into())
 }
 
+/// The operation codes of all commands.
+#[cfg(test)]
+pub(super) fn known_opcodes() -> Vec<u8> {
+    COMMANDS.iter().map(CommandEntry::opcode).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,13 +6,8 @@ use super::*;
 
 /// Bytes that are commands more often than random ones.
 fn commands() -> impl Strategy<Value = Vec<u8>> {
-    let opcodes = [
-        0x00, 0x03, 0x08, 0x0a, 0x12, 0x15, 0x1a, 0x1b, 0x1d, 0x1e, 0x25, 0x28, 0x2a, 0x2e, 0x2f,
-        0x35, 0x41, 0x42, 0x4d, 0x55, 0x5a, 0x5e, 0x5f, 0x88, 0x89, 0x8a, 0x8e, 0x8f, 0x91, 0x93,
-        0x9e, 0xa0, 0xa3, 0xa8, 0xaa, 0xae, 0xaf,
-    ];
     let byte = prop_oneof![4 => Just(0u8), 1 => any::<u8>(), 1 => 0..16u8];
-    let opcode = prop_oneof![9 => prop::sample::select(opcodes.to_vec()), 1 => any::<u8>()];
+    let opcode = prop_oneof![9 => prop::sample::select(opcodes::known_opcodes()), 1 => any::<u8>()];
     (opcode, prop::collection::vec(byte, 0..32)).prop_map(|(opcode, rest)| {
         let mut bytes = vec![opcode];
         bytes.extend(rest);
