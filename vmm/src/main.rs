@@ -18,6 +18,7 @@ mod log;
 mod machine;
 mod memory;
 mod notifier;
+mod stream;
 mod sys;
 
 use std::path::Path;
@@ -39,10 +40,12 @@ fn main() -> ExitCode {
         }
         Command::Disk { command, json } => cmd::disk::disk(&command, json),
     };
-    result.unwrap_or_else(|error| {
+    let exit = result.unwrap_or_else(|error| {
         log::print(format_args!("error: {error:#}"));
         Exit::Failed.into()
-    })
+    });
+    log::drain();
+    exit
 }
 
 fn check(config: &Path, json: bool, explain: bool) -> anyhow::Result<ExitCode> {

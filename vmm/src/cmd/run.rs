@@ -15,6 +15,7 @@ use crate::control::{
 use crate::disks::{DiskRegistry, EventLog, Hotplug, ManagedDisk};
 use crate::exit::Exit;
 use crate::kvm::KvmFailure;
+use crate::log;
 use crate::machine::{Ending, Machine, MachineError};
 use crate::memory::MemoryError;
 
@@ -24,6 +25,9 @@ pub(crate) enum RunError {
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
+    /// The log cannot be written from its own thread.
+    #[error("cannot start the log")]
+    Log(#[source] io::Error),
     /// The console cannot be opened.
     #[error("cannot open the console")]
     Console(#[source] io::Error),
@@ -57,6 +61,7 @@ pub(crate) enum RunError {
 /// The host failed, before the start or while the guest ran.
 pub(crate) fn run(config: &MachineConfig) -> Result<Exit, RunError> {
     let signals = Signals::block().map_err(RunError::Signals)?;
+    log::start_queue().map_err(RunError::Log)?;
     let socket = config.control.as_deref();
     let socket = socket.map(|path| ListeningSocket::bind("control socket", path)).transpose()?;
     let mut console = Console::open(&config.console).map_err(RunError::Console)?;

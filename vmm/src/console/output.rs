@@ -12,8 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use block::LogLimit;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use crate::stream::write_all;
 
 /// Bytes that wait for a slow sink.
 const CAPACITY: usize = 256 << 10;
@@ -166,22 +165,6 @@ impl Write for OutputWriter {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Writes all of `bytes`. Blocks while the reader does not read.
-fn write_all(sink: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(sink, bytes) {
-            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
-            Err(Errno::INTR) => {}
-            // Another process that shares the description has made it non-blocking.
-            Err(Errno::AGAIN) => {
-                poll(&mut [PollFd::new(sink, PollFlags::OUT)], None)?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -28,6 +28,61 @@ pub(crate) fn out(port: u16, value: u8) -> Vec<u8> {
     vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
 }
 
+/// `mov dx, port; mov ax, value; out dx, ax`
+fn out_16(port: u16, value: u16) -> Vec<u8> {
+    let ([p0, p1], [v0, v1]) = (port.to_le_bytes(), value.to_le_bytes());
+    vec![0x66, 0xba, p0, p1, 0x66, 0xb8, v0, v1, 0x66, 0xef]
+}
+
+/// `mov dx, port; mov eax, value; out dx, eax`
+fn out_32(port: u16, value: u32) -> Vec<u8> {
+    let ([p0, p1], [v0, v1, v2, v3]) = (port.to_le_bytes(), value.to_le_bytes());
+    vec![0x66, 0xba, p0, p1, 0xb8, v0, v1, v2, v3, 0xef]
+}
+
+/// Writes a register of the common configuration structure of the first virtio device, through the
+/// PCI configuration access capability (Virtio 1.2 §4.1.4.9) and the ports 0xcf8 and 0xcfc.
+fn write_common(register: u8, width: u8, value: u32) -> Vec<u8> {
+    const ADDRESS: u16 = 0xcf8;
+    const DATA: u16 = 0xcfc;
+    /// Enabled, bus 0, device 1, function 0.
+    const FUNCTION: u32 = 0x8000_0800;
+    /// Offset of the capability.
+    const CAPABILITY: u32 = 0x84;
+    let narrow = u16::try_from(value);
+    [
+        out_32(ADDRESS, FUNCTION | (CAPABILITY + 8)),
+        out_32(DATA, register.into()),
+        out_32(ADDRESS, FUNCTION | (CAPABILITY + 12)),
+        out_32(DATA, width.into()),
+        out_32(ADDRESS, FUNCTION | (CAPABILITY + 16)),
+        match width {
+            1 => out(DATA, u8::try_from(value).unwrap()),
+            2 => out_16(DATA, narrow.unwrap()),
+            _ => out_32(DATA, value),
+        },
+    ]
+    .concat()
+}
+
+/// Activates the first virtio device with a misaligned queue, which is a warning in the log.
+pub(crate) fn misalign_queue() -> Vec<u8> {
+    const ACKNOWLEDGE_DRIVER: u32 = 3;
+    const FEATURES_OK: u32 = 8;
+    const DRIVER_OK: u32 = 4;
+    [
+        write_common(0x14, 1, ACKNOWLEDGE_DRIVER),
+        // The upper features: VIRTIO_F_VERSION_1.
+        write_common(0x08, 4, 1),
+        write_common(0x0c, 4, 1),
+        write_common(0x14, 1, ACKNOWLEDGE_DRIVER | FEATURES_OK),
+        write_common(0x20, 4, 0x1001),
+        write_common(0x1c, 2, 1),
+        write_common(0x14, 1, ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK),
+    ]
+    .concat()
+}
+
 /// `mov dx, port; in al, dx; test al, mask; jz` back to the start
 pub(crate) fn wait_for(port: u16, mask: u8) -> Vec<u8> {
     let [low, high] = port.to_le_bytes();

@@ -6,4 +6,5 @@ mod console;
 mod control;
 mod ends;
 mod guest;
+mod log;
 mod terminal;

@@ -15,14 +15,16 @@ use crate::guest::{
 };
 
 /// A pseudoterminal.
-struct Terminal {
+pub(crate) struct Terminal {
     controller: File,
     user: OwnedFd,
 }
 
 impl Terminal {
-    fn open() -> Self {
-        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    pub(crate) fn open() -> Self {
+        // A child that inherited the controller would keep the terminal from hanging up.
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let controller = openpt(flags).unwrap();
         grantpt(&controller).unwrap();
         unlockpt(&controller).unwrap();
         let name = ptsname(&controller, Vec::new()).unwrap();
@@ -34,11 +36,11 @@ impl Terminal {
         tcgetattr(&self.user).unwrap()
     }
 
-    fn is_raw(&self) -> bool {
+    pub(crate) fn is_raw(&self) -> bool {
         !self.mode().local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO)
     }
 
-    fn start(&self, machine: &Machine) -> Child {
+    pub(crate) fn start(&self, machine: &Machine) -> Child {
         let end = || self.user.try_clone().unwrap();
         machine.command().stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
     }

@@ -54,6 +54,7 @@ fn cannot(action: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 /// The host failed.
 pub(crate) fn serve(config: &DiskFile, path: &Path) -> Result<ExitCode, ServeError> {
     let signals = Signals::block().map_err(cannot("receive signals"))?;
+    log::start_queue().map_err(cannot("start the log"))?;
     let socket = ListeningSocket::bind("vhost-user socket", path)?;
     let control = config.control.as_deref();
     let control = control.map(|path| ListeningSocket::bind("control socket", path)).transpose()?;

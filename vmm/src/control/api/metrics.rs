@@ -13,6 +13,7 @@ use super::collect::{DiskSnapshot, View};
 use super::latency::Counts;
 use super::model::{Discards, EnospcHold, RunState};
 use crate::disks::ManagedDisk;
+use crate::log;
 
 /// The value of `Content-Type`.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -79,6 +80,9 @@ fn machine(page: &mut Page, view: &View) {
     page.single("bulkhead_paused", "Whether the machine is paused.", paused);
     let uptime = view.started.elapsed().as_secs_f64();
     page.single("bulkhead_uptime_seconds", "Time since the guest started.", uptime);
+    let name = "bulkhead_log_dropped_messages_total";
+    page.family(name, "counter", "Log messages that standard error did not take.");
+    page.sample(name, &[], log::dropped());
     if let Some(machine) = &view.machine {
         page.single("bulkhead_vcpus", "Virtual processors.", machine.vcpus);
         page.single("bulkhead_memory_bytes", "Guest memory.", machine.memory_bytes);

@@ -25,15 +25,15 @@ const SETTINGS: &str = "memory = \"32MiB\"\nshutdown_grace = \"20s\"";
 const DISK_BYTES: u64 = 4 << 20;
 
 /// A running machine with a control socket.
-struct Rig {
+pub(crate) struct Rig {
     machine: Machine,
     child: Child,
 }
 
 /// An answer of the control socket.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     head: String,
     body: String,
 }
@@ -65,7 +65,7 @@ impl Rig {
         Self::running(machine, child)
     }
 
-    fn running(machine: Machine, child: Child) -> Self {
+    pub(crate) fn running(machine: Machine, child: Child) -> Self {
         let rig = Self { machine, child };
         wait_until("the control socket", || UnixStream::connect(rig.socket()).is_ok());
         // The socket answers when the machine runs.
@@ -75,9 +75,13 @@ impl Rig {
 
     /// A guest that powers off when its power button is pressed.
     fn power_button() -> Self {
+        Self::of(Self::power_button_machine())
+    }
+
+    pub(crate) fn power_button_machine() -> Machine {
         let machine = Machine::with(&[wait_for(BUTTON, 1), power_off(), halt()], CONTROL);
         machine.configure(SETTINGS, CONTROL);
-        Self::of(machine)
+        machine
     }
 
     /// A machine with the disks `root`, writeback with two queues, and `fast`, unsafe.
@@ -125,8 +129,15 @@ impl Rig {
         answer
     }
 
-    fn post(&self, path: &str, body: &str) -> Answer {
+    pub(crate) fn post(&self, path: &str, body: &str) -> Answer {
         self.request("POST", path, body)
+    }
+
+    /// The value of a metric without labels.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let page = self.get("/metrics").body;
+        let line = page.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{name}: {page}"))
     }
 
     fn state(&self) -> String {
@@ -140,7 +151,7 @@ impl Rig {
     }
 
     /// Ends the machine with a signal, and returns the exit code.
-    fn end(mut self) -> Option<i32> {
+    pub(crate) fn end(mut self) -> Option<i32> {
         signal(&self.child, Signal::TERM);
         let code = wait(&mut self.child).code();
         assert!(!self.socket().exists(), "the socket was not removed");
