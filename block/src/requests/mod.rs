@@ -253,8 +253,7 @@ impl Requests {
                 self.transfers.complete();
                 return self.report(tag, op, check_promise(op, &self.disk));
             }
-            let segments = slot.take_segments();
-            self.insert_machine(tag, op, segments);
+            self.demote(tag, op);
         }
         self.handle_machine_result(tag, result);
         self.release();
@@ -396,12 +395,21 @@ impl Requests {
     /// Gives a fast-path write a state machine, so that its completion is not missed by the range
     /// lock.
     fn demote_write(&mut self, tag: u16) {
-        let Some(slot) = self.fast.get_mut(usize::from(tag)) else { return };
+        let Some(slot) = self.fast.get(usize::from(tag)) else { return };
         if let SlotState::Write | SlotState::DurableWrite = slot.state
             && let Some(op) = slot.transfer()
         {
-            let segments = slot.take_segments();
-            self.insert_machine(tag, op, segments);
+            self.demote(tag, op);
+        }
+    }
+
+    /// Gives a fast-path transfer a state machine. It has no claim: with claims required, the fast
+    /// path takes no writes.
+    fn demote(&mut self, tag: u16, op: Operation) {
+        let Some(slot) = self.fast.get_mut(usize::from(tag)) else { return };
+        let segments = slot.take_segments();
+        self.insert_machine(tag, op, segments);
+        if !matches!(op, Operation::Read { .. }) {
             self.waiting.claims.mark_unclaimed(tag);
         }
     }

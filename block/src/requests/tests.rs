@@ -8,7 +8,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::*;
 use crate::kick::Kick;
 use crate::simulation::{Clock, SimulatedDisk, SimulatedParameters};
-use crate::{ByteOffset, ByteRange, CacheMode, DiscardLimits, DiskOptions, Durability, Geometry};
+use crate::{
+    ByteOffset, ByteRange, CacheMode, DiscardLimits, DiskOptions, Durability, Geometry, Segment,
+};
 
 const GRANULE: u32 = 4096;
 
@@ -154,4 +156,43 @@ fn a_command_of_many_ranges_completes_in_time() {
     let (one, each) = (time_of_ranges(256, true), time_of_ranges(256, false));
     assert!(one < Duration::from_secs(20), "{one:?}");
     assert!(each > Duration::from_secs(30), "separate discards are paced: {each:?}");
+}
+
+/// Whether another engine's compare-and-write is granted its claim (while, after) a fast-path
+/// write of 4 KiB is at the host. `first_result` is the host's answer to a first attempt.
+fn compare_is_granted(first_result: Option<i32>) -> (bool, bool) {
+    let (kick, disk) = (kick(), disk().open_disk());
+    let setup = EngineSetup { depth: 8, memory: &[], kick: kick.as_fd() };
+    let mut requests = Requests::new(Arc::clone(&disk), &setup).unwrap();
+    let mut memory = vec![1u8; 4096];
+    let mut segments = Segments::new();
+    // SAFETY: the memory outlives the requests.
+    segments.push(unsafe { Segment::new(memory.as_mut_ptr(), 4096) });
+    let op = Operation::Write { at: ByteOffset(0), durability: Durability::Volatile };
+    let request = Request { tag: 0, op, segments: &mut segments };
+    assert!(requests.push_fast(&request).is_some(), "the fast path takes the write");
+    if let Some(result) = first_result {
+        requests.handle_result(0, result);
+        assert!(requests.next_call().is_some(), "the rest of the write is submitted");
+    }
+    let lock = &disk.state.range_lock;
+    let other = Kick::new(kick.as_fd()).unwrap();
+    lock.register(&other);
+    lock.require();
+    lock.report_claiming(&other);
+    let (claim, _) = lock.claim(&other, &(0..4096), true);
+    requests.enable_claims_if_required();
+    let granted_before = lock.is_granted(&claim);
+    requests.handle_result(0, 4096 - first_result.unwrap_or(0).max(0));
+    let granted_after = lock.is_granted(&claim);
+    lock.release(&other, claim);
+    lock.unregister(&other);
+    (granted_before, granted_after)
+}
+
+#[test]
+fn a_compare_waits_for_fast_path_writes_also_after_a_short_or_refused_one() {
+    for first_result in [None, Some(512), Some(-libc::EAGAIN)] {
+        assert_eq!(compare_is_granted(first_result), (false, true), "{first_result:?}");
+    }
 }

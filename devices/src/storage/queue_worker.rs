@@ -31,12 +31,14 @@ use crate::{GuestMemory, event};
 /// One queue, its engines and its protocol. In a machine a thread [runs](Self::run) it; the
 /// simulator calls [round](Self::round) and [wait](Self::wait) itself.
 pub struct QueueWorker<P: Protocol> {
-    // Dropped first: engines drain, and requests in flight point into the memory that `queue`
-    // keeps.
+    // Dropped first: engines drain, and requests in flight point into the memory that `queue`,
+    // `in_flight` and `abandoned` keep.
     engines: P::Engines,
     queue: Queue,
     protocol: P,
     in_flight: InFlightTable<Head, P::Pending>,
+    /// State of requests whose heads are gone and that the engines may still work on.
+    abandoned: Vec<P::Pending>,
     chain: Chain,
     /// Data buffers of the request that is being started.
     segments: Segments,
@@ -79,6 +81,7 @@ impl<P: Protocol> QueueWorker<P> {
         Ok(Self {
             engines,
             in_flight: InFlightTable::new(depth),
+            abandoned: Vec::new(),
             chain: Chain::default(),
             segments: Segments::new(),
             completed: Vec::with_capacity(usize::from(depth)),
@@ -246,43 +249,54 @@ impl<P: Protocol> QueueWorker<P> {
         loop {
             self.reap(self.now_ns());
             let is_drained = usize::from(self.in_flight.len()) <= self.engines.parked();
-            let mut owed = if is_drained { self.in_flight.drain() } else { Vec::new() };
-            if fail_held {
-                owed = owed.into_iter().filter_map(|one| self.fail_parked(one)).collect();
+            if is_drained && fail_held {
+                self.fail_parked();
             }
             if self.queue.publish() {
                 self.interrupt.signal();
             }
             if is_drained {
-                return self.queue.position(owed.into_iter().map(|(head, _)| head));
+                let owed = self.abandon();
+                return self.queue.position(owed.into_iter());
             }
             if let Err(error) = self.engines.wait() {
                 let left = self.in_flight.len();
                 tracing::error!(target: "virtio", %error, left, "an engine failed while draining");
-                let owed = self.in_flight.drain().into_iter().map(|(head, _)| head);
-                return self.queue.position(owed);
+                let owed = self.abandon();
+                return self.queue.position(owed.into_iter());
             }
         }
     }
 
-    /// Answers a parked request that no other worker will complete. Returns it if its command has
-    /// further operations, which cannot be answered here.
-    fn fail_parked(
-        &mut self,
-        (head, mut request): (Head, InFlightRequest<P::Pending>),
-    ) -> Option<(Head, InFlightRequest<P::Pending>)> {
-        let result = match request.kind {
-            // A discard is a hint; a parked one usually waits to be merged or paced.
-            OperationKind::Discard => Ok(()),
-            _ => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
-        };
-        let (map, segments) = (self.queue.map(), &mut self.segments);
-        match self.protocol.complete(&mut request.pending, map, result, segments) {
-            Completed::Done { written } => {
-                self.queue.push_used(head, written);
-                None
+    /// Takes the heads of all requests, oldest first. Their state stays until the engines are gone.
+    fn abandon(&mut self) -> Vec<Head> {
+        let left = self.in_flight.drain();
+        let mut heads = Vec::with_capacity(left.len());
+        for (head, request) in left {
+            self.abandoned.push(request.pending);
+            heads.push(head);
+        }
+        heads
+    }
+
+    /// Answers the parked requests, which no other worker will complete. Those whose command has
+    /// further operations cannot be answered here, and stay.
+    fn fail_parked(&mut self) {
+        for (head, mut request) in self.in_flight.drain() {
+            let result = match request.kind {
+                // A discard is a hint; a parked one usually waits to be merged or paced.
+                OperationKind::Discard => Ok(()),
+                _ => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            };
+            let (map, segments) = (self.queue.map(), &mut self.segments);
+            match self.protocol.complete(&mut request.pending, map, result, segments) {
+                Completed::Done { written } => {
+                    self.queue.push_used(head, written);
+                    self.abandoned.push(request.pending);
+                }
+                // The table has a slot for each request that was in it.
+                Completed::Again { .. } => drop(self.in_flight.insert(head, request)),
             }
-            Completed::Again { .. } => Some((head, request)),
         }
     }
 
@@ -377,7 +391,7 @@ impl<P: Protocol> QueueWorker<P> {
 impl<P: Protocol> Drop for QueueWorker<P> {
     /// Leaves the requests in flight to the reset, uncounted.
     fn drop(&mut self) {
-        for (head, _) in self.in_flight.drain() {
+        for head in self.abandon() {
             self.queue.abandon(head);
         }
         self.stats.set_in_flight(0);

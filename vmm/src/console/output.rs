@@ -11,8 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use block::LogLimit;
 use crate::stream::write_all;
+use block::LogLimit;
 
 /// Bytes that wait for a slow sink.
 const CAPACITY: usize = 256 << 10;

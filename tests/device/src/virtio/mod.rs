@@ -4,6 +4,7 @@ mod blk;
 mod cache;
 mod idle;
 mod net;
+mod pending_memory;
 mod raw_file;
 mod ring;
 mod rng;
