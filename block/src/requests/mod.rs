@@ -384,23 +384,16 @@ impl Requests {
         if self.waiting.claims.is_required() || !self.disk.state.range_lock.is_required() {
             return;
         }
+        // The range lock must not miss the completion of a write.
         for tag in self.machines.tags() {
-            self.demote_write(tag);
+            let op = self.fast.get(usize::from(tag)).and_then(FastSlot::transfer);
+            if let Some(op) = op.filter(|op| !matches!(op, Operation::Read { .. })) {
+                self.demote(tag, op);
+            }
         }
         self.waiting.claims.require(&self.disk.state.range_lock);
         self.update_filter();
         self.release();
-    }
-
-    /// Gives a fast-path write a state machine, so that its completion is not missed by the range
-    /// lock.
-    fn demote_write(&mut self, tag: u16) {
-        let Some(slot) = self.fast.get(usize::from(tag)) else { return };
-        if let SlotState::Write | SlotState::DurableWrite = slot.state
-            && let Some(op) = slot.transfer()
-        {
-            self.demote(tag, op);
-        }
     }
 
     /// Gives a fast-path transfer a state machine. It has no claim: with claims required, the fast

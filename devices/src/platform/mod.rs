@@ -11,4 +11,4 @@ pub use cmos::Cmos;
 pub use keyboard_reset::KeyboardReset;
 pub use power::{PowerButton, PowerControl, PowerRegister, PowerRequest};
 pub use pvpanic::Pvpanic;
-pub use serial::SerialPort;
+pub use serial::{SerialOutput, SerialPort};

@@ -5,6 +5,7 @@
 //! threads, by default one per CPU.
 
 mod boot;
+mod console;
 mod control;
 mod control_socket;
 mod cycles;

@@ -8,6 +8,7 @@ mod attributes;
 pub mod circles;
 pub mod document;
 pub mod facts;
+pub mod guards;
 mod lines;
 pub mod manifest;
 pub mod measures;

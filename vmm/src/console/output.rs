@@ -5,7 +5,7 @@
 //! newest [`CAPACITY`] bytes.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::stream::write_all;
 use block::LogLimit;
+use devices::platform::SerialOutput;
 
 /// Bytes that wait for a slow sink.
 const CAPACITY: usize = 256 << 10;
@@ -84,42 +85,60 @@ impl ConsoleOutput {
             buffer.is_writing || (buffer.sink.is_some() && !buffer.bytes.is_empty())
         });
         let (mut buffer, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if buffer.sink.is_some() && buffer.lost_bytes > 0 {
-            buffer.log_loss();
-        }
         let unwritten_bytes = buffer.bytes.len();
+        let lost_bytes = if buffer.sink.is_some() { buffer.take_lost() } else { 0 };
+        drop(buffer);
+        log_loss(lost_bytes);
         if unwritten_bytes > 0 {
             tracing::info!(unwritten_bytes, "the end of the console output was not written");
         }
     }
 
     fn run(&self) {
-        while let Some((sink, chunk)) = self.next() {
-            let written = write_all(&sink, &chunk);
+        while let Some(Chunk { sink, bytes, lost_bytes }) = self.next() {
+            log_loss(lost_bytes);
+            let written = write_all(&sink, &bytes);
+            if let Err(error) = &written {
+                tracing::info!(%error, "the reader of the console output is gone");
+            }
             let mut buffer = self.shared.lock();
             buffer.is_writing = false;
-            if let Err(error) = written {
-                tracing::info!(%error, "the reader of the console output is gone");
+            if written.is_err() {
                 buffer.sink.take_if(|current| Arc::ptr_eq(current, &sink));
             }
+            drop(buffer);
             self.shared.changed.notify_all();
         }
     }
 
     /// Waits for output to write; `None` when the console closes.
-    fn next(&self) -> Option<(Sink, Vec<u8>)> {
+    fn next(&self) -> Option<Chunk> {
         let mut buffer = self.shared.lock();
         loop {
             match &buffer.sink {
                 Some(sink) if !buffer.bytes.is_empty() => {
                     let sink = Arc::clone(sink);
-                    return Some((sink, buffer.take_chunk()));
+                    return Some(buffer.take_chunk(sink));
                 }
                 _ if buffer.is_closing => return None,
                 _ => {}
             }
             buffer = self.shared.changed.wait(buffer).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+/// Output to write.
+struct Chunk {
+    sink: Sink,
+    bytes: Vec<u8>,
+    /// Bytes lost before it, if their loss may be logged now.
+    lost_bytes: u64,
+}
+
+fn log_loss(lost_bytes: u64) {
+    if lost_bytes > 0 {
+        tracing::warn!(bytes = lost_bytes, "console output dropped: its reader is too slow");
     }
 }
 
@@ -140,30 +159,23 @@ impl OutputBuffer {
         self.bytes.extend(bytes);
     }
 
-    fn log_loss(&mut self) {
-        tracing::warn!(bytes = self.lost_bytes, "console output dropped: its reader is too slow");
-        self.lost_bytes = 0;
+    fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost_bytes)
     }
 
-    fn take_chunk(&mut self) -> Vec<u8> {
+    fn take_chunk(&mut self, sink: Sink) -> Chunk {
         self.is_writing = true;
-        if self.lost_bytes > 0 && self.loss_log.check().is_some() {
-            self.log_loss();
-        }
+        let may_log = self.lost_bytes > 0 && self.loss_log.check().is_some();
+        let lost_bytes = if may_log { self.take_lost() } else { 0 };
         let length = self.bytes.len().min(CHUNK);
-        self.bytes.drain(..length).collect()
+        Chunk { sink, bytes: self.bytes.drain(..length).collect(), lost_bytes }
     }
 }
 
-impl Write for OutputWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+impl SerialOutput for OutputWriter {
+    fn send(&mut self, bytes: &[u8]) {
         self.shared.lock().append(bytes);
         self.shared.changed.notify_one();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -179,7 +191,7 @@ mod tests {
     fn drain_waits_for_the_sink() {
         let (sink, mut reader) = UnixStream::pair().unwrap();
         let output = ConsoleOutput::start(Some(Arc::new(sink.into()))).unwrap();
-        output.writer().write_all(b"hello").unwrap();
+        output.writer().send(b"hello");
         output.drain(Duration::from_secs(5));
         let mut seen = [0; 5];
         reader.read_exact(&mut seen).unwrap();
@@ -193,7 +205,7 @@ mod tests {
         let mut writer = output.writer();
         let start = Instant::now();
         for _ in 0..1024 {
-            writer.write_all(&[b'x'; 1024]).unwrap();
+            writer.send(&[b'x'; 1024]);
         }
         output.drain(Duration::from_millis(50));
         assert!(start.elapsed() < Duration::from_secs(5));
@@ -203,8 +215,8 @@ mod tests {
     fn the_newest_output_is_kept_without_a_sink() {
         let output = ConsoleOutput::start(None).unwrap();
         let mut writer = output.writer();
-        writer.write_all(&vec![b'o'; CAPACITY]).unwrap();
-        writer.write_all(b"new").unwrap();
+        writer.send(&vec![b'o'; CAPACITY]);
+        writer.send(b"new");
         let (sink, mut reader) = UnixStream::pair().unwrap();
         output.set_sink(Some(Arc::new(sink.into())));
         let mut seen = vec![0; CAPACITY];

@@ -17,14 +17,17 @@ const CHUNK: usize = 64;
 
 /// Token of the console's descriptor.
 const INPUT: u32 = 1;
-/// Token of the notifier of a drained FIFO.
-const DRAINED: u32 = 2;
+/// Token of the notifier of room in the port.
+const ROOM: u32 = 2;
 
 /// The console's input and the serial port.
 pub(super) struct ConsoleInput<'m> {
     console: &'m mut Console,
     serial: &'m Serial,
     registered: Option<RegisteredFd>,
+    /// Input that was read when the port had room and not accepted, because the guest has switched
+    /// the port to loopback mode meanwhile.
+    leftover: Vec<u8>,
 }
 
 /// The descriptor that is registered for input.
@@ -38,7 +41,7 @@ impl AsRawFd for RegisteredFd {
 
 impl<'m> ConsoleInput<'m> {
     pub(super) fn new(console: &'m mut Console, serial: &'m Serial) -> Self {
-        Self { console, serial, registered: None }
+        Self { console, serial, registered: None, leftover: Vec::new() }
     }
 
     /// Waits for input while the port has room for it.
@@ -46,7 +49,8 @@ impl<'m> ConsoleInput<'m> {
         if self.registered.is_some() {
             return Ok(());
         }
-        let input = self.console.input_descriptor(self.serial.room() > 0);
+        let has_room = self.leftover.is_empty() && self.serial.room() > 0;
+        let input = self.console.input_descriptor(has_room);
         let Some(input) = input.map(|input| RegisteredFd(input.as_raw_fd())) else {
             return Ok(());
         };
@@ -55,25 +59,35 @@ impl<'m> ConsoleInput<'m> {
             // A regular file or /dev/null: always ready, and epoll refuses it. One read for each
             // turn of the loop, so that no other event is delayed.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) => {
-                self.read()?;
-                self.serial.input_drained().notify()?;
+                self.read();
+                self.serial.input_room().notify()?;
             }
             Err(error) => return Err(error),
         }
         Ok(())
     }
 
-    fn read(&mut self) -> io::Result<()> {
+    fn read(&mut self) {
         let mut buffer = [0; CHUNK];
+        // The guest may have filled the port in loopback mode since. Nothing is lost: the console
+        // is read again when there is room. A read of nothing would look like the end of the input.
         let room = self.serial.room().min(CHUNK);
+        if room == 0 {
+            return;
+        }
         let length = self.console.read(buffer.get_mut(..room).unwrap_or_default());
-        self.serial.receive(buffer.get(..length).unwrap_or_default())
+        self.pass(buffer.get(..length).unwrap_or_default());
+    }
+
+    fn pass(&mut self, input: &[u8]) {
+        let accepted = self.serial.receive(input);
+        self.leftover = input.get(accepted..).unwrap_or_default().to_vec();
     }
 }
 
 impl EventSource for ConsoleInput<'_> {
     fn register(&mut self, interest: &mut Interest<'_, '_>) -> io::Result<()> {
-        interest.add(self.serial.input_drained(), DRAINED, EventSet::IN)?;
+        interest.add(self.serial.input_room(), ROOM, EventSet::IN)?;
         self.wait_for_input(interest)
     }
 
@@ -83,9 +97,11 @@ impl EventSource for ConsoleInput<'_> {
             if let Some(input) = self.registered.take() {
                 interest.remove(&input)?;
             }
-            self.read()?;
+            self.read();
         } else {
-            self.serial.input_drained().clear();
+            self.serial.input_room().clear();
+            let leftover = std::mem::take(&mut self.leftover);
+            self.pass(&leftover);
         }
         self.wait_for_input(interest)
     }

@@ -88,7 +88,7 @@ fn emit(message: Vec<u8>) {
 }
 
 /// The writer of log lines: each `write` is one line. Never fails, because tracing-subscriber
-/// panics if it can report an error to nobody.
+/// panics if standard error takes neither a line nor the report of its loss.
 struct Stderr;
 
 impl Write for Stderr {

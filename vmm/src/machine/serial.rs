@@ -13,7 +13,7 @@ use crate::notifier::Notifier;
 /// The serial port of a machine.
 pub(crate) struct Serial {
     port: Arc<Mutex<SerialPort<OutputWriter>>>,
-    input_drained: Notifier,
+    input_room: Notifier,
 }
 
 impl Serial {
@@ -23,9 +23,9 @@ impl Serial {
     ///
     /// The process or the host is out of descriptors.
     pub(super) fn new(interrupt: EventFd, output: OutputWriter) -> io::Result<Self> {
-        let input_drained = Notifier::new()?;
-        let port = SerialPort::new(interrupt, input_drained.descriptor(), output);
-        Ok(Self { port: Arc::new(Mutex::new(port)), input_drained })
+        let input_room = Notifier::new()?;
+        let port = SerialPort::new(interrupt, input_room.descriptor(), output);
+        Ok(Self { port: Arc::new(Mutex::new(port)), input_room })
     }
 
     /// The registers, for the bus.
@@ -33,24 +33,20 @@ impl Serial {
         self.port.clone()
     }
 
-    /// Bytes of input that fit into the port's FIFO.
+    /// Bytes of input that the port takes now.
     pub(crate) fn room(&self) -> usize {
         self.lock().room()
     }
 
-    /// Passes input to the guest, at most [`room`](Self::room) bytes.
-    pub(crate) fn receive(&self, input: &[u8]) -> io::Result<()> {
-        let accepted = self.lock().receive(input)?;
-        if accepted < input.len() {
-            let lost_bytes = input.len() - accepted;
-            tracing::debug!(lost_bytes, "console input dropped: the port is in loopback mode");
-        }
-        Ok(())
+    /// Passes input to the guest, and returns the number of bytes accepted: at most
+    /// [`room`](Self::room), or none if the guest has switched to loopback mode since.
+    pub(crate) fn receive(&self, input: &[u8]) -> usize {
+        self.lock().receive(input)
     }
 
-    /// Notifies when the guest has read all input.
-    pub(crate) fn input_drained(&self) -> &Notifier {
-        &self.input_drained
+    /// Notifies when there is room again, after [`room`](Self::room) was zero.
+    pub(crate) fn input_room(&self) -> &Notifier {
+        &self.input_room
     }
 
     /// The port is consistent between accesses, so a poisoned lock is usable.

@@ -1,5 +1,5 @@
-//! The log is harmless: whatever becomes of standard error, the guest runs on and its end is
-//! orderly.
+//! The log is harmless: whether standard error is closed, stuck, full or hung up, the guest runs on
+//! and its end is orderly.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -108,8 +108,9 @@ fn a_log_that_nobody_reads_while_the_console_stands_still() {
     let mut seen = vec![0; 64 << 10];
     console.read_exact(&mut seen).unwrap();
     let started = Instant::now();
+    // Two equal signals may become one.
     signal(&child, Signal::TERM);
-    signal(&child, Signal::TERM);
+    signal(&child, Signal::INT);
     assert_eq!(wait(&mut child).code(), Some(13));
     assert!(started.elapsed() < Duration::from_secs(10), "ended after {:?}", started.elapsed());
 }
@@ -135,7 +136,7 @@ fn commands_are_answered_while_the_log_stands_still_and_its_reader_learns_the_lo
     });
     assert_eq!(rig.end(), Some(0));
     let log = reader.join().unwrap();
-    let reports = log.lines().filter_map(|line| line.split_once(" log messages were dropped"));
+    let reports = log.lines().filter_map(|line| line.split_once(" log message"));
     let reported: u64 = reports.map(|(number, _)| number.parse::<u64>().unwrap()).sum();
     assert!(reported >= dropped, "{reported} reported, {dropped} dropped");
 }

@@ -1,7 +1,10 @@
-//! Rules on functions, unsafe code and circles of imports.
+//! Rules on functions, unsafe code, locks and circles of imports.
+
+use std::collections::HashSet;
 
 use super::Violation;
 use crate::Workspace;
+use crate::guards;
 use crate::package::Package;
 use crate::source::Source;
 
@@ -55,6 +58,32 @@ pub fn circles(workspace: &Workspace) -> Vec<Violation> {
         for circle in package.circles() {
             let place = circle.folder.as_deref().unwrap_or(&package.folder);
             found.push(Violation::new(package.name(), place, 0, circle.to_string()));
+        }
+    }
+    found
+}
+
+/// Log calls under a lock, in the production code of the given packages. A lock is held for the
+/// whole of a type that any of them keeps in a `Mutex`, unless it is in `uncontended`.
+pub fn logs_under_lock(
+    workspace: &Workspace,
+    packages: &[&str],
+    uncontended: &[&str],
+) -> Vec<Violation> {
+    let sources = || {
+        let all = with_packages(workspace).filter(|(_, source)| !source.is_test);
+        let named = all.filter(|(package, _)| packages.contains(&package.name()));
+        named.filter_map(|(package, source)| {
+            Some((package, source, syn::parse_file(&source.text).ok()?))
+        })
+    };
+    let all = sources().flat_map(|(_, _, file)| guards::locked_types(&file));
+    let locked: HashSet<String> =
+        all.filter(|name| !uncontended.contains(&name.as_str())).collect();
+    let mut found = Vec::new();
+    for (package, source, file) in sources() {
+        for line in guards::logs_under_lock(&file, &locked) {
+            found.push(Violation::new(package.name(), &source.path, line, "logs under a lock"));
         }
     }
     found

@@ -21,3 +21,13 @@ fn no_imports_run_in_a_circle() {
 fn no_two_types_of_a_package_share_a_name() {
     assert_none("type names", &names::duplicates(&WORKSPACE), "name each type for its own purpose");
 }
+
+#[test]
+fn nothing_is_logged_under_a_lock() {
+    let remedy = "release the lock first: a log call formats, and may wait for another lock";
+    let packages = ["vmm", "devices", "block"];
+    // One connection at a time uses the device, and the program's end waits for it anyway.
+    let uncontended = ["VhostUserBlock"];
+    let found = code::logs_under_lock(&WORKSPACE, &packages, &uncontended);
+    assert_none("log calls", &found, remedy);
+}
