@@ -23,6 +23,25 @@ pub(crate) enum Exit {
     Stopped = 13,
 }
 
+impl Exit {
+    /// What a user can do about the end of a guest; `None` for the end that is wanted.
+    pub(crate) fn explanation(self) -> Option<&'static str> {
+        match self {
+            Self::PoweredOff | Self::Failed | Self::BadConfig => None,
+            Self::Rebooted => Some("start it again to continue (exit code 10)"),
+            Self::Panicked => Some("its console has the reason (exit code 11)"),
+            Self::TripleFault => Some(
+                "its kernel cannot handle a fault, or is not one for this machine: see its console \
+                 and `bulkhead check --explain` (exit code 12)",
+            ),
+            Self::Stopped => Some(
+                "it did not power off by itself, so its file systems may need recovery \
+                      (exit code 13)",
+            ),
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

@@ -3,6 +3,7 @@
 //! Nothing here blocks. Apart from `kvm`, the only module of the program with unsafe code.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use rustix::mm::{Advice, madvise};
@@ -53,6 +54,22 @@ pub(crate) fn signalfd(set: &libc::sigset_t) -> io::Result<OwnedFd> {
     }
     // SAFETY: the descriptor was just opened and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether `signal` is ignored in the whole process.
+///
+/// # Errors
+///
+/// There is no such signal.
+pub(crate) fn is_signal_ignored(signal: libc::c_int) -> io::Result<bool> {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: without a new action, only `action` is written.
+    if unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has succeeded and so initialised it.
+    let action = unsafe { action.assume_init() };
+    Ok(action.sa_sigaction == libc::SIG_IGN)
 }
 
 /// Ignores `signal` in the whole process.

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ScopedJoinHandle};
 
 use super::{ConfigSpace, FunctionIds, PciDevice};
 
@@ -119,14 +120,27 @@ impl PciRoot {
         found.is_some()
     }
 
-    /// Closes all devices, also after an error, and returns the first error.
+    /// Closes all devices side by side, because the host may take long for one of them. Returns
+    /// when all are closed, with the first error.
     ///
     /// # Errors
     ///
     /// The first device's error; data of its disk may be lost.
     pub fn close(&self) -> io::Result<()> {
-        let outcomes: Vec<_> = self.slots.iter().map(|slot| lock(slot).close()).collect();
-        outcomes.into_iter().collect()
+        thread::scope(|scope| {
+            let close = |slot| {
+                let closing = move || lock(slot).close();
+                let thread = thread::Builder::new().name("close".to_owned());
+                // Without a thread, the devices after this one wait for it.
+                thread.spawn_scoped(scope, closing).map_err(|_| closing())
+            };
+            let closing: Vec<_> = self.slots.iter().map(close).collect();
+            let join = |thread: ScopedJoinHandle<'_, io::Result<()>>| {
+                thread.join().unwrap_or_else(|_| Err(io::Error::other("a close panicked")))
+            };
+            let outcomes = closing.into_iter().map(|one| one.map_or_else(|done| done, join));
+            outcomes.fold(Ok(()), Result::and)
+        })
     }
 
     /// The device and register that CONFIG_ADDRESS selects for an access to CONFIG_DATA.

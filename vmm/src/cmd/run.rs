@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use thiserror::Error;
@@ -10,7 +11,8 @@ use crate::config::MachineConfig;
 use crate::console::Console;
 use crate::control::api::{Api, MachineView, View};
 use crate::control::{
-    CommandSender, ControlThread, ListeningSocket, Signals, SocketError, command_channel,
+    BuildWatcher, CommandSender, ControlThread, ListeningSocket, SignalWatch, Signals, SocketError,
+    close, command_channel,
 };
 use crate::disks::{DiskRegistry, EventLog, Hotplug, ManagedDisk};
 use crate::exit::Exit;
@@ -60,7 +62,7 @@ pub(crate) enum RunError {
 ///
 /// The host failed, before the start or while the guest ran.
 pub(crate) fn run(config: &MachineConfig) -> Result<Exit, RunError> {
-    let signals = Signals::block().map_err(RunError::Signals)?;
+    let signals = Arc::new(Signals::block().map_err(RunError::Signals)?);
     log::start_queue().map_err(RunError::Log)?;
     let socket = config.control.as_deref();
     let socket = socket.map(|path| ListeningSocket::bind("control socket", path)).transpose()?;
@@ -69,7 +71,10 @@ pub(crate) fn run(config: &MachineConfig) -> Result<Exit, RunError> {
     console.close();
     match ending? {
         Ending::Exit(exit) => {
-            tracing::info!("{exit}");
+            match exit.explanation() {
+                Some(explanation) => log::print(format_args!("{exit}; {explanation}")),
+                None => tracing::info!("{exit}"),
+            }
             Ok(exit)
         }
         Ending::Failure(failure) => Err(failure.into()),
@@ -78,19 +83,16 @@ pub(crate) fn run(config: &MachineConfig) -> Result<Exit, RunError> {
 
 fn run_machine(
     config: &MachineConfig,
-    signals: &Signals,
+    signals: &Arc<Signals>,
     console: &mut Console,
     socket: Option<ListeningSocket>,
 ) -> Result<Ending, RunError> {
-    let interrupted = || !matches!(signals.next(), Ok(None));
-    let mut machine = match Machine::build(config, console.writer(), interrupted) {
-        Err(MachineError::Memory(MemoryError::Interrupted)) => {
-            return Ok(Ending::Exit(Exit::Stopped));
-        }
-        machine => machine?,
+    let Some(mut machine) = build(config, signals, console)? else {
+        return Ok(Ending::Exit(Exit::Stopped));
     };
     let (sender, commands) = command_channel().map_err(RunError::Api)?;
     let view = view(config, &mut machine, sender).map_err(RunError::SpaceWatch)?;
+    let disks = Arc::clone(&view.disks);
     let api = socket.map(|socket| Api::start(socket, view));
     let api = api.transpose().map_err(RunError::Api)?;
     let running = machine.start()?;
@@ -107,9 +109,30 @@ fn run_machine(
     let ending = control.run().map_err(RunError::Control);
     // The vCPUs stop once an ending is set, also after a failure of the control thread.
     machine.ending.set(ending.as_ref().map_or(Ending::Exit(Exit::Failed), Clone::clone));
+    // The socket answers until the disks are closed.
+    let closed = close(signals, &disks, || running.stop());
     drop(api);
-    running.stop().map_err(RunError::Close)?;
+    closed.map_err(RunError::Close)?;
     ending
+}
+
+/// Builds the machine; `None` if a signal arrived meanwhile.
+fn build(
+    config: &MachineConfig,
+    signals: &Arc<Signals>,
+    console: &Console,
+) -> Result<Option<Machine>, RunError> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let watch = SignalWatch::start(signals, BuildWatcher(Arc::clone(&interrupted)));
+    let watch = watch.map_err(RunError::Signals)?;
+    let is_interrupted = || interrupted.load(Ordering::Acquire);
+    let machine = Machine::build(config, console.writer(), is_interrupted);
+    drop(watch);
+    match machine {
+        _ if is_interrupted() => Ok(None),
+        Err(MachineError::Memory(MemoryError::Interrupted)) => Ok(None),
+        machine => Ok(Some(machine?)),
+    }
 }
 
 /// The disks and the machine, for the control socket. Starts the watches of soft limits.

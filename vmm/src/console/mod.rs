@@ -11,10 +11,12 @@ use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::config::ConsoleConfig;
@@ -23,6 +25,7 @@ pub(crate) use output::OutputWriter;
 use output::Sink;
 use socket::ConsoleSocket;
 use terminal::RawMode;
+pub(crate) use terminal::restore as restore_terminal;
 
 /// Longest time for the rest of the output at the end of the program.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -50,6 +53,10 @@ impl Console {
     /// It cannot be opened.
     pub(crate) fn open(config: &ConsoleConfig) -> io::Result<Self> {
         let (sink, input) = match config {
+            ConsoleConfig::Stdio if terminal::is_in_background() => {
+                tracing::warn!("another job uses the terminal: the console has no input");
+                (Some(stdout()?), Input::None)
+            }
             ConsoleConfig::Stdio => (Some(stdout()?), Input::Stdin { _raw: RawMode::enter()? }),
             ConsoleConfig::File(path) => (Some(append_to(path)?), Input::None),
             ConsoleConfig::Socket(path) => (None, Input::Socket(ConsoleSocket::listen(path)?)),
@@ -105,6 +112,12 @@ fn stdout() -> io::Result<Sink> {
 }
 
 fn append_to(path: &Path) -> io::Result<Sink> {
-    let file = OpenOptions::new().create(true).append(true).open(path)?;
+    // Without O_NONBLOCK, the open of a FIFO waits for a reader.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().create(true).append(true).custom_flags(flags).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_char_device() {
+        return Err(io::Error::other("not a regular file or a character device"));
+    }
     Ok(Arc::new(OwnedFd::from(file)))
 }

@@ -7,6 +7,7 @@ use std::panic;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::process::getpgrp;
 use rustix::termios::{self, OptionalActions, OutputModes, Termios};
 use vmm_sys_util::signal::register_signal_handler;
 
@@ -25,14 +26,14 @@ static IS_RAW: AtomicBool = AtomicBool::new(false);
 pub(crate) struct RawMode(());
 
 impl RawMode {
-    /// Sets standard input to raw mode; `None` if it is not a terminal.
+    /// Sets standard input to raw mode; `None` if it is not a terminal, or belongs to another job.
     ///
     /// # Errors
     ///
     /// The mode cannot be set, or a signal handler not be installed.
     pub(crate) fn enter() -> io::Result<Option<Self>> {
         let stdin = io::stdin();
-        if !stdin.is_terminal() {
+        if !stdin.is_terminal() || is_in_background() {
             return Ok(None);
         }
         let mut raw = termios::tcgetattr(&stdin)?;
@@ -47,6 +48,12 @@ impl RawMode {
     }
 }
 
+/// Whether standard input is a terminal that another job uses. Reading it, or changing its mode,
+/// would stop the program (SIGTTIN, SIGTTOU).
+pub(super) fn is_in_background() -> bool {
+    termios::tcgetpgrp(io::stdin()).is_ok_and(|foreground| foreground != getpgrp())
+}
+
 impl Drop for RawMode {
     fn drop(&mut self) {
         restore();
@@ -55,7 +62,7 @@ impl Drop for RawMode {
 
 /// Restores the original mode, if the terminal is in raw mode. Async-signal-safe: loads two statics
 /// and makes one system call.
-fn restore() {
+pub(crate) fn restore() {
     if !IS_RAW.swap(false, Ordering::AcqRel) {
         return;
     }

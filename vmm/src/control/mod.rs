@@ -4,16 +4,20 @@
 //! `api` serves the control socket on its own thread and sends commands here.
 
 pub(crate) mod api;
+mod closing;
 mod commands;
 mod console_input;
 mod event_loop;
 mod shutdown;
+mod signal_watch;
 mod signals;
 mod socket;
 mod thread;
 
+pub(crate) use closing::{BuildWatcher, close};
 pub(crate) use commands::{CommandError, CommandSender, MachineCommand, command_channel};
 pub(crate) use event_loop::{EventLoop, EventSource, Interest};
+pub(crate) use signal_watch::SignalWatch;
 pub(crate) use signals::Signals;
 pub(crate) use socket::{ListeningSocket, SocketError};
 pub(crate) use thread::ControlThread;

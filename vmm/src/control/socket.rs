@@ -5,13 +5,19 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, fchmod, flock};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 16;
+/// Longest wait for the lock on the socket's folder. Its holders need it for a few system calls.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The reason there is no socket.
 #[derive(Debug, Error)]
@@ -45,10 +51,7 @@ impl ListeningSocket {
     /// Another process listens there, or the host refuses.
     pub(crate) fn bind(purpose: &'static str, path: &Path) -> Result<Self, SocketError> {
         let host = |source| SocketError::Host(purpose, path.into(), source);
-        // The lock on the directory keeps two processes from replacing the same file.
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(host)?;
-        flock(&folder, FlockOperation::LockExclusive).map_err(|errno| host(errno.into()))?;
+        let _lock = lock_folder(path);
         match UnixStream::connect(path) {
             Ok(_) => return Err(SocketError::InUse(purpose, path.into())),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -66,6 +69,24 @@ impl ListeningSocket {
     pub(crate) fn listener(&self) -> &UnixListener {
         &self.listener
     }
+}
+
+/// The lock on the folder keeps two processes from replacing the same file. Any user who may read
+/// the folder can hold it, and the program may not be allowed to read it: without the lock, only two
+/// starts at the same moment could displace each other's socket.
+fn lock_folder(path: &Path) -> Option<File> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = File::open(folder.unwrap_or(Path::new("."))).ok()?;
+    let start = Instant::now();
+    while let Err(Errno::WOULDBLOCK | Errno::INTR) =
+        flock(&folder, FlockOperation::NonBlockingLockExclusive)
+    {
+        if start.elapsed() > LOCK_TIMEOUT {
+            return None;
+        }
+        thread::sleep(LOCK_INTERVAL);
+    }
+    Some(folder)
 }
 
 fn remove_socket(path: &Path) -> io::Result<()> {
@@ -141,6 +162,16 @@ mod tests {
         assert!(path.exists());
         let _socket = ListeningSocket::bind("test socket", &path).unwrap();
         UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_stranger_who_locks_the_folder_delays_a_start_only_briefly() {
+        let folder = folder();
+        let stranger = File::open(folder.path()).unwrap();
+        flock(&stranger, FlockOperation::LockExclusive).unwrap();
+        let start = Instant::now();
+        let _socket = ListeningSocket::bind("test socket", &folder.path().join("c")).unwrap();
+        assert!(start.elapsed() < Duration::from_secs(30));
     }
 
     #[test]

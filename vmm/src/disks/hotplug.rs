@@ -1,12 +1,12 @@
 //! Attaches disks to a running machine and detaches them.
 //!
-//! A disk is attached on the thread of the request, which waits for the host to open the image. A
-//! detached disk gets its own thread until its image is closed, because the host may take
+//! A disk is attached on the thread of the request, which waits for the host to open the image;
+//! several may be at a time. A detached disk gets its own thread until its image is closed, because the host may take
 //! arbitrarily long for its I/O in flight.
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use devices::virtio::{Address, Detached};
@@ -18,7 +18,7 @@ use super::events::{EventKind, EventLog};
 use super::open::open_backend;
 use super::registry::{DiskRegistry, ManagedDisk};
 use crate::config::attached::AttachableDisk;
-use crate::config::{ScsiAddress, same_image};
+use crate::config::{DiskConfig, ScsiAddress, same_image};
 
 /// The detach thread needs little stack.
 const STACK_BYTES: usize = 128 << 10;
@@ -32,6 +32,9 @@ pub(crate) enum HotplugError {
     /// A disk that is being detached has the id, the image or the address.
     #[error("the disk {0:?} is still being detached")]
     Detaching(String),
+    /// A disk with the id is being attached.
+    #[error("the disk {0:?} is already being attached")]
+    Attaching(String),
     /// Another disk of this machine has the image.
     #[error("{image} is the image of this machine's disk {disk:?}", image = .image.display())]
     ImageTaken { image: PathBuf, disk: String },
@@ -75,6 +78,8 @@ pub(crate) struct Hotplug {
     controllers: ScsiControllers,
     vcpus: u16,
     events: Arc<EventLog>,
+    /// The disks that are being attached.
+    attaching: Mutex<Vec<Arc<DiskConfig>>>,
 }
 
 impl Hotplug {
@@ -85,27 +90,26 @@ impl Hotplug {
         vcpus: u16,
         events: Arc<EventLog>,
     ) -> Self {
-        Self { disks, controllers, vcpus, events }
+        Self { disks, controllers, vcpus, events, attaching: Mutex::default() }
     }
 
-    /// Opens a disk, attaches it, and notifies the guest. Called by one thread at a time.
+    /// Opens a disk, attaches it, and notifies the guest. Blocks as long as the host takes to open
+    /// the image.
     ///
     /// # Errors
     ///
     /// The disk is neither attached nor open.
     pub(crate) fn attach(&self, disk: AttachableDisk) -> Result<Arc<ManagedDisk>, HotplugError> {
-        let others = self.disks.all();
-        if let Some(other) = others.iter().find(|other| other.config.id() == disk.id()) {
-            return Err(conflict(other, || HotplugError::IdTaken(disk.id().to_owned())));
-        }
-        let address = self.address_for(&disk, &others)?;
-        let config = disk.build(self.vcpus, address);
-        let config = config.ok_or(HotplugError::AddressTaken(address))?;
-        if let Some(other) = others.iter().find(|other| same_image(&other.config, &config)) {
+        let (others, reservation) = self.reserve(disk)?;
+        let config = &*reservation.config;
+        if let Some(other) = others.iter().find(|other| same_image(&other.config, config)) {
             let disk = other.config.id().to_owned();
-            return Err(conflict(other, || HotplugError::ImageTaken { image: config.path, disk }));
+            let image = config.path.clone();
+            return Err(conflict(other, || HotplugError::ImageTaken { image, disk }));
         }
         drop(others);
+        let config = config.clone();
+        let address = reservation.address;
         let backend = Arc::new(open_backend(&config)?);
         let control = self.controllers.attach(&config, address, backend)?;
         let id = config.id().to_owned();
@@ -117,20 +121,45 @@ impl Hotplug {
         })?;
         let disk = Arc::new(disk);
         self.disks.insert(Arc::clone(&disk));
+        drop(reservation);
         tracing::info!(disk = id, "attached through the control socket");
         let text = format!("at {}", address_text(&address));
         self.events.add(EventKind::DiskAttached, &id, text);
         Ok(disk)
     }
 
+    /// Reserves the id and the address of a disk, and returns the other disks.
+    fn reserve(
+        &self,
+        disk: AttachableDisk,
+    ) -> Result<(Vec<Arc<ManagedDisk>>, Reservation<'_>), HotplugError> {
+        let mut attaching = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = self.disks.all();
+        if let Some(other) = others.iter().find(|other| other.config.id() == disk.id()) {
+            return Err(conflict(other, || HotplugError::IdTaken(disk.id().to_owned())));
+        }
+        if attaching.iter().any(|other| other.id() == disk.id()) {
+            return Err(HotplugError::Attaching(disk.id().to_owned()));
+        }
+        let address = self.address_for(&disk, &others, &attaching)?;
+        let config = disk.build(self.vcpus, address);
+        let config = Arc::new(config.ok_or(HotplugError::AddressTaken(address))?);
+        attaching.push(Arc::clone(&config));
+        drop(attaching);
+        Ok((others, Reservation { hotplug: self, config, address }))
+    }
+
     fn address_for(
         &self,
         disk: &AttachableDisk,
         others: &[Arc<ManagedDisk>],
+        attaching: &[Arc<DiskConfig>],
     ) -> Result<ScsiAddress, HotplugError> {
         let at =
             |address| others.iter().find(move |other| other.config.scsi_address() == Some(address));
-        let address = disk.address(|address| at(address).is_some());
+        let is_reserved =
+            |address| attaching.iter().any(|other| other.scsi_address() == Some(address));
+        let address = disk.address(|address| at(address).is_some() || is_reserved(address));
         let number = address.unwrap_or_else(|taken| taken).controller;
         let Some(available) = self.controllers.queues(number) else {
             let existing = self.controllers.numbers().collect();
@@ -199,6 +228,21 @@ impl Hotplug {
                 self.events.add(EventKind::DiskDetachedWithLoss, &id, text);
             }
         }
+    }
+}
+
+/// The id and the address of a disk that is being attached. Dropping it releases them.
+struct Reservation<'h> {
+    hotplug: &'h Hotplug,
+    config: Arc<DiskConfig>,
+    address: ScsiAddress,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let attaching = self.hotplug.attaching.lock();
+        let mut attaching = attaching.unwrap_or_else(PoisonError::into_inner);
+        attaching.retain(|other| !Arc::ptr_eq(other, &self.config));
     }
 }
 

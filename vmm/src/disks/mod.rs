@@ -14,5 +14,3 @@ pub(crate) use events::{EventLog, EventRecord};
 pub(crate) use hotplug::{Hotplug, HotplugError};
 pub(crate) use open::{open_backend, open_virtio_blk};
 pub(crate) use registry::{DiskRegistry, ManagedDisk};
-#[cfg(test)]
-pub(crate) use space_watch::SpaceWatch;

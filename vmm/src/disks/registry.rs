@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use block::BackingSpace;
 use devices::storage::DiskControl;
 
 use super::events::EventLog;
@@ -15,13 +16,13 @@ pub(crate) struct ManagedDisk {
     pub(crate) config: DiskConfig,
     pub(crate) control: DiskControl,
     detaching: AtomicBool,
-    _watch: Option<SpaceWatch>,
+    watch: Option<SpaceWatch>,
 }
 
 impl ManagedDisk {
     /// An open disk whose soft limit is not watched.
     pub(crate) fn new(config: DiskConfig, control: DiskControl) -> Self {
-        Self { config, control, detaching: AtomicBool::new(false), _watch: None }
+        Self { config, control, detaching: AtomicBool::new(false), watch: None }
     }
 
     /// The disk with its soft limit watched, if it has one.
@@ -31,7 +32,13 @@ impl ManagedDisk {
     /// The host is out of threads.
     pub(crate) fn watched(self, events: &Arc<EventLog>) -> io::Result<Self> {
         let watch = SpaceWatch::start(&self.control, Arc::clone(events))?;
-        Ok(Self { _watch: watch, ..self })
+        Ok(Self { watch, ..self })
+    }
+
+    /// The space of the backing store as last measured, for a disk with a soft limit. Never asks
+    /// the host.
+    pub(crate) fn backing_space(&self) -> Option<BackingSpace> {
+        self.watch.as_ref()?.latest()
     }
 
     /// Whether the disk is being detached: the guest no longer finds it.

@@ -3,12 +3,12 @@
 //! Each disk has its own thread, because a query of a hung file system blocks.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use block::Crossing;
+use block::{BackingSpace, Crossing};
 use devices::storage::DiskControl;
 
 use super::events::{EventKind, EventLog};
@@ -21,6 +21,7 @@ const STACK_BYTES: usize = 128 << 10;
 
 /// A running watch. Dropping it ends the watch.
 pub(crate) struct SpaceWatch {
+    latest: Arc<LatestSpace>,
     _stop: Sender<()>,
     _thread: JoinHandle<()>,
 }
@@ -35,20 +36,30 @@ impl SpaceWatch {
         if disk.backend().status().soft_limit.is_none() {
             return Ok(None);
         }
-        let watcher = Watcher { disk: disk.clone(), events, is_failing: false };
+        let latest = Arc::new(LatestSpace::default());
+        let written = Arc::clone(&latest);
+        let watcher = Watcher { disk: disk.clone(), events, latest: written, is_failing: false };
         let (stop, stopped) = channel();
         let builder = thread::Builder::new().name("space".into()).stack_size(STACK_BYTES);
         // Never joined: it may be blocked in a hung file system. It holds nothing that must be
         // released before the machine ends.
         let thread = builder.spawn(move || watcher.run(&stopped))?;
-        Ok(Some(Self { _stop: stop, _thread: thread }))
+        Ok(Some(Self { latest, _stop: stop, _thread: thread }))
+    }
+
+    /// The space as last measured; `None` before the first measurement and if the last one failed.
+    pub(super) fn latest(&self) -> Option<BackingSpace> {
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+type LatestSpace = Mutex<Option<BackingSpace>>;
 
 /// The thread of one disk.
 struct Watcher {
     disk: DiskControl,
     events: Arc<EventLog>,
+    latest: Arc<LatestSpace>,
     /// The last query failed. Only the first failure in a row is logged.
     is_failing: bool,
 }
@@ -64,7 +75,10 @@ impl Watcher {
     }
 
     fn query(&mut self) {
-        let crossing = match self.disk.check_soft_limit() {
+        let checked = self.disk.check_soft_limit();
+        let space = self.disk.backend().backing_space().ok().flatten();
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = space;
+        let crossing = match checked {
             Ok(crossing) => crossing,
             Err(error) => {
                 if !std::mem::replace(&mut self.is_failing, true) {
@@ -76,18 +90,15 @@ impl Watcher {
         };
         self.is_failing = false;
         if let Some(crossing) = crossing {
-            self.report(crossing);
+            self.report(crossing, space);
         }
     }
 
-    fn report(&self, crossing: Crossing) {
+    fn report(&self, crossing: Crossing, space: Option<BackingSpace>) {
         let disk = self.disk.name();
-        let backend = self.disk.backend();
-        let percent = backend.status().soft_limit.map_or(0, |limit| limit.percent);
-        let available = match backend.backing_space() {
-            Ok(Some(space)) => human_size(space.available),
-            _ => "an unknown amount".to_owned(),
-        };
+        let percent = self.disk.status().soft_limit.map_or(0, |limit| limit.percent);
+        let available = space.map(|space| human_size(space.available));
+        let available = available.unwrap_or_else(|| "an unknown amount".to_owned());
         let (kind, text) = match crossing {
             Crossing::Reached => {
                 let text = format!(

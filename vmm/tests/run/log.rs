@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use crate::control::Rig;
 use crate::guest::{
     BUTTON, Machine, SERIAL, halt, misalign_queue, out, power_off, print, signal, wait, wait_for,
-    wait_for_text, wait_until,
+    wait_for_text,
 };
 use crate::terminal::Terminal;
 
@@ -144,10 +144,10 @@ fn commands_are_answered_while_the_log_stands_still_and_its_reader_learns_the_lo
 #[test]
 fn a_terminal_that_hangs_up() {
     let terminal = Terminal::open();
-    let code = [wait_for(BUTTON, 1), misalign_queue(), power_off(), halt()];
+    let code = [print("up"), wait_for(BUTTON, 1), misalign_queue(), power_off(), halt()];
     let machine = machine(&code, "");
     let mut child = terminal.start(&machine);
-    wait_until("raw mode", || terminal.is_raw());
+    terminal.read_exact(&mut [0; 2]);
     drop(terminal);
     signal(&child, Signal::HUP);
     assert_eq!(wait(&mut child).code(), Some(0));

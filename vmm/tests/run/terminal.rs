@@ -32,11 +32,16 @@ impl Terminal {
         Self { controller: controller.into(), user }
     }
 
+    /// Reads the guest's output.
+    pub(crate) fn read_exact(&self, output: &mut [u8]) {
+        (&self.controller).read_exact(output).unwrap();
+    }
+
     fn mode(&self) -> Termios {
         tcgetattr(&self.user).unwrap()
     }
 
-    pub(crate) fn is_raw(&self) -> bool {
+    fn is_raw(&self) -> bool {
         !self.mode().local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO)
     }
 
@@ -73,7 +78,7 @@ fn typed_characters_reach_the_guest() {
     let machine = Machine::new(&[print("up"), wait_for(SERIAL_STATUS, 1), power_off(), halt()]);
     let mut child = terminal.start(&machine);
     let mut seen = [0; 2];
-    (&terminal.controller).read_exact(&mut seen).unwrap();
+    terminal.read_exact(&mut seen);
     assert_eq!(&seen, b"up");
     assert!(terminal.is_raw());
     // In raw mode, Ctrl-C goes to the guest.

@@ -218,6 +218,6 @@ impl VirtioDevice for Block {
     }
 
     fn close(&mut self) -> io::Result<()> {
-        self.state.backend.sync()
+        if self.state.backend.read_only() { Ok(()) } else { self.state.backend.sync() }
     }
 }

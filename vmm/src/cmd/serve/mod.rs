@@ -20,7 +20,7 @@ use super::explain;
 use crate::config::disk_file::DiskFile;
 use crate::config::human_size;
 use crate::control::api::{Api, View};
-use crate::control::{EventLoop, ListeningSocket, Signals, SocketError};
+use crate::control::{EventLoop, ListeningSocket, Signals, SocketError, close};
 use crate::disks::{DiskError, DiskRegistry, EventLog, ManagedDisk, open_virtio_blk};
 use crate::exit::Exit;
 use crate::log;
@@ -53,7 +53,7 @@ fn cannot(action: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 ///
 /// The host failed.
 pub(crate) fn serve(config: &DiskFile, path: &Path) -> Result<ExitCode, ServeError> {
-    let signals = Signals::block().map_err(cannot("receive signals"))?;
+    let signals = Arc::new(Signals::block().map_err(cannot("receive signals"))?);
     log::start_queue().map_err(cannot("start the log"))?;
     let socket = ListeningSocket::bind("vhost-user socket", path)?;
     let control = config.control.as_deref();
@@ -66,18 +66,22 @@ pub(crate) fn serve(config: &DiskFile, path: &Path) -> Result<ExitCode, ServeErr
     let managed = ManagedDisk::new(config.disk.clone(), controls).watched(&events);
     let managed = managed.map_err(cannot("watch the disk's soft limit"))?;
     let disks = Arc::new(DiskRegistry::new([managed]));
-    let view = View { started: Instant::now(), machine: None, disks, events };
+    let all = Arc::clone(&disks);
+    let view = View { started: Instant::now(), machine: None, disks: all, events };
     let api = control.map(|socket| Api::start(socket, view)).transpose();
     let api = api.map_err(cannot("serve the control socket"))?;
     log::print(announcement(config, bytes, path));
     let disk = Arc::new(Mutex::new(disk));
     let end = run(&signals, &socket, &disk).map_err(cannot("wait for a frontend"));
+    // With requests in flight, the frontend's thread keeps the device.
+    let is_forced = matches!(end, Ok(ServeEnd::Forced));
+    let closed = close(&signals, &disks, || match is_forced {
+        true => Ok(()),
+        false => disk.lock().unwrap_or_else(PoisonError::into_inner).close(),
+    });
     drop(api);
-    if end? == ServeEnd::Forced {
-        return Ok(Exit::Stopped.into());
-    }
-    disk.lock().unwrap_or_else(PoisonError::into_inner).close().map_err(ServeError::Close)?;
-    Ok(ExitCode::SUCCESS)
+    closed.map_err(ServeError::Close)?;
+    Ok(if end? == ServeEnd::Forced { Exit::Stopped.into() } else { ExitCode::SUCCESS })
 }
 
 fn announcement(config: &DiskFile, bytes: u64, socket: &Path) -> String {

@@ -133,7 +133,7 @@ impl<'d> DiskSnapshot<'d> {
 
     fn soft_limit(&self) -> Option<SoftLimit> {
         let SoftLimitState { percent, reached } = self.status.soft_limit?;
-        let space = self.disk.control.backend().backing_space().ok().flatten();
+        let space = self.disk.backing_space();
         Some(SoftLimit {
             percent,
             reached,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 
 use super::http::{self, BODY_MAX, HEAD_MAX, Problem, Request, Response};
+use super::jobs::PendingResponse;
 
 /// Time for a client to send its request, and again to read the answer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
@@ -22,6 +23,8 @@ const CHUNK: usize = 4 << 10;
 enum Phase {
     /// Receives the request.
     Reading(Vec<u8>),
+    /// Waits for the job that makes the answer.
+    Waiting(PendingResponse),
     /// Sends the answer, of which `sent` bytes are out.
     Writing { answer: Vec<u8>, sent: usize },
     /// The answer is out. A close with unread data would discard it, so up to `left` bytes are
@@ -34,6 +37,12 @@ pub(super) struct Connection {
     stream: UnixStream,
     phase: Phase,
     deadline: Instant,
+}
+
+/// The answer to a request.
+pub(super) enum Reply {
+    Now(Response),
+    Later(PendingResponse),
 }
 
 /// Whether the connection continues.
@@ -49,22 +58,34 @@ impl Connection {
         Ok(Self { stream, phase: Phase::Reading(Vec::new()), deadline: Instant::now() + TIMEOUT })
     }
 
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadline
+    /// When the client has taken too long; `None` while the answer is not made.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let is_waiting = matches!(self.phase, Phase::Waiting(_));
+        (!is_waiting).then_some(self.deadline)
     }
 
-    /// The events to wait for.
-    pub(super) fn interest(&self) -> PollFlags {
+    /// The events to wait for; `None` while the answer is not made.
+    pub(super) fn interest(&self) -> Option<PollFlags> {
         match self.phase {
-            Phase::Reading(_) | Phase::Lingering { .. } => PollFlags::IN,
-            Phase::Writing { .. } => PollFlags::OUT,
+            Phase::Reading(_) | Phase::Lingering { .. } => Some(PollFlags::IN),
+            Phase::Waiting(_) => None,
+            Phase::Writing { .. } => Some(PollFlags::OUT),
         }
     }
 
+    /// Takes the answer of the job, if it has ended. Returns whether it has.
+    pub(super) fn has_response(&mut self) -> bool {
+        let Phase::Waiting(pending) = &self.phase else { return false };
+        let Some(response) = pending.take() else { return false };
+        self.reply(&response);
+        true
+    }
+
     /// Continues as far as possible without blocking. Calls `serve` once, with the whole request.
-    pub(super) fn advance(&mut self, serve: impl FnOnce(&Request) -> Response) -> KeepAlive {
+    pub(super) fn advance(&mut self, serve: impl FnOnce(Request) -> Reply) -> KeepAlive {
         let outcome = match &mut self.phase {
             Phase::Reading(_) => self.read(serve),
+            Phase::Waiting(_) => return KeepAlive::Yes,
             Phase::Writing { .. } => self.write(),
             Phase::Lingering { .. } => self.linger(),
         };
@@ -87,10 +108,10 @@ impl Connection {
         }
         let detail = format!("the request was not complete within {} s", TIMEOUT.as_secs());
         self.reply(&Problem::new(408, detail, "send it without delay").into());
-        self.advance(|_| Problem::new(500, "", "").into())
+        self.advance(|_| Reply::Now(Problem::new(500, "", "").into()))
     }
 
-    fn read(&mut self, serve: impl FnOnce(&Request) -> Response) -> io::Result<KeepAlive> {
+    fn read(&mut self, serve: impl FnOnce(Request) -> Reply) -> io::Result<KeepAlive> {
         let Phase::Reading(received) = &mut self.phase else { return Ok(KeepAlive::No) };
         let mut chunk = [0; CHUNK];
         let length = self.stream.read(&mut chunk)?;
@@ -100,12 +121,18 @@ impl Connection {
         // A longer request is refused before it reaches this limit.
         let room = (HEAD_MAX + BODY_MAX + CHUNK).saturating_sub(received.len());
         received.extend(chunk.iter().take(length.min(room)));
-        let response = match http::parse(received) {
+        let reply = match http::parse(received) {
             Ok(None) => return Ok(KeepAlive::Yes),
-            Ok(Some(request)) => serve(&request),
-            Err(problem) => problem.into(),
+            Ok(Some(request)) => serve(request),
+            Err(problem) => Reply::Now(problem.into()),
         };
-        self.reply(&response);
+        match reply {
+            Reply::Now(response) => self.reply(&response),
+            Reply::Later(pending) => {
+                self.phase = Phase::Waiting(pending);
+                return Ok(KeepAlive::Yes);
+            }
+        }
         self.write()
     }
 

@@ -18,6 +18,13 @@ pub(super) struct Request {
     pub(super) body: Vec<u8>,
 }
 
+impl Request {
+    /// Whether its answer may wait for the host or the guest: everything that changes something.
+    pub(super) fn may_wait(&self) -> bool {
+        self.method != "GET"
+    }
+}
+
 /// A problem detail (RFC 9457).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

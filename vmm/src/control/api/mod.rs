@@ -1,11 +1,12 @@
 //! The control socket: HTTP/1.1 with JSON over a Unix socket, on the thread `control/api`.
 //!
-//! The thread reads the machine's state itself and sends commands to the control thread. It serves
-//! a few clients side by side without blocking for one of them, and executes commands one by one.
+//! The thread reads the machine's state itself. It serves a few clients side by side without waiting
+//! for one of them, for the host or for the guest: [`jobs`] run the requests that may.
 
 mod collect;
 mod connection;
 mod http;
+mod jobs;
 mod latency;
 mod metrics;
 pub(crate) mod model;
@@ -26,8 +27,10 @@ use super::socket::ListeningSocket;
 use crate::notifier::Notifier;
 
 pub(crate) use collect::{MachineView, View};
-use connection::{Connection, KeepAlive};
+use connection::{Connection, KeepAlive, Reply};
 pub(crate) use http::Problem;
+use http::Request;
+use jobs::Jobs;
 
 /// Clients served at a time. Further clients wait, at most for the timeouts of these.
 const CLIENTS_MAX: usize = 8;
@@ -50,12 +53,13 @@ impl Api {
     ///
     /// The host is out of descriptors or threads.
     pub(crate) fn start(socket: ListeningSocket, view: View) -> io::Result<Self> {
-        let stop = Notifier::new()?;
-        let socket = Arc::new(socket);
+        let (stop, jobs) = (Notifier::new()?, Jobs::new()?);
+        let (socket, view) = (Arc::new(socket), Arc::new(view));
         let server = ApiServer {
             socket: Arc::clone(&socket),
             stop: stop.clone(),
             view,
+            jobs,
             clients: Vec::new(),
         };
         let thread = thread::Builder::new().name("control/api".into()).stack_size(STACK_BYTES);
@@ -79,7 +83,8 @@ impl Drop for Api {
 struct ApiServer {
     socket: Arc<ListeningSocket>,
     stop: Notifier,
-    view: View,
+    view: Arc<View>,
+    jobs: Jobs,
     clients: Vec<Connection>,
 }
 
@@ -89,6 +94,18 @@ struct Ready {
     listener: bool,
     /// In the order of the clients.
     clients: Vec<bool>,
+}
+
+/// Answers a request, or starts a job that does.
+fn serve(view: &Arc<View>, jobs: &Jobs, request: Request) -> Reply {
+    if !request.may_wait() {
+        return Reply::Now(routes::answer(view, &request));
+    }
+    let view = Arc::clone(view);
+    match jobs.start(move || routes::answer(&view, &request)) {
+        Ok(pending) => Reply::Later(pending),
+        Err(problem) => Reply::Now(problem.into()),
+    }
 }
 
 impl ApiServer {
@@ -113,10 +130,17 @@ impl ApiServer {
     fn wait(&self) -> io::Result<Ready> {
         let has_room = self.clients.len() < CLIENTS_MAX;
         let accepts = if has_room { PollFlags::IN } else { PollFlags::empty() };
-        let mut watched =
-            vec![PollFd::new(&self.stop, PollFlags::IN), PollFd::new(self.listener(), accepts)];
-        watched.extend(self.clients.iter().map(|client| PollFd::new(client, client.interest())));
-        let deadline = self.clients.iter().map(Connection::deadline).min();
+        let mut watched = vec![
+            PollFd::new(&self.stop, PollFlags::IN),
+            PollFd::new(self.listener(), accepts),
+            PollFd::new(self.jobs.ended(), PollFlags::IN),
+        ];
+        watched.extend(self.clients.iter().map(|client| match client.interest() {
+            Some(events) => PollFd::new(client, events),
+            // Not the client, whose hang-up would end every wait.
+            None => PollFd::new(&self.stop, PollFlags::empty()),
+        }));
+        let deadline = self.clients.iter().filter_map(Connection::deadline).min();
         let timeout = deadline.map(|deadline| {
             let left = deadline.saturating_duration_since(Instant::now());
             Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
@@ -127,20 +151,24 @@ impl ApiServer {
         }
         let mut ready = watched.iter().map(|fd| !fd.revents().is_empty());
         let (stop, listener) = (ready.next() == Some(true), ready.next() == Some(true));
+        if ready.next() == Some(true) {
+            self.jobs.ended().clear();
+        }
         Ok(Ready { stop, listener, clients: ready.collect() })
     }
 
     /// Serves the clients that are ready, and closes finished and slow ones.
     fn serve(&mut self, ready: &[bool]) {
-        let (view, now) = (&self.view, Instant::now());
+        let (view, jobs, now) = (&self.view, &self.jobs, Instant::now());
         let mut ready = ready.iter();
         self.clients.retain_mut(|client| {
             let is_ready = ready.next() == Some(&true);
             let mut keep = KeepAlive::Yes;
-            if is_ready {
-                keep = client.advance(|request| routes::answer(view, request));
+            if is_ready || client.has_response() {
+                keep = client.advance(|request| serve(view, jobs, request));
             }
-            if keep == KeepAlive::Yes && client.deadline() <= now {
+            let is_late = client.deadline().is_some_and(|deadline| deadline <= now);
+            if keep == KeepAlive::Yes && is_late {
                 keep = client.expire();
             }
             keep == KeepAlive::Yes

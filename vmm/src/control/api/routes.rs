@@ -1,4 +1,5 @@
-//! The routes of the control socket and their handlers. Control socket thread.
+//! The routes of the control socket and their handlers. Control socket thread for GET, and the
+//! threads of `jobs` for the other methods.
 
 use std::sync::Arc;
 
@@ -136,10 +137,12 @@ fn detach(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem>
 
 fn hotplug_problem(error: &HotplugError) -> Problem {
     use HotplugError::{
-        AddressTaken, Detaching, Disk, IdTaken, ImageTaken, NoController, NotScsi, Queues, Thread,
+        AddressTaken, Attaching, Detaching, Disk, IdTaken, ImageTaken, NoController, NotScsi,
+        Queues, Thread,
     };
     let (status, remedy) = match error {
         Detaching(_) => (409, "wait for the event `disk_detached`".to_owned()),
+        Attaching(_) => (409, "wait until it is attached".to_owned()),
         IdTaken(_) => (409, "give it another `id`".to_owned()),
         ImageTaken { .. } => (409, "detach it first, or set `readonly = true` on both".to_owned()),
         NoController { existing, .. } => (409, controllers_remedy(existing)),

@@ -19,7 +19,7 @@ use super::{MachineView, View};
 use crate::cmd::ctl::render;
 use crate::config::{DiskBus, DiskConfig};
 use crate::control::command_channel;
-use crate::disks::{DiskRegistry, EventLog, Hotplug, ManagedDisk, ScsiControllers, SpaceWatch};
+use crate::disks::{DiskRegistry, EventLog, Hotplug, ManagedDisk, ScsiControllers};
 use crate::machine::PauseGate;
 
 /// A disk with held requests and lost writes, as the test sets them.
@@ -90,11 +90,20 @@ impl Backend for TroubledDisk {
 }
 
 fn view(backend: impl Backend + 'static) -> View {
+    view_with(backend, |disk, _| disk)
+}
+
+/// A view of one disk, which `prepare` may have watched.
+fn view_with(
+    backend: impl Backend + 'static,
+    prepare: impl FnOnce(ManagedDisk, &Arc<EventLog>) -> ManagedDisk,
+) -> View {
     let mut config = DiskConfig::minimal("data.img".as_ref(), DiskBus::VirtioBlk);
     config.options.cache = backend.cache_mode();
     let control = Block::new("data", "data", 1, Arc::new(backend)).control();
     let events: Arc<EventLog> = Arc::default();
-    let disks = Arc::new(DiskRegistry::new([ManagedDisk::new(config, control)]));
+    let disk = prepare(ManagedDisk::new(config, control), &events);
+    let disks = Arc::new(DiskRegistry::new([disk]));
     let controllers = ScsiControllers::default();
     let hotplug = Hotplug::new(Arc::clone(&disks), controllers, 1, Arc::clone(&events));
     View {
@@ -184,12 +193,12 @@ fn a_reached_soft_limit_is_shown_and_is_an_event() {
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(1 << 20).unwrap();
     let options = DiskOptions { soft_limit: Some(1), ..DiskOptions::new(CacheMode::WriteBack) };
-    let view = view(RawFile::open(image.path(), &options).unwrap());
-    assert!(!shown(&view).0.soft_limit.unwrap().reached, "not queried yet");
+    let unwatched = view(RawFile::open(image.path(), &options).unwrap());
+    assert!(!shown(&unwatched).0.soft_limit.unwrap().reached, "not queried yet");
+    drop(unwatched);
 
-    let control = view.disks.all()[0].control.clone();
-    let watch = SpaceWatch::start(&control, Arc::clone(&view.events)).unwrap();
-    assert!(watch.is_some());
+    let disk = RawFile::open(image.path(), &options).unwrap();
+    let view = view_with(disk, |disk, events| disk.watched(events).unwrap());
     let deadline = Instant::now() + Duration::from_secs(20);
     while view.events().events.is_empty() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(5));
