@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+mod frozen_store;
 mod hostile;
 mod libblkio;
 mod program;

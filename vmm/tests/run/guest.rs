@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use fixtures::with_default_signals;
 use tempfile::TempDir;
 
 /// Load address and entry point.
@@ -164,7 +165,7 @@ impl Machine {
     }
 
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bulkhead"));
+        let mut command = with_default_signals(env!("CARGO_BIN_EXE_bulkhead"));
         command.arg("run").arg(self.path("vm.toml"));
         command
     }

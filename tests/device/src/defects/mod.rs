@@ -15,9 +15,10 @@ use fixtures::{PATIENCE, scratch, wait_for};
 
 use crate::hostile::dut;
 use dut::{DATA, DeviceUnderTest, HEADER, STATUS, usual_chain};
+use fixtures::Ext4;
 use fixtures::host::{Loop, Mount};
 use fixtures::needs;
-use stack::{ENGINES, Ext4, IO_ERROR, KIB, MIB, OK, Stack, UNSUPPORTED, overcommitted};
+use stack::{ENGINES, IO_ERROR, KIB, MIB, OK, Stack, UNSUPPORTED, overcommitted};
 
 const UNMAP: u32 = 1;
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use block::{Backend, CacheMode, EngineKind};
 use driver::{Data, Framing, PendingRequest, Request, kind};
-use fixtures::wait_for;
+use fixtures::{Ext4, wait_for};
 
-use super::stack::{ENGINES, Ext4, MIB, OK, Stack};
+use super::stack::{ENGINES, MIB, OK, Stack};
 use fixtures::host::Loop;
 use fixtures::needs;
 

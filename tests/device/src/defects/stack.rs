@@ -1,17 +1,12 @@
 //! The whole stack over files and devices of this host: driver, virtio-blk, worker, engine.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use block::{Backend, CacheMode, DiskOptions, EngineKind, RawFile};
 use devices::virtio::Block;
 use driver::{Device, Disk, Machine, Outcome, Request, kind};
-use fixtures::scratch;
-
-use fixtures::host::{Loop, Mount, sh};
+use fixtures::host::{Loop, Mount};
 
 /// Both engines.
 pub(crate) const ENGINES: [EngineKind; 2] = [EngineKind::IoUring, EngineKind::Threads];
@@ -65,62 +60,6 @@ impl Stack {
     /// Runs a DISCARD or WRITE_ZEROES; `flags` is UNMAP or 0.
     pub(crate) fn range(&mut self, kind: u32, sector: u64, sectors: u32, flags: u32) -> Outcome {
         self.disk.run(&Request::ranges(kind, &[(sector, sectors, flags)]))
-    }
-}
-
-/// An ext4 of 64 MiB on a loop device, which can be frozen.
-pub(crate) struct Ext4 {
-    mount: PathBuf,
-    _folder: tempfile::TempDir,
-    frozen: Option<(Sender<()>, JoinHandle<()>)>,
-}
-
-impl Ext4 {
-    pub(crate) fn new(block_bytes: u32) -> Self {
-        let folder = tempfile::TempDir::new_in(scratch()).unwrap();
-        let (image, mount) = (folder.path().join("ext4"), folder.path().join("mount"));
-        std::fs::create_dir(&mount).unwrap();
-        std::fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
-        let [image, at] = [&image, &mount].map(|path| path.to_str().unwrap());
-        sh("mkfs.ext4", &["-q", "-F", "-m", "0", "-b", &block_bytes.to_string(), image]);
-        sh("mount", &["-o", "loop,noatime", image, at]);
-        Self { mount, _folder: folder, frozen: None }
-    }
-
-    /// Makes a synced file filled with `byte`.
-    pub(crate) fn file(&self, len: u64, byte: u8) -> PathBuf {
-        let path = self.mount.join("disk");
-        std::fs::write(&path, vec![byte; usize::try_from(len).unwrap()]).unwrap();
-        std::fs::File::open(&path).unwrap().sync_all().unwrap();
-        path
-    }
-
-    /// Freezes the file system: changes block uninterruptibly. It thaws after 60 s if the test
-    /// hangs.
-    pub(crate) fn freeze(&mut self) {
-        let mount = self.mount.to_str().unwrap().to_owned();
-        sh("fsfreeze", &["--freeze", &mount]);
-        let (thawed, watch) = channel();
-        let guard = thread::spawn(move || {
-            if watch.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
-                sh("fsfreeze", &["--unfreeze", &mount]);
-            }
-        });
-        self.frozen = Some((thawed, guard));
-    }
-
-    pub(crate) fn thaw(&mut self) {
-        let Some((thawed, guard)) = self.frozen.take() else { return };
-        sh("fsfreeze", &["--unfreeze", self.mount.to_str().unwrap()]);
-        drop(thawed);
-        guard.join().unwrap();
-    }
-}
-
-impl Drop for Ext4 {
-    fn drop(&mut self) {
-        self.thaw();
-        sh("umount", &["--lazy", self.mount.to_str().unwrap()]);
     }
 }
 

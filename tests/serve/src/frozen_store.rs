@@ -1,0 +1,69 @@
+//! The end of the program while its store does not answer.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use driver::vhost_user::Monitor;
+use fixtures::host::Loop;
+use fixtures::{Ext4, needs};
+use lab::ServeProcess;
+use rustix::process::Signal;
+
+const MIB: u64 = 1 << 20;
+
+/// Whether all threads of a process have ended, or have only to return from the kernel.
+fn is_ending(pid: u32) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    let pending = status.lines().find_map(|line| line.strip_prefix("State:"));
+    pending.is_none_or(|state| state.contains('Z') || state.contains('X'))
+}
+
+/// A write and a flush are in flight on a frozen store. The first signal waits for them, the second
+/// one for the last flush, and the third one ends the program.
+#[test]
+fn the_third_signal_ends_a_service_on_a_frozen_store() {
+    if !needs::root() {
+        return;
+    }
+    let mut store = Ext4::new(4096);
+    let device = Loop::new(&store.file(16 * MIB, 0));
+    let mut served = ServeProcess::start_at(&device.0, "cache = \"writeback\"");
+    let mut monitor = Monitor::start(&served.socket(), 1, 0, true);
+    monitor.write(0, 0, &[1; 8 << 10]);
+    store.freeze();
+    let _flush = monitor.offer_write(0, 4, 0, &[]);
+    monitor.publish(0);
+    std::thread::sleep(Duration::from_millis(300));
+
+    served.signal(Signal::TERM);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!is_ending(served.pid()), "the first signal waits for the requests");
+    served.signal(Signal::INT);
+    served.wait_log("waiting for the host", 1);
+    served.wait_log("data (1 request in flight)", 1);
+    assert!(!is_ending(served.pid()), "the second signal waits for the flush");
+    let third = Instant::now();
+    served.signal(Signal::QUIT);
+    served.wait_log("ended by a signal; the host did not finish: data (1 request in flight)", 1);
+    assert!(third.elapsed() < Duration::from_secs(5), "after {:?}", third.elapsed());
+    // Threads in uninterruptible calls keep the process until the kernel returns.
+    store.thaw();
+    assert_eq!(served.wait().code(), Some(13), "{}", served.log());
+}
+
+#[test]
+fn a_service_on_a_thawed_store_ends_in_order() {
+    if !needs::root() {
+        return;
+    }
+    let mut store = Ext4::new(4096);
+    let device = Loop::new(&store.file(16 * MIB, 0));
+    let mut served = ServeProcess::start_at(&device.0, "cache = \"writeback\"");
+    let mut monitor = Monitor::start(&served.socket(), 1, 0, true);
+    monitor.write(0, 0, &[1; 8 << 10]);
+    store.freeze();
+    served.signal(Signal::TERM);
+    served.wait_log("waiting for the host for 2 s: data (being flushed)", 1);
+    store.thaw();
+    assert_eq!(served.wait().code(), Some(0), "{}", served.log());
+}
