@@ -155,9 +155,9 @@ impl LogicalUnit {
         self.attentions.raise(attention);
     }
 
-    /// Resets the unit (SAM-5 §6.3.3) and raises the condition `reason`. Reservations are kept.
+    /// Resets the unit (SAM-5 §6.3.3) and raises the condition `reason`. Reservations are kept, and
+    /// so is the state of the write cache, which the reset leaves at its default (ADR 14).
     pub fn reset(&self, reason: Attention) {
-        self.write_cache.reset(self.backend.cache_mode());
         self.descriptor_sense.store(false, Ordering::Release);
         self.stopped.store(false, Ordering::Release);
         self.raise(reason);

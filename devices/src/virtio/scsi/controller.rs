@@ -4,7 +4,7 @@
 //! disk is released when no copy contains it, no engine serves it, and none of its requests is in
 //! flight.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -45,6 +45,9 @@ struct DiskState {
     free: Vec<u16>,
     /// Units of detached disks until they are released.
     detached: Vec<Weak<LogicalUnit>>,
+    /// Addresses whose last unit had its write cache switched off. A driver that did not notice the
+    /// detach continues with the next unit of the address and sends no flushes (ADR 14).
+    cache_off: BTreeSet<Address>,
 }
 
 impl DiskState {
@@ -95,6 +98,7 @@ impl Controller {
         self.set_cdb_size(CDB_BYTES);
         self.events.reset();
         for disk in self.map().disks() {
+            disk.unit.write_cache().device_reset();
             disk.unit.reset(Attention::PowerOn);
         }
     }
@@ -124,6 +128,9 @@ impl Controller {
         let number = disks.next_number()?;
         let (queues, events) = (self.mailboxes.len(), Arc::clone(&self.events));
         let (disk, handle, watch) = disk::new((address, name), identity, backend, queues, events);
+        if disks.cache_off.contains(&address) {
+            disk.unit.write_cache().force_off();
+        }
         let mut map = DiskMap::clone(&disks.map);
         map.add(number, disk)?;
         disks.free.pop();
@@ -141,6 +148,11 @@ impl Controller {
         let watch = disks.watches.remove(&address)?;
         let unit = Arc::clone(&disk.unit);
         drop(disk);
+        if unit.write_cache().is_on() {
+            disks.cache_off.remove(&address);
+        } else {
+            disks.cache_off.insert(address);
+        }
         disks.detached.retain(|unit| unit.strong_count() > 0);
         disks.detached.push(Arc::downgrade(&unit));
         // Before the workers are kicked: they then retry the held requests.

@@ -211,8 +211,8 @@ impl Protocol for ScsiProtocol {
                 }
             },
             (disk, abort) => {
-                if let (Some(disk), Err(_)) = (disk, &result) {
-                    pending.job.step_failed(&disk.unit);
+                if let Some(disk) = disk {
+                    pending.job.end_step(&disk.unit, result.is_ok());
                 }
                 pending.fail(map, &CommandFailure::refused(abort.unwrap_or(Response::Failure)))
             }

@@ -8,6 +8,7 @@ mod hostile;
 mod hotplug;
 mod many_disks;
 mod task_management;
+mod write_cache_resets;
 
 use std::sync::Arc;
 
