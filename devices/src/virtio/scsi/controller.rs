@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use ::block::Backend;
 
@@ -19,6 +20,9 @@ use super::request::CDB_BYTES;
 use super::response::SENSE_BYTES;
 use super::task_management::TmfMailbox;
 use crate::scsi::{Attention, Identity, LogicalUnit};
+
+/// How long an attach waits for the space of the backing store, which commands report.
+const FIRST_MEASUREMENT: Duration = Duration::from_millis(100);
 
 /// The shared state.
 pub(super) struct Controller {
@@ -131,12 +135,14 @@ impl Controller {
         if disks.cache_off.contains(&address) {
             disk.unit.write_cache().force_off();
         }
+        let unit = Arc::clone(&disk.unit);
         let mut map = DiskMap::clone(&disks.map);
         map.add(number, disk)?;
         disks.free.pop();
         disks.watches.insert(address, watch);
         self.replace(disks, map).announce_luns_changed(address);
         self.events.raise(Event::added(address));
+        unit.start_measurement(FIRST_MEASUREMENT);
         Ok(handle)
     }
 
@@ -225,7 +231,7 @@ impl Detached {
     /// [`DiskControl`](crate::storage::DiskControl) of the disk is dropped.
     pub fn close(self) {
         let Self { unit, watch, .. } = self;
-        drop(unit);
         watch.wait_for_all();
+        LogicalUnit::close(unit);
     }
 }
