@@ -209,7 +209,11 @@ fn aborted_queries_do_not_accumulate() {
 #[test]
 fn device_reset_does_not_wait_for_hung_query() {
     let mut rig = Rig::new();
+    let before = rig.hung.queries();
     rig.send_hanging_query(1);
+    // One that the host does not have yet.
+    rig.initiator.send(0, &get_lba_status(HUNG).with_id(2));
+    rig.initiator.succeed(&log_sense(HEALTHY, 0));
     rig.initiator.device.reset();
     rig.initiator = Initiator::start(rig.initiator.device.clone(), rig.initiator.features);
     [HUNG, HEALTHY].into_iter().for_each(|lun| rig.initiator.clear_unit_attention(lun));
@@ -217,6 +221,7 @@ fn device_reset_does_not_wait_for_hung_query() {
     let sent = rig.initiator.send(0, &get_lba_status(HUNG));
     rig.hung.hang_store(false);
     assert_is_mapped(&rig.initiator.wait(0, &sent).data);
+    assert_eq!(rig.hung.queries() - before, 2, "the first one and the last one");
 }
 
 #[test]
