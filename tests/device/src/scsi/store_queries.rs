@@ -23,11 +23,21 @@ const HEALTHY: u8 = 1;
 
 /// Two disks on one queue; the store of one hangs once `hang_store` is called.
 struct Rig {
+    /// Dropped first: a failed test must not leave a worker that hangs.
+    _thaw: ThawOnDrop,
     initiator: Initiator,
     hung: TestDisk,
     backend: Weak<dyn Backend>,
     bus: ScsiBus,
     _healthy: NamedTempFile,
+}
+
+struct ThawOnDrop(TestDisk);
+
+impl Drop for ThawOnDrop {
+    fn drop(&mut self) {
+        self.0.hang_store(false);
+    }
 }
 
 impl Rig {
@@ -36,6 +46,7 @@ impl Rig {
     }
 
     fn with(hung: TestDisk) -> Self {
+        let thaw = ThawOnDrop(hung.clone());
         let (device, bus) = controller(1);
         let backend: Arc<dyn Backend> = Arc::new(hung.clone());
         let weak = Arc::downgrade(&backend);
@@ -44,7 +55,7 @@ impl Rig {
         attach(&bus, 0, HEALTHY.into(), Arc::new(disk));
         let mut initiator = Initiator::start(device, u64::MAX);
         [HUNG, HEALTHY].into_iter().for_each(|lun| initiator.clear_unit_attention(lun));
-        Self { initiator, hung, backend: weak, bus, _healthy: file }
+        Self { _thaw: thaw, initiator, hung, backend: weak, bus, _healthy: file }
     }
 
     /// Sends GET LBA STATUS to the disk whose store hangs and waits until the host has it.
@@ -228,7 +239,7 @@ fn device_reset_does_not_wait_for_hung_query() {
 fn end_of_machine_does_not_wait_for_hung_query() {
     let mut rig = Rig::new();
     rig.send_hanging_query(1);
-    let Rig { initiator, hung, backend, bus, _healthy } = rig;
+    let Rig { initiator, hung, backend, bus, _thaw, _healthy } = rig;
     initiator.device.machine().root.close().unwrap();
     drop((initiator, bus));
     assert!(backend.upgrade().is_some(), "the host works on the query");
