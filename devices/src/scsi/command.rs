@@ -6,6 +6,7 @@ use super::cdb::Cdb;
 use super::data_out::DataOut;
 use super::failure::Failure;
 use super::job::Job;
+use super::lba_status::LbaStatusQuery;
 
 /// Status codes (SAM-5 §5.3.1).
 pub mod status {
@@ -29,6 +30,8 @@ pub enum Answer {
     },
     /// The command accesses the medium.
     Work(Job),
+    /// The command depends on the extents of the host.
+    Query(LbaStatusQuery),
 }
 
 /// The outcome of executing a command.

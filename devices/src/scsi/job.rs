@@ -258,15 +258,16 @@ impl Job {
         !matches!(self.remaining, Remaining::CacheOff)
     }
 
-    /// Reverts a change of the unit that depended on the current step, which failed.
-    pub fn step_failed(&self, unit: &LogicalUnit) {
+    /// Completes a change of the unit that depends on the result of the current step, or reverts it
+    /// if the step failed. Only for a command that ends without [`Self::next`].
+    pub fn end_step(&self, unit: &LogicalUnit, succeeded: bool) {
         if matches!(self.remaining, Remaining::CacheOff) {
-            unit.write_cache().switch_on();
+            unit.write_cache().end_switch_off(succeeded);
         }
     }
 
     fn fail(&self, unit: &LogicalUnit, error: &io::Error) -> Sense {
-        self.step_failed(unit);
+        self.end_step(unit, false);
         let miscompare = error.get_ref().and_then(|error| error.downcast_ref::<Miscompare>());
         miscompare.map_or_else(
             || Sense::of(self.step.op, error),
@@ -281,7 +282,11 @@ impl Job {
         out: &(dyn DataOut + '_),
     ) -> Result<Option<Step>, Sense> {
         let written = match &mut self.remaining {
-            Remaining::Nothing | Remaining::CacheOff => return Ok(None),
+            Remaining::Nothing => return Ok(None),
+            Remaining::CacheOff => {
+                unit.write_cache().end_switch_off(true);
+                return Ok(None);
+            }
             Remaining::Stop => {
                 unit.set_stopped(true);
                 return Ok(None);

@@ -1,11 +1,15 @@
-//! GET LBA STATUS (SBC-3 §5.3): the blocks that are allocated on the host.
+//! The parameter data of GET LBA STATUS (SBC-3 §5.3.2): the blocks that are allocated on the host.
+
+use std::io;
+use std::sync::Arc;
 
 use ::block::{ByteOffset, Extent};
+use vmm_sys_util::eventfd::EventFd;
 use zerocopy::big_endian::{U32, U64};
 use zerocopy::{Immutable, IntoBytes};
 
 use super::bytes::len32;
-use super::command::{Command, Outcome, data_in, with_header};
+use super::host_queries::AllocationQuery;
 use super::sense::Sense;
 use super::unit::LogicalUnit;
 
@@ -34,26 +38,66 @@ struct LbaStatusDescriptor {
     reserved: [u8; 3],
 }
 
-/// GET LBA STATUS.
-pub(super) fn get_lba_status(unit: &LogicalUnit, command: &Command<'_>) -> Outcome {
-    let (first, allocation) = (command.cdb.be64(2), command.cdb.be32(10));
-    let block = u64::from(unit.block_bytes());
-    let blocks = unit.capacity() / block;
-    if first >= blocks {
-        return Err(Sense::LBA_OUT_OF_RANGE.into());
+/// A GET LBA STATUS command whose answer depends on the extents of the host.
+#[derive(Clone, Copy, Debug)]
+pub struct LbaStatusQuery {
+    /// First block of the answer.
+    pub(super) first: u64,
+    /// Block after the last one of the disk.
+    pub(super) end: u64,
+    /// Bytes of a block.
+    pub(super) block: u64,
+    /// ALLOCATION LENGTH.
+    pub(super) allocation: u32,
+}
+
+impl LbaStatusQuery {
+    /// The query of the host that the command needs. Its end signals `kick`.
+    #[must_use]
+    pub fn allocation_query(&self, kick: Arc<EventFd>) -> AllocationQuery {
+        AllocationQuery::new(ByteOffset(self.first * self.block), self.max_descriptors(), kick)
     }
-    let room = usize::try_from(allocation).unwrap_or(usize::MAX);
-    let room = room.saturating_sub(size_of::<LbaStatusHeader>());
-    let limit = (room / size_of::<LbaStatusDescriptor>()).clamp(1, MAX_DESCRIPTORS);
-    let runs = runs(unit, first, blocks, limit)?;
-    let descriptors = runs.into_iter().flat_map(descriptors).take(limit);
-    let list: Vec<u8> = descriptors.flat_map(|one| one.as_bytes().to_vec()).collect();
-    let header = LbaStatusHeader {
-        // The length covers the reserved field.
-        parameter_data_length: len32(list.len() + 4).into(),
-        reserved: 0.into(),
-    };
-    data_in(with_header(&header, &list), allocation.into())
+
+    /// The parameter data, truncated to the allocation length.
+    ///
+    /// # Errors
+    ///
+    /// The host did not report its extents.
+    pub fn answer(
+        &self,
+        unit: &LogicalUnit,
+        extents: io::Result<Vec<Extent>>,
+    ) -> Result<Vec<u8>, Sense> {
+        let extents = extents.map_err(|error| {
+            unit.log_unknown_allocation(&error);
+            Sense::UNRECOVERED_READ_ERROR
+        })?;
+        Ok(self.encode(&whole_blocks(&extents, self.block, self.first, self.end)))
+    }
+
+    /// The parameter data of a disk without provisioning management: every block is mapped.
+    pub(super) fn fully_mapped(&self) -> Vec<u8> {
+        self.encode(&[BlockRun { first: self.first, end: self.end, mapped: true }])
+    }
+
+    fn max_descriptors(&self) -> usize {
+        let room = usize::try_from(self.allocation).unwrap_or(usize::MAX);
+        let room = room.saturating_sub(size_of::<LbaStatusHeader>());
+        (room / size_of::<LbaStatusDescriptor>()).clamp(1, MAX_DESCRIPTORS)
+    }
+
+    fn encode(&self, runs: &[BlockRun]) -> Vec<u8> {
+        let descriptors = runs.iter().copied().flat_map(descriptors).take(self.max_descriptors());
+        let list: Vec<u8> = descriptors.flat_map(|one| one.as_bytes().to_vec()).collect();
+        let header = LbaStatusHeader {
+            // The length covers the reserved field.
+            parameter_data_length: len32(list.len() + 4).into(),
+            reserved: 0.into(),
+        };
+        let mut data = [header.as_bytes(), &list].concat();
+        data.truncate(usize::try_from(self.allocation).unwrap_or(usize::MAX));
+        data
+    }
 }
 
 /// Adjacent blocks with the same status, up to block `end`.
@@ -78,20 +122,6 @@ fn descriptors(run: BlockRun) -> impl Iterator<Item = LbaStatusDescriptor> {
         first += u64::from(count);
         (count > 0).then_some(descriptor)
     })
-}
-
-/// The runs from block `first`, from at most `limit` extents of the host. Every block of a disk
-/// without provisioning management is mapped.
-fn runs(unit: &LogicalUnit, first: u64, end: u64, limit: usize) -> Result<Vec<BlockRun>, Sense> {
-    if unit.discard().is_none() {
-        return Ok(vec![BlockRun { first, end, mapped: true }]);
-    }
-    let block = u64::from(unit.block_bytes());
-    let extents = unit.backend().allocation(ByteOffset(first * block), limit).map_err(|error| {
-        unit.log_unknown_allocation(&error);
-        Sense::UNRECOVERED_READ_ERROR
-    })?;
-    Ok(whole_blocks(&extents, block, first, end))
 }
 
 /// Extents to runs of whole blocks. A block with any data is mapped.

@@ -57,8 +57,9 @@ struct CachingPage {
 
 fn caching(unit: &LogicalUnit, values: Values) -> Option<Vec<u8>> {
     let enabled = match values {
-        Values::Current => unit.write_cache().is_on(),
-        Values::Changeable | Values::Default => unit.has_write_cache(),
+        Values::Changeable => unit.has_write_cache(),
+        // The default is the value after a reset, which keeps the current one (ADR 14).
+        Values::Current | Values::Default => unit.write_cache().is_on(),
     };
     let page = CachingPage {
         page_code: CACHING.0,

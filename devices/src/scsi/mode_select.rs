@@ -36,7 +36,8 @@ pub(super) fn mode_select(unit: &LogicalUnit, command: &Command<'_>) -> Outcome 
 }
 
 /// Writes that completed before the write cache is switched off must not stay volatile: the command
-/// completes after a flush. If the flush fails, the cache stays on and the command fails.
+/// completes after a flush. If the flush fails, the command fails and the cache has the state that
+/// it had before.
 fn apply(unit: &LogicalUnit, changes: ModeChanges, len: u64) -> Outcome {
     if let Some(descriptor_sense) = changes.descriptor_sense {
         unit.set_descriptor_sense(descriptor_sense);
@@ -45,7 +46,7 @@ fn apply(unit: &LogicalUnit, changes: ModeChanges, len: u64) -> Outcome {
         Some(true) => unit.write_cache().switch_on(),
         // Also if it is off: the flush of another command may be in flight.
         Some(false) => {
-            unit.write_cache().switch_off();
+            unit.write_cache().begin_switch_off();
             return Ok(Answer::Work(Job::cache_off(len)));
         }
         None => {}

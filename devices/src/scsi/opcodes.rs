@@ -13,7 +13,7 @@ use super::persistent_reserve::{
 use super::sense::Sense;
 use super::unit::LogicalUnit;
 use super::{
-    capacity, inquiry, lba_status, log, mode, mode_select, power, provisioning, reservations,
+    capacity, get_lba_status, inquiry, log, mode, mode_select, power, provisioning, reservations,
     transfer,
 };
 
@@ -108,7 +108,7 @@ static COMMANDS: [CommandEntry; 48] = [
     medium(&[0x8f, 0xf6, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 4], transfer::verify),
     medium(&[opcode::WRITE_SAME_16, 0xff, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 4], provisioning::write_same),
     action(0x10, medium(&[0x9e, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 0, 4], capacity::read_capacity_16)),
-    action(0x12, medium(&[0x9e, 0x1f, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 4], lba_status::get_lba_status)),
+    action(0x12, medium(&[0x9e, 0x1f, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 4], get_lba_status::get_lba_status)),
     always(&[opcode::REPORT_LUNS, 0, 255, 0, 0, 0, 255, 255, 255, 255, 0, 4], inquiry::report_luns_of),
     action(0x0c, about(&[0xa3, 0x1f, 0x87, 255, 255, 255, 255, 255, 255, 255, 0, 4], report_opcodes)),
     action(0x0d, about(&[0xa3, 0x1f, 0x80, 0, 0, 0, 255, 255, 255, 255, 0, 4], report_task_management)),

@@ -5,10 +5,12 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ::block::{Backend, BackingSpace, ByteOffset, ByteRange, DiscardLimits, Geometry, LogLimit};
 
 use super::attention::{Attention, Attentions};
+use super::host_queries::{AllocationQuery, HostQueries};
 use super::identity::Identity;
 use super::reservations::Reservations;
 use super::sense::Sense;
@@ -64,8 +66,8 @@ pub struct LogicalUnit {
     reported_threshold: Mutex<Option<u32>>,
     /// Held during a flush outside of the queues.
     flushing: Mutex<()>,
-    /// Bound the log of failed queries to the host.
-    unknown_space: LogLimit,
+    queries: HostQueries,
+    /// Bounds the log of failed queries of the allocated blocks.
     unknown_allocation: LogLimit,
 }
 
@@ -74,8 +76,10 @@ impl LogicalUnit {
     #[must_use]
     pub fn new(name: &str, identity: Identity, backend: Arc<dyn Backend>) -> Self {
         let geometry = backend.geometry();
+        let name: Arc<str> = name.into();
         let unit = Self {
-            name: name.into(),
+            queries: HostQueries::new(&name),
+            name,
             identity,
             geometry,
             limits: CommandLimits::new(geometry.logical_block),
@@ -87,7 +91,6 @@ impl LogicalUnit {
             reservations: Mutex::default(),
             reported_threshold: Mutex::default(),
             flushing: Mutex::default(),
-            unknown_space: LogLimit::default(),
             unknown_allocation: LogLimit::default(),
             backend,
         };
@@ -155,9 +158,9 @@ impl LogicalUnit {
         self.attentions.raise(attention);
     }
 
-    /// Resets the unit (SAM-5 §6.3.3) and raises the condition `reason`. Reservations are kept.
+    /// Resets the unit (SAM-5 §6.3.3) and raises the condition `reason`. Reservations are kept, and
+    /// so is the state of the write cache, which the reset leaves at its default (ADR 14).
     pub fn reset(&self, reason: Attention) {
-        self.write_cache.reset(self.backend.cache_mode());
         self.descriptor_sense.store(false, Ordering::Release);
         self.stopped.store(false, Ordering::Release);
         self.raise(reason);
@@ -196,20 +199,43 @@ impl LogicalUnit {
         self.backend.cache_mode().has_write_cache()
     }
 
-    /// Space of the backing store; `None` if blocks cannot be deallocated or the host does not
-    /// report it.
+    /// Space of the backing store as measured last; `None` if blocks cannot be deallocated, or the
+    /// space is not known (yet). Never asks the host, but starts a measurement if the last one is
+    /// old.
     pub(super) fn backing_space(&self) -> Option<BackingSpace> {
         self.discard()?;
-        self.backend.backing_space().unwrap_or_else(|error| {
-            if let Some(suppressed) = self.unknown_space.check() {
-                let name = &self.name;
-                tracing::warn!(
-                    target: "scsi", suppressed,
-                    "{name}: cannot query the space of its store: {error}"
-                );
-            }
-            None
-        })
+        self.queries.space(&self.backend)
+    }
+
+    /// Measures the space of the backing store. Blocks.
+    pub fn measure_space(&self) {
+        if self.discard().is_some() {
+            self.queries.measure_space(&*self.backend);
+        }
+    }
+
+    /// Starts the first measurement of the space and waits for it, but at most for `limit`.
+    pub(crate) fn start_measurement(&self, limit: Duration) {
+        if self.discard().is_some() && self.queries.space(&self.backend).is_none() {
+            self.queries.wait_for_space(limit);
+        }
+    }
+
+    /// Starts a query of the extents, on a thread of the disk.
+    pub(crate) fn start_query(&self, query: Arc<AllocationQuery>) {
+        self.queries.push(&self.backend, query);
+    }
+
+    /// Abandons a query. If the host works on it, its answer is dropped.
+    pub(crate) fn abandon_query(&self, query: &Arc<AllocationQuery>) {
+        self.queries.abandon(query);
+    }
+
+    /// Drops the unit and waits until none of its queries uses the image.
+    pub(crate) fn close(unit: Arc<Self>) {
+        let queries = unit.queries.clone();
+        drop(unit);
+        queries.wait_idle();
     }
 
     /// Logs a failed query of the allocated blocks.

@@ -1,11 +1,24 @@
 //! The engines of one queue as its worker uses them: one for each disk that the queue serves.
 
+use std::convert::Infallible;
 use std::io;
 
 use ::block::{Completion, IoEngine, Request};
 
 /// The engines of one queue. A queue with a single disk uses the disk's engine itself.
 pub trait Engines {
+    /// A query of a disk's store that is executed off the queue. Uninhabited if there is none.
+    type Query;
+
+    /// Whether [`Self::Query`] is inhabited.
+    const HAS_QUERIES: bool;
+
+    /// Starts a query. Its tag is unique among all requests in flight.
+    fn query(&mut self, tag: u16, query: Self::Query);
+
+    /// Takes the tags of the queries that are done or cancelled.
+    fn take_answered(&mut self) -> Vec<u16>;
+
     /// Accepts a request for disk number `unit`. See [`IoEngine::push`].
     fn push(&mut self, unit: u16, request: Request<'_>);
 
@@ -22,7 +35,7 @@ pub trait Engines {
     /// See [`IoEngine::parked`].
     fn parked(&self) -> usize;
 
-    /// See [`IoEngine::cancel`].
+    /// See [`IoEngine::cancel`]. A query is always cancelled.
     fn cancel(&mut self, unit: u16, tag: u16) -> bool;
 
     /// See [`IoEngine::wait`].
@@ -34,6 +47,18 @@ pub trait Engines {
 }
 
 impl Engines for Box<dyn IoEngine> {
+    type Query = Infallible;
+
+    const HAS_QUERIES: bool = false;
+
+    fn query(&mut self, _tag: u16, query: Infallible) {
+        match query {}
+    }
+
+    fn take_answered(&mut self) -> Vec<u16> {
+        Vec::new()
+    }
+
     #[inline]
     fn push(&mut self, _unit: u16, request: Request<'_>) {
         (**self).push(request);

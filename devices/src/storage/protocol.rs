@@ -1,6 +1,7 @@
 //! The contract between a queue worker and a storage protocol: chains to requests, results to
 //! answers in guest memory.
 
+use std::convert::Infallible;
 use std::io;
 
 use ::block::{Operation, Segments};
@@ -10,15 +11,22 @@ use super::stats::{OperationKind, Round};
 use crate::GuestMap;
 use crate::virtqueue::{Chain, QueueError};
 
-/// The result of parsing a chain.
+/// The result of parsing a chain. `Q` is a query of the engines ([`Engines::Query`]).
 #[derive(Debug)]
-pub enum Parsed<P> {
+pub enum Parsed<P, Q = Infallible> {
     /// A request for the engine. Its data buffers are in `segments`.
     Io {
         /// Number of the disk among those of the queue; 0 if there is one disk.
         unit: u16,
         /// The operation.
         op: Operation,
+        /// State that the protocol needs to complete the request.
+        pending: P,
+    },
+    /// A request that depends on the host but is no I/O.
+    Query {
+        /// The query for the engines.
+        query: Q,
         /// State that the protocol needs to complete the request.
         pending: P,
     },
@@ -63,7 +71,7 @@ pub trait Protocol: Send + 'static {
         chain: &Chain,
         map: &GuestMap,
         segments: &mut Segments,
-    ) -> Parsed<Self::Pending>;
+    ) -> Parsed<Self::Pending, <Self::Engines as Engines>::Query>;
 
     /// Writes the result of a request, or continues it with another operation. `segments` is empty
     /// and receives the data buffers of that operation. `pending` is unused after
@@ -75,6 +83,12 @@ pub trait Protocol: Send + 'static {
         result: io::Result<()>,
         segments: &mut Segments,
     ) -> Completed;
+
+    /// Writes the result of a query that is done or cancelled. Returns the bytes written to the
+    /// device-writable buffers.
+    fn complete_query(&mut self, _pending: &mut Self::Pending, _map: &GuestMap) -> u32 {
+        0
+    }
 
     /// Counts a completion of the engine. `bytes` is `None` if the operation failed.
     #[inline]

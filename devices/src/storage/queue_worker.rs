@@ -151,7 +151,10 @@ impl<P: Protocol> QueueWorker<P> {
     pub fn round(&mut self) -> bool {
         let now_ns = self.now_ns();
         self.queue.disarm_kick();
-        let completed = self.reap(now_ns);
+        let mut completed = self.reap(now_ns);
+        if P::Engines::HAS_QUERIES {
+            completed += self.reap_queries();
+        }
         let before = self.in_flight.len();
         // Before chains are accepted: a request to be cancelled was available before the order.
         let reviews = self.protocol.wants_review();
@@ -335,6 +338,20 @@ impl<P: Protocol> QueueWorker<P> {
         returned
     }
 
+    /// Completes the queries that are done or cancelled. Returns their number. They are no I/O, so
+    /// that statistics count them as requests answered without the medium.
+    fn reap_queries(&mut self) -> u64 {
+        let mut returned = 0;
+        for tag in self.engines.take_answered() {
+            let Some((head, request)) = self.in_flight.remove(tag) else { continue };
+            let written = self.protocol.complete_query(&mut request.pending, self.queue.map());
+            self.stats.count_answered();
+            self.queue.push_used(head, written);
+            returned += 1;
+        }
+        returned
+    }
+
     /// Takes available chains while there are free slots, at most as many as the queue has entries:
     /// a driver that never stops offering must not starve completions.
     #[inline(never)]
@@ -362,6 +379,13 @@ impl<P: Protocol> QueueWorker<P> {
                 let request = InFlightRequest { pending, kind, bytes, since_ns: now_ns };
                 let Some(tag) = self.in_flight.insert(head, request) else { return };
                 self.engines.push(unit, Request { tag, op, segments: &mut self.segments });
+            }
+            Parsed::Query { query, pending } => {
+                // Kind and bytes of a query are not counted.
+                let kind = OperationKind::Read;
+                let request = InFlightRequest { pending, kind, bytes: 0, since_ns: now_ns };
+                let Some(tag) = self.in_flight.insert(head, request) else { return };
+                self.engines.query(tag, query);
             }
             Parsed::Done { written } => {
                 self.stats.count_answered();

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use block::{
@@ -55,6 +55,12 @@ struct State {
     drained: usize,
     waits: usize,
     on_push: Option<Hook>,
+    /// Whether queries of the store hang.
+    store_hangs: bool,
+    /// Queries that hang.
+    hanging: usize,
+    queries: usize,
+    space: Option<BackingSpace>,
 }
 
 /// Code of a test that runs within a worker's round.
@@ -69,6 +75,8 @@ struct Inner {
     state: Mutex<State>,
     /// Readable while requests may complete.
     gate: OwnedFd,
+    /// Notified of changes of `store_hangs`.
+    store: Condvar,
 }
 
 impl TestDisk {
@@ -78,7 +86,7 @@ impl TestDisk {
         let gate = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
         let content = vec![0; usize::try_from(shape.geometry.capacity).unwrap()];
         let state = Mutex::new(State { content, ..State::default() });
-        Self(Arc::new(Inner { shape, state, gate }))
+        Self(Arc::new(Inner { shape, state, gate, store: Condvar::new() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -97,6 +105,42 @@ impl TestDisk {
 
     fn is_open(&self) -> bool {
         is_readable(self.0.gate.as_fd())
+    }
+
+    /// Sets whether queries of the store hang, as on a frozen file system:
+    /// [`Backend::allocation`] and [`Backend::backing_space`].
+    pub fn hang_store(&self, hangs: bool) {
+        self.state().store_hangs = hangs;
+        self.0.store.notify_all();
+    }
+
+    /// Number of queries of the store that hang.
+    #[must_use]
+    pub fn hanging_queries(&self) -> usize {
+        self.state().hanging
+    }
+
+    /// Number of queries of the store so far.
+    #[must_use]
+    pub fn queries(&self) -> usize {
+        self.state().queries
+    }
+
+    /// Sets the space of the store.
+    pub fn set_space(&self, space: BackingSpace) {
+        self.state().space = Some(space);
+    }
+
+    /// A query of the store, which hangs until the store does not.
+    fn query_store(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        state.queries += 1;
+        state.hanging += 1;
+        let hangs = |state: &mut State| state.store_hangs;
+        let waited = self.0.store.wait_while(state, hangs);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        state.hanging -= 1;
+        state
     }
 
     /// Fails the next completion, or the next [`Backend::sync`], with `errno`.
@@ -253,13 +297,14 @@ impl Backend for TestDisk {
     fn stop_holding(&self) {}
 
     fn allocation(&self, from: ByteOffset, limit: usize) -> io::Result<Vec<Extent>> {
+        drop(self.query_store());
         let len = self.geometry().capacity.saturating_sub(from.0);
         let all = Extent { range: ByteRange { start: from, len }, data: true };
         Ok([all].into_iter().filter(|_| len > 0).take(limit).collect())
     }
 
     fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
-        Ok(None)
+        Ok(self.query_store().space)
     }
 
     fn check_soft_limit(&self) -> io::Result<Option<Crossing>> {
@@ -363,7 +408,7 @@ impl IoEngine for Engine {
     }
 
     fn poll_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
-        Err(io::ErrorKind::Unsupported.into())
+        Ok(self.disk.0.gate.as_fd())
     }
 
     fn clear_poll_fd(&mut self) {}

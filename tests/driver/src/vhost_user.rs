@@ -32,6 +32,8 @@ const WANTED: u64 = PROTOCOL
 const MEMORY_BYTES: usize = 16 << 20;
 /// Start of the buffers; the rings are below.
 const BUFFERS: u64 = 0x10_0000;
+/// Bytes of each ring.
+const RING_BYTES: usize = 0x1000;
 /// Entries of each ring.
 const SIZE: u16 = 64;
 /// The status byte before the device writes it.
@@ -152,6 +154,20 @@ impl Monitor {
             self.set_up(index, *base);
             self.frontend.set_vring_enable(index, true).unwrap();
         }
+    }
+
+    /// Resets the device as the guest's driver does and starts empty rings under the same
+    /// connection.
+    pub fn restart_driver(&mut self) {
+        for index in 0..self.queues.len() {
+            self.frontend.get_vring_base(index).unwrap();
+            let ring_start = GuestAddress(self.queues[index].ring.layout().descriptors);
+            self.memory.write_slice(&[0; RING_BYTES], ring_start).unwrap();
+            let ring = u16::try_from(index).unwrap();
+            self.queues[index].ring = queue(&self.memory, ring, self.features).ring;
+        }
+        self.frontend.set_features(self.features).unwrap();
+        self.run(&vec![0; self.queues.len()]);
     }
 
     /// Sends the guest's memory table.
@@ -328,7 +344,7 @@ fn shared_memory() -> GuestMemory {
 }
 
 fn queue(memory: &GuestMemory, index: u16, features: u64) -> VhostQueue {
-    let base = 0x1000 * u64::from(index);
+    let base = RING_BYTES as u64 * u64::from(index);
     let layout =
         QueueLayout { size: SIZE, descriptors: base, available: base + 0x400, used: base + 0x800 };
     let event = || EventFd::new(EFD_NONBLOCK).unwrap();

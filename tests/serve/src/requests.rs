@@ -184,6 +184,6 @@ fn guest_switches_write_cache() {
     monitor.set_write_cache(false);
     drop(monitor);
     let mut next = Monitor::start(&served.socket(), 1, ALL, true);
-    assert_eq!(next.config(32), [1], "the next guest has the default");
+    assert_eq!(next.config(32), [0], "it stays off until a guest switches it on");
     next.write(0, 0, &pattern(1));
 }

@@ -158,6 +158,7 @@ fn a_moved_threshold_is_reported() {
     *rig.disk.soft_limit.lock().unwrap() = Some(50);
     let grow = |available| {
         rig.disk.space.lock().unwrap().available = available;
+        rig.unit.measure_space();
         rig.unit.check_threshold();
     };
     let read = || rig.query(&hex("1a 08 1c 02 ff 00"))[24..28].to_vec();

@@ -103,7 +103,7 @@ fn a_write_in_flight_during_the_switch_is_flushed() {
         let rig = Rig::new();
         let out = pattern(out);
         let Ok(Answer::Work(mut job)) = rig.execute(&hex(cdb), &out) else { panic!() };
-        rig.unit.write_cache().switch_off();
+        rig.unit.write_cache().begin_switch_off();
         let Next::Step(step) = job.next(&rig.unit, Ok(()), &&out[..]) else { panic!("{cdb}") };
         assert_eq!(step.op, Operation::Flush);
         assert!(matches!(job.next(&rig.unit, Ok(()), &&out[..]), Next::Done(Ok(()))));

@@ -15,6 +15,8 @@ use ::block::{
     Operation, ResizeError, SoftLimitState,
 };
 
+use vmm_sys_util::eventfd::EventFd;
+
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -191,6 +193,7 @@ impl Rig {
 
     /// Executes a command for unit 0 without the medium.
     fn execute(&self, cdb: &[u8], out: &[u8]) -> Outcome {
+        self.unit.measure_space();
         self.target.execute(Some(0), &Cdb::new(cdb), &out)
     }
 
@@ -199,6 +202,7 @@ impl Rig {
     fn query(&self, cdb: &[u8]) -> Vec<u8> {
         match self.execute(cdb, &[]) {
             Ok(Answer::Good { data, .. }) => data,
+            Ok(Answer::Query(query)) => self.answer(query).unwrap(),
             other => panic!("{cdb:02x?}: {other:?}"),
         }
     }
@@ -214,6 +218,7 @@ impl Rig {
             Err(Failure::Check(sense)) => return Err(sense),
             Err(other) => panic!("{cdb:02x?}: {other:?}"),
             Ok(Answer::Work(job)) => job,
+            Ok(Answer::Query(query)) => return self.answer(query),
         };
         let mut data = vec![0; usize::try_from(job.given()).unwrap()];
         let mut step = job.step();
@@ -224,6 +229,15 @@ impl Rig {
                 Next::Done(result) => return result.map(|()| data),
             }
         }
+    }
+
+    /// The answer of a command that queries the host.
+    fn answer(&self, query: LbaStatusQuery) -> Result<Vec<u8>, Sense> {
+        let kick = Arc::new(EventFd::new(0).unwrap());
+        let host = Arc::new(query.allocation_query(Arc::clone(&kick)));
+        self.unit.start_query(Arc::clone(&host));
+        kick.read().unwrap();
+        query.answer(&self.unit, host.take_result().unwrap())
     }
 
     fn perform(&self, step: Step, data_in: &mut [u8], out: &[u8]) -> io::Result<()> {

@@ -71,6 +71,9 @@ proptest! {
             Err(Failure::Check(sense)) => {
                 prop_assert!(sense.encode(false).len() == 18 && sense.encode(true).len() >= 8);
             }
+            Ok(Answer::Query(query)) => {
+                let _ = rig.answer(query);
+            }
             Err(_) => {}
         }
     }

@@ -65,9 +65,7 @@ impl Block {
     /// Adopts the features that the driver selected.
     pub fn negotiated(&self, features: u64) {
         // Writes are durable for a driver that does not flush (§5.2.5.2, §5.2.6.2).
-        if features & feature::FLUSH == 0 {
-            self.state.write_cache.switch_off();
-        }
+        self.state.write_cache.set_driver_flushes(features & feature::FLUSH != 0);
         let switchable = feature::FLUSH | feature::CONFIG_WCE;
         let is_switchable = features & switchable == switchable;
         self.state.cache_switchable.store(is_switchable, Ordering::Release);
@@ -105,7 +103,7 @@ impl Block {
 
     fn config(&self) -> BlkConfig {
         let state = &self.state;
-        let (capacity, writeback) = (state.capacity.sectors(), state.write_cache.is_on());
+        let (capacity, writeback) = (state.capacity.sectors(), state.writeback());
         BlkConfig::new(capacity, &state.backend.geometry(), writeback, self.queue_sizes.len())
     }
 
@@ -120,21 +118,38 @@ impl Block {
         }
     }
 
-    /// Switches the write cache off. On a failed flush it stays on: the driver reads that back and
-    /// continues to flush, so that it sees the error (§5.2.6.2).
+    /// Switches the write cache off. After a failed flush the driver reads back 1 and flushes, so
+    /// that it sees the error (§5.2.6.2). Its writes are then as durable as before.
     fn switch_cache_off(&self) {
         let state = &self.state;
-        state.write_cache.switch_off();
-        if let Err(error) = state.backend.sync() {
-            state.write_cache.switch_on();
-            if let Some(suppressed) = state.cache_stays_on.check() {
-                let name = &state.name;
-                tracing::error!(
-                    target: "virtio-blk", suppressed,
-                    "{name}: the write cache stays on: cannot flush it: {error}"
-                );
-            }
+        state.write_cache.begin_switch_off();
+        let flushed = state.backend.sync();
+        state.write_cache.end_switch_off(flushed.is_ok());
+        state.needs_flush.store(flushed.is_err(), Ordering::Release);
+        if let Err(error) = flushed
+            && let Some(suppressed) = state.cache_not_flushed.check()
+        {
+            let name = &state.name;
+            tracing::error!(
+                target: "virtio-blk", suppressed,
+                "{name}: the write cache stays on: cannot flush it: {error}"
+            );
         }
+    }
+
+    /// Restores the state of the write cache that a driver assumes which does not read it again.
+    /// Unlike a switch by the driver, this cannot fail. Earlier writes are flushed if a ring of the
+    /// driver runs.
+    pub(in crate::virtio) fn restore_write_cache(&self, on: bool, is_running: bool) {
+        let state = &self.state;
+        if on {
+            return state.write_cache.switch_on();
+        }
+        state.write_cache.force_off();
+        if is_running {
+            self.switch_cache_off();
+        }
+        state.needs_flush.store(false, Ordering::Release);
     }
 }
 
@@ -213,7 +228,8 @@ impl VirtioDevice for Block {
     }
 
     fn reset(&mut self) {
-        self.state.write_cache.reset(self.state.backend.cache_mode());
+        self.state.write_cache.device_reset();
+        self.state.needs_flush.store(false, Ordering::Release);
         self.state.cache_switchable.store(false, Ordering::Release);
     }
 

@@ -1,6 +1,6 @@
 //! State of a virtio-blk disk that the device, its workers and the control plane share.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::block::{Backend, LogLimit};
@@ -17,8 +17,11 @@ pub(super) struct BlockState {
     pub(super) write_cache: WriteCache,
     /// Whether the driver may switch the write cache: it accepted CONFIG_WCE, and FLUSH to use it.
     pub(super) cache_switchable: AtomicBool,
+    /// Whether the last switch to off failed to flush: `writeback` then reads 1, so that the driver
+    /// flushes, whatever the durability of its writes.
+    pub(super) needs_flush: AtomicBool,
     /// Bounds the log of failed switches.
-    pub(super) cache_stays_on: LogLimit,
+    pub(super) cache_not_flushed: LogLimit,
     /// Statistics by queue.
     pub(super) stats: Vec<Arc<QueueStats>>,
     /// `None` until the device has a transport.
@@ -32,7 +35,8 @@ impl BlockState {
             capacity: DriverCapacity::new(backend.geometry().capacity),
             write_cache: WriteCache::new(backend.cache_mode()),
             cache_switchable: AtomicBool::new(false),
-            cache_stays_on: LogLimit::default(),
+            needs_flush: AtomicBool::new(false),
+            cache_not_flushed: LogLimit::default(),
             backend,
             stats: (0..queues).map(|_| Arc::default()).collect(),
             change: Mutex::default(),
@@ -42,6 +46,11 @@ impl BlockState {
     /// Provides the means to notify the driver.
     pub(super) fn connect(&self, change: ConfigChange) {
         *self.change() = Some(change);
+    }
+
+    /// The `writeback` field.
+    pub(super) fn writeback(&self) -> bool {
+        self.write_cache.is_on() || self.needs_flush.load(Ordering::Acquire)
     }
 
     fn change(&self) -> MutexGuard<'_, Option<ConfigChange>> {
@@ -63,7 +72,7 @@ impl ControlledDisk for BlockState {
     }
 
     fn write_cache(&self) -> bool {
-        self.write_cache.is_on()
+        self.writeback()
     }
 
     fn stats(&self) -> &[Arc<QueueStats>] {

@@ -109,7 +109,8 @@ impl DiskAccounting {
         }
     }
 
-    fn stats(&self, number: u16) -> Option<&QueueStats> {
+    /// Statistics of a disk on this queue.
+    pub(super) fn stats(&self, number: u16) -> Option<&QueueStats> {
         self.disk(number)?.stats.get(self.queue).map(|stats| &**stats)
     }
 

@@ -1,13 +1,16 @@
 //! One command from its chain to its response.
 
 use std::io;
+use std::sync::Arc;
 
 use ::block::{Operation, Segments};
 
 use super::request::{CommandHeader, DataOutSpan};
 use super::response::{Response, ResponseBuffer, ResponseFields};
 use crate::GuestMap;
-use crate::scsi::{Data, Job, LogicalUnit, Next, Sense, Step, status};
+use crate::scsi::{
+    AllocationQuery, Data, Job, LbaStatusQuery, LogicalUnit, Next, Sense, Step, status,
+};
 use crate::virtqueue::{Buffer, Span};
 
 /// The parts of a well-formed chain.
@@ -109,12 +112,28 @@ pub(super) struct PendingCommand {
     /// The response that a task management function requires.
     pub(super) abort: Option<Response>,
     response: ResponseBuffer,
-    pub(super) job: Job,
+    work: CommandWork,
     /// Lengths of the data buffers, in bytes.
     data_out: u64,
     data_in: u64,
     /// The data buffers, if a later step needs them.
     buffers: Option<Box<DataBuffers>>,
+}
+
+/// The medium or the host, which executes a command.
+#[derive(Debug)]
+enum CommandWork {
+    Medium(Job),
+    Host(Box<HostCommand>),
+}
+
+/// A command that waits for a query of the host. Its data buffers are kept apart from those of
+/// jobs, because it writes them itself.
+#[derive(Debug)]
+struct HostCommand {
+    status: LbaStatusQuery,
+    query: Arc<AllocationQuery>,
+    data_in: Vec<Buffer>,
 }
 
 #[derive(Debug)]
@@ -132,7 +151,59 @@ impl PendingCommand {
         });
         let (data_out, data_in) = (data_out.len(), data_in.len());
         let id = header.id;
-        Self { disk, id, number, abort: None, response, job, data_out, data_in, buffers }
+        let work = CommandWork::Medium(job);
+        Self { disk, id, number, abort: None, response, work, data_out, data_in, buffers }
+    }
+
+    /// A command that waits for `query`.
+    pub(super) fn with_query(
+        disk: u16,
+        number: u64,
+        status: LbaStatusQuery,
+        query: Arc<AllocationQuery>,
+        chain: CommandChain<'_>,
+    ) -> Self {
+        let CommandChain { header, response, data_out, data_in } = chain;
+        let host = HostCommand { status, query, data_in: data_in.buffers().collect() };
+        let work = CommandWork::Host(Box::new(host));
+        let (data_out, data_in, id) = (data_out.len(), data_in.len(), header.id);
+        Self { disk, id, number, abort: None, response, work, data_out, data_in, buffers: None }
+    }
+
+    /// Whether an abort may cancel the current step or query.
+    pub(super) fn may_be_cancelled(&self) -> bool {
+        match &self.work {
+            CommandWork::Medium(job) => job.may_be_cancelled(),
+            CommandWork::Host(_) => true,
+        }
+    }
+
+    /// See [`Job::end_step`].
+    pub(super) fn end_step(&self, unit: &LogicalUnit, succeeded: bool) {
+        if let CommandWork::Medium(job) = &self.work {
+            job.end_step(unit, succeeded);
+        }
+    }
+
+    /// Completes the command with the result of its query and returns the used length.
+    pub(super) fn complete_query(&self, unit: &LogicalUnit, map: &GuestMap) -> u32 {
+        let CommandWork::Host(host) = &self.work else {
+            return self.fail(map, &CommandFailure::refused(Response::Failure));
+        };
+        let result = host.query.take_result().unwrap_or_else(|| Err(io::ErrorKind::Other.into()));
+        match host.status.answer(unit, result) {
+            Ok(data) if data.len() as u64 > self.data_in => {
+                self.fail(map, &CommandFailure::refused(Response::Overrun))
+            }
+            Ok(data) if Span::new(&host.data_in).write(map, &data).is_err() => {
+                self.fail(map, &CommandFailure::refused(Response::Failure))
+            }
+            Ok(data) => {
+                let all = self.data_out.saturating_add(self.data_in);
+                write_good(&self.response, map, all, 0, data.len() as u64)
+            }
+            Err(sense) => self.fail(map, &CommandFailure::check(&sense, Some(unit))),
+        }
     }
 
     /// Passes the result of the last step to the job and prepares the next step.
@@ -143,11 +214,15 @@ impl PendingCommand {
         result: io::Result<()>,
         segments: &mut Segments,
     ) -> Next {
+        let CommandWork::Medium(job) = &mut self.work else {
+            // Only a bug reaches this: a query has no steps.
+            return Next::Done(Err(Sense::TARGET_FAILURE));
+        };
         let (data_out, data_in) = match &self.buffers {
             Some(buffers) => (Span::new(&buffers.data_out), Span::new(&buffers.data_in)),
             None => (Span::new(&[]), Span::new(&[])),
         };
-        let next = self.job.next(unit, result, &DataOutSpan { span: data_out, map });
+        let next = job.next(unit, result, &DataOutSpan { span: data_out, map });
         if let Next::Step(step) = &next
             && fill_segments(step, data_out, data_in, map, segments).is_none()
         {
@@ -160,7 +235,11 @@ impl PendingCommand {
     /// Completes with GOOD and returns the used length.
     pub(super) fn succeed(&self, map: &GuestMap) -> u32 {
         let all = self.data_out.saturating_add(self.data_in);
-        write_good(&self.response, map, all, self.job.taken(), self.job.given())
+        let (taken, given) = match &self.work {
+            CommandWork::Medium(job) => (job.taken(), job.given()),
+            CommandWork::Host(_) => (0, 0),
+        };
+        write_good(&self.response, map, all, taken, given)
     }
 
     /// Completes with a failure and returns the used length.

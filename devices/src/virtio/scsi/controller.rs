@@ -4,10 +4,11 @@
 //! disk is released when no copy contains it, no engine serves it, and none of its requests is in
 //! flight.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use ::block::Backend;
 
@@ -19,6 +20,9 @@ use super::request::CDB_BYTES;
 use super::response::SENSE_BYTES;
 use super::task_management::TmfMailbox;
 use crate::scsi::{Attention, Identity, LogicalUnit};
+
+/// How long an attach waits for the space of the backing store, which commands report.
+const FIRST_MEASUREMENT: Duration = Duration::from_millis(100);
 
 /// The shared state.
 pub(super) struct Controller {
@@ -45,6 +49,9 @@ struct DiskState {
     free: Vec<u16>,
     /// Units of detached disks until they are released.
     detached: Vec<Weak<LogicalUnit>>,
+    /// Addresses whose last unit had its write cache switched off. A driver that did not notice the
+    /// detach continues with the next unit of the address and sends no flushes (ADR 14).
+    cache_off: BTreeSet<Address>,
 }
 
 impl DiskState {
@@ -95,6 +102,7 @@ impl Controller {
         self.set_cdb_size(CDB_BYTES);
         self.events.reset();
         for disk in self.map().disks() {
+            disk.unit.write_cache().device_reset();
             disk.unit.reset(Attention::PowerOn);
         }
     }
@@ -124,12 +132,17 @@ impl Controller {
         let number = disks.next_number()?;
         let (queues, events) = (self.mailboxes.len(), Arc::clone(&self.events));
         let (disk, handle, watch) = disk::new((address, name), identity, backend, queues, events);
+        if disks.cache_off.contains(&address) {
+            disk.unit.write_cache().force_off();
+        }
+        let unit = Arc::clone(&disk.unit);
         let mut map = DiskMap::clone(&disks.map);
         map.add(number, disk)?;
         disks.free.pop();
         disks.watches.insert(address, watch);
         self.replace(disks, map).announce_luns_changed(address);
         self.events.raise(Event::added(address));
+        unit.start_measurement(FIRST_MEASUREMENT);
         Ok(handle)
     }
 
@@ -141,6 +154,11 @@ impl Controller {
         let watch = disks.watches.remove(&address)?;
         let unit = Arc::clone(&disk.unit);
         drop(disk);
+        if unit.write_cache().is_on() {
+            disks.cache_off.remove(&address);
+        } else {
+            disks.cache_off.insert(address);
+        }
         disks.detached.retain(|unit| unit.strong_count() > 0);
         disks.detached.push(Arc::downgrade(&unit));
         // Before the workers are kicked: they then retry the held requests.
@@ -213,7 +231,7 @@ impl Detached {
     /// [`DiskControl`](crate::storage::DiskControl) of the disk is dropped.
     pub fn close(self) {
         let Self { unit, watch, .. } = self;
-        drop(unit);
         watch.wait_for_all();
+        LogicalUnit::close(unit);
     }
 }

@@ -103,6 +103,7 @@ impl ControlledDisk for DiskHandle {
     }
 
     fn soft_limit_checked(&self) {
+        self.unit.measure_space();
         self.unit.check_threshold();
     }
 }

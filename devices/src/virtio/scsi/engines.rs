@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::controller::Controller;
 use super::disk::AttachedDisk;
+use super::queries::{QueueQueries, UnitQuery};
 use crate::event;
 use crate::storage::Engines;
 
@@ -31,6 +32,7 @@ pub(super) const DETACHED: i32 = libc::ENODEV;
 pub(super) struct UnitEngines {
     // Dropped first: engines use the fields below.
     engines: Vec<UnitEngine>,
+    queries: QueueQueries,
     /// Index in `engines` by number of the disk.
     indices: Vec<Option<usize>>,
     /// Whether `engines` has some of detached disks.
@@ -76,6 +78,7 @@ impl UnitEngines {
         let EngineSetup { depth, memory, .. } = *setup;
         Self {
             engines: Vec::new(),
+            queries: QueueQueries::default(),
             indices: Vec::new(),
             has_detached: false,
             must_rewatch: false,
@@ -239,6 +242,18 @@ fn poll_in(fd: BorrowedFd<'_>) -> PollFd<'_> {
 }
 
 impl Engines for UnitEngines {
+    type Query = UnitQuery;
+
+    const HAS_QUERIES: bool = true;
+
+    fn query(&mut self, tag: u16, query: UnitQuery) {
+        self.queries.start(tag, query);
+    }
+
+    fn take_answered(&mut self) -> Vec<u16> {
+        self.queries.take_answered()
+    }
+
     fn push(&mut self, unit: u16, request: Request<'_>) {
         let index = match self.index(unit) {
             Some(index) => Ok(index),
@@ -286,6 +301,9 @@ impl Engines for UnitEngines {
     }
 
     fn cancel(&mut self, unit: u16, tag: u16) -> bool {
+        if self.queries.cancel(tag) {
+            return true;
+        }
         let index = self.index(unit);
         let unit = index.and_then(|index| self.engines.get_mut(index));
         unit.is_some_and(|unit| (*unit.engine).cancel(tag))
@@ -293,7 +311,7 @@ impl Engines for UnitEngines {
 
     fn wait(&mut self) -> io::Result<()> {
         self.release_detached();
-        if !self.refused.is_empty() {
+        if !self.refused.is_empty() || self.queries.has_answered() {
             return Ok(());
         }
         if let [only] = self.engines.as_mut_slice()

@@ -17,6 +17,7 @@ mod disk_map;
 mod engines;
 mod event_queue;
 mod protocol;
+mod queries;
 mod request;
 mod response;
 mod task_management;

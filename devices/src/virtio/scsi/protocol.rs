@@ -12,11 +12,12 @@ use super::command::{CommandChain, CommandFailure, PendingCommand, fill_segments
 use super::controller::Controller;
 use super::disk_map::DiskMap;
 use super::engines::{DETACHED, UnitEngines};
+use super::queries::UnitQuery;
 use super::request::{CommandHeader, DataOutSpan, HEADER_BYTES};
 use super::response::{RESPONSE_BYTES, Response, ResponseBuffer};
 use super::task_management::TaskAborts;
 use crate::GuestMap;
-use crate::scsi::{Answer, Failure, Job, Next, Sense};
+use crate::scsi::{Answer, Failure, Job, LbaStatusQuery, Next, Sense};
 use crate::storage::{Completed, OperationKind, Parsed, Protocol, Round};
 use crate::virtqueue::{Chain, QueueError};
 
@@ -30,6 +31,8 @@ pub(super) struct ScsiProtocol {
     inout: bool,
     aborts: TaskAborts,
     accounting: DiskAccounting,
+    /// Wakes the worker.
+    kick: Arc<EventFd>,
 }
 
 /// A chain that is not a command.
@@ -46,6 +49,8 @@ enum Executed {
     Answered { written: u32, disk: Option<u16> },
     /// The command accesses the medium of the disk with this number.
     Medium { disk: u16, job: Job },
+    /// The command depends on the extents of the disk with this number.
+    Query { disk: u16, status: LbaStatusQuery },
 }
 
 impl ScsiProtocol {
@@ -63,6 +68,7 @@ impl ScsiProtocol {
             inout,
             aborts: TaskAborts::new(Arc::clone(&controller.mailboxes), queue, kick)?,
             accounting: DiskAccounting::new(queue),
+            kick: Arc::clone(kick),
             controller,
         })
     }
@@ -133,6 +139,10 @@ impl ScsiProtocol {
                 Some(disk) if chain.has_room_for(&job) => return Executed::Medium { disk, job },
                 _ => chain.refuse(map, Response::Overrun),
             },
+            Ok(Answer::Query(status)) => match disk {
+                Some(disk) => return Executed::Query { disk, status },
+                None => chain.refuse(map, Response::BadTarget),
+            },
             Ok(Answer::Good { data, taken }) => chain.succeed(map, &data, taken),
             Err(Failure::Overrun) => chain.refuse(map, Response::Overrun),
             Err(Failure::Conflict) => chain.fail(map, &CommandFailure::CONFLICT),
@@ -152,7 +162,7 @@ impl ScsiProtocol {
         chain: CommandChain<'_>,
         map: &GuestMap,
         segments: &mut Segments,
-    ) -> Parsed<PendingCommand> {
+    ) -> Parsed<PendingCommand, UnitQuery> {
         let step = job.step();
         if fill_segments(&step, chain.data_out, chain.data_in, map, segments).is_none() {
             return Parsed::Done { written: chain.refuse(map, Response::Failure) };
@@ -160,6 +170,32 @@ impl ScsiProtocol {
         self.accounting.start(disk, &self.disks);
         let pending = PendingCommand::new(disk, self.aborts.next_number(), job, chain);
         Parsed::Io { unit: disk, op: step.op, pending }
+    }
+
+    /// Starts a command that needs a query of the host.
+    fn start_query(
+        &mut self,
+        disk: u16,
+        status: LbaStatusQuery,
+        chain: CommandChain<'_>,
+        map: &GuestMap,
+    ) -> Parsed<PendingCommand, UnitQuery> {
+        let Some(unit) = self.disks.disk(disk).map(|disk| Arc::clone(&disk.unit)) else {
+            return Parsed::Done { written: chain.refuse(map, Response::BadTarget) };
+        };
+        self.accounting.start(disk, &self.disks);
+        let query = Arc::new(status.allocation_query(Arc::clone(&self.kick)));
+        let number = self.aborts.next_number();
+        let pending = PendingCommand::with_query(disk, number, status, Arc::clone(&query), chain);
+        Parsed::Query { query: UnitQuery { unit, query }, pending }
+    }
+
+    /// Accounts for a command that was in flight and has ended.
+    fn command_ended(&mut self, pending: &PendingCommand) {
+        if let Some(disk) = self.accounting.disk(pending.disk) {
+            self.aborts.command_ended(pending.number, disk.address, pending.id);
+        }
+        self.accounting.complete(pending.disk, &self.disks);
     }
 }
 
@@ -172,7 +208,7 @@ impl Protocol for ScsiProtocol {
         chain: &Chain,
         map: &GuestMap,
         segments: &mut Segments,
-    ) -> Parsed<PendingCommand> {
+    ) -> Parsed<PendingCommand, UnitQuery> {
         self.refresh();
         let chain = match self.split(chain, map) {
             Ok(chain) => chain,
@@ -181,6 +217,7 @@ impl Protocol for ScsiProtocol {
         };
         match self.execute(&chain, map) {
             Executed::Medium { disk, job } => self.start(disk, job, chain, map, segments),
+            Executed::Query { disk, status } => self.start_query(disk, status, chain, map),
             Executed::Answered { written, disk } => {
                 if let Some(disk) = disk {
                     self.accounting.count_answered(disk, &self.disks);
@@ -211,17 +248,28 @@ impl Protocol for ScsiProtocol {
                 }
             },
             (disk, abort) => {
-                if let (Some(disk), Err(_)) = (disk, &result) {
-                    pending.job.step_failed(&disk.unit);
+                if let Some(disk) = disk {
+                    pending.end_step(&disk.unit, result.is_ok());
                 }
                 pending.fail(map, &CommandFailure::refused(abort.unwrap_or(Response::Failure)))
             }
         };
-        if let Some(disk) = self.accounting.disk(pending.disk) {
-            self.aborts.command_ended(pending.number, disk.address, pending.id);
-        }
-        self.accounting.complete(pending.disk, &self.disks);
+        self.command_ended(pending);
         Completed::Done { written }
+    }
+
+    fn complete_query(&mut self, pending: &mut PendingCommand, map: &GuestMap) -> u32 {
+        let written = match (self.accounting.disk(pending.disk), pending.abort) {
+            (Some(disk), None) => pending.complete_query(&disk.unit, map),
+            (_, abort) => {
+                pending.fail(map, &CommandFailure::refused(abort.unwrap_or(Response::Failure)))
+            }
+        };
+        if let Some(stats) = self.accounting.stats(pending.disk) {
+            stats.count_answered();
+        }
+        self.command_ended(pending);
+        written
     }
 
     fn count(
@@ -251,7 +299,7 @@ impl Protocol for ScsiProtocol {
         let address = self.accounting.disk(pending.disk)?.address;
         let abort = self.aborts.review(address, pending.id)?;
         pending.abort.get_or_insert(abort);
-        pending.job.may_be_cancelled().then_some(pending.disk)
+        pending.may_be_cancelled().then_some(pending.disk)
     }
 
     fn published(&mut self) {

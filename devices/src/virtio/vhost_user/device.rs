@@ -35,6 +35,8 @@ pub struct VhostUserBlock {
     /// Whether `writeback` is the guest's last setting: the guest started under this frontend, or
     /// the inflight memory has it.
     writeback_is_known: bool,
+    /// Whether the frontend resumes the rings of a guest whose setting is not known.
+    resumes_unknown: bool,
     /// Signalled when the device changes its configuration.
     config_changed: Arc<EventFd>,
 }
@@ -58,6 +60,7 @@ impl VhostUserBlock {
             inflight: None,
             writeback: WritebackSetting::Unset,
             writeback_is_known: false,
+            resumes_unknown: false,
             config_changed,
         })
     }
@@ -133,7 +136,7 @@ impl VhostUserBlock {
         };
         for index in 0..self.rings.len() {
             if self.rings.get(index).is_some_and(Ring::is_ready) {
-                self.restore_write_cache(features, index);
+                self.restore_write_cache(features);
                 let Self { device, rings, table, inflight, .. } = self;
                 let Some(ring) = rings.get_mut(index) else { continue };
                 ring.start(RingContext { device, table, inflight: inflight.as_ref(), features })?;
@@ -142,14 +145,13 @@ impl VhostUserBlock {
         Ok(())
     }
 
-    /// Before the first ring runs, sets the write cache to the state that the guest assumes.
-    fn restore_write_cache(&mut self, features: u64, index: usize) {
-        let switchable = block_feature::FLUSH | block_feature::CONFIG_WCE;
-        if features & switchable != switchable || self.rings.iter().any(Ring::is_running) {
+    /// Before a ring runs, sets the write cache to the state that the guest assumes.
+    fn restore_write_cache(&mut self, features: u64) {
+        let is_running = self.rings.iter().any(Ring::is_running);
+        if !can_switch_cache(features) || is_running && !self.resumes_unknown {
             return;
         }
-        let resumes = self.rings.get(index).is_some_and(|ring| ring.position.next_available != 0);
-        if resumes && !self.writeback_is_known && self.writeback == WritebackSetting::Unset {
+        if std::mem::take(&mut self.resumes_unknown) && self.writeback == WritebackSetting::Unset {
             tracing::warn!(
                 target: "vhost-user",
                 "the frontend resumes a guest without its write cache setting: \
@@ -159,15 +161,30 @@ impl VhostUserBlock {
         }
         match self.writeback {
             WritebackSetting::Unset => {}
-            WritebackSetting::Off => self.device.write_config(WRITEBACK_OFFSET, &[0]),
-            WritebackSetting::On => self.device.write_config(WRITEBACK_OFFSET, &[1]),
+            WritebackSetting::Off => self.device.restore_write_cache(false, is_running),
+            WritebackSetting::On => self.device.restore_write_cache(true, is_running),
         }
     }
 
-    /// Writes the configuration, in which only the write cache is writable.
+    /// Adopts where a ring starts. A guest that resumes does not read its write cache again.
+    pub(super) fn set_base(&mut self, index: u32, base: u16) -> Result<(), Fault> {
+        let ring = self.ring(index)?;
+        ring.check_stopped()?;
+        ring.position.next_available = base;
+        ring.position.owed.clear();
+        self.resumes_unknown |= base != 0 && !self.writeback_is_known;
+        Ok(())
+    }
+
+    /// Writes the configuration, in which only the write cache is writable. A failed flush does not
+    /// leave the cache on: frontends do not read the field back, so the guest will not flush. Its
+    /// next durable write reports the loss.
     pub(super) fn write_config(&mut self, offset: u32, data: &[u8]) {
         self.device.write_config(offset.into(), data);
         if let (WRITEBACK_OFFSET, &[on]) = (u64::from(offset), data) {
+            if on == 0 && self.features.is_some_and(can_switch_cache) {
+                self.device.restore_write_cache(false, false);
+            }
             self.writeback = if on == 0 { WritebackSetting::Off } else { WritebackSetting::On };
             if let Some(inflight) = &self.inflight {
                 inflight.store_writeback(self.writeback);
@@ -195,7 +212,7 @@ impl VhostUserBlock {
         }
         if let Some(writeback) = inflight.writeback() {
             self.writeback = writeback;
-            self.writeback_is_known = true;
+            (self.writeback_is_known, self.resumes_unknown) = (true, false);
         }
         self.inflight = Some(inflight);
         Ok(())
@@ -226,7 +243,12 @@ impl VhostUserBlock {
         self.table = MemoryTable::default();
         self.inflight = None;
         self.features = None;
-        (self.writeback, self.writeback_is_known) = (WritebackSetting::Unset, false);
+        // The device keeps a write cache off that a guest switched off, and the inflight memory of
+        // the next frontend must have that.
+        if self.writeback == WritebackSetting::On {
+            self.writeback = WritebackSetting::Unset;
+        }
+        (self.writeback_is_known, self.resumes_unknown) = (false, false);
         self.device.reset();
         match rings(&self.device) {
             Ok(rings) => self.rings = rings,
@@ -239,6 +261,12 @@ impl VhostUserBlock {
             }
         }
     }
+}
+
+/// Whether a driver with these features can switch the write cache.
+fn can_switch_cache(features: u64) -> bool {
+    let switchable = block_feature::FLUSH | block_feature::CONFIG_WCE;
+    features & switchable == switchable
 }
 
 /// Sizes of rings are powers of two (Virtio 1.2 §2.7).

@@ -124,13 +124,10 @@ impl VhostUserBackendReqHandlerMut for VhostUserBlock {
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
-        let ring = self.ring(index)?;
-        ring.check_stopped()?;
         let value = base.into();
-        ring.position.next_available =
+        let base =
             u16::try_from(base).map_err(|_| Fault::Value { what: "an available index", value })?;
-        ring.position.owed.clear();
-        Ok(())
+        Ok(self.set_base(index, base)?)
     }
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {

@@ -7,7 +7,9 @@ mod events;
 mod hostile;
 mod hotplug;
 mod many_disks;
+mod store_queries;
 mod task_management;
+mod write_cache_resets;
 
 use std::sync::Arc;
 

@@ -10,6 +10,8 @@ mod ring;
 mod rng;
 mod task_abort;
 mod transport;
+mod vhost_user_write_cache;
+mod write_cache_resets;
 
 use std::sync::Arc;
 
