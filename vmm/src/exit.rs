@@ -24,7 +24,7 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    /// What a user can do about the end of a guest; `None` for the end that is wanted.
+    /// The remedy for a user after an unwanted end of the guest.
     pub(crate) fn explanation(self) -> Option<&'static str> {
         match self {
             Self::PoweredOff | Self::Failed | Self::BadConfig => None,

@@ -11,8 +11,8 @@ use crate::config::MachineConfig;
 use crate::console::Console;
 use crate::control::api::{Api, MachineView, View};
 use crate::control::{
-    BuildWatcher, CommandSender, ControlThread, ListeningSocket, SignalWatch, Signals, SocketError,
-    close, command_channel,
+    BuildInterrupter, CommandSender, ControlThread, ListeningSocket, SignalWatch, Signals,
+    SocketError, close, command_channel,
 };
 use crate::disks::{DiskRegistry, EventLog, Hotplug, ManagedDisk};
 use crate::exit::Exit;
@@ -123,7 +123,7 @@ fn build(
     console: &Console,
 ) -> Result<Option<Machine>, RunError> {
     let interrupted = Arc::new(AtomicBool::new(false));
-    let watch = SignalWatch::start(signals, BuildWatcher(Arc::clone(&interrupted)));
+    let watch = SignalWatch::start(signals, BuildInterrupter(Arc::clone(&interrupted)));
     let watch = watch.map_err(RunError::Signals)?;
     let is_interrupted = || interrupted.load(Ordering::Acquire);
     let machine = Machine::build(config, console.writer(), is_interrupted);

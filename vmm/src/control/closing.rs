@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use super::signal_watch::{SignalWatch, Watcher};
+use super::signal_watch::{SignalHandler, SignalWatch};
 use super::signals::Signals;
 use crate::console;
 use crate::disks::{DiskRegistry, ManagedDisk};
@@ -37,7 +37,7 @@ pub(crate) fn close(
     let flushes: Vec<_> = disks.all().into_iter().map(Flush::start).collect();
     let disks = flushes.iter().map(|flush| Arc::clone(&flush.disk)).collect();
     let watch =
-        SignalWatch::start(signals, EndWatcher { disks, start: Instant::now(), reports: 0 });
+        SignalWatch::start(signals, EndReporter { disks, start: Instant::now(), reports: 0 });
     let closed = close();
     flushes.into_iter().for_each(Flush::join);
     drop(watch?);
@@ -95,7 +95,7 @@ impl ClosingDisk {
         self.is_flushed.store(true, Ordering::Release);
     }
 
-    /// What the end waits for, if for this disk.
+    /// The state of the disk, if the end waits for it.
     fn pending(&self) -> Option<String> {
         let stats = self.managed.control.stats();
         let in_flight: u64 = stats.iter().map(|queue| queue.in_flight.get()).sum();
@@ -110,14 +110,14 @@ impl ClosingDisk {
 }
 
 /// Reports what the end waits for, and gives up at the third signal.
-struct EndWatcher {
+struct EndReporter {
     disks: Vec<Arc<ClosingDisk>>,
     start: Instant,
-    /// Calls of [`Watcher::report`].
+    /// Calls of [`SignalHandler::report`].
     reports: u32,
 }
 
-impl EndWatcher {
+impl EndReporter {
     fn pending(&self) -> String {
         let pending: Vec<_> = self.disks.iter().filter_map(|disk| disk.pending()).collect();
         if pending.is_empty() { "the devices".to_owned() } else { pending.join(", ") }
@@ -132,7 +132,7 @@ impl EndWatcher {
     }
 }
 
-impl Watcher for EndWatcher {
+impl SignalHandler for EndReporter {
     fn signalled(&mut self, taken: u32) {
         if taken < FORCING_SIGNALS {
             return self.print(FORCING_SIGNALS - taken);
@@ -160,9 +160,9 @@ fn end_at_once(message: &str) -> ! {
 
 /// Hears signals while the machine is built, which the host may hold up: the first one is to end
 /// the build at its next step, the second one ends the program.
-pub(crate) struct BuildWatcher(pub(crate) Arc<AtomicBool>);
+pub(crate) struct BuildInterrupter(pub(crate) Arc<AtomicBool>);
 
-impl Watcher for BuildWatcher {
+impl SignalHandler for BuildInterrupter {
     fn signalled(&mut self, taken: u32) {
         if taken == 1 {
             return self.0.store(true, Ordering::Release);

@@ -14,7 +14,7 @@ mod signals;
 mod socket;
 mod thread;
 
-pub(crate) use closing::{BuildWatcher, close};
+pub(crate) use closing::{BuildInterrupter, close};
 pub(crate) use commands::{CommandError, CommandSender, MachineCommand, command_channel};
 pub(crate) use event_loop::{EventLoop, EventSource, Interest};
 pub(crate) use signal_watch::SignalWatch;

@@ -12,11 +12,11 @@ use rustix::io::Errno;
 use super::signals::Signals;
 use crate::notifier::Notifier;
 
-/// Interval of [`Watcher::report`].
+/// Interval of [`SignalHandler::report`].
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The reaction to signals and to the passing of time.
-pub(crate) trait Watcher: Send + 'static {
+pub(crate) trait SignalHandler: Send + 'static {
     /// A signal arrived. `taken` is the number of signals since the start of the program.
     fn signalled(&mut self, taken: u32);
 
@@ -31,16 +31,19 @@ pub(crate) struct SignalWatch {
 }
 
 impl SignalWatch {
-    /// Starts a thread that passes signals to `watcher`.
+    /// Starts a thread that passes signals to `handler`.
     ///
     /// # Errors
     ///
     /// The host is out of descriptors or threads.
-    pub(crate) fn start(signals: &Arc<Signals>, mut watcher: impl Watcher) -> io::Result<Self> {
+    pub(crate) fn start(
+        signals: &Arc<Signals>,
+        mut handler: impl SignalHandler,
+    ) -> io::Result<Self> {
         let (stop, signals) = (Notifier::new()?, Arc::clone(signals));
         let stopped = stop.clone();
         let thread = thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            if let Err(error) = run(&signals, &stopped, &mut watcher) {
+            if let Err(error) = run(&signals, &stopped, &mut handler) {
                 tracing::error!(%error, "signals are no longer heard");
             }
         })?;
@@ -60,7 +63,7 @@ impl Drop for SignalWatch {
     }
 }
 
-fn run(signals: &Signals, stopped: &Notifier, watcher: &mut impl Watcher) -> io::Result<()> {
+fn run(signals: &Signals, stopped: &Notifier, handler: &mut impl SignalHandler) -> io::Result<()> {
     let interval = Timespec::try_from(REPORT_INTERVAL).map_err(io::Error::other)?;
     loop {
         let mut watched =
@@ -75,10 +78,10 @@ fn run(signals: &Signals, stopped: &Notifier, watcher: &mut impl Watcher) -> io:
             return Ok(());
         }
         while signals.next()?.is_some() {
-            watcher.signalled(signals.taken());
+            handler.signalled(signals.taken());
         }
         if ready == 0 {
-            watcher.report();
+            handler.report();
         }
     }
 }

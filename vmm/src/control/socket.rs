@@ -72,8 +72,8 @@ impl ListeningSocket {
 }
 
 /// The lock on the folder keeps two processes from replacing the same file. Any user who may read
-/// the folder can hold it, and the program may not be allowed to read it: without the lock, only two
-/// starts at the same moment could displace each other's socket.
+/// the folder can hold it, and the program may not be allowed to read it: without the lock, only
+/// two starts at the same moment could displace each other's socket.
 fn lock_folder(path: &Path) -> Option<File> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = File::open(folder.unwrap_or(Path::new("."))).ok()?;

@@ -1,8 +1,8 @@
 //! Attaches disks to a running machine and detaches them.
 //!
 //! A disk is attached on the thread of the request, which waits for the host to open the image;
-//! several may be at a time. A detached disk gets its own thread until its image is closed, because the host may take
-//! arbitrarily long for its I/O in flight.
+//! several may be at a time. A detached disk gets its own thread until its image is closed, because
+//! the host may take arbitrarily long for its I/O in flight.
 
 use std::io;
 use std::path::PathBuf;

@@ -37,6 +37,17 @@ fn output_is_appended_to_a_file() {
     assert_eq!(fs::read_to_string(machine.path("console")).unwrap(), "first\nsecond\n");
 }
 
+/// The open of a FIFO waits for a reader.
+#[test]
+fn a_fifo_is_no_console_file() {
+    let machine = Machine::with(&[power_off(), halt()], "[console]\nfile = \"console\"");
+    fixtures::host::sh("mkfifo", &[machine.path("console").to_str().unwrap()]);
+    let output = machine.run();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("console"), "{stderr}");
+}
+
 /// epoll refuses regular files, so their input takes another path than that of a terminal or pipe.
 #[test]
 fn input_is_read_from_a_regular_file_and_from_a_pipe() {

@@ -50,8 +50,31 @@ fn panic_exits_with_11() {
 }
 
 #[test]
-fn triple_fault_exits_with_12() {
-    assert_eq!(end_of(&[UNDEFINED.to_vec(), halt()]).0, Some(12));
+fn triple_fault_exits_with_12_and_says_so() {
+    let (code, _, stderr) = end_of(&[UNDEFINED.to_vec(), halt()]);
+    assert_eq!(code, Some(12));
+    assert!(stderr.starts_with("the guest stopped on a triple fault; "), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+/// nohup(1) ignores SIGHUP.
+#[test]
+fn an_ignored_signal_stays_ignored() {
+    let more = "[console]\nfile = \"console\"";
+    let machine =
+        Machine::with(&[print("up"), wait_for(BUTTON, 1), print("off"), power_off(), halt()], more);
+    machine.configure("memory = \"32MiB\"\nshutdown_grace = \"20s\"", more);
+    let mut command = std::process::Command::new("env");
+    command.arg("--ignore-signal=HUP").arg(env!("CARGO_BIN_EXE_bulkhead"));
+    command.arg("run").arg(machine.path("vm.toml")).stdin(std::process::Stdio::null());
+    let mut child = command.spawn().unwrap();
+    wait_for_text(&machine.path("console"), "up");
+    signal(&child, Signal::HUP);
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let console = std::fs::read_to_string(machine.path("console")).unwrap();
+    assert_eq!(console, "up", "the power button was pressed");
+    signal(&child, Signal::TERM);
+    assert_eq!(wait(&mut child).code(), Some(0));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Memory of a pending request outlives the engine's work on it.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -56,6 +57,18 @@ struct SlowEngine {
 }
 
 impl Engines for SlowEngine {
+    type Query = Infallible;
+
+    const HAS_QUERIES: bool = false;
+
+    fn query(&mut self, _: u16, query: Infallible) {
+        match query {}
+    }
+
+    fn take_answered(&mut self) -> Vec<u16> {
+        Vec::new()
+    }
+
     fn push(&mut self, _: u16, _: Request<'_>) {}
 
     fn submit(&mut self) -> io::Result<()> {

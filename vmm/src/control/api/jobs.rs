@@ -1,5 +1,5 @@
-//! Requests that may wait for the host, each on a thread of its own, so that the socket goes on
-//! answering. Threads are never joined: the host may hold one up until the program ends.
+//! Requests that may wait for the host, each on a thread of its own, so that the other
+//! clients are answered. Threads are never joined: the host may hold one up until the program ends.
 
 use std::io;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The control socket: HTTP/1.1 with JSON over a Unix socket, on the thread `control/api`.
 //!
-//! The thread reads the machine's state itself. It serves a few clients side by side without waiting
-//! for one of them, for the host or for the guest: [`jobs`] run the requests that may.
+//! The thread reads the machine's state itself. It serves a few clients side by side and waits
+//! neither for one of them nor for the host or the guest: [`jobs`] run the requests that may.
 
 mod collect;
 mod connection;

@@ -4,6 +4,7 @@ mod clients;
 mod commands;
 mod ctl;
 mod hotplug;
+mod hung;
 mod metrics;
 mod socket;
 mod status;
