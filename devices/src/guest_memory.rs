@@ -6,14 +6,32 @@
 //! region, which [`GuestMap::find`] checks. The guest may change the bytes at any time: accesses
 //! are volatile, and each value is read once.
 
+use std::io;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use ::block::{Segment, Segments};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use rustix::mm::{Advice, madvise};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
 /// The guest's memory.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
+
+/// Keeps guest memory out of core dumps and of child processes (MADV_DONTDUMP, MADV_DONTFORK,
+/// madvise(2)): a dump must not contain the guest's secrets, and a page that a child shares is
+/// copied on the next write, which a direct read of the host that is in flight does not follow.
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub fn isolate(region: &MmapRegion) -> io::Result<()> {
+    for advice in [Advice::LinuxDontDump, Advice::LinuxDontFork] {
+        // SAFETY: the range is the mapping that `region` owns. Neither advice changes its contents
+        // in this process.
+        unsafe { madvise(region.as_ptr().cast(), region.size(), advice) }?;
+    }
+    Ok(())
+}
 
 /// Size of a descriptor (Virtio 1.2 §2.7.5).
 pub(crate) const DESCRIPTOR_BYTES: u32 = 16;

@@ -20,5 +20,5 @@ pub mod virtio;
 mod virtqueue;
 mod worker;
 
-pub use guest_memory::{GuestMap, GuestMemory};
+pub use guest_memory::{GuestMap, GuestMemory, isolate};
 pub use hypervisor::{Hypervisor, MsiLine, MsiMessage};

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,8 +17,14 @@ use crate::sys::zvol_name;
 
 /// Time limit of `zfs`, which hangs while its pool is suspended.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Search path of `zfs`.
-const PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
+/// Where distributions and `make install` put `zfs`.
+const PROGRAMS: [&str; 5] = [
+    "/usr/sbin/zfs",
+    "/sbin/zfs",
+    "/usr/local/sbin/zfs",
+    "/usr/bin/zfs",
+    "/run/current-system/sw/bin/zfs",
+];
 
 /// A volume by the name of its dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,11 +74,10 @@ impl Volume {
         let Self(name) = self;
         let dataset = name.split('@').next().unwrap_or_default();
         let pool = name.split(['/', '@']).next().unwrap_or_default();
-        let child = Command::new("zfs")
+        let child = Command::new(program())
             .args(["get", "-Hp", "-o", "name,property,value"])
             .args(["used,available,referenced,usedbyrefreservation", pool, dataset])
             .env_clear()
-            .env("PATH", PATH)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -87,6 +93,13 @@ impl Volume {
             )
         })
     }
+}
+
+/// The program, by absolute path. Spawning it copies no page tables: without a hook in the child,
+/// the standard library uses posix_spawn(3).
+fn program() -> &'static str {
+    let [usual, ..] = PROGRAMS;
+    PROGRAMS.into_iter().find(|path| Path::new(path).exists()).unwrap_or(usual)
 }
 
 /// Whether the text of `/proc/devices` lists the number as ZFS's block devices.

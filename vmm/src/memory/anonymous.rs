@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use devices::GuestMemory;
+use devices::{GuestMemory, isolate};
 use vm_memory::{GuestAddress, GuestMemoryBackend, MmapRegion};
 
 use super::error::MemoryError;
@@ -18,7 +18,10 @@ pub(super) fn map(memory_bytes: u64) -> Result<GuestMemory, MemoryError> {
         .collect();
     let memory =
         GuestMemory::from_ranges(&ranges).map_err(|error| MemoryError::Map(memory_bytes, error))?;
-    memory.iter().for_each(|region| prefer_huge_pages(region));
+    for region in memory.iter() {
+        isolate(region).map_err(MemoryError::Isolate)?;
+        prefer_huge_pages(region);
+    }
     Ok(memory)
 }
 

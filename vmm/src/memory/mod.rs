@@ -52,6 +52,23 @@ mod tests {
         assert!(entries.all(|entry| entry & PRESENT != 0));
     }
 
+    /// The flags of the mapping at `address` in `/proc/self/smaps` (proc_pid_smaps(5)).
+    fn flags_at(address: *const u8) -> String {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let start = format!("{:x}-", address as usize);
+        let mapping = smaps.split_once(&start).expect("the mapping").1;
+        mapping.split_once("VmFlags:").unwrap().1.lines().next().unwrap().to_owned()
+    }
+
+    #[test]
+    fn claimed_memory_is_neither_dumped_nor_inherited() {
+        let memory = claim(16 * MIB, || false).unwrap();
+        let flags = flags_at(memory.iter().next().unwrap().as_ptr());
+        for flag in ["dd", "dc"] {
+            assert!(flags.split_whitespace().any(|one| one == flag), "{flag}: {flags}");
+        }
+    }
+
     #[test]
     fn a_signal_ends_the_claim() {
         assert!(matches!(claim(16 * MIB, || true), Err(MemoryError::Interrupted)));

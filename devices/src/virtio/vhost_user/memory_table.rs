@@ -13,6 +13,7 @@ use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 
 use super::fault::Fault;
 use crate::GuestMemory;
+use crate::guest_memory::isolate;
 
 /// Maximum number of regions. Each region after the first costs a comparison per buffer.
 pub(super) const MAX_REGIONS: usize = 64;
@@ -143,7 +144,10 @@ pub(super) fn map_shared(file: File, offset: u64, len: u64) -> Result<MmapRegion
     let (Some(_), Ok(bytes)) = (end, usize::try_from(len)) else {
         return Err(format!("{len} bytes at {offset:#x} are not within the file"));
     };
-    MmapRegion::from_file(FileOffset::new(file, offset), bytes).map_err(|error| error.to_string())
+    let region = MmapRegion::from_file(FileOffset::new(file, offset), bytes);
+    let region = region.map_err(|error| error.to_string())?;
+    isolate(&region).map_err(|error| error.to_string())?;
+    Ok(region)
 }
 
 #[cfg(test)]
