@@ -71,7 +71,9 @@ fn net(table: NetTable) -> Option<NetConfig> {
 fn console(table: ConsoleTable) -> ConsoleConfig {
     match table {
         ConsoleTable::Stdio => ConsoleConfig::Stdio,
-        ConsoleTable::File(path) => ConsoleConfig::File(path.into_inner()),
+        ConsoleTable::File { path, limit } => {
+            ConsoleConfig::File { path: path.into_inner(), limit }
+        }
         ConsoleTable::Socket(path) => ConsoleConfig::Socket(path.into_inner()),
         ConsoleTable::Off => ConsoleConfig::Off,
     }

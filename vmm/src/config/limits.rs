@@ -11,6 +11,13 @@ pub(super) const TARGET_MAX: u16 = 255;
 /// The highest LUN.
 pub(super) const LUN_MAX: u16 = Address::MAX_LUN;
 
+/// Default limit of a console file, in bytes.
+pub(super) const CONSOLE_FILE_BYTES: u64 = 16 << 20;
+/// Smallest limit of a console file, in bytes.
+pub(super) const CONSOLE_FILE_MIN: u64 = 64 << 10;
+/// Largest limit of a console file, in bytes.
+pub(super) const CONSOLE_FILE_MAX: u64 = 1 << 40;
+
 /// Default number of queues of a disk or a controller.
 pub(super) fn default_queues(vcpus: u16) -> u16 {
     const QUEUES: u16 = 4;

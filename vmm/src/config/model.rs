@@ -119,8 +119,9 @@ pub(crate) struct NetConfig {
 pub(crate) enum ConsoleConfig {
     /// Standard input and output.
     Stdio,
-    /// A file that output is appended to; no input.
-    File(PathBuf),
+    /// A file that output is appended to; no input. It is rotated when it would exceed `limit`
+    /// bytes.
+    File { path: PathBuf, limit: u64 },
     /// A Unix socket that `bulkhead` listens on.
     Socket(PathBuf),
     /// No input, and output is discarded.

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::disk_keys::{self, DISK_KEYS, THIN_KEYS};
-use super::limits::{CONTROLLER_MAX, VCPUS_MAX};
+use super::limits::{CONSOLE_FILE_BYTES, CONTROLLER_MAX, VCPUS_MAX};
 use super::report::Diagnostic;
 use super::source::{
     ConsoleTable, ControllerTable, DiskFileSource, DiskTable, KernelTable, MachineSource,
@@ -265,6 +265,7 @@ impl<'t> Reader<'t, '_> {
         let socket =
             table.optional("socket", "\"console.sock\"", |v| value::socket_path(v, folder));
         let mode = table.optional("mode", "\"off\"", |v| value::one_of(v, &["stdio", "off"]));
+        let limit = table.optional("file_limit", "\"16MiB\"", size::console_file);
         let mut spans: Vec<_> = [
             file.as_ref().map(Spanned::span),
             socket.as_ref().map(Spanned::span),
@@ -282,9 +283,17 @@ impl<'t> Reader<'t, '_> {
                     .help("keep one of `file`, `socket` and `mode`"),
             );
         }
+        if let (Some(limit), None) = (&limit, &file) {
+            table.report(
+                Diagnostic::error("`file_limit` without `file`")
+                    .at(limit.span(), "limits no file")
+                    .help("add `file = \"console.log\"`, or remove `file_limit`"),
+            );
+        }
         table.report_unknown_keys();
+        let limit = limit.map_or(CONSOLE_FILE_BYTES, Spanned::into_inner);
         match (file, socket, mode.map(Spanned::into_inner)) {
-            (Some(file), _, _) => ConsoleTable::File(file),
+            (Some(path), _, _) => ConsoleTable::File { path, limit },
             (_, Some(socket), _) => ConsoleTable::Socket(socket),
             (_, _, Some("off")) => ConsoleTable::Off,
             _ => ConsoleTable::Stdio,

@@ -1,7 +1,10 @@
 //! Sizes: reading `"512MiB"`, and writing sizes for messages. Pure.
 
+use std::ops::RangeInclusive;
+
 use toml::de::DeValue;
 
+use super::limits::{CONSOLE_FILE_MAX, CONSOLE_FILE_MIN};
 use super::value::{InvalidValue, Read, missing_unit, scaled, split_number};
 
 const KIB: u64 = 1 << 10;
@@ -113,10 +116,19 @@ pub(super) fn memory(value: &DeValue<'_>) -> Read<u64> {
 
 /// The memory for copies of a disk's data. The minimum holds the largest single request.
 pub(super) fn copy_memory(value: &DeValue<'_>) -> Read<u64> {
-    let bytes = size(value)?;
-    if !(MIB..=1024 * MIB).contains(&bytes) {
-        let help = "write a size from \"1MiB\" to \"1GiB\"";
-        return Err(InvalidValue::new("is out of range", human_size(bytes), help));
+    within(size(value)?, MIB..=1024 * MIB)
+}
+
+/// The limit of a console file.
+pub(super) fn console_file(value: &DeValue<'_>) -> Read<u64> {
+    within(size(value)?, CONSOLE_FILE_MIN..=CONSOLE_FILE_MAX)
+}
+
+fn within(bytes: u64, range: RangeInclusive<u64>) -> Read<u64> {
+    if range.contains(&bytes) {
+        return Ok(bytes);
     }
-    Ok(bytes)
+    let (least, most) = (exact_size(*range.start()), exact_size(*range.end()));
+    let help = format!("write a size from \"{least}\" to \"{most}\"");
+    Err(InvalidValue::new("is out of range", human_size(bytes), help))
 }

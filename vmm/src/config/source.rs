@@ -163,7 +163,7 @@ impl NetTable {
 #[derive(Debug)]
 pub(super) enum ConsoleTable {
     Stdio,
-    File(Spanned<PathBuf>),
+    File { path: Spanned<PathBuf>, limit: u64 },
     Socket(Spanned<PathBuf>),
     Off,
 }

@@ -4,25 +4,22 @@
 //! fits into the serial port, so none is lost.
 
 mod output;
+mod sink;
 mod socket;
 mod terminal;
 
 use std::fmt::Display;
-use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::config::ConsoleConfig;
 use output::ConsoleOutput;
 pub(crate) use output::OutputWriter;
-use output::Sink;
+use sink::{ConsoleFile, Sink};
 use socket::ConsoleSocket;
 use terminal::RawMode;
 pub(crate) use terminal::restore as restore_terminal;
@@ -52,13 +49,15 @@ impl Console {
     ///
     /// It cannot be opened.
     pub(crate) fn open(config: &ConsoleConfig) -> io::Result<Self> {
-        let (sink, input) = match config {
+        let (sink, input): (Option<Sink>, _) = match config {
             ConsoleConfig::Stdio if terminal::is_in_background() => {
                 tracing::warn!("another job uses the terminal: the console has no input");
                 (Some(stdout()?), Input::None)
             }
             ConsoleConfig::Stdio => (Some(stdout()?), Input::Stdin { _raw: RawMode::enter()? }),
-            ConsoleConfig::File(path) => (Some(append_to(path)?), Input::None),
+            ConsoleConfig::File { path, limit } => {
+                (Some(Arc::new(ConsoleFile::open(path, *limit)?)), Input::None)
+            }
             ConsoleConfig::Socket(path) => (None, Input::Socket(ConsoleSocket::listen(path)?)),
             ConsoleConfig::Off => (None, Input::None),
         };
@@ -109,15 +108,4 @@ impl Console {
 
 fn stdout() -> io::Result<Sink> {
     Ok(Arc::new(rustix::stdio::stdout().try_clone_to_owned()?))
-}
-
-fn append_to(path: &Path) -> io::Result<Sink> {
-    // Without O_NONBLOCK, the open of a FIFO waits for a reader.
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().create(true).append(true).custom_flags(flags).open(path)?;
-    let kind = file.metadata()?.file_type();
-    if !kind.is_file() && !kind.is_char_device() {
-        return Err(io::Error::other("not a regular file or a character device"));
-    }
-    Ok(Arc::new(OwnedFd::from(file)))
 }

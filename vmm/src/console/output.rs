@@ -6,12 +6,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::stream::write_all;
+use super::sink::Sink;
 use block::LogLimit;
 use devices::platform::SerialOutput;
 
@@ -19,9 +18,6 @@ use devices::platform::SerialOutput;
 const CAPACITY: usize = 256 << 10;
 /// Bytes of one write.
 const CHUNK: usize = 4096;
-
-/// The destination of the output.
-pub(super) type Sink = Arc<OwnedFd>;
 
 /// The reading end of the buffer.
 #[derive(Clone)]
@@ -97,7 +93,7 @@ impl ConsoleOutput {
     fn run(&self) {
         while let Some(Chunk { sink, bytes, lost_bytes }) = self.next() {
             log_loss(lost_bytes);
-            let written = write_all(&sink, &bytes);
+            let written = sink.write(&bytes);
             if let Err(error) = &written {
                 tracing::info!(%error, "the reader of the console output is gone");
             }
@@ -182,6 +178,7 @@ impl SerialOutput for OutputWriter {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
     use std::time::Instant;
 
@@ -190,7 +187,7 @@ mod tests {
     #[test]
     fn drain_waits_for_the_sink() {
         let (sink, mut reader) = UnixStream::pair().unwrap();
-        let output = ConsoleOutput::start(Some(Arc::new(sink.into()))).unwrap();
+        let output = ConsoleOutput::start(Some(Arc::new(OwnedFd::from(sink)))).unwrap();
         output.writer().send(b"hello");
         output.drain(Duration::from_secs(5));
         let mut seen = [0; 5];
@@ -201,7 +198,7 @@ mod tests {
     #[test]
     fn a_stuck_reader_blocks_neither_writer_nor_drain() {
         let (sink, _reader) = UnixStream::pair().unwrap();
-        let output = ConsoleOutput::start(Some(Arc::new(sink.into()))).unwrap();
+        let output = ConsoleOutput::start(Some(Arc::new(OwnedFd::from(sink)))).unwrap();
         let mut writer = output.writer();
         let start = Instant::now();
         for _ in 0..1024 {
@@ -218,7 +215,7 @@ mod tests {
         writer.send(&vec![b'o'; CAPACITY]);
         writer.send(b"new");
         let (sink, mut reader) = UnixStream::pair().unwrap();
-        output.set_sink(Some(Arc::new(sink.into())));
+        output.set_sink(Some(Arc::new(OwnedFd::from(sink))));
         let mut seen = vec![0; CAPACITY];
         reader.read_exact(&mut seen).unwrap();
         assert!(seen.ends_with(b"onew"));

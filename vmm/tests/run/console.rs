@@ -37,15 +37,20 @@ fn output_is_appended_to_a_file() {
     assert_eq!(fs::read_to_string(machine.path("console")).unwrap(), "first\nsecond\n");
 }
 
-/// The open of a FIFO waits for a reader.
+/// The open of a FIFO waits for a reader; output would overwrite a disk.
 #[test]
-fn a_fifo_is_no_console_file() {
-    let machine = Machine::with(&[power_off(), halt()], "[console]\nfile = \"console\"");
-    fixtures::host::sh("mkfifo", &[machine.path("console").to_str().unwrap()]);
-    let output = machine.run();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("console"), "{stderr}");
+fn a_fifo_and_a_disk_are_no_console_files() {
+    let disk = "[[disk]]\nid = \"root\"\npath = \"root.img\"\n";
+    for (file, why) in [("fifo", "not a file"), ("root.img", "output would overwrite the disk")] {
+        let more = format!("{disk}[console]\nfile = \"{file}\"");
+        let machine = Machine::with(&[power_off(), halt()], &more);
+        fixtures::host::sh("mkfifo", &[machine.path("fifo").to_str().unwrap()]);
+        fs::File::create(machine.path("root.img")).unwrap().set_len(1 << 20).unwrap();
+        let output = machine.run();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(why), "{stderr}");
+    }
 }
 
 /// epoll refuses regular files, so their input takes another path than that of a terminal or pipe.

@@ -45,7 +45,7 @@ fn machine_json(machine: &MachineConfig) -> Value {
     let KernelConfig { image, initramfs, cmdline } = kernel;
     let (console, console_path) = match console {
         ConsoleConfig::Stdio => ("stdio", None),
-        ConsoleConfig::File(path) => ("file", Some(path)),
+        ConsoleConfig::File { path, .. } => ("file", Some(path)),
         ConsoleConfig::Socket(path) => ("socket", Some(path)),
         ConsoleConfig::Off => ("off", None),
     };

@@ -75,7 +75,9 @@ fn controller_row(scsi: &ControllerConfig) -> String {
 fn console_row(console: &ConsoleConfig) -> String {
     match console {
         ConsoleConfig::Stdio => "this terminal".to_owned(),
-        ConsoleConfig::File(path) => format!("file {}", path.display()),
+        ConsoleConfig::File { path, limit } => {
+            format!("file {}, rotated at {}", path.display(), human_size(*limit))
+        }
         ConsoleConfig::Socket(path) => format!("socket {}", path.display()),
         ConsoleConfig::Off => "off".to_owned(),
     }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use toml::Spanned;
 
 use crate::config::report::{Diagnostic, Span};
-use crate::config::source::ConsoleTable;
+use crate::config::source::{ConsoleTable, DiskTable};
 
 const PATH_HELP: &str = "a relative path starts at this file's directory";
 
@@ -86,15 +86,27 @@ fn no_directory(diagnostic: Diagnostic, span: Span, directory: &Path) -> Diagnos
         .help(format!("{PATH_HELP}; or create it with `mkdir -p {directory}`"))
 }
 
-pub(super) fn check_console(console: &ConsoleTable) -> Option<Diagnostic> {
+pub(super) fn check_console(console: &ConsoleTable, disks: &[DiskTable]) -> Option<Diagnostic> {
     match console {
         ConsoleTable::Stdio | ConsoleTable::Off => None,
-        ConsoleTable::File(path) => {
+        ConsoleTable::File { path, .. } => {
             let file = NamedFile::new("console file", path);
-            check_creatable(&file, "not a file", |kind| !kind.is_dir() && !kind.is_socket())
+            let accepts = |kind: &FileType| kind.is_file() || kind.is_char_device();
+            is_image(&file, disks).or_else(|| check_creatable(&file, "not a file", accepts))
         }
         ConsoleTable::Socket(path) => check_socket(&NamedFile::new("console socket", path)),
     }
+}
+
+/// Console output would overwrite the disk.
+fn is_image(file: &NamedFile<'_>, disks: &[DiskTable]) -> Option<Diagnostic> {
+    let identity = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
+    let console = identity(file.path)?;
+    let is_same =
+        |disk: &&DiskTable| disk.image().is_some_and(|(path, _)| identity(path) == Some(console));
+    let (_, image) = disks.iter().find(is_same)?.image()?;
+    let error = file.error("is the image of a disk", "output would overwrite the disk");
+    Some(error.related(image, "the image").help("name another file for the console"))
 }
 
 pub(in crate::config) fn check_control(path: &Spanned<PathBuf>) -> Option<Diagnostic> {

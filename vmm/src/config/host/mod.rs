@@ -58,7 +58,7 @@ impl Host {
         disk::check_shared_images(&source.disks, diagnostics);
         let taps = source.nets.iter().filter_map(|net| net.tap.as_ref());
         diagnostics.extend(taps.filter_map(|tap| self.check_tap(tap)));
-        diagnostics.extend(file::check_console(&source.console));
+        diagnostics.extend(file::check_console(&source.console, &source.disks));
         diagnostics.extend(source.control.as_ref().and_then(check_control));
     }
 

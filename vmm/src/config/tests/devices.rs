@@ -291,6 +291,24 @@ fn invalid_consoles() {
 
 "#]]
     );
+    assert_data_eq!(
+        report_with_base("[console]\nfile_limit='1MiB'\n"),
+        str![[r#"
+`file_limit` without `file`
+  '1MiB'  <- limits no file
+  add `file = "console.log"`, or remove `file_limit`
+
+"#]]
+    );
+    assert_data_eq!(
+        report_with_base("[console]\nfile='f'\nfile_limit='1KiB'\n"),
+        str![[r#"
+`file_limit` is out of range
+  '1KiB'  <- 1 KiB
+  write a size from "64KiB" to "1TiB"
+
+"#]]
+    );
     let socket = |length| report_with_base(&format!("[console]\nsocket='{}'", "s".repeat(length)));
     assert_eq!(socket(107), "");
     assert_data_eq!(
