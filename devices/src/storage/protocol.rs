@@ -101,6 +101,9 @@ pub trait Protocol: Send + 'static {
     ) {
     }
 
+    /// Records the age of a request in flight; `None` begins a scan of all of them.
+    fn record_age(&mut self, _pending: Option<&Self::Pending>, _age_ns: u64) {}
+
     /// Counts a round of the worker.
     #[inline]
     fn count_round(&mut self, _round: &Round) {}

@@ -20,7 +20,7 @@ use super::engines::Engines;
 use super::in_flight::{InFlightRequest, InFlightTable};
 use super::polling::Polling;
 use super::protocol::{Completed, Parsed, Protocol};
-use super::stats::{OperationKind, QueueStats, Round, Tally};
+use super::stats::{OperationKind, QueueStats, Round, SCAN_INTERVAL_NS, Tally};
 use crate::interrupt::Interrupt;
 use crate::virtqueue::{
     ActiveQueue, Chain, FaultReporter, HandOver, Head, Position, Queue, QueueError,
@@ -54,6 +54,8 @@ pub struct QueueWorker<P: Protocol> {
     pending_since_ns: Option<u64>,
     /// Start and end of the last round.
     round_ns: (u64, u64),
+    /// When the requests in flight are scanned for the oldest one.
+    next_scan_ns: u64,
     polling: Polling,
     /// The ring is malformed: no more chains are taken from it.
     broken: bool,
@@ -93,6 +95,7 @@ impl<P: Protocol> QueueWorker<P> {
             epoch: Instant::now(),
             pending_since_ns: None,
             round_ns: (0, 0),
+            next_scan_ns: 0,
             polling: Polling::default(),
             broken: false,
             _kick: active.kick,
@@ -181,9 +184,28 @@ impl<P: Protocol> QueueWorker<P> {
         self.stats.count_round(&round);
         self.protocol.count_round(&round);
         self.round_ns = (now_ns, end_ns);
+        if end_ns >= self.next_scan_ns {
+            self.scan(end_ns);
+        }
         let has_more = self.can_accept() && self.queue.has_available();
         self.pending_since_ns = (has_more || !self.can_accept()).then_some(now_ns);
         !has_more
+    }
+
+    /// Records the age of the oldest request in flight.
+    #[cold]
+    fn scan(&mut self, now_ns: u64) {
+        self.next_scan_ns = now_ns + SCAN_INTERVAL_NS;
+        self.protocol.record_age(None, 0);
+        let age_ns =
+            |request: &InFlightRequest<P::Pending>| now_ns.saturating_sub(request.since_ns);
+        let mut oldest = None;
+        for (_, request) in self.in_flight.requests() {
+            let age_ns = age_ns(request);
+            self.protocol.record_age(Some(&request.pending), age_ns);
+            oldest = oldest.max(Some(age_ns));
+        }
+        self.stats.set_oldest(oldest);
     }
 
     /// Cancels the requests that the protocol selects.

@@ -4,6 +4,9 @@
 //! moment. The latency of a request has three parts, without gap or overlap: `wait`, `backend` and
 //! `completion`.
 
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
 use ::block::Operation;
 
 use super::histogram::{Counter, Histogram};
@@ -52,6 +55,15 @@ impl OperationKind {
             Self::WriteZeroes => "write_zeroes",
         }
     }
+}
+
+/// Interval of scans of the requests in flight, in nanoseconds.
+pub(super) const SCAN_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// Nanoseconds since the first call in this process.
+fn process_ns() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Statistics of one kind of operation.
@@ -112,6 +124,10 @@ pub struct QueueStats {
     pub poll_ns: Counter,
     /// Requests answered without the engines, such as GET_ID and malformed requests.
     pub answered: Counter,
+    /// Time of the last scan of the requests in flight, in nanoseconds of [`process_ns`].
+    scanned_ns: Counter,
+    /// When the oldest request of the last scan was pushed; zero if there was none.
+    oldest_ns: Counter,
 }
 
 impl QueueStats {
@@ -126,6 +142,36 @@ impl QueueStats {
             OperationKind::Discard => discard,
             OperationKind::WriteZeroes => write_zeroes,
         }
+    }
+
+    /// Requests completed, including failed ones.
+    #[must_use]
+    pub fn completed(&self) -> u64 {
+        self.kinds.iter().map(|kind| kind.requests.get()).sum()
+    }
+
+    /// Requests that failed.
+    #[must_use]
+    pub fn errors(&self) -> u64 {
+        self.kinds.iter().map(|kind| kind.errors.get()).sum()
+    }
+
+    /// Age of the oldest request in flight, as of a scan in the last two seconds. `None` if there
+    /// is no request, or the worker has slept since: then no request completes, and the age is the
+    /// time since [`QueueStats::completed`] changed.
+    #[must_use]
+    pub fn oldest_age(&self) -> Option<Duration> {
+        let (now, oldest) = (process_ns(), self.oldest_ns.get());
+        let is_recent = now.saturating_sub(self.scanned_ns.get()) < 2 * SCAN_INTERVAL_NS;
+        let exists = oldest > 0 && self.in_flight.get() > 0;
+        (is_recent && exists).then(|| Duration::from_nanos(now.saturating_sub(oldest)))
+    }
+
+    /// Records a scan of the requests in flight. `age_ns` is the age of the oldest one.
+    pub(crate) fn set_oldest(&self, age_ns: Option<u64>) {
+        let now = process_ns();
+        self.oldest_ns.set(age_ns.map_or(0, |age_ns| now.saturating_sub(age_ns).max(1)));
+        self.scanned_ns.set(now);
     }
 
     fn count_batch(&self, kind: OperationKind, batch: Batch) {
@@ -226,8 +272,6 @@ impl Drop for Tally<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

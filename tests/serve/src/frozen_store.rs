@@ -67,3 +67,28 @@ fn a_service_on_a_thawed_store_ends_in_order() {
     store.thaw();
     assert_eq!(served.wait().code(), Some(0), "{}", served.log());
 }
+
+#[test]
+fn a_request_that_the_host_keeps_is_a_warning_with_its_age() {
+    if !needs::root() {
+        return;
+    }
+    let mut store = Ext4::new(4096);
+    let device = Loop::new(&store.file(16 * MIB, 0));
+    let mut served = ServeProcess::start_at(&device.0, "cache = \"writeback\"");
+    let mut monitor = Monitor::start(&served.socket(), 1, 0, true);
+    monitor.write(0, 0, &[1; 8 << 10]);
+    store.freeze();
+    let _flush = monitor.offer_write(0, 4, 0, &[]);
+    monitor.publish(0);
+    // Reads complete meanwhile, so that the worker does not sleep until the flush completes.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(7) {
+        let _ = monitor.read(0, 0, 512);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    served.wait_log("the host does not answer: ", 1);
+    store.thaw();
+    served.wait_log("the host answers again", 1);
+    served.terminate();
+}

@@ -14,7 +14,7 @@ use crate::control::{
     BuildInterrupter, CommandSender, ControlThread, ListeningSocket, SignalWatch, Signals,
     SocketError, close, command_channel,
 };
-use crate::disks::{DiskRegistry, EventLog, Hotplug, ManagedDisk};
+use crate::disks::{DiskRegistry, EventLog, Hotplug, ManagedDisk, StallWatch};
 use crate::exit::Exit;
 use crate::kvm::KvmFailure;
 use crate::log;
@@ -93,6 +93,8 @@ fn run_machine(
     let (sender, commands) = command_channel().map_err(RunError::Api)?;
     let view = view(config, &mut machine, sender).map_err(RunError::SpaceWatch)?;
     let disks = Arc::clone(&view.disks);
+    let stalls = StallWatch::start(Arc::clone(&disks), Arc::clone(&view.events));
+    let _stalls = stalls.map_err(RunError::SpaceWatch)?;
     let api = socket.map(|socket| Api::start(socket, view));
     let api = api.transpose().map_err(RunError::Api)?;
     let running = machine.start()?;

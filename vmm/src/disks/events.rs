@@ -14,6 +14,12 @@ pub(crate) enum EventKind {
     SoftLimitReached,
     /// Usage fell below the soft limit again.
     SoftLimitReceded,
+    /// The host keeps requests of a disk for seconds.
+    RequestsStalled,
+    /// The host answers again.
+    RequestsResumed,
+    /// Requests of a disk failed on the host.
+    HostErrors,
     /// A disk was attached to the running machine.
     DiskAttached,
     /// A disk was detached, flushed, and its image closed.
@@ -28,6 +34,9 @@ impl EventKind {
         match self {
             Self::SoftLimitReached => "soft_limit_reached",
             Self::SoftLimitReceded => "soft_limit_receded",
+            Self::RequestsStalled => "requests_stalled",
+            Self::RequestsResumed => "requests_resumed",
+            Self::HostErrors => "host_errors",
             Self::DiskAttached => "disk_attached",
             Self::DiskDetached => "disk_detached",
             Self::DiskDetachedWithLoss => "disk_detached_with_loss",

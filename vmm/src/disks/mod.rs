@@ -7,6 +7,7 @@ mod hotplug;
 mod open;
 mod registry;
 mod space_watch;
+mod stall_watch;
 
 pub(crate) use controllers::ScsiControllers;
 pub(crate) use error::DiskError;
@@ -14,3 +15,4 @@ pub(crate) use events::{EventLog, EventRecord};
 pub(crate) use hotplug::{Hotplug, HotplugError};
 pub(crate) use open::{open_backend, open_virtio_blk};
 pub(crate) use registry::{DiskRegistry, ManagedDisk};
+pub(crate) use stall_watch::StallWatch;

@@ -1,8 +1,9 @@
 //! The list of disks, with the configuration and the controls of each. Any thread.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use block::BackingSpace;
 use devices::storage::DiskControl;
@@ -16,13 +17,21 @@ pub(crate) struct ManagedDisk {
     pub(crate) config: DiskConfig,
     pub(crate) control: DiskControl,
     detaching: AtomicBool,
+    /// Age of the oldest request that the host keeps for seconds, in milliseconds; zero if none.
+    stalled_ms: AtomicU64,
     watch: Option<SpaceWatch>,
 }
 
 impl ManagedDisk {
     /// An open disk whose soft limit is not watched.
     pub(crate) fn new(config: DiskConfig, control: DiskControl) -> Self {
-        Self { config, control, detaching: AtomicBool::new(false), watch: None }
+        Self {
+            config,
+            control,
+            detaching: AtomicBool::new(false),
+            stalled_ms: AtomicU64::new(0),
+            watch: None,
+        }
     }
 
     /// The disk with its soft limit watched, if it has one.
@@ -39,6 +48,18 @@ impl ManagedDisk {
     /// the host.
     pub(crate) fn backing_space(&self) -> Option<BackingSpace> {
         self.watch.as_ref()?.latest()
+    }
+
+    /// Age of the oldest request, if the host keeps it for longer than a few seconds. Measured every
+    /// second.
+    pub(crate) fn stall(&self) -> Option<Duration> {
+        let age = self.stalled_ms.load(Ordering::Relaxed);
+        (age > 0).then(|| Duration::from_millis(age))
+    }
+
+    pub(super) fn set_stall(&self, age: Option<Duration>) {
+        let age = age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX).max(1));
+        self.stalled_ms.store(age, Ordering::Relaxed);
     }
 
     /// Whether the disk is being detached: the guest no longer finds it.

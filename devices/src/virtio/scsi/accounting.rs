@@ -23,6 +23,8 @@ pub(super) struct DiskAccounting {
 struct DiskAccount {
     disk: Option<Arc<AttachedDisk>>,
     in_flight: u16,
+    /// Age of the oldest request in the current scan.
+    oldest_ns: Option<u64>,
     /// Requests started and completed in this round.
     started: u64,
     completed: u64,
@@ -91,6 +93,28 @@ impl DiskAccounting {
     ) {
         if let Some(stats) = self.stats(number) {
             stats.count_completion(kind, bytes, took_ns);
+        }
+    }
+
+    /// Begins a scan of the requests in flight.
+    pub(super) fn begin_scan(&mut self) {
+        for account in &mut self.accounts {
+            account.oldest_ns = None;
+            if let Some(stats) = account.disk.as_ref().and_then(|disk| disk.stats.get(self.queue)) {
+                stats.set_oldest(None);
+            }
+        }
+    }
+
+    /// Records the age of a request in flight.
+    pub(super) fn record_age(&mut self, number: u16, age_ns: u64) {
+        let Some(account) = self.accounts.get_mut(usize::from(number)) else { return };
+        if account.oldest_ns >= Some(age_ns) {
+            return;
+        }
+        account.oldest_ns = Some(age_ns);
+        if let Some(stats) = self.stats(number) {
+            stats.set_oldest(Some(age_ns));
         }
     }
 

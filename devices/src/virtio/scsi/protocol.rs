@@ -282,6 +282,13 @@ impl Protocol for ScsiProtocol {
         self.accounting.count_operation(pending.disk, kind, bytes, took_ns);
     }
 
+    fn record_age(&mut self, pending: Option<&PendingCommand>, age_ns: u64) {
+        match pending {
+            None => self.accounting.begin_scan(),
+            Some(pending) => self.accounting.record_age(pending.disk, age_ns),
+        }
+    }
+
     fn count_round(&mut self, round: &Round) {
         self.accounting.count_round(round);
         if self.accounting.has_detached() {

@@ -21,7 +21,7 @@ use crate::config::disk_file::DiskFile;
 use crate::config::human_size;
 use crate::control::api::{Api, View};
 use crate::control::{EventLoop, ListeningSocket, Signals, SocketError, close};
-use crate::disks::{DiskError, DiskRegistry, EventLog, ManagedDisk, open_virtio_blk};
+use crate::disks::{DiskError, DiskRegistry, EventLog, ManagedDisk, StallWatch, open_virtio_blk};
 use crate::exit::Exit;
 use crate::log;
 use server::{ServeEnd, Server};
@@ -66,6 +66,8 @@ pub(crate) fn serve(config: &DiskFile, path: &Path) -> Result<ExitCode, ServeErr
     let managed = ManagedDisk::new(config.disk.clone(), controls).watched(&events);
     let managed = managed.map_err(cannot("watch the disk's soft limit"))?;
     let disks = Arc::new(DiskRegistry::new([managed]));
+    let stalls = StallWatch::start(Arc::clone(&disks), Arc::clone(&events));
+    let _stalls = stalls.map_err(cannot("watch the disk"))?;
     let all = Arc::clone(&disks);
     let view = View { started: Instant::now(), machine: None, disks: all, events };
     let api = control.map(|socket| Api::start(socket, view)).transpose();

@@ -161,6 +161,18 @@ impl<'d> DiskSnapshot<'d> {
                  they have completed"
             ));
         }
+        let queues = self.disk.control.stats();
+        if let Some(age) = self.disk.stall() {
+            let in_flight = requests_text(stats(queues).in_flight);
+            warnings.push(format!(
+                "the host does not answer: {in_flight} in flight, the oldest for {} s",
+                age.as_secs()
+            ));
+        }
+        let errors: u64 = queues.iter().map(|queue| queue.errors()).sum();
+        if errors > 0 {
+            warnings.push(format!("{} failed on the host: see the log", requests_text(errors)));
+        }
         if self.is_unsafe() {
             let cache = self.disk.config.options.cache;
             warnings.push(format!(

@@ -104,6 +104,10 @@ fn disk_states(page: &mut Page, disks: &[DiskSnapshot<'_>]) {
     gauge("bulkhead_disk_unsafe", "Whether flushes are ignored.", |snapshot| {
         snapshot.is_unsafe().into()
     });
+    let help = "Age of the oldest request, if the host keeps it for 5 s or longer; else 0.";
+    gauge("bulkhead_disk_stalled_seconds", help, |snapshot| {
+        snapshot.disk.stall().map_or(0, |age| age.as_secs())
+    });
     let help = "Requests held for ENOSPC or EDQUOT.";
     gauge("bulkhead_disk_enospc_hold_requests", help, |snapshot| {
         snapshot.status.enospc_hold.map_or(0, |hold| hold.requests.into())

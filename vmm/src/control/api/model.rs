@@ -144,8 +144,8 @@ pub(crate) struct Event {
     pub(crate) number: u64,
     /// Time since 1970, in UTC.
     pub(crate) time_ms: u64,
-    /// `soft_limit_reached`, `soft_limit_receded`, `disk_attached`, `disk_detached` or
-    /// `disk_detached_with_loss`.
+    /// `soft_limit_reached`, `soft_limit_receded`, `requests_stalled`, `requests_resumed`,
+    /// `host_errors`, `disk_attached`, `disk_detached` or `disk_detached_with_loss`.
     pub(crate) event: String,
     /// The disk's name.
     pub(crate) disk: String,
