@@ -5,16 +5,19 @@
 mod disk;
 mod file;
 mod kernel;
+mod limits;
 
 use std::path::PathBuf;
 
 use rustix::io::Errno;
 use toml::Spanned;
 
+use super::needs::EnginePolicy;
 use super::report::Diagnostic;
 use super::size::{MEMORY_STEP, exact_size};
 use super::source::MachineSource;
 use crate::memory;
+use crate::process_limits::ProcessLimits;
 
 #[cfg(test)]
 pub(super) use disk::check_direct;
@@ -22,6 +25,7 @@ pub(super) use disk::check_disk;
 pub(crate) use disk::{image_size, same_image};
 pub(super) use file::check_control;
 pub(crate) use kernel::{KernelFormat, kernel_format_of};
+pub(super) use limits::check_limits;
 
 /// The facts about the host that checks need. Tests make them up.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub(super) struct Host {
     pub(super) available_bytes: Option<u64>,
     /// `/sys/class/net`.
     pub(super) net_devices: PathBuf,
+    pub(super) limits: ProcessLimits,
+    pub(super) engines: EnginePolicy,
 }
 
 impl Host {
@@ -44,6 +50,8 @@ impl Host {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             available_bytes: memory::available_bytes(),
             net_devices: PathBuf::from("/sys/class/net"),
+            limits: ProcessLimits::probe(),
+            engines: EnginePolicy::probe(),
         }
     }
 

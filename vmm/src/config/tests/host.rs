@@ -5,6 +5,8 @@ use std::thread;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::*;
+use crate::config::needs::EnginePolicy;
+use crate::process_limits::ProcessLimits;
 
 /// A directory with a kernel and a disk, and a host that has everything they need.
 pub(super) struct HostFixture {
@@ -17,7 +19,14 @@ impl HostFixture {
         let folder = tempfile::tempdir().unwrap();
         let net_devices = folder.path().join("net");
         let host = Self {
-            facts: Host { kvm: Ok(64), cpus: 8, available_bytes: Some(1 << 30), net_devices },
+            facts: Host {
+                kvm: Ok(64),
+                cpus: 8,
+                available_bytes: Some(1 << 30),
+                net_devices,
+                limits: ProcessLimits::default(),
+                engines: EnginePolicy { refuses_io_uring: false },
+            },
             folder,
         };
         let kernel = host.file("vmlinuz", 0x400);
