@@ -17,7 +17,7 @@ use crate::guest::{
 
 /// A machine with two virtio-blk disks, a SCSI controller with two disks, and an empty one, each
 /// with two queues. Its guest uses all queues of all disks, then prints "up".
-fn machine(engine: &str) -> Machine {
+pub(super) fn machine(engine: &str) -> Machine {
     let queues = 2;
     let blk = Device { queues, luns: None };
     let scsi = |luns| Device { queues: 2 + queues, luns: Some(luns) };

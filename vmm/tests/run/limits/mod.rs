@@ -1,7 +1,9 @@
 //! The needs of a machine, compared with the limits of its process.
 
+mod cgroup;
 mod descriptors;
 mod driver;
+mod threads;
 
 use std::fs;
 use std::io::Read;
