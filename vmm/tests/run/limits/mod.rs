@@ -3,6 +3,7 @@
 mod cgroup;
 mod descriptors;
 mod driver;
+mod memory;
 mod threads;
 
 use std::fs;
