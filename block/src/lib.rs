@@ -57,3 +57,4 @@ pub use raw_file::{RawFile, Survey};
 pub use request::{ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request};
 pub use segment::{Segment, Segments, gather, scatter, total_len};
 pub use space::{BackingSpace, Crossing, EnospcHold, SoftLimitState, SpaceProbe};
+pub use uring::refuses_io_uring;

@@ -18,12 +18,14 @@ mod log;
 mod machine;
 mod memory;
 mod notifier;
+mod process_limits;
 mod stream;
 mod sys;
 
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use cli::{Cli, Command};
 use exit::Exit;
@@ -58,7 +60,15 @@ fn check(config: &Path, json: bool, explain: bool) -> anyhow::Result<ExitCode> {
     Ok(cmd::check::check(config, form)?)
 }
 
+/// A soft limit of descriptors is for programs that use select(2).
+fn raise_descriptor_limit() -> anyhow::Result<()> {
+    process_limits::raise_descriptor_limit().context(
+        "cannot raise the soft limit of file descriptors; lower the hard one (`ulimit -Hn`)",
+    )
+}
+
 fn run(config: &Path) -> anyhow::Result<ExitCode> {
+    raise_descriptor_limit()?;
     match config::machine_file::load(config) {
         Ok(config) => Ok(cmd::run::run(&config).map(ExitCode::from)?),
         Err(report) => {
@@ -69,6 +79,7 @@ fn run(config: &Path) -> anyhow::Result<ExitCode> {
 }
 
 fn serve(config: &Path, socket: &Path) -> anyhow::Result<ExitCode> {
+    raise_descriptor_limit()?;
     match config::disk_file::load(config) {
         Ok(config) => Ok(cmd::serve::serve(&config, socket)?),
         Err(report) => {

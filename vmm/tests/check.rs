@@ -170,6 +170,16 @@ fn a_valid_machine_as_json() {
     "shutdown_grace_ms": 30000,
     "vcpus": 1
   },
+  "needs": {
+    "descriptors": {
+      "available": [..],
+      "needed": [..]
+    },
+    "threads": {
+      "available": [..],
+      "needed": [..]
+    }
+  },
   "ok": true
 }
 
@@ -325,6 +335,7 @@ fn problems_as_json() {
     }
   ],
   "machine": null,
+  "needs": null,
   "ok": false
 }
 

@@ -50,6 +50,14 @@ impl UringEngine {
     }
 }
 
+/// Whether this host refuses io_uring, so that [`EngineKind::Auto`](crate::EngineKind::Auto) is the
+/// thread-pool engine. Makes a ring and closes it.
+#[must_use]
+pub fn refuses_io_uring() -> bool {
+    let refused = ring::build(1).map_err(|error| refusal(error, Path::new("")));
+    matches!(refused, Err(OpenError::NoIoUring(_)))
+}
+
 /// The error for a ring that could not be made. Only an errno that says so means that the host has
 /// no io_uring for this process: a lack of descriptors or memory must not change the engine.
 fn refusal(error: io::Error, path: &Path) -> OpenError {

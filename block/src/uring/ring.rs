@@ -147,7 +147,7 @@ pub(super) fn make(depth: u16, files: &[BorrowedFd<'_>; 3]) -> io::Result<Kernel
     Ok(ring)
 }
 
-fn build(entries: u32) -> io::Result<IoUring> {
+pub(super) fn build(entries: u32) -> io::Result<IoUring> {
     let mut refusal = io::Error::from_raw_os_error(libc::EINVAL);
     for (name, set_flags) in RING_FLAGS {
         let mut builder = IoUring::builder();

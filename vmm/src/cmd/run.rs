@@ -150,8 +150,7 @@ fn view(
     let disks = disks.map(|(config, control)| ManagedDisk::new(config, control).watched(&events));
     let disks = Arc::new(DiskRegistry::new(disks.collect::<Result<Vec<_>, _>>()?));
     let controllers = std::mem::take(&mut machine.controllers);
-    let vcpus = config.vcpus.into();
-    let hotplug = Hotplug::new(Arc::clone(&disks), controllers, vcpus, Arc::clone(&events));
+    let hotplug = Hotplug::new(Arc::clone(&disks), controllers, config, Arc::clone(&events));
     let machine = MachineView {
         vcpus: config.vcpus,
         memory_bytes: config.memory_bytes,

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 
 use super::model::DiskConfig;
+use super::needs::EnginePolicy;
 use super::report::{Diagnostic, Report};
 use super::source::{BusKind, DiskFileSource, DiskTable};
 use super::text::ConfigText;
 use super::{build, host, parse};
+use crate::process_limits::ProcessLimits;
 
 /// A disk that this host can serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +59,11 @@ fn inspect_text(file: ConfigText<'_>) -> (Option<DiskFile>, Report) {
         diagnostics.extend(disk.as_ref().and_then(host::check_disk));
         diagnostics.extend(disk.as_ref().and_then(require_virtio_blk));
         diagnostics.extend(control.as_ref().and_then(host::check_control));
+        let served = disk.clone().and_then(build::served_disk);
+        let policy = EnginePolicy::probe();
+        let needs = served.map(|disk| policy.served_disk(&disk, control.is_some()));
+        let limits = ProcessLimits::probe();
+        diagnostics.extend(needs.into_iter().flat_map(|needs| host::check_limits(needs, &limits)));
     }
     build_file(file, source, diagnostics)
 }

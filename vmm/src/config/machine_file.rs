@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::host::Host;
+use super::host::{Host, check_limits};
 use super::model::MachineConfig;
 use super::report::{Diagnostic, Report};
 use super::source::MachineSource;
@@ -44,9 +44,11 @@ fn inspect_text(file: ConfigText<'_>, host: &Host) -> (Option<MachineConfig>, Re
     if let Some(source) = &source {
         host.check(source, &mut diagnostics);
     }
+    let config = source.and_then(build::machine);
+    let needs = config.as_ref().map(|config| host.engines.machine(config));
+    diagnostics.extend(needs.into_iter().flat_map(|needs| check_limits(needs, &host.limits)));
     let report = Report::new(file.name, file.text, diagnostics);
-    let config = source.filter(|_| !report.has_errors()).and_then(build::machine);
-    (config, report)
+    (config.filter(|_| !report.has_errors()), report)
 }
 
 /// The tables of the file and its text, without checks against the host: the machine may already

@@ -12,6 +12,7 @@ mod host;
 mod limits;
 pub(crate) mod machine_file;
 mod model;
+pub(crate) mod needs;
 mod parse;
 mod report;
 mod rules;

@@ -29,6 +29,28 @@ pub(crate) struct MachineConfig {
     pub(crate) control: Option<PathBuf>,
 }
 
+#[cfg(test)]
+impl MachineConfig {
+    /// A machine with one vCPU and the entropy device.
+    pub(crate) fn minimal() -> Self {
+        Self {
+            vcpus: 1,
+            memory_bytes: 32 << 20,
+            shutdown_grace: Duration::from_secs(1),
+            kernel: KernelConfig {
+                image: "vmlinuz".into(),
+                initramfs: None,
+                cmdline: "console=ttyS0".into(),
+            },
+            disks: vec![],
+            controllers: vec![],
+            nets: vec![],
+            console: ConsoleConfig::Off,
+            control: None,
+        }
+    }
+}
+
 /// The kernel to boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KernelConfig {

@@ -18,7 +18,9 @@ use super::events::{EventKind, EventLog};
 use super::open::open_backend;
 use super::registry::{DiskRegistry, ManagedDisk};
 use crate::config::attached::AttachableDisk;
-use crate::config::{DiskConfig, ScsiAddress, same_image};
+use crate::config::needs::{EnginePolicy, ExceededLimit};
+use crate::config::{DiskConfig, MachineConfig, ScsiAddress, same_image};
+use crate::process_limits::ProcessLimits;
 
 /// The detach thread needs little stack.
 const STACK_BYTES: usize = 128 << 10;
@@ -47,6 +49,9 @@ pub(crate) enum HotplugError {
     /// Another disk has the address.
     #[error("{} is taken", address_text(.0))]
     AddressTaken(ScsiAddress),
+    /// The disk would exceed a limit of the process.
+    #[error("{0}")]
+    Limit(ExceededLimit),
     /// The disk cannot be opened or attached.
     #[error("{}", cause(.0))]
     Disk(#[from] DiskError),
@@ -76,21 +81,23 @@ fn cause(error: &DiskError) -> String {
 pub(crate) struct Hotplug {
     disks: Arc<DiskRegistry>,
     controllers: ScsiControllers,
-    vcpus: u16,
+    /// The machine as it started, without its disks.
+    machine: MachineConfig,
     events: Arc<EventLog>,
     /// The disks that are being attached.
     attaching: Mutex<Vec<Arc<DiskConfig>>>,
 }
 
 impl Hotplug {
-    /// For the `disks` of a guest with `vcpus` processors.
+    /// For the `disks` of `machine`.
     pub(crate) fn new(
         disks: Arc<DiskRegistry>,
         controllers: ScsiControllers,
-        vcpus: u16,
+        machine: &MachineConfig,
         events: Arc<EventLog>,
     ) -> Self {
-        Self { disks, controllers, vcpus, events, attaching: Mutex::default() }
+        let machine = MachineConfig { disks: Vec::new(), ..machine.clone() };
+        Self { disks, controllers, machine, events, attaching: Mutex::default() }
     }
 
     /// Opens a disk, attaches it, and notifies the guest. Blocks as long as the host takes to open
@@ -142,11 +149,28 @@ impl Hotplug {
             return Err(HotplugError::Attaching(disk.id().to_owned()));
         }
         let address = self.address_for(&disk, &others, &attaching)?;
-        let config = disk.build(self.vcpus, address);
+        let config = disk.build(self.machine.vcpus.into(), address);
         let config = Arc::new(config.ok_or(HotplugError::AddressTaken(address))?);
+        self.check_limits(&others, &attaching, &config)?;
         attaching.push(Arc::clone(&config));
         drop(attaching);
         Ok((others, Reservation { hotplug: self, config, address }))
+    }
+
+    /// Compares all disks, those being attached or detached included, with the limits of the
+    /// process: the guest must not get EIO because an engine cannot be made.
+    fn check_limits(
+        &self,
+        others: &[Arc<ManagedDisk>],
+        attaching: &[Arc<DiskConfig>],
+        disk: &DiskConfig,
+    ) -> Result<(), HotplugError> {
+        let others = others.iter().map(|other| &other.config);
+        let disks = others.chain(attaching.iter().map(|other| &**other)).chain([disk]);
+        let machine = MachineConfig { disks: disks.cloned().collect(), ..self.machine.clone() };
+        let needs = EnginePolicy::probe().machine(&machine);
+        let exceeded = needs.exceeded(&ProcessLimits::probe()).into_iter().next();
+        exceeded.map_or(Ok(()), |exceeded| Err(HotplugError::Limit(exceeded)))
     }
 
     fn address_for(
@@ -283,7 +307,7 @@ mod tests {
 
     use super::*;
     use crate::config::attached::AttachRequest;
-    use crate::config::{ControllerConfig, DiskBus, DiskConfig};
+    use crate::config::{ControllerConfig, DiskBus};
     use crate::disks::EventRecord;
 
     /// A disk whose flush blocks while the test holds the lock, and then fails.
@@ -370,7 +394,8 @@ mod tests {
             let control = controllers.attach(&config, ADDRESS, backend).unwrap();
             let events = Arc::new(EventLog::default());
             let disks = Arc::new(DiskRegistry::new([ManagedDisk::new(config, control)]));
-            let hotplug = Hotplug::new(disks, controllers, 1, Arc::clone(&events));
+            let hotplug =
+                Hotplug::new(disks, controllers, &MachineConfig::minimal(), Arc::clone(&events));
             Self { hotplug: Arc::new(hotplug), events, image, _controller: controller.unwrap() }
         }
 

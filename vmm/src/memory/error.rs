@@ -18,7 +18,7 @@ pub(crate) enum MemoryError {
     /// The host is out of memory.
     #[error(
         "cannot allocate guest memory: {requested_mib} MiB requested, {allocated_mib} MiB \
-         allocated, {available_mib} MiB available on the host; lower machine.memory or free memory"
+         allocated, {available_mib} MiB available; lower machine.memory or free memory"
     )]
     Populate { requested_mib: u64, allocated_mib: u64, available_mib: String, source: io::Error },
     /// A signal arrived first.

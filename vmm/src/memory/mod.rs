@@ -3,14 +3,18 @@
 //! Runs on the control thread before any vCPU exists.
 
 mod anonymous;
+mod arc;
+mod available;
+mod cgroup;
 mod error;
 mod meminfo;
 mod populate;
 
 use devices::GuestMemory;
 
+pub(crate) use available::AvailableMemory;
+pub(crate) use cgroup::{CgroupMemory, LimitEffect};
 pub(crate) use error::MemoryError;
-pub(crate) use meminfo::available_bytes;
 
 /// Guest memory of the given size, every page of it allocated.
 ///

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use devices::GuestMemory;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
+use super::available::AvailableMemory;
 use super::error::MemoryError;
-use super::meminfo::available_bytes;
 use crate::layout::MIB;
 use crate::log;
 use crate::sys::{self, MemoryAdvice};
@@ -55,7 +55,8 @@ fn populate_chunk(region: &MmapRegion, offset: u64, length: u64) -> io::Result<(
 }
 
 fn available_mib() -> String {
-    available_bytes().map_or_else(|| "unknown".to_owned(), |bytes| (bytes / MIB).to_string())
+    let available = AvailableMemory::probe().least_bytes();
+    available.map_or_else(|| "unknown".to_owned(), |bytes| (bytes / MIB).to_string())
 }
 
 /// Reports progress to the user, once it takes long.

@@ -36,7 +36,7 @@ fn out_16(port: u16, value: u16) -> Vec<u8> {
 }
 
 /// `mov dx, port; mov eax, value; out dx, eax`
-fn out_32(port: u16, value: u32) -> Vec<u8> {
+pub(crate) fn out_32(port: u16, value: u32) -> Vec<u8> {
     let ([p0, p1], [v0, v1, v2, v3]) = (port.to_le_bytes(), value.to_le_bytes());
     vec![0x66, 0xba, p0, p1, 0xb8, v0, v1, v2, v3, 0xef]
 }

@@ -6,5 +6,6 @@ mod console;
 mod control;
 mod ends;
 mod guest;
+mod limits;
 mod log;
 mod terminal;

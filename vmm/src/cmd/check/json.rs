@@ -5,15 +5,18 @@ use std::fs::File;
 use serde_json::{Value, json};
 
 use crate::config::disk_file::DiskFile;
+use crate::config::needs::{EnginePolicy, ResourceNeeds};
 use crate::config::{
     self, ConsoleConfig, DiskConfig, KernelConfig, KernelFormat, MachineConfig, Report,
     display_mac, image_size, kernel_format_of,
 };
+use crate::process_limits::ProcessLimits;
 
 pub(super) fn machine_file(machine: Option<&MachineConfig>, report: &Report) -> String {
     let answer = json!({
         "ok": machine.is_some(),
         "machine": machine.map(machine_json),
+        "needs": machine.map(|machine| needs_json(EnginePolicy::probe().machine(machine))),
         "diagnostics": report.to_json(),
     });
     format!("{answer:#}\n")
@@ -25,9 +28,16 @@ pub(super) fn disk_file(file: Option<&DiskFile>, report: &Report) -> String {
         "ok": file.is_some(),
         "disk": file.map(|file| disk_json(&file.disk)),
         "control": control.map(|path| path.display().to_string()),
+        "needs": file.map(|file| {
+            needs_json(EnginePolicy::probe().served_disk(&file.disk, control.is_some()))
+        }),
         "diagnostics": report.to_json(),
     });
     format!("{answer:#}\n")
+}
+
+fn needs_json(needs: ResourceNeeds) -> Value {
+    needs.to_json(&ProcessLimits::probe())
 }
 
 fn machine_json(machine: &MachineConfig) -> Value {

@@ -5,16 +5,19 @@
 mod disk;
 mod file;
 mod kernel;
+mod limits;
+mod memory;
 
 use std::path::PathBuf;
 
 use rustix::io::Errno;
 use toml::Spanned;
 
+use super::needs::EnginePolicy;
 use super::report::Diagnostic;
-use super::size::{MEMORY_STEP, exact_size};
 use super::source::MachineSource;
-use crate::memory;
+use crate::memory::AvailableMemory;
+use crate::process_limits::ProcessLimits;
 
 #[cfg(test)]
 pub(super) use disk::check_direct;
@@ -22,6 +25,7 @@ pub(super) use disk::check_disk;
 pub(crate) use disk::{image_size, same_image};
 pub(super) use file::check_control;
 pub(crate) use kernel::{KernelFormat, kernel_format_of};
+pub(super) use limits::check_limits;
 
 /// The facts about the host that checks need. Tests make them up.
 #[derive(Debug)]
@@ -29,10 +33,11 @@ pub(super) struct Host {
     /// The most vCPUs that KVM supports, or the error of `/dev/kvm`.
     pub(super) kvm: Result<usize, Errno>,
     pub(super) cpus: usize,
-    /// `MemAvailable` of `/proc/meminfo`.
-    pub(super) available_bytes: Option<u64>,
+    pub(super) memory: AvailableMemory,
     /// `/sys/class/net`.
     pub(super) net_devices: PathBuf,
+    pub(super) limits: ProcessLimits,
+    pub(super) engines: EnginePolicy,
 }
 
 impl Host {
@@ -42,8 +47,10 @@ impl Host {
         Self {
             kvm: kvm.map_err(|error| Errno::from_raw_os_error(error.errno())),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            available_bytes: memory::available_bytes(),
+            memory: AvailableMemory::probe(),
             net_devices: PathBuf::from("/sys/class/net"),
+            limits: ProcessLimits::probe(),
+            engines: EnginePolicy::probe(),
         }
     }
 
@@ -51,7 +58,7 @@ impl Host {
     pub(super) fn check(&self, source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {
         diagnostics.extend(self.check_kvm());
         diagnostics.extend(self.check_vcpus(source));
-        diagnostics.extend(self.check_memory(source));
+        diagnostics.extend(memory::check_memory(source, &self.memory));
         diagnostics.extend(source.kernel.image.as_ref().and_then(kernel::check_kernel));
         diagnostics.extend(source.kernel.initramfs.as_ref().and_then(kernel::check_initramfs));
         diagnostics.extend(source.disks.iter().filter_map(check_disk));
@@ -98,19 +105,6 @@ impl Host {
             Diagnostic::warning("`vcpus` exceeds the number of host CPUs")
                 .at(vcpus.span(), format!("the host has {}", self.cpus))
                 .help(format!("write at most {} for full speed", self.cpus))
-        })
-    }
-
-    fn check_memory(&self, source: &MachineSource) -> Option<Diagnostic> {
-        let memory = source.machine.memory.as_ref()?;
-        let (bytes, available) = (*memory.get_ref(), self.available_bytes?);
-        let most = available / MEMORY_STEP * MEMORY_STEP;
-        (bytes > available).then(|| {
-            let (requested, available) = (bytes >> 20, available >> 20);
-            let label = format!("{requested} MiB requested, {available} MiB available");
-            Diagnostic::error("`memory` exceeds the available memory of the host")
-                .at(memory.span(), label)
-                .help(format!("write at most \"{}\", or free memory on the host", exact_size(most)))
         })
     }
 

@@ -5,6 +5,9 @@ use std::thread;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::*;
+use crate::config::needs::EnginePolicy;
+use crate::memory::{AvailableMemory, CgroupMemory, LimitEffect};
+use crate::process_limits::ProcessLimits;
 
 /// A directory with a kernel and a disk, and a host that has everything they need.
 pub(super) struct HostFixture {
@@ -17,7 +20,14 @@ impl HostFixture {
         let folder = tempfile::tempdir().unwrap();
         let net_devices = folder.path().join("net");
         let host = Self {
-            facts: Host { kvm: Ok(64), cpus: 8, available_bytes: Some(1 << 30), net_devices },
+            facts: Host {
+                kvm: Ok(64),
+                cpus: 8,
+                memory: AvailableMemory { host_bytes: Some(1 << 30), cgroups: vec![] },
+                net_devices,
+                limits: ProcessLimits::default(),
+                engines: EnginePolicy { refuses_io_uring: false },
+            },
             folder,
         };
         let kernel = host.file("vmlinuz", 0x400);
@@ -101,6 +111,38 @@ warning: `vcpus` exceeds the number of host CPUs
 "#]]
     );
     assert_eq!(HostFixture::new().report(&text.replace("1026", "1024").replace('9', "8")), "");
+}
+
+/// Page tables, this program and copies of each disk's data are charged as well.
+#[test]
+fn more_memory_than_the_cgroup_allows() {
+    const NEEDED: u64 = (64 << 20) + (256 << 10) + (8 << 20) + (4 << 20);
+    let report = |available, effect| {
+        let mut host = HostFixture::new();
+        let limit = |name: &str, available_bytes| CgroupMemory {
+            file: Path::new("/sys/fs/cgroup/vm").join(name),
+            limit_bytes: 100 << 20,
+            available_bytes,
+            effect,
+        };
+        host.facts.memory.cgroups =
+            vec![limit("roomy", 1 << 40), limit("tight", available), limit("wide", 1 << 30)];
+        host.report_with_base("[[disk]]\nid='a'\npath='root.img'\n")
+    };
+    assert_eq!(report(NEEDED, LimitEffect::Kill), "");
+    let effects = [LimitEffect::Kill, LimitEffect::Throttle];
+    assert_data_eq!(
+        effects.map(|effect| report(NEEDED - 1, effect)).concat(),
+        str![[r#"
+`memory` exceeds the limit of the cgroup, 100 MiB in /sys/fs/cgroup/vm/tight
+  '64MiB'  <- 64 MiB requested, 13 MiB more for this program, 76 MiB available: the kernel would kill the machine
+  raise the limit (`MemoryMax=` of a systemd unit), or lower `memory`
+`memory` exceeds the limit of the cgroup, 100 MiB in /sys/fs/cgroup/vm/tight
+  '64MiB'  <- 64 MiB requested, 13 MiB more for this program, 76 MiB available: the kernel would throttle the machine
+  raise the limit (`MemoryHigh=` of a systemd unit), or lower `memory`
+
+"#]]
+    );
 }
 
 /// The diagnostics of a kernel image.

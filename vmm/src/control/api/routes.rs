@@ -137,8 +137,8 @@ fn detach(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem>
 
 fn hotplug_problem(error: &HotplugError) -> Problem {
     use HotplugError::{
-        AddressTaken, Attaching, Detaching, Disk, IdTaken, ImageTaken, NoController, NotScsi,
-        Queues, Thread,
+        AddressTaken, Attaching, Detaching, Disk, IdTaken, ImageTaken, Limit, NoController,
+        NotScsi, Queues, Thread,
     };
     let (status, remedy) = match error {
         Detaching(_) => (409, "wait for the event `disk_detached`".to_owned()),
@@ -147,6 +147,7 @@ fn hotplug_problem(error: &HotplugError) -> Problem {
         ImageTaken { .. } => (409, "detach it first, or set `readonly = true` on both".to_owned()),
         NoController { existing, .. } => (409, controllers_remedy(existing)),
         Queues { available, .. } => (409, format!("write at most {available}, or remove `queues`")),
+        Limit(exceeded) => (409, exceeded.remedy()),
         AddressTaken(_) => (409, "write another `lun`, or remove the key".to_owned()),
         Disk(DiskError::Open(_, OpenError::InUse { .. })) => {
             (409, "end its user, or set `readonly = true` on both sides".to_owned())

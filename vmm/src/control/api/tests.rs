@@ -17,7 +17,7 @@ use super::metrics;
 use super::model::{Disk, Status};
 use super::{MachineView, View};
 use crate::cmd::ctl::render;
-use crate::config::{DiskBus, DiskConfig};
+use crate::config::{DiskBus, DiskConfig, MachineConfig};
 use crate::control::command_channel;
 use crate::disks::{DiskRegistry, EventLog, Hotplug, ManagedDisk, ScsiControllers};
 use crate::machine::PauseGate;
@@ -105,7 +105,12 @@ fn view_with(
     let disk = prepare(ManagedDisk::new(config, control), &events);
     let disks = Arc::new(DiskRegistry::new([disk]));
     let controllers = ScsiControllers::default();
-    let hotplug = Hotplug::new(Arc::clone(&disks), controllers, 1, Arc::clone(&events));
+    let hotplug = Hotplug::new(
+        Arc::clone(&disks),
+        controllers,
+        &MachineConfig::minimal(),
+        Arc::clone(&events),
+    );
     View {
         started: Instant::now(),
         machine: Some(MachineView {

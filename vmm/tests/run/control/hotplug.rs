@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::process::Signal;
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use super::status::{check, schema};
 use super::{CONTROL, Rig, SETTINGS, ctl_output, text};
 use crate::guest::{BUTTON, Machine, halt, power_off, signal, wait, wait_for, wait_until};
+use crate::limits::{INHERITED, needed, with_descriptors};
 
 const IMAGE_BYTES: u64 = 1 << 20;
 
@@ -204,6 +206,40 @@ fn refused_disks_leave_no_resources() {
     assert!(text(&rig.ctl(&["detach", "none"]).stderr).contains("the disks are: root, scsi, more"));
     signal(&rig.child, Signal::TERM);
     assert_eq!(wait(&mut rig.child).code(), Some(0));
+}
+
+/// The engines of an attached disk are made at its first I/O, which must not find the limit.
+#[test]
+fn attach_beyond_the_descriptor_limit_is_refused() {
+    let more = format!("{CONTROL}[[scsi]]\n");
+    let machine = Machine::with(&[wait_for(BUTTON, 1), power_off(), halt()], &more);
+    for name in ["data.img", "more.img"] {
+        File::create(machine.path(name)).unwrap().set_len(IMAGE_BYTES).unwrap();
+    }
+    let settings = format!("vcpus = 2\n{SETTINGS}");
+    machine.configure(&settings, &format!("{more}{}", disk("data", "")));
+    let need = needed(&machine, "descriptors");
+    machine.configure(&settings, &more);
+    let one_disk = need - needed(&machine, "descriptors");
+
+    let mut command = with_descriptors(16, need + INHERITED);
+    command.arg("run").arg(machine.path("vm.toml"));
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let rig = Rig::running(machine, child);
+    ctl_output(&rig, &["attach", &file(&rig, &disk("data", ""))]);
+    let image = rig.machine.path("more.img");
+    let before = resources_at_rest(&rig, &image);
+    let refused = rig.ctl(&["attach", &file(&rig, &disk("more", ""))]);
+    let stderr = text(&refused.stderr);
+    let numbers = format!("this machine needs {} file descriptors (", need + one_disk);
+    assert_eq!(refused.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(&numbers) && stderr.contains("LimitNOFILE="), "{stderr}");
+    assert_eq!(resources_at_rest(&rig, &image), before);
+    assert!(is_unlocked(&image));
+
+    ctl_output(&rig, &["detach", "data"]);
+    ctl_output(&rig, &["attach", &file(&rig, &disk("more", ""))]);
+    assert_eq!(rig.end(), Some(0));
 }
 
 #[test]
