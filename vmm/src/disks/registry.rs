@@ -50,8 +50,8 @@ impl ManagedDisk {
         self.watch.as_ref()?.latest()
     }
 
-    /// Age of the oldest request, if the host keeps it for longer than a few seconds. Measured every
-    /// second.
+    /// Age of the oldest request, if the host keeps it for longer than a few seconds. Measured
+    /// every second.
     pub(crate) fn stall(&self) -> Option<Duration> {
         let age = self.stalled_ms.load(Ordering::Relaxed);
         (age > 0).then(|| Duration::from_millis(age))

@@ -79,6 +79,17 @@ pub(crate) struct Vm {
     _memory: GuestMemory,
 }
 
+/// KVM_CREATE_VM takes all locks of the address space, which the kernel gives up with EINTR when
+/// the thread has work pending, such as a stop by a debugger.
+fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    loop {
+        match kvm.create_vm() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            created => return created,
+        }
+    }
+}
+
 impl Vm {
     /// A machine with interrupt controllers and memory, without vCPUs.
     ///
@@ -86,7 +97,7 @@ impl Vm {
     ///
     /// KVM refuses.
     pub(crate) fn new(kvm: &Kvm, memory: GuestMemory) -> Result<Self, KvmError> {
-        let fd = kvm.create_vm().map_err(refused("create a virtual machine"))?;
+        let fd = create_vm(kvm).map_err(refused("create a virtual machine"))?;
         fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
             .map_err(refused("place the identity map"))?;
         let tss = usize::try_from(layout::KVM_TSS).unwrap_or_default(); // Below 4 GiB.

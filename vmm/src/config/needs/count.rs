@@ -67,8 +67,8 @@ impl EnginePolicy {
         // and its successor, notifiers of a disconnect and of a configuration change.
         let frontend = Usage { descriptors: 8 + FRONTEND_REGIONS, threads: 1 };
         // Signals, their watch at the end, log, event loop, listener. The control thread, the log,
-        // the watch of signals.
-        let program = Usage { descriptors: 5 + TRANSIENT, threads: 3 };
+        // the watch of signals, the watch of stalls.
+        let program = Usage { descriptors: 5 + TRANSIENT, threads: 4 };
         let control = if has_control { CONTROL_SOCKET } else { Usage::default() };
         let disks = image(disk) + self.blk_engines(disk);
         ResourceNeeds { disks, devices: rings + frontend, program: program + control }
@@ -77,11 +77,13 @@ impl EnginePolicy {
     fn disk_of_machine(self, disk: &DiskConfig, machine: &MachineConfig) -> Usage {
         let engines = match disk.bus {
             DiskBus::VirtioBlk => self.blk_engines(disk),
+            // Besides its engines a thread for queries of the store.
             DiskBus::VirtioScsi(address) => {
                 let mut controllers = machine.controllers.iter();
                 let controller = controllers.find(|scsi| scsi.number == address.controller);
                 let queues = controller.map_or(disk.queues, |scsi| scsi.queues);
-                self.scsi_engines(disk.options.engine, queues.into())
+                let query = Usage { descriptors: 0, threads: 1 };
+                self.scsi_engines(disk.options.engine, queues.into()) + query
             }
         };
         image(disk) + engines
@@ -117,9 +119,9 @@ fn image(disk: &DiskConfig) -> Usage {
 }
 
 /// A kick and an interrupt for each queue, an interrupt for the configuration; a worker for each
-/// queue.
+/// queue, and the thread that closes the device at the end.
 fn pci_device(queues: u64) -> Usage {
-    Usage { descriptors: 2 * queues + 1, threads: queues }
+    Usage { descriptors: 2 * queues + 1, threads: queues + 1 }
 }
 
 /// Request queues, control queue and event queue; the signals of waiting events and of a task
@@ -133,14 +135,14 @@ fn program(machine: &MachineConfig) -> Usage {
     // input, of the machine's end and of commands, signals, their watch at start and end, log,
     // event loop.
     let base = Usage { descriptors: 11 + TRANSIENT, threads: 0 };
-    // The control thread, the console, the log, the watch of signals, a disk that is being
-    // detached, and KVM's thread that recovers huge pages (Linux 6.13).
-    let base = base + Usage { descriptors: 0, threads: 6 };
+    // The control thread, the console, the log, the watch of signals and that of stalls, a disk
+    // that is being detached, and KVM's thread that recovers huge pages (Linux 6.13).
+    let base = base + Usage { descriptors: 0, threads: 7 };
     let vcpus = u64::from(machine.vcpus);
     let vcpus = Usage { descriptors: vcpus, threads: vcpus };
     let console = match machine.console {
         ConsoleConfig::Off => 0,
-        ConsoleConfig::Stdio | ConsoleConfig::File(_) => 1,
+        ConsoleConfig::Stdio | ConsoleConfig::File { .. } => 1,
         // The listener, a client for input and for output, and the output of the one before.
         ConsoleConfig::Socket(_) => 4,
     };

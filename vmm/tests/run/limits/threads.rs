@@ -17,8 +17,9 @@ use crate::guest::{Machine, halt, signal, wait_for_text};
 const KERNEL_THREADS: [&str; 2] = ["iou-wrk-", "kvm-nx-lpage"];
 
 /// Threads that the machine needs at other times: of a detach, of the watch of signals, of four
-/// jobs of the control socket, of the last flush of each disk. And the recovery of huge pages.
-const UNUSED: u64 = 1 + 1 + 4 + 4 + 1;
+/// jobs of the control socket, of the last flush of four disks, of the close of five devices, of
+/// the queries of two SCSI disks. And the recovery of huge pages.
+const UNUSED: u64 = 1 + 1 + 4 + 4 + 5 + 2 + 1;
 
 /// A machine whose limit is the estimate runs with all of its engines, and one less is refused.
 /// All but `unused` threads run, those of the kernel not counted.
