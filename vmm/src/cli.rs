@@ -116,6 +116,9 @@ pub(crate) enum Command {
     Run {
         /// The configuration, a TOML file
         config: PathBuf,
+        /// Allow core dumps, which never have guest memory
+        #[arg(long)]
+        core_dumps: bool,
     },
     /// Serve a disk to the guest of another monitor, as a vhost-user-blk back end
     #[command(after_help = SERVE_HELP)]
@@ -125,6 +128,9 @@ pub(crate) enum Command {
         socket: PathBuf,
         /// The disk's configuration, a TOML file
         config: PathBuf,
+        /// Allow core dumps, which never have guest memory
+        #[arg(long)]
+        core_dumps: bool,
     },
     /// Check a configuration against this host and show the machine
     #[command(after_help = CHECK_EXIT_CODES)]

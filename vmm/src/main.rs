@@ -35,8 +35,8 @@ fn main() -> ExitCode {
     log::init(cli.level());
     let result: anyhow::Result<_> = match cli.command {
         Command::Check { config, json, explain } => check(&config, json, explain),
-        Command::Run { config } => run(&config),
-        Command::Serve { socket, config } => serve(&config, &socket),
+        Command::Run { config, core_dumps } => run(&config, core_dumps),
+        Command::Serve { socket, config, core_dumps } => serve(&config, &socket, core_dumps),
         Command::Ctl { target, command, json } => {
             cmd::ctl::ctl(&target, &command, json).map_err(Into::into)
         }
@@ -60,15 +60,19 @@ fn check(config: &Path, json: bool, explain: bool) -> anyhow::Result<ExitCode> {
     Ok(cmd::check::check(config, form)?)
 }
 
-/// A soft limit of descriptors is for programs that use select(2).
-fn raise_descriptor_limit() -> anyhow::Result<()> {
+/// A soft limit of descriptors is for programs that use select(2). A core dump, even without guest
+/// memory, has data of the guest in buffers and registers.
+fn set_limits(core_dumps: bool) -> anyhow::Result<()> {
+    if !core_dumps {
+        process_limits::forbid_core_dumps().context("cannot forbid core dumps")?;
+    }
     process_limits::raise_descriptor_limit().context(
         "cannot raise the soft limit of file descriptors; lower the hard one (`ulimit -Hn`)",
     )
 }
 
-fn run(config: &Path) -> anyhow::Result<ExitCode> {
-    raise_descriptor_limit()?;
+fn run(config: &Path, core_dumps: bool) -> anyhow::Result<ExitCode> {
+    set_limits(core_dumps)?;
     match config::machine_file::load(config) {
         Ok(config) => Ok(cmd::run::run(&config).map(ExitCode::from)?),
         Err(report) => {
@@ -78,8 +82,8 @@ fn run(config: &Path) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn serve(config: &Path, socket: &Path) -> anyhow::Result<ExitCode> {
-    raise_descriptor_limit()?;
+fn serve(config: &Path, socket: &Path, core_dumps: bool) -> anyhow::Result<ExitCode> {
+    set_limits(core_dumps)?;
     match config::disk_file::load(config) {
         Ok(config) => Ok(cmd::serve::serve(&config, socket)?),
         Err(report) => {

@@ -1,14 +1,16 @@
 //! The limits of this process: file descriptors, threads, and the cgroups that it is in.
 //!
-//! Any thread. Raises its own soft limit of file descriptors, and changes nothing else.
+//! Any thread. Changes its own soft limits of file descriptors and of core dumps, and nothing else.
 
 pub(crate) mod cgroup;
+mod core_dumps;
 mod descriptors;
 mod limit;
 mod threads;
 
 use std::path::Path;
 
+pub(crate) use core_dumps::forbid_core_dumps;
 pub(crate) use descriptors::raise_descriptor_limit;
 pub(crate) use limit::ProcessLimit;
 

@@ -128,6 +128,30 @@ fn a_second_signal_stops_the_guest_at_once() {
     assert_eq!(wait(&mut child).code(), Some(13));
 }
 
+/// The soft limit of a field of /proc/PID/limits (proc_pid_limits(5)).
+fn soft_limit(child: &std::process::Child, name: &str) -> String {
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.split_whitespace().next().unwrap().to_owned()
+}
+
+#[test]
+fn core_dumps_are_off_unless_asked_for() {
+    for allowed in [false, true] {
+        let more = "[console]\nfile = \"console\"";
+        let machine = Machine::with(&[print("up"), halt()], more);
+        let mut command = std::process::Command::new("prlimit");
+        command.args(["--core=4096:8192", env!("CARGO_BIN_EXE_bulkhead"), "run"]);
+        command.args(allowed.then_some("--core-dumps")).arg(machine.path("vm.toml"));
+        let mut child = command.stdin(std::process::Stdio::null()).spawn().unwrap();
+        wait_for_text(&machine.path("console"), "up");
+        let limit = soft_limit(&child, "Max core file size");
+        signal(&child, Signal::TERM);
+        assert_eq!(wait(&mut child).code(), Some(13));
+        assert_eq!(limit, if allowed { "4096" } else { "0" });
+    }
+}
+
 #[test]
 fn a_kernel_outside_of_memory_is_an_error() {
     let machine = Machine::new(&[halt()]);

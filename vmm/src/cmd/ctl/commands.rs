@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::client::{self, ClientError};
 use super::render;
 use crate::config::{self, attached};
-use crate::control::api::model::{Disk, Event, Events, Outcome, Resize, RunState, Status};
+use crate::control::api::model::{Disk, Event, Events, Outcome, Pause, Resize, RunState, Status};
 
 /// Longest wait for the end of a detach, and the interval of its queries.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -34,7 +34,11 @@ pub(crate) enum CtlCommand {
     /// Show events: soft limits reached, disks attached and detached
     Events,
     /// Stop the guest's processors
-    Pause,
+    Pause {
+        /// Wait until no request of a disk is in flight, at most ten seconds
+        #[arg(long)]
+        drain: bool,
+    },
     /// Let the guest's processors run
     Resume,
     /// Grow a disk, or adopt the new size of its file or device, and notify the guest
@@ -132,7 +136,7 @@ impl RemoteMachine<'_> {
                 status.disks.iter().map(render::stats).collect::<Vec<_>>().join("\n")
             }),
             CtlCommand::Events => self.get("/v1/events", render::events),
-            CtlCommand::Pause => self.post("/v1/pause", "", state_text),
+            CtlCommand::Pause { drain } => self.post("/v1/pause", &pause_body(*drain), state_text),
             CtlCommand::Resume => self.post("/v1/resume", "", state_text),
             CtlCommand::PowerButton => self.post("/v1/power-button", "", power_button_text),
             CtlCommand::Resize { id, size } => {
@@ -242,9 +246,11 @@ impl RemoteMachine<'_> {
 }
 
 fn state_text(outcome: &Outcome) -> String {
-    match outcome.state {
-        RunState::Running => "running\n".to_owned(),
-        RunState::Paused => "paused\n".to_owned(),
+    match (outcome.state, outcome.in_flight) {
+        (RunState::Running, _) => "running\n".to_owned(),
+        (RunState::Paused, 0) => "paused; no request is in flight\n".to_owned(),
+        (RunState::Paused, 1) => "paused; 1 request is in flight\n".to_owned(),
+        (RunState::Paused, count) => format!("paused; {count} requests are in flight\n"),
     }
 }
 
@@ -260,6 +266,10 @@ fn power_button_text(outcome: &Outcome) -> String {
 /// The path of a disk. The machine rejects an id that is not one.
 fn disk_path(id: &str) -> String {
     format!("/v1/disks/{id}")
+}
+
+fn pause_body(drain: bool) -> String {
+    if drain { serde_json::to_string(&Pause { drain }).unwrap_or_default() } else { String::new() }
 }
 
 fn resize_body(size_bytes: Option<u64>) -> String {

@@ -43,6 +43,13 @@ impl View {
         if is_paused { RunState::Paused } else { RunState::Running }
     }
 
+    /// Requests of all disks in flight.
+    pub(super) fn in_flight(&self) -> u64 {
+        let disks = self.disks.all();
+        let queues = disks.iter().flat_map(|disk| disk.control.stats());
+        queues.map(|queue| queue.in_flight.get()).sum()
+    }
+
     pub(super) fn status(&self) -> Status {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

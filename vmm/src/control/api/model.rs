@@ -35,6 +35,17 @@ pub(crate) enum RunState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     pub(crate) state: RunState,
+    /// Requests of all disks in flight.
+    pub(crate) in_flight: u64,
+}
+
+/// The body of a pause.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pause {
+    /// Answer after the requests in flight have completed.
+    #[serde(default)]
+    pub(crate) drain: bool,
 }
 
 /// The body of a resize.

@@ -2,16 +2,23 @@
 //! threads of `jobs` for the other methods.
 
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use block::{OpenError, ResizeError};
+use serde::de::DeserializeOwned;
 
 use super::collect::{DiskSnapshot, MachineView, View};
 use super::http::{Problem, Request, Response};
 use super::metrics;
-use super::model::{Outcome, Resize};
+use super::model::{Outcome, Pause, Resize};
 use crate::config::attached::{AttachRequest, AttachableDisk};
 use crate::control::{CommandError, MachineCommand};
 use crate::disks::{DiskError, HotplugError, ManagedDisk};
+
+/// Longest time for the requests in flight of a pause with `drain`. Shorter than the client's.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
 
 /// A route. A test compares the routes with `resources/openapi.json`.
 struct Route {
@@ -184,8 +191,26 @@ fn metrics_page(view: &View, parameters: &Parameters<'_>) -> Result<Response, Pr
     Ok(Response { status: 200, content_type: metrics::CONTENT_TYPE, allow: None, body })
 }
 
+/// With `drain`, blocks until no request is in flight. Requests held for ENOSPC stay in flight.
 fn pause(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
-    command(view, parameters, MachineCommand::Pause, 200)
+    let pause = optional_body::<Pause>(parameters, "a pause", "{\"drain\": true}")?;
+    let response = execute(view, MachineCommand::Pause, 200)?;
+    if !pause.drain {
+        return Ok(response);
+    }
+    let start = Instant::now();
+    while view.in_flight() > 0 {
+        if start.elapsed() > DRAIN_TIMEOUT {
+            let detail = format!(
+                "{} requests are in flight after {} s; the machine is paused",
+                view.in_flight(),
+                DRAIN_TIMEOUT.as_secs()
+            );
+            return Err(Problem::new(503, detail, "see the status, then try again or resume"));
+        }
+        thread::sleep(DRAIN_INTERVAL);
+    }
+    Ok(outcome(view, 200))
 }
 
 fn resume(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
@@ -204,6 +229,10 @@ fn command(
     success: u16,
 ) -> Result<Response, Problem> {
     parameters.require_empty_body()?;
+    execute(view, command, success)
+}
+
+fn execute(view: &View, command: MachineCommand, success: u16) -> Result<Response, Problem> {
     require_machine(view)?.commands.execute(command).map_err(|error| {
         let detail = error.to_string();
         match error {
@@ -212,7 +241,26 @@ fn command(
             CommandError::TimedOut => Problem::new(503, detail, "get the status, then try again"),
         }
     })?;
-    Ok(Response::json(success, &Outcome { state: view.state() }))
+    Ok(outcome(view, success))
+}
+
+fn outcome(view: &View, status: u16) -> Response {
+    Response::json(status, &Outcome { state: view.state(), in_flight: view.in_flight() })
+}
+
+/// The body of a request, or its default without one.
+fn optional_body<T: Default + DeserializeOwned>(
+    parameters: &Parameters<'_>,
+    purpose: &str,
+    example: &str,
+) -> Result<T, Problem> {
+    if parameters.body.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(parameters.body).map_err(|error| {
+        let remedy = format!("send {example}, or no body");
+        Problem::new(400, format!("the body is not {purpose}: {error}"), remedy)
+    })
 }
 
 fn require_machine(view: &View) -> Result<&MachineView, Problem> {
@@ -224,14 +272,8 @@ fn require_machine(view: &View) -> Result<&MachineView, Problem> {
 
 fn resize(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
     let disk = parameters.disk(view)?;
-    let resize = if parameters.body.is_empty() {
-        Resize::default()
-    } else {
-        serde_json::from_slice(parameters.body).map_err(|error| {
-            let remedy = "send {\"size_bytes\": N} with N in bytes, or no body";
-            Problem::new(400, format!("the body is not a resize: {error}"), remedy)
-        })?
-    };
+    let example = "{\"size_bytes\": N} with N in bytes";
+    let resize = optional_body::<Resize>(parameters, "a resize", example)?;
     let before = disk.control.geometry().capacity;
     let size = disk.control.resize(resize.size_bytes).map_err(|error| resize_problem(&error))?;
     tracing::info!(disk = parameters.id, before, size, "resized through the control socket");

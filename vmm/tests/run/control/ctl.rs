@@ -45,11 +45,11 @@ fn json_output() {
 #[test]
 fn commands_change_the_machine() {
     let mut rig = Rig::with_disks();
-    assert_eq!(ctl_output(&rig, &["pause"]), "paused\n");
+    assert_eq!(ctl_output(&rig, &["pause", "--drain"]), "paused; no request is in flight\n");
     assert_eq!(ctl_output(&rig, &["resume"]), "running\n");
     assert_eq!(ctl_output(&rig, &["resize", "root", "8MiB"]), "root has 8 MiB\n");
     assert_eq!(ctl_output(&rig, &["resize", "root"]), "root has 8 MiB\n");
-    assert_eq!(ctl_output(&rig, &["pause"]), "paused\n");
+    assert_eq!(ctl_output(&rig, &["pause"]), "paused; no request is in flight\n");
     let pressed = ctl_output(&rig, &["power-button"]);
     assert_eq!(pressed, "pressed the power button; the guest sees it after a resume\n");
     assert_eq!(ctl_output(&rig, &["resume"]), "running\n");
