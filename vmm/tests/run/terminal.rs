@@ -87,6 +87,21 @@ fn typed_characters_reach_the_guest() {
     assert!(same(&before, &terminal.mode()));
 }
 
+/// A job in the background would be stopped when it changes the terminal's mode or reads it.
+#[test]
+fn a_background_job_leaves_the_terminal_alone() {
+    let terminal = Terminal::open();
+    let before = terminal.mode();
+    let machine = Machine::new(&[print("up"), power_off(), halt()]);
+    let end = || terminal.user.try_clone().unwrap();
+    let mut command = std::process::Command::new("setsid");
+    command.args(["--ctty", "--wait", "sh", "-c", "set -m; \"$0\" run \"$1\" & wait $!"]);
+    command.arg(env!("CARGO_BIN_EXE_bulkhead")).arg(machine.path("vm.toml"));
+    let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+    assert_eq!(wait(&mut child).code(), Some(0));
+    assert!(same(&before, &terminal.mode()));
+}
+
 #[test]
 fn the_mode_is_restored_after_termination_signals() {
     assert_eq!(restores_mode_after(&[Signal::TERM]), Some(13));
