@@ -205,3 +205,60 @@ impl PciDevice for HostBridge {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// A device whose close waits for `released`, reports and fails.
+    struct Closing {
+        bridge: HostBridge,
+        released: Receiver<()>,
+        closed: Sender<&'static str>,
+        name: &'static str,
+    }
+
+    impl PciDevice for Closing {
+        fn config(&self) -> &ConfigSpace {
+            self.bridge.config()
+        }
+
+        fn config_write(&mut self, _: u8, _: &[u8]) {}
+
+        fn place_bar(&mut self, _: u32) {}
+
+        fn bar_read(&mut self, _: u32, _: &mut [u8]) {}
+
+        fn bar_write(&mut self, _: u32, _: &[u8]) {}
+
+        fn close(&mut self) -> io::Result<()> {
+            let _ = self.released.recv();
+            self.closed.send(self.name).unwrap();
+            Err(io::Error::other(self.name))
+        }
+    }
+
+    #[test]
+    fn a_device_that_hangs_delays_no_other_close_and_errors_are_returned() {
+        let mut root = PciRoot::new(Window { base: 0xc000_0000, len: 0x1000 });
+        let (closed, order) = channel();
+        let (release, released) = channel();
+        let mut add = |name, released| {
+            let closed = closed.clone();
+            let bridge = HostBridge::new();
+            root.add(Box::new(Closing { bridge, released, closed, name })).unwrap();
+        };
+        add("hung", released);
+        // Its sender is gone: it is released from the start.
+        add("healthy", channel().1);
+        std::thread::scope(|scope| {
+            let close = scope.spawn(|| root.close());
+            assert_eq!(order.recv().unwrap(), "healthy");
+            release.send(()).unwrap();
+            assert_eq!(order.recv().unwrap(), "hung");
+            assert_eq!(close.join().unwrap().unwrap_err().to_string(), "hung");
+        });
+    }
+}

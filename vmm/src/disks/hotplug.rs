@@ -403,10 +403,14 @@ mod tests {
             self.hotplug.disks.find(id)
         }
 
+        fn disk(id: &str, path: &Path, lun: u16) -> AttachableDisk {
+            let keys = serde_json::json!({ "path": path, "bus": "virtio-scsi", "lun": lun });
+            AttachableDisk::new(AttachRequest { id: id.into(), keys }).unwrap()
+        }
+
         /// Attaches a disk, and returns the error's message or an empty text.
         fn attach(&self, id: &str, path: &Path, lun: u16) -> String {
-            let keys = serde_json::json!({ "path": path, "bus": "virtio-scsi", "lun": lun });
-            let disk = AttachableDisk::new(AttachRequest { id: id.into(), keys }).unwrap();
+            let disk = Self::disk(id, path, lun);
             self.hotplug.attach(disk).err().map_or(String::new(), |error| error.to_string())
         }
 
@@ -423,6 +427,22 @@ mod tests {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(1 << 20).unwrap();
         image
+    }
+
+    /// The host may take long to open the image.
+    #[test]
+    fn an_attach_reserves_its_id_and_its_address() {
+        let fixture = Fixture::new(Arc::default());
+        let (image, other) = (image(), image());
+        let opening = Fixture::disk("more", image.path(), 1);
+        let (_, reservation) = fixture.hotplug.reserve(opening).unwrap();
+        let attaching = "the disk \"more\" is already being attached";
+        assert_eq!(fixture.attach("more", other.path(), 2), attaching);
+        let taken = "LUN 1 of target 0 of controller 0 is taken";
+        assert_eq!(fixture.attach("other", other.path(), 1), taken);
+        assert_eq!(fixture.attach("other", other.path(), 2), "");
+        drop(reservation);
+        assert_eq!(fixture.attach("more", image.path(), 1), "");
     }
 
     #[test]
