@@ -67,7 +67,7 @@ const fn action(action: u8, entry: CommandEntry) -> CommandEntry {
 
 /// All commands, the most frequent first.
 #[rustfmt::skip]
-static COMMANDS: [CommandEntry; 48] = [
+static COMMANDS: [CommandEntry; 50] = [
     medium(&[0x28, 0xf8, 255, 255, 255, 255, 0, 255, 255, 4], transfer::read),
     medium(&[0x2a, 0xf8, 255, 255, 255, 255, 0, 255, 255, 4], transfer::write),
     medium(&[0x88, 0xf8, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 4], transfer::read),
@@ -88,6 +88,7 @@ static COMMANDS: [CommandEntry; 48] = [
     medium(&[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 4], capacity::read_capacity_10),
     medium(&[0x2e, 0xf6, 255, 255, 255, 255, 0, 255, 255, 4], transfer::write_and_verify),
     medium(&[0x2f, 0xf6, 255, 255, 255, 255, 0, 255, 255, 4], transfer::verify),
+    medium(&[0x34, 0, 255, 255, 255, 255, 0, 255, 255, 4], transfer::prefetch),
     medium(&[0x41, 0xfe, 255, 255, 255, 255, 0, 255, 255, 4], provisioning::write_same),
     about(&[0x4d, 0x01, 255, 255, 0, 255, 255, 255, 255, 4], log::log_sense),
     about(&[0x55, 0x11, 0, 0, 0, 0, 0, 255, 255, 4], mode_select::mode_select),
@@ -107,6 +108,7 @@ static COMMANDS: [CommandEntry; 48] = [
     medium(&[0x8e, 0xf6, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 4], transfer::write_and_verify),
     medium(&[0x8f, 0xf6, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 4], transfer::verify),
     medium(&[opcode::WRITE_SAME_16, 0xff, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 4], provisioning::write_same),
+    medium(&[0x90, 0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 4], transfer::prefetch),
     action(0x10, medium(&[0x9e, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 0, 4], capacity::read_capacity_16)),
     action(0x12, medium(&[0x9e, 0x1f, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 4], get_lba_status::get_lba_status)),
     always(&[opcode::REPORT_LUNS, 0, 255, 0, 0, 0, 255, 255, 255, 255, 0, 4], inquiry::report_luns_of),

@@ -1,4 +1,4 @@
-//! Commands that read, write and verify blocks (SBC-3 §5).
+//! Commands that read, write, verify and prefetch blocks (SBC-3 §5).
 
 use ::block::{ByteRange, Durability};
 
@@ -112,6 +112,16 @@ pub(super) fn synchronize_cache(unit: &LogicalUnit, command: &Command<'_>) -> Ou
     let BlockAddress { first, count, .. } = BlockAddress::of(command.cdb);
     unit.range(first, count)?;
     Ok(Answer::Work(Job::flush()))
+}
+
+/// PRE-FETCH (10) and (16) (SBC-3 §5.9, §5.10). Reads nothing, because no data is cached here.
+/// CONDITION MET would mean that all blocks are in a cache; GOOD means that not all of them fit.
+/// IMMED only permits an earlier completion.
+pub(super) fn prefetch(unit: &LogicalUnit, command: &Command<'_>) -> Outcome {
+    let BlockAddress { first, count, .. } = BlockAddress::of(command.cdb);
+    // A count of zero means all blocks to the end: at least the first one.
+    unit.range(first, count.max(1))?;
+    good()
 }
 
 /// The range of a transfer, checked to be on the disk and within the transfer limit.

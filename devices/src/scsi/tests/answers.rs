@@ -55,6 +55,7 @@ fn block_limits_match_the_checks_of_commands() {
     assert_eq!(page.len(), 64);
     assert_eq!(page[4..8], hex("01 80 0008"), "WSNZ, 64 KiB compare and write, 4 KiB granularity");
     assert_eq!(page[8..16], hex("00010000 00000080"), "32 MiB maximum, 64 KiB optimal");
+    assert_eq!(page[16..20], [0; 4], "no limit of PRE-FETCH");
     assert_eq!(page[20..36], hex("00400000 00000100 00000008 80000000"));
     assert_eq!(page[36..44], hex("0000000000400000"));
     let page = Rig::with(DiskSetup { discard: false, ..DiskSetup::default() })

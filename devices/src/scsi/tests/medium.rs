@@ -234,6 +234,33 @@ fn compare_and_write_writes_only_what_compares() {
     assert_eq!(rig.run(&hex("28 00 00000003 00 0002 00"), &[]), Ok(new));
 }
 
+/// SBC-3 §5.9, §5.10: GOOD instead of CONDITION MET, because nothing is kept in a cache.
+#[test]
+fn prefetch_checks_its_range_and_reads_nothing() {
+    let rig = Rig::new();
+    for cdb in [
+        "34 00 00000000 00 0001 00",
+        "34 02 00000000 00 0001 00", // IMMED
+        "34 00 00000000 1f 0001 00", // GROUP NUMBER
+        "34 00 00000000 00 0800 00",
+        "34 00 000007ff 00 0001 00",
+        "34 00 00000000 00 0000 00", // to the end
+        "34 02 000007ff 00 0000 00",
+        "90 00 0000000000000000 00000800 00 00",
+        "90 02 00000000000007ff 00000001 00 00",
+        "90 00 0000000000000000 00000000 1f 00",
+        "90 02 00000000000007ff 00000000 00 00",
+    ] {
+        let outcome = rig.execute(&hex(cdb), &[]);
+        let Ok(Answer::Good { data, taken }) = outcome else { panic!("{cdb}: {outcome:?}") };
+        assert_eq!((data, taken), (vec![], 0), "{cdb}");
+    }
+    assert_eq!(rig.operations(), []);
+    // Longer than the limit of transfers, and on a disk that cannot be written.
+    let rig = Rig::with(DiskSetup { capacity: 3 << 40, read_only: true, ..DiskSetup::default() });
+    assert_eq!(rig.run(&hex("90 00 0000000000000000 ffffffff 00 00"), &[]), Ok(vec![]));
+}
+
 #[test]
 fn host_errors_map_to_sense_data() {
     let rig = Rig::new();
