@@ -453,6 +453,7 @@ Arguments:
   <CONFIG>  The configuration, a TOML file
 
 Options:
+      --core-dumps         Allow core dumps, which never have guest memory
   -v, --verbose...         Log more: -v for info, -vv for debug, -vvv for trace
       --log-level <LEVEL>  Log to standard error at LEVEL: off, error, warn, info, debug or trace
                            [default: warn]

@@ -1,7 +1,7 @@
 //! Defects that other monitors have shipped: each with one test or more that fails with the defect.
 //!
 //! The tests drive the whole stack over files and devices of this host, with both engines where
-//! they matter. Most need root and are skipped without it.
+//! they matter. Most need root.
 
 mod slow;
 mod stack;
