@@ -11,6 +11,27 @@ use rustix::process::Signal;
 
 const MIB: u64 = 1 << 20;
 
+/// A service of a loop device on a frozen store, with written data to flush.
+struct Frozen {
+    // Dropped in this order: the program ends before its device, and that before the store.
+    monitor: Monitor,
+    served: ServeProcess,
+    _device: Loop,
+    store: Ext4,
+}
+
+impl Frozen {
+    fn start() -> Self {
+        let mut store = Ext4::new(4096);
+        let device = Loop::new(&store.file(16 * MIB, 0));
+        let served = ServeProcess::start_at(&device.0, "cache = \"writeback\"");
+        let mut monitor = Monitor::start(&served.socket(), 1, 0, true);
+        monitor.write(0, 0, &[1; 8 << 10]);
+        store.freeze();
+        Self { monitor, served, _device: device, store }
+    }
+}
+
 /// Whether all threads of a process have ended, or have only to return from the kernel.
 fn is_ending(pid: u32) -> bool {
     let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
@@ -25,12 +46,8 @@ fn the_third_signal_ends_a_service_on_a_frozen_store() {
     if !needs::root() {
         return;
     }
-    let mut store = Ext4::new(4096);
-    let device = Loop::new(&store.file(16 * MIB, 0));
-    let mut served = ServeProcess::start_at(&device.0, "cache = \"writeback\"");
-    let mut monitor = Monitor::start(&served.socket(), 1, 0, true);
-    monitor.write(0, 0, &[1; 8 << 10]);
-    store.freeze();
+    let mut frozen = Frozen::start();
+    let Frozen { monitor, served, store, .. } = &mut frozen;
     let _flush = monitor.offer_write(0, 4, 0, &[]);
     monitor.publish(0);
     std::thread::sleep(Duration::from_millis(300));
@@ -39,8 +56,7 @@ fn the_third_signal_ends_a_service_on_a_frozen_store() {
     std::thread::sleep(Duration::from_millis(300));
     assert!(!is_ending(served.pid()), "the first signal waits for the requests");
     served.signal(Signal::INT);
-    served.wait_log("waiting for the host", 1);
-    served.wait_log("data (1 request in flight)", 1);
+    served.wait_log("data (1 request in flight); 1 more signal ends the program", 1);
     assert!(!is_ending(served.pid()), "the second signal waits for the flush");
     let third = Instant::now();
     served.signal(Signal::QUIT);
@@ -56,14 +72,10 @@ fn a_service_on_a_thawed_store_ends_in_order() {
     if !needs::root() {
         return;
     }
-    let mut store = Ext4::new(4096);
-    let device = Loop::new(&store.file(16 * MIB, 0));
-    let mut served = ServeProcess::start_at(&device.0, "cache = \"writeback\"");
-    let mut monitor = Monitor::start(&served.socket(), 1, 0, true);
-    monitor.write(0, 0, &[1; 8 << 10]);
-    store.freeze();
+    let mut frozen = Frozen::start();
+    let Frozen { served, store, .. } = &mut frozen;
     served.signal(Signal::TERM);
-    served.wait_log("waiting for the host for 2 s: data (being flushed)", 1);
+    served.wait_log("waiting for the host for 2 s: data (being flushed); 2 more signals end", 1);
     store.thaw();
     assert_eq!(served.wait().code(), Some(0), "{}", served.log());
 }
@@ -73,12 +85,8 @@ fn a_request_that_the_host_keeps_is_a_warning_with_its_age() {
     if !needs::root() {
         return;
     }
-    let mut store = Ext4::new(4096);
-    let device = Loop::new(&store.file(16 * MIB, 0));
-    let mut served = ServeProcess::start_at(&device.0, "cache = \"writeback\"");
-    let mut monitor = Monitor::start(&served.socket(), 1, 0, true);
-    monitor.write(0, 0, &[1; 8 << 10]);
-    store.freeze();
+    let mut frozen = Frozen::start();
+    let Frozen { monitor, served, store, .. } = &mut frozen;
     let _flush = monitor.offer_write(0, 4, 0, &[]);
     monitor.publish(0);
     // Reads complete meanwhile, so that the worker does not sleep until the flush completes.

@@ -36,8 +36,8 @@ pub(crate) fn close(
 ) -> io::Result<()> {
     let flushes: Vec<_> = disks.all().into_iter().map(Flush::start).collect();
     let disks = flushes.iter().map(|flush| Arc::clone(&flush.disk)).collect();
-    let watch =
-        SignalWatch::start(signals, EndReporter { disks, start: Instant::now(), reports: 0 });
+    let (start, taken) = (Instant::now(), signals.taken());
+    let watch = SignalWatch::start(signals, EndReporter { disks, start, taken, reports: 0 });
     let closed = close();
     flushes.into_iter().for_each(Flush::join);
     drop(watch?);
@@ -113,6 +113,8 @@ impl ClosingDisk {
 struct EndReporter {
     disks: Vec<Arc<ClosingDisk>>,
     start: Instant,
+    /// Signals since the start of the program.
+    taken: u32,
     /// Calls of [`SignalHandler::report`].
     reports: u32,
 }
@@ -123,19 +125,22 @@ impl EndReporter {
         if pending.is_empty() { "the devices".to_owned() } else { pending.join(", ") }
     }
 
-    fn print(&self, left: u32) {
+    fn print(&self) {
         let (pending, seconds) = (self.pending(), self.start.elapsed().as_secs());
-        let signals = if left == 1 { "one more signal ends" } else { "three signals end" };
+        let left = FORCING_SIGNALS.saturating_sub(self.taken);
+        let signals = if left == 1 { "signal ends" } else { "signals end" };
         log::print(format_args!(
-            "waiting for the host for {seconds} s: {pending}; {signals} the program without it"
+            "waiting for the host for {seconds} s: {pending}; {left} more {signals} the program \
+             without it"
         ));
     }
 }
 
 impl SignalHandler for EndReporter {
     fn signalled(&mut self, taken: u32) {
+        self.taken = taken;
         if taken < FORCING_SIGNALS {
-            return self.print(FORCING_SIGNALS - taken);
+            return self.print();
         }
         let pending = self.pending();
         end_at_once(&format!("ended by a signal; the host did not finish: {pending}"));
@@ -145,7 +150,7 @@ impl SignalHandler for EndReporter {
         self.reports += 1;
         // After 2, 4, 8, ... seconds.
         if self.reports.is_power_of_two() {
-            self.print(FORCING_SIGNALS);
+            self.print();
         }
     }
 }
