@@ -12,12 +12,14 @@ mod control;
 mod cpu;
 mod disks;
 mod exit;
+mod host_query;
 mod kvm;
 mod layout;
 mod log;
 mod machine;
 mod memory;
 mod notifier;
+mod process;
 mod stream;
 mod sys;
 

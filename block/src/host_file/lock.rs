@@ -46,16 +46,35 @@ fn used_permissions(read_only: bool) -> &'static [u64] {
 /// Another process holds a conflicting lock, or the host's error.
 pub(super) fn acquire(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
     share(file, read_only).map_err(|source| refused(source, file, path))?;
+    match holder_of_opposite(file, read_only) {
+        Ok(None) => Ok(()),
+        Ok(Some(ImageHolder { pid })) => Err(OpenError::InUse { path: path.into(), pid }),
+        Err(source) => Err(lock_error(source, path)),
+    }
+}
+
+/// The process that would refuse a disk with the image `file`. Queries the locks and takes none.
+///
+/// # Errors
+///
+/// The host's error.
+pub fn image_holder(file: &File, read_only: bool) -> io::Result<Option<ImageHolder>> {
+    match conflict(file, OfdLock::Shared, 0..=u64::MAX)? {
+        None => holder_of_opposite(file, read_only),
+        holder => Ok(holder),
+    }
+}
+
+/// The holder of a permission that is denied, or the one that denies a permission in use.
+fn holder_of_opposite(file: &File, read_only: bool) -> io::Result<Option<ImageHolder>> {
     let used = used_permissions(read_only).iter().map(|permission| DENIED + permission);
     let denied = DENIED_PERMISSIONS.iter().map(|permission| USED + permission);
     for byte in used.chain(denied) {
-        match conflict(file, OfdLock::Exclusive, byte..=byte) {
-            Ok(None) => {}
-            Ok(Some(Holder(pid))) => return Err(OpenError::InUse { path: path.into(), pid }),
-            Err(source) => return Err(lock_error(source, path)),
+        if let Some(holder) = conflict(file, OfdLock::Exclusive, byte..=byte)? {
+            return Ok(Some(holder));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Takes the locks for another description of a file that is [acquired](acquire).
@@ -81,7 +100,7 @@ fn refused(source: io::Error, file: &File, path: &Path) -> OpenError {
         return lock_error(source, path);
     }
     let holder = conflict(file, OfdLock::Shared, 0..=u64::MAX).ok().flatten();
-    OpenError::InUse { path: path.into(), pid: holder.and_then(|Holder(pid)| pid) }
+    OpenError::InUse { path: path.into(), pid: holder.and_then(|holder| holder.pid) }
 }
 
 fn lock_error(source: io::Error, path: &Path) -> OpenError {
@@ -133,15 +152,19 @@ pub(crate) fn query(file: &File) -> io::Result<ImageLock> {
         None => conflict(file, OfdLock::Shared, 0..=u64::MAX)?,
         writer => writer,
     };
-    if let Some(Holder(pid)) = writer {
+    if let Some(ImageHolder { pid }) = writer {
         return Ok(ImageLock::Exclusive { pid });
     }
     let reader = conflict(file, OfdLock::Exclusive, 0..=u64::MAX)?;
-    Ok(reader.map_or(ImageLock::Free, |Holder(pid)| ImageLock::Shared { pid }))
+    Ok(reader.map_or(ImageLock::Free, |ImageHolder { pid }| ImageLock::Shared { pid }))
 }
 
-/// The process that holds a conflicting lock, if it can be identified.
-struct Holder(Option<u32>);
+/// A process that holds a conflicting lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageHolder {
+    /// Its id, if the host reports it.
+    pub pid: Option<u32>,
+}
 
 /// The holder of a lock that conflicts with `requested` on `bytes`. The kernel reports no process
 /// for open-file-description locks.
@@ -149,10 +172,10 @@ fn conflict(
     file: &File,
     requested: OfdLock,
     bytes: RangeInclusive<u64>,
-) -> io::Result<Option<Holder>> {
+) -> io::Result<Option<ImageHolder>> {
     let found = ofd_lock_query(file, requested, bytes.clone())?;
     let refusal = Refusal { requested, bytes };
-    Ok(found.map(|found| Holder(found.pid.or_else(|| holder::find(file, &refusal)))))
+    Ok(found.map(|found| ImageHolder { pid: found.pid.or_else(|| holder::find(file, &refusal)) }))
 }
 
 #[cfg(test)]

@@ -109,6 +109,9 @@ fn writer_of_qemu_excludes_writers_and_readers() {
         let (code, log) = try_serve(folder.path(), keys);
         assert_eq!(code, Some(1), "{log}");
         assert!(log.contains(&format!("in use by process {pid}")), "{keys}: {log}");
+        let (code, log) = bulkhead(folder.path(), &["check", "disk.toml"]);
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains(&format!("process {pid} (qemu-storage-da) holds it")), "{log}");
     }
     drop(qemu);
     assert_eq!(inspected_lock(folder.path()), ("free".to_owned(), 0));
@@ -139,12 +142,16 @@ fn reader_of_qemu_that_denies_writes_excludes_writers() {
 #[test]
 fn reader_of_qemu_that_denies_nothing_admits_a_writer() {
     let folder = folder();
-    let _qemu = daemon(folder.path(), Use::ReadOnlyExport).unwrap();
+    let qemu = daemon(folder.path(), Use::ReadOnlyExport).unwrap();
     let mut served = serve(folder.path(), "");
     let (state, pid) = inspected_lock(folder.path());
     assert_eq!(state, "exclusive");
     assert_eq!(pid, u64::from(served.pid()), "the writer is named, not the reader");
     served.terminate();
+    let config = "[disk]\nid = \"data\"\npath = \"disk.img\"\n";
+    fs::write(folder.path().join("disk.toml"), config).unwrap();
+    let (code, log) = bulkhead(folder.path(), &["check", "disk.toml"]);
+    assert!(code == Some(0) && !log.contains("in use"), "{}: {log}", qemu.0.id());
 }
 
 #[test]

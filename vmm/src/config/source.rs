@@ -51,7 +51,7 @@ pub(super) struct KernelTable {
 }
 
 /// `[[disk]]`, or the `[disk]` of a served disk.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct DiskTable {
     pub(super) header: Span,
     pub(super) keys: KeySpans,
@@ -90,7 +90,7 @@ impl DiskTable {
 }
 
 /// The places of a table's values, by key.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct KeySpans(BTreeMap<&'static str, Option<Span>>);
 
 impl KeySpans {

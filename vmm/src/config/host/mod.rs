@@ -13,7 +13,8 @@ use toml::Spanned;
 
 use super::report::Diagnostic;
 use super::size::{MEMORY_STEP, exact_size};
-use super::source::MachineSource;
+use super::source::{DiskTable, KernelTable, MachineSource};
+use crate::host_query::HostQuery;
 use crate::memory;
 
 #[cfg(test)]
@@ -22,6 +23,53 @@ pub(super) use disk::check_disk;
 pub(crate) use disk::{image_size, same_image};
 pub(super) use file::check_control;
 pub(crate) use kernel::{KernelFormat, kernel_format_of};
+
+/// The command that a configuration is checked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A start. Waits for a slow host without limit, as opening the images does.
+    Start,
+    /// A report. Must not hang, and shows which process holds an image.
+    Report,
+}
+
+impl Purpose {
+    /// Checks the file at `path`.
+    fn check(
+        self,
+        path: &Spanned<PathBuf>,
+        check: fn(&Spanned<PathBuf>) -> Option<Diagnostic>,
+    ) -> Option<Diagnostic> {
+        if self == Self::Start {
+            return check(path);
+        }
+        let file = path.clone();
+        HostQuery::start(move || check(&file)).answer().unwrap_or_else(|error| {
+            let message = format!("`{}` could not be checked", path.get_ref().display());
+            Some(Diagnostic::error(message).at(path.span(), error.to_string()))
+        })
+    }
+}
+
+/// Checks the images of all disks.
+pub(super) fn check_disks(
+    disks: &[DiskTable],
+    purpose: Purpose,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    if purpose == Purpose::Start {
+        diagnostics.extend(disks.iter().filter_map(check_disk));
+        return disk::check_shared_images(disks.iter(), diagnostics);
+    }
+    let mut answered = Vec::new();
+    for (answer, disk) in disk::query_disks(disks).into_iter().zip(disks) {
+        if answer.is_ok() {
+            answered.push(disk);
+        }
+        diagnostics.extend(answer.unwrap_or_else(Some));
+    }
+    disk::check_shared_images(answered.into_iter(), diagnostics);
+}
 
 /// The facts about the host that checks need. Tests make them up.
 #[derive(Debug)]
@@ -48,14 +96,21 @@ impl Host {
     }
 
     /// Reports every reason that `source` cannot run here.
-    pub(super) fn check(&self, source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {
+    pub(super) fn check(
+        &self,
+        source: &MachineSource,
+        purpose: Purpose,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) {
         diagnostics.extend(self.check_kvm());
         diagnostics.extend(self.check_vcpus(source));
         diagnostics.extend(self.check_memory(source));
-        diagnostics.extend(source.kernel.image.as_ref().and_then(kernel::check_kernel));
-        diagnostics.extend(source.kernel.initramfs.as_ref().and_then(kernel::check_initramfs));
-        diagnostics.extend(source.disks.iter().filter_map(check_disk));
-        disk::check_shared_images(&source.disks, diagnostics);
+        let KernelTable { image, initramfs, .. } = &source.kernel;
+        let kernel = image.as_ref();
+        diagnostics.extend(kernel.and_then(|path| purpose.check(path, kernel::check_kernel)));
+        let initramfs = initramfs.as_ref();
+        diagnostics.extend(initramfs.and_then(|path| purpose.check(path, kernel::check_initramfs)));
+        check_disks(&source.disks, purpose, diagnostics);
         let taps = source.nets.iter().filter_map(|net| net.tap.as_ref());
         diagnostics.extend(taps.filter_map(|tap| self.check_tap(tap)));
         diagnostics.extend(file::check_console(&source.console));
