@@ -76,10 +76,11 @@ fn serve(folder: &Path, keys: &str) -> ServeProcess {
     ServeProcess::start_at(&folder.join("disk.img"), keys)
 }
 
-/// Runs the program in `folder`; its exit code and output.
+/// Runs the program in `folder`, for at most 20 s; its exit code and output.
 fn bulkhead(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let program = lab::bulkhead_binary().unwrap();
-    let run = killed_with_parent(program).args(arguments).current_dir(folder).output().unwrap();
+    let mut command = killed_with_parent("timeout");
+    let run = command.arg("20").arg(program).args(arguments).current_dir(folder).output().unwrap();
     let text = [run.stdout, run.stderr].concat();
     (run.status.code(), String::from_utf8(text).unwrap())
 }
