@@ -52,9 +52,13 @@ fn daemon(folder: &Path, how: Use) -> Result<OwnedChild, String> {
         .stdin(Stdio::null())
         .stderr(File::create(&log).unwrap())
         .spawn()
-        .expect("qemu-storage-daemon starts (package qemu-utils)");
+        .unwrap();
     let mut child = OwnedChild(child);
     let opened = wait_for(|| match child.0.try_wait().unwrap() {
+        // env(1) found no such program.
+        Some(status) if status.code() == Some(127) => {
+            panic!("qemu-storage-daemon is missing: run resources/tests/host-packages.sh")
+        }
         Some(_) => Some(false),
         None => socket.exists().then_some(true),
     });
