@@ -19,9 +19,9 @@ fn writes_in_flight(device: &Loop) -> u32 {
     inflight.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Starts a second process on the disk of `served`, which must be refused.
-fn check_refused(served: &ServeProcess, disk: &Path) {
-    let config = format!("[disk]\nid = \"data\"\npath = \"{}\"\n{KEYS}", disk.display());
+/// Starts a second process with `keys` on the disk of `served`, which must be refused.
+fn check_refused(served: &ServeProcess, disk: &Path, keys: &str) {
+    let config = format!("[disk]\nid = \"data\"\npath = \"{}\"\n{KEYS}{keys}", disk.display());
     fs::write(served.folder().join("second.toml"), config).unwrap();
     let path = served.folder().join("second.log");
     let log = File::create(&path).unwrap();
@@ -37,7 +37,8 @@ fn check_refused(served: &ServeProcess, disk: &Path) {
         None => output().contains("serving ").then_some(None),
     });
     let log = output();
-    let status = ended.flatten().unwrap_or_else(|| panic!("the disk is opened twice: {log}"));
+    let status =
+        ended.flatten().unwrap_or_else(|| panic!("the disk is opened twice: {keys} {log}"));
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("in use by another process"), "{log}");
 }
@@ -53,7 +54,10 @@ fn check_lock_outlives_process(store: &mut Ext4, device: &Loop, disk: &Path) {
     wait_for(|| (writes_in_flight(device) > 0).then_some(())).expect("the write is in flight");
     served.kill();
     assert!(writes_in_flight(device) > 0, "the write outlives the process");
-    check_refused(&served, disk);
+    // Byte locks alone refuse a reader of a block device: it does not open it with O_EXCL.
+    for keys in ["", "readonly = true\n"] {
+        check_refused(&served, disk, keys);
+    }
     assert!(writes_in_flight(device) > 0, "the write was in flight during the refusal");
     store.thaw();
     wait_for(|| (writes_in_flight(device) == 0).then_some(())).expect("the write completes");
