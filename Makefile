@@ -11,6 +11,7 @@ demo: build lab ## Boot a Debian guest that writes a file, reboots and finds it 
 	@cargo run --quiet --package lab --bin demo
 
 test: build lab-zfs ## Run everything: unit, property, hostile driver, real guests
+	@resources/tests/host-packages.sh
 	@mkdir -p $(dir $(SKIPPED)) && : >$(SKIPPED)
 	@BULKHEAD_SKIPPED=$(SKIPPED) cargo test --workspace --no-fail-fast; result=$$?; \
 	if [ -s $(SKIPPED) ]; then cat $(SKIPPED); echo "tests skipped: $$(wc -l <$(SKIPPED))"; fi; \

@@ -48,12 +48,12 @@ pub use backend::{
 pub use cache_mode::{CacheMode, FlushAction};
 pub use discard::DiscardStats;
 pub use geometry::{DiscardLimits, Geometry};
-pub use host_file::ImageLock;
+pub use host_file::{ImageHolder, ImageLock, image_holder};
 pub use log_limit::LogLimit;
 pub use memory::MemoryDisk;
 pub use named::Named;
 pub use options::{DetectZeroes, DiskOptions, EngineKind, ImageLocking, OnEnospc};
-pub use raw_file::{RawFile, Survey};
+pub use raw_file::{RawFile, StoreSpace, Survey};
 pub use request::{ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request};
 pub use segment::{Segment, Segments, gather, scatter, total_len};
 pub use space::{BackingSpace, Crossing, EnospcHold, SoftLimitState, SpaceProbe};

@@ -12,15 +12,18 @@ mod control;
 mod cpu;
 mod disks;
 mod exit;
+mod host_query;
 mod kvm;
 mod layout;
 mod log;
 mod machine;
 mod memory;
 mod notifier;
+mod process;
 mod process_limits;
 mod stream;
 mod sys;
+mod unix_socket;
 
 use std::path::Path;
 use std::process::ExitCode;

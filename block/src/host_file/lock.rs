@@ -16,7 +16,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use super::holder;
+use super::holder::{self, Refusal};
 use crate::OpenError;
 use crate::sys::{OfdLock, ofd_lock_query, ofd_lock_set};
 
@@ -46,18 +46,35 @@ fn used_permissions(read_only: bool) -> &'static [u64] {
 /// Another process holds a conflicting lock, or the host's error.
 pub(super) fn acquire(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
     share(file, read_only).map_err(|source| refused(source, file, path))?;
+    match holder_of_opposite(file, read_only) {
+        Ok(None) => Ok(()),
+        Ok(Some(ImageHolder { pid })) => Err(OpenError::InUse { path: path.into(), pid }),
+        Err(source) => Err(lock_error(source, path)),
+    }
+}
+
+/// The process that would refuse a disk with the image `file`. Queries the locks and takes none.
+///
+/// # Errors
+///
+/// The host's error.
+pub fn image_holder(file: &File, read_only: bool) -> io::Result<Option<ImageHolder>> {
+    match conflict(file, OfdLock::Shared, 0..=u64::MAX)? {
+        None => holder_of_opposite(file, read_only),
+        holder => Ok(holder),
+    }
+}
+
+/// The holder of a permission that is denied, or the one that denies a permission in use.
+fn holder_of_opposite(file: &File, read_only: bool) -> io::Result<Option<ImageHolder>> {
     let used = used_permissions(read_only).iter().map(|permission| DENIED + permission);
     let denied = DENIED_PERMISSIONS.iter().map(|permission| USED + permission);
     for byte in used.chain(denied) {
-        match ofd_lock_query(file, OfdLock::Exclusive, byte..=byte) {
-            Ok(None) => {}
-            Ok(Some(conflict)) => {
-                return Err(in_use(path, owner(conflict.pid, file)));
-            }
-            Err(source) => return Err(lock_error(source, path)),
+        if let Some(holder) = conflict(file, OfdLock::Exclusive, byte..=byte)? {
+            return Ok(Some(holder));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Takes the locks for another description of a file that is [acquired](acquire).
@@ -82,12 +99,8 @@ fn refused(source: io::Error, file: &File, path: &Path) -> OpenError {
     if !matches!(source.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) {
         return lock_error(source, path);
     }
-    let conflict = ofd_lock_query(file, OfdLock::Shared, 0..=u64::MAX).ok().flatten();
-    in_use(path, conflict.and_then(|conflict| owner(conflict.pid, file)))
-}
-
-fn in_use(path: &Path, pid: Option<u32>) -> OpenError {
-    OpenError::InUse { path: path.into(), pid }
+    let holder = conflict(file, OfdLock::Shared, 0..=u64::MAX).ok().flatten();
+    OpenError::InUse { path: path.into(), pid: holder.and_then(|holder| holder.pid) }
 }
 
 fn lock_error(source: io::Error, path: &Path) -> OpenError {
@@ -135,21 +148,34 @@ pub enum ImageLock {
 pub(crate) fn query(file: &File) -> io::Result<ImageLock> {
     let writes = USED + WRITE;
     // A writer of either monitor, or a monitor that locks the whole file to write.
-    let writer = match ofd_lock_query(file, OfdLock::Exclusive, writes..=writes)? {
-        None => ofd_lock_query(file, OfdLock::Shared, 0..=u64::MAX)?,
+    let writer = match conflict(file, OfdLock::Exclusive, writes..=writes)? {
+        None => conflict(file, OfdLock::Shared, 0..=u64::MAX)?,
         writer => writer,
     };
-    if let Some(writer) = writer {
-        return Ok(ImageLock::Exclusive { pid: owner(writer.pid, file) });
+    if let Some(ImageHolder { pid }) = writer {
+        return Ok(ImageLock::Exclusive { pid });
     }
-    let reader = ofd_lock_query(file, OfdLock::Exclusive, 0..=u64::MAX)?;
-    Ok(reader.map_or(ImageLock::Free, |reader| ImageLock::Shared { pid: owner(reader.pid, file) }))
+    let reader = conflict(file, OfdLock::Exclusive, 0..=u64::MAX)?;
+    Ok(reader.map_or(ImageLock::Free, |ImageHolder { pid }| ImageLock::Shared { pid }))
 }
 
-/// The process that holds a lock; `pid` as the kernel reports it, which is none for
-/// open-file-description locks.
-fn owner(pid: Option<u32>, file: &File) -> Option<u32> {
-    pid.or_else(|| holder::find(file))
+/// A process that holds a conflicting lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageHolder {
+    /// Its id, if the host reports it.
+    pub pid: Option<u32>,
+}
+
+/// The holder of a lock that conflicts with `requested` on `bytes`. The kernel reports no process
+/// for open-file-description locks.
+fn conflict(
+    file: &File,
+    requested: OfdLock,
+    bytes: RangeInclusive<u64>,
+) -> io::Result<Option<ImageHolder>> {
+    let found = ofd_lock_query(file, requested, bytes.clone())?;
+    let refusal = Refusal { requested, bytes };
+    Ok(found.map(|found| ImageHolder { pid: found.pid.or_else(|| holder::find(file, &refusal)) }))
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 pub(crate) use self::limits::{DirectAlignment, HostLimits, MAX_ZEROED_AT_ONCE, probe};
-pub use self::lock::ImageLock;
 pub(crate) use self::lock::query as query_lock;
+pub use self::lock::{ImageHolder, ImageLock, image_holder};
 pub(crate) use self::open::{FileKind, claim, find, reopen};
 use crate::{DiscardLimits, DiskOptions, ImageLocking, OpenError};
 

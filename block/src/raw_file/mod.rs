@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use self::survey::Survey;
+pub use self::survey::{StoreSpace, Survey};
 use crate::allocation::{QUERY_TIME, collect_within};
 use crate::clock::Clock;
 use crate::disk_state::OpenDisk;

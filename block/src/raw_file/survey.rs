@@ -1,79 +1,122 @@
-//! A disk as seen from outside, for `bulkhead disk`. Control thread only.
+//! A disk as seen from outside, for `bulkhead disk`. Any thread may query, and each query may block
+//! on the host.
 //!
 //! Takes no lock and changes no data, so that a disk can be inspected while a machine uses it.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
 use crate::host_file::{FileKind, find, probe, query_lock, reopen};
 use crate::space::Volume;
 use crate::{
-    BackingSpace, ByteOffset, ByteRange, CacheMode, DiskOptions, Extent, Extents, Geometry,
-    ImageLock, OpenError, SpaceProbe,
+    BackingSpace, ByteOffset, ByteRange, CacheMode, DiscardLimits, DiskOptions, Extent, Extents,
+    Geometry, ImageLock, OpenError, SpaceProbe,
 };
 
-/// Properties of a disk, found without using it.
+/// A disk, opened for reading.
 #[derive(Debug)]
 pub struct Survey {
     file: File,
-    /// It is a block device of the host.
-    pub is_block_device: bool,
-    /// Geometry.
+    path: PathBuf,
+    kind: FileKind,
+    options: DiskOptions,
+    /// Geometry, without discard limits.
     pub geometry: Geometry,
+    /// Bytes allocated to a file in its file system, including preallocated ones and those beyond
+    /// its end.
+    pub allocated: Option<u64>,
+}
+
+/// Space of a disk in its backing store.
+#[derive(Clone, Debug, Default)]
+pub struct StoreSpace {
     /// Name of the dataset if it is a ZFS volume.
     pub volume: Option<String>,
-    /// Bytes allocated to the file in its file system, including preallocated ones and those
-    /// beyond its end, or to the volume in its pool. `None` for other block devices.
+    /// Bytes allocated to the volume in its pool.
     pub allocated: Option<u64>,
-    /// Space of the backing store, if the host reports it.
+    /// Space of the store, if the host reports it.
     pub backing: Option<BackingSpace>,
-    /// State of the lock on the image.
-    pub lock: ImageLock,
 }
 
 impl Survey {
-    /// Inspects the disk at `path`, whose guest sees blocks of `block_size` bytes (by default as in
-    /// [`DiskOptions::block_size`]).
+    /// Opens the disk at `path`, whose guest sees blocks of `block_size` bytes (by default as in
+    /// [`DiskOptions::block_size`]), and queries its size.
     ///
     /// # Errors
     ///
     /// The host's error, or the file cannot serve as a disk.
-    pub fn of(path: &Path, block_size: Option<u32>) -> Result<Self, OpenError> {
+    pub fn open(path: &Path, block_size: Option<u32>) -> Result<Self, OpenError> {
         let host_error =
             |what| move |source| OpenError::Host { path: path.to_path_buf(), what, source };
         let (found, kind) = find(path)?;
-        let is_block_device = kind == FileKind::BlockDevice;
         let file = reopen(&found, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK)
             .map_err(host_error("open it"))?;
-        let options = DiskOptions { block_size, ..DiskOptions::new(CacheMode::WriteBack) };
+        let defaults = DiskOptions::new(CacheMode::WriteBack);
+        let options = DiskOptions { block_size, discard: false, ..defaults };
         let limits = probe(&file, path, kind, &options)?;
-        let metadata = file.metadata().map_err(host_error("query it"))?;
-        let volume = Volume::of(&file).map_err(host_error("query its dataset"))?;
-        // If `zfs` is not installed, the space is unknown.
-        let space = volume.as_ref().and_then(|volume| volume.space().ok());
-        let backing = match &volume {
-            Some(_) => space.map(|space| space.store),
-            None => SpaceProbe::of(&file)
-                .and_then(|probe| probe.measure(&file))
-                .map_err(host_error("query free space"))?,
+        // st_blocks counts 512 bytes whatever the file system's block (stat(2)).
+        let allocated = match kind {
+            FileKind::Regular => {
+                Some(file.metadata().map_err(host_error("query it"))?.blocks() * 512)
+            }
+            FileKind::BlockDevice => None,
         };
-        Ok(Self {
-            is_block_device,
-            geometry: limits.geometry,
-            // st_blocks counts 512 bytes whatever the file system's block (stat(2)).
-            allocated: match kind {
-                FileKind::Regular => Some(metadata.blocks() * 512),
-                FileKind::BlockDevice => space.map(|space| space.referenced),
-            },
-            backing,
-            volume: volume.map(Volume::into_name),
-            lock: query_lock(&file).map_err(host_error("query its lock"))?,
-            file,
+        let path = path.to_path_buf();
+        Ok(Self { file, path, kind, options, geometry: limits.geometry, allocated })
+    }
+
+    /// It is a block device of the host.
+    #[must_use]
+    pub fn is_block_device(&self) -> bool {
+        self.kind == FileKind::BlockDevice
+    }
+
+    fn host_error(&self, what: &'static str) -> impl Fn(io::Error) -> OpenError {
+        move |source| OpenError::Host { path: self.path.clone(), what, source }
+    }
+
+    /// Discard limits of the disk, if the host discards.
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub fn discard(&self) -> Result<Option<DiscardLimits>, OpenError> {
+        let options = DiskOptions { discard: true, ..self.options.clone() };
+        Ok(probe(&self.file, &self.path, self.kind, &options)?.geometry.discard)
+    }
+
+    /// Space in the backing store. Runs the program `zfs` for a volume.
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub fn space(&self) -> Result<StoreSpace, OpenError> {
+        let volume = Volume::of(&self.file).map_err(self.host_error("query its dataset"))?;
+        let Some(volume) = volume else {
+            let measured = SpaceProbe::of(&self.file).and_then(|probe| probe.measure(&self.file));
+            let backing = measured.map_err(self.host_error("query free space"))?;
+            return Ok(StoreSpace { backing, ..StoreSpace::default() });
+        };
+        // If `zfs` is not installed, the space is unknown.
+        let space = volume.space().ok();
+        Ok(StoreSpace {
+            allocated: space.map(|space| space.referenced),
+            backing: space.map(|space| space.store),
+            volume: Some(volume.into_name()),
         })
+    }
+
+    /// State of the lock on the image.
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub fn lock(&self) -> Result<ImageLock, OpenError> {
+        query_lock(&self.file).map_err(self.host_error("query its lock"))
     }
 
     /// Data and holes, from the start of the disk to its end.
@@ -83,14 +126,18 @@ impl Survey {
     }
 
     /// Reads all data and returns how many bytes of whole granules hold nothing but zeroes: what
-    /// the guest could have discarded. The granule is the discard granularity, or the logical
+    /// the guest could have discarded. The granule is the granularity of `discard`, or the logical
     /// block if nothing can be discarded. `progress` is called with the bytes of each read.
     ///
     /// # Errors
     ///
     /// The host's error.
-    pub fn count_zeroes(&self, mut progress: impl FnMut(u64)) -> io::Result<u64> {
-        let granule = self.geometry.discard.map_or(self.geometry.logical_block, |d| d.granularity);
+    pub fn count_zeroes(
+        &self,
+        discard: Option<DiscardLimits>,
+        mut progress: impl FnMut(u64),
+    ) -> io::Result<u64> {
+        let granule = discard.map_or(self.geometry.logical_block, |limits| limits.granularity);
         let granule = u64::from(granule);
         let mut zeroes = 0;
         for extent in self.extents() {
@@ -163,7 +210,7 @@ mod tests {
     #[test]
     fn the_lock_names_its_holder() {
         let image = image();
-        let lock = || Survey::of(image.path(), None).unwrap().lock;
+        let lock = || Survey::open(image.path(), None).unwrap().lock().unwrap();
         assert_eq!(lock(), ImageLock::Free);
         let pid = Some(std::process::id());
         let options = DiskOptions::new(CacheMode::WriteBack);
@@ -187,10 +234,11 @@ mod tests {
         file.write_all_at(&[1], MIB + 4097).unwrap();
         file.write_all_at(&[1], 6 * MIB + 5).unwrap();
         file.sync_all().unwrap();
-        let survey = Survey::of(image.path(), None).unwrap();
-        let granule = u64::from(survey.geometry.discard.unwrap().granularity);
+        let survey = Survey::open(image.path(), None).unwrap();
+        let discard = survey.discard().unwrap();
+        let granule = u64::from(discard.unwrap().granularity);
         let mut read = 0;
-        let zeroes = survey.count_zeroes(|bytes| read += bytes).unwrap();
+        let zeroes = survey.count_zeroes(discard, |bytes| read += bytes).unwrap();
         assert_eq!(zeroes, MIB - granule);
         assert_eq!(read, MIB + granule);
         let allocated = survey.allocated.unwrap();

@@ -5,7 +5,9 @@
 
 mod frozen_store;
 mod hostile;
+mod kill_in_flight;
 mod libblkio;
 mod program;
+mod qemu_locks;
 mod reconnect;
 mod requests;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
+use super::host::Purpose;
 use super::model::DiskConfig;
 use super::needs::EnginePolicy;
 use super::report::{Diagnostic, Report};
@@ -26,7 +27,7 @@ pub(crate) struct DiskFile {
 ///
 /// The report of every problem found. Warnings alone are no error and go to the log.
 pub(crate) fn load(path: &Path) -> Result<DiskFile, Report> {
-    match inspect_text(ConfigText::read(path)?) {
+    match inspect_text(ConfigText::read(path)?, Purpose::Start) {
         (Some(file), report) => {
             report.log_warnings();
             Ok(file)
@@ -37,7 +38,7 @@ pub(crate) fn load(path: &Path) -> Result<DiskFile, Report> {
 
 /// The disk, unless there is an error, and the report on its file; `None` for any other file.
 pub(crate) fn inspect(path: &Path) -> Option<(Option<DiskFile>, Report)> {
-    disk_text(path).map(inspect_text)
+    disk_text(path).map(|file| inspect_text(file, Purpose::Report))
 }
 
 /// The disk of the file, without checks against the host: the disk may already be served. `None`
@@ -53,12 +54,13 @@ fn disk_text(path: &Path) -> Option<ConfigText<'_>> {
     ConfigText::read(path).ok().filter(|file| parse::is_disk_file(&file.text))
 }
 
-fn inspect_text(file: ConfigText<'_>) -> (Option<DiskFile>, Report) {
+fn inspect_text(file: ConfigText<'_>, purpose: Purpose) -> (Option<DiskFile>, Report) {
     let (source, mut diagnostics) = parse::parse_disk_file(&file.text, file.folder);
     if let Some(DiskFileSource { disk, control }) = &source {
-        diagnostics.extend(disk.as_ref().and_then(host::check_disk));
+        host::check_disks(disk.as_slice(), purpose, &mut diagnostics);
         diagnostics.extend(disk.as_ref().and_then(require_virtio_blk));
-        diagnostics.extend(control.as_ref().and_then(host::check_control));
+        diagnostics
+            .extend(control.as_ref().and_then(|path| purpose.check(path, host::check_control)));
         let served = disk.clone().and_then(build::served_disk);
         let policy = EnginePolicy::probe();
         let needs = served.map(|disk| policy.served_disk(&disk, control.is_some()));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::host::{Host, check_limits};
+use super::host::{Host, Purpose, check_limits};
 use super::model::MachineConfig;
 use super::report::{Diagnostic, Report};
 use super::source::MachineSource;
@@ -15,7 +15,7 @@ use super::{build, parse};
 ///
 /// The report of every problem found. Warnings alone are no error and go to the log.
 pub(crate) fn load(path: &Path) -> Result<MachineConfig, Report> {
-    match inspect(path) {
+    match check_against_host(path, Purpose::Start) {
         (Some(config), report) => {
             report.log_warnings();
             Ok(config)
@@ -26,6 +26,10 @@ pub(crate) fn load(path: &Path) -> Result<MachineConfig, Report> {
 
 /// The machine, unless there is an error, and the report on its file.
 pub(crate) fn inspect(path: &Path) -> (Option<MachineConfig>, Report) {
+    check_against_host(path, Purpose::Report)
+}
+
+fn check_against_host(path: &Path, purpose: Purpose) -> (Option<MachineConfig>, Report) {
     match ConfigText::read(path) {
         Ok(file) if parse::is_disk_file(&file.text) => {
             let help = "serve it to another monitor with `bulkhead serve`, or write `[machine]` \
@@ -34,15 +38,19 @@ pub(crate) fn inspect(path: &Path) -> (Option<MachineConfig>, Report) {
             let diagnostic = diagnostic.in_file().help(help);
             (None, Report::new(file.name, file.text, vec![diagnostic]))
         }
-        Ok(file) => inspect_text(file, &Host::probe()),
+        Ok(file) => inspect_text(file, &Host::probe(), purpose),
         Err(report) => (None, report),
     }
 }
 
-fn inspect_text(file: ConfigText<'_>, host: &Host) -> (Option<MachineConfig>, Report) {
+fn inspect_text(
+    file: ConfigText<'_>,
+    host: &Host,
+    purpose: Purpose,
+) -> (Option<MachineConfig>, Report) {
     let (source, mut diagnostics) = parse::parse_machine(&file.text, file.folder);
     if let Some(source) = &source {
-        host.check(source, &mut diagnostics);
+        host.check(source, purpose, &mut diagnostics);
     }
     let config = source.and_then(build::machine);
     let needs = config.as_ref().map(|config| host.engines.machine(config));

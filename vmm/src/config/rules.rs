@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use block::{CacheMode, DetectZeroes, OnEnospc};
+use block::{CacheMode, DetectZeroes, ImageLocking, OnEnospc};
 
 use super::report::{Diagnostic, Span};
 use super::scsi;
@@ -31,6 +31,7 @@ pub(super) fn check(source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {
 /// Reports inconsistencies between the keys of each disk.
 pub(super) fn check_disks(disks: &[DiskTable], diagnostics: &mut Vec<Diagnostic>) {
     diagnostics.extend(disks.iter().filter_map(check_cache));
+    diagnostics.extend(disks.iter().filter_map(check_lock));
     diagnostics.extend(disks.iter().filter_map(check_hold_deadline));
     diagnostics.extend(disks.iter().filter_map(check_detect_zeroes));
     scsi::check_addresses(disks, diagnostics);
@@ -114,6 +115,15 @@ fn check_cache(disk: &DiskTable) -> Option<Diagnostic> {
         Diagnostic::warning("`cache = \"unsafe\"` ignores the guest's flushes")
             .at(span, "a host crash loses data that the guest has flushed")
             .help("write \"writeback\" for a disk whose data matters"),
+    )
+}
+
+fn check_lock(disk: &DiskTable) -> Option<Diagnostic> {
+    let span = disk.keys.span("lock").filter(|_| disk.options.lock == ImageLocking::Off)?;
+    Some(
+        Diagnostic::warning("`lock = \"off\"` does not keep other machines off the image")
+            .at(span, "a second machine that writes the image destroys its data")
+            .help("write \"on\", unless the file system of the image has no locks"),
     )
 }
 

@@ -160,10 +160,20 @@ impl NetTable {
 }
 
 /// `[console]`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum ConsoleTable {
     Stdio,
     File { path: Spanned<PathBuf>, limit: u64 },
     Socket(Spanned<PathBuf>),
     Off,
+}
+
+impl ConsoleTable {
+    /// The file or the socket.
+    pub(super) fn path(&self) -> Option<&Spanned<PathBuf>> {
+        match self {
+            Self::File { path, .. } | Self::Socket(path) => Some(path),
+            Self::Stdio | Self::Off => None,
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::output::ConsoleOutput;
+use crate::unix_socket;
 
 /// The socket and its client.
 pub(super) struct ConsoleSocket {
@@ -19,7 +20,7 @@ pub(super) struct ConsoleSocket {
 impl ConsoleSocket {
     /// Listens at `path`. A socket file without a listener is replaced.
     pub(super) fn listen(path: &Path) -> io::Result<Self> {
-        let is_abandoned = UnixStream::connect(path)
+        let is_abandoned = unix_socket::is_listened_on(path)
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
         if is_abandoned {
             fs::remove_file(path)?;

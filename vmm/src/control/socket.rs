@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +12,8 @@ use rustix::fs::{FlockOperation, Mode, fchmod, flock};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
+
+use crate::unix_socket;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 16;
@@ -52,8 +54,8 @@ impl ListeningSocket {
     pub(crate) fn bind(purpose: &'static str, path: &Path) -> Result<Self, SocketError> {
         let host = |source| SocketError::Host(purpose, path.into(), source);
         let _lock = lock_folder(path);
-        match UnixStream::connect(path) {
-            Ok(_) => return Err(SocketError::InUse(purpose, path.into())),
+        match unix_socket::is_listened_on(path) {
+            Ok(()) => return Err(SocketError::InUse(purpose, path.into())),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 // A regular file refuses connections too, and is kept.
                 remove_socket(path).map_err(host)?;
@@ -124,6 +126,7 @@ impl Drop for ListeningSocket {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
 
@@ -152,6 +155,19 @@ mod tests {
         assert!(matches!(error, SocketError::InUse(..)));
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
         UnixStream::connect(&path).expect("the first one still listens");
+    }
+
+    #[test]
+    fn a_socket_of_a_stopped_process_is_kept() {
+        const PATIENCE: Duration = Duration::from_millis(10);
+        let folder = folder();
+        let path = folder.path().join("c");
+        let _stopped = ListeningSocket::bind("test socket", &path).unwrap();
+        let connect = || unix_socket::connect(&path, PATIENCE);
+        let waiting: Vec<_> = (0..=BACKLOG).map(|_| connect().unwrap()).collect();
+        assert_eq!(connect().unwrap_err().kind(), io::ErrorKind::WouldBlock, "{waiting:?}");
+        let error = ListeningSocket::bind("test socket", &path).unwrap_err();
+        assert!(matches!(error, SocketError::InUse(..)), "{error}");
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! A client of the control socket: one request and its answer.
 
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::control::api::Problem;
+use crate::unix_socket;
 
 /// Longer than the machine needs for any request.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -27,6 +27,12 @@ pub(crate) enum ClientError {
     /// The socket belongs to another user.
     #[error("no permission to use {0}: the machine runs as another user")]
     NotAllowed(PathBuf),
+    /// The machine did not accept or answer in time.
+    #[error(
+        "the machine at {0} did not answer within {limit} s: is its process stopped?",
+        limit = TIMEOUT.as_secs()
+    )]
+    NoAnswer(PathBuf),
     /// The connection failed.
     #[error("cannot talk to the machine at {0}")]
     Io(PathBuf, #[source] io::Error),
@@ -49,9 +55,10 @@ pub(super) fn request(
     path: &str,
     body: &str,
 ) -> Result<String, ClientError> {
-    let io = |error| ClientError::Io(socket.into(), error);
+    let io = |error| client_error(socket, error);
     let not_bulkhead = || ClientError::NotBulkhead(socket.into());
-    let mut stream = UnixStream::connect(socket).map_err(|error| connect_error(socket, error))?;
+    let mut stream =
+        unix_socket::connect(socket, TIMEOUT).map_err(|error| client_error(socket, error))?;
     stream.set_read_timeout(Some(TIMEOUT)).map_err(io)?;
     stream.set_write_timeout(Some(TIMEOUT)).map_err(io)?;
     let length = body.len();
@@ -69,12 +76,13 @@ pub(super) fn request(
     Err(ClientError::Refused(problem))
 }
 
-fn connect_error(socket: &Path, error: io::Error) -> ClientError {
+fn client_error(socket: &Path, error: io::Error) -> ClientError {
     let socket = socket.to_owned();
     match error.kind() {
         io::ErrorKind::NotFound => ClientError::NoSocket(socket),
         io::ErrorKind::ConnectionRefused => ClientError::NotRunning(socket),
         io::ErrorKind::PermissionDenied => ClientError::NotAllowed(socket),
+        io::ErrorKind::WouldBlock => ClientError::NoAnswer(socket),
         _ => ClientError::Io(socket, error),
     }
 }

@@ -1,15 +1,17 @@
 //! The result of `bulkhead disk inspect`, as text and as JSON. Pure, except for process names.
 
-use std::fs;
+use std::collections::BTreeMap;
 
-use block::{DiscardLimits, Extent, Geometry, ImageLock, Named, Survey};
+use block::{DiscardLimits, Extent, Geometry, ImageLock, Named, StoreSpace, Survey};
 use clap::builder::styling::Style;
 use serde_json::{Value, json};
 
 use super::extent_map::percent;
+use super::facts::{Fact, Facts};
 use super::selection::SelectedDisk;
 use crate::cmd::sanitize::sanitize;
 use crate::config::{DiskConfig, human_size};
+use crate::process;
 
 const BOLD: Style = Style::new().bold();
 
@@ -17,10 +19,15 @@ const BOLD: Style = Style::new().bold();
 pub(super) struct Inspection<'d> {
     selected: &'d SelectedDisk,
     survey: &'d Survey,
-    data: ExtentSum,
-    holes: ExtentSum,
-    /// Bytes in whole granules of zeroes, if they were counted.
-    zeroes: Option<u64>,
+    facts: &'d Facts,
+}
+
+/// The fact as shown by `show`, or the reason that it is missing.
+fn shown<T>(fact: &Fact<T>, show: impl FnOnce(&T) -> String) -> String {
+    match fact {
+        Ok(fact) => show(fact),
+        Err(reason) => format!("could not be learned: {}", sanitize(reason)),
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,8 +37,10 @@ struct ExtentSum {
 }
 
 impl ExtentSum {
-    fn of<'e>(extents: impl Iterator<Item = &'e Extent>) -> Self {
-        extents.fold(Self::default(), |sum, extent| Self {
+    /// The extents of data, or the holes.
+    fn of(extents: &[Extent], data: bool) -> Self {
+        let matching = extents.iter().filter(|extent| extent.data == data);
+        matching.fold(Self::default(), |sum, extent| Self {
             extents: sum.extents + 1,
             bytes: sum.bytes + extent.range.len,
         })
@@ -48,85 +57,71 @@ impl ExtentSum {
 }
 
 impl<'d> Inspection<'d> {
-    pub(super) fn new(
-        selected: &'d SelectedDisk,
-        survey: &'d Survey,
-        extents: &[Extent],
-        zeroes: Option<u64>,
-    ) -> Self {
-        let data = ExtentSum::of(extents.iter().filter(|extent| extent.data));
-        let holes = ExtentSum::of(extents.iter().filter(|extent| !extent.data));
-        Self { selected, survey, data, holes, zeroes }
+    pub(super) fn new(selected: &'d SelectedDisk, survey: &'d Survey, facts: &'d Facts) -> Self {
+        Self { selected, survey, facts }
     }
 
     pub(super) fn text(&self) -> String {
         let Geometry { capacity, logical_block, physical_block, .. } = self.survey.geometry;
-        let kind = match &self.survey.volume {
+        let volume = self.facts.space.as_ref().ok().and_then(|space| space.volume.as_deref());
+        let kind = match volume {
             Some(dataset) => format!("ZFS volume {}", sanitize(dataset)),
-            None if self.survey.is_block_device => "block device".to_owned(),
+            None if self.survey.is_block_device() => "block device".to_owned(),
             None => "image file".to_owned(),
         };
         let path = sanitize(&self.selected.path.display().to_string());
         let size = human_size(capacity);
-        let mut rows = vec![
-            (
-                "size",
-                format!(
-                    "{capacity} bytes, in blocks of {logical_block} ({physical_block} physical)"
-                ),
-            ),
-            ("allocated", self.allocated()),
-        ];
-        if !self.survey.is_block_device {
-            rows.push(("data", self.data.text()));
-            rows.push(("holes", self.holes.text()));
+        let blocks = format!("in blocks of {logical_block} ({physical_block} physical)");
+        let mut rows =
+            vec![("size", format!("{capacity} bytes, {blocks}")), ("allocated", self.allocated())];
+        if !self.survey.is_block_device() {
+            let extents = &self.facts.extents;
+            rows.push(("data", shown(extents, |extents| ExtentSum::of(extents, true).text())));
+            rows.push(("holes", shown(extents, |extents| ExtentSum::of(extents, false).text())));
         }
-        rows.push(("granularity", self.granularity()));
+        rows.push(("granularity", shown(&self.facts.discard, |limits| granularity(*limits))));
         rows.push(("a trim frees", self.reclaimable()));
         rows.push(("cache mode", self.cache_mode()));
-        rows.push(("used by", self.user()));
-        rows.push(("stored on", self.store()));
+        rows.push(("used by", shown(&self.facts.lock, |lock| user(*lock))));
+        rows.push(("stored on", shown(&self.facts.space, store)));
         let rows: String =
             rows.iter().map(|(name, value)| format!("  {name:<12}  {value}\n")).collect();
         format!("{BOLD}{path}{BOLD:#}: {kind}, {size}\n\n{rows}")
     }
 
+    /// Bytes allocated in the file system of an image or the pool of a volume.
+    fn allocated_bytes(&self) -> Fact<Option<u64>> {
+        match (self.survey.allocated, &self.facts.space) {
+            (Some(bytes), _) => Ok(Some(bytes)),
+            (None, Ok(space)) => Ok(space.allocated),
+            (None, Err(reason)) => Err(reason.clone()),
+        }
+    }
+
     fn allocated(&self) -> String {
-        match self.survey.allocated {
+        shown(&self.allocated_bytes(), |allocated| match *allocated {
             Some(bytes) => {
                 let share = percent(bytes, self.survey.geometry.capacity);
                 format!("{} of the host's space ({share} of its size)", human_size(bytes))
             }
             None => "not reported by the device".to_owned(),
-        }
-    }
-
-    fn granularity(&self) -> String {
-        match self.survey.geometry.discard {
-            Some(DiscardLimits { granularity, alignment: 0, .. }) => {
-                format!("the host frees multiples of {}", human_size(granularity.into()))
-            }
-            Some(DiscardLimits { granularity, alignment, .. }) => format!(
-                "the host frees multiples of {}, from an offset of {}",
-                human_size(granularity.into()),
-                human_size(alignment.into())
-            ),
-            None => "the host cannot discard".to_owned(),
-        }
+        })
     }
 
     fn reclaimable(&self) -> String {
-        match (self.survey.geometry.discard, self.zeroes, self.survey.allocated) {
-            (None, ..) => "nothing".to_owned(),
-            (_, Some(zeroes), _) => format!(
-                "at least the {} of zeroes; only the guest knows its further free space",
-                human_size(zeroes)
-            ),
-            (_, None, Some(allocated)) => format!(
+        match (&self.facts.discard, &self.facts.zeroes, self.allocated_bytes()) {
+            (Ok(None), ..) => "nothing".to_owned(),
+            (_, Some(zeroes), _) => shown(zeroes, |zeroes| {
+                let zeroes = human_size(*zeroes);
+                format!(
+                    "at least the {zeroes} of zeroes; only the guest knows its further free space"
+                )
+            }),
+            (_, None, Ok(Some(allocated))) => format!(
                 "at most {}, as far as the guest does not use it; --scan counts zeroes",
                 human_size(allocated)
             ),
-            (_, None, None) => {
+            (_, None, Ok(None) | Err(_)) => {
                 "the space that the guest does not use; --scan counts zeroes".to_owned()
             }
         }
@@ -139,71 +134,95 @@ impl<'d> Inspection<'d> {
         }
     }
 
-    fn user(&self) -> String {
-        let process = |pid: Option<u32>| match pid {
-            Some(pid) => format!("process {pid}{}", name_of(pid)),
-            None => "a process that only root can identify".to_owned(),
-        };
-        match self.survey.lock {
-            ImageLock::Free => "no process".to_owned(),
-            ImageLock::Shared { pid } => format!("{}, which reads it", process(pid)),
-            ImageLock::Exclusive { pid } => format!("{}, which writes it", process(pid)),
-        }
-    }
-
-    fn store(&self) -> String {
-        match self.survey.backing {
-            Some(space) => format!(
-                "{} used of {} ({}), {} left",
-                human_size(space.used),
-                human_size(space.total()),
-                percent(space.used, space.total()),
-                human_size(space.available)
-            ),
-            None => "a store whose free space the host does not report".to_owned(),
-        }
-    }
-
     pub(super) fn json(&self) -> String {
-        let Survey { geometry, allocated, backing, is_block_device, volume, lock, .. } =
-            self.survey;
+        let Facts { discard, space, lock, extents, zeroes } = self.facts;
+        let is_block_device = self.survey.is_block_device();
         // A block device does not report its extents.
-        let reported = |sum: ExtentSum| if *is_block_device { Value::Null } else { sum.json() };
-        let (lock, pid) = match *lock {
-            ImageLock::Free => ("free", None),
-            ImageLock::Shared { pid } => ("shared", pid),
-            ImageLock::Exclusive { pid } => ("exclusive", pid),
+        let sum = |data| match extents {
+            Ok(extents) if !is_block_device => ExtentSum::of(extents, data).json(),
+            _ => Value::Null,
         };
+        let lock_json = lock.as_ref().map_or(Value::Null, |lock| {
+            let (state, pid) = match *lock {
+                ImageLock::Free => ("free", None),
+                ImageLock::Shared { pid } => ("shared", pid),
+                ImageLock::Exclusive { pid } => ("exclusive", pid),
+            };
+            json!({ "state": state, "pid": pid })
+        });
+        let unknown = [
+            ("discard", discard.as_ref().err()),
+            ("backing", space.as_ref().err()),
+            ("lock", lock.as_ref().err()),
+            ("data", extents.as_ref().err()),
+            ("zero_bytes", zeroes.as_ref().and_then(|zeroes| zeroes.as_ref().err())),
+        ];
+        let unknown: BTreeMap<_, _> =
+            unknown.into_iter().filter_map(|(name, reason)| Some((name, reason?))).collect();
+        let geometry = self.survey.geometry;
+        let space = space.as_ref().ok();
         let answer = json!({
             "path": self.selected.path.display().to_string(),
             "id": self.selected.config.as_ref().map(DiskConfig::id),
-            "kind": if *is_block_device { "block device" } else { "file" },
-            "zfs_volume": volume,
+            "kind": if is_block_device { "block device" } else { "file" },
+            "zfs_volume": space.and_then(|space| space.volume.as_ref()),
             "size_bytes": geometry.capacity,
             "logical_block_bytes": geometry.logical_block,
             "physical_block_bytes": geometry.physical_block,
-            "allocated_bytes": allocated,
-            "data": reported(self.data),
-            "holes": reported(self.holes),
-            "discard": geometry.discard.map(|limits| json!({
+            "allocated_bytes": self.allocated_bytes().ok().flatten(),
+            "data": sum(true),
+            "holes": sum(false),
+            "discard": discard.as_ref().ok().copied().flatten().map(|limits| json!({
                 "granularity_bytes": limits.granularity,
                 "alignment_bytes": limits.alignment,
             })),
-            "zero_bytes": self.zeroes,
+            "zero_bytes": zeroes.as_ref().and_then(|zeroes| zeroes.as_ref().ok()),
             "cache": self.selected.config.as_ref().map(|config| config.options.cache.name()),
-            "lock": { "state": lock, "pid": pid },
-            "backing": backing.map(|space| json!({
+            "lock": lock_json,
+            "backing": space.and_then(|space| space.backing).map(|space| json!({
                 "used_bytes": space.used,
                 "available_bytes": space.available,
             })),
+            "unknown": unknown,
         });
         format!("{answer:#}\n")
     }
 }
 
-/// The name of a process, in parentheses.
-fn name_of(pid: u32) -> String {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    let name = sanitize(name.trim_end());
-    if name.is_empty() { name } else { format!(" ({name})") }
+fn granularity(discard: Option<DiscardLimits>) -> String {
+    match discard {
+        Some(DiscardLimits { granularity, alignment: 0, .. }) => {
+            format!("the host frees multiples of {}", human_size(granularity.into()))
+        }
+        Some(DiscardLimits { granularity, alignment, .. }) => format!(
+            "the host frees multiples of {}, from an offset of {}",
+            human_size(granularity.into()),
+            human_size(alignment.into())
+        ),
+        None => "the host cannot discard".to_owned(),
+    }
+}
+
+fn user(lock: ImageLock) -> String {
+    let process = |pid: Option<u32>| {
+        pid.map_or_else(|| "a process that only root can identify".to_owned(), process::describe)
+    };
+    match lock {
+        ImageLock::Free => "no process".to_owned(),
+        ImageLock::Shared { pid } => format!("{}, which reads it", process(pid)),
+        ImageLock::Exclusive { pid } => format!("{}, which writes it", process(pid)),
+    }
+}
+
+fn store(space: &StoreSpace) -> String {
+    match space.backing {
+        Some(space) => format!(
+            "{} used of {} ({}), {} left",
+            human_size(space.used),
+            human_size(space.total()),
+            percent(space.used, space.total()),
+            human_size(space.available)
+        ),
+        None => "a store whose free space the host does not report".to_owned(),
+    }
 }

@@ -1,22 +1,24 @@
 //! `bulkhead disk`: inspects a disk from outside, whether or not a machine uses it.
 
 mod extent_map;
+mod facts;
 mod inspection;
 mod progress;
 mod selection;
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use block::{Extent, OpenError, Survey};
+use block::{OpenError, Survey};
 use clap::Subcommand;
 
+use self::facts::{ExtentQuery, Facts};
 use self::inspection::Inspection;
-use self::progress::ProgressLine;
 use self::selection::{DiskName, SelectedDisk};
 use crate::exit::Exit;
+use crate::host_query::HostQuery;
 
 /// A view of a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
@@ -54,47 +56,55 @@ pub(crate) fn disk(command: &DiskCommand, json: bool) -> anyhow::Result<ExitCode
         }
     };
     let survey = survey(&selected)?;
-    let text = match command {
+    let (text, exit) = match command {
         DiskCommand::Inspect { scan, .. } => {
-            let extents = extents(&survey, &selected.path)?;
-            let zeroes = if *scan { Some(scan_zeroes(&survey, &extents)?) } else { None };
-            let inspection = Inspection::new(&selected, &survey, &extents, zeroes);
-            if json { inspection.json() } else { inspection.text() }
+            let facts = Facts::query(&survey, *scan);
+            let exit = if facts.is_incomplete() { Exit::Failed.into() } else { ExitCode::SUCCESS };
+            let inspection = Inspection::new(&selected, &survey, &facts);
+            (if json { inspection.json() } else { inspection.text() }, exit)
         }
         DiskCommand::Map { width, .. } => {
-            let size = survey.geometry.capacity;
-            match extents(&survey, &selected.path)? {
-                _ if survey.is_block_device => extent_map::unknown(size, survey.allocated, json),
-                extents if json => extent_map::json(size, &extents),
-                extents => extent_map::draw(size, &extents, *width),
-            }
+            (map(&survey, &selected, *width, json)?, ExitCode::SUCCESS)
         }
     };
     print(&text)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(exit)
 }
 
-fn survey(selected: &SelectedDisk) -> anyhow::Result<Survey> {
+fn survey(selected: &SelectedDisk) -> anyhow::Result<Arc<Survey>> {
     let block_size = selected.config.as_ref().and_then(|config| config.options.block_size);
-    Survey::of(&selected.path, block_size).map_err(|error| match &error {
+    let (path, shown) = (selected.path.clone(), selected.path.display());
+    let answer = HostQuery::start(move || Survey::open(&path, block_size)).answer();
+    let answer = answer.with_context(|| format!("{shown}: could not be learned"))?;
+    answer.map(Arc::new).map_err(|error| match &error {
         OpenError::Host { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-            let path = selected.path.display();
-            anyhow!("there is no disk {path}; to name a disk by its id, add --config CONFIG")
+            anyhow!("there is no disk {shown}; to name a disk by its id, add --config CONFIG")
         }
         // The message of these errors includes their source.
         error => anyhow!("{error}"),
     })
 }
 
-fn extents(survey: &Survey, path: &Path) -> anyhow::Result<Vec<Extent>> {
-    let extents: io::Result<_> = survey.extents().collect();
-    extents.with_context(|| format!("cannot map the data of {}", path.display()))
-}
-
-fn scan_zeroes(survey: &Survey, extents: &[Extent]) -> anyhow::Result<u64> {
-    let data = extents.iter().filter(|extent| extent.data).map(|extent| extent.range.len).sum();
-    let mut progress = ProgressLine::new("reading", data);
-    survey.count_zeroes(|bytes| progress.advance(bytes)).context("cannot read the disk")
+fn map(
+    survey: &Arc<Survey>,
+    selected: &SelectedDisk,
+    width: Option<u16>,
+    json: bool,
+) -> anyhow::Result<String> {
+    let size = survey.geometry.capacity;
+    let path = selected.path.display();
+    if survey.is_block_device() {
+        let space = facts::space(survey).map_err(|reason| anyhow!("{path}: {reason}"))?;
+        return Ok(extent_map::unknown(size, space.allocated, json));
+    }
+    let extents = ExtentQuery::start(survey).collect();
+    let extents =
+        extents.with_context(|| format!("data and holes of {path}: could not be learned"))?;
+    Ok(if json {
+        extent_map::json(size, &extents)
+    } else {
+        extent_map::draw(size, &extents, width)
+    })
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use block::SpaceProbe;
+use block::{ImageLocking, SpaceProbe};
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use rustix::io::Errno;
 
@@ -13,6 +13,8 @@ use super::file::NamedFile;
 use crate::config::model::DiskConfig;
 use crate::config::report::{Diagnostic, Span};
 use crate::config::source::DiskTable;
+use crate::host_query::HostQuery;
+use crate::process;
 
 const IMAGE: &str = "disk image";
 const IMAGE_HELP: &str = "name an image file, or a block device such as /dev/zvol/tank/root";
@@ -31,6 +33,46 @@ pub(in crate::config) fn check_disk(disk: &DiskTable) -> Option<Diagnostic> {
             .or_else(|| check_soft_limit(disk, &image, &file)),
         Err(diagnostic) => Some(diagnostic),
     }
+}
+
+/// Checks the images for a command that must not hang. The error is that of an image whose host
+/// does not answer: no other check may access it.
+pub(super) fn query_disks(disks: &[DiskTable]) -> Vec<Result<Option<Diagnostic>, Diagnostic>> {
+    let queries: Vec<_> = disks
+        .iter()
+        .map(|disk| {
+            let disk = disk.clone();
+            HostQuery::start(move || check_disk(&disk).or_else(|| check_holder(&disk)))
+        })
+        .collect();
+    let answers = queries.into_iter().zip(disks);
+    answers.map(|(query, disk)| query.answer().map_err(|error| unanswered(disk, &error))).collect()
+}
+
+fn unanswered(disk: &DiskTable, error: &io::Error) -> Diagnostic {
+    let (path, span) = (disk.path.display(), disk.keys.span("path"));
+    let problem = Diagnostic::error(format!("the {IMAGE} `{path}` could not be checked"));
+    let problem = match span {
+        Some(span) => problem.at(span, error.to_string()),
+        None => problem.at(disk.header.clone(), error.to_string()),
+    };
+    problem.help("see whether its store hangs: `dmesg` has the host's errors")
+}
+
+/// Whether another process holds the image. A start does not check that: it retries for a second,
+/// as the holder may just have been killed.
+fn check_holder(disk: &DiskTable) -> Option<Diagnostic> {
+    let (path, span) = disk.image()?;
+    let image = NamedFile { purpose: IMAGE, path, span, create: None };
+    let file = image.open().ok()?;
+    let holder = block::image_holder(&file, disk.options.read_only).ok()??;
+    let holder = holder.pid.map_or_else(|| "another process".to_owned(), process::describe);
+    let message = format!("the {IMAGE} `{}` is in use", image.path.display());
+    let in_use = Diagnostic::warning(message).at(image.span, format!("{holder} holds it"));
+    Some(in_use.help(match disk.options.lock {
+        ImageLocking::On => "a start is refused until that process ends",
+        ImageLocking::Off => "end it: a second machine that writes the image destroys its data",
+    }))
 }
 
 fn check_type(image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {
@@ -129,9 +171,12 @@ pub(crate) fn same_image(one: &DiskConfig, other: &DiskConfig) -> bool {
 }
 
 /// Two writers of one image corrupt it, and so does one writer beside a reader.
-pub(super) fn check_shared_images(disks: &[DiskTable], diagnostics: &mut Vec<Diagnostic>) {
+pub(super) fn check_shared_images<'d>(
+    disks: impl Iterator<Item = &'d DiskTable>,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
     let mut seen: Vec<((bool, u64, u64), bool, Span)> = Vec::new();
-    for disk in disks.iter().filter(|disk| !disk.keys.is_invalid("readonly")) {
+    for disk in disks.filter(|disk| !disk.keys.is_invalid("readonly")) {
         let Some((path, span)) = disk.image() else { continue };
         let Some(identity) = identity(path) else { continue };
         let read_only = disk.options.read_only;

@@ -3,7 +3,6 @@
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -11,6 +10,7 @@ use toml::Spanned;
 
 use crate::config::report::{Diagnostic, Span};
 use crate::config::source::{ConsoleTable, DiskTable};
+use crate::unix_socket;
 
 const PATH_HELP: &str = "a relative path starts at this file's directory";
 
@@ -112,7 +112,7 @@ fn is_image(file: &NamedFile<'_>, disks: &[DiskTable]) -> Option<Diagnostic> {
 pub(in crate::config) fn check_control(path: &Spanned<PathBuf>) -> Option<Diagnostic> {
     let socket = NamedFile::new("control socket", path);
     let in_use = || {
-        UnixStream::connect(socket.path).ok()?;
+        unix_socket::is_listened_on(socket.path).ok()?;
         let in_use = socket.error("is in use", "another machine listens on it");
         Some(in_use.help("give each machine its own socket, or end the other one"))
     };

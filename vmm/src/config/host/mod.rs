@@ -15,7 +15,8 @@ use toml::Spanned;
 
 use super::needs::EnginePolicy;
 use super::report::Diagnostic;
-use super::source::MachineSource;
+use super::source::{DiskTable, KernelTable, MachineSource};
+use crate::host_query::HostQuery;
 use crate::memory::AvailableMemory;
 use crate::process_limits::ProcessLimits;
 
@@ -26,6 +27,53 @@ pub(crate) use disk::{image_size, same_image};
 pub(super) use file::check_control;
 pub(crate) use kernel::{KernelFormat, kernel_format_of};
 pub(super) use limits::check_limits;
+
+/// The command that a configuration is checked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A start. Waits for a slow host without limit, as opening the images does.
+    Start,
+    /// A report. Must not hang, and shows which process holds an image.
+    Report,
+}
+
+impl Purpose {
+    /// Checks the file at `path`.
+    pub(super) fn check(
+        self,
+        path: &Spanned<PathBuf>,
+        check: impl FnOnce(&Spanned<PathBuf>) -> Option<Diagnostic> + Send + 'static,
+    ) -> Option<Diagnostic> {
+        if self == Self::Start {
+            return check(path);
+        }
+        let file = path.clone();
+        HostQuery::start(move || check(&file)).answer().unwrap_or_else(|error| {
+            let message = format!("`{}` could not be checked", path.get_ref().display());
+            Some(Diagnostic::error(message).at(path.span(), error.to_string()))
+        })
+    }
+}
+
+/// Checks the images of all disks.
+pub(super) fn check_disks(
+    disks: &[DiskTable],
+    purpose: Purpose,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    if purpose == Purpose::Start {
+        diagnostics.extend(disks.iter().filter_map(check_disk));
+        return disk::check_shared_images(disks.iter(), diagnostics);
+    }
+    let mut answered = Vec::new();
+    for (answer, disk) in disk::query_disks(disks).into_iter().zip(disks) {
+        if answer.is_ok() {
+            answered.push(disk);
+        }
+        diagnostics.extend(answer.unwrap_or_else(Some));
+    }
+    disk::check_shared_images(answered.into_iter(), diagnostics);
+}
 
 /// The facts about the host that checks need. Tests make them up.
 #[derive(Debug)]
@@ -55,18 +103,30 @@ impl Host {
     }
 
     /// Reports every reason that `source` cannot run here.
-    pub(super) fn check(&self, source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {
+    pub(super) fn check(
+        &self,
+        source: &MachineSource,
+        purpose: Purpose,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) {
         diagnostics.extend(self.check_kvm());
         diagnostics.extend(self.check_vcpus(source));
         diagnostics.extend(memory::check_memory(source, &self.memory));
-        diagnostics.extend(source.kernel.image.as_ref().and_then(kernel::check_kernel));
-        diagnostics.extend(source.kernel.initramfs.as_ref().and_then(kernel::check_initramfs));
-        diagnostics.extend(source.disks.iter().filter_map(check_disk));
-        disk::check_shared_images(&source.disks, diagnostics);
+        let KernelTable { image, initramfs, .. } = &source.kernel;
+        let kernel = image.as_ref();
+        diagnostics.extend(kernel.and_then(|path| purpose.check(path, kernel::check_kernel)));
+        let initramfs = initramfs.as_ref();
+        diagnostics.extend(initramfs.and_then(|path| purpose.check(path, kernel::check_initramfs)));
+        check_disks(&source.disks, purpose, diagnostics);
         let taps = source.nets.iter().filter_map(|net| net.tap.as_ref());
         diagnostics.extend(taps.filter_map(|tap| self.check_tap(tap)));
-        diagnostics.extend(file::check_console(&source.console, &source.disks));
-        diagnostics.extend(source.control.as_ref().and_then(check_control));
+        let console = source.console.path().and_then(|path| {
+            let (console, disks) = (source.console.clone(), source.disks.clone());
+            purpose.check(path, move |_| file::check_console(&console, &disks))
+        });
+        diagnostics.extend(console);
+        let control = source.control.as_ref();
+        diagnostics.extend(control.and_then(|path| purpose.check(path, check_control)));
     }
 
     fn check_kvm(&self) -> Option<Diagnostic> {

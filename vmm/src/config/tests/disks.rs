@@ -80,6 +80,21 @@ fn invalid_values_of_disk_keys() {
     assert_eq!(report_with_base(&format!("{disk}on_enospc='hold'\nhold_deadline='90s'\n")), "");
 }
 
+#[test]
+fn disabled_lock_is_a_warning() {
+    let disk = "[[disk]]\nid='a'\npath='a'\nlock=";
+    assert_eq!(report_with_base(&format!("{disk}'on'\n")), "");
+    assert_data_eq!(
+        report_with_base(&format!("{disk}'off'\n")),
+        str![[r#"
+warning: `lock = "off"` does not keep other machines off the image
+  'off'  <- a second machine that writes the image destroys its data
+  write "on", unless the file system of the image has no locks
+
+"#]]
+    );
+}
+
 /// Every key of a disk, each with a value that is not the default.
 const ALL_KEYS: &str = "[[disk]]
 id = 'all'
@@ -113,7 +128,7 @@ fn check_json_shows_the_value_of_every_disk_key() {
     }
     let text = format!("[machine]\nvcpus=4\nmemory='64MiB'\n[kernel]\nimage='k'\n{ALL_KEYS}");
     let (source, diagnostics) = parse::parse_machine(&text, Path::new(""));
-    assert_eq!(diagnostics, []);
+    assert!(diagnostics.iter().all(|d| d.severity == Severity::Warning), "{diagnostics:?}");
     let disks = source.map(build::machine).unwrap().unwrap().disks;
     let [all, default] = disks.as_slice() else { panic!("{disks:?}") };
     let (all, default) = (disk_keys::to_json(all), disk_keys::to_json(default));

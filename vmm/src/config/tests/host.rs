@@ -49,7 +49,7 @@ impl HostFixture {
 
     pub(super) fn report(&self, text: &str) -> String {
         let (source, mut diagnostics) = parse::parse_machine(text, self.folder.path());
-        self.facts.check(&source.unwrap(), &mut diagnostics);
+        self.facts.check(&source.unwrap(), Purpose::Report, &mut diagnostics);
         lines(text, diagnostics).replace(self.folder.path().to_str().unwrap(), "/vm")
     }
 

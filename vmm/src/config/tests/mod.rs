@@ -20,7 +20,7 @@ use snapbox::{assert_data_eq, str};
 use tempfile::TempDir;
 
 use self::host::HostFixture;
-use super::host::{Host, check_direct};
+use super::host::{Host, Purpose, check_direct};
 use super::report::{Diagnostic, Location, Severity};
 use super::{MachineConfig, Report, build, disk_keys, parse, size, value};
 
