@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use fixtures::host::Loop;
 use fixtures::{Ext4, PATIENCE};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
@@ -54,6 +55,8 @@ pub(crate) struct Occurrences {
 /// The processes and their active disturbances.
 pub(crate) struct Disturber {
     pub(crate) processes: Vec<Process>,
+    /// Before the store that it is on.
+    pub(crate) device: Option<Loop>,
     pub(crate) store: Ext4,
     pub(crate) group: Option<MemoryGroup>,
     pub(crate) occurrences: BTreeMap<Disturbance, Occurrences>,
@@ -63,11 +66,12 @@ pub(crate) struct Disturber {
 }
 
 impl Disturber {
-    pub(crate) fn new(processes: Vec<Process>, store: Ext4, group: Option<MemoryGroup>) -> Self {
+    pub(crate) fn new(processes: Vec<Process>, store: Ext4, device: Loop) -> Self {
         Self {
             processes,
+            device: Some(device),
             store,
-            group,
+            group: MemoryGroup::new(),
             occurrences: BTreeMap::new(),
             flood_counts: Arc::default(),
             is_frozen: false,

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -66,8 +66,12 @@ pub(crate) struct Tally {
 
 enum Command {
     Reconnect,
-    /// Complete all requests; then verify all blocks.
+    /// Complete all requests, verify all blocks, and continue.
+    Verify,
+    /// The same, and end.
     Finish,
+    /// End with requests in flight.
+    Abandon,
 }
 
 /// Counters that the thread publishes.
@@ -75,6 +79,8 @@ enum Command {
 struct Progress {
     connections: AtomicU32,
     completed: AtomicU64,
+    /// Whether all blocks have been verified once.
+    verified: AtomicBool,
 }
 
 /// A running load.
@@ -137,15 +143,35 @@ impl Load {
 
     /// An error if the load has ended.
     pub(crate) fn check(&mut self) -> Result<()> {
-        if self.thread.as_ref().is_none_or(|thread| !thread.is_finished()) {
+        if !self.is_finished() {
             return Ok(());
         }
         self.join().and_then(|_| bail!("the load ended early"))
     }
 
+    /// Requests a verification after which the load continues.
+    pub(crate) fn verify(&self) {
+        let _ = self.commands.send(Command::Verify);
+    }
+
+    /// Whether that verification has succeeded.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.progress.verified.load(Ordering::Acquire)
+    }
+
+    /// Requests the end with requests in flight.
+    pub(crate) fn abandon(&self) {
+        let _ = self.commands.send(Command::Abandon);
+    }
+
     /// Requests the final verification.
     pub(crate) fn finish(&self) {
         let _ = self.commands.send(Command::Finish);
+    }
+
+    /// Whether the thread has ended.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits for the end of the thread.
@@ -182,8 +208,12 @@ impl Runner {
                     self.monitor.reconnect(&self.target.socket);
                     self.progress.connections.fetch_add(1, Ordering::Release);
                 }
+                Ok(Command::Verify) => {
+                    self.verify_all()?;
+                    self.progress.verified.store(true, Ordering::Release);
+                }
                 Ok(Command::Finish) => break,
-                Err(TryRecvError::Disconnected) => {
+                Ok(Command::Abandon) | Err(TryRecvError::Disconnected) => {
                     return Ok((self.ledger, self.tally));
                 }
                 Err(TryRecvError::Empty) => {}
@@ -193,7 +223,6 @@ impl Runner {
             (0..QUEUES).for_each(|queue| self.monitor.publish(queue));
             thread::sleep(Duration::from_millis(1));
         }
-        self.drain()?;
         self.verify_all()?;
         Ok((self.ledger, self.tally))
     }
@@ -334,8 +363,9 @@ impl Runner {
         Ok(())
     }
 
-    /// Flushes, then reads and verifies all blocks.
+    /// Completes all requests, flushes, then reads and verifies all blocks.
     fn verify_all(&mut self) -> Result<()> {
+        self.drain()?;
         self.submit_flush(0);
         self.drain()?;
         for first in (0..self.ledger.len()).step_by(MAX_BLOCKS) {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +12,7 @@ use fixtures::tiny_guest::{BUTTON, CODE, SERIAL, elf, halt, out, power_off};
 use fixtures::{Random, wait_for};
 use rustix::process::Signal;
 
-use crate::content::{BLOCK_BYTES, decode};
+use crate::content::{BLOCK_BYTES, Content, decode};
 use crate::control::{self, RESUME, STATUS};
 use crate::ledger::Ledger;
 use crate::load::{Load, REQUEST_LIMIT, Tally, Target};
@@ -20,6 +21,9 @@ use crate::program::{Program, describe};
 use crate::schedule::Disturbance;
 use crate::stall_clock::StallClock;
 use crate::usage::Usage;
+
+/// Time for unflushed writes before a crash.
+const BEFORE_CRASH: Duration = Duration::from_millis(500);
 
 /// A process under test.
 pub(crate) struct Process {
@@ -200,17 +204,39 @@ impl Process {
             .with_context(|| format!("{} does not end", self.name))?
     }
 
-    /// Verifies the image after the process has ended. Returns the number of blocks.
-    pub(crate) fn verify_image(&self, disk: u64, ledger: &Ledger) -> Result<u64> {
+    /// Verifies each block of the image with `check` after the process has ended. Returns the
+    /// number of blocks that pass.
+    pub(crate) fn verify_image(
+        &self,
+        disk: u64,
+        ledger: &Ledger,
+        check: impl Fn(&Ledger, usize, Content) -> Result<()>,
+    ) -> Result<u64> {
         let image = fs::read(&self.image)?;
         for block in 0..ledger.len() {
             let bytes = image.get(block * BLOCK_BYTES..).and_then(|rest| rest.get(..BLOCK_BYTES));
             decode(disk, block as u64, bytes.context("the image is short")?)
                 .map_err(anyhow::Error::msg)
-                .and_then(|content| ledger.check(block, content))
+                .and_then(|content| check(ledger, block, content))
                 .with_context(|| format!("{}: block {block} of the reopened image", self.name))?;
         }
         Ok(ledger.len() as u64)
+    }
+
+    /// Verifies all blocks, then ends the load and the process at once, with requests in flight.
+    pub(crate) fn crash(&mut self) -> Result<(Ledger, Tally)> {
+        let mut load = self.load.take().context("a load")?;
+        load.verify();
+        wait_for(|| (load.is_verified() || load.is_finished()).then_some(()));
+        load.check().and_then(|()| {
+            ensure!(load.is_verified(), "the verification does not end");
+            Ok(())
+        })?;
+        thread::sleep(BEFORE_CRASH);
+        self.program.signal(Signal::KILL)?;
+        load.abandon();
+        self.wait_exit()?;
+        load.join()
     }
 
     /// Waits for the final verification of the load.

@@ -1,12 +1,13 @@
 //! One chaos run from start to report.
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use fixtures::host::Loop;
 use fixtures::{Ext4, Random, scratch, wait_for};
 use lab::bulkhead_binary;
@@ -14,6 +15,8 @@ use tempfile::TempDir;
 
 use crate::disturber::Disturber;
 use crate::events::Events;
+use crate::ledger::Ledger;
+use crate::load::Tally;
 use crate::memory_group::MemoryGroup;
 use crate::process::{Disk, Process};
 use crate::report::{ProcessReport, Report};
@@ -24,6 +27,8 @@ use crate::usage::{Usage, descriptors};
 const DISK_BYTES: u64 = 16 << 20;
 /// Growth of a process's resident memory that counts as flat.
 const FLAT_KIB: u64 = 8 << 10;
+/// Index of the process whose store loses power at the end.
+const CRASHED: usize = 1;
 /// Time at the end of a run for the final measurement and verification.
 const END: Duration = Duration::from_secs(4);
 
@@ -88,7 +93,7 @@ fn play(
     let store = Ext4::new(4096);
     let device = Loop::new(&sized(&store.path().join("device"))?);
     let processes = processes(folder, &store, &device)?;
-    let mut disturber = Disturber::new(processes, store, MemoryGroup::new());
+    let mut disturber = Disturber::new(processes, store, device);
     let result = disturb(plan, &mut random, &mut disturber, events);
     if result.is_err() {
         logs.extend(disturber.processes.iter().map(|one| (one.name, one.program.log())));
@@ -171,19 +176,48 @@ fn is_flat(before: &Usage, now: &Usage) -> bool {
         && now.descriptors <= before.descriptors
 }
 
+/// Kills a service on the store and cuts the store's power; each flushed write must be there.
+fn cut_power(disturber: &mut Disturber, events: &mut Events) -> Result<ProcessReport> {
+    let process = &mut disturber.processes[CRASHED];
+    let (ledger, tally) =
+        process.crash().with_context(|| format!("the disk of {}", process.name))?;
+    disturber.device = None;
+    disturber.store.cut_power();
+    let disk = CRASHED as u64;
+    let blocks = process.verify_image(disk, &ledger, Ledger::check_after_power_cut)?;
+    let lost = Cell::new(0);
+    process.verify_image(disk, &ledger, |ledger, block, content| {
+        lost.set(lost.get() + u64::from(ledger.check(block, content).is_err()));
+        Ok(())
+    })?;
+    let name = process.name;
+    events.add(&format!("{name:8} power cut: {} blocks lost an unflushed write", lost.get()));
+    Ok(report(process, Some(tally), blocks))
+}
+
+fn report(process: &Process, tally: Option<Tally>, image_blocks: u64) -> ProcessReport {
+    let (name, before, after) = (process.name, process.before, process.after);
+    ProcessReport { name, tally, image_blocks, before, after }
+}
+
 /// Verifies all disks, ends the processes, and verifies the images.
 fn finish(plan: Plan, disturber: &mut Disturber, events: &mut Events) -> Result<Report> {
     let mut processes = Vec::new();
     for (number, process) in disturber.processes.iter_mut().enumerate() {
+        if number == CRASHED {
+            continue;
+        }
         let verified = process.finish_load()?;
         process.terminate()?;
         let (image_blocks, tally) = match verified {
-            Some((ledger, tally)) => (process.verify_image(number as u64, &ledger)?, Some(tally)),
+            Some((ledger, tally)) => {
+                (process.verify_image(number as u64, &ledger, Ledger::check)?, Some(tally))
+            }
             None => (0, None),
         };
-        let (before, after) = (process.before, process.after);
-        processes.push(ProcessReport { name: process.name, tally, image_blocks, before, after });
+        processes.push(report(process, tally, image_blocks));
     }
+    processes.insert(CRASHED, cut_power(disturber, events)?);
     let missing = processes
         .iter()
         .filter_map(|one| one.tally)
