@@ -2,17 +2,28 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use fixtures::Random;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// Connects, or fails with EAGAIN if the backlog of a stopped process is full.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let client = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    net::connect(&client, &SocketAddrUnix::new(socket)?)?;
+    let client = UnixStream::from(client);
+    client.set_nonblocking(false)?;
+    Ok(client)
+}
 
 /// Sends `request` and returns the status code of the answer.
 pub(crate) fn send(socket: &Path, request: &[u8], limit: Duration) -> io::Result<u16> {
-    let mut stream = UnixStream::connect(socket)?;
+    let mut stream = connect(socket)?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
     stream.write_all(request)?;
@@ -69,7 +80,7 @@ impl Drop for Flood {
     }
 }
 
-fn flood(socket: &PathBuf, mut random: Random, stop: &AtomicBool, counts: &FloodCounts) {
+fn flood(socket: &Path, mut random: Random, stop: &AtomicBool, counts: &FloodCounts) {
     const LIMIT: Duration = Duration::from_millis(300);
     let mut half = Vec::new();
     while !stop.load(Ordering::Relaxed) {
@@ -92,8 +103,8 @@ fn flood(socket: &PathBuf, mut random: Random, stop: &AtomicBool, counts: &Flood
     }
 }
 
-fn send_half(socket: &PathBuf) -> io::Result<UnixStream> {
-    let mut stream = UnixStream::connect(socket)?;
+fn send_half(socket: &Path) -> io::Result<UnixStream> {
+    let mut stream = connect(socket)?;
     stream.write_all(HALF)?;
     Ok(stream)
 }

@@ -173,9 +173,8 @@ impl Disturber {
             }
             Disturbance::Memory => {
                 let Some(group) = &self.group else { return Ok(None) };
-                let pids = self.processes.iter().filter_map(|process| process.program.pid());
-                let used = pids.filter_map(|pid| Usage::of(pid).ok());
-                let anonymous = used.map(|usage| usage.anonymous_kib).sum();
+                // A process that is being restarted has not allocated its memory yet.
+                let anonymous = self.processes.iter().map(Process::anonymous_kib).sum();
                 self.stall(|_| true, true);
                 // EBUSY: too little could be reclaimed at once.
                 let _ = group.squeeze(anonymous);
@@ -265,6 +264,13 @@ impl Disturber {
             }
         }
         Ok(true)
+    }
+}
+
+impl Drop for Disturber {
+    /// A failed run: no process can end while the store is frozen.
+    fn drop(&mut self) {
+        self.store.thaw();
     }
 }
 

@@ -189,6 +189,12 @@ impl Process {
         Usage::of(self.program.pid().context("the process runs")?)
     }
 
+    /// Anonymous memory now or before the disturbances, whichever is more.
+    pub(crate) fn anonymous_kib(&self) -> u64 {
+        let now = self.measure().map_or(0, |usage| usage.anonymous_kib);
+        now.max(self.before.anonymous_kib)
+    }
+
     /// Sends SIGTERM and waits for an orderly end.
     pub(crate) fn terminate(&mut self) -> Result<()> {
         self.program.signal(Signal::TERM)?;

@@ -139,8 +139,10 @@ fn disturb(
     let deadline = plan.length.saturating_sub(END);
     let steps = draw(random, warm_up, deadline, disturber.processes.len());
     disturber.rest(warm_up.saturating_sub(events.elapsed()))?;
+    disturber.processes.iter().try_for_each(Process::check_progress)?;
+    // The connections of the checks are closed meanwhile.
+    disturber.rest(Duration::from_millis(300))?;
     for process in &mut disturber.processes {
-        process.check_progress()?;
         process.before = process.measure()?;
     }
     events.add("warmed up: the disturbances begin");
