@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 SKIPPED := $(CURDIR)/target/skipped-tests
-.PHONY: help demo test check measure hooks build lab lab-zfs sim cycles thin bench bench-gate bench-trims clean
+.PHONY: help demo test check measure hooks build lab lab-zfs sim chaos cycles thin bench bench-gate bench-trims clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ lab-zfs: ## The same, and ZFS for its host, which is compiled: some minutes more
 sim: ## Cut the power of simulated disks: SEED= SCHEDULES= MODE=
 	@cargo run --quiet --release --package sim -- \
 		$(if $(SEED),--seed $(SEED)) $(if $(SCHEDULES),--schedules $(SCHEDULES)) $(if $(MODE),--mode $(MODE))
+
+chaos: ## Disturb the program under verified load: SECONDS= SEED= JSON=1
+	@cargo run --quiet --release --package chaos -- \
+		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json)
 
 cycles: build lab ## Boot real guests and power them off, fifty times
 	BULKHEAD_CYCLES=50 cargo test --package guest-tests cycles:: -- --nocapture

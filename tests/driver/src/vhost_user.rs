@@ -9,11 +9,12 @@ use std::path::Path;
 use devices::GuestMemory;
 use devices::virtio::QueueLayout;
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::{FdFlags, fcntl_setfd};
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserInflight};
 use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use fixtures::wait_for;
 
@@ -106,6 +107,8 @@ impl Monitor {
         if tracked {
             let request = VhostUserInflight::new(0, 0, queues, SIZE);
             let (layout, file) = monitor.frontend.get_inflight_fd(&request).unwrap();
+            // A back-end that this process starts must not inherit it.
+            fcntl_setfd(&file, FdFlags::CLOEXEC).unwrap();
             monitor.inflight = Some(InflightRegion { layout, file });
         }
         monitor.run(&vec![0; usize::from(queues)]);
@@ -347,7 +350,7 @@ fn queue(memory: &GuestMemory, index: u16, features: u64) -> VhostQueue {
     let base = RING_BYTES as u64 * u64::from(index);
     let layout =
         QueueLayout { size: SIZE, descriptors: base, available: base + 0x400, used: base + 0x800 };
-    let event = || EventFd::new(EFD_NONBLOCK).unwrap();
+    let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
     let ring = Ring::new(memory.clone(), layout, features);
     VhostQueue { ring, kick: event(), call: event(), error: event() }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use super::content::SECTOR;
 use super::entry::{Entry, Opcode};
 use super::medium::Version;
-use super::random::Random;
+use fixtures::Random;
 
 /// Errno values of Linux.
 pub(super) mod errno {

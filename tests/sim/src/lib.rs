@@ -22,7 +22,6 @@ mod medium;
 mod oracle;
 mod plan;
 mod queue_driver;
-mod random;
 #[cfg(test)]
 mod schedules;
 mod simulation;
@@ -30,8 +29,8 @@ mod simulation;
 use std::fmt;
 
 use self::plan::Plan;
-use self::random::Random;
 use self::simulation::Resources;
+use fixtures::Random;
 
 pub use self::counts::Counts;
 pub use self::plan::{Scenario, UnknownScenario};

@@ -5,7 +5,7 @@
 //! a later one. A lost version (its write-back failed) stays visible until it is evicted.
 
 use super::content::{Bytes, Value};
-use super::random::Random;
+use fixtures::Random;
 
 /// Number of a version, increasing across all sectors.
 pub(super) type Version = u64;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use block::{CacheMode, Named};
 
-use super::random::Random;
+use fixtures::Random;
 
 /// Class of schedules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

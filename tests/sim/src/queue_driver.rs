@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use driver::{Descriptor, Ring, kind};
 
 use super::oracle::{OpId, PendingRead, Time};
-use super::random::Random;
+use fixtures::Random;
 
 /// Memory of each queue's ring.
 const RING_BYTES: u64 = 0x1000;

@@ -1,4 +1,4 @@
-//! Guests of a few instructions, as ELF files, and their machines.
+//! Machines of guests of a few instructions, and their registers.
 
 use std::fs;
 use std::io::Write;
@@ -6,40 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+pub(crate) use fixtures::tiny_guest::{
+    BUTTON, KEYBOARD, PVPANIC, RESET, SERIAL, SERIAL_STATUS, halt, out, power_off, print, wait_for,
+};
+use fixtures::tiny_guest::{CODE, elf, out_16, out_32};
 use fixtures::with_default_signals;
 use tempfile::TempDir;
 
-/// Load address and entry point.
-const CODE: u64 = 0x10_0000;
 /// Timeout of each wait, for an overloaded host.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
-
-pub(crate) const KEYBOARD: u16 = 0x64;
-pub(crate) const SERIAL: u16 = 0x3f8;
-pub(crate) const SERIAL_STATUS: u16 = 0x3fd;
-pub(crate) const PVPANIC: u16 = 0x505;
-pub(crate) const SLEEP: u16 = 0x600;
-pub(crate) const RESET: u16 = 0x602;
-pub(crate) const BUTTON: u16 = 0x603;
-const SLEEP_OFF: u8 = 0x34;
-
-/// `mov dx, port; mov al, value; out dx, al`
-pub(crate) fn out(port: u16, value: u8) -> Vec<u8> {
-    let [low, high] = port.to_le_bytes();
-    vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
-}
-
-/// `mov dx, port; mov ax, value; out dx, ax`
-fn out_16(port: u16, value: u16) -> Vec<u8> {
-    let ([p0, p1], [v0, v1]) = (port.to_le_bytes(), value.to_le_bytes());
-    vec![0x66, 0xba, p0, p1, 0x66, 0xb8, v0, v1, 0x66, 0xef]
-}
-
-/// `mov dx, port; mov eax, value; out dx, eax`
-pub(crate) fn out_32(port: u16, value: u32) -> Vec<u8> {
-    let ([p0, p1], [v0, v1, v2, v3]) = (port.to_le_bytes(), value.to_le_bytes());
-    vec![0x66, 0xba, p0, p1, 0xb8, v0, v1, v2, v3, 0xef]
-}
 
 /// Writes a register of the common configuration structure of the first virtio device, through the
 /// PCI configuration access capability (Virtio 1.2 §4.1.4.9) and the ports 0xcf8 and 0xcfc.
@@ -82,53 +57,6 @@ pub(crate) fn misalign_queue() -> Vec<u8> {
         write_common(0x14, 1, ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK),
     ]
     .concat()
-}
-
-/// `mov dx, port; in al, dx; test al, mask; jz` back to the start
-pub(crate) fn wait_for(port: u16, mask: u8) -> Vec<u8> {
-    let [low, high] = port.to_le_bytes();
-    vec![0x66, 0xba, low, high, 0xec, 0xa8, mask, 0x74, 0xf7]
-}
-
-pub(crate) fn print(text: &str) -> Vec<u8> {
-    text.bytes().flat_map(|byte| out(SERIAL, byte)).collect()
-}
-
-pub(crate) fn power_off() -> Vec<u8> {
-    out(SLEEP, SLEEP_OFF)
-}
-
-/// `hlt; jmp` back to it
-pub(crate) fn halt() -> Vec<u8> {
-    vec![0xf4, 0xeb, 0xfd]
-}
-
-/// The smallest ELF file with `code` in it, to be loaded at `address`.
-fn elf(code: &[u8], address: u64) -> Vec<u8> {
-    const HEADER: u16 = 64;
-    const PROGRAM_HEADER: u16 = 56;
-    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
-    file.resize(16, 0);
-    let (executable, x86_64, version) = (2_u16, 62_u16, 1_u32);
-    file.extend(executable.to_le_bytes());
-    file.extend(x86_64.to_le_bytes());
-    file.extend(version.to_le_bytes());
-    for word in [CODE, HEADER.into(), 0] {
-        file.extend(word.to_le_bytes());
-    }
-    file.extend(0_u32.to_le_bytes());
-    for half in [HEADER, PROGRAM_HEADER, 1, 0, 0, 0] {
-        file.extend(half.to_le_bytes());
-    }
-    let (load, read_execute) = (1_u32, 5_u32);
-    file.extend(load.to_le_bytes());
-    file.extend(read_execute.to_le_bytes());
-    let (offset, length) = (u64::from(HEADER + PROGRAM_HEADER), code.len() as u64);
-    for word in [offset, address, address, length, length, 0x1000] {
-        file.extend(word.to_le_bytes());
-    }
-    file.extend(code);
-    file
 }
 
 /// The files of a machine, in their own directory.

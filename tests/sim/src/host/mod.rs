@@ -16,7 +16,7 @@ use crate::call::{Call, errno};
 use crate::entry::{Entry, Opcode};
 use crate::medium::Medium;
 use crate::plan::Plan;
-use crate::random::Random;
+use fixtures::Random;
 
 /// Whether user data is a request's tag. That of the kick's poll is not.
 fn is_tag(user_data: u64) -> bool {

@@ -23,7 +23,7 @@ use crate::host::Host;
 use crate::oracle::{Oracle, Time};
 use crate::plan::{Ending, Plan};
 use crate::queue_driver::{Expectation, MEMORY_BYTES, QueueDriver};
-use crate::random::Random;
+use fixtures::Random;
 
 /// Serial number of the device.
 const SERIAL: &str = "simulated";

@@ -1,7 +1,7 @@
 //! A guest that drives virtio devices: it starts all of their queues, and reads from every SCSI
 //! disk on every request queue, so that each engine exists.
 
-use crate::guest::out_32;
+use fixtures::tiny_guest::out_32;
 
 /// Virtual address of the PCI window, whose physical address is not in the guest's page tables, and
 /// the entry of the page directory that maps it (2 MiB, present, writable).
