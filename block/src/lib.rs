@@ -52,7 +52,7 @@ pub use host_file::{ImageHolder, ImageLock, image_holder};
 pub use log_limit::LogLimit;
 pub use memory::MemoryDisk;
 pub use named::Named;
-pub use options::{DetectZeroes, DiskOptions, EngineKind, ImageLocking, OnEnospc};
+pub use options::{DetectZeroes, DiskOptions, EngineKind, ImageLocking, OnEnospc, StableCopyMode};
 pub use raw_file::{RawFile, StoreSpace, Survey};
 pub use request::{ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request};
 pub use segment::{Segment, Segments, gather, scatter, total_len};

@@ -33,6 +33,8 @@ pub struct DiskOptions {
     /// Bytes of memory for copies of requests' data, of all engines together: bounce buffers where
     /// direct I/O requires alignment, and data to compare.
     pub copy_memory: u64,
+    /// Which direct transfers go through a copy that the guest cannot change meanwhile.
+    pub stable_copies: StableCopyMode,
 }
 
 impl DiskOptions {
@@ -51,6 +53,7 @@ impl DiskOptions {
             discard: true,
             detect_zeroes: DetectZeroes::Off,
             copy_memory: 4 << 20,
+            stable_copies: StableCopyMode::Auto,
         }
     }
 
@@ -77,6 +80,34 @@ impl Named for ImageLocking {
 
     fn name(self) -> &'static str {
         match self {
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// Which direct transfers go through a copy of the monitor.
+///
+/// A guest may change the memory of a write while the host works on it, and most guests do. A store
+/// that computes checksums or parity of that memory, or mirrors it, then stores data that it cannot
+/// read back, or mirrors that differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum StableCopyMode {
+    /// Those that the store needs, as far as the host reports what it stands on.
+    #[default]
+    Auto,
+    /// All, for a store whose mirrors or checksums this host cannot see.
+    On,
+    /// None. A guest can damage its data.
+    Off,
+}
+
+impl Named for StableCopyMode {
+    const ALL: &'static [Self] = &[Self::Auto, Self::On, Self::Off];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
             Self::On => "on",
             Self::Off => "off",
         }

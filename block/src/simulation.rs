@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::disk_state::OpenDisk;
-use crate::host_file::{DirectAlignment, FileKind, HostFile, HostLimits};
+use crate::host_file::{DirectIo, FileKind, HostFile, HostLimits, StableCopies};
 use crate::uring::UringEngine;
 use crate::{DiskOptions, DiskStatus, EngineSetup, Geometry, IoEngine, OpenError};
 
@@ -40,7 +40,11 @@ impl SimulatedDisk {
     #[must_use]
     pub fn new(parameters: SimulatedParameters, clock: Clock, file: File) -> Self {
         let SimulatedParameters { geometry, options, block_device, host_block } = parameters;
-        let aligned = DirectAlignment { memory: host_block, offset: host_block };
+        let aligned = DirectIo {
+            memory: host_block,
+            offset: host_block,
+            copies: StableCopies::of_mode(options.stable_copies).unwrap_or_default(),
+        };
         let limits = HostLimits {
             geometry,
             direct: options.cache.is_direct().then_some(aligned),

@@ -216,7 +216,8 @@ fn valid_disks_as_json() {
     "scsi": null,
     "serial": "root",
     "size_bytes": 10737418240,
-    "soft_limit_percent": null
+    "soft_limit_percent": null,
+    "stable_copies": "auto"
   },
   {
     "block_size": null,
@@ -236,7 +237,8 @@ fn valid_disks_as_json() {
     "scsi": null,
     "serial": "data-1",
     "size_bytes": 1572864,
-    "soft_limit_percent": null
+    "soft_limit_percent": null,
+    "stable_copies": "auto"
   }
 ]
 "#]]

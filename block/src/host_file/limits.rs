@@ -1,5 +1,4 @@
-//! Limits of a file as the host reports them: size, blocks, alignment of direct I/O, discard
-//! limits. Control thread only.
+//! Limits of a file as the host reports them: size, blocks, discard limits. Control thread only.
 //!
 //! Nothing is invented: a limit that the host does not report is absent.
 
@@ -8,21 +7,11 @@ use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Statx, StatxFlags};
-use rustix::io::Errno;
 
+use super::direct_io::{self, DirectIo};
 use super::open::FileKind;
-use crate::page::{PAGE, PageBuffer};
 use crate::space::is_zvol_driver;
 use crate::{DiscardLimits, DiskOptions, Geometry, OpenError};
-
-/// Alignment that direct I/O requires. Powers of two, in bytes, at most a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DirectAlignment {
-    /// Of each segment's address.
-    pub(crate) memory: u32,
-    /// Of the disk offset and of each segment's length.
-    pub(crate) offset: u32,
-}
 
 /// Limits of an opened file or block device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +19,7 @@ pub(crate) struct HostLimits {
     /// As it was when the file was opened.
     pub(crate) geometry: Geometry,
     /// Present if the page cache is bypassed.
-    pub(crate) direct: Option<DirectAlignment>,
+    pub(crate) direct: Option<DirectIo>,
     /// The unit of the host's discard and zeroing calls, in bytes.
     pub(crate) range_unit: u32,
 }
@@ -75,8 +64,10 @@ pub(crate) fn probe(
     let mask = StatxFlags::BASIC_STATS | StatxFlags::DIOALIGN;
     let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask)
         .map_err(|errno| probe.refused("query it", errno.into()))?;
-    let direct =
-        if options.cache.is_direct() { Some(probe.direct_alignment(&stat)?) } else { None };
+    let direct = match options.cache.is_direct() {
+        true => Some(direct_io::probe(file, path, &stat, options)?),
+        false => None,
+    };
     let (mut geometry, range_unit) = match kind {
         FileKind::Regular => (probe.file_geometry(&stat)?, 1),
         FileKind::BlockDevice => probe.device_geometry(&stat)?,
@@ -192,39 +183,6 @@ impl Probe<'_> {
     fn as_u32(&self, limit: u64) -> Result<u32, OpenError> {
         u32::try_from(limit)
             .map_err(|_| self.unsuitable(format!("its device reports a limit of {limit} bytes")))
-    }
-
-    fn direct_alignment(&self, stat: &Statx) -> Result<DirectAlignment, OpenError> {
-        let reported = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::DIOALIGN);
-        let direct = if reported {
-            DirectAlignment { memory: stat.stx_dio_mem_align, offset: stat.stx_dio_offset_align }
-        } else {
-            self.try_direct_alignment()?
-        };
-        let usable = |align: u32| align.is_power_of_two() && align as usize <= PAGE;
-        if !(usable(direct.memory) && usable(direct.offset)) {
-            return Err(self.unsuitable(format!(
-                "direct I/O requires an alignment of {} bytes in memory and {} on disk, more than the \
-                 {PAGE} supported: use a cache mode with the page cache",
-                direct.memory, direct.offset
-            )));
-        }
-        Ok(direct)
-    }
-
-    /// Finds the alignment by reading, for kernels before 6.1 and file systems without
-    /// `STATX_DIOALIGN`. On those, memory needs the same alignment as offsets.
-    fn try_direct_alignment(&self) -> Result<DirectAlignment, OpenError> {
-        let mut page = PageBuffer::zeroed(PAGE);
-        for block in [SECTOR, 4096] {
-            let Some(buffer) = page.as_mut_slice().get_mut(..block as usize) else { continue };
-            match rustix::io::pread(self.file, buffer, 0) {
-                Ok(_) => return Ok(DirectAlignment { memory: block, offset: block }),
-                Err(Errno::INVAL) => {}
-                Err(errno) => return Err(self.refused("try a direct read", errno.into())),
-            }
-        }
-        Err(self.unsuitable("the host refuses direct reads of 512 and of 4096 bytes".into()))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Shared by the control thread and all engines of a disk. What changes is in
 //! [`crate::disk_state`].
 
+mod direct_io;
 mod holder;
 mod limits;
 mod lock;
@@ -13,7 +14,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
-pub(crate) use self::limits::{DirectAlignment, HostLimits, MAX_ZEROED_AT_ONCE, probe};
+pub(crate) use self::direct_io::{DirectIo, StableCopies};
+pub(crate) use self::limits::{HostLimits, MAX_ZEROED_AT_ONCE, probe};
 pub(crate) use self::lock::query as query_lock;
 pub use self::lock::{ImageHolder, ImageLock, image_holder};
 pub(crate) use self::open::{FileKind, claim, find, reopen};

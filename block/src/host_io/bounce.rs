@@ -1,25 +1,17 @@
-//! Aligned memory between the disk and buffers or ranges that direct I/O does not accept.
+//! Aligned memory between the disk and buffers or ranges that direct I/O does not accept, or that
+//! may change meanwhile.
 //!
 //! A bounce buffer covers an aligned window of the disk. A read fills the window and copies out its
 //! middle. A write whose ends lie within blocks first reads those blocks, then writes the whole
 //! window; the range lock keeps other writes out of it meanwhile.
 
 use super::host_call::IoBuffer;
-use crate::host_file::DirectAlignment;
+use crate::host_file::DirectIo;
 use crate::page::PageBuffer;
 use crate::{Segment, gather, scatter, total_len};
 
 /// Maximum size of a bounce buffer in bytes. Larger requests are bounced in parts.
 const MAX_BOUNCE: usize = 256 << 10;
-
-/// Whether direct I/O accepts the segments at this offset.
-pub(super) fn is_aligned(segments: &[Segment], at: u64, alignment: DirectAlignment) -> bool {
-    let (addresses, lens) = segments.iter().fold((0, 0), |(addresses, lens), segment| {
-        (addresses | segment.base().addr(), lens | segment.len())
-    });
-    addresses.is_multiple_of(alignment.memory as usize)
-        && (lens as u64 | at).is_multiple_of(u64::from(alignment.offset))
-}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -40,17 +32,17 @@ pub(super) struct Bounce {
 
 impl Bounce {
     /// Size in bytes of the buffer for up to `left` bytes at `at`.
-    pub(super) fn size_for(alignment: DirectAlignment, at: u64, left: u64) -> usize {
-        let unit = alignment.offset as usize;
+    pub(super) fn size_for(direct: DirectIo, at: u64, left: u64) -> usize {
+        let unit = direct.offset as usize;
         let lead = offset_within(at, unit);
         let max = usize::try_from(left).map_or(MAX_BOUNCE, |left| left.min(MAX_BOUNCE));
         (lead + max).next_multiple_of(unit).min(MAX_BOUNCE)
     }
 
     /// A buffer for up to `left` bytes at `at`, not placed yet.
-    pub(super) fn new(alignment: DirectAlignment, at: u64, left: u64) -> Self {
-        let unit = alignment.offset as usize;
-        let pages = PageBuffer::zeroed(Self::size_for(alignment, at, left));
+    pub(super) fn new(direct: DirectIo, at: u64, left: u64) -> Self {
+        let unit = direct.offset as usize;
+        let pages = PageBuffer::zeroed(Self::size_for(direct, at, left));
         Self { pages, unit, start: 0, len: 0, lead: 0, wanted: 0, unread: [None; 2] }
     }
 

@@ -4,9 +4,8 @@
 //! transfer becomes a [`StateMachine`](super::StateMachine) only when the host returns anything
 //! other than its full length.
 
-use super::bounce::is_aligned;
 use super::host_call::{HostCall, HostOp, IoBuffer, MAX_SEGMENTS};
-use crate::host_file::HostFile;
+use crate::host_file::{DirectIo, HostFile};
 use crate::{DetectZeroes, Durability, Operation, Segment};
 
 /// The call of a read or write that direct I/O accepts as it is and that fits one call; `None` for
@@ -18,8 +17,9 @@ pub(crate) fn single_call(
     file: &HostFile,
 ) -> Option<HostCall> {
     let (Operation::Read { at } | Operation::Write { at, .. }) = op else { return None };
-    let is_misaligned = |direct| !is_aligned(segments, at.0, direct);
-    if segments.len() > MAX_SEGMENTS || file.limits.direct.is_some_and(is_misaligned) {
+    let is_write = matches!(op, Operation::Write { .. });
+    let accepts = |direct: DirectIo| direct.accepts(segments, at.0, is_write);
+    if segments.len() > MAX_SEGMENTS || !file.limits.direct.is_none_or(accepts) {
         return None;
     }
     let (buffer, at) = (IoBuffer::of_segments(segments), at.0);
@@ -55,34 +55,35 @@ impl From<FastTransfer> for HostCall {
     }
 }
 
-/// Which contiguous transfers the fast path accepts: [`is_aligned`] as masks of the bits that must
-/// be zero.
+/// Which contiguous transfers the fast path accepts: [`DirectIo::accepts`] with masks of the bits
+/// that must be zero.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FastFilter {
     memory: usize,
     offset: u64,
     /// No transfer is accepted.
     closed: bool,
-    /// Writes are not accepted: zeroes have to be detected.
-    detects_zeroes: bool,
+    /// No write is accepted: it has to be copied, or zeroes to be detected.
+    closed_to_writes: bool,
 }
 
 impl FastFilter {
     /// Accepts nothing.
     pub(crate) const CLOSED: Self =
-        Self { memory: 0, offset: 0, closed: true, detects_zeroes: false };
+        Self { memory: 0, offset: 0, closed: true, closed_to_writes: false };
 
     /// Accepts what the file takes as it is.
     pub(crate) fn of(file: &HostFile) -> Self {
-        let direct = file
-            .limits
-            .direct
-            .map_or((0, 0), |direct| (direct.memory as usize - 1, u64::from(direct.offset) - 1));
+        let detects_zeroes = file.options.detect_zeroes != DetectZeroes::Off;
+        let Some(DirectIo { memory, offset, copies }) = file.limits.direct else {
+            let closed_to_writes = detects_zeroes;
+            return Self { memory: 0, offset: 0, closed: false, closed_to_writes };
+        };
         Self {
-            memory: direct.0,
-            offset: direct.1,
-            closed: false,
-            detects_zeroes: file.options.detect_zeroes != DetectZeroes::Off,
+            memory: memory as usize - 1,
+            offset: u64::from(offset) - 1,
+            closed: copies.reads,
+            closed_to_writes: copies.writes || detects_zeroes,
         }
     }
 
@@ -91,6 +92,6 @@ impl FastFilter {
     pub(crate) fn accepts(self, segment: &Segment, at: u64, is_write: bool) -> bool {
         let odd = (segment.base().addr() & self.memory) as u64
             | ((segment.len() as u64 | at) & self.offset);
-        odd == 0 && !self.closed && !(is_write && self.detects_zeroes)
+        odd == 0 && !self.closed && !(is_write && self.closed_to_writes)
     }
 }

@@ -9,7 +9,7 @@ use super::range_split::{Piece, RangeSplit};
 use super::transfer::{end_of_file, no_progress};
 use super::zeroes::zeroes;
 use crate::Operation;
-use crate::host_file::{DirectAlignment, HostFile};
+use crate::host_file::{DirectIo, HostFile};
 
 /// How the host is asked to discard or zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +130,7 @@ impl RangeWork {
     }
 
     /// Bytes of memory that the next call needs and that are not allocated yet.
-    pub(super) fn memory_needed(&self, direct: Option<DirectAlignment>) -> u64 {
+    pub(super) fn memory_needed(&self, direct: Option<DirectIo>) -> u64 {
         match direct {
             Some(direct) if self.bounce.is_none() && self.is_misaligned_write(direct) => {
                 Bounce::size_for(direct, self.at, self.left) as u64
@@ -139,7 +139,7 @@ impl RangeWork {
         }
     }
 
-    fn is_misaligned_write(&self, direct: DirectAlignment) -> bool {
+    fn is_misaligned_write(&self, direct: DirectIo) -> bool {
         self.method == Method::Write && !(self.at | self.left).is_multiple_of(direct.offset.into())
     }
 
@@ -149,7 +149,7 @@ impl RangeWork {
     }
 
     /// The next call, for at most `limit` bytes if it discards or zeroes a range.
-    pub(super) fn next_op(&mut self, limit: u64, direct: Option<DirectAlignment>) -> HostOp {
+    pub(super) fn next_op(&mut self, limit: u64, direct: Option<DirectIo>) -> HostOp {
         let (at, len) = (self.at, self.left.min(limit));
         self.chunk = len;
         match self.method {
@@ -160,7 +160,7 @@ impl RangeWork {
         }
     }
 
-    fn write_zeroes(&mut self, direct: Option<DirectAlignment>) -> HostOp {
+    fn write_zeroes(&mut self, direct: Option<DirectIo>) -> HostOp {
         let (at, left) = (self.at, self.left);
         let durable = false; // A sync follows if needed.
         if let (None, Some(direct)) = (&self.bounce, direct)
@@ -187,7 +187,7 @@ impl RangeWork {
     pub(super) fn complete_call(
         &mut self,
         count: usize,
-        direct: Option<DirectAlignment>,
+        direct: Option<DirectIo>,
     ) -> io::Result<(bool, u64)> {
         if self.method == Method::Write {
             return Ok((self.complete_write(count, direct)?, 0));
@@ -202,11 +202,7 @@ impl RangeWork {
         Ok((self.left == 0 && !self.next_end(), deallocated))
     }
 
-    fn complete_write(
-        &mut self,
-        count: usize,
-        direct: Option<DirectAlignment>,
-    ) -> io::Result<bool> {
+    fn complete_write(&mut self, count: usize, direct: Option<DirectIo>) -> io::Result<bool> {
         let count = match (&mut self.bounce, direct) {
             (Some(bounce), _) if bounce.is_reading_block() => {
                 return if bounce.complete_block(count) { Ok(false) } else { Err(end_of_file()) };

@@ -2,11 +2,11 @@
 
 use std::io;
 
-use super::bounce::{Bounce, is_aligned};
+use super::bounce::Bounce;
 use super::compare::Compare;
 use super::cursor::Cursor;
 use super::host_call::HostOp;
-use crate::host_file::DirectAlignment;
+use crate::host_file::DirectIo;
 use crate::{Durability, Operation, Segments, total_len};
 
 /// See the module's documentation.
@@ -71,19 +71,15 @@ impl Transfer {
     }
 
     /// Bytes of memory that the next call needs and that are not allocated yet.
-    pub(super) fn memory_needed(&self, direct: Option<DirectAlignment>) -> u64 {
+    pub(super) fn memory_needed(&self, direct: Option<DirectIo>) -> u64 {
         if let Some(segments) = &self.to_compare {
             // The data found, the data expected, and a bounce buffer for either half.
             let (at, len) = self.rest();
             let bounce = direct.map_or(0, |direct| Bounce::size_for(direct, at, len));
             return (total_len(segments) + bounce) as u64;
         }
-        let Some(alignment) = direct else { return 0 };
-        if self.bounce.is_some() || is_aligned(self.cursor.rest(), self.at, alignment) {
-            return 0;
-        }
         let (at, left) = self.rest();
-        Bounce::size_for(alignment, at, left) as u64
+        self.to_bounce(direct).map_or(0, |direct| Bounce::size_for(direct, at, left) as u64)
     }
 
     pub(super) fn into_segments(self) -> Segments {
@@ -109,13 +105,15 @@ impl Transfer {
     }
 
     /// The next call.
-    pub(super) fn next_op(&mut self, direct: Option<DirectAlignment>) -> HostOp {
+    pub(super) fn next_op(&mut self, direct: Option<DirectIo>) -> HostOp {
         if let Some(segments) = self.to_compare.take() {
             let (compare, cursor) = Compare::new(segments);
             (self.compare, self.cursor) = (Some(Box::new(compare)), cursor);
         }
-        self.bounce_if_misaligned(direct);
         let (at, left) = self.rest();
+        if let Some(direct) = self.to_bounce(direct) {
+            self.bounce = Some(Box::new(Bounce::new(direct, at, left)));
+        }
         let durable = self.durable;
         let Some(bounce) = &mut self.bounce else {
             let buffer = self.cursor.buffer();
@@ -135,12 +133,11 @@ impl Transfer {
         HostOp::Write { buffer, at, durable }
     }
 
-    fn bounce_if_misaligned(&mut self, direct: Option<DirectAlignment>) {
-        let Some(alignment) = direct else { return };
-        if self.bounce.is_none() && !is_aligned(self.cursor.rest(), self.at, alignment) {
-            let (at, left) = self.rest();
-            self.bounce = Some(Box::new(Bounce::new(alignment, at, left)));
-        }
+    /// The requirements of direct I/O if the rest needs a bounce buffer that is not allocated yet.
+    fn to_bounce(&self, direct: Option<DirectIo>) -> Option<DirectIo> {
+        let accepts =
+            |direct: &DirectIo| direct.accepts(self.cursor.rest(), self.at, self.is_write);
+        direct.filter(|direct| self.bounce.is_none() && !accepts(direct))
     }
 
     /// Takes the result of the outstanding call, `count` bytes. Returns whether the transfer is
@@ -152,7 +149,7 @@ impl Transfer {
     pub(super) fn complete_call(
         &mut self,
         count: usize,
-        direct: Option<DirectAlignment>,
+        direct: Option<DirectIo>,
     ) -> io::Result<bool> {
         let count = match (&mut self.bounce, direct) {
             (Some(bounce), _) if bounce.is_reading_block() => {

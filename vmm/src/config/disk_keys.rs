@@ -32,7 +32,7 @@ pub(super) struct DiskKey {
 }
 
 /// The keys of `[[disk]]`, in the order in which messages list them.
-pub(super) const DISK_KEYS: [DiskKey; 19] = [
+pub(super) const DISK_KEYS: [DiskKey; 20] = [
     // The disk's name, unique in the machine.
     DiskKey {
         name: "id",
@@ -207,6 +207,14 @@ pub(super) const DISK_KEYS: [DiskKey; 19] = [
         required: false,
         read: |disk, value, _| set(&mut disk.options.copy_memory, size::copy_memory(value)),
         json: ("copy_memory_bytes", |disk| json!(disk.options.copy_memory)),
+    },
+    // Which direct transfers are copied.
+    DiskKey {
+        name: "stable_copies",
+        example: "\"auto\"",
+        required: false,
+        read: |disk, value, _| set(&mut disk.options.stable_copies, value::named(value)),
+        json: ("stable_copies", |disk| json!(disk.options.stable_copies.name())),
     },
     // The table of `THIN_KEYS`.
     DiskKey {

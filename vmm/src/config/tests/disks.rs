@@ -115,6 +115,7 @@ discard = 'ignore'
 detect_zeroes = 'on'
 lock = 'off'
 copy_memory = '8MiB'
+stable_copies = 'on'
 thin = { soft_limit = '80%' }
 [[disk]]
 id = 'default'
@@ -159,7 +160,8 @@ fn check_json_shows_the_value_of_every_disk_key() {
     "target": 2
   },
   "serial": "S 1",
-  "soft_limit_percent": 80
+  "soft_limit_percent": 80,
+  "stable_copies": "on"
 }
 "#]]
     );

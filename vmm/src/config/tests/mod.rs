@@ -166,6 +166,7 @@ fn every_value_of_a_disk_is_used() {
             discard: false,
             detect_zeroes: On,
             copy_memory: 4194304,
+            stable_copies: Auto,
         },
     },
 ]
