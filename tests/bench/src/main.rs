@@ -7,6 +7,7 @@
 
 mod compare;
 mod contestant;
+mod copies;
 mod figures;
 mod fio;
 mod gate;
@@ -25,6 +26,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use compare::{Selection, bench, pauses};
+use copies::copies;
 use gate::{gate, play};
 use trims::trims;
 
@@ -62,6 +64,12 @@ enum Action {
         #[arg(long)]
         store: Option<String>,
     },
+    /// Measure direct I/O with stable copies and without. Needs root.
+    Copies {
+        /// Alternating pairs of runs of 0.7 s.
+        #[arg(long, default_value_t = 7)]
+        pairs: usize,
+    },
     /// Run batches of reads; the gate runs this under its counters.
     Play {
         /// The disk image.
@@ -77,6 +85,7 @@ fn main() -> Result<()> {
             bench(&Selection { rounds, workload, contestants })
         }
         Action::Gate => gate(),
+        Action::Copies { pairs } => copies(pairs),
         Action::Pauses => pauses(),
         Action::Trims { pairs, store } => trims(pairs, store.as_deref()),
         Action::Play { disk, batches } => play(&disk, batches),

@@ -45,10 +45,34 @@ pub(super) fn run_paced(
     duration: Duration,
     pause: Duration,
 ) -> Result<Figures> {
-    let memory = load::guest_memory()?;
     let read_only = workload.direction == Direction::Read;
     let options = DiskOptions { read_only, ..DiskOptions::new(CacheMode::WriteBack) };
-    let backend = RawFile::open(path, &options)?;
+    run_disk(path, &options, workload, duration, pause)
+}
+
+/// As [`run`], on a disk with these options.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(super) fn run_with(
+    path: &Path,
+    options: &DiskOptions,
+    workload: &Workload,
+    duration: Duration,
+) -> Result<Figures> {
+    run_disk(path, options, workload, duration, Duration::ZERO)
+}
+
+fn run_disk(
+    path: &Path,
+    options: &DiskOptions,
+    workload: &Workload,
+    duration: Duration,
+    pause: Duration,
+) -> Result<Figures> {
+    let memory = load::guest_memory()?;
+    let backend = RawFile::open(path, options)?;
     let capacity = backend.geometry().capacity;
     let block = Block::new("bench", "", 1, Arc::new(backend));
     let stats = Arc::clone(block.stats().first().context("the disk has no queue")?);
