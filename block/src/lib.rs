@@ -11,6 +11,7 @@
 
 mod allocation;
 mod backend;
+mod buffer_pool;
 mod cache_mode;
 mod clock;
 mod discard;

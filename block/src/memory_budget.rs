@@ -1,4 +1,5 @@
-//! The bound on the memory for copies of a disk's requests: bounce buffers, and data to compare.
+//! The bound on the memory for copies of a disk's requests: bounce buffers, used and free, and data
+//! to compare.
 //!
 //! A guest decides how many requests need a copy and how large they are. A disk has one budget for
 //! all its engines. Each request reserves its memory first; reservations are granted in the order
@@ -6,8 +7,9 @@
 //! reservation is not granted is kicked when it is.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::buffer_pool::BufferPool;
 use crate::kick::Kick;
 
 /// The budget of one disk.
@@ -16,6 +18,8 @@ pub(crate) struct MemoryBudget {
     /// In bytes.
     total: u64,
     state: Mutex<BudgetState>,
+    /// Free buffers take the memory that is not reserved.
+    buffers: Arc<BufferPool>,
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +55,12 @@ impl Reservation {
 impl MemoryBudget {
     /// A budget of `total` bytes.
     pub(crate) fn new(total: u64) -> Self {
-        Self { total, state: Mutex::default() }
+        Self { total, state: Mutex::default(), buffers: Arc::default() }
+    }
+
+    /// The buffers for requests that have reserved their memory.
+    pub(crate) fn buffers(&self) -> &Arc<BufferPool> {
+        &self.buffers
     }
 
     /// Reserves memory, of a single request at most the whole budget. Returns whether it is
@@ -64,6 +73,7 @@ impl MemoryBudget {
         let granted = state.waiting.is_empty() && state.used + bytes <= self.total;
         if granted {
             state.used += bytes;
+            self.buffers.shrink_to(self.total - state.used);
         } else {
             state.waiting.push_back(WaitingReservation { ticket, bytes, kick: by.clone() });
         }
@@ -93,6 +103,7 @@ impl MemoryBudget {
             state.used += first.bytes;
             granted.extend(state.waiting.pop_front().map(|first| first.kick));
         }
+        self.buffers.shrink_to(self.total - state.used);
         drop(state);
         granted.iter().filter(|engine| !engine.is_same(by)).for_each(Kick::signal);
     }

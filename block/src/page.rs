@@ -10,13 +10,18 @@ pub(crate) const PAGE: usize = 4096;
 struct Page([u8; PAGE]);
 
 /// Whole pages, aligned. Does not move while it exists.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct PageBuffer(Vec<Page>);
 
 impl PageBuffer {
     /// At least `len` bytes of zeroes.
     pub(crate) fn zeroed(len: usize) -> Self {
         Self(vec![Page([0; PAGE]); len.div_ceil(PAGE)])
+    }
+
+    /// The size of a buffer for `len` bytes.
+    pub(crate) fn rounded(len: usize) -> usize {
+        len.next_multiple_of(PAGE)
     }
 
     /// Size in bytes, a multiple of the page.

@@ -5,7 +5,10 @@
 //! middle. A write whose ends lie within blocks first reads those blocks, then writes the whole
 //! window; the range lock keeps other writes out of it meanwhile.
 
+use std::sync::Arc;
+
 use super::host_call::IoBuffer;
+use crate::buffer_pool::{BufferPool, PooledBuffer};
 use crate::host_file::DirectIo;
 use crate::page::PageBuffer;
 use crate::{Segment, gather, scatter, total_len};
@@ -16,7 +19,7 @@ const MAX_BOUNCE: usize = 256 << 10;
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Bounce {
-    pages: PageBuffer,
+    pages: PooledBuffer,
     /// Alignment of the window, a power of two of at most a page.
     unit: usize,
     /// Disk offset of the window.
@@ -31,18 +34,18 @@ pub(super) struct Bounce {
 }
 
 impl Bounce {
-    /// Size in bytes of the buffer for up to `left` bytes at `at`.
+    /// Size in bytes of the buffer for up to `left` bytes at `at`, whole pages.
     pub(super) fn size_for(direct: DirectIo, at: u64, left: u64) -> usize {
         let unit = direct.offset as usize;
         let lead = offset_within(at, unit);
         let max = usize::try_from(left).map_or(MAX_BOUNCE, |left| left.min(MAX_BOUNCE));
-        (lead + max).next_multiple_of(unit).min(MAX_BOUNCE)
+        PageBuffer::rounded(lead + max).min(MAX_BOUNCE)
     }
 
     /// A buffer for up to `left` bytes at `at`, not placed yet.
-    pub(super) fn new(direct: DirectIo, at: u64, left: u64) -> Self {
+    pub(super) fn new(pool: &Arc<BufferPool>, direct: DirectIo, at: u64, left: u64) -> Self {
         let unit = direct.offset as usize;
-        let pages = PageBuffer::zeroed(Self::size_for(direct, at, left));
+        let pages = pool.take(Self::size_for(direct, at, left));
         Self { pages, unit, start: 0, len: 0, lead: 0, wanted: 0, unread: [None; 2] }
     }
 

@@ -2,6 +2,7 @@
 //! results mean.
 
 use std::io;
+use std::sync::Arc;
 
 use super::bounce::Bounce;
 use super::host_call::HostOp;
@@ -9,6 +10,7 @@ use super::range_split::{Piece, RangeSplit};
 use super::transfer::{end_of_file, no_progress};
 use super::zeroes::zeroes;
 use crate::Operation;
+use crate::buffer_pool::BufferPool;
 use crate::host_file::{DirectIo, HostFile};
 
 /// How the host is asked to discard or zero.
@@ -149,24 +151,29 @@ impl RangeWork {
     }
 
     /// The next call, for at most `limit` bytes if it discards or zeroes a range.
-    pub(super) fn next_op(&mut self, limit: u64, direct: Option<DirectIo>) -> HostOp {
+    pub(super) fn next_op(
+        &mut self,
+        limit: u64,
+        direct: Option<DirectIo>,
+        buffers: &Arc<BufferPool>,
+    ) -> HostOp {
         let (at, len) = (self.at, self.left.min(limit));
         self.chunk = len;
         match self.method {
             Method::Discard => HostOp::Discard { at, len },
             Method::PunchHole => HostOp::PunchHole { at, len },
             Method::ZeroRange => HostOp::ZeroRange { at, len },
-            Method::Write => self.write_zeroes(direct),
+            Method::Write => self.write_zeroes(direct, buffers),
         }
     }
 
-    fn write_zeroes(&mut self, direct: Option<DirectIo>) -> HostOp {
+    fn write_zeroes(&mut self, direct: Option<DirectIo>, buffers: &Arc<BufferPool>) -> HostOp {
         let (at, left) = (self.at, self.left);
         let durable = false; // A sync follows if needed.
         if let (None, Some(direct)) = (&self.bounce, direct)
             && self.is_misaligned_write(direct)
         {
-            self.bounce = Some(Box::new(Bounce::new(direct, at, left)));
+            self.bounce = Some(Box::new(Bounce::new(buffers, direct, at, left)));
         }
         let Some(bounce) = &mut self.bounce else {
             return HostOp::Write { buffer: zeroes(left), at, durable };

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::host_call::{HostCall, HostOp};
 use super::range_work::{Fallback, RangeWork};
 use super::transfer::Transfer;
+use crate::buffer_pool::BufferPool;
 use crate::host_file::{HostFile, is_enospc};
 use crate::{ByteRange, Durability, Operation, Segments};
 
@@ -173,11 +175,16 @@ impl StateMachine {
     }
 
     /// The next call, for at most `limit` bytes if it discards or zeroes a range.
-    pub(crate) fn next_call(&mut self, limit: u64, file: &HostFile) -> HostCall {
+    pub(crate) fn next_call(
+        &mut self,
+        limit: u64,
+        file: &HostFile,
+        buffers: &Arc<BufferPool>,
+    ) -> HostCall {
         let direct = file.limits.direct;
         let op = match &mut self.work {
-            Work::Transfer(transfer) => transfer.next_op(direct),
-            Work::Range(work) => work.next_op(limit, direct),
+            Work::Transfer(transfer) => transfer.next_op(direct, buffers),
+            Work::Range(work) => work.next_op(limit, direct, buffers),
             Work::Sync => HostOp::Sync,
         };
         HostCall { op, may_block: self.may_block }

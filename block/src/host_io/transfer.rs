@@ -1,11 +1,13 @@
 //! The transfer of a read, write or compare-and-write: its calls, and what their results mean.
 
 use std::io;
+use std::sync::Arc;
 
 use super::bounce::Bounce;
 use super::compare::Compare;
 use super::cursor::Cursor;
 use super::host_call::HostOp;
+use crate::buffer_pool::BufferPool;
 use crate::host_file::DirectIo;
 use crate::{Durability, Operation, Segments, total_len};
 
@@ -105,14 +107,18 @@ impl Transfer {
     }
 
     /// The next call.
-    pub(super) fn next_op(&mut self, direct: Option<DirectIo>) -> HostOp {
+    pub(super) fn next_op(
+        &mut self,
+        direct: Option<DirectIo>,
+        buffers: &Arc<BufferPool>,
+    ) -> HostOp {
         if let Some(segments) = self.to_compare.take() {
             let (compare, cursor) = Compare::new(segments);
             (self.compare, self.cursor) = (Some(Box::new(compare)), cursor);
         }
         let (at, left) = self.rest();
         if let Some(direct) = self.to_bounce(direct) {
-            self.bounce = Some(Box::new(Bounce::new(direct, at, left)));
+            self.bounce = Some(Box::new(Bounce::new(buffers, direct, at, left)));
         }
         let durable = self.durable;
         let Some(bounce) = &mut self.bounce else {

@@ -203,7 +203,7 @@ impl Requests {
             MAX_ZEROED_AT_ONCE
         };
         let locks_page_cache = machine.locks_page_cache();
-        let call = machine.next_call(limit, &self.disk.file);
+        let call = machine.next_call(limit, &self.disk.file, self.disk.state.memory.buffers());
         let call = self.offload_if_blocking(call);
         if locks_page_cache {
             self.disk.state.begin_zeroing();
