@@ -35,6 +35,7 @@ mod segment;
 #[doc(hidden)]
 pub mod simulation;
 mod space;
+mod store_stack;
 mod sync_latch;
 mod sys;
 mod threads;
@@ -57,4 +58,8 @@ pub use raw_file::{RawFile, StoreSpace, Survey};
 pub use request::{ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request};
 pub use segment::{Segment, Segments, gather, scatter, total_len};
 pub use space::{BackingSpace, Crossing, EnospcHold, SoftLimitState, SpaceProbe};
+pub use store_stack::{
+    BtrfsFile, DmTarget, FileSystem, QueueAttributes, QueueCache, StableCopies, StoreStack, Storey,
+    StoreyKind, ZfsDataset,
+};
 pub use uring::refuses_io_uring;

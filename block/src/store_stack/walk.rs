@@ -1,0 +1,148 @@
+//! Builds the stack from its top to the devices. The depth and the number of storeys are bounded,
+//! so that the walk of any sysfs ends.
+
+use std::path::Path;
+
+use super::device_number::DeviceNumber;
+use super::devices;
+use super::file_systems::{self, Below};
+use super::host_view::{FileFacts, HostView};
+use super::queue::QueueAttributes;
+use super::storey::{FileSystem, Storey, StoreyKind, ZfsDataset};
+
+/// Deepest stack. The deepest that occurs in practice, files on loop devices on files, has about
+/// ten storeys.
+const DEPTH_MAX: u32 = 24;
+/// Most storeys.
+const STOREYS_MAX: u32 = 256;
+
+/// One walk.
+#[derive(Debug)]
+pub(super) struct Walk<'h> {
+    host: &'h HostView,
+    depth: u32,
+    storeys: u32,
+}
+
+impl<'h> Walk<'h> {
+    pub(super) fn new(host: &'h HostView) -> Self {
+        Self { host, depth: 0, storeys: 0 }
+    }
+
+    /// The storeys below a file.
+    pub(super) fn file(&mut self, facts: &FileFacts) -> Storey {
+        match (facts.device, &facts.mount) {
+            (Some(device), _) => self.number(device, facts.dataset.as_deref()),
+            (None, Some(mount)) => {
+                let (found, below) = file_systems::identify(self.host, facts, mount);
+                self.file_system(mount.point.clone(), found, below)
+            }
+            (None, None) => {
+                let reason = "the file is on a file system outside of this mount namespace";
+                Storey::unknown("a file system".to_owned(), reason)
+            }
+        }
+    }
+
+    fn file_system(&mut self, name: String, found: FileSystem, below: Below) -> Storey {
+        let below = match below {
+            Below::Nothing => Vec::new(),
+            Below::Devices(folders) => self.devices(&folders),
+            Below::Folder(path) => vec![self.path(&path)],
+        };
+        Storey { kind: StoreyKind::FileSystem(found), name, queue: None, below }
+    }
+
+    /// The storeys below the file with this path.
+    fn path(&mut self, path: &Path) -> Storey {
+        let shown = path.display().to_string();
+        if let Err(reason) = self.descend() {
+            return Storey::unknown(shown, reason);
+        }
+        let storey = match (self.host.probe)(self.host, path) {
+            Ok(facts) => self.file(&facts),
+            Err(error) => Storey::unknown(shown, format!("it cannot be opened: {error}")),
+        };
+        self.ascend();
+        storey
+    }
+
+    fn number(&mut self, device: DeviceNumber, dataset: Option<&str>) -> Storey {
+        match self.host.device_folder(device) {
+            Ok(folder) => self.device(&folder, dataset),
+            Err(error) => {
+                let name = format!("device {}:{}", device.major, device.minor);
+                Storey::unknown(name, format!("it is not in sysfs: {error}"))
+            }
+        }
+    }
+
+    fn devices(&mut self, folders: &[impl AsRef<Path>]) -> Vec<Storey> {
+        let mut found = Vec::new();
+        for folder in folders {
+            let is_full = self.storeys >= STOREYS_MAX;
+            found.push(self.device(folder.as_ref(), None));
+            if is_full {
+                break;
+            }
+        }
+        found
+    }
+
+    /// The device with this folder in sysfs, and the storeys below it.
+    fn device(&mut self, folder: &Path, dataset: Option<&str>) -> Storey {
+        let name = devices::node(folder);
+        if let Err(reason) = self.descend() {
+            return Storey::unknown(name, reason);
+        }
+        let storey = self.known_device(name, folder, dataset);
+        self.ascend();
+        storey
+    }
+
+    fn known_device(&mut self, name: String, folder: &Path, dataset: Option<&str>) -> Storey {
+        if let Some(disk) = devices::disk_of_partition(folder) {
+            let below = vec![self.device(&disk, dataset)];
+            return Storey { kind: StoreyKind::Partition, name, queue: None, below };
+        }
+        if !folder.join("queue").is_dir() {
+            return Storey::unknown(name, "sysfs does not describe it");
+        }
+        let mut kind = devices::kind(folder);
+        let below = match &mut kind {
+            StoreyKind::Loop { file, .. } => vec![self.path(Path::new(file))],
+            StoreyKind::Volume(volume) => {
+                *volume = self.volume(volume.blk_mq, dataset);
+                Vec::new()
+            }
+            _ => self.devices(&devices::slaves(folder)),
+        };
+        Storey { kind, name, queue: Some(QueueAttributes::read(folder)), below }
+    }
+
+    fn volume(&self, blk_mq: bool, dataset: Option<&str>) -> ZfsDataset {
+        ZfsDataset {
+            name: dataset.map(str::to_owned),
+            version: file_systems::zfs_version(self.host),
+            blk_mq,
+            properties: Vec::new(),
+        }
+    }
+
+    /// Counts a storey below the current one; the reason if there are too many.
+    fn descend(&mut self) -> Result<(), String> {
+        if self.storeys >= STOREYS_MAX {
+            return Err(format!("the stack has more than {STOREYS_MAX} storeys"));
+        }
+        self.storeys += 1;
+        if self.depth >= DEPTH_MAX {
+            return Err(format!("the stack is deeper than {DEPTH_MAX} storeys"));
+        }
+        self.depth += 1;
+        Ok(())
+    }
+
+    fn ascend(&mut self) {
+        self.depth -= 1;
+    }
+}
