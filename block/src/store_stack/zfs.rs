@@ -3,7 +3,7 @@
 use super::host_view::{HostView, read_number, read_word};
 use super::storey::ZfsDataset;
 
-/// What a module with this version is known for; `None` if its text has another form.
+/// Parses the version of the module; `None` if its text has another form.
 fn parse_version(text: &str) -> Option<ZfsVersion> {
     // Like `2.3.1-1~bpo12+1` or `2.4.0-rc2`.
     let (numbers, rest) = match text.split_once('-') {
