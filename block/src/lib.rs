@@ -36,6 +36,7 @@ mod segment;
 #[doc(hidden)]
 pub mod simulation;
 mod space;
+mod store_stack;
 mod sync_latch;
 mod sys;
 mod threads;
@@ -58,4 +59,8 @@ pub use raw_file::{RawFile, StoreSpace, Survey};
 pub use request::{ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request};
 pub use segment::{Segment, Segments, gather, scatter, total_len};
 pub use space::{BackingSpace, Crossing, EnospcHold, SoftLimitState, SpaceProbe};
+pub use store_stack::{
+    BtrfsFile, DmTarget, FileSystem, FlushPromise, Problem, QueueAttributes, QueueCache,
+    StableCopies, StoreStack, Storey, StoreyEffects, StoreyKind, ZfsDataset,
+};
 pub use uring::refuses_io_uring;

@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
-use rustix::ioctl::{Getter, opcode};
+use rustix::ioctl::{Getter, Updater, opcode};
 
 /// A kind of open-file-description lock (fcntl(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,4 +94,25 @@ pub(crate) fn zvol_name(volume: &File) -> io::Result<String> {
     let name = unsafe { rustix::ioctl::ioctl(volume, get_name)? };
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
     Ok(String::from_utf8_lossy(name).into_owned())
+}
+
+/// Size of `struct btrfs_ioctl_fs_info_args`; `fsid` are the 16 bytes from 16.
+const BTRFS_FS_INFO_LEN: usize = 1024;
+/// `BTRFS_IOC_FS_INFO` of `linux/btrfs.h`.
+const BTRFS_IOC_FS_INFO: rustix::ioctl::Opcode = opcode::read::<[u8; BTRFS_FS_INFO_LEN]>(0x94, 31);
+
+/// The UUID of the btrfs that a file is on. Changes nothing.
+///
+/// # Errors
+///
+/// The host's error, among others if the file is on another file system.
+pub(crate) fn btrfs_fsid(file: impl AsFd) -> io::Result<[u8; 16]> {
+    let mut info = [0; BTRFS_FS_INFO_LEN];
+    // SAFETY: the opcode encodes this size; the kernel reads flags from the array, which are 0,
+    // and writes at most its 1024 bytes, any value of which is valid.
+    let query = unsafe { Updater::<BTRFS_IOC_FS_INFO, [u8; BTRFS_FS_INFO_LEN]>::new(&mut info) };
+    // SAFETY: the array that `query` refers to outlives the call.
+    unsafe { rustix::ioctl::ioctl(file, query)? };
+    let fsid = info.get(16..32).and_then(|fsid| fsid.try_into().ok());
+    fsid.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

@@ -1,0 +1,7 @@
+//! Tests of whole stacks: on fake trees of sysfs and procfs, and on loop devices of this host.
+
+mod fake_host;
+mod native;
+mod problems;
+mod stable_copies;
+mod walk;
