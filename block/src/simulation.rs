@@ -8,9 +8,12 @@ use std::io;
 use std::sync::Arc;
 
 use crate::disk_state::OpenDisk;
-use crate::host_file::{DirectIo, FileKind, HostFile, HostLimits, StableCopies};
+use crate::host_file::{DirectIo, FileKind, HostFile, HostLimits};
 use crate::uring::UringEngine;
-use crate::{DiskOptions, DiskStatus, EngineSetup, Geometry, IoEngine, OpenError};
+use crate::{
+    DiskOptions, DiskStatus, EngineSetup, Geometry, IoEngine, OpenError, StableCopies,
+    StableCopyMode,
+};
 
 pub use crate::clock::Clock;
 pub use crate::uring::{Ring, RingResult};
@@ -40,10 +43,12 @@ impl SimulatedDisk {
     #[must_use]
     pub fn new(parameters: SimulatedParameters, clock: Clock, file: File) -> Self {
         let SimulatedParameters { geometry, options, block_device, host_block } = parameters;
+        let copied = options.stable_copies == StableCopyMode::On;
         let aligned = DirectIo {
             memory: host_block,
             offset: host_block,
-            copies: StableCopies::of_mode(options.stable_copies).unwrap_or_default(),
+            copies_reads: copied,
+            copies_writes: copied,
         };
         let limits = HostLimits {
             geometry,
@@ -51,7 +56,9 @@ impl SimulatedDisk {
             range_unit: if block_device { host_block } else { 1 },
         };
         let kind = if block_device { FileKind::BlockDevice } else { FileKind::Regular };
-        let file = HostFile { path: "simulated".into(), file, kind, options, limits };
+        let stable_copies = StableCopies::default();
+        let file =
+            HostFile { path: "simulated".into(), file, kind, options, limits, stable_copies };
         Self { disk: Arc::new(OpenDisk::new(file, clock)) }
     }
 

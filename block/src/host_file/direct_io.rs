@@ -2,13 +2,14 @@
 //! stable copy. The probe is for the control thread only.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use rustix::fs::{FsWord, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use crate::page::{PAGE, PageBuffer};
-use crate::{DiskOptions, OpenError, Segment, StableCopyMode};
+use crate::{DiskOptions, OpenError, Segment, StableCopies, StableCopyMode};
 
 /// Requirements of direct I/O. Alignments are powers of two, in bytes, at most a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +18,11 @@ pub(crate) struct DirectIo {
     pub(crate) memory: u32,
     /// Alignment of the disk offset and of each segment's length.
     pub(crate) offset: u32,
-    /// Transfers of which the host must not see memory that the guest may change.
-    pub(crate) copies: StableCopies,
+    /// Reads go through a buffer of the monitor: the store verifies them in the memory that it
+    /// reads into.
+    pub(crate) copies_reads: bool,
+    /// Writes go through a buffer of the monitor: the store must not see memory that changes.
+    pub(crate) copies_writes: bool,
 }
 
 impl DirectIo {
@@ -27,31 +31,25 @@ impl DirectIo {
         let (addresses, lens) = segments.iter().fold((0, 0), |(addresses, lens), segment| {
             (addresses | segment.base().addr(), lens | segment.len())
         });
-        let copied = if is_write { self.copies.writes } else { self.copies.reads };
+        let copied = if is_write { self.copies_writes } else { self.copies_reads };
         !copied
             && addresses.is_multiple_of(self.memory as usize)
             && (lens as u64 | at).is_multiple_of(u64::from(self.offset))
     }
 }
 
-/// The direct transfers that go through a buffer of the monitor, whose content is stable while the
-/// host works on it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct StableCopies {
-    /// The store verifies what it has read in the memory of the request.
-    pub(crate) reads: bool,
-    /// The store computes checksums or parity of that memory, or writes it more than once.
-    pub(crate) writes: bool,
-}
-
-impl StableCopies {
-    /// The copies that the option determines; `None` if the store does.
-    pub(crate) fn of_mode(mode: StableCopyMode) -> Option<Self> {
-        match mode {
-            StableCopyMode::Auto => None,
-            StableCopyMode::On => Some(Self { reads: true, writes: true }),
-            StableCopyMode::Off => Some(Self::default()),
-        }
+/// The copies of direct transfers on a disk, and the reasons.
+///
+/// # Errors
+///
+/// The host's error.
+pub(crate) fn stable_copies(file: &File, options: &DiskOptions) -> io::Result<StableCopies> {
+    let always = || Some("stable_copies = \"on\"".to_owned());
+    match options.stable_copies {
+        _ if !options.cache.is_direct() => Ok(StableCopies::default()),
+        StableCopyMode::Auto => StableCopies::of(file),
+        StableCopyMode::On => Ok(StableCopies { writes: always(), reads: always() }),
+        StableCopyMode::Off => Ok(StableCopies::default()),
     }
 }
 
@@ -72,7 +70,7 @@ pub(super) fn probe(
     file: &File,
     path: &Path,
     stat: &Statx,
-    options: &DiskOptions,
+    copies: &StableCopies,
 ) -> Result<DirectIo, OpenError> {
     let refused = |what| {
         move |errno: Errno| OpenError::Host { path: path.into(), what, source: errno.into() }
@@ -97,8 +95,8 @@ pub(super) fn probe(
         );
         return Err(OpenError::Unsuitable { path: path.into(), why });
     }
-    let copies = StableCopies::of_mode(options.stable_copies);
-    Ok(DirectIo { memory, offset, copies: copies.unwrap_or_default() })
+    let (copies_reads, copies_writes) = (copies.reads.is_some(), copies.writes.is_some());
+    Ok(DirectIo { memory, offset, copies_reads, copies_writes })
 }
 
 /// Finds the alignment by reading, for kernels before 6.1 and file systems without

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Statx, StatxFlags};
 use super::direct_io::{self, DirectIo};
 use super::open::FileKind;
 use crate::space::is_zvol_driver;
-use crate::{DiscardLimits, DiskOptions, Geometry, OpenError};
+use crate::{DiscardLimits, DiskOptions, Geometry, OpenError, StableCopies};
 
 /// Limits of an opened file or block device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,7 @@ pub(crate) fn probe(
     path: &Path,
     kind: FileKind,
     options: &DiskOptions,
+    copies: &StableCopies,
 ) -> Result<HostLimits, OpenError> {
     let probe = Probe {
         file,
@@ -65,7 +66,7 @@ pub(crate) fn probe(
     let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask)
         .map_err(|errno| probe.refused("query it", errno.into()))?;
     let direct = match options.cache.is_direct() {
-        true => Some(direct_io::probe(file, path, &stat, options)?),
+        true => Some(direct_io::probe(file, path, &stat, copies)?),
         false => None,
     };
     let (mut geometry, range_unit) = match kind {

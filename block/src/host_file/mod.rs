@@ -14,12 +14,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
-pub(crate) use self::direct_io::{DirectIo, StableCopies};
+pub(crate) use self::direct_io::{DirectIo, stable_copies};
 pub(crate) use self::limits::{HostLimits, MAX_ZEROED_AT_ONCE, probe};
 pub(crate) use self::lock::query as query_lock;
 pub use self::lock::{ImageHolder, ImageLock, image_holder};
 pub(crate) use self::open::{FileKind, claim, find, reopen};
-use crate::{DiscardLimits, DiskOptions, ImageLocking, OpenError};
+use crate::{DiscardLimits, DiskOptions, ImageLocking, OpenError, StableCopies};
 
 /// See the module's documentation. Dropping it releases the lock on the image.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(crate) struct HostFile {
     pub(crate) kind: FileKind,
     pub(crate) options: DiskOptions,
     pub(crate) limits: HostLimits,
+    /// The reasons for copies of direct transfers.
+    pub(crate) stable_copies: StableCopies,
 }
 
 /// The open file descriptions of one engine.

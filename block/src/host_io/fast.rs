@@ -75,15 +75,19 @@ impl FastFilter {
     /// Accepts what the file takes as it is.
     pub(crate) fn of(file: &HostFile) -> Self {
         let detects_zeroes = file.options.detect_zeroes != DetectZeroes::Off;
-        let Some(DirectIo { memory, offset, copies }) = file.limits.direct else {
+        Self::new(file.limits.direct, detects_zeroes)
+    }
+
+    fn new(direct: Option<DirectIo>, detects_zeroes: bool) -> Self {
+        let Some(DirectIo { memory, offset, copies_reads, copies_writes }) = direct else {
             let closed_to_writes = detects_zeroes;
             return Self { memory: 0, offset: 0, closed: false, closed_to_writes };
         };
         Self {
             memory: memory as usize - 1,
             offset: u64::from(offset) - 1,
-            closed: copies.reads,
-            closed_to_writes: copies.writes || detects_zeroes,
+            closed: copies_reads,
+            closed_to_writes: copies_writes || detects_zeroes,
         }
     }
 
@@ -93,5 +97,32 @@ impl FastFilter {
         let odd = (segment.base().addr() & self.memory) as u64
             | ((segment.len() as u64 | at) & self.offset);
         odd == 0 && !self.closed && !(is_write && self.closed_to_writes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each combination of flags, and of a transfer.
+    #[test]
+    fn the_filter_agrees_with_the_requirements_of_direct_io() {
+        let flag = [false, true];
+        for (copies_reads, copies_writes) in flag.iter().flat_map(|a| flag.map(|b| (*a, b))) {
+            let direct = DirectIo { memory: 4, offset: 512, copies_reads, copies_writes };
+            let filter = FastFilter::new(Some(direct), false);
+            for (base, at, is_write) in
+                [(8, 512), (6, 512), (8, 8)].iter().flat_map(|(a, b)| flag.map(|c| (*a, *b, c)))
+            {
+                let base = std::ptr::without_provenance_mut(base);
+                // SAFETY: the memory is never accessed.
+                let segment = unsafe { Segment::new(base, 512) };
+                let accepted = filter.accepts(&segment, at, is_write);
+                let needs_no_copy = direct.accepts(&[segment], at, is_write);
+                // Copied reads close the fast path to writes as well.
+                let expected = needs_no_copy && !copies_reads;
+                assert_eq!(accepted, expected, "{direct:?} {base:?} {at} {is_write}");
+            }
+        }
     }
 }

@@ -13,7 +13,7 @@ pub use self::survey::{StoreSpace, Survey};
 use crate::allocation::{QUERY_TIME, collect_within};
 use crate::clock::Clock;
 use crate::disk_state::OpenDisk;
-use crate::host_file::{HostFile, claim, find, probe};
+use crate::host_file::{HostFile, claim, find, probe, stable_copies};
 use crate::{
     Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiskOptions, DiskStatus, EngineSetup,
     Extent, Extents, Geometry, IoEngine, OpenError, ResizeError, SpaceProbe, engine,
@@ -37,14 +37,17 @@ impl RawFile {
     pub fn open(path: &Path, options: &DiskOptions) -> Result<Self, OpenError> {
         let (found, kind) = find(path)?;
         let file = claim(&found, kind, path, options)?;
-        let limits = probe(&file, path, kind, options)?;
         let host_error = |what| move |source| OpenError::Host { path: path.into(), what, source };
+        let stable_copies =
+            stable_copies(&file, options).map_err(host_error("find what it is stored on"))?;
+        let limits = probe(&file, path, kind, options, &stable_copies)?;
         let space = SpaceProbe::of(&file).map_err(host_error("find its backing store"))?;
         if options.soft_limit.is_some() && space.is_volume() {
             let what = "measure the space of its pool, which soft_limit needs";
             space.measure(&file).map_err(host_error(what))?;
         }
-        let file = HostFile { path: path.into(), file, kind, options: options.clone(), limits };
+        let (path, options) = (path.into(), options.clone());
+        let file = HostFile { path, file, kind, options, limits, stable_copies };
         Ok(Self { disk: Arc::new(OpenDisk::new(file, Clock::Host)), space })
     }
 }

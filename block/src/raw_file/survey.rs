@@ -14,7 +14,7 @@ use crate::host_file::{FileKind, find, probe, query_lock, reopen};
 use crate::space::Volume;
 use crate::{
     BackingSpace, ByteOffset, ByteRange, CacheMode, DiscardLimits, DiskOptions, Extent, Extents,
-    Geometry, ImageLock, OpenError, SpaceProbe, StoreStack,
+    Geometry, ImageLock, OpenError, SpaceProbe, StableCopies, StoreStack,
 };
 
 /// A disk, opened for reading.
@@ -57,7 +57,7 @@ impl Survey {
             .map_err(host_error("open it"))?;
         let defaults = DiskOptions::new(CacheMode::WriteBack);
         let options = DiskOptions { block_size, discard: false, ..defaults };
-        let limits = probe(&file, path, kind, &options)?;
+        let limits = probe(&file, path, kind, &options, &StableCopies::default())?;
         // st_blocks counts 512 bytes whatever the file system's block (stat(2)).
         let allocated = match kind {
             FileKind::Regular => {
@@ -86,7 +86,8 @@ impl Survey {
     /// The host's error.
     pub fn discard(&self) -> Result<Option<DiscardLimits>, OpenError> {
         let options = DiskOptions { discard: true, ..self.options.clone() };
-        Ok(probe(&self.file, &self.path, self.kind, &options)?.geometry.discard)
+        let copies = StableCopies::default();
+        Ok(probe(&self.file, &self.path, self.kind, &options, &copies)?.geometry.discard)
     }
 
     /// Space in the backing store. Runs the program `zfs` for a volume.
