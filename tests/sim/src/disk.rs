@@ -58,6 +58,7 @@ impl SimDisk {
             on_enospc: plan.hold.map_or(OnEnospc::Report, hold),
             // A few bounce buffers, so that requests wait for one.
             copy_memory: 4 * u64::from(host_block),
+            detect_zeroes: plan.detect_zeroes,
             ..DiskOptions::new(plan.mode)
         };
         let block_device = plan.block_device;

@@ -17,8 +17,22 @@ pub(super) type Time = u64;
 pub(super) enum Effect {
     /// They hold this value.
     Put(Value),
+    /// Those before a sector hold one value, the others another.
+    Split { at: usize, before: Value, after: Value },
     /// They hold zero or their previous value, as after a discard.
     Anything,
+}
+
+impl Effect {
+    /// The value in `sector` if the operation took effect there.
+    pub(super) fn value(self, sector: usize) -> Value {
+        match self {
+            Self::Put(value) => value,
+            Self::Split { at, before, .. } if sector < at => before,
+            Self::Split { after, .. } => after,
+            Self::Anything => Value::Zero,
+        }
+    }
 }
 
 /// Number of an operation.
@@ -194,13 +208,8 @@ impl Oracle {
 
     fn check(&self, sector: usize, bytes: &[u8], candidates: &[OpId]) -> Result<(), String> {
         let found = Value::of(bytes, sector);
-        let legal: Vec<Value> = candidates
-            .iter()
-            .map(|id| match self.ops[*id].effect {
-                Effect::Put(value) => value,
-                Effect::Anything => Value::Zero,
-            })
-            .collect();
+        let legal: Vec<Value> =
+            candidates.iter().map(|id| self.ops[*id].effect.value(sector)).collect();
         let is_legal = found.is_some_and(|found| legal.contains(&found));
         if is_legal || self.is_mix(sector, bytes, &legal) {
             return Ok(());

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use block::{CacheMode, Named};
+use block::{CacheMode, DetectZeroes, Named};
 
 use super::random::Random;
 
@@ -22,11 +22,13 @@ pub enum Scenario {
     Blocks,
     /// A mode with `on_enospc = "hold"` on a host that is full at times.
     Hold,
+    /// A mode with `detect_zeroes` and a driver that writes zeroes.
+    Zeroes,
 }
 
 impl Scenario {
     /// All scenarios.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Mode(CacheMode::None),
         Self::Mode(CacheMode::DirectSync),
         Self::Mode(CacheMode::WriteThrough),
@@ -36,6 +38,7 @@ impl Scenario {
         Self::NoFlush,
         Self::Blocks,
         Self::Hold,
+        Self::Zeroes,
     ];
 
     fn mode(self, random: &mut Random) -> CacheMode {
@@ -48,7 +51,7 @@ impl Scenario {
                 [CacheMode::None, CacheMode::DirectSync, CacheMode::None, CacheMode::WriteBack]
                     [random.below(4)]
             }
-            Self::Hold => CacheMode::ALL[random.below(CacheMode::ALL.len())],
+            Self::Hold | Self::Zeroes => CacheMode::ALL[random.below(CacheMode::ALL.len())],
         }
     }
 }
@@ -56,11 +59,12 @@ impl Scenario {
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Mode(mode) => mode.fmt(f),
-            Self::Toggle => f.write_str("toggle"),
-            Self::NoFlush => f.write_str("noflush"),
-            Self::Blocks => f.write_str("blocks"),
-            Self::Hold => f.write_str("hold"),
+            Self::Mode(mode) => f.pad(mode.name()),
+            Self::Toggle => f.pad("toggle"),
+            Self::NoFlush => f.pad("noflush"),
+            Self::Blocks => f.pad("blocks"),
+            Self::Hold => f.pad("hold"),
+            Self::Zeroes => f.pad("zeroes"),
         }
     }
 }
@@ -68,7 +72,8 @@ impl fmt::Display for Scenario {
 /// The text is not the name of a scenario.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "{0:?} is not one of none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, hold"
+    "{0:?} is not one of none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, \
+     hold, zeroes"
 )]
 pub struct UnknownScenario(String);
 
@@ -147,6 +152,11 @@ pub(super) struct Plan {
     pub(super) host_block: usize,
     /// Deadline of writes held for space, if they are held.
     pub(super) hold: Option<Duration>,
+    pub(super) detect_zeroes: DetectZeroes,
+    /// Odds per mille that a write has sectors of zeroes; half of these writes have no others.
+    pub(super) zero_writes: u16,
+    /// The driver sends DISCARD and WRITE ZEROES.
+    pub(super) range_requests: bool,
     pub(super) operations: usize,
     /// Step of the power cut of [`Ending::Cut`].
     pub(super) cut_at: usize,
@@ -191,6 +201,9 @@ impl Plan {
             block,
             host_block: block,
             hold: None,
+            detect_zeroes: DetectZeroes::Off,
+            zero_writes: 0,
+            range_requests: true,
             operations,
             cut_at: random.within(1, operations * 30),
             event_idx: random.coin(),
@@ -216,8 +229,29 @@ impl Plan {
                 let plan = if large { plan.with_large_blocks(random) } else { plan };
                 plan.with_hold(random)
             }
+            Scenario::Zeroes => {
+                let large = random.chance(200);
+                let plan = if large { plan.with_large_blocks(random) } else { plan };
+                plan.with_zero_detection(random)
+            }
             Scenario::Mode(_) | Scenario::Toggle | Scenario::NoFlush => plan,
         }
+    }
+
+    /// With writes of zeroes, most of which the disk detects.
+    fn with_zero_detection(self, random: &mut Random) -> Self {
+        use DetectZeroes::{Off, On, Unmap};
+        Self {
+            detect_zeroes: [Off, On, On, Unmap, Unmap][random.below(5)],
+            zero_writes: u16::try_from(random.within(100, 800)).unwrap(),
+            range_requests: random.coin(),
+            ..self
+        }
+    }
+
+    /// Whether each call of the host that discards or zeroes a range stems from a write of zeroes.
+    pub(super) fn zeroes_by_detection_only(&self) -> bool {
+        !self.range_requests && self.detect_zeroes != DetectZeroes::Off
     }
 
     /// With guest blocks smaller than the host's, on a small disk so that requests overlap.
@@ -239,6 +273,11 @@ impl Plan {
             weights: Weights { space, ..self.weights },
             ..self
         }
+    }
+
+    /// Whether no request permits the host to deallocate blocks.
+    pub(super) fn keeps_blocks(&self) -> bool {
+        !self.range_requests && self.detect_zeroes != DetectZeroes::Unmap
     }
 
     /// Discard granularity in sectors: larger than many discards, so that they are merged.

@@ -24,7 +24,7 @@ fn play(simulator: &Simulator, scenario: Scenario, seed: u64) -> Counts {
     simulator.play(scenario, seed).unwrap_or_else(|failure| panic!("{failure}"))
 }
 
-fn play_all(name: &str) {
+fn play_all(name: &str) -> Counts {
     let scenario: Scenario = name.parse().unwrap_or_else(|error| panic!("{error}"));
     let simulator = Simulator::default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_micros();
@@ -35,6 +35,7 @@ fn play_all(name: &str) {
     }
     assert!(total.requests > 10 * SCHEDULES, "the schedules submit requests");
     assert!(total.failed > 0 && total.failed < total.requests / 2, "some requests fail");
+    total
 }
 
 #[test]
@@ -80,6 +81,12 @@ fn partial_writes_of_host_blocks_do_not_conflict() {
 #[test]
 fn writes_are_held_for_space_until_deadline() {
     play_all("hold");
+}
+
+#[test]
+fn writes_of_zeroes_are_detected() {
+    let total = play_all("zeroes");
+    assert!(total.zero_writes > SCHEDULES && total.detected > SCHEDULES, "{total}");
 }
 
 #[test]

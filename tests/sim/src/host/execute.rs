@@ -107,7 +107,11 @@ impl Host {
                 if fails { -errno::IO } else { moved }
             }
             Opcode::Write(false) | Opcode::Read => moved,
-            Opcode::PunchHole | Opcode::ZeroRange | Opcode::Discard | Opcode::Poll => 0,
+            Opcode::PunchHole | Opcode::ZeroRange | Opcode::Discard => {
+                self.range_calls += 1;
+                0
+            }
+            Opcode::Poll => 0,
         }
     }
 

@@ -59,6 +59,8 @@ pub(crate) struct Host {
     pub(crate) faults: u64,
     /// Injected ENOSPC failures of requests that are held for space.
     pub(crate) space_faults: u64,
+    /// Calls that discarded or zeroed a range.
+    pub(crate) range_calls: u64,
     /// Each call that allocates fails with ENOSPC.
     full: bool,
     /// The clock of deadlines.
@@ -86,6 +88,7 @@ impl Host {
             reported_to_backend: 0,
             faults: 0,
             space_faults: 0,
+            range_calls: 0,
             full: false,
             clock,
             now_ns: 0,
@@ -244,6 +247,9 @@ impl Host {
         }
         if !is_tag(entry.user_data) {
             self.violate(|| format!("user data {:#x} is not a tag", entry.user_data));
+        }
+        if self.plan.keeps_blocks() && matches!(entry.opcode, Opcode::PunchHole | Opcode::Discard) {
+            self.violate(|| "a write of zeroes deallocates its blocks without permission".into());
         }
         if self.powered_off {
             let result =

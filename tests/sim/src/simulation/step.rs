@@ -135,13 +135,14 @@ impl<P: Protocol> Simulation<P> {
         let limit = (blocks - first).min(MAX_SECTORS / block);
         let (first, count) = (first * block, self.random.within(1, limit) * block);
         let flush = if self.plan.flush { 25 } else { 0 };
-        match self.random.weighted(&[45, 30, flush, 7, 10, 1]) {
+        let (discard, zero) = if self.plan.range_requests { (7, 10) } else { (0, 0) };
+        match self.random.weighted(&[45, 30, flush, discard, zero, 1]) {
             Some(0) => {
-                let number = u32::try_from(self.oracle.next_id()).unwrap();
-                let bytes = |sector| Value::Written(number).bytes(sector);
-                let out = (first..first + count).flat_map(bytes).collect();
-                let expectation = self.change(Effect::Put(Value::Written(number)), first, count);
-                (queue_driver::write(first, out), expectation)
+                let effect = self.draw_write(first, count);
+                let out =
+                    (first..first + count).flat_map(|sector| effect.value(sector).bytes(sector));
+                let request = queue_driver::write(first, out.collect());
+                (request, self.change(effect, first, count))
             }
             Some(1) => {
                 let read = self.oracle.offer_read(first, count, self.now);
@@ -168,6 +169,22 @@ impl<P: Protocol> Simulation<P> {
             }
             _ => (queue_driver::bare(kind::GET_ID, 0, 20), Expectation::Id),
         }
+    }
+
+    /// Draws the values of a write: its number, zeroes, or zeroes at one end.
+    fn draw_write(&mut self, first: usize, count: usize) -> Effect {
+        let value = Value::Written(u32::try_from(self.oracle.next_id()).unwrap());
+        if !self.random.chance(self.plan.zero_writes) {
+            return Effect::Put(value);
+        }
+        if count == 1 || self.random.coin() {
+            self.counts.zero_writes += 1;
+            return Effect::Put(Value::Zero);
+        }
+        let at = first + self.random.within(1, count - 1);
+        let (before, after) =
+            if self.random.coin() { (value, Value::Zero) } else { (Value::Zero, value) };
+        Effect::Split { at, before, after }
     }
 
     /// Registers a change of sectors with the oracle.
