@@ -10,10 +10,9 @@ use super::{SERIAL, Simulation};
 use crate::content::SECTOR;
 use crate::queue_driver::{Completed, Expectation, QueueDriver};
 
-/// Limit of a request's latency without ENOSPC.
+/// Limit of a request's latency, without the time for which it may be held for ENOSPC. Requests
+/// queue for blocks and for bounce memory before their first call and before each retry.
 const LATENCY_LIMIT: Duration = Duration::from_secs(2);
-/// Limit of the time between a held write's deadline and its failure.
-const DEADLINE_SLACK: Duration = Duration::from_secs(1);
 
 impl<P: Protocol> Simulation<P> {
     /// Checks status, latency and data of a completed request.
@@ -71,7 +70,7 @@ impl<P: Protocol> Simulation<P> {
     /// Only changes of the disk are held for space, and only until their deadline.
     fn check_latency(&self, expectation: &Expectation, took_ns: u64) -> Result<(), String> {
         let limit = match (expectation, self.plan.hold) {
-            (Expectation::Change { .. }, Some(deadline)) => deadline + DEADLINE_SLACK,
+            (Expectation::Change { .. }, Some(deadline)) => deadline + LATENCY_LIMIT,
             _ => LATENCY_LIMIT,
         };
         if u128::from(took_ns) > limit.as_nanos() {
