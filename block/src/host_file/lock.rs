@@ -18,7 +18,7 @@ use std::path::Path;
 
 use super::holder;
 use crate::OpenError;
-use crate::sys::{OfdLock, ofd_lock_query, ofd_lock_set};
+use crate::sys::{LockConflict, OfdLock, ofd_lock_query, ofd_lock_set};
 
 /// First byte for permissions in use (`RAW_LOCK_PERM_BASE`).
 const USED: u64 = 100;
@@ -45,19 +45,29 @@ fn used_permissions(read_only: bool) -> &'static [u64] {
 ///
 /// Another process holds a conflicting lock, or the host's error.
 pub(super) fn acquire(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
-    share(file, read_only).map_err(|source| refused(source, file, path))?;
+    match try_acquire(file, read_only) {
+        Ok(None) => Ok(()),
+        Ok(Some(conflict)) => Err(in_use(path, owner(conflict.pid, file))),
+        Err(source) => Err(refused(source, file, path)),
+    }
+}
+
+/// Locks the file, or returns a conflicting lock of another description.
+///
+/// # Errors
+///
+/// The host's error; `EAGAIN` or `EACCES` if another monitor locks the whole file.
+pub(super) fn try_acquire(file: &File, read_only: bool) -> io::Result<Option<LockConflict>> {
+    share(file, read_only)?;
     let used = used_permissions(read_only).iter().map(|permission| DENIED + permission);
     let denied = DENIED_PERMISSIONS.iter().map(|permission| USED + permission);
     for byte in used.chain(denied) {
-        match ofd_lock_query(file, OfdLock::Exclusive, byte..=byte) {
-            Ok(None) => {}
-            Ok(Some(conflict)) => {
-                return Err(in_use(path, owner(conflict.pid, file)));
-            }
-            Err(source) => return Err(lock_error(source, path)),
+        let conflict = ofd_lock_query(file, OfdLock::Exclusive, byte..=byte)?;
+        if conflict.is_some() {
+            return Ok(conflict);
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Takes the locks for another description of a file that is [acquired](acquire).

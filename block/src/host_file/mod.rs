@@ -16,7 +16,7 @@ use std::path::PathBuf;
 pub(crate) use self::limits::{DirectAlignment, HostLimits, MAX_ZEROED_AT_ONCE, probe};
 pub use self::lock::ImageLock;
 pub(crate) use self::lock::query as query_lock;
-pub(crate) use self::open::{FileKind, claim, find, reopen};
+pub(crate) use self::open::{FileKind, claim, claim_if_free, find, reopen};
 use crate::{DiscardLimits, DiskOptions, ImageLocking, OpenError};
 
 /// See the module's documentation. Dropping it releases the lock on the image.

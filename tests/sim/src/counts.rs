@@ -16,6 +16,12 @@ pub struct Counts {
     /// Successful calls that discarded or zeroed a range because of a detected write of zeroes.
     /// Counted in schedules whose driver sends neither DISCARD nor WRITE ZEROES.
     pub detected: u64,
+    /// Processes killed.
+    pub kills: u64,
+    /// Calls that the kernel completed after the death of their process.
+    pub orphans: u64,
+    /// Attempts of a successor to open the disk that the lock prevented.
+    pub refused: u64,
 }
 
 impl Counts {
@@ -26,6 +32,9 @@ impl Counts {
         self.steps += other.steps;
         self.zero_writes += other.zero_writes;
         self.detected += other.detected;
+        self.kills += other.kills;
+        self.orphans += other.orphans;
+        self.refused += other.refused;
     }
 }
 
@@ -34,8 +43,13 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { requests, failed, steps, .. } = self;
         write!(f, "{requests} requests ({failed} failed), {steps} steps")?;
-        let events =
-            [("writes of zeroes", self.zero_writes), ("calls for detected zeroes", self.detected)];
+        let events = [
+            ("writes of zeroes", self.zero_writes),
+            ("calls for detected zeroes", self.detected),
+            ("processes killed", self.kills),
+            ("calls completed after a kill", self.orphans),
+            ("opens refused by the lock", self.refused),
+        ];
         for (name, count) in events.into_iter().filter(|(_, count)| *count > 0) {
             write!(f, ", {count} {name}")?;
         }

@@ -39,7 +39,13 @@ pub(super) struct SimDisk {
 }
 
 impl SimDisk {
-    pub(super) fn new(plan: &Plan, clock: Clock, host: SharedHost, file: File) -> Self {
+    /// Opens the disk; `None` while the lock on its image is held.
+    pub(super) fn open(
+        plan: &Plan,
+        clock: Clock,
+        host: SharedHost,
+        image: &File,
+    ) -> Result<Option<Self>, String> {
         let block = u32::try_from(plan.block * 512).unwrap();
         let host_block = u32::try_from(plan.host_block * 512).unwrap();
         let geometry = Geometry {
@@ -63,7 +69,11 @@ impl SimDisk {
         };
         let block_device = plan.block_device;
         let parameters = SimulatedParameters { geometry, options, block_device, host_block };
-        Self { host, disk: SimulatedDisk::new(parameters, clock, file) }
+        let disk = SimulatedDisk::open(parameters, clock, image)
+            .map_err(|error| format!("cannot open the image: {error}"))?;
+        let Some(disk) = disk else { return Ok(None) };
+        host.lock().open_image();
+        Ok(Some(Self { host, disk }))
     }
 }
 
@@ -81,7 +91,8 @@ impl Backend for SimDisk {
     }
 
     fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
-        let id = self.host.lock().open_ring(setup.depth);
+        let files = self.disk.open_for_engine()?;
+        let id = self.host.lock().open_ring(setup.depth, files);
         self.disk.engine(SimRing { host: self.host.clone(), id }, setup)
     }
 

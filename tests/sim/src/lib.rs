@@ -23,6 +23,7 @@ mod oracle;
 mod plan;
 mod queue_driver;
 mod random;
+mod resources;
 #[cfg(test)]
 mod schedules;
 mod simulation;
@@ -31,7 +32,7 @@ use std::fmt;
 
 use self::plan::Plan;
 use self::random::Random;
-use self::simulation::Resources;
+use self::resources::Resources;
 
 pub use self::counts::Counts;
 pub use self::plan::{Scenario, UnknownScenario};

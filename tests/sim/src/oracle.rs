@@ -73,6 +73,8 @@ pub(super) struct Oracle {
     short_within_sector: bool,
     /// Time of the first failed flush.
     flush_failed: Option<Time>,
+    /// Values that the latest successor has read of each sector, and when.
+    reopened: Option<(Time, Vec<Option<Value>>)>,
 }
 
 impl Oracle {
@@ -92,6 +94,7 @@ impl Oracle {
             candidates: vec![vec![0]; sectors],
             short_within_sector,
             flush_failed: None,
+            reopened: None,
         }
     }
 
@@ -153,6 +156,29 @@ impl Oracle {
         }
     }
 
+    /// Records that a successor has opened the disk and read all of it. From then on no operation
+    /// of its predecessor takes effect. Its flushes know no failure of before, and if the host
+    /// had `lost_data`, they do not make durable what is gone.
+    pub(super) fn reopen<'a>(
+        &mut self,
+        visible: impl Fn(usize) -> &'a [u8; SECTOR],
+        lost_data: bool,
+        now: Time,
+    ) -> Result<(), String> {
+        let sectors = self.candidates.len();
+        let read = self.offer_read(0, sectors, now);
+        for sector in 0..sectors {
+            self.check_read(&read, sector, visible(sector), lost_data)?;
+        }
+        let values = (0..sectors).map(|sector| Value::of(visible(sector), sector));
+        self.reopened = Some((now, values.collect()));
+        self.flush_failed = None;
+        for op in self.ops.iter_mut().filter(|op| lost_data && !op.durable) {
+            op.succeeded = false;
+        }
+        Ok(())
+    }
+
     fn make_durable(&mut self, id: OpId) {
         self.ops[id].durable = true;
         let op = self.ops[id].clone();
@@ -173,7 +199,14 @@ impl Oracle {
     /// Records the submission of a read.
     pub(super) fn offer_read(&self, first: usize, count: usize, now: Time) -> PendingRead {
         let all = self.candidates[first..first + count].to_vec();
-        let legal = all.iter().map(|candidates| self.latest(candidates, now)).collect();
+        let legal = (first..)
+            .zip(&all)
+            .map(|(sector, candidates)| {
+                let mut latest = self.latest(candidates, now);
+                latest.retain(|id| self.is_visible_since_reopening(*id, sector));
+                latest
+            })
+            .collect();
         PendingRead { first, all, legal, next_op: self.ops.len() }
     }
 
@@ -187,6 +220,14 @@ impl Oracle {
         };
         let is_replaced = |id: OpId| candidates.iter().any(|other| replaces(&self.ops[*other], id));
         candidates.iter().copied().filter(|id| !is_replaced(*id)).collect()
+    }
+
+    /// Whether an operation is a successor's, or left the value that the successor has read. A
+    /// mix of values is not followed up.
+    fn is_visible_since_reopening(&self, id: OpId, sector: usize) -> bool {
+        let Some((time, values)) = &self.reopened else { return true };
+        let op = &self.ops[id];
+        op.offered > *time || values[sector].is_none_or(|read| op.effect.value(sector) == read)
     }
 
     /// Checks one sector of a read's data. After lost writes, older values are legal, too.
@@ -303,6 +344,24 @@ mod tests {
         for number in [0, 1] {
             let bytes = Value::Written(number).bytes(0);
             assert!(oracle.check_read(&read, 0, &bytes, false).is_ok());
+        }
+    }
+
+    #[test]
+    fn write_of_dead_process_lands_before_successor_opens_or_never() {
+        for landed in [0, 1] {
+            let mut oracle = Oracle::new(1, false);
+            let orphan = oracle.offer(put(1), 0, 1, 1);
+            oracle.complete(orphan, false, false, 2);
+            let [visible, illegal] = [landed, 2].map(|number| Value::Written(number).bytes(0));
+            assert!(oracle.reopen(|_| &illegal, false, 3).is_err());
+            oracle.reopen(|_| &visible, false, 3).unwrap();
+            let read = oracle.offer_read(0, 1, 4);
+            for number in [0, 1] {
+                let bytes = Value::Written(number).bytes(0);
+                assert_eq!(oracle.check_read(&read, 0, &bytes, false).is_ok(), number == landed);
+            }
+            assert_eq!(legal_after_cut(&oracle), [0, 1], "it may be volatile");
         }
     }
 

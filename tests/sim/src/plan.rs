@@ -24,11 +24,13 @@ pub enum Scenario {
     Hold,
     /// A mode with `detect_zeroes` and a driver that writes zeroes.
     Zeroes,
+    /// A mode whose process is killed while the kernel works on its calls. Another one follows.
+    Kill,
 }
 
 impl Scenario {
     /// All scenarios.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Mode(CacheMode::None),
         Self::Mode(CacheMode::DirectSync),
         Self::Mode(CacheMode::WriteThrough),
@@ -39,6 +41,7 @@ impl Scenario {
         Self::Blocks,
         Self::Hold,
         Self::Zeroes,
+        Self::Kill,
     ];
 
     fn mode(self, random: &mut Random) -> CacheMode {
@@ -51,7 +54,9 @@ impl Scenario {
                 [CacheMode::None, CacheMode::DirectSync, CacheMode::None, CacheMode::WriteBack]
                     [random.below(4)]
             }
-            Self::Hold | Self::Zeroes => CacheMode::ALL[random.below(CacheMode::ALL.len())],
+            Self::Hold | Self::Zeroes | Self::Kill => {
+                CacheMode::ALL[random.below(CacheMode::ALL.len())]
+            }
         }
     }
 }
@@ -65,6 +70,7 @@ impl fmt::Display for Scenario {
             Self::Blocks => f.pad("blocks"),
             Self::Hold => f.pad("hold"),
             Self::Zeroes => f.pad("zeroes"),
+            Self::Kill => f.pad("kill"),
         }
     }
 }
@@ -73,7 +79,7 @@ impl fmt::Display for Scenario {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
     "{0:?} is not one of none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, \
-     hold, zeroes"
+     hold, zeroes, kill"
 )]
 pub struct UnknownScenario(String);
 
@@ -125,6 +131,8 @@ pub(super) struct Weights {
     pub(super) reset: u32,
     /// Toggles between a full and a usable file system.
     pub(super) space: u32,
+    /// Kills the process.
+    pub(super) kill: u32,
 }
 
 /// Ending of a schedule. A power cut and a check of the disk follow in any case.
@@ -189,6 +197,7 @@ impl Plan {
             toggle: if scenario == Scenario::Toggle { weight(1, 4) } else { 0 },
             reset: 0,
             space: 0,
+            kill: 0,
         };
         let operations = random.within(1, 60);
         let block = if random.chance(150) { 8 } else { 1 };
@@ -222,20 +231,29 @@ impl Plan {
                 _ => Ending::Close,
             },
         };
+        plan.with_events_of(scenario, random)
+    }
+
+    /// With the events that the scenario exists for.
+    fn with_events_of(self, scenario: Scenario, random: &mut Random) -> Self {
         match scenario {
-            Scenario::Blocks => plan.with_large_blocks(random),
-            Scenario::Hold => {
-                let large = random.chance(300);
-                let plan = if large { plan.with_large_blocks(random) } else { plan };
-                plan.with_hold(random)
-            }
+            Scenario::Mode(_) | Scenario::Toggle | Scenario::NoFlush => self,
+            Scenario::Blocks => self.with_large_blocks(random),
+            Scenario::Hold => self.with_large_blocks_at_times(300, random).with_hold(random),
             Scenario::Zeroes => {
-                let large = random.chance(200);
-                let plan = if large { plan.with_large_blocks(random) } else { plan };
-                plan.with_zero_detection(random)
+                self.with_large_blocks_at_times(200, random).with_zero_detection(random)
             }
-            Scenario::Mode(_) | Scenario::Toggle | Scenario::NoFlush => plan,
+            Scenario::Kill => {
+                let plan = self.with_large_blocks_at_times(200, random);
+                let kill = u32::try_from(random.within(1, 3)).unwrap();
+                Self { weights: Weights { kill, ..plan.weights }, ..plan }
+            }
         }
+    }
+
+    /// With guest blocks smaller than the host's, with odds per mille.
+    fn with_large_blocks_at_times(self, odds: u16, random: &mut Random) -> Self {
+        if random.chance(odds) { self.with_large_blocks(random) } else { self }
     }
 
     /// With writes of zeroes, most of which the disk detects.

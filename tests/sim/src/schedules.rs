@@ -90,6 +90,13 @@ fn writes_of_zeroes_are_detected() {
 }
 
 #[test]
+fn image_stays_locked_until_last_call_of_killed_process() {
+    let total = play_all("kill");
+    assert!(total.kills > SCHEDULES && total.orphans > SCHEDULES, "{total}");
+    assert!(total.refused > SCHEDULES / 4, "{total}");
+}
+
+#[test]
 fn regressions_stay_fixed() {
     let simulator = Simulator::default();
     for (name, seed) in REGRESSIONS {

@@ -14,7 +14,7 @@ use crate::queue_driver::{Completed, Expectation, QueueDriver};
 /// queue for blocks and for bounce memory before their first call and before each retry.
 const LATENCY_LIMIT: Duration = Duration::from_secs(2);
 
-impl<P: Protocol> Simulation<P> {
+impl<P: Protocol> Simulation<'_, P> {
     /// Checks status, latency and data of a completed request.
     pub(super) fn check_completion(
         &mut self,
@@ -85,7 +85,9 @@ impl<P: Protocol> Simulation<P> {
             return Err("the device needs a reset".into());
         }
         let outstanding: usize = self.drivers.iter().map(QueueDriver::outstanding).sum();
-        let held = self.disk.status().enospc_hold.map_or(0, |held| held.requests as usize);
+        let disk = self.device.as_ref().map(|device| device.disk.status());
+        let held = disk.and_then(|disk| disk.enospc_hold);
+        let held = held.map_or(0, |held| held.requests as usize);
         if held > outstanding {
             return Err(format!("{held} requests are held, but {outstanding} are outstanding"));
         }

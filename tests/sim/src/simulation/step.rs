@@ -14,7 +14,7 @@ use crate::queue_driver::{self, Expectation, MAX_SECTORS, QueueDriver, Request};
 /// Offset of `writeback` in the configuration (Virtio 1.2 §5.2.4).
 const WRITEBACK: u64 = 32;
 
-impl<P: Protocol> Simulation<P> {
+impl<P: Protocol> Simulation<'_, P> {
     /// Takes one step of a party drawn by weight.
     pub(super) fn step(&mut self) -> Result<StepResult, String> {
         let weights = self.plan.weights;
@@ -50,6 +50,7 @@ impl<P: Protocol> Simulation<P> {
             ready(self.resets_left > 0 && self.left > 0, weights.reset),
             ready(timer, if idle { 20 } else { 1 }),
             weights.space,
+            ready(self.kills_left > 0, weights.kill),
         ];
         match self.random.weighted(&weights) {
             Some(0) => {
@@ -72,6 +73,7 @@ impl<P: Protocol> Simulation<P> {
             Some(6) if self.random.chance(100) => return Ok(StepResult::Reset),
             Some(7) => self.host.lock().advance_time(idle),
             Some(8) => self.host.lock().toggle_full(),
+            Some(9) if self.random.chance(100) => return Ok(StepResult::Kill),
             _ => {}
         }
         Ok(StepResult::Continue)
@@ -213,9 +215,9 @@ impl<P: Protocol> Simulation<P> {
         self.host
             .lock()
             .log(|| format!("driver switches the write cache {}", if on { "on" } else { "off" }));
-        self.block.write_config(WRITEBACK, &[u8::from(on)]);
+        self.block().write_config(WRITEBACK, &[u8::from(on)]);
         let mut writeback = [0];
-        self.block.read_config(WRITEBACK, &mut writeback);
+        self.block().read_config(WRITEBACK, &mut writeback);
         if writeback != [u8::from(on)] && self.host.lock().faults == 0 {
             return Err("the write cache is not switched although no fault was injected".into());
         }
