@@ -16,6 +16,10 @@ pub struct Counts {
     /// Successful calls that discarded or zeroed a range because of a detected write of zeroes.
     /// Counted in schedules whose driver sends neither DISCARD nor WRITE ZEROES.
     pub detected: u64,
+    /// Compare-and-writes that have written.
+    pub compared: u64,
+    /// Compare-and-writes that have found a difference.
+    pub miscompared: u64,
     /// Processes killed.
     pub kills: u64,
     /// Calls that the kernel completed after the death of their process.
@@ -32,6 +36,8 @@ impl Counts {
         self.steps += other.steps;
         self.zero_writes += other.zero_writes;
         self.detected += other.detected;
+        self.compared += other.compared;
+        self.miscompared += other.miscompared;
         self.kills += other.kills;
         self.orphans += other.orphans;
         self.refused += other.refused;
@@ -46,6 +52,8 @@ impl fmt::Display for Counts {
         let events = [
             ("writes of zeroes", self.zero_writes),
             ("calls for detected zeroes", self.detected),
+            ("compare-and-writes that wrote", self.compared),
+            ("miscompares", self.miscompared),
             ("processes killed", self.kills),
             ("calls completed after a kill", self.orphans),
             ("opens refused by the lock", self.refused),

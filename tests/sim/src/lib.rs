@@ -18,6 +18,7 @@ mod counts;
 mod disk;
 mod entry;
 mod host;
+mod initiator;
 mod medium;
 mod oracle;
 mod plan;

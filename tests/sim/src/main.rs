@@ -19,8 +19,8 @@ struct Arguments {
     /// Schedules per mode [default: 1 with a seed, else 100,000].
     #[arg(long)]
     schedules: Option<u64>,
-    /// none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, hold, zeroes or
-    /// kill [default: all].
+    /// none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, hold, zeroes,
+    /// kill or compare [default: all].
     #[arg(long)]
     mode: Option<Scenario>,
 }

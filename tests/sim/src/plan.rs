@@ -26,11 +26,13 @@ pub enum Scenario {
     Zeroes,
     /// A mode whose process is killed while the kernel works on its calls. Another one follows.
     Kill,
+    /// A mode with compare-and-writes beside the driver's requests.
+    Compare,
 }
 
 impl Scenario {
     /// All scenarios.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Mode(CacheMode::None),
         Self::Mode(CacheMode::DirectSync),
         Self::Mode(CacheMode::WriteThrough),
@@ -42,6 +44,7 @@ impl Scenario {
         Self::Hold,
         Self::Zeroes,
         Self::Kill,
+        Self::Compare,
     ];
 
     fn mode(self, random: &mut Random) -> CacheMode {
@@ -54,7 +57,7 @@ impl Scenario {
                 [CacheMode::None, CacheMode::DirectSync, CacheMode::None, CacheMode::WriteBack]
                     [random.below(4)]
             }
-            Self::Hold | Self::Zeroes | Self::Kill => {
+            Self::Hold | Self::Zeroes | Self::Kill | Self::Compare => {
                 CacheMode::ALL[random.below(CacheMode::ALL.len())]
             }
         }
@@ -71,6 +74,7 @@ impl fmt::Display for Scenario {
             Self::Hold => f.pad("hold"),
             Self::Zeroes => f.pad("zeroes"),
             Self::Kill => f.pad("kill"),
+            Self::Compare => f.pad("compare"),
         }
     }
 }
@@ -79,7 +83,7 @@ impl fmt::Display for Scenario {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
     "{0:?} is not one of none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, \
-     hold, zeroes, kill"
+     hold, zeroes, kill, compare"
 )]
 pub struct UnknownScenario(String);
 
@@ -133,6 +137,8 @@ pub(super) struct Weights {
     pub(super) space: u32,
     /// Kills the process.
     pub(super) kill: u32,
+    /// Submits a compare-and-write.
+    pub(super) compare: u32,
 }
 
 /// Ending of a schedule. A power cut and a check of the disk follow in any case.
@@ -165,6 +171,8 @@ pub(super) struct Plan {
     pub(super) zero_writes: u16,
     /// The driver sends DISCARD and WRITE ZEROES.
     pub(super) range_requests: bool,
+    /// Engines that execute compare-and-writes.
+    pub(super) initiators: usize,
     pub(super) operations: usize,
     /// Step of the power cut of [`Ending::Cut`].
     pub(super) cut_at: usize,
@@ -198,6 +206,7 @@ impl Plan {
             reset: 0,
             space: 0,
             kill: 0,
+            compare: 0,
         };
         let operations = random.within(1, 60);
         let block = if random.chance(150) { 8 } else { 1 };
@@ -213,6 +222,7 @@ impl Plan {
             detect_zeroes: DetectZeroes::Off,
             zero_writes: 0,
             range_requests: true,
+            initiators: 0,
             operations,
             cut_at: random.within(1, operations * 30),
             event_idx: random.coin(),
@@ -248,6 +258,9 @@ impl Plan {
                 let kill = u32::try_from(random.within(1, 3)).unwrap();
                 Self { weights: Weights { kill, ..plan.weights }, ..plan }
             }
+            Scenario::Compare => {
+                self.with_large_blocks_at_times(300, random).with_compare_and_writes(random)
+            }
         }
     }
 
@@ -263,6 +276,20 @@ impl Plan {
             detect_zeroes: [Off, On, On, Unmap, Unmap][random.below(5)],
             zero_writes: u16::try_from(random.within(100, 800)).unwrap(),
             range_requests: random.coin(),
+            ..self
+        }
+    }
+
+    /// With compare-and-writes on a small disk, so that other changes conflict. None is held for
+    /// space: the retry of a held write may follow a compare-and-write that has found its data.
+    fn with_compare_and_writes(self, random: &mut Random) -> Self {
+        let blocks = random.within(1, 6);
+        let compare = u32::try_from(random.within(1, 12)).unwrap();
+        Self {
+            sectors: self.sectors.min(blocks * self.host_block),
+            initiators: random.within(1, 2),
+            hold: None,
+            weights: Weights { compare, space: 0, ..self.weights },
             ..self
         }
     }

@@ -97,6 +97,12 @@ fn image_stays_locked_until_last_call_of_killed_process() {
 }
 
 #[test]
+fn compare_and_write_is_atomic() {
+    let total = play_all("compare");
+    assert!(total.compared > SCHEDULES && total.miscompared > SCHEDULES, "{total}");
+}
+
+#[test]
 fn regressions_stay_fixed() {
     let simulator = Simulator::default();
     for (name, seed) in REGRESSIONS {

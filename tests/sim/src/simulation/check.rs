@@ -12,7 +12,7 @@ use crate::queue_driver::{Completed, Expectation, QueueDriver};
 
 /// Limit of a request's latency, without the time for which it may be held for ENOSPC. Requests
 /// queue for blocks and for bounce memory before their first call and before each retry.
-const LATENCY_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const LATENCY_LIMIT: Duration = Duration::from_secs(2);
 
 impl<P: Protocol> Simulation<'_, P> {
     /// Checks status, latency and data of a completed request.

@@ -2,6 +2,7 @@
 //! planned ending, and the oracle checks each completion.
 
 mod check;
+mod compare;
 mod process;
 mod step;
 
@@ -18,6 +19,7 @@ use driver::feature;
 use crate::counts::Counts;
 use crate::disk::{SharedHost, SimDisk};
 use crate::host::Host;
+use crate::initiator::Initiator;
 use crate::oracle::{OpId, Oracle, Time};
 use crate::plan::{Ending, Plan};
 use crate::queue_driver::{Expectation, QueueDriver};
@@ -74,6 +76,7 @@ struct Simulation<'a, P: Protocol> {
     device: Option<Device>,
     workers: Vec<RunningWorker<P>>,
     drivers: Vec<QueueDriver>,
+    initiators: Vec<Initiator>,
     oracle: Oracle,
     now: Time,
     /// Requests left to submit.
@@ -109,6 +112,7 @@ pub(super) fn play(
         device: None,
         workers: Vec::new(),
         drivers: Vec::new(),
+        initiators: Vec::new(),
         oracle: Oracle::new(plan.sectors, plan.short_within_sector),
         now: 1,
         left: plan.operations,
@@ -123,6 +127,7 @@ pub(super) fn play(
     let result = simulation.start(make_worker);
     if result.is_err() {
         simulation.host.lock().cut_power();
+        simulation.initiators.clear();
         simulation.stop_workers();
     }
     drop(simulation);
@@ -144,6 +149,7 @@ impl<P: Protocol> Simulation<'_, P> {
             return Err("the image is locked although no process uses it".into());
         }
         self.initialize(&make_worker)?;
+        self.start_initiators()?;
         self.run(&make_worker)
     }
 
@@ -222,10 +228,9 @@ impl<P: Protocol> Simulation<'_, P> {
             if step > STEP_LIMIT {
                 return Err("the schedule does not end".into());
             }
-            let quiet =
-                self.left == 0 && self.drivers.iter().all(|driver| driver.outstanding() == 0);
-            let quiet = quiet && self.device.is_some();
+            let quiet = self.is_complete() && self.device.is_some();
             if quiet && self.plan.ending != Ending::Cut {
+                self.check_visible()?;
                 break;
             }
             self.counts.steps += 1;
@@ -283,6 +288,7 @@ impl<P: Protocol> Simulation<'_, P> {
     /// Closes the device.
     fn close(&mut self) -> Result<(), String> {
         self.host.lock().log(|| "the device is closed".into());
+        self.initiators.clear();
         self.stop_workers();
         self.now += 1;
         match self.block().close() {
@@ -292,10 +298,19 @@ impl<P: Protocol> Simulation<'_, P> {
         }
     }
 
+    /// Checks the visible content of the disk when all requests have completed.
+    fn check_visible(&mut self) -> Result<(), String> {
+        self.now += 1;
+        let host = self.host.lock();
+        let visible = |sector| host.medium.visible(sector);
+        self.oracle.check_visible(visible, host.lost_data(), self.now)
+    }
+
     /// Cuts the power and checks each sector.
     fn cut_power(&mut self) -> Result<(), String> {
         self.host.lock().log(|| "power is cut".into());
         self.host.lock().cut_power();
+        self.initiators.clear();
         self.stop_workers();
         let host = self.host.lock();
         for sector in 0..self.plan.sectors {
