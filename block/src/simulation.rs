@@ -4,14 +4,18 @@
 //! ring entries, the meaning of results, the latch and draining are the engine's own code. So is
 //! the lock on the image: the open file descriptions are real, the simulated kernel keeps them.
 
+mod ring_pool;
+
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use self::ring_pool::RingPool;
 use crate::disk_state::OpenDisk;
 use crate::host_file::{
     DirectAlignment, EngineFiles, FileKind, HostFile, HostLimits, claim_if_free,
 };
+use crate::threads::ThreadEngine;
 use crate::uring::UringEngine;
 use crate::{DiskOptions, DiskStatus, EngineSetup, Geometry, IoEngine, OpenError};
 
@@ -97,6 +101,21 @@ impl SimulatedDisk {
     ) -> Result<Box<dyn IoEngine>, OpenError> {
         let engine = UringEngine::over(ring, Arc::clone(&self.disk), setup);
         Ok(Box::new(engine.map_err(OpenError::NoIoUring)?))
+    }
+
+    /// Makes a thread-pool engine whose threads make their calls through `ring`. It has room for
+    /// twice the depth.
+    ///
+    /// # Errors
+    ///
+    /// The process is out of descriptors.
+    pub fn thread_engine<R: Ring + 'static>(
+        &self,
+        ring: R,
+        setup: &EngineSetup<'_>,
+    ) -> io::Result<Box<dyn IoEngine>> {
+        let pool = RingPool::new(ring, setup.kick)?;
+        Ok(Box::new(ThreadEngine::over(pool, Arc::clone(&self.disk), setup)?))
     }
 
     /// See [`crate::Backend::sync`]; `fdatasync` is the host's.

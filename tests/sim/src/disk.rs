@@ -36,6 +36,8 @@ impl SharedHost {
 pub(super) struct SimDisk {
     host: SharedHost,
     disk: SimulatedDisk,
+    /// Its engines are thread pools.
+    uses_threads: bool,
 }
 
 impl SimDisk {
@@ -73,7 +75,7 @@ impl SimDisk {
             .map_err(|error| format!("cannot open the image: {error}"))?;
         let Some(disk) = disk else { return Ok(None) };
         host.lock().open_image();
-        Ok(Some(Self { host, disk }))
+        Ok(Some(Self { host, disk, uses_threads: plan.uses_threads }))
     }
 }
 
@@ -93,7 +95,12 @@ impl Backend for SimDisk {
     fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
         let files = self.disk.open_for_engine()?;
         let id = self.host.lock().open_ring(setup.depth, files);
-        self.disk.engine(SimRing { host: self.host.clone(), id }, setup)
+        let ring = SimRing { host: self.host.clone(), id };
+        if !self.uses_threads {
+            return self.disk.engine(ring, setup);
+        }
+        let host_error = |source| OpenError::Host { path: "simulated".into(), what: "use", source };
+        self.disk.thread_engine(ring, setup).map_err(host_error)
     }
 
     fn status(&self) -> DiskStatus {

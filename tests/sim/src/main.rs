@@ -20,7 +20,7 @@ struct Arguments {
     #[arg(long)]
     schedules: Option<u64>,
     /// none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, hold, zeroes,
-    /// kill or compare [default: all].
+    /// kill, compare or threads [default: all].
     #[arg(long)]
     mode: Option<Scenario>,
 }

@@ -28,11 +28,13 @@ pub enum Scenario {
     Kill,
     /// A mode with compare-and-writes beside the driver's requests.
     Compare,
+    /// A mode, and at times another scenario's events, with the thread-pool engine.
+    Threads,
 }
 
 impl Scenario {
     /// All scenarios.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Mode(CacheMode::None),
         Self::Mode(CacheMode::DirectSync),
         Self::Mode(CacheMode::WriteThrough),
@@ -45,6 +47,7 @@ impl Scenario {
         Self::Zeroes,
         Self::Kill,
         Self::Compare,
+        Self::Threads,
     ];
 
     fn mode(self, random: &mut Random) -> CacheMode {
@@ -57,7 +60,7 @@ impl Scenario {
                 [CacheMode::None, CacheMode::DirectSync, CacheMode::None, CacheMode::WriteBack]
                     [random.below(4)]
             }
-            Self::Hold | Self::Zeroes | Self::Kill | Self::Compare => {
+            Self::Hold | Self::Zeroes | Self::Kill | Self::Compare | Self::Threads => {
                 CacheMode::ALL[random.below(CacheMode::ALL.len())]
             }
         }
@@ -75,6 +78,7 @@ impl fmt::Display for Scenario {
             Self::Zeroes => f.pad("zeroes"),
             Self::Kill => f.pad("kill"),
             Self::Compare => f.pad("compare"),
+            Self::Threads => f.pad("threads"),
         }
     }
 }
@@ -83,7 +87,7 @@ impl fmt::Display for Scenario {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
     "{0:?} is not one of none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, \
-     hold, zeroes, kill, compare"
+     hold, zeroes, kill, compare, threads"
 )]
 pub struct UnknownScenario(String);
 
@@ -171,6 +175,8 @@ pub(super) struct Plan {
     pub(super) zero_writes: u16,
     /// The driver sends DISCARD and WRITE ZEROES.
     pub(super) range_requests: bool,
+    /// The engines are thread pools.
+    pub(super) uses_threads: bool,
     /// Engines that execute compare-and-writes.
     pub(super) initiators: usize,
     pub(super) operations: usize,
@@ -222,6 +228,7 @@ impl Plan {
             detect_zeroes: DetectZeroes::Off,
             zero_writes: 0,
             range_requests: true,
+            uses_threads: false,
             initiators: 0,
             operations,
             cut_at: random.within(1, operations * 30),
@@ -261,6 +268,7 @@ impl Plan {
             Scenario::Compare => {
                 self.with_large_blocks_at_times(300, random).with_compare_and_writes(random)
             }
+            Scenario::Threads => self.with_threads(random),
         }
     }
 
@@ -278,6 +286,14 @@ impl Plan {
             range_requests: random.coin(),
             ..self
         }
+    }
+
+    /// With the thread-pool engine, and the events of another scenario.
+    fn with_threads(self, random: &mut Random) -> Self {
+        use Scenario::{Blocks, Compare, Hold, Kill, NoFlush, Zeroes};
+        let others = [NoFlush, Blocks, Hold, Zeroes, Kill, Compare];
+        let plan = self.with_events_of(others[random.below(others.len())], random);
+        Self { uses_threads: true, ..plan }
     }
 
     /// With compare-and-writes on a small disk, so that other changes conflict. None is held for

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::{Counts, Scenario, Simulator};
 
 /// Schedules per mode and kind of seed. A debug build plays a few hundred per second.
-const SCHEDULES: u64 = 1000;
+const SCHEDULES: u64 = 750;
 
 /// Schedules that found a bug. A seed's schedule changes with the simulator: keep an entry only as
 /// long as it fails without the fix.
@@ -100,6 +100,12 @@ fn image_stays_locked_until_last_call_of_killed_process() {
 fn compare_and_write_is_atomic() {
     let total = play_all("compare");
     assert!(total.compared > SCHEDULES && total.miscompared > SCHEDULES, "{total}");
+}
+
+#[test]
+fn thread_engine_keeps_the_same_promises() {
+    let total = play_all("threads");
+    assert!(total.compared > 0 && total.detected > 0 && total.orphans > 0, "{total}");
 }
 
 #[test]
