@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::disk_state::OpenDisk;
-use crate::threads::ThreadEngine;
+use crate::threads;
 use crate::uring::UringEngine;
 use crate::{EngineChoice, EngineKind, EngineSetup, IoEngine, Named, OpenError};
 
@@ -22,9 +22,9 @@ pub(crate) fn make(
     let record = |kind: EngineKind, reason: Cow<'static, str>, is_fallback| {
         disk.record_engine(EngineChoice { name: kind.name(), reason }, is_fallback);
     };
-    let threads = || ThreadEngine::new(Arc::clone(disk), setup);
+    let make_threads = || threads::engine(Arc::clone(disk), setup);
     if kind == EngineKind::Threads {
-        let engine = threads()?;
+        let engine = make_threads()?;
         record(EngineKind::Threads, "configured".into(), false);
         return Ok(Box::new(engine));
     }
@@ -36,7 +36,7 @@ pub(crate) fn make(
             Ok(Box::new(engine))
         }
         Err(refusal @ OpenError::NoIoUring(_)) if kind == EngineKind::Auto => {
-            let engine = threads()?;
+            let engine = make_threads()?;
             record(EngineKind::Threads, refusal.to_string().into(), true);
             Ok(Box::new(engine))
         }

@@ -1,14 +1,19 @@
 //! The interface of the simulator in `tests/`: the production engine over a simulated kernel.
 //!
 //! Not part of the crate's API. The seam is [`Ring`], the two queues of an io_uring: admission,
-//! ring entries, the meaning of results, the latch and draining are the engine's own code.
+//! ring entries, the meaning of results, the latch and draining are the engine's own code. So is
+//! the lock on the image: the open file descriptions are real, the simulated kernel keeps them.
+
+mod ring_pool;
 
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use self::ring_pool::RingPool;
 use crate::disk_state::OpenDisk;
-use crate::host_file::{DirectIo, FileKind, HostFile, HostLimits};
+use crate::host_file::{DirectIo, EngineFiles, FileKind, HostFile, HostLimits, claim_if_free};
+use crate::threads::ThreadEngine;
 use crate::uring::UringEngine;
 use crate::{
     DiskOptions, DiskStatus, EngineSetup, Geometry, IoEngine, OpenError, StableCopies,
@@ -37,7 +42,38 @@ pub struct SimulatedDisk {
     disk: Arc<OpenDisk>,
 }
 
+/// The open file descriptions of an engine, for the kernel to keep until it has completed the last
+/// call on them. They hold the lock on the image.
+#[derive(Debug)]
+pub struct EngineDescriptions {
+    _files: EngineFiles,
+}
+
 impl SimulatedDisk {
+    /// Opens and locks `image`, a regular file that is neither read nor written; `None` while
+    /// another description holds a conflicting lock. See [`SimulatedDisk::new`].
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub fn open(
+        parameters: SimulatedParameters,
+        clock: Clock,
+        image: &File,
+    ) -> io::Result<Option<Self>> {
+        let file = claim_if_free(image, &parameters.options)?;
+        Ok(file.map(|file| Self::new(parameters, clock, file)))
+    }
+
+    /// Opens the image for an engine.
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub fn open_for_engine(&self) -> Result<EngineDescriptions, OpenError> {
+        Ok(EngineDescriptions { _files: self.disk.file.open_for_engine()? })
+    }
+
     /// A disk whose deadlines are measured by `clock`. `file` is never used. Direct I/O requires
     /// memory and offsets aligned to the host's block.
     #[must_use]
@@ -74,6 +110,21 @@ impl SimulatedDisk {
     ) -> Result<Box<dyn IoEngine>, OpenError> {
         let engine = UringEngine::over(ring, Arc::clone(&self.disk), setup);
         Ok(Box::new(engine.map_err(OpenError::NoIoUring)?))
+    }
+
+    /// Makes a thread-pool engine whose threads make their calls through `ring`. It has room for
+    /// twice the depth.
+    ///
+    /// # Errors
+    ///
+    /// The process is out of descriptors.
+    pub fn thread_engine<R: Ring + 'static>(
+        &self,
+        ring: R,
+        setup: &EngineSetup<'_>,
+    ) -> io::Result<Box<dyn IoEngine>> {
+        let pool = RingPool::new(ring, setup.kick)?;
+        Ok(Box::new(ThreadEngine::over(pool, Arc::clone(&self.disk), setup)?))
     }
 
     /// See [`crate::Backend::sync`]; `fdatasync` is the host's.

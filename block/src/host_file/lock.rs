@@ -45,12 +45,33 @@ fn used_permissions(read_only: bool) -> &'static [u64] {
 ///
 /// Another process holds a conflicting lock, or the host's error.
 pub(super) fn acquire(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
-    share(file, read_only).map_err(|source| refused(source, file, path))?;
-    match holder_of_opposite(file, read_only) {
-        Ok(None) => Ok(()),
-        Ok(Some(ImageHolder { pid })) => Err(OpenError::InUse { path: path.into(), pid }),
-        Err(source) => Err(lock_error(source, path)),
+    if try_acquire(file, read_only).map_err(|source| refused(source, file, path))? {
+        return Ok(());
     }
+    // The holder may have released it since.
+    let holder = holder_of_opposite(file, read_only).map_err(|source| lock_error(source, path))?;
+    Err(OpenError::InUse { path: path.into(), pid: holder.and_then(|holder| holder.pid) })
+}
+
+/// Locks the file. Returns `false` if another description holds a conflicting lock.
+///
+/// # Errors
+///
+/// The host's error; `EAGAIN` or `EACCES` if another monitor locks the whole file.
+pub(super) fn try_acquire(file: &File, read_only: bool) -> io::Result<bool> {
+    share(file, read_only)?;
+    for byte in opposite_bytes(read_only) {
+        if ofd_lock_query(file, OfdLock::Exclusive, byte..=byte)?.is_some() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The bytes that others lock who deny a permission in use, or use one that is denied.
+fn opposite_bytes(read_only: bool) -> impl Iterator<Item = u64> {
+    let used = used_permissions(read_only).iter().map(|permission| DENIED + permission);
+    used.chain(DENIED_PERMISSIONS.iter().map(|permission| USED + permission))
 }
 
 /// The process that would refuse a disk with the image `file`. Queries the locks and takes none.
@@ -67,9 +88,7 @@ pub fn image_holder(file: &File, read_only: bool) -> io::Result<Option<ImageHold
 
 /// The holder of a permission that is denied, or the one that denies a permission in use.
 fn holder_of_opposite(file: &File, read_only: bool) -> io::Result<Option<ImageHolder>> {
-    let used = used_permissions(read_only).iter().map(|permission| DENIED + permission);
-    let denied = DENIED_PERMISSIONS.iter().map(|permission| USED + permission);
-    for byte in used.chain(denied) {
+    for byte in opposite_bytes(read_only) {
         if let Some(holder) = conflict(file, OfdLock::Exclusive, byte..=byte)? {
             return Ok(Some(holder));
         }

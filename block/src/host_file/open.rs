@@ -85,6 +85,17 @@ fn claim_now(
     Ok(file)
 }
 
+/// Opens and locks a file, for the simulator: without a retry, and without a search for the process
+/// that holds it. `None` if another description holds a conflicting lock.
+///
+/// # Errors
+///
+/// The host's error.
+pub(crate) fn claim_if_free(found: &File, options: &DiskOptions) -> io::Result<Option<File>> {
+    let file = reopen(found, flags(options))?;
+    Ok(lock::try_acquire(&file, options.read_only)?.then_some(file))
+}
+
 fn open_error(path: &Path, options: &DiskOptions, source: io::Error) -> OpenError {
     let (path, cache) = (path.into(), options.cache);
     match source.raw_os_error() {

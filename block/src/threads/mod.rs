@@ -5,54 +5,57 @@
 //! request does not delay the others. The worker sleeps in one `epoll_wait` for its kick, the
 //! pool's results, and the time when waiting requests come due.
 
+mod call_pool;
 mod calls;
 mod pool;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::event::Timespec;
-use rustix::event::epoll;
-
+pub(crate) use self::call_pool::CallPool;
+use self::call_pool::WatchedPool;
 use self::pool::Pool;
 use crate::disk_state::OpenDisk;
 use crate::host_io::HostCall;
 use crate::requests::Requests;
 use crate::{Completion, EngineSetup, IoEngine, OpenError, Request, Wake};
 
-/// User data of the events.
-const KICK: u64 = 0;
-const RESULTS: u64 = 1;
-
 /// See the module's documentation.
-pub(crate) struct ThreadEngine {
+pub(crate) struct ThreadEngine<P: CallPool> {
     requests: Requests,
-    pool: Pool,
-    /// Watches both descriptors edge-triggered, as a ring polls the kick: neither is ever read.
-    events: OwnedFd,
+    pool: P,
     is_kicked: bool,
 }
 
-impl ThreadEngine {
-    /// Makes an engine on the thread that will use it.
+/// Makes an engine on the thread that will use it.
+///
+/// # Errors
+///
+/// The host refuses to open the file again, or refuses descriptors or threads.
+pub(crate) fn engine(
+    disk: Arc<OpenDisk>,
+    setup: &EngineSetup<'_>,
+) -> Result<impl IoEngine + use<>, OpenError> {
+    let path = disk.file.path.clone();
+    let what = "start a thread-pool engine";
+    let files = disk.file.open_for_engine()?;
+    let make = || {
+        let pool = WatchedPool::new(Pool::new(files, Arc::clone(&disk))?, setup.kick)?;
+        ThreadEngine::over(pool, disk, setup)
+    };
+    make().map_err(|source| OpenError::Host { path, what, source })
+}
+
+impl<P: CallPool> ThreadEngine<P> {
+    /// Makes an engine over a pool.
     ///
     /// # Errors
     ///
-    /// The host refuses to open the file again, or refuses descriptors or threads.
-    pub(crate) fn new(disk: Arc<OpenDisk>, setup: &EngineSetup<'_>) -> Result<Self, OpenError> {
-        let path = disk.file.path.clone();
-        let what = "start a thread-pool engine";
-        let files = disk.file.open_for_engine()?;
-        let make = || {
-            let pool = Pool::new(files, Arc::clone(&disk))?;
-            let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-            watch(&events, setup.kick, KICK)?;
-            watch(&events, pool.result_signal(), RESULTS)?;
-            Ok(Self { requests: Requests::new(disk, setup)?, pool, events, is_kicked: false })
-        };
-        make().map_err(|source| OpenError::Host { path, what, source })
+    /// The process is out of descriptors.
+    pub(crate) fn over(pool: P, disk: Arc<OpenDisk>, setup: &EngineSetup<'_>) -> io::Result<Self> {
+        Ok(Self { requests: Requests::new(disk, setup)?, pool, is_kicked: false })
     }
 
     /// Takes the pool's results, and submits the calls that follow.
@@ -80,16 +83,9 @@ impl ThreadEngine {
 
     /// Sleeps until an event, or until waiting requests come due.
     fn sleep(&mut self) -> io::Result<()> {
-        let timeout = self.requests.due().map(|due| {
-            let left = due.saturating_duration_since(self.requests.now());
-            Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
-        });
-        let mut found = [const { std::mem::MaybeUninit::uninit() }; 2];
-        let (found, _) = match epoll::wait(&self.events, &mut found, timeout.as_ref()) {
-            Err(rustix::io::Errno::INTR) => return Ok(()),
-            found => found?,
-        };
-        self.is_kicked |= found.iter().any(|event| event.data.u64() == KICK);
+        let now = self.requests.now();
+        let timeout = self.requests.due().map(|due| due.saturating_duration_since(now));
+        self.is_kicked |= self.pool.sleep(timeout)?;
         Ok(())
     }
 
@@ -98,12 +94,7 @@ impl ThreadEngine {
     }
 }
 
-fn watch(events: &OwnedFd, fd: BorrowedFd<'_>, data: u64) -> io::Result<()> {
-    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-    Ok(epoll::add(events, fd, epoll::EventData::new_u64(data), flags)?)
-}
-
-impl IoEngine for ThreadEngine {
+impl<P: CallPool> IoEngine for ThreadEngine<P> {
     fn push(&mut self, request: Request<'_>) {
         let tag = request.tag;
         let fast = self.requests.push_fast(&request).map(HostCall::from);
@@ -142,13 +133,11 @@ impl IoEngine for ThreadEngine {
     }
 
     fn poll_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
-        Ok(self.events.as_fd())
+        Ok(self.pool.poll_fd())
     }
 
     fn clear_poll_fd(&mut self) {
-        // An edge is cleared once it was returned.
-        let mut found = [const { std::mem::MaybeUninit::uninit() }; 2];
-        let _ = epoll::wait(&self.events, &mut found, Some(&Timespec::default()));
+        self.pool.clear_poll_fd();
         self.is_kicked = false;
     }
 
@@ -162,7 +151,7 @@ impl IoEngine for ThreadEngine {
     }
 }
 
-impl Drop for ThreadEngine {
+impl<P: CallPool> Drop for ThreadEngine<P> {
     /// Waits until the pool works on none of the engine's calls.
     fn drop(&mut self) {
         self.requests.drain();

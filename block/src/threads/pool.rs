@@ -15,7 +15,7 @@ use crate::host_io::HostCall;
 use crate::requests::THREADS;
 
 /// A tag, and a count of bytes or a negated errno.
-type CallResult = (u16, i32);
+pub(super) type CallResult = (u16, i32);
 
 /// See the module's documentation. Dropping it waits for the threads, which complete what was
 /// submitted.

@@ -19,6 +19,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use self::kick_poll::KickPoll;
 use self::ring::KernelRing;
+pub(crate) use self::ring::push_poll;
 pub use self::ring::{Ring, RingResult};
 use crate::disk_state::OpenDisk;
 use crate::host_io::HostCall;
@@ -69,6 +70,13 @@ fn refusal(error: io::Error, path: &Path) -> OpenError {
             OpenError::Host { path: path.into(), what: "create an io_uring for it", source: error }
         }
     }
+}
+
+/// Pushes the entry of a call to the ring of a simulated thread pool; `false` if it is full.
+pub(crate) fn push_call(ring: &mut impl Ring, tag: u16, call: &HostCall) -> bool {
+    let entry = entry::entry(call).user_data(tag.into());
+    // SAFETY: the memory of the call is valid until its result is handled (`HostCall`).
+    unsafe { ring.push(&entry) }
 }
 
 impl<R: Ring> UringEngine<R> {

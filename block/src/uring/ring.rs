@@ -54,7 +54,7 @@ pub struct RingResult {
 }
 
 /// Pushes a multishot poll for readability; `false` if the submission queue is full.
-pub(super) fn push_poll(ring: &mut impl Ring, fd: BorrowedFd<'_>, user_data: u64) -> bool {
+pub(crate) fn push_poll(ring: &mut impl Ring, fd: BorrowedFd<'_>, user_data: u64) -> bool {
     let events = u32::from(libc::POLLIN.unsigned_abs());
     let fd = types::Fd(fd.as_raw_fd());
     let entry = opcode::PollAdd::new(fd, events).multi(true).build().user_data(user_data);

@@ -50,6 +50,8 @@ pub(super) struct Chunk {
 pub(super) struct Call {
     pub(super) ring: usize,
     pub(super) entry: Entry,
+    /// Its process has died: no engine takes its result.
+    pub(super) orphaned: bool,
     pub(super) outcome: Outcome,
     /// A sync makes the versions before this one stable.
     pub(super) version: Version,
@@ -91,7 +93,7 @@ impl Call {
                 left.swap(upper, random.below(upper + 1));
             }
         }
-        Self { ring, entry, outcome, version, start, moves, left }
+        Self { ring, entry, orphaned: false, outcome, version, start, moves, left }
     }
 
     /// The next chunk to transfer.
@@ -109,6 +111,12 @@ impl Call {
 
     pub(super) fn touches(&self, sector: usize) -> bool {
         self.sectors_moved().contains(&sector)
+    }
+
+    /// Whether it refers to the open file description with the lock on the image: all calls do
+    /// except `fdatasync`, which changes no data.
+    pub(super) fn refers_to_locked_file(&self) -> bool {
+        self.entry.opcode != Opcode::Sync
     }
 
     /// Whether it is a write with `RWF_DSYNC`.

@@ -1,6 +1,8 @@
 //! Totals of played schedules.
 
-/// Requests and steps of one schedule, or of several.
+use std::fmt;
+
+/// Requests, steps and rare events of one schedule, or of several.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     /// Submitted requests.
@@ -9,6 +11,21 @@ pub struct Counts {
     pub failed: u64,
     /// Steps of all parties.
     pub steps: u64,
+    /// Writes of nothing but zeroes.
+    pub zero_writes: u64,
+    /// Successful calls that discarded or zeroed a range because of a detected write of zeroes.
+    /// Counted in schedules whose driver sends neither DISCARD nor WRITE ZEROES.
+    pub detected: u64,
+    /// Compare-and-writes that have written.
+    pub compared: u64,
+    /// Compare-and-writes that have found a difference.
+    pub miscompared: u64,
+    /// Processes killed.
+    pub kills: u64,
+    /// Calls that the kernel completed after the death of their process.
+    pub orphans: u64,
+    /// Attempts of a successor to open the disk that the lock prevented.
+    pub refused: u64,
 }
 
 impl Counts {
@@ -17,5 +34,33 @@ impl Counts {
         self.requests += other.requests;
         self.failed += other.failed;
         self.steps += other.steps;
+        self.zero_writes += other.zero_writes;
+        self.detected += other.detected;
+        self.compared += other.compared;
+        self.miscompared += other.miscompared;
+        self.kills += other.kills;
+        self.orphans += other.orphans;
+        self.refused += other.refused;
+    }
+}
+
+impl fmt::Display for Counts {
+    /// Events that did not occur are omitted.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requests, failed, steps, .. } = self;
+        write!(f, "{requests} requests ({failed} failed), {steps} steps")?;
+        let events = [
+            ("writes of zeroes", self.zero_writes),
+            ("calls for detected zeroes", self.detected),
+            ("compare-and-writes that wrote", self.compared),
+            ("miscompares", self.miscompared),
+            ("processes killed", self.kills),
+            ("calls completed after a kill", self.orphans),
+            ("opens refused by the lock", self.refused),
+        ];
+        for (name, count) in events.into_iter().filter(|(_, count)| *count > 0) {
+            write!(f, ", {count} {name}")?;
+        }
+        Ok(())
     }
 }

@@ -36,10 +36,18 @@ impl SharedHost {
 pub(super) struct SimDisk {
     host: SharedHost,
     disk: SimulatedDisk,
+    /// Its engines are thread pools.
+    uses_threads: bool,
 }
 
 impl SimDisk {
-    pub(super) fn new(plan: &Plan, clock: Clock, host: SharedHost, file: File) -> Self {
+    /// Opens the disk; `None` while the lock on its image is held.
+    pub(super) fn open(
+        plan: &Plan,
+        clock: Clock,
+        host: SharedHost,
+        image: &File,
+    ) -> Result<Option<Self>, String> {
         let block = u32::try_from(plan.block * 512).unwrap();
         let host_block = u32::try_from(plan.host_block * 512).unwrap();
         let geometry = Geometry {
@@ -58,11 +66,16 @@ impl SimDisk {
             on_enospc: plan.hold.map_or(OnEnospc::Report, hold),
             // A few bounce buffers, so that requests wait for one.
             copy_memory: 4 * u64::from(host_block),
+            detect_zeroes: plan.detect_zeroes,
             ..DiskOptions::new(plan.mode)
         };
         let block_device = plan.block_device;
         let parameters = SimulatedParameters { geometry, options, block_device, host_block };
-        Self { host, disk: SimulatedDisk::new(parameters, clock, file) }
+        let disk = SimulatedDisk::open(parameters, clock, image)
+            .map_err(|error| format!("cannot open the image: {error}"))?;
+        let Some(disk) = disk else { return Ok(None) };
+        host.lock().open_image();
+        Ok(Some(Self { host, disk, uses_threads: plan.uses_threads }))
     }
 }
 
@@ -80,8 +93,14 @@ impl Backend for SimDisk {
     }
 
     fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
-        let id = self.host.lock().open_ring(setup.depth);
-        self.disk.engine(SimRing { host: self.host.clone(), id }, setup)
+        let files = self.disk.open_for_engine()?;
+        let id = self.host.lock().open_ring(setup.depth, files);
+        let ring = SimRing { host: self.host.clone(), id };
+        if !self.uses_threads {
+            return self.disk.engine(ring, setup);
+        }
+        let host_error = |source| OpenError::Host { path: "simulated".into(), what: "use", source };
+        self.disk.thread_engine(ring, setup).map_err(host_error)
     }
 
     fn status(&self) -> DiskStatus {

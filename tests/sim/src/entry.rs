@@ -47,7 +47,7 @@ pub(super) struct Iovec {
 unsafe impl Send for Iovec {}
 
 /// A decoded entry.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Entry {
     pub(super) opcode: Opcode,
     pub(super) user_data: u64,
@@ -57,6 +57,8 @@ pub(super) struct Entry {
     /// Length of the range of a call without memory.
     pub(super) len: u64,
     pub(super) memory: Vec<Iovec>,
+    /// The data of `memory`, once the process has died.
+    pinned: Vec<u8>,
 }
 
 impl Entry {
@@ -104,7 +106,17 @@ impl Entry {
             at,
             len,
             memory,
+            pinned: Vec::new(),
         })
+    }
+
+    /// Copies the call's memory, which the kernel pins beyond the death of the process.
+    pub(super) fn pin(&mut self) {
+        let len = self.memory.iter().map(|piece| piece.len).sum();
+        let mut pinned = vec![0; len];
+        self.copy_from(0, &mut pinned);
+        self.memory = vec![Iovec { base: pinned.as_mut_ptr(), len }];
+        self.pinned = pinned;
     }
 
     /// Bytes of the call.

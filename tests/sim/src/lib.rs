@@ -18,10 +18,12 @@ mod counts;
 mod disk;
 mod entry;
 mod host;
+mod initiator;
 mod medium;
 mod oracle;
 mod plan;
 mod queue_driver;
+mod resources;
 #[cfg(test)]
 mod schedules;
 mod simulation;
@@ -29,7 +31,7 @@ mod simulation;
 use std::fmt;
 
 use self::plan::Plan;
-use self::simulation::Resources;
+use self::resources::Resources;
 use fixtures::Random;
 
 pub use self::counts::Counts;

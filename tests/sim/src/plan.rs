@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use block::{CacheMode, Named};
+use block::{CacheMode, DetectZeroes, Named};
 
 use fixtures::Random;
 
@@ -22,11 +22,19 @@ pub enum Scenario {
     Blocks,
     /// A mode with `on_enospc = "hold"` on a host that is full at times.
     Hold,
+    /// A mode with `detect_zeroes` and a driver that writes zeroes.
+    Zeroes,
+    /// A mode whose process is killed while the kernel works on its calls. Another one follows.
+    Kill,
+    /// A mode with compare-and-writes beside the driver's requests.
+    Compare,
+    /// A mode, and at times another scenario's events, with the thread-pool engine.
+    Threads,
 }
 
 impl Scenario {
     /// All scenarios.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Mode(CacheMode::None),
         Self::Mode(CacheMode::DirectSync),
         Self::Mode(CacheMode::WriteThrough),
@@ -36,6 +44,10 @@ impl Scenario {
         Self::NoFlush,
         Self::Blocks,
         Self::Hold,
+        Self::Zeroes,
+        Self::Kill,
+        Self::Compare,
+        Self::Threads,
     ];
 
     fn mode(self, random: &mut Random) -> CacheMode {
@@ -48,7 +60,9 @@ impl Scenario {
                 [CacheMode::None, CacheMode::DirectSync, CacheMode::None, CacheMode::WriteBack]
                     [random.below(4)]
             }
-            Self::Hold => CacheMode::ALL[random.below(CacheMode::ALL.len())],
+            Self::Hold | Self::Zeroes | Self::Kill | Self::Compare | Self::Threads => {
+                CacheMode::ALL[random.below(CacheMode::ALL.len())]
+            }
         }
     }
 }
@@ -56,11 +70,15 @@ impl Scenario {
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Mode(mode) => mode.fmt(f),
-            Self::Toggle => f.write_str("toggle"),
-            Self::NoFlush => f.write_str("noflush"),
-            Self::Blocks => f.write_str("blocks"),
-            Self::Hold => f.write_str("hold"),
+            Self::Mode(mode) => f.pad(mode.name()),
+            Self::Toggle => f.pad("toggle"),
+            Self::NoFlush => f.pad("noflush"),
+            Self::Blocks => f.pad("blocks"),
+            Self::Hold => f.pad("hold"),
+            Self::Zeroes => f.pad("zeroes"),
+            Self::Kill => f.pad("kill"),
+            Self::Compare => f.pad("compare"),
+            Self::Threads => f.pad("threads"),
         }
     }
 }
@@ -68,7 +86,8 @@ impl fmt::Display for Scenario {
 /// The text is not the name of a scenario.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "{0:?} is not one of none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, hold"
+    "{0:?} is not one of none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, \
+     hold, zeroes, kill, compare, threads"
 )]
 pub struct UnknownScenario(String);
 
@@ -120,6 +139,10 @@ pub(super) struct Weights {
     pub(super) reset: u32,
     /// Toggles between a full and a usable file system.
     pub(super) space: u32,
+    /// Kills the process.
+    pub(super) kill: u32,
+    /// Submits a compare-and-write.
+    pub(super) compare: u32,
 }
 
 /// Ending of a schedule. A power cut and a check of the disk follow in any case.
@@ -147,6 +170,15 @@ pub(super) struct Plan {
     pub(super) host_block: usize,
     /// Deadline of writes held for space, if they are held.
     pub(super) hold: Option<Duration>,
+    pub(super) detect_zeroes: DetectZeroes,
+    /// Odds per mille that a write has sectors of zeroes; half of these writes have no others.
+    pub(super) zero_writes: u16,
+    /// The driver sends DISCARD and WRITE ZEROES.
+    pub(super) range_requests: bool,
+    /// The engines are thread pools.
+    pub(super) uses_threads: bool,
+    /// Engines that execute compare-and-writes.
+    pub(super) initiators: usize,
     pub(super) operations: usize,
     /// Step of the power cut of [`Ending::Cut`].
     pub(super) cut_at: usize,
@@ -179,6 +211,8 @@ impl Plan {
             toggle: if scenario == Scenario::Toggle { weight(1, 4) } else { 0 },
             reset: 0,
             space: 0,
+            kill: 0,
+            compare: 0,
         };
         let operations = random.within(1, 60);
         let block = if random.chance(150) { 8 } else { 1 };
@@ -191,6 +225,11 @@ impl Plan {
             block,
             host_block: block,
             hold: None,
+            detect_zeroes: DetectZeroes::Off,
+            zero_writes: 0,
+            range_requests: true,
+            uses_threads: false,
+            initiators: 0,
             operations,
             cut_at: random.within(1, operations * 30),
             event_idx: random.coin(),
@@ -209,15 +248,71 @@ impl Plan {
                 _ => Ending::Close,
             },
         };
+        plan.with_events_of(scenario, random)
+    }
+
+    /// With the events that the scenario exists for.
+    fn with_events_of(self, scenario: Scenario, random: &mut Random) -> Self {
         match scenario {
-            Scenario::Blocks => plan.with_large_blocks(random),
-            Scenario::Hold => {
-                let large = random.chance(300);
-                let plan = if large { plan.with_large_blocks(random) } else { plan };
-                plan.with_hold(random)
+            Scenario::Mode(_) | Scenario::Toggle | Scenario::NoFlush => self,
+            Scenario::Blocks => self.with_large_blocks(random),
+            Scenario::Hold => self.with_large_blocks_at_times(300, random).with_hold(random),
+            Scenario::Zeroes => {
+                self.with_large_blocks_at_times(200, random).with_zero_detection(random)
             }
-            Scenario::Mode(_) | Scenario::Toggle | Scenario::NoFlush => plan,
+            Scenario::Kill => {
+                let plan = self.with_large_blocks_at_times(200, random);
+                let kill = u32::try_from(random.within(1, 3)).unwrap();
+                Self { weights: Weights { kill, ..plan.weights }, ..plan }
+            }
+            Scenario::Compare => {
+                self.with_large_blocks_at_times(300, random).with_compare_and_writes(random)
+            }
+            Scenario::Threads => self.with_threads(random),
         }
+    }
+
+    /// With guest blocks smaller than the host's, with odds per mille.
+    fn with_large_blocks_at_times(self, odds: u16, random: &mut Random) -> Self {
+        if random.chance(odds) { self.with_large_blocks(random) } else { self }
+    }
+
+    /// With writes of zeroes, most of which the disk detects.
+    fn with_zero_detection(self, random: &mut Random) -> Self {
+        use DetectZeroes::{Off, On, Unmap};
+        Self {
+            detect_zeroes: [Off, On, On, Unmap, Unmap][random.below(5)],
+            zero_writes: u16::try_from(random.within(100, 800)).unwrap(),
+            range_requests: random.coin(),
+            ..self
+        }
+    }
+
+    /// With the thread-pool engine, and the events of another scenario.
+    fn with_threads(self, random: &mut Random) -> Self {
+        use Scenario::{Blocks, Compare, Hold, Kill, NoFlush, Zeroes};
+        let others = [NoFlush, Blocks, Hold, Zeroes, Kill, Compare];
+        let plan = self.with_events_of(others[random.below(others.len())], random);
+        Self { uses_threads: true, ..plan }
+    }
+
+    /// With compare-and-writes on a small disk, so that other changes conflict. None is held for
+    /// space: the retry of a held write may follow a compare-and-write that has found its data.
+    fn with_compare_and_writes(self, random: &mut Random) -> Self {
+        let blocks = random.within(1, 6);
+        let compare = u32::try_from(random.within(1, 12)).unwrap();
+        Self {
+            sectors: self.sectors.min(blocks * self.host_block),
+            initiators: random.within(1, 2),
+            hold: None,
+            weights: Weights { compare, space: 0, ..self.weights },
+            ..self
+        }
+    }
+
+    /// Whether each call of the host that discards or zeroes a range stems from a write of zeroes.
+    pub(super) fn zeroes_by_detection_only(&self) -> bool {
+        !self.range_requests && self.detect_zeroes != DetectZeroes::Off
     }
 
     /// With guest blocks smaller than the host's, on a small disk so that requests overlap.
@@ -239,6 +334,11 @@ impl Plan {
             weights: Weights { space, ..self.weights },
             ..self
         }
+    }
+
+    /// Whether no request permits the host to deallocate blocks.
+    pub(super) fn keeps_blocks(&self) -> bool {
+        !self.range_requests && self.detect_zeroes != DetectZeroes::Unmap
     }
 
     /// Discard granularity in sectors: larger than many discards, so that they are merged.

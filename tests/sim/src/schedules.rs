@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::{Counts, Scenario, Simulator};
 
 /// Schedules per mode and kind of seed. A debug build plays a few hundred per second.
-const SCHEDULES: u64 = 1000;
+const SCHEDULES: u64 = 750;
 
 /// Schedules that found a bug. A seed's schedule changes with the simulator: keep an entry only as
 /// long as it fails without the fix.
@@ -24,7 +24,7 @@ fn play(simulator: &Simulator, scenario: Scenario, seed: u64) -> Counts {
     simulator.play(scenario, seed).unwrap_or_else(|failure| panic!("{failure}"))
 }
 
-fn play_all(name: &str) {
+fn play_all(name: &str) -> Counts {
     let scenario: Scenario = name.parse().unwrap_or_else(|error| panic!("{error}"));
     let simulator = Simulator::default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_micros();
@@ -35,6 +35,7 @@ fn play_all(name: &str) {
     }
     assert!(total.requests > 10 * SCHEDULES, "the schedules submit requests");
     assert!(total.failed > 0 && total.failed < total.requests / 2, "some requests fail");
+    total
 }
 
 #[test]
@@ -80,6 +81,31 @@ fn partial_writes_of_host_blocks_do_not_conflict() {
 #[test]
 fn writes_are_held_for_space_until_deadline() {
     play_all("hold");
+}
+
+#[test]
+fn writes_of_zeroes_are_detected() {
+    let total = play_all("zeroes");
+    assert!(total.zero_writes > SCHEDULES && total.detected > SCHEDULES, "{total}");
+}
+
+#[test]
+fn image_stays_locked_until_last_call_of_killed_process() {
+    let total = play_all("kill");
+    assert!(total.kills > SCHEDULES && total.orphans > SCHEDULES, "{total}");
+    assert!(total.refused > SCHEDULES / 4, "{total}");
+}
+
+#[test]
+fn compare_and_write_is_atomic() {
+    let total = play_all("compare");
+    assert!(total.compared > SCHEDULES && total.miscompared > SCHEDULES, "{total}");
+}
+
+#[test]
+fn thread_engine_keeps_the_same_promises() {
+    let total = play_all("threads");
+    assert!(total.compared > 0 && total.detected > 0 && total.orphans > 0, "{total}");
 }
 
 #[test]

@@ -87,6 +87,10 @@ impl Host {
             Outcome::Complete | Outcome::Short(_) => self.complete_success(&call),
         };
         self.log(|| format!("  host completes {call} with {result}"));
+        if call.orphaned {
+            self.orphans_completed += 1;
+            return self.close_unused_files(call.ring);
+        }
         let user_data = call.entry.user_data;
         self.post(call.ring, RingResult { user_data, result, more: false });
     }
@@ -107,7 +111,11 @@ impl Host {
                 if fails { -errno::IO } else { moved }
             }
             Opcode::Write(false) | Opcode::Read => moved,
-            Opcode::PunchHole | Opcode::ZeroRange | Opcode::Discard | Opcode::Poll => 0,
+            Opcode::PunchHole | Opcode::ZeroRange | Opcode::Discard => {
+                self.range_calls += 1;
+                0
+            }
+            Opcode::Poll => 0,
         }
     }
 
@@ -182,7 +190,7 @@ impl Host {
     pub(crate) fn cut_power(&mut self) {
         self.powered_off = true;
         let calls = std::mem::take(&mut self.calls);
-        for call in calls {
+        for call in calls.into_iter().filter(|call| !call.orphaned) {
             let user_data = call.entry.user_data;
             self.post(call.ring, RingResult { user_data, result: -errno::CANCELED, more: false });
         }

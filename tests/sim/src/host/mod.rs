@@ -6,11 +6,12 @@
 
 mod execute;
 mod outcome;
+mod process;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use block::simulation::{Clock, RingResult};
+use block::simulation::{Clock, EngineDescriptions, RingResult};
 
 use crate::call::{Call, errno};
 use crate::entry::{Entry, Opcode};
@@ -39,6 +40,10 @@ struct Ring {
     kicked: bool,
     /// Write-back errors reported to this file description.
     reported: u64,
+    /// The descriptions of its fixed files.
+    files: Option<EngineDescriptions>,
+    /// Its process has died.
+    dead: bool,
 }
 
 /// The kernel and its disk.
@@ -59,6 +64,10 @@ pub(crate) struct Host {
     pub(crate) faults: u64,
     /// Injected ENOSPC failures of requests that are held for space.
     pub(crate) space_faults: u64,
+    /// Calls completed after the death of their process.
+    pub(crate) orphans_completed: u64,
+    /// Calls that discarded or zeroed a range.
+    pub(crate) range_calls: u64,
     /// Each call that allocates fails with ENOSPC.
     full: bool,
     /// The clock of deadlines.
@@ -86,6 +95,8 @@ impl Host {
             reported_to_backend: 0,
             faults: 0,
             space_faults: 0,
+            orphans_completed: 0,
+            range_calls: 0,
             full: false,
             clock,
             now_ns: 0,
@@ -110,13 +121,14 @@ impl Host {
 
     /// Opens the file again and makes a ring for it. Errors reported to no description so far are
     /// reported to it later.
-    pub(crate) fn open_ring(&mut self, depth: u16) -> usize {
+    pub(crate) fn open_ring(&mut self, depth: u16, files: EngineDescriptions) -> usize {
         let capacity = (usize::from(depth) + 2).next_power_of_two();
         let kicked = self.random.coin();
         self.rings.push(Ring {
             capacity,
             kicked,
             reported: self.reported_errors,
+            files: Some(files),
             ..Ring::default()
         });
         self.rings.len() - 1
@@ -128,11 +140,12 @@ impl Host {
     }
 
     pub(crate) fn close_ring(&mut self, ring: usize) {
-        if self.calls.iter().any(|call| call.ring == ring) {
+        if self.calls.iter().any(|call| call.ring == ring && !call.orphaned) {
             self.violate(|| "an engine is dropped with calls in flight".into());
         }
         self.rings[ring].poll = None;
         self.rings[ring].deadline_ns = None;
+        self.close_unused_files(ring);
     }
 
     fn violate(&mut self, violation: impl FnOnce() -> String) {
@@ -245,7 +258,10 @@ impl Host {
         if !is_tag(entry.user_data) {
             self.violate(|| format!("user data {:#x} is not a tag", entry.user_data));
         }
-        if self.powered_off {
+        if self.plan.keeps_blocks() && matches!(entry.opcode, Opcode::PunchHole | Opcode::Discard) {
+            self.violate(|| "a write of zeroes deallocates its blocks without permission".into());
+        }
+        if self.powered_off || self.rings[ring].dead {
             let result =
                 RingResult { user_data: entry.user_data, result: -errno::CANCELED, more: false };
             return self.post(ring, result);

@@ -10,12 +10,11 @@ use super::{SERIAL, Simulation};
 use crate::content::SECTOR;
 use crate::queue_driver::{Completed, Expectation, QueueDriver};
 
-/// Limit of a request's latency without ENOSPC.
-const LATENCY_LIMIT: Duration = Duration::from_secs(2);
-/// Limit of the time between a held write's deadline and its failure.
-const DEADLINE_SLACK: Duration = Duration::from_secs(1);
+/// Limit of a request's latency, without the time for which it may be held for ENOSPC. Requests
+/// queue for blocks and for bounce memory before their first call and before each retry.
+pub(super) const LATENCY_LIMIT: Duration = Duration::from_secs(2);
 
-impl<P: Protocol> Simulation<P> {
+impl<P: Protocol> Simulation<'_, P> {
     /// Checks status, latency and data of a completed request.
     pub(super) fn check_completion(
         &mut self,
@@ -71,7 +70,7 @@ impl<P: Protocol> Simulation<P> {
     /// Only changes of the disk are held for space, and only until their deadline.
     fn check_latency(&self, expectation: &Expectation, took_ns: u64) -> Result<(), String> {
         let limit = match (expectation, self.plan.hold) {
-            (Expectation::Change { .. }, Some(deadline)) => deadline + DEADLINE_SLACK,
+            (Expectation::Change { .. }, Some(deadline)) => deadline + LATENCY_LIMIT,
             _ => LATENCY_LIMIT,
         };
         if u128::from(took_ns) > limit.as_nanos() {
@@ -86,7 +85,9 @@ impl<P: Protocol> Simulation<P> {
             return Err("the device needs a reset".into());
         }
         let outstanding: usize = self.drivers.iter().map(QueueDriver::outstanding).sum();
-        let held = self.disk.status().enospc_hold.map_or(0, |held| held.requests as usize);
+        let disk = self.device.as_ref().map(|device| device.disk.status());
+        let held = disk.and_then(|disk| disk.enospc_hold);
+        let held = held.map_or(0, |held| held.requests as usize);
         if held > outstanding {
             return Err(format!("{held} requests are held, but {outstanding} are outstanding"));
         }

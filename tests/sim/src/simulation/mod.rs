@@ -2,17 +2,16 @@
 //! planned ending, and the oracle checks each completion.
 
 mod check;
+mod compare;
+mod process;
 mod step;
 
-use std::fs::File;
 use std::sync::Arc;
 
 use block::Backend;
 use block::simulation::Clock;
-use devices::GuestMemory;
 use devices::storage::{Protocol, QueueWorker};
 use devices::virtio::{Block, DeviceStatus, FaultReporter, Interrupt, VirtioDevice};
-use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 use driver::feature;
@@ -20,28 +19,17 @@ use driver::feature;
 use crate::counts::Counts;
 use crate::disk::{SharedHost, SimDisk};
 use crate::host::Host;
-use crate::oracle::{Oracle, Time};
+use crate::initiator::Initiator;
+use crate::oracle::{OpId, Oracle, Time};
 use crate::plan::{Ending, Plan};
-use crate::queue_driver::{Expectation, MEMORY_BYTES, QueueDriver};
+use crate::queue_driver::{Expectation, QueueDriver};
+use crate::resources::Resources;
 use fixtures::Random;
 
 /// Serial number of the device.
 const SERIAL: &str = "simulated";
 /// Steps above which a schedule counts as endless.
 const STEP_LIMIT: usize = 100_000;
-
-/// Resources that schedules reuse. They carry no state from one schedule to the next.
-pub(super) struct Resources {
-    memory: GuestMemory,
-    null: File,
-}
-
-impl Resources {
-    pub(super) fn new() -> Self {
-        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).unwrap();
-        Self { memory, null: File::open("/dev/null").unwrap() }
-    }
-}
 
 /// Position of a worker in its loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +47,7 @@ enum Phase {
 enum StepResult {
     Continue,
     Reset,
+    Kill,
 }
 
 /// A worker and the ring of its engine.
@@ -70,21 +59,33 @@ struct RunningWorker<P: Protocol> {
     phase: Phase,
 }
 
+/// The device and its disk, as the process has opened them.
+struct Device {
+    disk: Arc<SimDisk>,
+    block: Block,
+}
+
 /// State of a schedule.
-struct Simulation<P: Protocol> {
+struct Simulation<'a, P: Protocol> {
     plan: Plan,
     random: Random,
     host: SharedHost,
-    disk: Arc<SimDisk>,
-    block: Block,
-    memory: GuestMemory,
+    clock: Clock,
+    resources: &'a Resources,
+    /// `None` from the death of a process until a successor has opened the disk.
+    device: Option<Device>,
     workers: Vec<RunningWorker<P>>,
     drivers: Vec<QueueDriver>,
+    initiators: Vec<Initiator>,
     oracle: Oracle,
     now: Time,
     /// Requests left to submit.
     left: usize,
     resets_left: usize,
+    kills_left: usize,
+    /// Changes in flight when their process died. They may take effect until a successor has
+    /// opened the disk.
+    orphans: Vec<OpId>,
     /// Start of the current period with the write cache disabled, in which completed writes are
     /// durable.
     cache_off_since: Option<Time>,
@@ -102,31 +103,31 @@ pub(super) fn play(
 ) -> (Result<Counts, String>, Vec<String>) {
     let clock = Clock::simulated();
     let host = SharedHost::new(Host::new(plan, clock.clone(), random.fork(), traced));
-    let null = resources.null.try_clone().unwrap();
-    let disk = Arc::new(SimDisk::new(plan, clock, host.clone(), null));
-    let backend: Arc<dyn Backend> = Arc::clone(&disk) as _;
-    let block = Block::new("sim", SERIAL, plan.queues, backend);
     let make_worker = |block: &Block, active, faults| block.worker(active, faults);
     let mut simulation = Simulation {
         random: random.fork(),
         host: host.clone(),
-        disk,
-        block,
-        memory: resources.memory.clone(),
+        clock,
+        resources,
+        device: None,
         workers: Vec::new(),
         drivers: Vec::new(),
+        initiators: Vec::new(),
         oracle: Oracle::new(plan.sectors, plan.short_within_sector),
         now: 1,
         left: plan.operations,
         resets_left: 2,
+        kills_left: 3,
+        orphans: Vec::new(),
         cache_off_since: None,
         status: DeviceStatus::driver_ok(),
         counts: Counts::default(),
         plan: plan.clone(),
     };
-    let result = simulation.initialize(make_worker).and_then(|()| simulation.run(make_worker));
+    let result = simulation.start(make_worker);
     if result.is_err() {
         simulation.host.lock().cut_power();
+        simulation.initiators.clear();
         simulation.stop_workers();
     }
     drop(simulation);
@@ -134,7 +135,39 @@ pub(super) fn play(
     (result, trace)
 }
 
-impl<P: Protocol> Simulation<P> {
+impl<P: Protocol> Simulation<'_, P> {
+    /// Opens the disk and runs the schedule.
+    fn start<E: std::fmt::Display>(
+        &mut self,
+        make_worker: impl Fn(
+            &Block,
+            devices::virtio::ActiveQueue,
+            FaultReporter,
+        ) -> Result<QueueWorker<P>, E>,
+    ) -> Result<Counts, String> {
+        if !self.open()? {
+            return Err("the image is locked although no process uses it".into());
+        }
+        self.initialize(&make_worker)?;
+        self.start_initiators()?;
+        self.run(&make_worker)
+    }
+
+    /// Opens the disk; `false` while the lock on its image is held.
+    fn open(&mut self) -> Result<bool, String> {
+        let image = &self.resources.image;
+        let disk = SimDisk::open(&self.plan, self.clock.clone(), self.host.clone(), image)?;
+        let Some(disk) = disk.map(Arc::new) else { return Ok(false) };
+        let backend: Arc<dyn Backend> = Arc::clone(&disk) as _;
+        let block = Block::new("sim", SERIAL, self.plan.queues, backend);
+        self.device = Some(Device { disk, block });
+        Ok(true)
+    }
+
+    fn block(&mut self) -> &mut Block {
+        &mut self.device.as_mut().expect("the disk is open").block
+    }
+
     /// Negotiates features, lays out the queues and makes their workers.
     fn initialize<E: std::fmt::Display>(
         &mut self,
@@ -144,7 +177,7 @@ impl<P: Protocol> Simulation<P> {
             FaultReporter,
         ) -> Result<QueueWorker<P>, E>,
     ) -> Result<(), String> {
-        let offered = self.block.features()
+        let offered = self.block().features()
             | feature::INDIRECT_DESC
             | feature::EVENT_IDX
             | feature::VERSION_1;
@@ -158,15 +191,15 @@ impl<P: Protocol> Simulation<P> {
                 features &= !bit;
             }
         }
-        self.block.negotiated(features);
+        self.block().negotiated(features);
         let has_cache = self.plan.mode.has_write_cache() && self.plan.flush;
         self.cache_off_since = (!has_cache).then_some(self.now);
         for index in 0..self.plan.queues {
             let (driver, active) =
-                QueueDriver::new(&self.memory, index, self.plan.queue_size, features);
+                QueueDriver::new(&self.resources.memory, index, self.plan.queue_size, features);
             let faults = FaultReporter::new(self.status.clone(), Interrupt::unassigned());
             let kick = Arc::clone(&active.kick);
-            let worker = make_worker(&self.block, active, faults)
+            let worker = make_worker(self.block(), active, faults)
                 .map_err(|error| format!("no worker: {error}"))?;
             let ring = self.host.lock().last_ring();
             self.workers.push(RunningWorker { worker, kick, ring, phase: Phase::Round });
@@ -195,15 +228,25 @@ impl<P: Protocol> Simulation<P> {
             if step > STEP_LIMIT {
                 return Err("the schedule does not end".into());
             }
-            let quiet =
-                self.left == 0 && self.drivers.iter().all(|driver| driver.outstanding() == 0);
+            let quiet = self.is_complete() && self.device.is_some();
             if quiet && self.plan.ending != Ending::Cut {
+                self.check_visible()?;
                 break;
             }
             self.counts.steps += 1;
-            if self.step()? == StepResult::Reset {
-                self.reset();
-                self.initialize(&make_worker)?;
+            if self.device.is_none() {
+                if self.step_without_process()? {
+                    self.initialize(&make_worker)?;
+                }
+            } else {
+                match self.step()? {
+                    StepResult::Continue => {}
+                    StepResult::Reset => {
+                        self.reset();
+                        self.initialize(&make_worker)?;
+                    }
+                    StepResult::Kill => self.kill(),
+                }
             }
             self.check_invariants()?;
         }
@@ -211,6 +254,10 @@ impl<P: Protocol> Simulation<P> {
             self.close()?;
         }
         self.cut_power()?;
+        if self.plan.zeroes_by_detection_only() {
+            self.counts.detected += self.host.lock().range_calls;
+        }
+        self.counts.orphans += self.host.lock().orphans_completed;
         Ok(self.counts)
     }
 
@@ -227,7 +274,7 @@ impl<P: Protocol> Simulation<P> {
                 }
             }
         }
-        self.block.reset();
+        self.block().reset();
         self.now += 1;
     }
 
@@ -241,19 +288,29 @@ impl<P: Protocol> Simulation<P> {
     /// Closes the device.
     fn close(&mut self) -> Result<(), String> {
         self.host.lock().log(|| "the device is closed".into());
+        self.initiators.clear();
         self.stop_workers();
         self.now += 1;
-        match self.block.close() {
+        match self.block().close() {
             Ok(()) => self.oracle.flush_succeeded(self.now),
             Err(_) if self.host.lock().faults > 0 => Ok(()),
             Err(error) => Err(format!("closing the device failed: {error}")),
         }
     }
 
+    /// Checks the visible content of the disk when all requests have completed.
+    fn check_visible(&mut self) -> Result<(), String> {
+        self.now += 1;
+        let host = self.host.lock();
+        let visible = |sector| host.medium.visible(sector);
+        self.oracle.check_visible(visible, host.lost_data(), self.now)
+    }
+
     /// Cuts the power and checks each sector.
     fn cut_power(&mut self) -> Result<(), String> {
         self.host.lock().log(|| "power is cut".into());
         self.host.lock().cut_power();
+        self.initiators.clear();
         self.stop_workers();
         let host = self.host.lock();
         for sector in 0..self.plan.sectors {

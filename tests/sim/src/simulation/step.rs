@@ -4,9 +4,10 @@ use devices::storage::Protocol;
 use devices::virtio::VirtioDevice;
 use driver::kind;
 
-use super::{Phase, RunningWorker, Simulation, StepResult};
+use super::{Phase, Simulation, StepResult};
 use crate::call::errno;
 use crate::content::{SECTOR, Value};
+use crate::initiator::Initiator;
 use crate::oracle::Effect;
 use crate::plan::DiscardEffect;
 use crate::queue_driver::{self, Expectation, MAX_SECTORS, QueueDriver, Request};
@@ -14,31 +15,37 @@ use crate::queue_driver::{self, Expectation, MAX_SECTORS, QueueDriver, Request};
 /// Offset of `writeback` in the configuration (Virtio 1.2 §5.2.4).
 const WRITEBACK: u64 = 32;
 
-impl<P: Protocol> Simulation<P> {
+/// Indices of the parties that can take a step.
+struct Parties {
+    workers: Vec<usize>,
+    drivers: Vec<usize>,
+    /// Drivers with room for a request.
+    with_room: Vec<usize>,
+    initiators: Vec<usize>,
+    /// Initiators with room for a compare-and-write.
+    comparing: Vec<usize>,
+}
+
+fn indices<T>(all: &[T], is_ready: impl Fn(&T) -> bool) -> Vec<usize> {
+    (0..all.len()).filter(|at| is_ready(&all[*at])).collect()
+}
+
+impl<P: Protocol> Simulation<'_, P> {
     /// Takes one step of a party drawn by weight.
     pub(super) fn step(&mut self) -> Result<StepResult, String> {
         let weights = self.plan.weights;
         let ready = |yes: bool, weight: u32| if yes { weight } else { 0 };
-        let workers: Vec<usize> =
-            (0..self.workers.len()).filter(|at| self.can_run(&self.workers[*at])).collect();
-        // A driver runs on an interrupt, or polls while it has requests outstanding.
-        let wakes =
-            |driver: &QueueDriver| driver.interrupted || driver.polling && driver.outstanding() > 0;
-        let drivers: Vec<usize> =
-            (0..self.drivers.len()).filter(|at| wakes(&self.drivers[*at])).collect();
-        let with_room: Vec<usize> =
-            (0..self.drivers.len()).filter(|at| self.drivers[*at].has_room()).collect();
+        let Parties { workers, drivers, with_room, initiators, comparing } = self.parties();
         let (busy, timer) = {
             let host = self.host.lock();
             (host.has_calls(), host.has_timeout())
         };
         let submits = self.left > 0 && !with_room.is_empty();
-        let idle = !(submits || busy) && workers.is_empty() && drivers.is_empty();
-        if idle && !timer {
-            let waiting: usize = self.drivers.iter().map(QueueDriver::outstanding).sum();
-            if waiting > 0 || self.left > 0 {
-                return Err(format!("deadlock: {waiting} requests never complete"));
-            }
+        let idle = !(submits || busy)
+            && [&workers, &drivers, &initiators].iter().all(|ready| ready.is_empty());
+        if idle && !timer && !self.is_complete() {
+            let waiting = self.outstanding();
+            return Err(format!("deadlock: {waiting} requests never complete"));
         }
         let weights = [
             ready(submits, weights.submit),
@@ -50,6 +57,9 @@ impl<P: Protocol> Simulation<P> {
             ready(self.resets_left > 0 && self.left > 0, weights.reset),
             ready(timer, if idle { 20 } else { 1 }),
             weights.space,
+            ready(self.kills_left > 0, weights.kill),
+            ready(self.left > 0 && !comparing.is_empty(), weights.compare),
+            ready(!initiators.is_empty(), weights.worker),
         ];
         match self.random.weighted(&weights) {
             Some(0) => {
@@ -72,13 +82,42 @@ impl<P: Protocol> Simulation<P> {
             Some(6) if self.random.chance(100) => return Ok(StepResult::Reset),
             Some(7) => self.host.lock().advance_time(idle),
             Some(8) => self.host.lock().toggle_full(),
+            Some(9) if self.random.chance(100) => return Ok(StepResult::Kill),
+            Some(10) => self.submit_compare(&comparing),
+            Some(11) => self.run_initiator(&initiators)?,
             _ => {}
         }
         Ok(StepResult::Continue)
     }
 
-    fn can_run(&self, worker: &RunningWorker<P>) -> bool {
-        worker.phase != Phase::Asleep || self.host.lock().is_readable(worker.ring)
+    /// The parties that can take a step.
+    fn parties(&self) -> Parties {
+        // A driver runs on an interrupt, or polls while it has requests outstanding.
+        let wakes =
+            |driver: &QueueDriver| driver.interrupted || driver.polling && driver.outstanding() > 0;
+        let awake = |is_asleep: bool, ring: usize| !is_asleep || self.host.lock().is_readable(ring);
+        Parties {
+            workers: indices(&self.workers, |worker| {
+                awake(worker.phase == Phase::Asleep, worker.ring)
+            }),
+            drivers: indices(&self.drivers, wakes),
+            with_room: indices(&self.drivers, QueueDriver::has_room),
+            initiators: indices(&self.initiators, |initiator| {
+                awake(initiator.is_asleep, initiator.ring)
+            }),
+            comparing: indices(&self.initiators, Initiator::has_room),
+        }
+    }
+
+    /// Requests in flight.
+    pub(super) fn outstanding(&self) -> usize {
+        let drivers = self.drivers.iter().map(QueueDriver::outstanding);
+        drivers.chain(self.initiators.iter().map(Initiator::outstanding)).sum()
+    }
+
+    /// Whether all requests were submitted and have completed.
+    pub(super) fn is_complete(&self) -> bool {
+        self.left == 0 && self.outstanding() == 0
     }
 
     /// Runs one phase of a worker's loop.
@@ -100,10 +139,12 @@ impl<P: Protocol> Simulation<P> {
 
     /// Forwards the kicks of engines that released claimed blocks or bounce memory to the rings of
     /// the others.
-    fn forward_kicks(&self) {
-        for worker in &self.workers {
-            if worker.kick.read().is_ok() {
-                self.host.lock().kick(worker.ring);
+    pub(super) fn forward_kicks(&self) {
+        let workers = self.workers.iter().map(|worker| (&*worker.kick, worker.ring));
+        let initiators = self.initiators.iter().map(|initiator| (&initiator.kick, initiator.ring));
+        for (kick, ring) in workers.chain(initiators) {
+            if kick.read().is_ok() {
+                self.host.lock().kick(ring);
             }
         }
     }
@@ -135,13 +176,14 @@ impl<P: Protocol> Simulation<P> {
         let limit = (blocks - first).min(MAX_SECTORS / block);
         let (first, count) = (first * block, self.random.within(1, limit) * block);
         let flush = if self.plan.flush { 25 } else { 0 };
-        match self.random.weighted(&[45, 30, flush, 7, 10, 1]) {
+        let (discard, zero) = if self.plan.range_requests { (7, 10) } else { (0, 0) };
+        match self.random.weighted(&[45, 30, flush, discard, zero, 1]) {
             Some(0) => {
-                let number = u32::try_from(self.oracle.next_id()).unwrap();
-                let bytes = |sector| Value::Written(number).bytes(sector);
-                let out = (first..first + count).flat_map(bytes).collect();
-                let expectation = self.change(Effect::Put(Value::Written(number)), first, count);
-                (queue_driver::write(first, out), expectation)
+                let effect = self.draw_write(first, count);
+                let out =
+                    (first..first + count).flat_map(|sector| effect.value(sector).bytes(sector));
+                let request = queue_driver::write(first, out.collect());
+                (request, self.change(effect, first, count))
             }
             Some(1) => {
                 let read = self.oracle.offer_read(first, count, self.now);
@@ -170,6 +212,22 @@ impl<P: Protocol> Simulation<P> {
         }
     }
 
+    /// Draws the values of a write: its number, zeroes, or zeroes at one end.
+    fn draw_write(&mut self, first: usize, count: usize) -> Effect {
+        let value = Value::Written(u32::try_from(self.oracle.next_id()).unwrap());
+        if !self.random.chance(self.plan.zero_writes) {
+            return Effect::Put(value);
+        }
+        if count == 1 || self.random.coin() {
+            self.counts.zero_writes += 1;
+            return Effect::Put(Value::Zero);
+        }
+        let at = first + self.random.within(1, count - 1);
+        let (before, after) =
+            if self.random.coin() { (value, Value::Zero) } else { (Value::Zero, value) };
+        Effect::Split { at, before, after }
+    }
+
     /// Registers a change of sectors with the oracle.
     fn change(&mut self, effect: Effect, first: usize, count: usize) -> Expectation {
         let op = self.oracle.offer(effect, first, count, self.now);
@@ -196,9 +254,9 @@ impl<P: Protocol> Simulation<P> {
         self.host
             .lock()
             .log(|| format!("driver switches the write cache {}", if on { "on" } else { "off" }));
-        self.block.write_config(WRITEBACK, &[u8::from(on)]);
+        self.block().write_config(WRITEBACK, &[u8::from(on)]);
         let mut writeback = [0];
-        self.block.read_config(WRITEBACK, &mut writeback);
+        self.block().read_config(WRITEBACK, &mut writeback);
         if writeback != [u8::from(on)] && self.host.lock().faults == 0 {
             return Err("the write cache is not switched although no fault was injected".into());
         }

@@ -7,7 +7,13 @@
 //! independently, the value of a candidate. A read returns the value of a candidate that does not
 //! precede another one completed before the read.
 
+mod compare;
+#[cfg(test)]
+mod tests;
+
 use super::content::{SECTOR, Value};
+
+pub(super) use self::compare::PendingCompare;
 
 /// Logical time: increases with each action and observation of the driver.
 pub(super) type Time = u64;
@@ -17,8 +23,22 @@ pub(super) type Time = u64;
 pub(super) enum Effect {
     /// They hold this value.
     Put(Value),
+    /// Those before a sector hold one value, the others another.
+    Split { at: usize, before: Value, after: Value },
     /// They hold zero or their previous value, as after a discard.
     Anything,
+}
+
+impl Effect {
+    /// The value in `sector` if the operation took effect there.
+    pub(super) fn value(self, sector: usize) -> Value {
+        match self {
+            Self::Put(value) => value,
+            Self::Split { at, before, .. } if sector < at => before,
+            Self::Split { after, .. } => after,
+            Self::Anything => Value::Zero,
+        }
+    }
 }
 
 /// Number of an operation.
@@ -33,9 +53,17 @@ struct Op {
     completed: Option<Time>,
     succeeded: bool,
     durable: bool,
+    /// Of a compare-and-write: the values that it compares with, one for each sector.
+    expected: Vec<Value>,
+    /// It has changed nothing: the comparison has failed.
+    is_void: bool,
 }
 
 impl Op {
+    fn touches(&self, sector: usize) -> bool {
+        (self.first..self.first + self.count).contains(&sector)
+    }
+
     fn precedes(&self, other: &Self) -> bool {
         self.completed.is_some_and(|completed| completed < other.offered)
     }
@@ -59,6 +87,8 @@ pub(super) struct Oracle {
     short_within_sector: bool,
     /// Time of the first failed flush.
     flush_failed: Option<Time>,
+    /// Values that the latest successor has read of each sector, and when.
+    reopened: Option<(Time, Vec<Option<Value>>)>,
 }
 
 impl Oracle {
@@ -72,12 +102,15 @@ impl Oracle {
             completed: Some(0),
             succeeded: true,
             durable: true,
+            expected: Vec::new(),
+            is_void: false,
         };
         Self {
             ops: vec![first],
             candidates: vec![vec![0]; sectors],
             short_within_sector,
             flush_failed: None,
+            reopened: None,
         }
     }
 
@@ -97,6 +130,8 @@ impl Oracle {
             completed: None,
             succeeded: false,
             durable: false,
+            expected: Vec::new(),
+            is_void: false,
         });
         for candidates in &mut self.candidates[first..first + count] {
             candidates.push(id);
@@ -139,6 +174,38 @@ impl Oracle {
         }
     }
 
+    /// Records that a successor has opened the disk and read all of it. From then on no operation
+    /// of its predecessor takes effect. Its flushes know no failure of before, and if the host
+    /// had `lost_data`, they do not make durable what is gone.
+    pub(super) fn reopen<'a>(
+        &mut self,
+        visible: impl Fn(usize) -> &'a [u8; SECTOR],
+        lost_data: bool,
+        now: Time,
+    ) -> Result<(), String> {
+        self.check_visible(&visible, lost_data, now)?;
+        let values = (0..self.candidates.len()).map(|sector| Value::of(visible(sector), sector));
+        self.reopened = Some((now, values.collect()));
+        self.flush_failed = None;
+        for op in self.ops.iter_mut().filter(|op| lost_data && !op.durable) {
+            op.succeeded = false;
+        }
+        Ok(())
+    }
+
+    /// Checks the visible content of the whole disk.
+    pub(super) fn check_visible<'a>(
+        &self,
+        visible: impl Fn(usize) -> &'a [u8; SECTOR],
+        lost_data: bool,
+        now: Time,
+    ) -> Result<(), String> {
+        let sectors = self.candidates.len();
+        let read = self.offer_read(0, sectors, now);
+        (0..sectors)
+            .try_for_each(|sector| self.check_read(&read, sector, visible(sector), lost_data))
+    }
+
     fn make_durable(&mut self, id: OpId) {
         self.ops[id].durable = true;
         let op = self.ops[id].clone();
@@ -159,20 +226,34 @@ impl Oracle {
     /// Records the submission of a read.
     pub(super) fn offer_read(&self, first: usize, count: usize, now: Time) -> PendingRead {
         let all = self.candidates[first..first + count].to_vec();
-        let legal = all.iter().map(|candidates| self.latest(candidates, now)).collect();
+        let legal = (first..first + count).map(|sector| self.visible(sector, now)).collect();
         PendingRead { first, all, legal, next_op: self.ops.len() }
     }
 
-    /// The candidates without those replaced by an operation completed before `now`.
-    fn latest(&self, candidates: &[OpId], now: Time) -> Vec<OpId> {
-        let replaces = |other: &Op, id: OpId| {
-            other.succeeded
-                && other.effect != Effect::Anything
-                && other.completed.is_some_and(|completed| completed < now)
-                && self.ops[id].precedes(other)
+    /// The candidates of a sector whose values may be visible at `now`: those that no other one
+    /// completed before `now` has replaced.
+    fn visible(&self, sector: usize, now: Time) -> Vec<OpId> {
+        let candidates = &self.candidates[sector];
+        let is_replaced_by = |id: OpId, other: OpId| {
+            let op = &self.ops[other];
+            op.succeeded
+                && op.effect != Effect::Anything
+                && op.completed.is_some_and(|completed| completed < now)
+                && (self.ops[id].precedes(op) || self.is_compared_before(id, other, sector))
         };
-        let is_replaced = |id: OpId| candidates.iter().any(|other| replaces(&self.ops[*other], id));
-        candidates.iter().copied().filter(|id| !is_replaced(*id)).collect()
+        let is_visible = |id: &OpId| {
+            !candidates.iter().any(|other| is_replaced_by(*id, *other))
+                && self.is_visible_since_reopening(*id, sector)
+        };
+        candidates.iter().copied().filter(is_visible).collect()
+    }
+
+    /// Whether an operation is a successor's, or left the value that the successor has read. A
+    /// mix of values is not followed up.
+    fn is_visible_since_reopening(&self, id: OpId, sector: usize) -> bool {
+        let Some((time, values)) = &self.reopened else { return true };
+        let op = &self.ops[id];
+        op.offered > *time || values[sector].is_none_or(|read| op.effect.value(sector) == read)
     }
 
     /// Checks one sector of a read's data. After lost writes, older values are legal, too.
@@ -183,24 +264,27 @@ impl Oracle {
         bytes: &[u8],
         lost_data: bool,
     ) -> Result<(), String> {
+        self.check(sector, bytes, &self.legal(read, sector, lost_data))
+            .map_err(|error| format!("in a read, {error}"))
+    }
+
+    /// The operations whose values are legal in a sector of a read that completes now.
+    fn legal(&self, read: &PendingRead, sector: usize, lost_data: bool) -> Vec<OpId> {
         let before = if lost_data { &read.all } else { &read.legal };
+        let later = read.next_op..self.ops.len();
         let mut legal = before[sector - read.first].clone();
-        legal.extend((read.next_op..self.ops.len()).filter(|id| {
-            let op = &self.ops[*id];
-            (op.first..op.first + op.count).contains(&sector)
-        }));
-        self.check(sector, bytes, &legal).map_err(|error| format!("in a read, {error}"))
+        legal.extend(later.filter(|id| self.ops[*id].touches(sector)));
+        legal.retain(|id| !self.ops[*id].is_void);
+        legal
+    }
+
+    fn values(&self, ops: &[OpId], sector: usize) -> Vec<Value> {
+        ops.iter().map(|id| self.ops[*id].effect.value(sector)).collect()
     }
 
     fn check(&self, sector: usize, bytes: &[u8], candidates: &[OpId]) -> Result<(), String> {
         let found = Value::of(bytes, sector);
-        let legal: Vec<Value> = candidates
-            .iter()
-            .map(|id| match self.ops[*id].effect {
-                Effect::Put(value) => value,
-                Effect::Anything => Value::Zero,
-            })
-            .collect();
+        let legal = self.values(candidates, sector);
         let is_legal = found.is_some_and(|found| legal.contains(&found));
         if is_legal || self.is_mix(sector, bytes, &legal) {
             return Ok(());
@@ -215,93 +299,5 @@ impl Oracle {
         }
         let whole: Vec<_> = legal.iter().map(|value| value.bytes(sector)).collect();
         (0..SECTOR).all(|at| whole.iter().any(|value| value[at] == bytes[at]))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn put(number: u32) -> Effect {
-        Effect::Put(Value::Written(number))
-    }
-
-    fn legal_after_cut(oracle: &Oracle) -> Vec<u32> {
-        let legal =
-            |number: &u32| oracle.check_after_cut(0, &Value::Written(*number).bytes(0)).is_ok();
-        (0..5).filter(legal).collect()
-    }
-
-    #[test]
-    fn flush_makes_completed_writes_durable() {
-        let mut oracle = Oracle::new(1, false);
-        for number in 1..4 {
-            let now = Time::from(number) * 10;
-            let id = oracle.offer(put(number), 0, 1, now);
-            oracle.complete(id, true, false, now + 5);
-        }
-        assert_eq!(legal_after_cut(&oracle), [0, 1, 2, 3]);
-        oracle.flush_succeeded(30).unwrap();
-        assert_eq!(
-            legal_after_cut(&oracle),
-            [2, 3],
-            "the third completed after the flush was submitted"
-        );
-        oracle.flush_succeeded(40).unwrap();
-        assert_eq!(legal_after_cut(&oracle), [3]);
-    }
-
-    #[test]
-    fn concurrent_writes_are_both_candidates() {
-        let mut oracle = Oracle::new(1, false);
-        let (one, two) = (oracle.offer(put(1), 0, 1, 1), oracle.offer(put(2), 0, 1, 2));
-        oracle.complete(two, true, true, 3);
-        assert_eq!(legal_after_cut(&oracle), [1, 2]);
-        oracle.complete(one, true, true, 4);
-        assert_eq!(legal_after_cut(&oracle), [1, 2]);
-        let read = oracle.offer_read(0, 1, 9);
-        let check =
-            |number: u32| oracle.check_read(&read, 0, &Value::Written(number).bytes(0), false);
-        assert!(check(1).is_ok() && check(2).is_ok() && check(0).is_err());
-    }
-
-    #[test]
-    fn read_returns_last_completed_value() {
-        let mut oracle = Oracle::new(1, false);
-        let one = oracle.offer(put(1), 0, 1, 1);
-        let read = |oracle: &Oracle, number, lost| {
-            let read = oracle.offer_read(0, 1, 9);
-            oracle.check_read(&read, 0, &Value::Written(number).bytes(0), lost).is_ok()
-        };
-        assert!(read(&oracle, 0, false) && read(&oracle, 1, false));
-        oracle.complete(one, true, false, 2);
-        assert!(!read(&oracle, 0, false) && read(&oracle, 1, false));
-        assert!(read(&oracle, 0, true), "legal after a lost write");
-        let discard = oracle.offer(Effect::Anything, 0, 1, 3);
-        oracle.complete(discard, true, true, 4);
-        assert!(read(&oracle, 1, false) && !read(&oracle, 0, false));
-        let read = oracle.offer_read(0, 1, 9);
-        assert!(oracle.check_read(&read, 0, &Value::Zero.bytes(0), false).is_ok());
-    }
-
-    /// Even if a concurrent write is durable when the read completes.
-    #[test]
-    fn read_may_return_value_at_submission() {
-        let mut oracle = Oracle::new(1, false);
-        let read = oracle.offer_read(0, 1, 1);
-        let id = oracle.offer(put(1), 0, 1, 2);
-        oracle.complete(id, true, true, 3);
-        for number in [0, 1] {
-            let bytes = Value::Written(number).bytes(0);
-            assert!(oracle.check_read(&read, 0, &bytes, false).is_ok());
-        }
-    }
-
-    #[test]
-    fn no_flush_succeeds_after_a_failed_one() {
-        let mut oracle = Oracle::new(1, false);
-        oracle.flush_failed(5);
-        assert!(oracle.flush_succeeded(4).is_ok(), "submitted before");
-        assert!(oracle.flush_succeeded(6).is_err());
     }
 }
