@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::{
     BackingSpace, ByteOffset, CacheMode, Completion, Crossing, DiscardStats, EnospcHold, Extent,
-    Geometry, Request, SoftLimitState, StableCopies,
+    Geometry, Request, SoftLimitState, StoreFacts,
 };
 
 /// A region of memory that holds the segments of requests, so that an engine may register it.
@@ -131,8 +131,8 @@ pub struct DiskStatus {
     pub enospc_hold: Option<EnospcHold>,
     /// Bytes discarded since the disk was opened.
     pub discards: DiscardStats,
-    /// The reasons for copies of direct transfers.
-    pub stable_copies: StableCopies,
+    /// Consequences of the storage below the disk, as they were when it was opened.
+    pub store: StoreFacts,
     /// The soft limit on the space of the backing store; `None` if none is configured.
     pub soft_limit: Option<SoftLimitState>,
 }

@@ -114,7 +114,7 @@ impl OpenDisk {
             lost_writes: self.state.latch.check().is_err(),
             enospc_hold: self.state.enospc.held(),
             discards: self.state.discards.read(),
-            stable_copies: self.file.stable_copies.clone(),
+            store: self.file.store.clone(),
             soft_limit: self.state.soft_limit.as_ref().map(SoftLimit::state),
         }
     }

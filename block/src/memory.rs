@@ -138,7 +138,7 @@ impl Backend for MemoryDisk {
             lost_writes: false,
             enospc_hold: None,
             discards: DiscardStats { requested: bytes, skipped: bytes, ..DiscardStats::default() },
-            stable_copies: crate::StableCopies::default(),
+            store: crate::StoreFacts::default(),
             soft_limit: None,
         }
     }

@@ -16,8 +16,7 @@ use crate::host_file::{DirectIo, EngineFiles, FileKind, HostFile, HostLimits, cl
 use crate::threads::ThreadEngine;
 use crate::uring::UringEngine;
 use crate::{
-    DiskOptions, DiskStatus, EngineSetup, Geometry, IoEngine, OpenError, StableCopies,
-    StableCopyMode,
+    DiskOptions, DiskStatus, EngineSetup, Geometry, IoEngine, OpenError, StableCopyMode, StoreFacts,
 };
 
 pub use crate::clock::Clock;
@@ -92,9 +91,8 @@ impl SimulatedDisk {
             range_unit: if block_device { host_block } else { 1 },
         };
         let kind = if block_device { FileKind::BlockDevice } else { FileKind::Regular };
-        let stable_copies = StableCopies::default();
-        let file =
-            HostFile { path: "simulated".into(), file, kind, options, limits, stable_copies };
+        let store = StoreFacts::default();
+        let file = HostFile { path: "simulated".into(), file, kind, options, limits, store };
         Self { disk: Arc::new(OpenDisk::new(file, clock)) }
     }
 

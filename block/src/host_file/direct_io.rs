@@ -2,14 +2,13 @@
 //! stable copy. The probe is for the control thread only.
 
 use std::fs::File;
-use std::io;
 use std::path::Path;
 
 use rustix::fs::{FsWord, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use crate::page::{PAGE, PageBuffer};
-use crate::{DiskOptions, OpenError, Segment, StableCopies, StableCopyMode};
+use crate::{OpenError, Segment, StableCopies};
 
 /// Requirements of direct I/O. Alignments are powers of two, in bytes, at most a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,21 +34,6 @@ impl DirectIo {
         !copied
             && addresses.is_multiple_of(self.memory as usize)
             && (lens as u64 | at).is_multiple_of(u64::from(self.offset))
-    }
-}
-
-/// The copies of direct transfers on a disk, and the reasons.
-///
-/// # Errors
-///
-/// The host's error.
-pub(crate) fn stable_copies(file: &File, options: &DiskOptions) -> io::Result<StableCopies> {
-    let always = || Some("stable_copies = \"on\"".to_owned());
-    match options.stable_copies {
-        _ if !options.cache.is_direct() => Ok(StableCopies::default()),
-        StableCopyMode::Auto => StableCopies::of(file),
-        StableCopyMode::On => Ok(StableCopies { writes: always(), reads: always() }),
-        StableCopyMode::Off => Ok(StableCopies::default()),
     }
 }
 

@@ -8,18 +8,20 @@ mod holder;
 mod limits;
 mod lock;
 mod open;
+mod store_facts;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
-pub(crate) use self::direct_io::{DirectIo, stable_copies};
+pub(crate) use self::direct_io::DirectIo;
 pub(crate) use self::limits::{HostLimits, MAX_ZEROED_AT_ONCE, probe};
 pub(crate) use self::lock::query as query_lock;
 pub use self::lock::{ImageHolder, ImageLock, image_holder};
 pub(crate) use self::open::{FileKind, claim, claim_if_free, find, reopen};
-use crate::{DiscardLimits, DiskOptions, ImageLocking, OpenError, StableCopies};
+pub use self::store_facts::StoreFacts;
+use crate::{DiscardLimits, DiskOptions, ImageLocking, OpenError};
 
 /// See the module's documentation. Dropping it releases the lock on the image.
 #[derive(Debug)]
@@ -30,8 +32,7 @@ pub(crate) struct HostFile {
     pub(crate) kind: FileKind,
     pub(crate) options: DiskOptions,
     pub(crate) limits: HostLimits,
-    /// The reasons for copies of direct transfers.
-    pub(crate) stable_copies: StableCopies,
+    pub(crate) store: StoreFacts,
 }
 
 /// The open file descriptions of one engine.

@@ -13,10 +13,10 @@ pub use self::survey::{StoreSpace, Survey};
 use crate::allocation::{QUERY_TIME, collect_within};
 use crate::clock::Clock;
 use crate::disk_state::OpenDisk;
-use crate::host_file::{HostFile, claim, find, probe, stable_copies};
+use crate::host_file::{HostFile, claim, find, probe};
 use crate::{
     Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiskOptions, DiskStatus, EngineSetup,
-    Extent, Extents, Geometry, IoEngine, OpenError, ResizeError, SpaceProbe, engine,
+    Extent, Extents, Geometry, IoEngine, OpenError, ResizeError, SpaceProbe, StoreFacts, engine,
 };
 
 /// A raw image file or a host block device.
@@ -38,16 +38,16 @@ impl RawFile {
         let (found, kind) = find(path)?;
         let file = claim(&found, kind, path, options)?;
         let host_error = |what| move |source| OpenError::Host { path: path.into(), what, source };
-        let stable_copies =
-            stable_copies(&file, options).map_err(host_error("find what it is stored on"))?;
-        let limits = probe(&file, path, kind, options, &stable_copies)?;
+        let store =
+            StoreFacts::of(&file, options).map_err(host_error("query the storage below it"))?;
+        let limits = probe(&file, path, kind, options, &store.copied)?;
         let space = SpaceProbe::of(&file).map_err(host_error("find its backing store"))?;
         if options.soft_limit.is_some() && space.is_volume() {
             let what = "measure the space of its pool, which soft_limit needs";
             space.measure(&file).map_err(host_error(what))?;
         }
         let (path, options) = (path.into(), options.clone());
-        let file = HostFile { path, file, kind, options, limits, stable_copies };
+        let file = HostFile { path, file, kind, options, limits, store };
         Ok(Self { disk: Arc::new(OpenDisk::new(file, Clock::Host)), space })
     }
 }

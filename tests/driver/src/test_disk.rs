@@ -290,7 +290,7 @@ impl Backend for TestDisk {
             lost_writes: false,
             enospc_hold: None,
             discards: DiscardStats::default(),
-            stable_copies: block::StableCopies::default(),
+            store: block::StoreFacts::default(),
             soft_limit: None,
         }
     }

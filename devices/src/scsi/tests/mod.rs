@@ -64,7 +64,7 @@ impl Backend for Disk {
             lost_writes: false,
             enospc_hold: None,
             discards: DiscardStats::default(),
-            stable_copies: block::StableCopies::default(),
+            store: block::StoreFacts::default(),
             soft_limit: soft_limit.map(|percent| SoftLimitState { percent, reached: false }),
         }
     }

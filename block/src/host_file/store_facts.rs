@@ -1,0 +1,51 @@
+//! The storage below an open disk, as far as it matters for the disk. Control thread only.
+
+use std::fs::File;
+use std::io;
+
+use crate::{DiskOptions, FlushAction, Problem, StableCopies, StableCopyMode, StoreStack};
+
+/// Consequences of the storage below a disk, as they were when it was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreFacts {
+    /// The direct transfers that are copied, and the reasons.
+    pub copied: StableCopies,
+    /// The direct transfers that the store needs copied and that are not: `stable_copies = "off"`.
+    pub not_copied: StableCopies,
+    /// The problems of the store with flushes; empty if the disk promises none.
+    pub flush_problems: Vec<Problem>,
+}
+
+impl StoreFacts {
+    /// The facts of the disk in `file`. Runs the program `zfs` for a ZFS dataset.
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub(crate) fn of(file: &File, options: &DiskOptions) -> io::Result<Self> {
+        Ok(Self::new(&StoreStack::of(file)?, options))
+    }
+
+    /// The facts of a disk with these options on `stack`.
+    #[must_use]
+    pub fn new(stack: &StoreStack, options: &DiskOptions) -> Self {
+        let flushes = !options.read_only && options.cache.flush_action() == FlushAction::Sync;
+        let flush_problems = if flushes { stack.problems() } else { Vec::new() };
+        let facts = Self { flush_problems, ..Self::default() };
+        if !options.cache.is_direct() {
+            return facts;
+        }
+        let mut needed = stack.stable_copies();
+        if options.read_only {
+            needed.writes = None;
+        }
+        let always = || Some("stable_copies = \"on\"".to_owned());
+        match options.stable_copies {
+            StableCopyMode::Auto => Self { copied: needed, ..facts },
+            StableCopyMode::Off => Self { not_copied: needed, ..facts },
+            StableCopyMode::On => {
+                Self { copied: StableCopies { writes: always(), reads: always() }, ..facts }
+            }
+        }
+    }
+}
