@@ -7,6 +7,7 @@
 
 mod compare;
 mod contestant;
+mod discard_load;
 mod figures;
 mod fio;
 mod gate;
@@ -15,6 +16,7 @@ mod load;
 mod ours;
 mod qsd;
 mod report;
+mod small_trims;
 mod trims;
 mod wake;
 mod workload;
@@ -26,6 +28,7 @@ use clap::{Parser, Subcommand};
 
 use compare::{Selection, bench, pauses};
 use gate::{gate, play};
+use small_trims::small_trims;
 use trims::trims;
 
 /// Measures the storage stack.
@@ -62,6 +65,15 @@ enum Action {
         #[arg(long)]
         store: Option<String>,
     },
+    /// Measure many small discards beside reads and writes. Needs root.
+    SmallTrims {
+        /// Alternating runs of each kind.
+        #[arg(long, default_value_t = 5)]
+        pairs: usize,
+        /// Only this store: xfs, ext4, loop, disk.
+        #[arg(long)]
+        store: Option<String>,
+    },
     /// Run batches of reads; the gate runs this under its counters.
     Play {
         /// The disk image.
@@ -79,6 +91,7 @@ fn main() -> Result<()> {
         Action::Gate => gate(),
         Action::Pauses => pauses(),
         Action::Trims { pairs, store } => trims(pairs, store.as_deref()),
+        Action::SmallTrims { pairs, store } => small_trims(pairs, store.as_deref()),
         Action::Play { disk, batches } => play(&disk, batches),
     }
 }
