@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::cooldown::Cooldown;
+use super::cooldown::{Cooldown, SmallDiscard};
 use super::io_load::LoadSample;
 
 /// Intended duration of a chunk.
@@ -30,6 +30,8 @@ pub(crate) struct ChunkPacing {
     size: u64,
     /// When the outstanding chunk was submitted.
     submitted: Option<Instant>,
+    /// Transfers completed when the next or outstanding chunk was found ready.
+    completed: u64,
     cooldown: Option<Cooldown>,
     /// The load when the last cooldown ended.
     load: LoadSample,
@@ -46,6 +48,7 @@ impl ChunkPacing {
             granularity: u64::from(granularity.max(1)),
             size: FIRST,
             submitted: None,
+            completed: 0,
             cooldown: None,
             load: LoadSample::default(),
             transfer: Duration::ZERO,
@@ -73,7 +76,13 @@ impl ChunkPacing {
         delayed: Duration,
         sample: impl FnOnce() -> LoadSample,
     ) -> bool {
-        let Some(cooldown) = &mut self.cooldown else { return !self.is_outstanding() };
+        let Some(cooldown) = &mut self.cooldown else {
+            let is_ready = !self.is_outstanding();
+            if is_ready {
+                self.completed = sample().completed;
+            }
+            return is_ready;
+        };
         if now < cooldown.due() {
             return false;
         }
@@ -83,7 +92,7 @@ impl ChunkPacing {
         }
         let transfer = cooldown.transfer_duration(now, load).unwrap_or_default();
         self.transfer = transfer.min(MAX_TRANSFER);
-        (self.cooldown, self.load) = (None, load);
+        (self.cooldown, self.load, self.completed) = (None, load, load.completed);
         true
     }
 
@@ -103,7 +112,12 @@ impl ChunkPacing {
         let duration = now.saturating_duration_since(submitted);
         if load.in_flight > 0 || load.completed != self.load.completed {
             let hit = load.in_flight.max(self.load.in_flight);
-            let small = (bytes < MIN).then(|| self.small(duration));
+            let completed = self.completed;
+            let small = (bytes < MIN).then(|| SmallDiscard {
+                usual: self.small(duration),
+                submitted,
+                completed,
+            });
             self.cooldown = Some(Cooldown::after(duration, small, hit, now, load));
         }
         // The file system first waits for transfers in progress, then they wait for it.

@@ -7,7 +7,7 @@
 //! A small discard cannot be chunked, and a file system full of small holes has many of them. If
 //! they usually take no longer than three transfers, a transfer that hits one takes at most four
 //! times its mean, as the slowest in a hundred do anyway: then only the share of time that discards
-//! take is limited.
+//! take is limited, to a half.
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ const UNDELAYED: u64 = 256;
 const UNDELAYED_SMALL: u64 = 128;
 /// Minimum of a cooldown, as a multiple of the chunk's duration.
 const MIN_FACTOR: u32 = 4;
+/// The same after a small discard.
+const MIN_FACTOR_SMALL: u32 = 1;
 /// Maximum duration of short discards, as a multiple of a transfer's.
 const SHORT: u32 = 3;
 /// Maximum of a cooldown: neither slow transfers nor a stalled host stop discards for good.
@@ -30,12 +32,22 @@ const STALLED: Duration = Duration::from_millis(50);
 /// Interval between two checks, minimum and maximum.
 const INTERVALS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
 
+/// A discard smaller than a chunk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SmallDiscard {
+    /// Usual duration of these.
+    pub(super) usual: Duration,
+    pub(super) submitted: Instant,
+    /// Transfers completed before it was submitted.
+    pub(super) completed: u64,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Cooldown {
     start: Instant,
-    /// Usual duration of small discards; `None` after a chunk of a larger one.
-    small: Option<Duration>,
+    /// `None` after a chunk of a larger discard.
+    small: Option<SmallDiscard>,
     /// Time of the next check.
     due: Instant,
     /// Transfers that hit the chunk.
@@ -47,16 +59,16 @@ pub(super) struct Cooldown {
 }
 
 impl Cooldown {
-    /// The cooldown after a chunk that took `chunk` and was hit by `hit` transfers. If it was a
-    /// small discard, `small` is the usual duration of these.
+    /// The cooldown after a chunk that took `chunk` and was hit by `hit` transfers. `small` is that
+    /// chunk if it was a small discard.
     pub(super) fn after(
         chunk: Duration,
-        small: Option<Duration>,
+        small: Option<SmallDiscard>,
         hit: u64,
         now: Instant,
         load: LoadSample,
     ) -> Self {
-        let min = chunk * MIN_FACTOR;
+        let min = chunk * if small.is_some() { MIN_FACTOR_SMALL } else { MIN_FACTOR };
         let completed = load.completed;
         Self {
             start: now,
@@ -90,12 +102,17 @@ impl Cooldown {
         false
     }
 
-    /// Whether the chunk was a small discard, and these take no longer than [`SHORT`] transfers. If
-    /// no transfer has completed, each takes longer than the cooldown so far.
+    /// Whether the chunk was a small discard, and these take no longer than [`SHORT`] transfers.
+    ///
+    /// The mean of a transfer is that since the discard was submitted: those that hit it complete
+    /// at once when it ends, which a short cooldown alone would take for their usual rate. If none
+    /// has completed, each takes longer than that time.
     fn is_short(&self, now: Instant, load: LoadSample) -> bool {
-        let elapsed = now.saturating_duration_since(self.start);
-        let transfer = self.transfer_duration(now, load).unwrap_or(elapsed);
-        self.small.is_some_and(|small| small <= SHORT * transfer)
+        self.small.is_some_and(|small| {
+            let elapsed = now.saturating_duration_since(small.submitted);
+            let completed = load.completed.saturating_sub(small.completed);
+            small.usual <= SHORT * scale(elapsed, self.hit, completed).unwrap_or(elapsed)
+        })
     }
 
     /// Mean duration of a transfer during the cooldown; `None` if none has completed.
@@ -141,7 +158,8 @@ mod tests {
         duration_after(chunk, None, in_flight, per_ms)
     }
 
-    /// The same after a small discard, whose usual duration is `small`.
+    /// The same after a small discard, whose usual duration is `small`, and during which no
+    /// transfer completed.
     fn duration_after(
         chunk: Duration,
         small: Option<Duration>,
@@ -149,6 +167,8 @@ mod tests {
         per_ms: u64,
     ) -> Duration {
         let (start, sample) = (Instant::now(), load(1000, in_flight));
+        let submitted = start.checked_sub(chunk).unwrap();
+        let small = small.map(|usual| SmallDiscard { usual, submitted, completed: 1000 });
         let mut cooldown = Cooldown::after(chunk, small, in_flight, start, sample);
         let mut check = || {
             let elapsed = cooldown.due() - start;
@@ -198,17 +218,26 @@ mod tests {
     }
 
     #[test]
-    fn small_discards_no_longer_than_three_transfers_cost_four_times_their_time() {
+    fn small_discards_no_longer_than_three_transfers_take_half_of_the_time() {
         let small = |small, in_flight, per_ms| duration_after(MS, Some(small), in_flight, per_ms);
         // Transfers of 0.5 ms, one or 32 at a time.
         let usual = MS * 3 / 2;
-        assert_eq!((small(usual, 1, 2), small(usual, 32, 64)), (4 * MS, 4 * MS));
-        assert_eq!((small(usual, 32, 1), small(usual, 5, 0)), (4 * MS, 4 * MS), "slower transfers");
-        assert_eq!(duration_after(9 * MS, Some(MS), 1, 2), 36 * MS, "one is slow");
-        let longer = small(2 * MS, 1, 2);
+        assert_eq!((small(usual, 1, 2), small(usual, 32, 64)), (MS, MS));
+        assert_eq!((small(usual, 32, 1), small(usual, 5, 0)), (MS, MS), "slower transfers");
+        assert_eq!(duration_after(9 * MS, Some(MS), 1, 2), 9 * MS, "one is slow");
+        let longer = small(4 * MS, 1, 2);
         assert!((64 * MS..66 * MS).contains(&longer), "usually longer: {longer:?}");
         let large = duration(MS, 1, 2);
         assert!((128 * MS..130 * MS).contains(&large), "a chunk of a larger one: {large:?}");
+    }
+
+    /// Eight transfers hit a discard of 1 ms and complete 0.1 ms after its end.
+    #[test]
+    fn transfers_that_complete_together_do_not_count_as_fast_ones() {
+        let start = Instant::now();
+        let small = SmallDiscard { usual: MS, submitted: start - MS, completed: 0 };
+        let mut cooldown = Cooldown::after(MS / 10, Some(small), 8, start, load(0, 8));
+        assert!(cooldown.is_over(start + MS / 10, load(8, 8)));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod compare;
 mod contestant;
 mod copies;
+mod discard_load;
 mod figures;
 mod fio;
 mod gate;
@@ -16,6 +17,7 @@ mod load;
 mod ours;
 mod qsd;
 mod report;
+mod small_trims;
 mod trims;
 mod wake;
 mod workload;
@@ -28,6 +30,7 @@ use clap::{Parser, Subcommand};
 use compare::{Selection, bench, pauses};
 use copies::copies;
 use gate::{gate, play};
+use small_trims::small_trims;
 use trims::trims;
 
 /// Measures the storage stack.
@@ -70,6 +73,15 @@ enum Action {
         #[arg(long, default_value_t = 7)]
         pairs: usize,
     },
+    /// Measure many small discards beside reads and writes. Needs root.
+    SmallTrims {
+        /// Alternating runs of each kind.
+        #[arg(long, default_value_t = 5)]
+        pairs: usize,
+        /// Only this store: xfs, ext4, loop, disk.
+        #[arg(long)]
+        store: Option<String>,
+    },
     /// Run batches of reads; the gate runs this under its counters.
     Play {
         /// The disk image.
@@ -88,6 +100,7 @@ fn main() -> Result<()> {
         Action::Copies { pairs } => copies(pairs),
         Action::Pauses => pauses(),
         Action::Trims { pairs, store } => trims(pairs, store.as_deref()),
+        Action::SmallTrims { pairs, store } => small_trims(pairs, store.as_deref()),
         Action::Play { disk, batches } => play(&disk, batches),
     }
 }

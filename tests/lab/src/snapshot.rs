@@ -14,7 +14,7 @@ use super::qemu::{self, Machine, Start};
 /// Script run in L1 before it is saved: warms the page cache for all scenarios.
 const PREPARE: &str = "cat /usr/bin/{socat,qemu-system-x86_64} >/dev/null
 mkfs.ext4 -q -O ^has_journal -m 0 -E lazy_itable_init=1 /tmp/warm-up 8M; rm /tmp/warm-up
-blockdev --flushbufs /dev/vdb /dev/vdc /dev/vdd /dev/vde; test -c /dev/kvm";
+blockdev --flushbufs /dev/vdb /dev/vdc /dev/vdd /dev/vde; test -c /dev/kvm && pgrep -x idle-vcpus";
 
 /// Inputs of a snapshot in addition to the image.
 pub(super) fn key() -> Key {

@@ -7,6 +7,7 @@ mod events;
 mod hostile;
 mod hotplug;
 mod many_disks;
+mod sick_store;
 mod store_queries;
 mod task_management;
 mod write_cache_resets;

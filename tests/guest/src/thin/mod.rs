@@ -9,6 +9,7 @@
 
 mod reads;
 mod reclaim;
+mod small_trims;
 mod soft_limit;
 
 use std::thread;
