@@ -59,7 +59,7 @@ pub use request::{ByteOffset, ByteRange, Completion, Durability, Miscompare, Ope
 pub use segment::{Segment, Segments, gather, scatter, total_len};
 pub use space::{BackingSpace, Crossing, EnospcHold, SoftLimitState, SpaceProbe};
 pub use store_stack::{
-    BtrfsFile, DmTarget, FileSystem, QueueAttributes, QueueCache, StableCopies, StoreStack, Storey,
-    StoreyKind, ZfsDataset,
+    BtrfsFile, DmTarget, FileSystem, FlushPromise, Problem, QueueAttributes, QueueCache,
+    StableCopies, StoreStack, Storey, StoreyKind, ZfsDataset,
 };
 pub use uring::refuses_io_uring;

@@ -4,6 +4,7 @@ mod backing_space;
 mod enospc_hold;
 mod probe;
 mod soft_limit;
+mod zfs_program;
 mod zvol;
 
 pub use self::backing_space::BackingSpace;
@@ -12,4 +13,5 @@ pub use self::enospc_hold::EnospcHold;
 pub use self::probe::SpaceProbe;
 pub(crate) use self::soft_limit::SoftLimit;
 pub use self::soft_limit::{Crossing, SoftLimitState};
+pub(crate) use self::zfs_program::zfs_properties;
 pub(crate) use self::zvol::{Volume, is_zvol_driver};

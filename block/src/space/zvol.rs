@@ -5,26 +5,12 @@
 //! the kernel without ZFS's own library, so the program `zfs` is run; it takes milliseconds.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
+use super::zfs_program::zfs;
 use crate::BackingSpace;
 use crate::sys::zvol_name;
-
-/// Time limit of `zfs`, which hangs while its pool is suspended.
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// Where distributions and `make install` put `zfs`.
-const PROGRAMS: [&str; 5] = [
-    "/usr/sbin/zfs",
-    "/sbin/zfs",
-    "/usr/local/sbin/zfs",
-    "/usr/bin/zfs",
-    "/run/current-system/sw/bin/zfs",
-];
 
 /// A volume by the name of its dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,18 +60,8 @@ impl Volume {
         let Self(name) = self;
         let dataset = name.split('@').next().unwrap_or_default();
         let pool = name.split(['/', '@']).next().unwrap_or_default();
-        let child = Command::new(program())
-            .args(["get", "-Hp", "-o", "name,property,value"])
-            .args(["used,available,referenced,usedbyrefreservation", pool, dataset])
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn();
-        let child = child.map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot run `zfs` of zfsutils: {error}"))
-        })?;
-        let output = output_of(child)?;
+        let properties = "used,available,referenced,usedbyrefreservation";
+        let output = zfs(&["get", "-Hp", "-o", "name,property,value", properties, pool, dataset])?;
         parse(&output, pool, dataset).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -95,36 +71,11 @@ impl Volume {
     }
 }
 
-/// The program, by absolute path. Spawning it copies no page tables: without a hook in the child,
-/// the standard library uses posix_spawn(3).
-fn program() -> &'static str {
-    let [usual, ..] = PROGRAMS;
-    PROGRAMS.into_iter().find(|path| Path::new(path).exists()).unwrap_or(usual)
-}
-
 /// Whether the text of `/proc/devices` lists the number as ZFS's block devices.
 fn is_listed(devices: &str, major: u32) -> bool {
     let block = devices.split_once("Block devices:").map_or("", |(_, block)| block);
     let mut drivers = block.lines().filter_map(|line| line.trim().split_once(' '));
     drivers.any(|(number, driver)| driver == "zvol" && number.parse() == Ok(major))
-}
-
-/// The output of a program that ends soon and prints less than a pipe holds.
-fn output_of(mut child: Child) -> io::Result<String> {
-    let deadline = Instant::now() + TIMEOUT;
-    while child.try_wait()?.is_none() {
-        if Instant::now() > deadline {
-            child.kill()?;
-            child.wait()?;
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "`zfs` did not end within 10 s"));
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
-    let mut output = String::new();
-    if let Some(mut stdout) = child.stdout.take() {
-        stdout.read_to_string(&mut output)?;
-    }
-    Ok(output)
 }
 
 /// Parses lines of a dataset, a property and a number, separated by tabs.
@@ -176,11 +127,5 @@ mod tests {
         assert_eq!(parse(output, "tank", "tank/a b"), Some(VolumeSpace { referenced: 200, store }));
         assert_eq!(parse(output, "tank", "tank/b"), None);
         assert_eq!(parse(&output.replace("800", "-"), "tank", "tank/a b"), None);
-    }
-
-    #[test]
-    fn a_program_that_fails_has_no_output() {
-        let child = Command::new("false").stdout(Stdio::piped()).spawn().unwrap();
-        assert_eq!(output_of(child).unwrap(), "");
     }
 }

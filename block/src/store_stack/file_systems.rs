@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::host_view::{FileFacts, HostView, names_in, read_word};
+use super::host_view::{FileFacts, HostView, names_in};
 use super::mounts::Mount;
-use super::storey::{BtrfsFile, FileSystem, ZfsDataset};
+use super::storey::{BtrfsFile, FileSystem};
+use super::zfs;
 
 /// The storage below a file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,11 +33,9 @@ pub(super) fn identify(host: &HostView, facts: &FileFacts, mount: &Mount) -> (Fi
             Below::Devices(folder.map(|folder| btrfs_devices(&folder)).unwrap_or_default())
         }
         "zfs" => {
-            found.zfs = Some(ZfsDataset {
-                name: Some(mount.source.clone()),
-                version: zfs_version(host),
-                ..ZfsDataset::default()
-            });
+            let mut dataset = zfs::dataset(host, Some(&mount.source));
+            zfs::add_properties(host, &mut dataset, "recordsize");
+            found.zfs = Some(dataset);
             Below::Nothing
         }
         // Data is written to the upper directory (Linux's `Documentation/filesystems/overlayfs`).
@@ -51,11 +50,6 @@ pub(super) fn identify(host: &HostView, facts: &FileFacts, mount: &Mount) -> (Fi
         _ => Below::Nothing,
     };
     (found, below)
-}
-
-/// Version of ZFS's kernel module.
-pub(super) fn zfs_version(host: &HostView) -> Option<String> {
-    read_word(&host.sys.join("module/zfs/version"))
 }
 
 fn btrfs_file(folder: Option<&Path>, facts: &FileFacts) -> BtrfsFile {

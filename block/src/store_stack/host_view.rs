@@ -11,7 +11,7 @@ use rustix::fs::{IFlags, Mode, OFlags};
 
 use super::device_number::DeviceNumber;
 use super::mounts::{self, Mount};
-use crate::space::is_zvol_driver;
+use crate::space::{is_zvol_driver, zfs_properties};
 use crate::sys::{btrfs_fsid, zvol_name};
 
 /// Longest attribute in sysfs: a page.
@@ -41,12 +41,22 @@ pub(super) struct HostView {
     pub(super) proc: PathBuf,
     /// Reads the facts of a file by its path.
     pub(super) probe: fn(&HostView, &Path) -> io::Result<FileFacts>,
+    /// Queries properties of a ZFS dataset, as `space::zfs_properties`; `None` to run no program.
+    pub(super) zfs: Option<ZfsQuery>,
 }
 
+type ZfsQuery = fn(&HostView, &str, &str) -> io::Result<String>;
+
 impl HostView {
+    /// The host of this process, without its programs.
+    pub(super) fn without_programs() -> Self {
+        Self { sys: "/sys".into(), proc: "/proc".into(), probe: Self::probe_path, zfs: None }
+    }
+
     /// The host of this process.
     pub(super) fn real() -> Self {
-        Self { sys: "/sys".into(), proc: "/proc".into(), probe: Self::probe_path }
+        let zfs: ZfsQuery = |_, dataset, properties| zfs_properties(dataset, properties);
+        Self { zfs: Some(zfs), ..Self::without_programs() }
     }
 
     /// The facts of an open file.

@@ -10,16 +10,19 @@ mod devices;
 mod file_systems;
 mod host_view;
 mod mounts;
+mod problems;
 mod queue;
 mod stable_copies;
 mod storey;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod zfs;
 
 use std::fs::File;
 use std::io;
 
+pub use self::problems::{FlushPromise, Problem};
 pub use self::queue::{QueueAttributes, QueueCache};
 pub use self::stable_copies::StableCopies;
 pub use self::storey::{BtrfsFile, DmTarget, FileSystem, Storey, StoreyKind, ZfsDataset};
@@ -35,7 +38,7 @@ pub struct StoreStack {
 }
 
 impl StoreStack {
-    /// The stack below `file`.
+    /// The stack below `file`. Runs the program `zfs` for a ZFS dataset.
     ///
     /// # Errors
     ///
@@ -45,6 +48,26 @@ impl StoreStack {
         let host = HostView::real();
         let facts = host.facts_of(file)?;
         Ok(Self { root: Walk::new(&host).file(&facts) })
+    }
+
+    /// The storeys that do not keep flushed data, or may not, as far as that shows without a write.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut storeys = vec![&self.root];
+        while let Some(storey) = storeys.pop() {
+            problems.extend(storey.problems());
+            storeys.extend(storey.below.iter().rev());
+        }
+        problems
+    }
+
+    /// The worst consequence of the problems. The best one is no proof, but the absence of known
+    /// problems.
+    #[must_use]
+    pub fn flush_promise(&self) -> FlushPromise {
+        let promises = self.problems().into_iter().map(|problem| problem.flush);
+        promises.max().unwrap_or(FlushPromise::Kept)
     }
 
     /// Whether direct I/O needs copies of its data that nothing else can change.

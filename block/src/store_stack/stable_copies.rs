@@ -48,7 +48,7 @@ impl StableCopies {
     ///
     /// The attributes of `file` cannot be read. An unknown storey is no error but a reason.
     pub fn of(file: &File) -> io::Result<Self> {
-        let host = HostView::real();
+        let host = HostView::without_programs();
         let facts = host.facts_of(file)?;
         Ok(Self::below(&Walk::new(&host).file(&facts)))
     }

@@ -9,6 +9,8 @@ pub struct Storey {
     pub kind: StoreyKind,
     /// The mount point of a file system, or the node of a device.
     pub name: String,
+    /// The name of a device in sysfs.
+    pub device: Option<String>,
     /// Attributes of its request queue, if it is a whole device.
     pub queue: Option<QueueAttributes>,
     /// The storeys that hold its data.
@@ -98,7 +100,9 @@ pub struct ZfsDataset {
     pub version: Option<String>,
     /// A volume whose requests pass through blk-mq (`zvol_use_blk_mq`).
     pub blk_mq: bool,
-    /// Properties in the order of `zfs get`.
+    /// The pool sends no flush to its devices (`zfs_nocacheflush`, `zil_nocacheflush`).
+    pub no_cache_flush: bool,
+    /// Properties, as far as the program `zfs` reports them.
     pub properties: Vec<(String, String)>,
 }
 
@@ -154,7 +158,13 @@ impl DmTarget {
 
 impl Storey {
     pub(crate) fn unknown(name: String, reason: impl Into<String>) -> Self {
-        Self { kind: StoreyKind::Unknown(reason.into()), name, queue: None, below: Vec::new() }
+        Self {
+            kind: StoreyKind::Unknown(reason.into()),
+            name,
+            device: None,
+            queue: None,
+            below: Vec::new(),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use super::file_systems::{self, Below};
 use super::host_view::{FileFacts, HostView};
 use super::queue::QueueAttributes;
 use super::storey::{FileSystem, Storey, StoreyKind, ZfsDataset};
+use super::zfs;
 
 /// Deepest stack. The deepest that occurs in practice, files on loop devices on files, has about
 /// ten storeys.
@@ -50,12 +51,15 @@ impl<'h> Walk<'h> {
             Below::Devices(folders) => self.devices(&folders),
             Below::Folder(path) => vec![self.path(&path)],
         };
-        Storey { kind: StoreyKind::FileSystem(found), name, queue: None, below }
+        Storey { kind: StoreyKind::FileSystem(found), name, device: None, queue: None, below }
     }
 
     /// The storeys below the file with this path.
     fn path(&mut self, path: &Path) -> Storey {
         let shown = path.display().to_string();
+        if !path.is_absolute() {
+            return Storey::unknown(shown, "its path depends on the process that mounted it");
+        }
         if let Err(reason) = self.descend() {
             return Storey::unknown(shown, reason);
         }
@@ -101,9 +105,10 @@ impl<'h> Walk<'h> {
     }
 
     fn known_device(&mut self, name: String, folder: &Path, dataset: Option<&str>) -> Storey {
+        let device = folder.file_name().map(|name| name.to_string_lossy().into_owned());
         if let Some(disk) = devices::disk_of_partition(folder) {
             let below = vec![self.device(&disk, dataset)];
-            return Storey { kind: StoreyKind::Partition, name, queue: None, below };
+            return Storey { kind: StoreyKind::Partition, name, device, queue: None, below };
         }
         if !folder.join("queue").is_dir() {
             return Storey::unknown(name, "sysfs does not describe it");
@@ -112,21 +117,15 @@ impl<'h> Walk<'h> {
         let below = match &mut kind {
             StoreyKind::Loop { file, .. } => vec![self.path(Path::new(file))],
             StoreyKind::Volume(volume) => {
-                *volume = self.volume(volume.blk_mq, dataset);
+                let found =
+                    ZfsDataset { blk_mq: volume.blk_mq, ..zfs::dataset(self.host, dataset) };
+                *volume = found;
+                zfs::add_properties(self.host, volume, "volblocksize");
                 Vec::new()
             }
             _ => self.devices(&devices::slaves(folder)),
         };
-        Storey { kind, name, queue: Some(QueueAttributes::read(folder)), below }
-    }
-
-    fn volume(&self, blk_mq: bool, dataset: Option<&str>) -> ZfsDataset {
-        ZfsDataset {
-            name: dataset.map(str::to_owned),
-            version: file_systems::zfs_version(self.host),
-            blk_mq,
-            properties: Vec::new(),
-        }
+        Storey { kind, name, device, queue: Some(QueueAttributes::read(folder)), below }
     }
 
     /// Counts a storey below the current one; the reason if there are too many.

@@ -37,7 +37,7 @@ impl FakeHost {
 
     pub(super) fn view(&self) -> HostView {
         let path = |name: &str| self.root.path().join(name);
-        HostView { sys: path("sys"), proc: path("proc"), probe: probe_fake }
+        HostView { sys: path("sys"), proc: path("proc"), probe: probe_fake, zfs: Some(zfs_fake) }
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -91,6 +91,13 @@ impl FakeHost {
         self.disk(name, &[("loop/backing_file", file.as_str()), ("loop/dio", direct)])
     }
 
+    /// Writes a file, with the folders above it.
+    pub(super) fn write(&self, path: &str, text: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
     /// Adds lines to the table of mounts.
     pub(super) fn mounts(&self, lines: &str) {
         let path = self.path("proc/self/mountinfo");
@@ -130,6 +137,11 @@ fn probe_fake(host: &HostView, path: &Path) -> io::Result<FileFacts> {
     let files = host.proc.parent().unwrap().join("files");
     let text = read_word(&files.join(path.strip_prefix("/").unwrap_or(path)));
     text.map(|text| parse(host, &text)).ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// The properties of a dataset are the file of its name in `zfs`.
+fn zfs_fake(host: &HostView, dataset: &str, _properties: &str) -> io::Result<String> {
+    fs::read_to_string(host.proc.parent().unwrap().join("zfs").join(dataset))
 }
 
 /// Parses facts like `mount=7 nocow=1 uuid=u`.

@@ -2,5 +2,6 @@
 
 mod fake_host;
 mod native;
+mod problems;
 mod stable_copies;
 mod walk;

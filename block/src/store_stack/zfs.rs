@@ -1,0 +1,82 @@
+//! Facts of ZFS datasets: the version and parameters of the kernel module, and properties.
+
+use super::host_view::{HostView, read_number, read_word};
+use super::storey::ZfsDataset;
+
+/// Parses the version of the module; `None` if its text has another form.
+fn parse_version(text: &str) -> Option<ZfsVersion> {
+    // Like `2.3.1-1~bpo12+1` or `2.4.0-rc2`.
+    let (numbers, rest) = match text.split_once('-') {
+        Some((numbers, rest)) => (numbers, rest),
+        None => (text, ""),
+    };
+    let mut numbers = numbers.split('.').map(|number| number.parse().ok());
+    let numbers = [numbers.next()??, numbers.next()??, numbers.next().unwrap_or(Some(0))?];
+    Some(ZfsVersion { numbers, is_candidate: rest.starts_with("rc") })
+}
+
+/// A version of OpenZFS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ZfsVersion {
+    numbers: [u32; 3],
+    is_candidate: bool,
+}
+
+impl ZfsVersion {
+    /// That of a dataset's module, if it is known.
+    pub(super) fn of(dataset: &ZfsDataset) -> Option<Self> {
+        parse_version(dataset.version.as_deref()?)
+    }
+
+    /// Whether it is older than a release. Candidates of the release are.
+    pub(super) fn is_before(self, release: [u32; 3]) -> bool {
+        self.numbers < release || (self.numbers == release && self.is_candidate)
+    }
+}
+
+/// A dataset with the facts of the module.
+pub(super) fn dataset(host: &HostView, name: Option<&str>) -> ZfsDataset {
+    let module = host.sys.join("module/zfs");
+    let is_set = |name: &str| read_number(&module.join("parameters").join(name)).unwrap_or(0) != 0;
+    ZfsDataset {
+        name: name.map(str::to_owned),
+        version: read_word(&module.join("version")),
+        blk_mq: false,
+        no_cache_flush: is_set("zfs_nocacheflush") || is_set("zil_nocacheflush"),
+        properties: Vec::new(),
+    }
+}
+
+/// Queries the properties that all datasets have, and `property`.
+pub(super) fn add_properties(host: &HostView, dataset: &mut ZfsDataset, property: &str) {
+    let (Some(query), Some(name)) = (host.zfs, &dataset.name) else { return };
+    let mut names = format!("sync,{property},primarycache,logbias,checksum,compression");
+    // `zfs get` reports nothing if it does not know one of the properties.
+    let is_recent = ZfsVersion::of(dataset).is_some_and(|version| !version.is_before([2, 3, 0]));
+    if is_recent && property == "recordsize" {
+        names += ",direct";
+    }
+    let name = name.split('@').next().unwrap_or_default();
+    let output = query(host, name, &names).unwrap_or_default();
+    let lines = output.lines().filter_map(|line| line.split_once('\t'));
+    dataset.properties = lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ordered() {
+        let is_before = |text| parse_version(text).unwrap().is_before([2, 3, 2]);
+        for older in ["0.8.3-1ubuntu12.18", "2.3.1-1", "2.3.0", "2.3.2-rc1", "2.2.10", "2.3"] {
+            assert!(is_before(older), "{older}");
+        }
+        for newer in ["2.3.2-1~bpo12+1", "2.3.2", "2.3.10", "2.4.0-rc1", "3.0.0"] {
+            assert!(!is_before(newer), "{newer}");
+        }
+        for garbage in ["", "x", "2", "2.x.1", "2.3.99999999999", "-rc1"] {
+            assert_eq!(parse_version(garbage), None, "{garbage}");
+        }
+    }
+}
