@@ -60,6 +60,6 @@ pub use segment::{Segment, Segments, gather, scatter, total_len};
 pub use space::{BackingSpace, Crossing, EnospcHold, SoftLimitState, SpaceProbe};
 pub use store_stack::{
     BtrfsFile, DmTarget, FileSystem, FlushPromise, Problem, QueueAttributes, QueueCache,
-    StableCopies, StoreStack, Storey, StoreyKind, ZfsDataset,
+    StableCopies, StoreStack, Storey, StoreyEffects, StoreyKind, ZfsDataset,
 };
 pub use uring::refuses_io_uring;

@@ -7,6 +7,7 @@
 
 mod device_number;
 mod devices;
+mod effects;
 mod file_systems;
 mod host_view;
 mod mounts;
@@ -22,6 +23,7 @@ mod zfs;
 use std::fs::File;
 use std::io;
 
+pub use self::effects::StoreyEffects;
 pub use self::problems::{FlushPromise, Problem};
 pub use self::queue::{QueueAttributes, QueueCache};
 pub use self::stable_copies::StableCopies;

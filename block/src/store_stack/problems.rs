@@ -142,7 +142,7 @@ impl Storey {
                 let name = name.as_deref().unwrap_or("DATASET");
                 let what =
                     "completes flushes and durable writes without storing them: sync=disabled";
-                let remedy = Some(format!("zfs set sync=standard {name}"));
+                let remedy = Some(format!("zfs set sync=standard {}", quoted(name)));
                 problems.push(self.problem(what, remedy, FlushPromise::NotKept));
             }
             (Some(_), _) => {}
@@ -160,7 +160,6 @@ impl Storey {
 }
 
 fn file_system(storey: &Storey, found: &FileSystem) -> Vec<Problem> {
-    let is_set = |options: &[&str]| options.iter().any(|option| found.has_option(option));
     let fs_type = found.fs_type.as_str();
     let problem = match fs_type {
         "tmpfs" | "ramfs" => {
@@ -173,7 +172,7 @@ fn file_system(storey: &Storey, found: &FileSystem) -> Vec<Problem> {
             return dataset.map(|dataset| storey.dataset(dataset)).unwrap_or_default();
         }
         // Overlayfs then omits all syncs of its upper layer.
-        "overlay" if is_set(&["volatile", "fsync=volatile"]) => {
+        "overlay" if found.is_volatile() => {
             let remedy = Some("mount it without the option `volatile`".to_owned());
             Some(storey.problem(
                 "is a volatile overlay, without fsync",
@@ -182,7 +181,7 @@ fn file_system(storey: &Storey, found: &FileSystem) -> Vec<Problem> {
             ))
         }
         "overlay" => None,
-        "bcachefs" if is_set(&["journal_flush_disabled"]) => {
+        "bcachefs" if found.has_option("journal_flush_disabled") => {
             let remedy = Some("mount it without `journal_flush_disabled`".to_owned());
             Some(storey.problem(
                 "syncs no file: journal_flush_disabled",
@@ -191,9 +190,7 @@ fn file_system(storey: &Storey, found: &FileSystem) -> Vec<Problem> {
             ))
         }
         "bcachefs" => None,
-        _ if is_set(&["nobarrier", "barrier=0", "fsync_mode=nobarrier"]) => {
-            Some(without_barriers(storey, found))
-        }
+        _ if found.sends_no_flush() => Some(without_barriers(storey, found)),
         "nfs" | "nfs4" | "cifs" | "smb3" | "ceph" | "9p" | "virtiofs" | "afs" => {
             Some(storey.uncertain("is served by another host, which decides about flushes"))
         }
@@ -226,7 +223,7 @@ fn without_barriers(storey: &Storey, found: &FileSystem) -> Problem {
     };
     let option =
         if found.has_option("fsync_mode=nobarrier") { "fsync_mode=posix" } else { "barrier" };
-    let remedy = format!("mount -o remount,{option} {}", storey.name);
+    let remedy = format!("mount -o remount,{option} {}", quoted(&storey.name));
     storey.problem(what, Some(remedy), flush)
 }
 
@@ -256,5 +253,27 @@ fn cache(storey: &Storey) -> CacheBelow {
         Some(QueueCache::WriteThrough) if storey.below.is_empty() => CacheBelow::NotVolatile,
         Some(QueueCache::WriteThrough) => cache_below(storey),
         None => CacheBelow::Unknown,
+    }
+}
+
+/// A word of a shell command.
+fn quoted(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/_.:@+-".contains(letter);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_commands_are_quoted() {
+        assert_eq!(quoted("tank/a_b-1.2:x@y"), "tank/a_b-1.2:x@y");
+        assert_eq!(quoted("/m; rm -r /"), "'/m; rm -r /'");
+        assert_eq!(quoted("a'b"), "'a'\\''b'");
+        assert_eq!(quoted(""), "''");
     }
 }

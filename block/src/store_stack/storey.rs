@@ -174,6 +174,18 @@ impl FileSystem {
         self.options.iter().any(|option| option.starts_with("upperdir="))
     }
 
+    /// Whether it is an overlay whose upper layer is never synced (`volatile`; Linux 6.18 shows
+    /// `fsync=volatile`).
+    pub(super) fn is_volatile(&self) -> bool {
+        self.has_option("volatile") || self.has_option("fsync=volatile")
+    }
+
+    /// Whether it is mounted without barriers.
+    pub(super) fn sends_no_flush(&self) -> bool {
+        let options = ["nobarrier", "barrier=0", "fsync_mode=nobarrier"];
+        options.iter().any(|option| self.has_option(option))
+    }
+
     /// Whether it is mounted with this option.
     #[must_use]
     pub fn has_option(&self, option: &str) -> bool {
