@@ -5,7 +5,9 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-use serde_json::Value;
+use fixtures::host::Loop;
+use fixtures::needs;
+use serde_json::{Value, json};
 use snapbox::cmd::{Command, OutputAssert};
 use snapbox::str;
 use tempfile::TempDir;
@@ -41,14 +43,14 @@ fn disk(folder: &TempDir, arguments: &[&str]) -> OutputAssert {
     program.arg("disk").args(arguments).assert()
 }
 
-fn json(output: &OutputAssert) -> Value {
+fn parsed(output: &OutputAssert) -> Value {
     serde_json::from_slice(&output.get_output().stdout).unwrap()
 }
 
 #[test]
 fn a_disk_is_inspected_by_path_and_by_id() {
     let folder = folder();
-    let by_path = json(&disk(&folder, &["inspect", "root.img", "--json"]).success());
+    let by_path = parsed(&disk(&folder, &["inspect", "root.img", "--json"]).success());
     assert_eq!(by_path["size_bytes"], 64 * MIB);
     assert_eq!(by_path["data"]["bytes"], 2 * MIB);
     assert_eq!(by_path["holes"]["bytes"], 62 * MIB);
@@ -59,16 +61,58 @@ fn a_disk_is_inspected_by_path_and_by_id() {
 
     // The machine of this configuration cannot run here, which does not matter.
     let by_id = disk(&folder, &["inspect", "root", "--config", "vm.toml", "--scan", "--json"]);
-    let by_id = json(&by_id.success());
+    let by_id = parsed(&by_id.success());
     assert_eq!(by_id["zero_bytes"], MIB);
     assert_eq!(by_id["cache"], "none");
     assert_eq!(by_id["id"], "root");
 }
 
 #[test]
+fn an_inspection_shows_the_storage_below() {
+    let folder = folder();
+    let json = parsed(&disk(&folder, &["inspect", "root.img", "--json"]).success());
+    let stack = &json["stack"];
+    assert_eq!(stack["storeys"]["kind"], "file system", "{stack}");
+    assert!(stack["storeys"]["facts"]["type"].is_string(), "{stack}");
+    assert!(stack["stable_copies"].is_object(), "{stack}");
+    let text = disk(&folder, &["inspect", "root.img"]).success().get_output().stdout.clone();
+    let text = String::from_utf8(text).unwrap();
+    let name = stack["storeys"]["name"].as_str().unwrap();
+    assert!(text.contains(&format!("\n  {name}: ")), "{text}");
+}
+
+/// A loop device whose queue is set to write through.
+#[test]
+fn an_inspection_warns_of_a_lie() {
+    if !needs::root() {
+        return;
+    }
+    let folder = folder();
+    let device = Loop::new(&folder.path().join("root.img"));
+    let path = device.0.to_str().unwrap();
+    let name = path.strip_prefix("/dev/").unwrap();
+    let queue = format!("/sys/block/{name}/queue/write_cache");
+    let honest = parsed(&disk(&folder, &["inspect", path, "--json"]).success());
+    assert_eq!(honest["stack"]["storeys"]["problems"], json!([]));
+    assert_eq!(honest["stack"]["storeys"]["below"][0]["kind"], "file system");
+
+    fs::write(&queue, "write through").unwrap();
+    let lie = parsed(&disk(&folder, &["inspect", path, "--json"]).success());
+    let text = disk(&folder, &["inspect", path]).success().get_output().stdout.clone();
+    fs::write(&queue, "write back").unwrap();
+    assert_eq!(lie["stack"]["flush"], "not kept");
+    let [problem] = &lie["stack"]["storeys"]["problems"].as_array().unwrap()[..] else {
+        panic!("{lie}");
+    };
+    assert_eq!(problem["remedy"], format!("echo \"write back\" >{queue}"));
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains(&format!("NOT kept: see {path}")), "{text}");
+}
+
+#[test]
 fn a_map_shows_data_and_holes() {
     let folder = folder();
-    let map = json(&disk(&folder, &["map", "root.img", "--json"]).success());
+    let map = parsed(&disk(&folder, &["map", "root.img", "--json"]).success());
     let extents = map["extents"].as_array().unwrap();
     let summary = |extent: &Value| {
         let number = |key: &str| extent[key].as_u64().unwrap() / MIB;

@@ -161,7 +161,7 @@ fn traces_show_changes() {
 /// Runs a command with its output in a file until it has printed `answer`; its exit code and
 /// output.
 fn ask(folder: &Path, command: &[&str], answer: &str) -> (Option<i32>, String) {
-    let path = folder.join(format!("{answer}.log").replace(' ', "-"));
+    let path = folder.join(format!("{answer}.log").replace([' ', '/'], "-"));
     let log = File::create(&path).unwrap();
     let start = Instant::now();
     let child = killed_with_parent(command.first().unwrap())
@@ -219,6 +219,22 @@ fn ask_hung(call: &str, question: &[&str], answer: &str) -> (Option<i32>, String
     let question = question.iter().map(|word| if *word == "IMAGE" { image } else { word });
     let command: Vec<_> = hung.into_iter().chain(["--", PROGRAM]).chain(question).collect();
     ask(folder.path(), &command, answer)
+}
+
+/// The other facts are shown.
+#[test]
+fn inspect_does_not_wait_for_the_storage_below() {
+    let folder = TempDir::new_in(scratch()).unwrap();
+    image(folder.path());
+    let mounts = "/proc/self/mountinfo";
+    let inject = ["-P", mounts, "-e", "trace=openat", "-e", "inject=openat:delay_enter=6s"];
+    let command = [&["strace", "-f", "-qq", "-o", "/dev/null"], &inject[..]].concat();
+    let command = [&command[..], &["--", PROGRAM, "disk", "inspect", "disk.img"]].concat();
+    let answer = "direct I/O    could not be learned";
+    let (code, output) = ask(folder.path(), &command, answer);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("data          1 MiB"), "{output}");
+    assert!(!output.contains("The storage below"), "{output}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::host_file::{FileKind, find, probe, query_lock, reopen};
 use crate::space::Volume;
 use crate::{
     BackingSpace, ByteOffset, ByteRange, CacheMode, DiscardLimits, DiskOptions, Extent, Extents,
-    Geometry, ImageLock, OpenError, SpaceProbe,
+    Geometry, ImageLock, OpenError, SpaceProbe, StoreStack,
 };
 
 /// A disk, opened for reading.
@@ -108,6 +108,15 @@ impl Survey {
             backing: space.map(|space| space.store),
             volume: Some(volume.into_name()),
         })
+    }
+
+    /// The storage below the disk. Runs the program `zfs` for a ZFS dataset.
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub fn stack(&self) -> Result<StoreStack, OpenError> {
+        StoreStack::of(&self.file).map_err(self.host_error("query the storage below it"))
     }
 
     /// State of the lock on the image.

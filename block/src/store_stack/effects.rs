@@ -148,8 +148,8 @@ fn block_file_system(found: &FileSystem) -> StoreyEffects {
     };
     let direct = match &found.btrfs {
         Some(BtrfsFile { no_cow: Some(true), .. }) => "yes",
-        // Linux since 6.15 uses the page cache (`btrfs_direct_write`), earlier ones the pages of
-        // the caller.
+        // Newer kernels write through the page cache ("btrfs: always fallback to buffered write if
+        // the inode requires checksum"), older ones from the pages of the caller.
         Some(_) => "checksums, perhaps page cache",
         None if fs_type == "ext4" && found.has_option("data=journal") => "page cache",
         None => "yes",

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::extent_map::percent;
 use super::facts::{Fact, Facts};
 use super::selection::SelectedDisk;
+use super::stack_tree;
 use crate::cmd::sanitize::sanitize;
 use crate::config::{DiskConfig, human_size};
 use crate::process;
@@ -84,9 +85,13 @@ impl<'d> Inspection<'d> {
         rows.push(("cache mode", self.cache_mode()));
         rows.push(("used by", shown(&self.facts.lock, |lock| user(*lock))));
         rows.push(("stored on", shown(&self.facts.space, store)));
+        let stack = &self.facts.stack;
+        rows.push(("a flush is", shown(stack, stack_tree::flush_promise)));
+        rows.push(("direct I/O", shown(stack, stack_tree::stable_copies)));
         let rows: String =
             rows.iter().map(|(name, value)| format!("  {name:<12}  {value}\n")).collect();
-        format!("{BOLD}{path}{BOLD:#}: {kind}, {size}\n\n{rows}")
+        let tree = stack.as_ref().map_or_else(|_| String::new(), stack_tree::draw);
+        format!("{BOLD}{path}{BOLD:#}: {kind}, {size}\n\n{rows}{tree}")
     }
 
     /// Bytes allocated in the file system of an image or the pool of a volume.
@@ -135,7 +140,7 @@ impl<'d> Inspection<'d> {
     }
 
     pub(super) fn json(&self) -> String {
-        let Facts { discard, space, lock, extents, zeroes } = self.facts;
+        let Facts { discard, space, lock, stack, extents, zeroes } = self.facts;
         let is_block_device = self.survey.is_block_device();
         // A block device does not report its extents.
         let sum = |data| match extents {
@@ -154,6 +159,7 @@ impl<'d> Inspection<'d> {
             ("discard", discard.as_ref().err()),
             ("backing", space.as_ref().err()),
             ("lock", lock.as_ref().err()),
+            ("stack", stack.as_ref().err()),
             ("data", extents.as_ref().err()),
             ("zero_bytes", zeroes.as_ref().and_then(|zeroes| zeroes.as_ref().err())),
         ];
@@ -183,6 +189,7 @@ impl<'d> Inspection<'d> {
                 "used_bytes": space.used,
                 "available_bytes": space.available,
             })),
+            "stack": stack.as_ref().ok().map(stack_tree::json),
             "unknown": unknown,
         });
         format!("{answer:#}\n")

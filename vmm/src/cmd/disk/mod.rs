@@ -5,6 +5,7 @@ mod facts;
 mod inspection;
 mod progress;
 mod selection;
+mod stack_tree;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
