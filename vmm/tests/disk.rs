@@ -90,21 +90,18 @@ fn an_inspection_warns_of_a_lie() {
     let folder = folder();
     let device = Loop::new(&folder.path().join("root.img"));
     let path = device.0.to_str().unwrap();
-    let name = path.strip_prefix("/dev/").unwrap();
-    let queue = format!("/sys/block/{name}/queue/write_cache");
     let honest = parsed(&disk(&folder, &["inspect", path, "--json"]).success());
     assert_eq!(honest["stack"]["storeys"]["problems"], json!([]));
     assert_eq!(honest["stack"]["storeys"]["below"][0]["kind"], "file system");
 
-    fs::write(&queue, "write through").unwrap();
+    let queue = device.write_through();
     let lie = parsed(&disk(&folder, &["inspect", path, "--json"]).success());
     let text = disk(&folder, &["inspect", path]).success().get_output().stdout.clone();
-    fs::write(&queue, "write back").unwrap();
     assert_eq!(lie["stack"]["flush"], "not kept");
     let [problem] = &lie["stack"]["storeys"]["problems"].as_array().unwrap()[..] else {
         panic!("{lie}");
     };
-    assert_eq!(problem["remedy"], format!("echo \"write back\" >{queue}"));
+    assert_eq!(problem["remedy"], format!("echo \"write back\" >{}", queue.0.display()));
     let text = String::from_utf8(text).unwrap();
     assert!(text.contains(&format!("NOT kept: see {path}")), "{text}");
 }

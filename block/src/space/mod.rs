@@ -13,5 +13,5 @@ pub use self::enospc_hold::EnospcHold;
 pub use self::probe::SpaceProbe;
 pub(crate) use self::soft_limit::SoftLimit;
 pub use self::soft_limit::{Crossing, SoftLimitState};
-pub(crate) use self::zfs_program::zfs_properties;
+pub(crate) use self::zfs_program::{zfs_properties, zpool_members};
 pub(crate) use self::zvol::{Volume, is_zvol_driver};

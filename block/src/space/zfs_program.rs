@@ -1,22 +1,17 @@
-//! Runs the program `zfs`, by absolute path and with a time limit. Control plane only; it never
-//! changes a pool.
+//! Runs the programs `zfs` and `zpool`, by absolute path and with a time limit. Control plane only;
+//! it never changes a pool.
 
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Time limit of `zfs`, which hangs while its pool is suspended.
+/// Time limit of a program, which hangs while its pool is suspended.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Where distributions and `make install` put `zfs`.
-const PROGRAMS: [&str; 5] = [
-    "/usr/sbin/zfs",
-    "/sbin/zfs",
-    "/usr/local/sbin/zfs",
-    "/usr/bin/zfs",
-    "/run/current-system/sw/bin/zfs",
-];
+/// Where distributions and `make install` put the programs.
+const FOLDERS: [&str; 5] =
+    ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/run/current-system/sw/bin"];
 
 /// The output of `zfs` with these arguments. Blocks for some milliseconds, at most ten seconds.
 ///
@@ -24,17 +19,7 @@ const PROGRAMS: [&str; 5] = [
 ///
 /// `zfs` cannot be run or does not end.
 pub(super) fn zfs(arguments: &[&str]) -> io::Result<String> {
-    let child = Command::new(program())
-        .args(arguments)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn();
-    let child = child.map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot run `zfs` of zfsutils: {error}"))
-    })?;
-    output_of(child)
+    run("zfs", arguments)
 }
 
 /// Lines of a property and its value, separated by a tab, for the `properties` of a dataset,
@@ -47,11 +32,36 @@ pub(crate) fn zfs_properties(dataset: &str, properties: &str) -> io::Result<Stri
     zfs(&["get", "-Hp", "-o", "property,value", properties, dataset])
 }
 
+/// The members of a pool, as `zpool list -vHPL` prints them: with whole paths, and links resolved.
+/// Blocks as [`zfs`].
+///
+/// # Errors
+///
+/// As [`zfs`].
+pub(crate) fn zpool_members(pool: &str) -> io::Result<String> {
+    run("zpool", &["list", "-vHPL", pool])
+}
+
+fn run(name: &str, arguments: &[&str]) -> io::Result<String> {
+    let child = Command::new(program(name))
+        .args(arguments)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let child = child.map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot run `{name}` of zfsutils: {error}"))
+    })?;
+    output_of(child)
+}
+
 /// The program, by absolute path. Spawning it copies no page tables: without a hook in the child,
 /// the standard library uses posix_spawn(3).
-fn program() -> &'static str {
-    let [usual, ..] = PROGRAMS;
-    PROGRAMS.into_iter().find(|path| Path::new(path).exists()).unwrap_or(usual)
+fn program(name: &str) -> PathBuf {
+    let [usual, ..] = FOLDERS;
+    let mut paths = FOLDERS.into_iter().map(|folder| Path::new(folder).join(name));
+    paths.find(|path| path.exists()).unwrap_or_else(|| Path::new(usual).join(name))
 }
 
 /// The output of a program that ends soon and prints less than a pipe holds.
@@ -61,7 +71,10 @@ fn output_of(mut child: Child) -> io::Result<String> {
         if Instant::now() > deadline {
             child.kill()?;
             child.wait()?;
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "`zfs` did not end within 10 s"));
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "a program of zfsutils did not end within 10 s",
+            ));
         }
         thread::sleep(Duration::from_millis(2));
     }

@@ -7,15 +7,13 @@ use super::mounts::Mount;
 use super::storey::{BtrfsFile, FileSystem};
 use super::zfs;
 
-/// The storage below a file system.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Below {
+/// The storage below a file system or device. Empty for memory, another host or a program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Below {
     /// Folders of devices in sysfs.
-    Devices(Vec<PathBuf>),
-    /// A folder on another file system.
-    Folder(PathBuf),
-    /// Memory, another host or a program.
-    Nothing,
+    pub(super) folders: Vec<PathBuf>,
+    /// Paths of files, devices and folders.
+    pub(super) paths: Vec<PathBuf>,
 }
 
 /// The file system of a file that is on `mount`, and the storage below it.
@@ -26,30 +24,37 @@ pub(super) fn identify(host: &HostView, facts: &FileFacts, mount: &Mount) -> (Fi
         btrfs: None,
         zfs: None,
     };
-    let below = match mount.fs_type.as_str() {
+    let mut below = Below::default();
+    match mount.fs_type.as_str() {
         "btrfs" => {
             let folder = facts.fs_uuid.as_ref().map(|uuid| host.sys.join("fs/btrfs").join(uuid));
             found.btrfs = Some(btrfs_file(folder.as_deref(), facts));
-            Below::Devices(folder.map(|folder| btrfs_devices(&folder)).unwrap_or_default())
+            below.folders = folder.map(|folder| btrfs_devices(&folder)).unwrap_or_default();
         }
         "zfs" => {
             let mut dataset = zfs::dataset(host, Some(&mount.source));
             zfs::add_properties(host, &mut dataset, "recordsize");
+            below.paths = zfs::members(host, &dataset);
             found.zfs = Some(dataset);
-            Below::Nothing
         }
         // Data is written to the upper directory (Linux's `Documentation/filesystems/overlayfs`).
-        "overlay" => {
-            let mut options = mount.options.iter();
-            let upper = options.find_map(|option| option.strip_prefix("upperdir="));
-            upper.map_or(Below::Nothing, |upper| Below::Folder(upper.into()))
-        }
+        "overlay" => below.paths = option_paths(mount, &["upperdir="]),
         _ if mount.device.major != 0 => {
-            Below::Devices(host.device_folder(mount.device).into_iter().collect())
+            below.folders = host.device_folder(mount.device).into_iter().collect();
+            // XFS keeps its log, and the data of some files, on further devices (xfs(5)).
+            below.paths = option_paths(mount, &["logdev=", "rtdev="]);
         }
-        _ => Below::Nothing,
-    };
+        _ => {}
+    }
     (found, below)
+}
+
+/// The values of these mount options.
+fn option_paths(mount: &Mount, names: &[&str]) -> Vec<PathBuf> {
+    let value = |option: &String| {
+        names.iter().find_map(|name| option.strip_prefix(name)).map(PathBuf::from)
+    };
+    mount.options.iter().filter_map(value).collect()
 }
 
 fn btrfs_file(folder: Option<&Path>, facts: &FileFacts) -> BtrfsFile {

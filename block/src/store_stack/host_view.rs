@@ -11,7 +11,7 @@ use rustix::fs::{IFlags, Mode, OFlags};
 
 use super::device_number::DeviceNumber;
 use super::mounts::{self, Mount};
-use crate::space::{is_zvol_driver, zfs_properties};
+use crate::space::{is_zvol_driver, zfs_properties, zpool_members};
 use crate::sys::{btrfs_fsid, zvol_name};
 
 /// Longest attribute in sysfs: a page.
@@ -41,11 +41,18 @@ pub(super) struct HostView {
     pub(super) proc: PathBuf,
     /// Reads the facts of a file by its path.
     pub(super) probe: fn(&HostView, &Path) -> io::Result<FileFacts>,
-    /// Queries properties of a ZFS dataset, as `space::zfs_properties`; `None` to run no program.
-    pub(super) zfs: Option<ZfsQuery>,
+    /// `None` to run no program.
+    pub(super) zfs: Option<ZfsQueries>,
 }
 
-type ZfsQuery = fn(&HostView, &str, &str) -> io::Result<String>;
+/// Queries of ZFS.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ZfsQueries {
+    /// The properties of a dataset, as `space::zfs_properties`.
+    pub(super) properties: fn(&HostView, &str, &str) -> io::Result<String>,
+    /// The members of a pool, as `space::zpool_members`.
+    pub(super) members: fn(&HostView, &str) -> io::Result<String>,
+}
 
 impl HostView {
     /// The host of this process, without its programs.
@@ -55,7 +62,10 @@ impl HostView {
 
     /// The host of this process.
     pub(super) fn real() -> Self {
-        let zfs: ZfsQuery = |_, dataset, properties| zfs_properties(dataset, properties);
+        let zfs = ZfsQueries {
+            properties: |_, dataset, properties| zfs_properties(dataset, properties),
+            members: |_, pool| zpool_members(pool),
+        };
         Self { zfs: Some(zfs), ..Self::without_programs() }
     }
 

@@ -150,10 +150,15 @@ impl Storey {
         }
         if dataset.no_cache_flush {
             let what = "is in a pool that flushes no device (zfs_nocacheflush or zil_nocacheflush)";
+            let flush = match cache_below(self) {
+                CacheBelow::Volatile => FlushPromise::NotKept,
+                CacheBelow::Unknown => FlushPromise::Unknown,
+                CacheBelow::NotVolatile => FlushPromise::Kept,
+            };
             let folder = "/sys/module/zfs/parameters";
             let remedy =
                 format!("echo 0 >{folder}/zfs_nocacheflush; echo 0 >{folder}/zil_nocacheflush");
-            problems.push(self.problem(what, Some(remedy), FlushPromise::Unknown));
+            problems.push(self.problem(what, Some(remedy), flush));
         }
         problems
     }

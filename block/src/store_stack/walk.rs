@@ -1,7 +1,7 @@
 //! Builds the stack from its top to the devices. The depth and the number of storeys are bounded,
 //! so that the walk of any sysfs ends.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::device_number::DeviceNumber;
 use super::devices;
@@ -36,7 +36,7 @@ impl<'h> Walk<'h> {
             (Some(device), _) => self.number(device, facts.dataset.as_deref()),
             (None, Some(mount)) => {
                 let (found, below) = file_systems::identify(self.host, facts, mount);
-                self.file_system(mount.point.clone(), found, below)
+                self.file_system(mount.point.clone(), found, &below)
             }
             (None, None) => {
                 let reason = "the file is on a file system outside of this mount namespace";
@@ -45,13 +45,23 @@ impl<'h> Walk<'h> {
         }
     }
 
-    fn file_system(&mut self, name: String, found: FileSystem, below: Below) -> Storey {
-        let below = match below {
-            Below::Nothing => Vec::new(),
-            Below::Devices(folders) => self.devices(&folders),
-            Below::Folder(path) => vec![self.path(&path)],
-        };
+    fn file_system(&mut self, name: String, found: FileSystem, below: &Below) -> Storey {
+        let mut storeys = self.devices(&below.folders);
+        storeys.extend(self.paths(&below.paths));
+        let below = storeys;
         Storey { kind: StoreyKind::FileSystem(found), name, device: None, queue: None, below }
+    }
+
+    fn paths(&mut self, paths: &[PathBuf]) -> Vec<Storey> {
+        let mut found = Vec::new();
+        for path in paths {
+            let is_full = self.storeys >= STOREYS_MAX;
+            found.push(self.path(path));
+            if is_full {
+                break;
+            }
+        }
+        found
     }
 
     /// The storeys below the file with this path.
@@ -81,11 +91,11 @@ impl<'h> Walk<'h> {
         }
     }
 
-    fn devices(&mut self, folders: &[impl AsRef<Path>]) -> Vec<Storey> {
+    fn devices(&mut self, folders: &[PathBuf]) -> Vec<Storey> {
         let mut found = Vec::new();
         for folder in folders {
             let is_full = self.storeys >= STOREYS_MAX;
-            found.push(self.device(folder.as_ref(), None));
+            found.push(self.device(folder, None));
             if is_full {
                 break;
             }
@@ -121,7 +131,7 @@ impl<'h> Walk<'h> {
                     ZfsDataset { blk_mq: volume.blk_mq, ..zfs::dataset(self.host, dataset) };
                 *volume = found;
                 zfs::add_properties(self.host, volume, "volblocksize");
-                Vec::new()
+                self.paths(&zfs::members(self.host, volume))
             }
             _ => self.devices(&devices::slaves(folder)),
         };

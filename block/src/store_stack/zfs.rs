@@ -1,5 +1,7 @@
 //! Facts of ZFS datasets: the version and parameters of the kernel module, and properties.
 
+use std::path::PathBuf;
+
 use super::host_view::{HostView, read_number, read_word};
 use super::storey::ZfsDataset;
 
@@ -49,7 +51,7 @@ pub(super) fn dataset(host: &HostView, name: Option<&str>) -> ZfsDataset {
 
 /// Queries the properties that all datasets have, and `property`.
 pub(super) fn add_properties(host: &HostView, dataset: &mut ZfsDataset, property: &str) {
-    let (Some(query), Some(name)) = (host.zfs, &dataset.name) else { return };
+    let (Some(queries), Some(name)) = (host.zfs, &dataset.name) else { return };
     let mut names = format!("sync,{property},primarycache,logbias,checksum,compression");
     // `zfs get` reports nothing if it does not know one of the properties.
     let is_recent = ZfsVersion::of(dataset).is_some_and(|version| !version.is_before([2, 3, 0]));
@@ -57,14 +59,49 @@ pub(super) fn add_properties(host: &HostView, dataset: &mut ZfsDataset, property
         names += ",direct";
     }
     let name = name.split('@').next().unwrap_or_default();
-    let output = query(host, name, &names).unwrap_or_default();
+    let output = (queries.properties)(host, name, &names).unwrap_or_default();
     let lines = output.lines().filter_map(|line| line.split_once('\t'));
     dataset.properties = lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+}
+
+/// The paths of the devices and files that hold the data of a dataset: the members of its pool
+/// without spares and caches.
+pub(super) fn members(host: &HostView, dataset: &ZfsDataset) -> Vec<PathBuf> {
+    let (Some(queries), Some(name)) = (host.zfs, &dataset.name) else { return Vec::new() };
+    let pool = name.split(['/', '@']).next().unwrap_or_default();
+    (queries.members)(host, pool).map_or_else(|_| Vec::new(), |output| parse_members(&output))
+}
+
+/// Parses the output of `zpool list -vHPL`: lines of pools and of classes of members start at the
+/// margin, lines of members with a tab, and those of devices and files have a path.
+fn parse_members(output: &str) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    let mut is_data = true;
+    for line in output.lines() {
+        match line.strip_prefix('\t') {
+            None => is_data = !(line.starts_with("cache") || line.starts_with("spare")),
+            Some(member) if is_data && member.starts_with('/') => {
+                paths.push(member.split('\t').next().unwrap_or_default().into());
+            }
+            Some(_) => {}
+        }
+    }
+    paths
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn members_are_those_that_hold_data() {
+        let output = "tank\t9.5G\t1G\t-\n\tmirror-0\t9.5G\t-\n\t/dev/sda1\t-\t-\n\
+            \t/mnt/a b\t-\nlogs      -      -\n\t/dev/sdb1\t1G\ncache      -\n\
+            \t/dev/sdc1\t1G\nspare      -\n\t/dev/sdd1\t-\nspecial    -\n\t/dev/sde1\t-\n";
+        let paths = ["/dev/sda1", "/mnt/a b", "/dev/sdb1", "/dev/sde1"].map(PathBuf::from);
+        assert_eq!(parse_members(output), paths);
+        assert_eq!(parse_members("\n\t\n\t/"), [PathBuf::from("/")]);
+    }
 
     #[test]
     fn versions_are_ordered() {

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::store_stack::StoreStack;
 use crate::store_stack::device_number::DeviceNumber;
-use crate::store_stack::host_view::{FileFacts, HostView, read_word};
+use crate::store_stack::host_view::{FileFacts, HostView, ZfsQueries, read_word};
 use crate::store_stack::walk::Walk;
 
 /// Attributes of an ordinary disk.
@@ -37,7 +37,7 @@ impl FakeHost {
 
     pub(super) fn view(&self) -> HostView {
         let path = |name: &str| self.root.path().join(name);
-        HostView { sys: path("sys"), proc: path("proc"), probe: probe_fake, zfs: Some(zfs_fake) }
+        HostView { sys: path("sys"), proc: path("proc"), probe: probe_fake, zfs: Some(zfs_fake()) }
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -139,9 +139,16 @@ fn probe_fake(host: &HostView, path: &Path) -> io::Result<FileFacts> {
     text.map(|text| parse(host, &text)).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-/// The properties of a dataset are the file of its name in `zfs`.
-fn zfs_fake(host: &HostView, dataset: &str, _properties: &str) -> io::Result<String> {
-    fs::read_to_string(host.proc.parent().unwrap().join("zfs").join(dataset))
+/// The properties of a dataset are the file of its name in `zfs`, the members of a pool that in
+/// `zpool`.
+fn zfs_fake() -> ZfsQueries {
+    fn read(host: &HostView, folder: &str, name: &str) -> io::Result<String> {
+        fs::read_to_string(host.proc.parent().unwrap().join(folder).join(name))
+    }
+    ZfsQueries {
+        properties: |host, dataset, _| read(host, "zfs", dataset),
+        members: |host, pool| read(host, "zpool", pool),
+    }
 }
 
 /// Parses facts like `mount=7 nocow=1 uuid=u`.

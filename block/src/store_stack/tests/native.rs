@@ -7,7 +7,7 @@ use fixtures::host::{Loop, Mount, sh};
 use fixtures::{needs, scratch};
 use tempfile::TempDir;
 
-use crate::store_stack::{StableCopies, StoreStack, StoreyKind};
+use crate::store_stack::{FlushPromise, StableCopies, StoreStack, StoreyKind};
 
 /// A file system on a loop device.
 struct Formatted {
@@ -147,4 +147,73 @@ fn a_deleted_backing_file_is_unknown() {
     let found = stack(&device.0);
     assert!(matches!(found.root.below[0].kind, StoreyKind::Unknown(_)), "{found:?}");
     assert!(found.stable_copies().writes.unwrap().contains("(deleted)"));
+}
+
+/// The problems of a file's own file system, as this kernel shows its options.
+fn own_problems(store: &Formatted) -> Vec<String> {
+    let problems = stack(&store.file("disk")).root.problems();
+    problems.into_iter().map(|problem| problem.what).collect()
+}
+
+#[test]
+fn mounts_without_barriers_are_found() {
+    if !needs::root() {
+        return;
+    }
+    let lie = "is mounted without barriers over a volatile cache, and flushes nothing";
+    for (format, option) in [
+        (&["mkfs.ext4", "-q", "-F"][..], "barrier=0"),
+        (&["mkfs.ext4", "-q", "-F"], "nobarrier"),
+        (&["mkfs.btrfs", "-q"], "nobarrier"),
+    ] {
+        assert_eq!(own_problems(&Formatted::new(format, option)), [lie], "{format:?}");
+    }
+    for (format, option) in [
+        (&["mkfs.ext4", "-q", "-F"][..], "barrier=1"),
+        (&["mkfs.ext4", "-q", "-F"], "data=writeback"),
+        (&["mkfs.btrfs", "-q"], "nodatasum"),
+        (&["mkfs.xfs", "-q"], "noatime"),
+    ] {
+        assert_eq!(own_problems(&Formatted::new(format, option)), <[&str; 0]>::default());
+    }
+}
+
+#[test]
+fn a_loop_device_set_to_write_through_is_found() {
+    if !needs::root() {
+        return;
+    }
+    let store = Formatted::new(&["mkfs.ext4", "-q", "-F"], "noatime");
+    let file = store.file("disk");
+    Formatted::fill(&file);
+    let device = Loop::new(&file);
+    let promise = || stack(&device.0).root.problems().into_iter().map(|problem| problem.flush);
+    assert_eq!(promise().next(), None);
+    let lie = device.write_through();
+    assert_eq!(promise().next(), Some(FlushPromise::NotKept));
+    // The remedy.
+    drop(lie);
+    assert_eq!(promise().next(), None);
+}
+
+#[test]
+fn a_volatile_overlay_is_found() {
+    if !needs::root() {
+        return;
+    }
+    let layers = Mount::new("tmpfs", "size=8m");
+    for folder in ["upper", "work", "lower"] {
+        std::fs::create_dir(layers.path().join(folder)).unwrap();
+    }
+    let path = |name: &str| layers.path().join(name).display().to_string();
+    let [upper, work, lower] = ["upper", "work", "lower"].map(path);
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    let honest = Mount::new("overlay", &options);
+    let found = stack(&honest.file(1 << 20));
+    assert_eq!(found.root.problems(), []);
+    assert_eq!(found.root.below[0].name, layers.path().to_str().unwrap());
+    drop(honest);
+    let volatile = Mount::new("overlay", &format!("{options},volatile"));
+    let problems = stack(&volatile.file(1 << 20)).root.problems();
+    assert_eq!(problems[0].flush, FlushPromise::NotKept);
 }

@@ -281,6 +281,34 @@ fn pools_without_flushes_are_uncertain() {
 }
 
 #[test]
+fn the_members_of_a_pool_decide_without_flushes() {
+    let stack = |attributes: &[(&str, &str)], parameter: &str| {
+        let mut host = FakeHost::new();
+        let disk = host.disk("nvme0n1", attributes);
+        host.write("files/dev/nvme0n1", &format!("device=240:{}", disk.minor));
+        host.write("zfs/tank/a", "sync\tstandard\n");
+        host.write("zpool/tank", "tank\t1G\n\t/dev/nvme0n1\t1G\n");
+        host.write("sys/module/zfs/parameters/zil_nocacheflush", parameter);
+        host.mounts("8 1 0:50 / /m rw - zfs tank/a rw");
+        host.file_stack("mount=8")
+    };
+    check(&stack(&[], "1"), NotKept, "zil_nocacheflush");
+    check(&stack(&[THROUGH], "1"), Kept, "zil_nocacheflush");
+    check(&stack(&[], "0"), Kept, "");
+    check(&stack(&[THROUGH, ("queue/fua", "1")], "0"), NotKept, "its driver reports");
+}
+
+#[test]
+fn the_log_device_of_an_xfs_counts() {
+    let mut host = FakeHost::new();
+    host.disk("nvme0n1", &[]);
+    let log = host.disk("nvme1n1", &[THROUGH, ("queue/fua", "1")]);
+    host.write("files/dev/nvme1n1", &format!("device=240:{}", log.minor));
+    host.mounts("8 1 240:0 / /m rw - xfs /dev/nvme0n1 rw,logdev=/dev/nvme1n1");
+    check(&host.file_stack("mount=8"), NotKept, "/sys/block/nvme1n1/");
+}
+
+#[test]
 fn problems_are_listed_from_the_top_down() {
     let mut host = FakeHost::new();
     host.disk("nvme0n1", &[THROUGH, ("queue/fua", "1")]);
