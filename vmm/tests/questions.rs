@@ -102,6 +102,16 @@ fn changes(calls: &[String]) -> Vec<&String> {
     calls.iter().filter(|line| is_change(line)).collect()
 }
 
+/// Opens of devices except the disk `name`: those below it must not be opened.
+fn other_devices<'c>(calls: &'c [String], name: &str) -> Vec<&'c String> {
+    let allowed = ["\"/dev/kvm\"", "\"/dev/tty\"", "\"/dev/null\"", "\"/dev/net/tun\"", name];
+    let is_other = |line: &&String| {
+        let is_open = line.contains(" open") && line.contains("\"/dev/");
+        is_open && !line.contains("O_PATH") && !allowed.iter().any(|part| line.contains(part))
+    };
+    calls.iter().filter(is_other).collect()
+}
+
 /// Times, size and blocks of a file, without its access time.
 fn state(path: &Path) -> [i64; 6] {
     let data = fs::metadata(path).unwrap();
@@ -119,6 +129,7 @@ fn check_no_change(disk: &Path, image: &Path) {
         let name = disk.file_name().unwrap().to_str().unwrap();
         assert!(calls.iter().any(|line| line.contains(name)), "{question:?} opens the disk");
         assert_eq!(changes(&calls), Vec::<&String>::new(), "{question:?}");
+        assert_eq!(other_devices(&calls, name), Vec::<&String>::new(), "{question:?}");
         assert_eq!(state(image), before, "{question:?}");
     }
 }
@@ -156,6 +167,8 @@ fn traces_show_changes() {
         let calls = trace(folder.path(), command);
         assert_ne!(changes(&calls), Vec::<&String>::new(), "{command:?}: {calls:#?}");
     }
+    let calls = trace(folder.path(), &["dd", "if=/dev/zero", "of=/dev/null", "count=1"]);
+    assert_eq!(other_devices(&calls, "disk.img").len(), 1, "{calls:#?}");
 }
 
 /// Runs a command with its output in a file until it has printed `answer`; its exit code and

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::device_number::DeviceNumber;
 use super::host_view::{names_in, read_number, read_word};
 use super::storey::{DmTarget, StoreyKind, ZfsDataset};
 
@@ -12,6 +13,11 @@ pub(super) fn node(folder: &Path) -> String {
     }
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     format!("/dev/{}", name.replace('!', "/"))
+}
+
+/// The number of the device.
+pub(super) fn number(folder: &Path) -> Option<DeviceNumber> {
+    DeviceNumber::parse(&read_word(&folder.join("dev"))?)
 }
 
 /// The folder of the disk that a partition is on.
@@ -69,6 +75,10 @@ pub(super) fn kind(folder: &Path) -> StoreyKind {
         StoreyKind::Scsi { cache: scsi_cache(folder) }
     } else if lettered("vd") {
         StoreyKind::Virtio { cache: attribute("cache_type") }
+    } else if ["mmcblk", "pmem"].into_iter().any(numbered)
+        || ["xvd", "dasd"].into_iter().any(lettered)
+    {
+        StoreyKind::Drive
     } else {
         StoreyKind::Other
     }

@@ -16,6 +16,8 @@ use crate::sys::{btrfs_fsid, zvol_name};
 
 /// Longest attribute in sysfs: a page.
 const ATTRIBUTE_BYTES: u64 = 4096;
+/// Longest entry of udev's database that is read.
+const UDEV_BYTES: u64 = 1 << 16;
 /// Longest table of mounts that is read.
 const MOUNTS_BYTES: u64 = 16 << 20;
 
@@ -39,6 +41,7 @@ pub(super) struct FileFacts {
 pub(super) struct HostView {
     pub(super) sys: PathBuf,
     pub(super) proc: PathBuf,
+    pub(super) run: PathBuf,
     /// Reads the facts of a file by its path.
     pub(super) probe: fn(&HostView, &Path) -> io::Result<FileFacts>,
     /// `None` to run no program.
@@ -57,7 +60,8 @@ pub(super) struct ZfsQueries {
 impl HostView {
     /// The host of this process, without its programs.
     pub(super) fn without_programs() -> Self {
-        Self { sys: "/sys".into(), proc: "/proc".into(), probe: Self::probe_path, zfs: None }
+        let [sys, proc, run] = ["/sys", "/proc", "/run"].map(PathBuf::from);
+        Self { sys, proc, run, probe: Self::probe_path, zfs: None }
     }
 
     /// The host of this process.
@@ -122,6 +126,14 @@ impl HostView {
     pub(super) fn mount(&self, id: u64) -> Option<Mount> {
         let table = read_bounded(&self.proc.join("self/mountinfo"), MOUNTS_BYTES).ok()?;
         mounts::find(&table, id)
+    }
+
+    /// The links to a device below `/dev`, as the database of udev has them.
+    pub(super) fn links(&self, device: DeviceNumber) -> Vec<String> {
+        let DeviceNumber { major, minor } = device;
+        let path = self.run.join(format!("udev/data/b{major}:{minor}"));
+        let data = read_bounded(&path, UDEV_BYTES).unwrap_or_default();
+        data.lines().filter_map(|line| line.strip_prefix("S:")).map(str::to_owned).collect()
     }
 
     /// The folder of a device in sysfs.

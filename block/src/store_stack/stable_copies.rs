@@ -100,6 +100,7 @@ fn write_use(storey: &Storey) -> PageUse {
         | StoreyKind::Scsi { .. }
         | StoreyKind::Virtio { .. }
         | StoreyKind::Partition
+        | StoreyKind::Drive
         | StoreyKind::Memory => PageUse::Passes,
     };
     match (&by_kind, storey.queue) {

@@ -63,7 +63,9 @@ pub enum StoreyKind {
     Partition,
     /// A block device in the memory of the host: zram, brd, null_blk.
     Memory,
-    /// Another block driver.
+    /// A drive of another driver: eMMC and SD cards, persistent memory, Xen, DASD.
+    Drive,
+    /// An unknown block driver.
     Other,
     /// A storey that cannot be learned, and the reason.
     Unknown(String),

@@ -127,9 +127,12 @@ impl<'h> Walk<'h> {
         let below = match &mut kind {
             StoreyKind::Loop { file, .. } => vec![self.path(Path::new(file))],
             StoreyKind::Volume(volume) => {
-                let found =
-                    ZfsDataset { blk_mq: volume.blk_mq, ..zfs::dataset(self.host, dataset) };
-                *volume = found;
+                let by_link = || zfs::volume_name(self.host, devices::number(folder)?);
+                let name = dataset.map(str::to_owned).or_else(by_link);
+                *volume = ZfsDataset {
+                    blk_mq: volume.blk_mq,
+                    ..zfs::dataset(self.host, name.as_deref())
+                };
                 zfs::add_properties(self.host, volume, "volblocksize");
                 self.paths(&zfs::members(self.host, volume))
             }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::device_number::DeviceNumber;
 use super::host_view::{HostView, read_number, read_word};
 use super::storey::ZfsDataset;
 
@@ -34,6 +35,14 @@ impl ZfsVersion {
     pub(super) fn is_before(self, release: [u32; 3]) -> bool {
         self.numbers < release || (self.numbers == release && self.is_candidate)
     }
+}
+
+/// The dataset of a volume by its link below `/dev/zvol`. ZFS's rules for udev replace spaces by
+/// `+`, so that a name with one is not known.
+pub(super) fn volume_name(host: &HostView, device: DeviceNumber) -> Option<String> {
+    let links = host.links(device);
+    let names = links.iter().filter_map(|link| link.strip_prefix("zvol/"));
+    names.filter(|name| !name.contains('+')).map(str::to_owned).next()
 }
 
 /// A dataset with the facts of the module.

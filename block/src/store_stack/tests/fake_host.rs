@@ -37,7 +37,13 @@ impl FakeHost {
 
     pub(super) fn view(&self) -> HostView {
         let path = |name: &str| self.root.path().join(name);
-        HostView { sys: path("sys"), proc: path("proc"), probe: probe_fake, zfs: Some(zfs_fake()) }
+        HostView {
+            sys: path("sys"),
+            proc: path("proc"),
+            run: path("run"),
+            probe: probe_fake,
+            zfs: Some(zfs_fake()),
+        }
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {

@@ -281,6 +281,21 @@ fn pools_without_flushes_are_uncertain() {
 }
 
 #[test]
+fn a_volume_below_lvm_is_found_by_its_link() {
+    let mut host = FakeHost::new();
+    host.write("zfs/tank/a", "sync\tdisabled\n");
+    host.disk("zd0", &[("dev", "240:0")]);
+    let volume = host.disk("dm-0", &[("dm/uuid", "LVM-a"), ("dm/name", "vg-lv")]);
+    host.stack("dm-0", &["zd0"]);
+    let unknown = host.device_stack(volume);
+    check(&unknown, Unknown, "`sync`");
+    host.write("run/udev/data/b240:0", "S:disk/by-id/x+y\nS:zvol/tank/a\nE:A=1\n");
+    check(&host.device_stack(volume), NotKept, "zfs set sync=standard tank/a");
+    host.write("run/udev/data/b240:0", "S:zvol/tank/a+b\n");
+    check(&host.device_stack(volume), Unknown, "`sync`");
+}
+
+#[test]
 fn the_members_of_a_pool_decide_without_flushes() {
     let stack = |attributes: &[(&str, &str)], parameter: &str| {
         let mut host = FakeHost::new();

@@ -27,7 +27,7 @@ fn md(host: &mut FakeHost, level: &str) -> DeviceNumber {
 
 #[test]
 fn plain_disks_need_no_copy() {
-    for name in ["sda", "vda", "nvme0n1", "nbd0", "rbd0"] {
+    for name in ["sda", "vda", "nvme0n1", "nbd0", "rbd0", "mmcblk0", "xvda", "pmem0"] {
         let mut host = FakeHost::new();
         let disk = host.disk(name, &[]);
         assert_eq!(host.device_stack(disk).stable_copies(), none(), "{name}");

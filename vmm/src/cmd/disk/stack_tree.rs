@@ -168,7 +168,8 @@ fn description(storey: &Storey) -> String {
         StoreyKind::Virtio { cache } => with_cache("virtio disk", cache),
         StoreyKind::Partition => "partition".to_owned(),
         StoreyKind::Memory => "block device in memory".to_owned(),
-        StoreyKind::Other => "block device".to_owned(),
+        StoreyKind::Drive => "drive".to_owned(),
+        StoreyKind::Other => "block device of an unknown driver".to_owned(),
         StoreyKind::Unknown(_) => "unknown".to_owned(),
     }
 }
@@ -292,6 +293,7 @@ fn kind_name(kind: &StoreyKind) -> &'static str {
         StoreyKind::Virtio { .. } => "virtio",
         StoreyKind::Partition => "partition",
         StoreyKind::Memory => "memory",
+        StoreyKind::Drive => "drive",
         StoreyKind::Other => "block device",
         StoreyKind::Unknown(_) => "unknown",
     }
