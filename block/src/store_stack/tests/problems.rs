@@ -215,11 +215,11 @@ fn zfs(version: &str, sync: &str) -> [StoreStack; 2] {
 
 #[test]
 fn sync_disabled_is_a_lie() {
-    for stack in zfs("2.2.7-1", "disabled") {
+    for stack in zfs("2.2.6-1", "disabled") {
         check(&stack, NotKept, "zfs set sync=standard tank/a");
     }
     for sync in ["standard", "always"] {
-        for stack in zfs("2.2.7-1", sync) {
+        for stack in zfs("2.2.6-1", sync) {
             check(&stack, Kept, "");
         }
     }
@@ -233,13 +233,15 @@ fn an_unknown_sync_property_is_uncertain() {
 }
 
 #[test]
-fn asynchronous_volumes_are_a_lie_in_two_releases() {
-    for version in ["2.3.0-1", "2.3.1", "2.3.2-rc1"] {
+fn volumes_that_ignore_flushes_are_a_lie() {
+    for version in ["2.2.7-1", "2.3.0-rc1", "2.3.0-1", "2.3.1", "2.3.2-rc1"] {
         let [volume, files] = zfs(version, "standard");
         check(&volume, NotKept, "2.3.2 or newer");
         check(&files, Kept, "");
     }
-    for version in ["2.2.7", "2.3.2", "2.3.10-1", "2.4.0"] {
+    let [volume, _] = zfs("2.2.7-pve2", "standard");
+    check(&volume, Unknown, "2.3.2 or newer");
+    for version in ["2.1.15", "2.2.6", "2.2.8", "2.2.10", "2.3.2", "2.3.10-1", "2.4.0"] {
         let [volume, _] = zfs(version, "standard");
         check(&volume, Kept, "");
     }
@@ -259,12 +261,12 @@ fn volumes_in_blk_mq_are_a_lie_before_the_fix() {
         }
         host.file_stack(&format!("device=240:{} dataset=tank/a", volume.minor))
     };
-    for version in ["2.2.7", "2.3.4-1", "2.4.0-rc1"] {
+    for version in ["2.2.8", "2.2.99-1", "2.3.4-1", "2.3.99-1", "2.4.0-rc1"] {
         check(&stack(version, true), NotKept, "zvol_use_blk_mq=0");
         check(&stack(version, false), Kept, "");
     }
     check(&stack("?", true), Unknown, "blk-mq");
-    for version in ["2.3.5", "2.4.0-1", "2.4.1"] {
+    for version in ["2.2.9", "2.2.10", "2.3.5", "2.4.0-rc2", "2.4.0-1", "2.4.1"] {
         check(&stack(version, true), Kept, "");
     }
 }
