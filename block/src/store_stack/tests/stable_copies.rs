@@ -265,6 +265,14 @@ fn an_overlay_passes_pages_to_its_upper_directory() {
 }
 
 #[test]
+fn a_relative_upper_directory_is_unknown() {
+    let host = btrfs(&["single"]);
+    host.mounts("8 1 0:50 / /m rw - overlay overlay rw,upperdir=up,workdir=w");
+    std::fs::write(host.path("files/up"), "mount=7 uuid=u nocow=1").unwrap();
+    assert_eq!(host.file_stack("mount=8").stable_copies(), both("unknown storage up"));
+}
+
+#[test]
 fn storage_outside_of_the_table_needs_copies() {
     let host = FakeHost::new();
     assert_eq!(host.file_stack("mount=7").stable_copies(), both("unknown storage a file system"));
