@@ -197,6 +197,7 @@ fn remote_storage_is_uncertain() {
         host.mounts(&format!("8 1 0:50 / /m rw - {fs_type} x rw"));
         check(&host.file_stack("mount=8"), Unknown, "is ");
     }
+    check(&mounted("fuseblk", "noatime", &[]), Unknown, "served by a program");
     for name in ["nbd0", "rbd0", "drbd0"] {
         check_disk(name, &[], Unknown, "is ");
     }
@@ -293,6 +294,7 @@ fn a_volume_below_lvm_is_found_by_its_link() {
     check(&unknown, Unknown, "`sync`");
     host.write("run/udev/data/b240:0", "S:disk/by-id/x+y\nS:zvol/tank/a\nE:A=1\n");
     check(&host.device_stack(volume), NotKept, "zfs set sync=standard tank/a");
+    host.write("zfs/tank/a+b", "sync\tstandard\n");
     host.write("run/udev/data/b240:0", "S:zvol/tank/a+b\n");
     check(&host.device_stack(volume), Unknown, "`sync`");
 }

@@ -251,8 +251,13 @@ fn file_systems_need_copies_by_their_type() {
 #[test]
 fn a_volume_copies() {
     let mut host = FakeHost::new();
+    let md = md(&mut host, "raid1");
     let volume = host.disk("zd16", &[]);
-    assert_eq!(host.device_stack(volume).stable_copies(), none());
+    host.write("files/dev/md0", &format!("device=240:{}", md.minor));
+    host.write("zpool/tank", "tank\t1G\n\t/dev/md0\t1G\n");
+    let stack = host.file_stack(&format!("device=240:{} dataset=tank/a", volume.minor));
+    assert_eq!(stack.root.below[0].name, "/dev/md0");
+    assert_eq!(stack.stable_copies(), none());
 }
 
 #[test]
