@@ -36,6 +36,7 @@ mod segment;
 #[doc(hidden)]
 pub mod simulation;
 mod space;
+mod store_facts;
 mod store_stack;
 mod sync_latch;
 mod sys;
@@ -50,7 +51,7 @@ pub use backend::{
 pub use cache_mode::{CacheMode, FlushAction};
 pub use discard::DiscardStats;
 pub use geometry::{DiscardLimits, Geometry};
-pub use host_file::{ImageHolder, ImageLock, StoreFacts, image_holder};
+pub use host_file::{ImageHolder, ImageLock, image_holder};
 pub use log_limit::LogLimit;
 pub use memory::MemoryDisk;
 pub use named::Named;
@@ -59,6 +60,7 @@ pub use raw_file::{RawFile, StoreSpace, Survey};
 pub use request::{ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request};
 pub use segment::{Segment, Segments, gather, scatter, total_len};
 pub use space::{BackingSpace, Crossing, EnospcHold, SoftLimitState, SpaceProbe};
+pub use store_facts::StoreFacts;
 pub use store_stack::{
     BtrfsFile, DmTarget, FileSystem, FlushPromise, Problem, QueueAttributes, QueueCache,
     StableCopies, StoreStack, Storey, StoreyEffects, StoreyKind, ZfsDataset,

@@ -8,7 +8,6 @@ mod holder;
 mod limits;
 mod lock;
 mod open;
-mod store_facts;
 
 use std::fs::File;
 use std::io;
@@ -20,8 +19,7 @@ pub(crate) use self::limits::{HostLimits, MAX_ZEROED_AT_ONCE, probe};
 pub(crate) use self::lock::query as query_lock;
 pub use self::lock::{ImageHolder, ImageLock, image_holder};
 pub(crate) use self::open::{FileKind, claim, claim_if_free, find, reopen};
-pub use self::store_facts::StoreFacts;
-use crate::{DiscardLimits, DiskOptions, ImageLocking, OpenError};
+use crate::{DiscardLimits, DiskOptions, ImageLocking, OpenError, StoreFacts};
 
 /// See the module's documentation. Dropping it releases the lock on the image.
 #[derive(Debug)]

@@ -170,7 +170,7 @@ fn zfs_files(dataset: Option<&ZfsDataset>) -> StoreyEffects {
     // Direct I/O is new in OpenZFS 2.3; `direct` is a property of the dataset (zfsprops(7)).
     let direct = match (ZfsVersion::of(dataset), dataset.property("direct")) {
         (None, _) => UNKNOWN,
-        (Some(version), _) if version.is_before([2, 3, 0]) => "ARC",
+        (Some(version), _) if version < ZfsVersion::release(2, 3, 0) => "ARC",
         (_, Some("disabled")) => "ARC",
         (_, None) => UNKNOWN,
         (_, Some(_)) => "checksums, or ARC",

@@ -2,7 +2,7 @@
 
 use super::queue::QueueCache;
 use super::storey::{DmTarget, FileSystem, Storey, StoreyKind, ZfsDataset};
-use super::zfs::ZfsVersion;
+use super::zfs::{self, ZfsVersion};
 
 /// Whether flushed data survives a power failure. Ordered from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,24 +112,20 @@ impl Storey {
     fn volume(&self, volume: &ZfsDataset) -> Vec<Problem> {
         let mut problems = self.dataset(volume);
         let version = ZfsVersion::of(volume);
-        let is_async = version
-            .is_some_and(|version| !version.is_before([2, 3, 0]) && version.is_before([2, 3, 2]));
-        if is_async {
-            // Release notes of OpenZFS 2.3.2.
-            let what = "completes durable writes of volumes before they are stored (OpenZFS 2.3.0 and 2.3.1)";
-            let remedy = Some("upgrade OpenZFS to 2.3.2 or newer".to_owned());
-            problems.push(self.problem(what, remedy, FlushPromise::NotKept));
+        // A distribution may have fixed its version.
+        let flush = match version {
+            Some(_) if !zfs::is_vendor_build(volume) => FlushPromise::NotKept,
+            _ => FlushPromise::Unknown,
+        };
+        if version.is_some_and(ZfsVersion::ignores_volume_flushes) {
+            let what = "ignores flushes: a bug of OpenZFS 2.2.7, 2.3.0 and 2.3.1";
+            let remedy = "upgrade OpenZFS to 2.2.8, 2.3.2 or newer".to_owned();
+            problems.push(self.problem(what, Some(remedy), flush));
         }
-        // OpenZFS issue 17761: flushes took the path of reads.
-        let is_fixed = version.is_some_and(|version| !version.is_before([2, 3, 5]));
-        let is_candidate = version
-            .is_some_and(|version| !version.is_before([2, 3, 99]) && version.is_before([2, 4, 0]));
-        if volume.blk_mq && (!is_fixed || is_candidate) {
-            let what = "loses flushes in blk-mq (zvol_use_blk_mq=1 before OpenZFS 2.3.5 and 2.4.0)";
-            let remedy = "upgrade OpenZFS, or load its module with zvol_use_blk_mq=0";
-            let known = version.map(|_| FlushPromise::NotKept);
-            let flush = known.unwrap_or(FlushPromise::Unknown);
-            problems.push(self.problem(what, Some(remedy.to_owned()), flush));
+        if volume.blk_mq && version.is_none_or(ZfsVersion::ignores_blk_mq_flushes) {
+            let what = "uses blk-mq, which ignores flushes before OpenZFS 2.2.9, 2.3.5 and 2.4.0";
+            let remedy = "upgrade OpenZFS, or load its module with zvol_use_blk_mq=0".to_owned();
+            problems.push(self.problem(what, Some(remedy), flush));
         }
         problems
     }

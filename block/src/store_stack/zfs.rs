@@ -6,23 +6,12 @@ use super::device_number::DeviceNumber;
 use super::host_view::{HostView, read_number, read_word};
 use super::storey::ZfsDataset;
 
-/// Parses the version of the module; `None` if its text has another form.
-fn parse_version(text: &str) -> Option<ZfsVersion> {
-    // Like `2.3.1-1~bpo12+1` or `2.4.0-rc2`.
-    let (numbers, rest) = match text.split_once('-') {
-        Some((numbers, rest)) => (numbers, rest),
-        None => (text, ""),
-    };
-    let mut numbers = numbers.split('.').map(|number| number.parse().ok());
-    let numbers = [numbers.next()??, numbers.next()??, numbers.next().unwrap_or(Some(0))?];
-    Some(ZfsVersion { numbers, is_candidate: rest.starts_with("rc") })
-}
-
-/// A version of OpenZFS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A version of OpenZFS. Candidates of a release are older than it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ZfsVersion {
     numbers: [u32; 3],
-    is_candidate: bool,
+    /// The number of the candidate, `u32::MAX` for a release.
+    candidate: u32,
 }
 
 impl ZfsVersion {
@@ -31,10 +20,53 @@ impl ZfsVersion {
         parse_version(dataset.version.as_deref()?)
     }
 
-    /// Whether it is older than a release. Candidates of the release are.
-    pub(super) fn is_before(self, release: [u32; 3]) -> bool {
-        self.numbers < release || (self.numbers == release && self.is_candidate)
+    pub(super) const fn release(major: u32, minor: u32, patch: u32) -> Self {
+        Self { numbers: [major, minor, patch], candidate: u32::MAX }
     }
+
+    const fn candidate(self, candidate: u32) -> Self {
+        Self { candidate, ..self }
+    }
+
+    /// Whether volumes of this version ignore flushes. From 2.2.7 and 2.3.0-rc1 on, `bio_is_flush`
+    /// recognised no flush with `REQ_PREFLUSH` ("config: remove HAVE_REQ_OP_* and HAVE_REQ_*"),
+    /// until "linux: zvols: correctly detect flush requests" (pull request 17131), which is in
+    /// 2.2.8 and 2.3.2.
+    pub(super) fn ignores_volume_flushes(self) -> bool {
+        let candidate = Self::release(2, 3, 0).candidate(0);
+        (Self::release(2, 2, 7).candidate(0)..Self::release(2, 2, 8)).contains(&self)
+            || (candidate..Self::release(2, 3, 2)).contains(&self)
+    }
+
+    /// Whether volumes of this version that use blk-mq handle flushes as reads, until "zvol: Fix
+    /// blk-mq sync" (issue 17761), which is in 2.2.9, 2.3.5 and 2.4.0-rc2. Versions with a patch
+    /// level of 99 lead to the next minor release.
+    pub(super) fn ignores_blk_mq_flushes(self) -> bool {
+        self < Self::release(2, 2, 9)
+            || (Self::release(2, 2, 99)..Self::release(2, 3, 5)).contains(&self)
+            || (Self::release(2, 3, 99)..Self::release(2, 4, 0).candidate(2)).contains(&self)
+    }
+}
+
+/// Whether a distribution may have changed the module: the version has letters of its own, such as
+/// `2.2.7-pve2` or `2.2.2-0ubuntu9.1`.
+pub(super) fn is_vendor_build(dataset: &ZfsDataset) -> bool {
+    let version = dataset.version.as_deref().unwrap_or_default();
+    let (_, suffix) = version.split_once('-').unwrap_or_default();
+    suffix.trim_start_matches("rc").contains(|letter: char| letter.is_ascii_alphabetic())
+}
+
+/// Parses the version of the module, such as `2.3.1-1~bpo12+1` or `2.4.0-rc2`; `None` if its text
+/// has another form.
+fn parse_version(text: &str) -> Option<ZfsVersion> {
+    let (numbers, rest) = text.split_once('-').unwrap_or((text, ""));
+    let mut numbers = numbers.split('.').map(|number| number.parse().ok());
+    let numbers = [numbers.next()??, numbers.next()??, numbers.next().unwrap_or(Some(0))?];
+    let candidate = rest.strip_prefix("rc").map_or(u32::MAX, |candidate| {
+        let digits = candidate.split(|digit: char| !digit.is_ascii_digit()).next();
+        digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+    });
+    Some(ZfsVersion { numbers, candidate })
 }
 
 /// The dataset of a volume by its link below `/dev/zvol`. ZFS's rules for udev replace spaces by
@@ -63,7 +95,8 @@ pub(super) fn add_properties(host: &HostView, dataset: &mut ZfsDataset, property
     let (Some(queries), Some(name)) = (host.zfs, &dataset.name) else { return };
     let mut names = format!("sync,{property},primarycache,logbias,checksum,compression");
     // `zfs get` reports nothing if it does not know one of the properties.
-    let is_recent = ZfsVersion::of(dataset).is_some_and(|version| !version.is_before([2, 3, 0]));
+    let is_recent =
+        ZfsVersion::of(dataset).is_some_and(|version| version >= ZfsVersion::release(2, 3, 0));
     if is_recent && property == "recordsize" {
         names += ",direct";
     }
@@ -113,14 +146,26 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_ordered() {
-        let is_before = |text| parse_version(text).unwrap().is_before([2, 3, 2]);
-        for older in ["0.8.3-1ubuntu12.18", "2.3.1-1", "2.3.0", "2.3.2-rc1", "2.2.10", "2.3"] {
-            assert!(is_before(older), "{older}");
+    fn builds_of_distributions_have_letters() {
+        let build = |version: &str| {
+            let version = Some(version.to_owned());
+            is_vendor_build(&ZfsDataset { version, ..ZfsDataset::default() })
+        };
+        for vendor in ["2.2.7-pve2", "2.2.2-0ubuntu9.1", "2.3.1-1~bpo12+1"] {
+            assert!(build(vendor), "{vendor}");
         }
-        for newer in ["2.3.2-1~bpo12+1", "2.3.2", "2.3.10", "2.4.0-rc1", "3.0.0"] {
-            assert!(!is_before(newer), "{newer}");
+        for plain in ["2.3.1", "2.3.1-1", "2.4.0-rc1", ""] {
+            assert!(!build(plain), "{plain}");
         }
+    }
+
+    #[test]
+    fn versions_are_parsed() {
+        let release = ZfsVersion::release(2, 3, 2);
+        assert_eq!(parse_version("2.3.2-1~bpo12+1"), Some(release));
+        assert_eq!(parse_version("2.3.2-rc12_1"), Some(release.candidate(12)));
+        assert_eq!(parse_version("2.3"), Some(ZfsVersion::release(2, 3, 0)));
+        assert!(release.candidate(2) < release && release < ZfsVersion::release(2, 3, 10));
         for garbage in ["", "x", "2", "2.x.1", "2.3.99999999999", "-rc1"] {
             assert_eq!(parse_version(garbage), None, "{garbage}");
         }

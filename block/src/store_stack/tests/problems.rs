@@ -197,6 +197,7 @@ fn remote_storage_is_uncertain() {
         host.mounts(&format!("8 1 0:50 / /m rw - {fs_type} x rw"));
         check(&host.file_stack("mount=8"), Unknown, "is ");
     }
+    check(&mounted("fuseblk", "noatime", &[]), Unknown, "served by a program");
     for name in ["nbd0", "rbd0", "drbd0"] {
         check_disk(name, &[], Unknown, "is ");
     }
@@ -215,11 +216,11 @@ fn zfs(version: &str, sync: &str) -> [StoreStack; 2] {
 
 #[test]
 fn sync_disabled_is_a_lie() {
-    for stack in zfs("2.2.7-1", "disabled") {
+    for stack in zfs("2.2.6-1", "disabled") {
         check(&stack, NotKept, "zfs set sync=standard tank/a");
     }
     for sync in ["standard", "always"] {
-        for stack in zfs("2.2.7-1", sync) {
+        for stack in zfs("2.2.6-1", sync) {
             check(&stack, Kept, "");
         }
     }
@@ -233,13 +234,15 @@ fn an_unknown_sync_property_is_uncertain() {
 }
 
 #[test]
-fn asynchronous_volumes_are_a_lie_in_two_releases() {
-    for version in ["2.3.0-1", "2.3.1", "2.3.2-rc1"] {
+fn volumes_that_ignore_flushes_are_a_lie() {
+    for version in ["2.2.7-1", "2.3.0-rc1", "2.3.0-1", "2.3.1", "2.3.2-rc1"] {
         let [volume, files] = zfs(version, "standard");
         check(&volume, NotKept, "2.3.2 or newer");
         check(&files, Kept, "");
     }
-    for version in ["2.2.7", "2.3.2", "2.3.10-1", "2.4.0"] {
+    let [volume, _] = zfs("2.2.7-pve2", "standard");
+    check(&volume, Unknown, "2.3.2 or newer");
+    for version in ["2.1.15", "2.2.6", "2.2.8", "2.2.10", "2.3.2", "2.3.10-1", "2.4.0"] {
         let [volume, _] = zfs(version, "standard");
         check(&volume, Kept, "");
     }
@@ -259,12 +262,12 @@ fn volumes_in_blk_mq_are_a_lie_before_the_fix() {
         }
         host.file_stack(&format!("device=240:{} dataset=tank/a", volume.minor))
     };
-    for version in ["2.2.7", "2.3.4-1", "2.4.0-rc1"] {
+    for version in ["2.2.8", "2.2.99-1", "2.3.4-1", "2.3.99-1", "2.4.0-rc1"] {
         check(&stack(version, true), NotKept, "zvol_use_blk_mq=0");
         check(&stack(version, false), Kept, "");
     }
     check(&stack("?", true), Unknown, "blk-mq");
-    for version in ["2.3.5", "2.4.0-1", "2.4.1"] {
+    for version in ["2.2.9", "2.2.10", "2.3.5", "2.4.0-rc2", "2.4.0-1", "2.4.1"] {
         check(&stack(version, true), Kept, "");
     }
 }
@@ -291,6 +294,7 @@ fn a_volume_below_lvm_is_found_by_its_link() {
     check(&unknown, Unknown, "`sync`");
     host.write("run/udev/data/b240:0", "S:disk/by-id/x+y\nS:zvol/tank/a\nE:A=1\n");
     check(&host.device_stack(volume), NotKept, "zfs set sync=standard tank/a");
+    host.write("zfs/tank/a+b", "sync\tstandard\n");
     host.write("run/udev/data/b240:0", "S:zvol/tank/a+b\n");
     check(&host.device_stack(volume), Unknown, "`sync`");
 }

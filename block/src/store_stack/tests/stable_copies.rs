@@ -251,8 +251,13 @@ fn file_systems_need_copies_by_their_type() {
 #[test]
 fn a_volume_copies() {
     let mut host = FakeHost::new();
+    let md = md(&mut host, "raid1");
     let volume = host.disk("zd16", &[]);
-    assert_eq!(host.device_stack(volume).stable_copies(), none());
+    host.write("files/dev/md0", &format!("device=240:{}", md.minor));
+    host.write("zpool/tank", "tank\t1G\n\t/dev/md0\t1G\n");
+    let stack = host.file_stack(&format!("device=240:{} dataset=tank/a", volume.minor));
+    assert_eq!(stack.root.below[0].name, "/dev/md0");
+    assert_eq!(stack.stable_copies(), none());
 }
 
 #[test]
@@ -262,6 +267,14 @@ fn an_overlay_passes_pages_to_its_upper_directory() {
     assert_eq!(host.file_stack("mount=8").stable_copies(), both("unknown storage /up"));
     std::fs::write(host.path("files/up"), "mount=7 uuid=u nocow=0").unwrap();
     assert_eq!(host.file_stack("mount=8").stable_copies(), both("btrfs checksums on /srv"));
+}
+
+#[test]
+fn a_relative_upper_directory_is_unknown() {
+    let host = btrfs(&["single"]);
+    host.mounts("8 1 0:50 / /m rw - overlay overlay rw,upperdir=up,workdir=w");
+    std::fs::write(host.path("files/up"), "mount=7 uuid=u nocow=1").unwrap();
+    assert_eq!(host.file_stack("mount=8").stable_copies(), both("unknown storage up"));
 }
 
 #[test]

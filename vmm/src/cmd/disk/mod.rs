@@ -24,7 +24,7 @@ use crate::host_query::HostQuery;
 /// A view of a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum DiskCommand {
-    /// Show a disk's size, its space on the host, its user, and the space that a trim could free
+    /// Show a disk's size, its space on the host, its user, and the storage below it
     Inspect {
         #[command(flatten)]
         disk: DiskName,
