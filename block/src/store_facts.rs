@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io;
 
-use crate::{DiskOptions, FlushAction, Problem, StableCopies, StableCopyMode, StoreStack};
+use crate::{
+    DiskOptions, FlushAction, FlushPromise, Problem, StableCopies, StableCopyMode, StoreStack,
+};
 
 /// Consequences of the storage below a disk, as they were when it was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +26,13 @@ impl StoreFacts {
     /// The host's error.
     pub(crate) fn of(file: &File, options: &DiskOptions) -> io::Result<Self> {
         Ok(Self::new(&StoreStack::of(file)?, options))
+    }
+
+    /// The worst consequence of the problems with flushes.
+    #[must_use]
+    pub fn flush_promise(&self) -> FlushPromise {
+        let problems = self.flush_problems.iter().map(|problem| problem.flush);
+        problems.max().unwrap_or(FlushPromise::Kept)
     }
 
     /// The facts of a disk with these options on `stack`.

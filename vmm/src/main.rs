@@ -21,6 +21,7 @@ mod memory;
 mod notifier;
 mod process;
 mod process_limits;
+mod store_warning;
 mod stream;
 mod sys;
 mod unix_socket;

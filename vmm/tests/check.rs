@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::Path;
 
-use fixtures::needs;
+use fixtures::{needs, scratch};
 use snapbox::cmd::Command;
 use snapbox::{assert_data_eq, str};
 use tempfile::TempDir;
@@ -105,7 +105,7 @@ error: vm.toml has 5 errors and 1 warning
 
 /// A directory with a kernel, two disks and the given configuration.
 fn folder(config: &str) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = TempDir::new_in(scratch()).unwrap();
     let mut kernel = vec![0; 0x400];
     kernel[0x1fe..0x200].copy_from_slice(b"\x55\xaa");
     kernel[0x202..0x206].copy_from_slice(b"HdrS");

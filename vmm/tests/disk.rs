@@ -151,3 +151,40 @@ error: .: a disk is a regular file or a block device; this is neither
 
 "#]]);
 }
+
+/// `/dev/shm` is a tmpfs everywhere.
+#[test]
+fn a_disk_in_memory_is_not_called_durable() {
+    let disk = "[disk]\nid = \"a\"\npath = \"root.img\"\ncache = \"writethrough\"\n";
+    let folder = TempDir::new_in("/dev/shm").unwrap();
+    File::create(folder.path().join("root.img")).unwrap().set_len(10 << 30).unwrap();
+    fs::write(folder.path().join("disk.toml"), disk).unwrap();
+    let program = Command::new(snapbox::cmd::cargo_bin!("bulkhead")).current_dir(folder.path());
+    let run = program.args(["check", "--explain", "disk.toml"]).assert().code(0);
+    run
+        .stderr_eq(str![[r#"
+warning: the disk image `root.img` is not safe on its storage
+ --> disk.toml:3:8
+  |
+3 | path = "root.img"
+  |        ^^^^^^^^^^ flushed data may be lost at a power cut: /dev/shm is a tmpfs, in memory: a power failure empties it
+  |
+  = help: copy the image to a file system on a disk
+
+
+"#]])
+        .stdout_eq(str![[r#"
+disk.toml is ready to serve
+
+  disk       a     10 GiB  writethrough  rw  root.img
+  queues     4
+
+  disk a, cache mode writethrough
+    a completed write   can be lost at a power cut
+    a flush             is executed (fdatasync), but its storage does not keep it
+    a power cut loses   any write, flushed or not
+    its storage         it does not keep flushed data: /dev/shm is a tmpfs, in memory: a power
+                        failure empties it
+
+"#]]);
+}

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use block::RawFile;
+use block::{Backend, RawFile};
 use devices::virtio::Block;
 
 use super::error::DiskError;
 use crate::config::DiskConfig;
+use crate::store_warning::{StoreWarning, store_warnings};
 
 /// Opens a disk, which locks its image.
 ///
@@ -14,8 +15,12 @@ use crate::config::DiskConfig;
 ///
 /// The image or device cannot be opened.
 pub(crate) fn open_backend(config: &DiskConfig) -> Result<RawFile, DiskError> {
-    RawFile::open(&config.path, &config.options)
-        .map_err(|error| DiskError::Open(config.id().to_owned(), error))
+    let file = RawFile::open(&config.path, &config.options)
+        .map_err(|error| DiskError::Open(config.id().to_owned(), error))?;
+    for StoreWarning { problem, remedy } in store_warnings(&file.status().store) {
+        tracing::warn!(disk = config.id(), remedy, "{problem}");
+    }
+    Ok(file)
 }
 
 /// Opens a disk as a virtio-blk device.

@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use block::{ImageLocking, SpaceProbe};
+use block::{ImageLocking, SpaceProbe, StoreFacts, Survey};
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use rustix::io::Errno;
 
@@ -15,6 +15,7 @@ use crate::config::report::{Diagnostic, Span};
 use crate::config::source::DiskTable;
 use crate::host_query::HostQuery;
 use crate::process;
+use crate::store_warning::{StoreWarning, store_warnings};
 
 const IMAGE: &str = "disk image";
 const IMAGE_HELP: &str = "name an image file, or a block device such as /dev/zvol/tank/root";
@@ -37,12 +38,15 @@ pub(in crate::config) fn check_disk(disk: &DiskTable) -> Option<Diagnostic> {
 
 /// Checks the images for a command that must not hang. The error is that of an image whose host
 /// does not answer: no other check may access it.
-pub(super) fn query_disks(disks: &[DiskTable]) -> Vec<Result<Option<Diagnostic>, Diagnostic>> {
+pub(super) fn query_disks(disks: &[DiskTable]) -> Vec<Result<Vec<Diagnostic>, Diagnostic>> {
     let queries: Vec<_> = disks
         .iter()
         .map(|disk| {
             let disk = disk.clone();
-            HostQuery::start(move || check_disk(&disk).or_else(|| check_holder(&disk)))
+            HostQuery::start(move || match check_disk(&disk) {
+                Some(error) => vec![error],
+                None => check_holder(&disk).into_iter().chain(check_store(&disk)).collect(),
+            })
         })
         .collect();
     let answers = queries.into_iter().zip(disks);
@@ -73,6 +77,23 @@ fn check_holder(disk: &DiskTable) -> Option<Diagnostic> {
         ImageLocking::On => "a start is refused until that process ends",
         ImageLocking::Off => "end it: a second machine that writes the image destroys its data",
     }))
+}
+
+/// Warnings of a store that does not keep a flush, and of direct I/O that it cannot take without
+/// copies. A start logs the same.
+fn check_store(disk: &DiskTable) -> Vec<Diagnostic> {
+    let stack = Survey::open(&disk.path, disk.options.block_size).and_then(|disk| disk.stack());
+    let Some((stack, (_, span))) = stack.ok().zip(disk.image()) else { return Vec::new() };
+    let warnings = store_warnings(&StoreFacts::new(&stack, &disk.options));
+    let diagnostic = |StoreWarning { problem, remedy }| {
+        let message = format!("the {IMAGE} `{}` is not safe on its storage", disk.path.display());
+        let warning = Diagnostic::warning(message).at(span.clone(), problem);
+        match remedy {
+            Some(remedy) => warning.help(remedy),
+            None => warning,
+        }
+    };
+    warnings.into_iter().map(diagnostic).collect()
 }
 
 fn check_type(image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {

@@ -70,7 +70,7 @@ pub(super) fn check_disks(
         if answer.is_ok() {
             answered.push(disk);
         }
-        diagnostics.extend(answer.unwrap_or_else(Some));
+        diagnostics.extend(answer.unwrap_or_else(|unanswered| vec![unanswered]));
     }
     disk::check_shared_images(answered.into_iter(), diagnostics);
 }

@@ -3,19 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use block::{DiskStatus, FlushAction, Named, SoftLimitState};
+use block::{DiskStatus, FlushAction, FlushPromise, Named, SoftLimitState};
 use devices::storage::{KindStats, OperationKind, QueueStats};
 use devices::virtio::Address;
 
 use super::latency::Counts;
 use super::model::{
-    Discards, Disk, Engine, EnospcHold, Event, Events, Requests, RunState, Scsi, SoftLimit, Stats,
-    Status,
+    Discards, Disk, Engine, EnospcHold, Event, Events, Requests, RunState, Scsi, SoftLimit,
+    StableCopies, Stats, Status,
 };
 use crate::config::ScsiAddress;
 use crate::control::CommandSender;
 use crate::disks::{DiskRegistry, EventLog, EventRecord, Hotplug, ManagedDisk};
 use crate::machine::PauseGate;
+use crate::store_warning::store_warnings;
 
 /// Everything that the control socket may read and change.
 pub(crate) struct View {
@@ -112,6 +113,8 @@ impl<'d> DiskSnapshot<'d> {
             cache: config.options.cache.name().to_owned(),
             write_cache: control.write_cache(),
             lost_writes: self.status.lost_writes,
+            stable_copies: self.stable_copies(),
+            flushes: self.flush_promise().to_owned(),
             enospc_hold: self.enospc_hold(),
             soft_limit: self.soft_limit(),
             discards: self.discards(),
@@ -159,6 +162,20 @@ impl<'d> DiskSnapshot<'d> {
         }
     }
 
+    fn stable_copies(&self) -> StableCopies {
+        let block::StableCopies { writes, reads } = self.status.store.copied.clone();
+        StableCopies { reads, writes }
+    }
+
+    /// Whether the storage keeps flushed data, as far as that shows without a write.
+    pub(super) fn flush_promise(&self) -> &'static str {
+        match self.status.store.flush_promise() {
+            FlushPromise::Kept => "kept",
+            FlushPromise::Unknown => "unknown",
+            FlushPromise::NotKept => "not_kept",
+        }
+    }
+
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.disk.is_detaching() {
@@ -187,6 +204,8 @@ impl<'d> DiskSnapshot<'d> {
                  guest has flushed"
             ));
         }
+        let store = store_warnings(&self.status.store);
+        warnings.extend(store.into_iter().map(|warning| warning.problem));
         if self.status.lost_writes {
             let text = "write-back failed: data that the guest believes written may be lost, and \
                         flushes fail until the machine is restarted";

@@ -115,6 +115,10 @@ fn disk_states(page: &mut Page, disks: &[DiskSnapshot<'_>]) {
     gauge("bulkhead_disk_lost_writes", "Whether acknowledged writes were lost.", |snapshot| {
         snapshot.status.lost_writes.into()
     });
+    let help = "Whether the storage is known to lose flushed data at a power cut.";
+    gauge("bulkhead_disk_flushes_not_kept", help, |snapshot| {
+        (snapshot.flush_promise() == "not_kept").into()
+    });
     let help = "Whether usage of the backing store has reached the soft limit.";
     gauge("bulkhead_disk_soft_limit_reached", help, |snapshot| {
         snapshot.status.soft_limit.is_some_and(|limit| limit.reached).into()

@@ -57,6 +57,13 @@ pub(crate) struct Resize {
     pub(crate) size_bytes: Option<u64>,
 }
 
+/// Direct transfers that go through a copy: the reason, or null.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StableCopies {
+    pub(crate) reads: Option<String>,
+    pub(crate) writes: Option<String>,
+}
+
 /// One disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Disk {
@@ -79,6 +86,11 @@ pub(crate) struct Disk {
     pub(crate) write_cache: bool,
     /// Acknowledged writes were lost. Flushes fail until the disk is reopened.
     pub(crate) lost_writes: bool,
+    /// Direct transfers that are copied, and the reasons.
+    pub(crate) stable_copies: StableCopies,
+    /// Whether the storage keeps flushed data, as far as it showed when the disk was opened:
+    /// `kept`, `not_kept` or `unknown`.
+    pub(crate) flushes: String,
     /// Requests held for ENOSPC or EDQUOT; null if there are none.
     pub(crate) enospc_hold: Option<EnospcHold>,
     /// The soft limit on the space of the backing store; null if there is none.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use block::{
     Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiskOptions, DiskStatus, EngineSetup,
-    EnospcHold, Extent, Geometry, IoEngine, MemoryDisk, OpenError, RawFile, ResizeError,
+    EnospcHold, Extent, FlushPromise, Geometry, IoEngine, MemoryDisk, OpenError, Problem, RawFile,
+    ResizeError, StableCopies, StoreFacts,
 };
 use devices::virtio::Block;
 use serde_json::Value;
@@ -27,6 +28,7 @@ struct TroubledDisk {
     disk: MemoryDisk,
     hold: Option<EnospcHold>,
     lost_writes: bool,
+    store: StoreFacts,
 }
 
 impl TroubledDisk {
@@ -38,7 +40,12 @@ impl TroubledDisk {
             optimal_io: 0,
             discard: None,
         };
-        Self { disk: MemoryDisk::new(geometry, cache, false), hold, lost_writes }
+        Self {
+            disk: MemoryDisk::new(geometry, cache, false),
+            hold,
+            lost_writes,
+            store: StoreFacts::default(),
+        }
     }
 }
 
@@ -61,7 +68,8 @@ impl Backend for TroubledDisk {
 
     fn status(&self) -> DiskStatus {
         let status = self.disk.status();
-        DiskStatus { lost_writes: self.lost_writes, enospc_hold: self.hold, ..status }
+        let (enospc_hold, store) = (self.hold, self.store.clone());
+        DiskStatus { lost_writes: self.lost_writes, enospc_hold, store, ..status }
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -240,6 +248,34 @@ fn a_healthy_disk_has_no_warning() {
     assert!(!text.contains("warning"), "{text}");
     assert!(metrics.contains("bulkhead_disk_enospc_hold_requests{disk=\"data\"} 0\n"), "{metrics}");
     assert!(!metrics.contains("bulkhead_disk_enospc_hold_age_seconds{"), "{metrics}");
+}
+
+#[test]
+fn storage_that_keeps_no_flush_or_needs_copies_is_shown() {
+    let problem = |flush| Problem {
+        storey: "tank/a".to_owned(),
+        what: "has sync=disabled".to_owned(),
+        remedy: None,
+        flush,
+    };
+    let copied = StableCopies { writes: Some("md raid1 /dev/md0".to_owned()), reads: None };
+    for (flush, name, warnings, metric) in
+        [(FlushPromise::Unknown, "unknown", 1, 0), (FlushPromise::NotKept, "not_kept", 2, 1)]
+    {
+        let store = StoreFacts {
+            copied: copied.clone(),
+            not_copied: copied.clone(),
+            flush_problems: vec![problem(flush)],
+        };
+        let healthy = TroubledDisk::new(None, false, CacheMode::None);
+        let (disk, text, metrics) = shown(&view(TroubledDisk { store, ..healthy }));
+        assert_eq!((disk.flushes.as_str(), disk.warnings.len()), (name, warnings));
+        assert_eq!(disk.stable_copies.writes.as_deref(), Some("md raid1 /dev/md0"));
+        assert_eq!(text.contains("tank/a has sync=disabled"), warnings == 2, "{text}");
+        assert!(text.contains("damages its data: md raid1 /dev/md0"), "{text}");
+        let metric = format!("bulkhead_disk_flushes_not_kept{{disk=\"data\"}} {metric}\n");
+        assert!(metrics.contains(&metric), "{metrics}");
+    }
 }
 
 #[test]

@@ -1,0 +1,36 @@
+//! Warnings of storage that breaks the promises of a disk, for `check`, the log and the status.
+//! Pure.
+
+use block::{FlushPromise, StableCopies, StoreFacts};
+
+/// A warning: the problem as a sentence without a full stop, and the change that removes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StoreWarning {
+    pub(crate) problem: String,
+    pub(crate) remedy: Option<String>,
+}
+
+/// The warnings of a disk. That a promise cannot be known is none.
+pub(crate) fn store_warnings(store: &StoreFacts) -> Vec<StoreWarning> {
+    let problems = store.flush_problems.iter();
+    let not_kept = problems.filter(|problem| problem.flush == FlushPromise::NotKept);
+    let mut warnings: Vec<_> = not_kept
+        .map(|problem| StoreWarning {
+            problem: format!(
+                "flushed data may be lost at a power cut: {} {}",
+                problem.storey, problem.what
+            ),
+            remedy: problem.remedy.clone(),
+        })
+        .collect();
+    let StableCopies { writes, reads } = &store.not_copied;
+    if let Some(reason) = writes.as_ref().or(reads.as_ref()) {
+        warnings.push(StoreWarning {
+            problem: format!(
+                "a guest that changes its memory meanwhile damages its data: {reason}"
+            ),
+            remedy: Some("remove `stable_copies = \"off\"`".to_owned()),
+        });
+    }
+    warnings
+}
