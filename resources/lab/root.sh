@@ -3,7 +3,7 @@
 # This machine runs the QEMU of that folder, so that the lab has one version of QEMU on every machine.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")"); out=$1
-packages=(udev kmod util-linux e2fsprogs xfsprogs btrfs-progs fio qemu-system-x86 strace iproute2 iputils-ping
+packages=(udev kmod util-linux e2fsprogs xfsprogs btrfs-progs mdadm fio qemu-system-x86 strace iproute2 iputils-ping
   socat busybox-static sg3-utils procps python3-minimal zstd tar)
 rm -rf "$out"
 mmdebstrap --quiet --variant=minbase --mode=root --skip=cleanup/apt --include="$(IFS=,; echo "${packages[*]}")" \

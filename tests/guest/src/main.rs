@@ -16,6 +16,7 @@ mod network;
 mod scsi;
 mod scsi_hotplug;
 mod serve;
+mod stable_copies;
 mod startup;
 mod thin;
 mod write_cache;
