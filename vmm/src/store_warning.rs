@@ -1,7 +1,7 @@
 //! Warnings of storage that breaks the promises of a disk, for `check`, the log and the status.
 //! Pure.
 
-use block::{FlushPromise, StableCopies, StoreFacts};
+use block::{FlushPromise, Problem, StableCopies, StoreFacts};
 
 /// A warning: the problem as a sentence without a full stop, and the change that removes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,15 +14,15 @@ pub(crate) struct StoreWarning {
 pub(crate) fn store_warnings(store: &StoreFacts) -> Vec<StoreWarning> {
     let problems = store.flush_problems.iter();
     let not_kept = problems.filter(|problem| problem.flush == FlushPromise::NotKept);
-    let mut warnings: Vec<_> = not_kept
-        .map(|problem| StoreWarning {
-            problem: format!(
-                "flushed data may be lost at a power cut: {} {}",
-                problem.storey, problem.what
-            ),
-            remedy: problem.remedy.clone(),
-        })
-        .collect();
+    let mut warnings = Vec::new();
+    for Problem { storey, what, remedy, .. } in not_kept {
+        let problem = format!("flushed data may be lost at a power cut: {storey} {what}");
+        let warning = StoreWarning { problem, remedy: remedy.clone() };
+        // The members of an array often share a storey.
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
     let StableCopies { writes, reads } = &store.not_copied;
     if let Some(reason) = writes.as_ref().or(reads.as_ref()) {
         warnings.push(StoreWarning {

@@ -265,7 +265,7 @@ fn storage_that_keeps_no_flush_or_needs_copies_is_shown() {
         let store = StoreFacts {
             copied: copied.clone(),
             not_copied: copied.clone(),
-            flush_problems: vec![problem(flush)],
+            flush_problems: vec![problem(flush), problem(flush)],
         };
         let healthy = TroubledDisk::new(None, false, CacheMode::None);
         let (disk, text, metrics) = shown(&view(TroubledDisk { store, ..healthy }));
