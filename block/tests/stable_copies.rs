@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use block::{CacheMode, DiskOptions, Durability, EngineKind, RawFile, StableCopyMode};
 use fixtures::host::Loop;
-use fixtures::{Btrfs, Ext4, needs};
+use fixtures::{Ext4, Formatted, needs};
 
 use common::{DEPTH, MIB, Memory, Rig, read, write};
 
@@ -67,8 +67,9 @@ fn a_copied_write_stores_the_data_of_its_submission() {
 /// Reads from a btrfs for a while, and writes to the memory of the reads meanwhile, as a guest may.
 /// Returns how many reads failed, of how many.
 fn failed_reads(stable_copies: StableCopyMode) -> (usize, usize) {
-    let store = Btrfs::new();
-    let image = store.file(4 * MIB, 7);
+    let store = Formatted::new(&["mkfs.btrfs", "-q"], "noatime");
+    let image = store.file("disk");
+    Formatted::fill(&image, 4 << 20);
     let disk = open(&image, EngineKind::Auto, stable_copies);
     let mut rig = Rig::new(&disk);
     let mut memory: Vec<_> = (0..DEPTH).map(|_| Memory::filled(0, 65536)).collect();

@@ -4,13 +4,8 @@
 //! parity from the pages of the write, or writes them to several devices, the results then
 //! disagree. Where a storey copies the data before any such use, the storeys below are safe.
 
-use std::fs::File;
-use std::io;
-
-use super::host_view::HostView;
 use super::queue::QueueAttributes;
 use super::storey::{BtrfsFile, DmTarget, FileSystem, Storey, StoreyKind};
-use super::walk::Walk;
 
 /// The directions of direct I/O that need a stable copy, with the reason: the storey that uses the
 /// pages of the caller, as in `md raid1 /dev/md0`.
@@ -42,17 +37,6 @@ const PASSING: [&str; 15] = [
 ];
 
 impl StableCopies {
-    /// The copies that direct I/O on `file` needs. Runs no program.
-    ///
-    /// # Errors
-    ///
-    /// The attributes of `file` cannot be read. An unknown storey is no error but a reason.
-    pub fn of(file: &File) -> io::Result<Self> {
-        let host = HostView::without_programs();
-        let facts = host.facts_of(file)?;
-        Ok(Self::below(&Walk::new(&host).file(&facts)))
-    }
-
     /// The copies that direct I/O on this storey needs.
     pub(super) fn below(storey: &Storey) -> Self {
         Self { writes: reason(storey, write_use), reads: reason(storey, read_use) }

@@ -1,62 +1,16 @@
 //! Stacks of this host: loop devices over file systems. Needs root.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fixtures::host::{Loop, Mount, sh};
-use fixtures::{needs, scratch};
+use fixtures::{Formatted, needs, scratch};
 use tempfile::TempDir;
 
 use crate::store_stack::{FlushPromise, StableCopies, StoreStack, StoreyKind};
 
-/// A file system on a loop device.
-struct Formatted {
-    folder: TempDir,
-    _device: Loop,
-}
-
-impl Formatted {
-    fn new(format: &[&str], options: &str) -> Self {
-        let folder = TempDir::new_in(scratch()).unwrap();
-        let image = folder.path().join("image");
-        // The smallest XFS has 300 MiB.
-        File::create(&image).unwrap().set_len(320 << 20).unwrap();
-        let (program, arguments) = format.split_first().unwrap();
-        sh(program, &[arguments, &[image.to_str().unwrap()]].concat());
-        let device = Loop::new(&image);
-        let mount = folder.path().join("mount");
-        std::fs::create_dir(&mount).unwrap();
-        sh("mount", &["-o", options, device.0.to_str().unwrap(), mount.to_str().unwrap()]);
-        Self { folder, _device: device }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("mount")
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        let path = self.path().join(name);
-        File::create(&path).unwrap();
-        path
-    }
-
-    fn fill(path: &Path) {
-        std::fs::write(path, vec![7; 1 << 20]).unwrap();
-        File::open(path).unwrap().sync_all().unwrap();
-    }
-}
-
-impl Drop for Formatted {
-    fn drop(&mut self) {
-        sh("umount", &["--lazy", self.path().to_str().unwrap()]);
-    }
-}
-
 fn stack(path: &Path) -> StoreStack {
-    let stack = StoreStack::of(&File::open(path).unwrap()).unwrap();
-    let copies = StableCopies::of(&File::open(path).unwrap()).unwrap();
-    assert_eq!(stack.stable_copies(), copies);
-    stack
+    StoreStack::of(&File::open(path).unwrap()).unwrap()
 }
 
 #[test]
@@ -75,7 +29,7 @@ fn ext4_and_xfs_need_no_copies_of_their_own() {
         assert_eq!(found.root.name, store.path().to_str().unwrap());
         let [device] = found.root.below.as_slice() else { panic!("{found:?}") };
         let StoreyKind::Loop { file, direct } = &device.kind else { panic!("{found:?}") };
-        assert_eq!(*file, store.folder.path().join("image").to_str().unwrap());
+        assert_eq!(*file, store.image().to_str().unwrap());
         assert_eq!(*direct, Some(false));
         assert_eq!(device.below.len(), 1);
         assert_eq!(found.stable_copies(), StableCopies::default());
@@ -92,7 +46,7 @@ fn btrfs_needs_copies_except_for_no_cow_files() {
     let no_cow = store.file("no-cow");
     sh("chattr", &["+C", no_cow.to_str().unwrap()]);
     for file in [&plain, &no_cow] {
-        Formatted::fill(file);
+        Formatted::fill(file, 1 << 20);
     }
     let reason = Some(format!("btrfs checksums on {}", store.path().display()));
     let copies = stack(&plain).stable_copies();
@@ -185,7 +139,7 @@ fn a_loop_device_set_to_write_through_is_found() {
     }
     let store = Formatted::new(&["mkfs.ext4", "-q", "-F"], "noatime");
     let file = store.file("disk");
-    Formatted::fill(&file);
+    Formatted::fill(&file, 1 << 20);
     let device = Loop::new(&file);
     let promise = || stack(&device.0).root.problems().into_iter().map(|problem| problem.flush);
     assert_eq!(promise().next(), None);

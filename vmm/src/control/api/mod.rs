@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use block::LogLimit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -61,6 +62,7 @@ impl Api {
             view,
             jobs,
             clients: Vec::new(),
+            accept_log: LogLimit::default(),
         };
         let thread = thread::Builder::new().name("control/api".into()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || server.run())?;
@@ -86,6 +88,8 @@ struct ApiServer {
     view: Arc<View>,
     jobs: Jobs,
     clients: Vec<Connection>,
+    /// Without descriptors each attempt fails.
+    accept_log: LogLimit,
 }
 
 /// The descriptors that are ready after a wait.
@@ -180,7 +184,9 @@ impl ApiServer {
             Ok(client) => self.clients.push(client),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a client of the control socket");
+                if let Some(suppressed) = self.accept_log.check() {
+                    tracing::warn!(%error, suppressed, "cannot accept a client of the control socket");
+                }
                 thread::sleep(ACCEPT_DELAY);
             }
         }
