@@ -101,8 +101,8 @@ fn changing_memory_damages_stores_only_without_copies() -> Result<()> {
     Ok(())
 }
 
-/// In the guest the program changes its memory under its own direct I/O, and fio the page cache of a
-/// file system under write-back.
+/// In the guest the program changes its memory under its own direct I/O, and fio the page cache of
+/// a file system under write-back.
 #[test]
 fn a_guest_that_changes_its_memory_loses_nothing() -> Result<()> {
     let host = Host::start_with_zfs("stable-copies-guest")?;
