@@ -5,6 +5,7 @@
 //! threads, by default one per CPU.
 
 mod boot;
+mod chaos;
 mod console;
 mod control;
 mod control_socket;
