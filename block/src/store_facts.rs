@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::time::Duration;
 
 use crate::{
     DiskOptions, FlushAction, FlushPromise, Problem, StableCopies, StableCopyMode, StoreStack,
@@ -19,13 +20,17 @@ pub struct StoreFacts {
 }
 
 impl StoreFacts {
-    /// The facts of the disk in `file`. Runs the program `zfs` for a ZFS dataset.
+    /// The facts of the disk in `file`. Runs the programs of ZFS for a dataset, for at most 2 s.
     ///
     /// # Errors
     ///
     /// The host's error.
     pub(crate) fn of(file: &File, options: &DiskOptions) -> io::Result<Self> {
-        Ok(Self::new(&StoreStack::of(file)?, options))
+        const LIMIT: Duration = Duration::from_secs(2);
+        if !options.cache.is_direct() && !promises_flushes(options) {
+            return Ok(Self::default());
+        }
+        Ok(Self::new(&StoreStack::of_within(file, LIMIT)?, options))
     }
 
     /// The worst consequence of the problems with flushes.
@@ -38,8 +43,7 @@ impl StoreFacts {
     /// The facts of a disk with these options on `stack`.
     #[must_use]
     pub fn new(stack: &StoreStack, options: &DiskOptions) -> Self {
-        let flushes = !options.read_only && options.cache.flush_action() == FlushAction::Sync;
-        let flush_problems = if flushes { stack.problems() } else { Vec::new() };
+        let flush_problems = if promises_flushes(options) { stack.problems() } else { Vec::new() };
         let facts = Self { flush_problems, ..Self::default() };
         if !options.cache.is_direct() {
             return facts;
@@ -57,4 +61,8 @@ impl StoreFacts {
             }
         }
     }
+}
+
+fn promises_flushes(options: &DiskOptions) -> bool {
+    !options.read_only && options.cache.flush_action() == FlushAction::Sync
 }

@@ -21,6 +21,7 @@ mod memory;
 mod notifier;
 mod process;
 mod process_limits;
+mod sanitize;
 mod store_warning;
 mod stream;
 mod sys;

@@ -3,6 +3,8 @@
 
 use block::{FlushPromise, Problem, StableCopies, StoreFacts};
 
+use crate::sanitize::sanitize;
+
 /// A warning: the problem as a sentence without a full stop, and the change that removes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoreWarning {
@@ -17,7 +19,8 @@ pub(crate) fn store_warnings(store: &StoreFacts) -> Vec<StoreWarning> {
     let mut warnings = Vec::new();
     for Problem { storey, what, remedy, .. } in not_kept {
         let problem = format!("flushed data may be lost at a power cut: {storey} {what}");
-        let warning = StoreWarning { problem, remedy: remedy.clone() };
+        let remedy = remedy.as_deref().map(sanitize);
+        let warning = StoreWarning { problem: sanitize(&problem), remedy };
         // The members of an array often share a storey.
         if !warnings.contains(&warning) {
             warnings.push(warning);
@@ -26,9 +29,9 @@ pub(crate) fn store_warnings(store: &StoreFacts) -> Vec<StoreWarning> {
     let StableCopies { writes, reads } = &store.not_copied;
     if let Some(reason) = writes.as_ref().or(reads.as_ref()) {
         warnings.push(StoreWarning {
-            problem: format!(
+            problem: sanitize(&format!(
                 "a guest that changes its memory meanwhile damages its data: {reason}"
-            ),
+            )),
             remedy: Some("remove `stable_copies = \"off\"`".to_owned()),
         });
     }

@@ -40,11 +40,13 @@ fn holds(pid: u32, wanted: &Metadata, except: Option<&str>, refusal: &Refusal) -
         if except.is_some_and(|except| descriptor == OsStr::new(except)) {
             continue;
         }
-        // A descriptor may be closed between readdir and stat.
+        // A stat hangs with the file's store: only descriptors with such a lock get one.
+        if !has_conflict(&process.join("fdinfo").join(descriptor), refusal) {
+            continue;
+        }
+        // The descriptor may have been closed since.
         let Ok(found) = fs::metadata(entry.path()) else { continue };
-        if (found.dev(), found.ino()) == (wanted.dev(), wanted.ino())
-            && has_conflict(&process.join("fdinfo").join(descriptor), refusal)
-        {
+        if (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()) {
             return Ok(true);
         }
     }

@@ -53,7 +53,7 @@ fn run(name: &str, arguments: &[&str]) -> io::Result<String> {
     let child = child.map_err(|error| {
         io::Error::new(error.kind(), format!("cannot run `{name}` of zfsutils: {error}"))
     })?;
-    output_of(child)
+    output_of(child, TIMEOUT)
 }
 
 /// The program, by absolute path. Spawning it copies no page tables: without a hook in the child,
@@ -65,16 +65,14 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// The output of a program that ends soon and prints less than a pipe holds.
-fn output_of(mut child: Child) -> io::Result<String> {
-    let deadline = Instant::now() + TIMEOUT;
+fn output_of(mut child: Child, limit: Duration) -> io::Result<String> {
+    let deadline = Instant::now() + limit;
     while child.try_wait()?.is_none() {
         if Instant::now() > deadline {
-            child.kill()?;
-            child.wait()?;
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "a program of zfsutils did not end within 10 s",
-            ));
+            let limit = limit.as_secs_f32();
+            let message = format!("a program of zfsutils did not end within {limit} s");
+            abandon(child);
+            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
         }
         thread::sleep(Duration::from_millis(2));
     }
@@ -85,6 +83,13 @@ fn output_of(mut child: Child) -> io::Result<String> {
     Ok(output)
 }
 
+/// Kills a program. It may be in a call of a suspended pool that no signal interrupts: its exit is
+/// awaited by a thread of its own, if the host permits one.
+fn abandon(mut child: Child) {
+    let _ = child.kill();
+    let _ = thread::Builder::new().name("zfs".to_owned()).spawn(move || child.wait());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +97,15 @@ mod tests {
     #[test]
     fn a_program_that_fails_has_no_output() {
         let child = Command::new("false").stdout(Stdio::piped()).spawn().unwrap();
-        assert_eq!(output_of(child).unwrap(), "");
+        assert_eq!(output_of(child, TIMEOUT).unwrap(), "");
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_abandoned() {
+        let child = Command::new("sleep").arg("60").stdout(Stdio::piped()).spawn().unwrap();
+        let start = Instant::now();
+        let error = output_of(child, Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(start.elapsed() < Duration::from_secs(30));
     }
 }

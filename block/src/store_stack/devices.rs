@@ -113,10 +113,11 @@ fn dm_target(folder: &Path) -> DmTarget {
 /// The target of a logical volume.
 fn lvm_target(folder: &Path) -> DmTarget {
     const SLAVES: [(&str, DmTarget); 13] = [
-        ("_rimage_", DmTarget::Raid),
-        ("_mimage_", DmTarget::Mirror),
+        // LVM makes integrity below images of a RAID: `lv_rimage_0_iorig`.
         ("_iorig", DmTarget::Integrity),
         ("_imeta", DmTarget::Integrity),
+        ("_rimage_", DmTarget::Raid),
+        ("_mimage_", DmTarget::Mirror),
         ("-tpool", DmTarget::Thin),
         ("_tdata", DmTarget::Thin),
         ("-real", DmTarget::Snapshot),

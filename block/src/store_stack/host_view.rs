@@ -58,14 +58,19 @@ pub(super) struct ZfsQueries {
 }
 
 impl HostView {
+    /// The host of this process, without its programs.
+    pub(super) fn without_programs() -> Self {
+        let [sys, proc, run] = ["/sys", "/proc", "/run"].map(PathBuf::from);
+        Self { sys, proc, run, probe: Self::probe_path, zfs: None }
+    }
+
     /// The host of this process.
     pub(super) fn real() -> Self {
         let zfs = ZfsQueries {
             properties: |_, dataset, properties| zfs_properties(dataset, properties),
             members: |_, pool| zpool_members(pool),
         };
-        let [sys, proc, run] = ["/sys", "/proc", "/run"].map(PathBuf::from);
-        Self { sys, proc, run, probe: Self::probe_path, zfs: Some(zfs) }
+        Self { zfs: Some(zfs), ..Self::without_programs() }
     }
 
     /// The facts of an open file.

@@ -22,6 +22,9 @@ mod zfs;
 
 use std::fs::File;
 use std::io;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
 
 pub use self::effects::StoreyEffects;
 pub use self::problems::{FlushPromise, Problem};
@@ -47,21 +50,47 @@ impl StoreStack {
     /// The attributes of `file` itself cannot be read. Any other failure is a storey of the kind
     /// [`StoreyKind::Unknown`].
     pub fn of(file: &File) -> io::Result<Self> {
-        let host = HostView::real();
+        Self::seen_by(&HostView::real(), file)
+    }
+
+    /// As [`StoreStack::of`], but properties of ZFS are unknown if its programs take longer than
+    /// `limit`: they hang with any suspended pool of the host.
+    ///
+    /// # Errors
+    ///
+    /// As [`StoreStack::of`].
+    pub(crate) fn of_within(file: &File, limit: Duration) -> io::Result<Self> {
+        let stack = Self::seen_by(&HostView::without_programs(), file)?;
+        if !stack.storeys().iter().any(|storey| storey.is_zfs()) {
+            return Ok(stack);
+        }
+        let file = file.try_clone()?;
+        let (answer, answered) = channel();
+        // The receiver may have stopped waiting.
+        let query = move || drop(answer.send(Self::of(&file)));
+        thread::Builder::new().name("zfs".to_owned()).spawn(query)?;
+        answered.recv_timeout(limit).unwrap_or(Ok(stack))
+    }
+
+    fn seen_by(host: &HostView, file: &File) -> io::Result<Self> {
         let facts = host.facts_of(file)?;
-        Ok(Self { root: Walk::new(&host).file(&facts) })
+        Ok(Self { root: Walk::new(host).file(&facts) })
+    }
+
+    /// All storeys, from the top.
+    fn storeys(&self) -> Vec<&Storey> {
+        let (mut found, mut next) = (Vec::new(), vec![&self.root]);
+        while let Some(storey) = next.pop() {
+            found.push(storey);
+            next.extend(storey.below.iter().rev());
+        }
+        found
     }
 
     /// The storeys that do not keep flushed data, or may not, as far as that shows without a write.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut storeys = vec![&self.root];
-        while let Some(storey) = storeys.pop() {
-            problems.extend(storey.problems());
-            storeys.extend(storey.below.iter().rev());
-        }
-        problems
+        self.storeys().into_iter().flat_map(Storey::problems).collect()
     }
 
     /// The worst consequence of the problems. The best one is no proof, but the absence of known

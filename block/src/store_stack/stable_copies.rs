@@ -48,7 +48,32 @@ fn reason(storey: &Storey, page_use: fn(&Storey) -> PageUse) -> Option<String> {
     match page_use(storey) {
         PageUse::Copies => None,
         PageUse::NeedsStable(reason) => Some(reason),
+        PageUse::Passes if storey.below.is_empty() && !is_lowest(storey) => {
+            Some(format!("unknown storage below {}", storey.name))
+        }
         PageUse::Passes => storey.below.iter().find_map(|below| reason(below, page_use)),
+    }
+}
+
+/// Whether the storey is a drive or another host. Below any other, sysfs names devices.
+fn is_lowest(storey: &Storey) -> bool {
+    match storey.kind {
+        StoreyKind::FileSystem(_)
+        | StoreyKind::Loop { .. }
+        | StoreyKind::Md { .. }
+        | StoreyKind::Dm { .. }
+        | StoreyKind::Partition => false,
+        StoreyKind::Volume(_)
+        | StoreyKind::Drbd
+        | StoreyKind::Nbd
+        | StoreyKind::Rbd
+        | StoreyKind::Nvme
+        | StoreyKind::Scsi { .. }
+        | StoreyKind::Virtio { .. }
+        | StoreyKind::Drive
+        | StoreyKind::Memory
+        | StoreyKind::Other
+        | StoreyKind::Unknown(_) => true,
     }
 }
 

@@ -3,6 +3,8 @@
 //!
 //! `BULKHEAD_STRESS_SECONDS` is the time for each store, 4 by default.
 
+#![allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -113,6 +115,9 @@ fn a_guest_that_changes_its_memory_loses_nothing() -> Result<()> {
     for Store { name, path, .. } in &stores {
         tables += &disk(name, path, "cache = \"none\"");
     }
+    let without_copies = format!("{}-2", stores[0].path);
+    host.run(&format!("truncate -s {DISK_BYTES} {without_copies}"))?;
+    tables += &disk("uncopied", &without_copies, "cache = \"none\"\nstable_copies = \"off\"");
     let guest = host.boot(&host.guest_config(2, "512MiB", "initramfs-tools", "", &tables))?;
     guest.run("cat /dev/vda >/tmp/changing-memory; chmod +x /tmp/changing-memory")?;
     for (Store { name, .. }, letter) in stores.iter().zip('b'..) {
@@ -132,6 +137,10 @@ fn a_guest_that_changes_its_memory_loses_nothing() -> Result<()> {
         )?;
     }
     assert_eq!(guest.run("dmesg | grep -c 'I/O error' || true")?.trim(), "0");
+    let command = format!("/tmp/changing-memory /dev/vdh {} off", seconds()?);
+    let output = guest.run_for(&command, limit()?)?;
+    println!("without copies: {output}");
+    assert_ne!(faults(&output)?, 0, "a guest of the same program without copies: {output}");
     assert_eq!(guest.power_off()?, 0);
     assert_eq!(mirror_mismatches(&host)?, 0);
     let scrubbed = host.run(&format!(

@@ -5,9 +5,9 @@
 
 use block::{CacheMode, Durability, FlushAction, FlushPromise, StableCopies, StoreFacts, Survey};
 
-use super::sanitize::sanitize;
 use crate::config::{DiskConfig, MachineConfig};
 use crate::host_query::HostQuery;
+use crate::sanitize::sanitize;
 
 /// Width of a line.
 const WIDTH: usize = 100;

@@ -5,5 +5,4 @@ pub(crate) mod ctl;
 pub(crate) mod disk;
 mod explain;
 pub(crate) mod run;
-mod sanitize;
 pub(crate) mod serve;

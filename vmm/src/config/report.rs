@@ -1,7 +1,8 @@
 //! Diagnostics: the problems of a configuration, their places, and how to solve them.
 //!
 //! Every problem is kept, so that one run of `bulkhead check` shows all of them. The file's text
-//! reaches the terminal only through `annotate-snippets`, which replaces control characters.
+//! reaches the terminal only through `annotate-snippets`, which replaces control characters of
+//! titles and snippets, but not of labels and remedies: those are sanitized here.
 
 use std::fmt;
 use std::ops::Range;
@@ -9,6 +10,8 @@ use std::ops::Range;
 use annotate_snippets::renderer::DEFAULT_TERM_WIDTH;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde_json::{Value, json};
+
+use crate::sanitize::sanitize;
 
 use crate::log;
 
@@ -86,7 +89,7 @@ impl Diagnostic {
     /// Sets the place of the problem.
     #[must_use]
     pub(crate) fn at(self, span: Span, text: impl Into<String>) -> Self {
-        Self { location: Location::Text(Label { span, text: text.into() }), ..self }
+        Self { location: Location::Text(Label { span, text: sanitize(&text.into()) }), ..self }
     }
 
     /// Locates the problem in the file as a whole.
@@ -98,13 +101,13 @@ impl Diagnostic {
     /// Adds a second place.
     #[must_use]
     pub(crate) fn related(self, span: Span, text: impl Into<String>) -> Self {
-        Self { related: Some(Box::new(Label { span, text: text.into() })), ..self }
+        Self { related: Some(Box::new(Label { span, text: sanitize(&text.into()) })), ..self }
     }
 
     /// Adds the remedy.
     #[must_use]
     pub(crate) fn help(self, help: impl Into<String>) -> Self {
-        Self { help: Some(help.into()), ..self }
+        Self { help: Some(sanitize(&help.into())), ..self }
     }
 
     /// Sort key: file order, then problems without a line.
@@ -256,5 +259,21 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.render(&Renderer::plain()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A mount point, for instance, may have any name.
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        let text = "path = \"a\"\n".to_owned();
+        let place = Diagnostic::warning("title \x1b[2J").at(0..4, "label \x1b[2J");
+        let report = Report::new("x.toml".to_owned(), text, vec![place.help("remedy \x1b[2J")]);
+        let shown = report.render(&Renderer::plain());
+        assert!(shown.contains("remedy \u{fffd}[2J"), "{shown}");
+        assert!(!shown.contains('\x1b'), "{shown:?}");
     }
 }

@@ -12,7 +12,7 @@ pub(in crate::requests) struct MemoryWait {
     engine: Kick,
     /// By tag.
     reservations: Box<[Option<Reservation>]>,
-    /// Requests whose reservations are not granted.
+    /// Requests whose reservations were not granted, in the order in which they will be.
     waiting: Vec<u16>,
 }
 
@@ -52,13 +52,8 @@ impl WaitQueue for MemoryWait {
     }
 
     fn release(&mut self, cx: &mut QueueContext<'_>) -> Option<u16> {
-        let (budget, reservations) = (&cx.disk.state.memory, &self.reservations);
-        let is_granted = |tag: &u16| match reservations.get(usize::from(*tag)) {
-            Some(Some(reservation)) => budget.is_granted(reservation),
-            _ => false,
-        };
-        let index = self.waiting.iter().position(is_granted)?;
-        Some(self.waiting.remove(index))
+        let first = self.reservations.get(usize::from(*self.waiting.first()?))?.as_ref()?;
+        cx.disk.state.memory.is_granted(first).then(|| self.waiting.remove(0))
     }
 
     fn remove(&mut self, tag: u16) -> bool {

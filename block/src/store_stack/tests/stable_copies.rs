@@ -126,7 +126,7 @@ fn lvm_passes_pages_unless_it_is_redundant() {
         ("vg-base-real", None),
         ("vg-lv_rimage_0", Some("dm raid /dev/mapper/vg-lv")),
         ("vg-lv_mimage_1", Some("dm mirror /dev/mapper/vg-lv")),
-        ("vg-lv_iorig", Some("dm integrity /dev/mapper/vg-lv")),
+        ("vg-lv_rimage_0_iorig", Some("dm integrity /dev/mapper/vg-lv")),
         ("vg-lv_cvol", Some("dm cache /dev/mapper/vg-lv")),
         ("vg-vpool0-vpool", Some("dm vdo /dev/mapper/vg-lv")),
     ];
@@ -139,6 +139,19 @@ fn lvm_passes_pages_unless_it_is_redundant() {
         host.stack("dm-1", &["dm-0"]);
         assert_eq!(host.device_stack(volume).stable_copies().writes.as_deref(), expected);
     }
+}
+
+/// A container without the part of sysfs that names the devices.
+#[test]
+fn storage_that_sysfs_does_not_name_needs_a_copy() {
+    let mut host = FakeHost::new();
+    host.mounts("8 1 240:77 / /m rw - ext4 /dev/x rw");
+    let below = |name: &str| both(&format!("unknown storage below {name}"));
+    assert_eq!(host.file_stack("mount=8").stable_copies(), below("/m"));
+    let linear = host.disk("dm-0", &[("dm/uuid", "LVM-a1"), ("dm/name", "vg-lv")]);
+    assert_eq!(host.device_stack(linear).stable_copies(), below("/dev/mapper/vg-lv"));
+    let stripe = host.disk("md0", &[("md/level", "raid0")]);
+    assert_eq!(host.device_stack(stripe).stable_copies(), below("/dev/md0"));
 }
 
 #[test]
@@ -155,12 +168,16 @@ fn lvm_on_md_needs_a_copy() {
 fn unknown_dm_needs_a_copy() {
     for uuid in ["", "DMRAID-x", "stratis-1-private-x", "CRYPT-VERITY-x"] {
         let mut host = FakeHost::new();
+        host.disk("sda", &[]);
         let device = host.disk("dm-0", &[("dm/uuid", uuid), ("dm/name", "x")]);
+        host.stack("dm-0", &["sda"]);
         assert!(host.device_stack(device).stable_copies().writes.is_some(), "{uuid}");
     }
     for uuid in ["mpath-36001", "part1-mpath-36001"] {
         let mut host = FakeHost::new();
+        host.disk("sda", &[]);
         let device = host.disk("dm-0", &[("dm/uuid", uuid), ("dm/name", "x")]);
+        host.stack("dm-0", &["sda"]);
         assert_eq!(host.device_stack(device).stable_copies(), none(), "{uuid}");
     }
 }

@@ -6,12 +6,12 @@ use block::Named;
 use devices::virtio::Address;
 
 use super::json::image_bytes;
-use crate::cmd::sanitize::sanitize;
 use crate::config::disk_file::DiskFile;
 use crate::config::{
     ConsoleConfig, ControllerConfig, DiskConfig, KernelFormat, MachineConfig, ScsiAddress,
     display_mac, human_size, kernel_format_of,
 };
+use crate::sanitize::sanitize;
 
 pub(super) fn machine(path: &Path, machine: &MachineConfig) -> String {
     let kernel = &machine.kernel;

@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::builder::styling::{AnsiColor, Style};
 
 use super::table::TextTable;
-use crate::cmd::sanitize::sanitize;
 use crate::config::human_size;
 use crate::control::api::model::{Discards, Disk, Event, Events, Latency, RunState, Stats, Status};
+use crate::sanitize::sanitize;
 
 const BOLD: Style = Style::new().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();

@@ -10,9 +10,9 @@ use super::extent_map::percent;
 use super::facts::{Fact, Facts};
 use super::selection::SelectedDisk;
 use super::stack_tree;
-use crate::cmd::sanitize::sanitize;
 use crate::config::{DiskConfig, human_size};
 use crate::process;
+use crate::sanitize::sanitize;
 
 const BOLD: Style = Style::new().bold();
 

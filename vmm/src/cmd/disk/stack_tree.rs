@@ -7,8 +7,8 @@ use block::{
 use clap::builder::styling::{AnsiColor, Style};
 use serde_json::{Value, json};
 
-use crate::cmd::sanitize::sanitize;
 use crate::config::human_size;
+use crate::sanitize::sanitize;
 
 const BOLD: Style = Style::new().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();

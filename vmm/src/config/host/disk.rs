@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::mpsc::Sender;
 
 use block::{ImageLocking, SpaceProbe, StoreFacts, Survey};
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
@@ -13,7 +14,7 @@ use super::file::NamedFile;
 use crate::config::model::DiskConfig;
 use crate::config::report::{Diagnostic, Span};
 use crate::config::source::DiskTable;
-use crate::host_query::HostQuery;
+use crate::host_query::{HostQuery, LIMIT};
 use crate::process;
 use crate::store_warning::{StoreWarning, store_warnings};
 
@@ -43,14 +44,33 @@ pub(super) fn query_disks(disks: &[DiskTable]) -> Vec<Result<Vec<Diagnostic>, Di
         .iter()
         .map(|disk| {
             let disk = disk.clone();
-            HostQuery::start(move || match check_disk(&disk) {
-                Some(error) => vec![error],
-                None => check_holder(&disk).into_iter().chain(check_store(&disk)).collect(),
-            })
+            HostQuery::stream(LIMIT, move |answers| query_disk(&disk, answers))
         })
         .collect();
     let answers = queries.into_iter().zip(disks);
-    answers.map(|(query, disk)| query.answer().map_err(|error| unanswered(disk, &error))).collect()
+    answers
+        .map(|(mut query, disk)| {
+            let first = query.next().map_err(|error| unanswered(disk, &error))?;
+            let mut diagnostics = first.unwrap_or_default();
+            // A warning that takes too long is none.
+            while let Ok(Some(warnings)) = query.next() {
+                diagnostics.extend(warnings);
+            }
+            Ok(diagnostics)
+        })
+        .collect()
+}
+
+/// Sends the error of a disk, or else its warnings.
+fn query_disk(disk: &DiskTable, answers: &Sender<Vec<Diagnostic>>) {
+    let error = check_disk(disk);
+    let is_suitable = error.is_none();
+    // The caller may have stopped waiting.
+    let _ = answers.send(error.into_iter().collect());
+    if is_suitable {
+        let _ = answers.send(check_holder(disk).into_iter().collect());
+        let _ = answers.send(check_store(disk));
+    }
 }
 
 fn unanswered(disk: &DiskTable, error: &io::Error) -> Diagnostic {

@@ -58,7 +58,7 @@ pub(crate) struct Resize {
 }
 
 /// Direct transfers that go through a copy: the reason, or null.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StableCopies {
     pub(crate) reads: Option<String>,
     pub(crate) writes: Option<String>,
@@ -87,9 +87,11 @@ pub(crate) struct Disk {
     /// Acknowledged writes were lost. Flushes fail until the disk is reopened.
     pub(crate) lost_writes: bool,
     /// Direct transfers that are copied, and the reasons.
+    #[serde(default)]
     pub(crate) stable_copies: StableCopies,
     /// Whether the storage keeps flushed data, as far as it showed when the disk was opened:
     /// `kept`, `not_kept` or `unknown`.
+    #[serde(default)]
     pub(crate) flushes: String,
     /// Requests held for ENOSPC or EDQUOT; null if there are none.
     pub(crate) enospc_hold: Option<EnospcHold>,

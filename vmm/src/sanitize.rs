@@ -1,7 +1,7 @@
 //! Untrusted text on a terminal.
 
 /// The text with each control character replaced: a path or a name must not control the terminal.
-pub(super) fn sanitize(text: &str) -> String {
+pub(crate) fn sanitize(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
