@@ -20,10 +20,21 @@ struct FreeBuffers {
 }
 
 impl FreeBuffers {
-    fn pop(&mut self, index: usize) -> PageBuffer {
+    /// The index of a buffer of `len` bytes among the last ones.
+    fn find(&self, len: usize) -> Option<usize> {
+        let first = self.buffers.len().saturating_sub(CANDIDATES);
+        let mut last = self.buffers.iter().enumerate().skip(first);
+        last.find(|(_, buffer)| buffer.len() == len).map(|(index, _)| index)
+    }
+
+    fn remove(&mut self, index: usize) -> PageBuffer {
         let buffer = self.buffers.swap_remove(index);
         self.bytes -= buffer.len() as u64;
         buffer
+    }
+
+    fn pop(&mut self) -> Option<PageBuffer> {
+        Some(self.remove(self.buffers.len().checked_sub(1)?))
     }
 }
 
@@ -31,25 +42,18 @@ impl BufferPool {
     /// A buffer of `len` bytes, rounded up to pages, with any content.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> PooledBuffer {
         let mut free = self.lock();
-        let fits = |buffer: &PageBuffer| buffer.len() == PageBuffer::rounded(len);
-        let found = free.buffers.iter().rev().take(CANDIDATES).position(fits);
-        let last = free.buffers.len().wrapping_sub(1);
-        let pages = found.map(|from_end| free.pop(last - from_end));
-        if pages.is_none() && last < usize::MAX {
-            drop(free.pop(last));
-        }
+        let found = free.find(PageBuffer::rounded(len)).map(|index| free.remove(index));
+        let displaced = if found.is_none() { free.pop() } else { None };
         drop(free);
-        let pages = pages.unwrap_or_else(|| PageBuffer::zeroed(len));
+        drop(displaced);
+        let pages = found.unwrap_or_else(|| PageBuffer::zeroed(len));
         PooledBuffer { pages, pool: Arc::clone(self) }
     }
 
     /// Frees the memory of free buffers beyond `bytes`.
     pub(crate) fn shrink_to(&self, bytes: u64) {
         let mut free = self.lock();
-        while free.bytes > bytes {
-            let last = free.buffers.len() - 1;
-            drop(free.pop(last));
-        }
+        while free.bytes > bytes && free.pop().is_some() {}
     }
 
     fn lock(&self) -> MutexGuard<'_, FreeBuffers> {
