@@ -18,6 +18,7 @@ mod discard;
 mod disk_state;
 mod engine;
 mod failure_log;
+mod flush_proof;
 mod geometry;
 mod host_file;
 mod host_io;
@@ -50,6 +51,7 @@ pub use backend::{
 };
 pub use cache_mode::{CacheMode, FlushAction};
 pub use discard::DiscardStats;
+pub use flush_proof::{FlushProof, ModeProof, ROUNDS, Scratch, ScratchError, StoreySeen};
 pub use geometry::{DiscardLimits, Geometry};
 pub use host_file::{ImageHolder, ImageLock, image_holder};
 pub use log_limit::LogLimit;

@@ -53,12 +53,14 @@ Examples:
   bulkhead disk inspect root.img
   bulkhead disk inspect root --config vm.toml --scan
   bulkhead disk map root.img
+  bulkhead disk prove root.img
 
-The disk is neither locked nor changed, so a machine may use it meanwhile.
+`inspect` and `map` neither lock nor change the disk, so a machine may use it meanwhile.
+`prove` writes to a file of its own or to a range that you name.
 
 Exit codes:
    0  done
-   1  the disk cannot be inspected
+   1  the disk cannot be inspected; `prove`: flushes are not kept, or it cannot be known
    2  the command line or the configuration is wrong";
 
 const RUN_EXIT_CODES: &str = "\
@@ -156,7 +158,7 @@ pub(crate) enum Command {
         #[arg(long, global = true)]
         json: bool,
     },
-    /// Inspect a disk, whether or not a machine uses it
+    /// Inspect a disk, whether or not a machine uses it, or prove its flushes
     #[command(after_help = DISK_HELP, disable_help_subcommand = true)]
     Disk {
         /// The view

@@ -77,8 +77,9 @@ impl StoreStack {
         Ok(Self { root: Walk::new(host).file(&facts) })
     }
 
-    /// All storeys, from the top.
-    fn storeys(&self) -> Vec<&Storey> {
+    /// All storeys: each before those below it, and these in order.
+    #[must_use]
+    pub fn storeys(&self) -> Vec<&Storey> {
         let (mut found, mut next) = (Vec::new(), vec![&self.root]);
         while let Some(storey) = next.pop() {
             found.push(storey);

@@ -26,6 +26,8 @@ pub struct Problem {
     pub remedy: Option<String>,
     /// The consequence for a flush.
     pub flush: FlushPromise,
+    /// It is supposed, from a version or without knowledge; an observation can refute it.
+    pub is_observable: bool,
 }
 
 /// The cache below a file system or a stacked device.
@@ -55,7 +57,11 @@ impl Storey {
                 vec![self.uncertain("is served by another host, which decides about flushes")]
             }
             StoreyKind::Dm { target: DmTarget::Unknown } => {
-                vec![self.uncertain("has a target of the device mapper that is not known")]
+                vec![self.supposed(
+                    "has a target of the device mapper that is not known",
+                    None,
+                    FlushPromise::Unknown,
+                )]
             }
             StoreyKind::Unknown(reason) => vec![self.uncertain(reason)],
             _ => Vec::new(),
@@ -65,7 +71,17 @@ impl Storey {
     }
 
     fn problem(&self, what: &str, remedy: Option<String>, flush: FlushPromise) -> Problem {
-        Problem { storey: self.name.clone(), what: what.to_owned(), remedy, flush }
+        Problem {
+            storey: self.name.clone(),
+            what: what.to_owned(),
+            remedy,
+            flush,
+            is_observable: false,
+        }
+    }
+
+    fn supposed(&self, what: &str, remedy: Option<String>, flush: FlushPromise) -> Problem {
+        Problem { is_observable: true, ..self.problem(what, remedy, flush) }
     }
 
     fn uncertain(&self, what: &str) -> Problem {
@@ -120,12 +136,12 @@ impl Storey {
         if version.is_some_and(ZfsVersion::ignores_volume_flushes) {
             let what = "ignores flushes: a bug of OpenZFS 2.2.7, 2.3.0 and 2.3.1";
             let remedy = "upgrade OpenZFS to 2.2.8, 2.3.2 or newer".to_owned();
-            problems.push(self.problem(what, Some(remedy), flush));
+            problems.push(self.supposed(what, Some(remedy), flush));
         }
         if volume.blk_mq && version.is_none_or(ZfsVersion::ignores_blk_mq_flushes) {
             let what = "uses blk-mq, which ignores flushes before OpenZFS 2.2.9, 2.3.5 and 2.4.0";
             let remedy = "upgrade OpenZFS, or load its module with zvol_use_blk_mq=0".to_owned();
-            problems.push(self.problem(what, Some(remedy), flush));
+            problems.push(self.supposed(what, Some(remedy), flush));
         }
         problems
     }

@@ -160,7 +160,7 @@ impl DmTarget {
 
 impl Storey {
     /// Whether it is a dataset of ZFS.
-    pub(super) fn is_zfs(&self) -> bool {
+    pub(crate) fn is_zfs(&self) -> bool {
         match &self.kind {
             StoreyKind::FileSystem(found) => found.zfs.is_some(),
             StoreyKind::Volume(_) => true,

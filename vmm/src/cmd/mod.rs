@@ -6,3 +6,4 @@ pub(crate) mod disk;
 mod explain;
 pub(crate) mod run;
 pub(crate) mod serve;
+mod table;

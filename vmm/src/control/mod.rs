@@ -17,7 +17,7 @@ mod thread;
 pub(crate) use closing::{BuildInterrupter, close};
 pub(crate) use commands::{CommandError, CommandSender, MachineCommand, command_channel};
 pub(crate) use event_loop::{EventLoop, EventSource, Interest};
-pub(crate) use signal_watch::SignalWatch;
+pub(crate) use signal_watch::{SignalHandler, SignalWatch};
 pub(crate) use signals::Signals;
 pub(crate) use socket::{ListeningSocket, SocketError};
 pub(crate) use thread::ControlThread;

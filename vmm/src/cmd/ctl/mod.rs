@@ -3,7 +3,6 @@
 mod client;
 mod commands;
 pub(crate) mod render;
-mod table;
 
 use std::io::{self, Write};
 use std::os::unix::fs::FileTypeExt;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::builder::styling::{AnsiColor, Style};
 
-use super::table::TextTable;
+use crate::cmd::table::TextTable;
 use crate::config::human_size;
 use crate::control::api::model::{Discards, Disk, Event, Events, Latency, RunState, Stats, Status};
 use crate::sanitize::sanitize;

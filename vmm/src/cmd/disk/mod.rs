@@ -4,6 +4,8 @@ mod extent_map;
 mod facts;
 mod inspection;
 mod progress;
+mod proof;
+mod proof_report;
 mod selection;
 mod stack_tree;
 
@@ -32,6 +34,15 @@ pub(crate) enum DiskCommand {
         #[arg(long)]
         scan: bool,
     },
+    /// Write and flush, and show on the kernel's own counters whether the flushes arrive
+    #[command(after_help = PROVE_HELP)]
+    Prove {
+        #[command(flatten)]
+        disk: DiskName,
+        /// First byte of a scratch range of a device, 512 KiB that are written back unchanged
+        #[arg(long, value_name = "BYTE")]
+        offset: Option<u64>,
+    },
     /// Draw which parts of a disk take space on the host
     Map {
         #[command(flatten)]
@@ -42,13 +53,25 @@ pub(crate) enum DiskCommand {
     },
 }
 
+const PROVE_HELP: &str = "\
+Writes 512 KiB to a new file beside an image or in a folder, .bulkhead-prove-PID, which is
+removed at the end. Exits with 0 if the flushes of all cache modes but `unsafe` are kept, or,
+with --config, those of the disk's mode.
+
+Examples:
+  bulkhead disk prove /srv/images/vm.img
+  bulkhead disk prove root --config vm.toml
+  bulkhead disk prove /dev/zvol/tank/vm --offset 0";
+
 /// Inspects a disk and prints the result.
 ///
 /// # Errors
 ///
 /// The disk cannot be inspected, or the result not be printed.
 pub(crate) fn disk(command: &DiskCommand, json: bool) -> anyhow::Result<ExitCode> {
-    let (DiskCommand::Inspect { disk, .. } | DiskCommand::Map { disk, .. }) = command;
+    let (DiskCommand::Inspect { disk, .. }
+    | DiskCommand::Prove { disk, .. }
+    | DiskCommand::Map { disk, .. }) = command;
     let selected = match disk.select() {
         Ok(selected) => selected,
         Err(report) => {
@@ -56,16 +79,17 @@ pub(crate) fn disk(command: &DiskCommand, json: bool) -> anyhow::Result<ExitCode
             return Ok(Exit::BadConfig.into());
         }
     };
-    let survey = survey(&selected)?;
     let (text, exit) = match command {
+        DiskCommand::Prove { offset, .. } => proof::prove(&selected, *offset, json)?,
         DiskCommand::Inspect { scan, .. } => {
+            let survey = survey(&selected)?;
             let facts = Facts::query(&survey, *scan);
             let exit = if facts.is_incomplete() { Exit::Failed.into() } else { ExitCode::SUCCESS };
             let inspection = Inspection::new(&selected, &survey, &facts);
             (if json { inspection.json() } else { inspection.text() }, exit)
         }
         DiskCommand::Map { width, .. } => {
-            (map(&survey, &selected, *width, json)?, ExitCode::SUCCESS)
+            (map(&survey(&selected)?, &selected, *width, json)?, ExitCode::SUCCESS)
         }
     };
     print(&text)?;

@@ -123,7 +123,7 @@ fn draw_problem(out: &mut String, problem: &Problem, indent: &str) {
 }
 
 /// Appends words in lines, the first one after `first`, the others after `rest`.
-fn push_wrapped<'w>(
+pub(super) fn push_wrapped<'w>(
     out: &mut String,
     words: impl IntoIterator<Item = &'w str>,
     first: &str,
@@ -239,7 +239,7 @@ pub(super) fn json(stack: &StoreStack) -> Value {
     })
 }
 
-fn promise(promise: FlushPromise) -> &'static str {
+pub(super) fn promise(promise: FlushPromise) -> &'static str {
     match promise {
         FlushPromise::Kept => "kept",
         FlushPromise::Unknown => "unknown",
@@ -278,7 +278,7 @@ fn storey_json(storey: &Storey) -> Value {
     })
 }
 
-fn kind_name(kind: &StoreyKind) -> &'static str {
+pub(super) fn kind_name(kind: &StoreyKind) -> &'static str {
     match kind {
         StoreyKind::FileSystem(_) => "file system",
         StoreyKind::Loop { .. } => "loop",

@@ -5,22 +5,22 @@ use clap::builder::styling::Style;
 const DIM: Style = Style::new().dimmed();
 
 /// A table whose columns are as wide as their widest cell.
-pub(super) struct TextTable {
+pub(crate) struct TextTable {
     rows: Vec<Vec<String>>,
     /// Whether each column is aligned to the right, as numbers are.
     align_right: &'static [bool],
 }
 
 impl TextTable {
-    pub(super) fn new(heading: &[&str], align_right: &'static [bool]) -> Self {
+    pub(crate) fn new(heading: &[&str], align_right: &'static [bool]) -> Self {
         Self { rows: vec![heading.iter().map(ToString::to_string).collect()], align_right }
     }
 
-    pub(super) fn row(&mut self, cells: Vec<String>) {
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
-    pub(super) fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)

@@ -1,0 +1,138 @@
+//! A proof that flushes arrive: writes in the way of each cache mode, and at each storey below the
+//! disk the kernel's own record of the flush: block events, and commits of the ZIL.
+//!
+//! Control plane only. It writes to a scratch file or range that the caller names, and blocks for
+//! as long as the store does.
+
+mod block_trace;
+mod scratch;
+mod verdict;
+mod witness;
+mod zil;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use crate::{CacheMode, FlushAction, FlushPromise, StoreStack};
+
+pub use self::scratch::{ROUNDS, Scratch, ScratchError};
+pub use self::witness::StoreySeen;
+
+use self::block_trace::BlockTrace;
+use self::witness::{Sight, Witness};
+
+/// The flushes of one cache mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModeProof {
+    /// The cache mode.
+    pub mode: CacheMode,
+    /// Whether its flushes and durable writes are kept.
+    pub promise: FlushPromise,
+    /// The evidence, as a clause.
+    pub reason: String,
+    /// The flushes and writes at each storey, in the order of [`StoreStack::storeys`]; empty without evidence.
+    pub seen: Vec<StoreySeen>,
+}
+
+/// A proof in progress.
+#[derive(Debug)]
+pub struct FlushProof {
+    scratch: Scratch,
+    stack: StoreStack,
+    witnesses: Vec<Witness>,
+    trace: io::Result<BlockTrace>,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl FlushProof {
+    /// Prepares a proof on `scratch`. It ends between two windows once `cancelled` is set.
+    ///
+    /// # Errors
+    ///
+    /// The storage below cannot be queried.
+    pub fn new(scratch: Scratch, cancelled: Arc<AtomicBool>) -> io::Result<Self> {
+        let stack = StoreStack::of(scratch.file())?;
+        let witnesses = witness::all(&stack);
+        let devices: Vec<_> = witnesses.iter().flat_map(Witness::devices).collect();
+        let trace = BlockTrace::start(&devices);
+        Ok(Self { scratch, stack, witnesses, trace, cancelled })
+    }
+
+    /// The storage below the scratch.
+    #[must_use]
+    pub fn stack(&self) -> &StoreStack {
+        &self.stack
+    }
+
+    /// Proves one cache mode.
+    ///
+    /// # Errors
+    ///
+    /// A write or flush failed, or the proof was cancelled (`Interrupted`).
+    pub fn prove(&mut self, mode: CacheMode) -> io::Result<ModeProof> {
+        let without_evidence = |(promise, reason): (FlushPromise, String)| {
+            Ok(ModeProof { mode, promise, reason, seen: Vec::new() })
+        };
+        if mode.flush_action() == FlushAction::Ignore {
+            let reason = "the mode ignores flushes".to_owned();
+            return without_evidence((FlushPromise::NotKept, reason));
+        }
+        if let Err(error) = &self.trace {
+            return without_evidence(verdict::without_trace(&self.stack, error));
+        }
+        if let Err(error) = self.scratch.open_for(mode) {
+            let reason = format!("the scratch cannot be opened in this mode: {error}");
+            return without_evidence((FlushPromise::Unknown, reason));
+        }
+        let (mut rounds, mut idle) = (Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(io::Error::from(io::ErrorKind::Interrupted));
+            }
+            let start = Instant::now();
+            rounds.push(self.window(|scratch| scratch.write_and_flush(mode, round))?);
+            let length = start.elapsed();
+            idle.push(self.window(|_| {
+                thread::sleep(length);
+                Ok(())
+            })?);
+        }
+        let seen = self.summary(&rounds, &idle);
+        let (promise, reason) = verdict::judge(&self.stack, &rounds, &seen);
+        Ok(ModeProof { mode, promise, reason, seen })
+    }
+
+    /// The flushes and writes at each storey during `action`.
+    fn window(
+        &mut self,
+        action: impl FnOnce(&mut Scratch) -> io::Result<()>,
+    ) -> io::Result<Vec<Sight>> {
+        let trace = self.trace.as_ref().map_err(|error| io::Error::from(error.kind()))?;
+        let commits: Vec<_> = self.witnesses.iter().map(Witness::commits).collect();
+        trace.clear()?;
+        trace.record(true)?;
+        let outcome = action(&mut self.scratch);
+        trace.record(false)?;
+        outcome?;
+        let events = trace.events()?;
+        let pairs = self.witnesses.iter().zip(commits);
+        Ok(pairs.map(|(witness, before)| witness.sight(&events, before)).collect())
+    }
+
+    fn summary(&self, rounds: &[Vec<Sight>], idle: &[Vec<Sight>]) -> Vec<StoreySeen> {
+        let count = |windows: &[Vec<Sight>], index: usize, test: fn(&Sight) -> bool| {
+            let matching = windows.iter().filter(|window| window.get(index).is_some_and(test));
+            u32::try_from(matching.count()).unwrap_or(u32::MAX)
+        };
+        let seen = self.witnesses.iter().enumerate().map(|(index, witness)| StoreySeen {
+            is_observed: witness.is_observed(),
+            written: count(rounds, index, |sight| sight.written),
+            flushed: count(rounds, index, |sight| sight.flushed),
+            stray: count(idle, index, |sight| sight.flushed),
+        });
+        seen.collect()
+    }
+}
