@@ -51,7 +51,7 @@ pub use backend::{
 pub use cache_mode::{CacheMode, FlushAction};
 pub use discard::DiscardStats;
 pub use geometry::{DiscardLimits, Geometry};
-pub use host_file::{ImageHolder, ImageLock, image_holder};
+pub use host_file::{DroppedLimit, ImageHolder, ImageLock, Implausible, image_holder};
 pub use log_limit::LogLimit;
 pub use memory::MemoryDisk;
 pub use named::Named;
