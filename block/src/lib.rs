@@ -50,6 +50,7 @@ pub use backend::{
 };
 pub use cache_mode::{CacheMode, FlushAction};
 pub use discard::DiscardStats;
+pub use failure_log::HostErrors;
 pub use geometry::{DiscardLimits, Geometry};
 pub use host_file::{DroppedLimit, ImageHolder, ImageLock, Implausible, image_holder};
 pub use log_limit::LogLimit;
