@@ -63,7 +63,7 @@ pub use segment::{Segment, Segments, gather, scatter, total_len};
 pub use space::{BackingSpace, Crossing, EnospcHold, SoftLimitState, SpaceProbe};
 pub use store_facts::StoreFacts;
 pub use store_stack::{
-    BtrfsFile, DmTarget, FileSystem, FlushPromise, Problem, QueueAttributes, QueueCache,
+    BtrfsFile, DmTarget, FileSystem, FlushPromise, HostCache, Problem, QueueAttributes, QueueCache,
     StableCopies, StoreStack, Storey, StoreyEffects, StoreyKind, ZfsDataset,
 };
 pub use uring::refuses_io_uring;

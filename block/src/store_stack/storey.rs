@@ -159,15 +159,6 @@ impl DmTarget {
 }
 
 impl Storey {
-    /// Whether it is a dataset of ZFS.
-    pub(super) fn is_zfs(&self) -> bool {
-        match &self.kind {
-            StoreyKind::FileSystem(found) => found.zfs.is_some(),
-            StoreyKind::Volume(_) => true,
-            _ => false,
-        }
-    }
-
     pub(crate) fn unknown(name: String, reason: impl Into<String>) -> Self {
         Self {
             kind: StoreyKind::Unknown(reason.into()),

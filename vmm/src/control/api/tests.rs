@@ -304,6 +304,7 @@ fn storage_that_keeps_no_flush_or_needs_copies_is_shown() {
             copied: copied.clone(),
             not_copied: copied.clone(),
             flush_problems: vec![problem(flush), problem(flush)],
+            host_cache: None,
         };
         let healthy = TroubledDisk::new(None, false, CacheMode::None);
         let (disk, text, metrics) = shown(&view(TroubledDisk { store, ..healthy }));
