@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::{
     BackingSpace, ByteOffset, CacheMode, Completion, Crossing, DiscardStats, EnospcHold, Extent,
-    Geometry, Request, SoftLimitState, StoreFacts,
+    Geometry, HostErrors, Request, SoftLimitState, StoreFacts,
 };
 
 /// A region of memory that holds the segments of requests, so that an engine may register it.
@@ -127,6 +127,8 @@ pub struct DiskStatus {
     pub engine: EngineChoice,
     /// Acknowledged data was lost: flushes fail until the disk is reopened.
     pub lost_writes: bool,
+    /// Requests that the host has failed; `None` if there are none.
+    pub host_errors: Option<HostErrors>,
     /// Requests held for ENOSPC; `None` if there are none.
     pub enospc_hold: Option<EnospcHold>,
     /// Bytes discarded since the disk was opened.

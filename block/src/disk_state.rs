@@ -112,6 +112,7 @@ impl OpenDisk {
                 reason: "configured; the guest has not started the disk yet".into(),
             }),
             lost_writes: self.state.latch.check().is_err(),
+            host_errors: self.state.failures.host_errors(),
             enospc_hold: self.state.enospc.held(),
             discards: self.state.discards.read(),
             store: self.file.store.clone(),

@@ -1,4 +1,4 @@
-//! The log of failed requests.
+//! The log and the count of failed requests.
 //!
 //! Each kind of failure is logged when it first happens and then at most once a minute, with the
 //! number suppressed: a guest must not be able to flood the log.
@@ -16,29 +16,55 @@ const MAX_KINDS: usize = 64;
 /// The operation and the errno.
 type FailureKind = (&'static str, i32);
 
+/// Requests of a disk that the host has failed, since the disk was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostErrors {
+    /// Number of requests.
+    pub requests: u64,
+    /// The last request: `read`, `write`, `flush` and so on.
+    pub operation: &'static str,
+    /// The error number of the last one; `None` if it was no error of a system call.
+    pub errno: Option<i32>,
+    /// When the last one failed.
+    pub last: Instant,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct FailureLog {
     disk: String,
     seen: Mutex<Vec<(FailureKind, LogLimit)>>,
+    host_errors: Mutex<Option<HostErrors>>,
 }
 
 impl FailureLog {
     pub(crate) fn new(disk: String) -> Self {
-        Self { disk, seen: Mutex::default() }
+        Self { disk, seen: Mutex::default(), host_errors: Mutex::default() }
     }
 
-    /// Logs a failed request.
+    /// The requests that failed.
+    pub(crate) fn host_errors(&self) -> Option<HostErrors> {
+        *self.host_errors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts and logs a failed request.
     #[cold]
     pub(crate) fn log(&self, op: Operation, error: &io::Error) {
-        if error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Miscompare>) {
-            return; // A result, not a failure of the host.
+        if is_result(error) {
+            return;
         }
         let (what, at) = describe(op);
+        self.count(what, error.raw_os_error(), Instant::now());
         let kind = (what, error.raw_os_error().unwrap_or(0));
         if let Some(suppressed) = self.check(kind, Instant::now()) {
             tracing::error!(disk = self.disk, what, offset = at, %error, suppressed, "I/O failed");
         }
+    }
+
+    fn count(&self, operation: &'static str, errno: Option<i32>, last: Instant) {
+        let mut errors = self.host_errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let requests = errors.map_or(0, |errors| errors.requests).saturating_add(1);
+        *errors = Some(HostErrors { requests, operation, errno, last });
     }
 
     /// The number of failures of this kind suppressed so far, if this one may be logged.
@@ -51,6 +77,12 @@ impl FailureLog {
         let (_, limit) = all.iter().find(|(seen, _)| *seen == kind).or(all.last())?;
         limit.check_at(now)
     }
+}
+
+/// Whether the host has not failed: the data did not match, or the guest aborted the request.
+fn is_result(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Miscompare>)
+        || error.raw_os_error() == Some(libc::ECANCELED)
 }
 
 fn describe(op: Operation) -> (&'static str, u64) {
@@ -82,6 +114,23 @@ mod tests {
         }
         assert_eq!(log.check(eio, start + Duration::from_secs(60)), Some(59));
         assert_eq!(log.check(eio, start + Duration::from_secs(60)), None);
+    }
+
+    #[test]
+    fn the_errors_of_the_host_are_counted() {
+        let log = FailureLog::new("disk".into());
+        let flush = Operation::Flush;
+        log.log(flush, &io::Error::other(Miscompare { offset: 0 }));
+        log.log(flush, &io::Error::from_raw_os_error(libc::ECANCELED));
+        assert_eq!(log.host_errors(), None);
+        let before = Instant::now();
+        log.log(flush, &io::Error::from_raw_os_error(libc::EIO));
+        let read = Operation::Read { at: ByteOffset(0) };
+        log.log(read, &io::Error::from_raw_os_error(libc::ENXIO));
+        let errors = log.host_errors().unwrap();
+        let HostErrors { requests, operation, errno, last } = errors;
+        assert_eq!((requests, operation, errno), (2, "read", Some(libc::ENXIO)));
+        assert!(last >= before && last.elapsed() < Duration::from_secs(60));
     }
 
     #[test]

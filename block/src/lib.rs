@@ -51,9 +51,10 @@ pub use backend::{
 };
 pub use cache_mode::{CacheMode, FlushAction};
 pub use discard::DiscardStats;
+pub use failure_log::HostErrors;
 pub use flush_proof::{FlushProof, ModeProof, ROUNDS, Scratch, ScratchError, StoreySeen};
 pub use geometry::{DiscardLimits, Geometry};
-pub use host_file::{ImageHolder, ImageLock, image_holder};
+pub use host_file::{DroppedLimit, ImageHolder, ImageLock, Implausible, image_holder};
 pub use log_limit::LogLimit;
 pub use memory::MemoryDisk;
 pub use named::Named;
@@ -64,7 +65,7 @@ pub use segment::{Segment, Segments, gather, scatter, total_len};
 pub use space::{BackingSpace, Crossing, EnospcHold, SoftLimitState, SpaceProbe};
 pub use store_facts::StoreFacts;
 pub use store_stack::{
-    BtrfsFile, DmTarget, FileSystem, FlushPromise, Problem, QueueAttributes, QueueCache,
+    BtrfsFile, DmTarget, FileSystem, FlushPromise, HostCache, Problem, QueueAttributes, QueueCache,
     StableCopies, StoreStack, Storey, StoreyEffects, StoreyKind, ZfsDataset,
 };
 pub use uring::refuses_io_uring;

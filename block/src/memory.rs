@@ -136,6 +136,7 @@ impl Backend for MemoryDisk {
         DiskStatus {
             engine: EngineChoice { name: "memory", reason: "the disk is in memory".into() },
             lost_writes: false,
+            host_errors: None,
             enospc_hold: None,
             discards: DiscardStats { requested: bytes, skipped: bytes, ..DiscardStats::default() },
             store: crate::StoreFacts::default(),

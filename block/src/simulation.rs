@@ -89,6 +89,7 @@ impl SimulatedDisk {
             geometry,
             direct: options.cache.is_direct().then_some(aligned),
             range_unit: if block_device { host_block } else { 1 },
+            dropped: Vec::new(),
         };
         let kind = if block_device { FileKind::BlockDevice } else { FileKind::Regular };
         let store = StoreFacts::default();

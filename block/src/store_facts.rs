@@ -5,7 +5,8 @@ use std::io;
 use std::time::Duration;
 
 use crate::{
-    DiskOptions, FlushAction, FlushPromise, Problem, StableCopies, StableCopyMode, StoreStack,
+    DiskOptions, FlushAction, FlushPromise, HostCache, Problem, StableCopies, StableCopyMode,
+    StoreStack,
 };
 
 /// Consequences of the storage below a disk, as they were when it was opened.
@@ -17,6 +18,8 @@ pub struct StoreFacts {
     pub not_copied: StableCopies,
     /// The problems of the store with flushes; empty if the disk promises none.
     pub flush_problems: Vec<Problem>,
+    /// The storey that serves direct I/O from memory of the host, if the disk does direct I/O.
+    pub host_cache: Option<HostCache>,
 }
 
 impl StoreFacts {
@@ -48,6 +51,7 @@ impl StoreFacts {
         if !options.cache.is_direct() {
             return facts;
         }
+        let facts = Self { host_cache: stack.host_cache(), ..facts };
         let mut needed = stack.stable_copies();
         if options.read_only {
             needed.writes = None;

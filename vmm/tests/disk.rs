@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
 use fixtures::host::Loop;
-use fixtures::needs;
+use fixtures::{Formatted, needs};
 use serde_json::{Value, json};
 use snapbox::cmd::{Command, OutputAssert};
 use snapbox::str;
@@ -104,6 +104,40 @@ fn an_inspection_warns_of_a_lie() {
     assert_eq!(problem["remedy"], format!("echo \"write back\" >{}", queue.0.display()));
     let text = String::from_utf8(text).unwrap();
     assert!(text.contains(&format!("NOT kept: see {path}")), "{text}");
+}
+
+/// An XFS that reports preallocation as its preferred I/O size (`largeio`, xfs(5)).
+#[test]
+fn an_inspection_names_limits_that_are_not_offered() {
+    if !needs::root() {
+        return;
+    }
+    let honest = folder();
+    let json = parsed(&disk(&honest, &["inspect", "root.img", "--json"]).success());
+    assert_eq!(json["not_offered"], json!([]));
+    for (allocation, is_plausible) in [("32m", false), ("8m", true)] {
+        let options = format!("largeio,allocsize={allocation}");
+        let store = Formatted::new(&["mkfs.xfs", "-q"], &options);
+        let path = store.file("disk");
+        File::options().write(true).open(&path).unwrap().set_len(64 * MIB).unwrap();
+        let path = path.to_str().unwrap();
+        let json = parsed(&disk(&honest, &["inspect", path, "--json"]).success());
+        let text = disk(&honest, &["inspect", path]).success().get_output().stdout.clone();
+        let text = String::from_utf8(text).unwrap();
+        let dropped = "optimal I/O size of 33554432 bytes: larger than 16777216 bytes";
+        if is_plausible {
+            assert_eq!(
+                (&json["optimal_io_bytes"], &json["not_offered"]),
+                (&json!(8 * MIB), &json!([]))
+            );
+        } else {
+            assert_eq!(
+                (&json["optimal_io_bytes"], &json["not_offered"]),
+                (&json!(0), &json!([dropped]))
+            );
+        }
+        assert_eq!(text.contains(&format!("  not offered   {dropped}\n")), !is_plausible, "{text}");
+    }
 }
 
 #[test]

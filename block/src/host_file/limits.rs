@@ -1,6 +1,7 @@
 //! Limits of a file as the host reports them: size, blocks, discard limits. Control thread only.
 //!
-//! Nothing is invented: a limit that the host does not report is absent.
+//! Nothing is invented: a limit that the host does not report, or that cannot be (see
+//! [`plausible`]), is absent.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -10,11 +11,12 @@ use rustix::fs::{AtFlags, Statx, StatxFlags};
 
 use super::direct_io::{self, DirectIo};
 use super::open::FileKind;
+use super::plausible::{self, DroppedLimit, ReportedLimits};
 use crate::space::is_zvol_driver;
-use crate::{DiscardLimits, DiskOptions, Geometry, OpenError, StableCopies};
+use crate::{DiskOptions, Geometry, OpenError, StableCopies};
 
 /// Limits of an opened file or block device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HostLimits {
     /// As it was when the file was opened.
     pub(crate) geometry: Geometry,
@@ -22,6 +24,8 @@ pub(crate) struct HostLimits {
     pub(crate) direct: Option<DirectIo>,
     /// The unit of the host's discard and zeroing calls, in bytes.
     pub(crate) range_unit: u32,
+    /// Limits that the host reports and the guest is not offered.
+    pub(crate) dropped: Vec<DroppedLimit>,
 }
 
 impl HostLimits {
@@ -69,14 +73,14 @@ pub(crate) fn probe(
         true => Some(direct_io::probe(file, path, &stat, copies)?),
         false => None,
     };
-    let (mut geometry, range_unit) = match kind {
-        FileKind::Regular => (probe.file_geometry(&stat)?, 1),
-        FileKind::BlockDevice => probe.device_geometry(&stat)?,
+    let (mut reported, range_unit) = match kind {
+        FileKind::Regular => (probe.file_limits(&stat)?, 1),
+        FileKind::BlockDevice => probe.device_limits(&stat)?,
     };
-    let unit = direct.map_or(0, |direct| direct.offset);
-    geometry.physical_block = geometry.physical_block.max(unit).max(geometry.logical_block);
-    probe.check(&geometry, unit)?;
-    Ok(HostLimits { geometry, direct, range_unit })
+    reported.direct_unit = direct.map_or(0, |direct| direct.offset);
+    probe.check(&reported)?;
+    let (geometry, dropped) = plausible::geometry(&reported);
+    Ok(HostLimits { geometry, direct, range_unit, dropped })
 }
 
 struct Probe<'a> {
@@ -96,8 +100,8 @@ impl Probe<'_> {
         OpenError::Unsuitable { path: self.path.into(), why }
     }
 
-    fn check(&self, geometry: &Geometry, unit: u32) -> Result<(), OpenError> {
-        let Geometry { capacity, logical_block, .. } = *geometry;
+    fn check(&self, reported: &ReportedLimits) -> Result<(), OpenError> {
+        let ReportedLimits { capacity, logical_block, direct_unit: unit, .. } = *reported;
         if logical_block != SECTOR && logical_block != 4096 {
             return Err(self.unsuitable(format!(
                 "its block size of {logical_block} bytes is neither 512 nor 4096"
@@ -123,22 +127,18 @@ impl Probe<'_> {
     /// Takes `st_blksize` for the unit of the file system's read-modify-write and deallocation, up
     /// to 4096 bytes. Larger values are a preference (records, stripes, network transfer
     /// sizes).
-    fn file_geometry(&self, stat: &Statx) -> Result<Geometry, OpenError> {
-        let logical_block = self.block_size.unwrap_or(SECTOR);
-        let preferred = stat.stx_blksize;
+    fn file_limits(&self, stat: &Statx) -> Result<ReportedLimits, OpenError> {
+        let preferred = u64::from(stat.stx_blksize);
         let frees = self.discards && preferred > 0 && self.punches_holes()?;
-        let limits = DiscardLimits {
-            granularity: preferred.max(logical_block),
-            alignment: 0,
-            reads_zero: true,
-        };
-        let is_block = preferred.is_power_of_two() && preferred > logical_block;
-        Ok(Geometry {
+        Ok(ReportedLimits {
             capacity: stat.stx_size,
-            logical_block,
-            physical_block: if is_block { preferred.min(4096) } else { logical_block },
+            logical_block: self.block_size.unwrap_or(SECTOR),
+            physical_block: if preferred.is_power_of_two() { preferred.min(4096) } else { 0 },
             optimal_io: if preferred > 4096 { preferred } else { 0 },
-            discard: frees.then_some(limits),
+            discard_granularity: preferred,
+            frees,
+            ranges_read_zero: true,
+            ..ReportedLimits::default()
         })
     }
 
@@ -151,8 +151,8 @@ impl Probe<'_> {
         Ok(!WITHOUT_HOLES.contains(&stat.f_type))
     }
 
-    /// The geometry, and the device's logical block in bytes.
-    fn device_geometry(&self, stat: &Statx) -> Result<(Geometry, u32), OpenError> {
+    /// The limits, and the device's logical block in bytes.
+    fn device_limits(&self, stat: &Statx) -> Result<(ReportedLimits, u32), OpenError> {
         let capacity = (&*self.file)
             .seek(SeekFrom::End(0))
             .map_err(|error| self.refused("query its size", error))?;
@@ -163,27 +163,22 @@ impl Probe<'_> {
         let device = Sysfs::of(stat);
         let read = |name| device.read(name).map_err(|e| self.refused("read its limits in /sys", e));
         let granularity = read("queue/discard_granularity")?;
-        let frees = read("queue/discard_max_bytes")? > 0 && granularity > 0 && self.discards;
-        let limits = DiscardLimits {
-            granularity: self.as_u32(granularity)?,
-            alignment: self.as_u32(read("discard_alignment")?)?,
-            reads_zero: is_zvol_driver(stat.stx_rdev_major)
-                && granularity.is_power_of_two()
-                && granularity <= MAX_ZEROED_AT_ONCE,
-        };
-        let geometry = Geometry {
+        let limits = ReportedLimits {
             capacity,
             logical_block: self.block_size.unwrap_or(own_block),
-            physical_block: physical_block.max(own_block),
-            optimal_io: self.as_u32(read("queue/optimal_io_size")?)?,
-            discard: frees.then_some(limits),
+            physical_block: physical_block.max(own_block).into(),
+            direct_unit: 0,
+            minimum_io: read("queue/minimum_io_size")?,
+            optimal_io: read("queue/optimal_io_size")?,
+            discard_granularity: granularity,
+            discard_alignment: read("discard_alignment")?,
+            frees: read("queue/discard_max_bytes")? > 0 && self.discards,
+            granules_read_zero: is_zvol_driver(stat.stx_rdev_major)
+                && granularity.is_power_of_two()
+                && granularity <= MAX_ZEROED_AT_ONCE,
+            ranges_read_zero: false,
         };
-        Ok((geometry, own_block))
-    }
-
-    fn as_u32(&self, limit: u64) -> Result<u32, OpenError> {
-        u32::try_from(limit)
-            .map_err(|_| self.unsuitable(format!("its device reports a limit of {limit} bytes")))
+        Ok((limits, own_block))
     }
 }
 
@@ -203,6 +198,11 @@ impl Sysfs {
             }
             answer => answer?,
         };
-        text.trim().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        let number: i64 = text
+            .trim()
+            .parse()
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        // Linux shows alignments of misaligned stacks as -1.
+        Ok(u64::try_from(number).unwrap_or(u64::MAX))
     }
 }

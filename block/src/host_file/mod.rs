@@ -8,6 +8,7 @@ mod holder;
 mod limits;
 mod lock;
 mod open;
+mod plausible;
 
 use std::fs::File;
 use std::io;
@@ -19,6 +20,7 @@ pub(crate) use self::limits::{HostLimits, MAX_ZEROED_AT_ONCE, probe};
 pub(crate) use self::lock::query as query_lock;
 pub use self::lock::{ImageHolder, ImageLock, image_holder};
 pub(crate) use self::open::{FileKind, claim, claim_if_free, find, reopen};
+pub use self::plausible::{DroppedLimit, Implausible};
 use crate::{DiscardLimits, DiskOptions, ImageLocking, OpenError, StoreFacts};
 
 /// See the module's documentation. Dropping it releases the lock on the image.

@@ -13,8 +13,8 @@ use rustix::fs::OFlags;
 use crate::host_file::{FileKind, find, probe, query_lock, reopen};
 use crate::space::Volume;
 use crate::{
-    BackingSpace, ByteOffset, ByteRange, CacheMode, DiscardLimits, DiskOptions, Extent, Extents,
-    Geometry, ImageLock, OpenError, SpaceProbe, StableCopies, StoreStack,
+    BackingSpace, ByteOffset, ByteRange, CacheMode, DiscardLimits, DiskOptions, DroppedLimit,
+    Extent, Extents, Geometry, ImageLock, OpenError, SpaceProbe, StableCopies, StoreStack,
 };
 
 /// A disk, opened for reading.
@@ -26,6 +26,8 @@ pub struct Survey {
     options: DiskOptions,
     /// Geometry, without discard limits.
     pub geometry: Geometry,
+    /// Limits that the store reports and a guest is not offered.
+    pub dropped: Vec<DroppedLimit>,
     /// Bytes allocated to a file in its file system, including preallocated ones and those beyond
     /// its end.
     pub allocated: Option<u64>,
@@ -66,7 +68,8 @@ impl Survey {
             FileKind::BlockDevice => None,
         };
         let path = path.to_path_buf();
-        Ok(Self { file, path, kind, options, geometry: limits.geometry, allocated })
+        let (geometry, dropped) = (limits.geometry, limits.dropped);
+        Ok(Self { file, path, kind, options, geometry, dropped, allocated })
     }
 
     /// It is a block device of the host.

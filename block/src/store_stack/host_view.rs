@@ -37,7 +37,7 @@ pub(super) struct FileFacts {
 }
 
 /// Paths of the host's files.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct HostView {
     pub(super) sys: PathBuf,
     pub(super) proc: PathBuf,

@@ -9,6 +9,7 @@ mod device_number;
 mod devices;
 mod effects;
 mod file_systems;
+mod host_cache;
 mod host_view;
 mod mounts;
 mod problems;
@@ -27,12 +28,13 @@ use std::thread;
 use std::time::Duration;
 
 pub use self::effects::StoreyEffects;
+pub use self::host_cache::HostCache;
 pub use self::problems::{FlushPromise, Problem};
 pub use self::queue::{QueueAttributes, QueueCache};
 pub use self::stable_copies::StableCopies;
 pub use self::storey::{BtrfsFile, DmTarget, FileSystem, Storey, StoreyKind, ZfsDataset};
 
-use self::host_view::HostView;
+use self::host_view::{FileFacts, HostView};
 use self::walk::Walk;
 
 /// The storage below one disk.
@@ -53,23 +55,36 @@ impl StoreStack {
         Self::seen_by(&HostView::real(), file)
     }
 
-    /// As [`StoreStack::of`], but properties of ZFS are unknown if its programs take longer than
-    /// `limit`: they hang with any suspended pool of the host.
+    /// As [`StoreStack::of`], but properties of ZFS are unknown, and so is whether it keeps a
+    /// flush, if its programs take longer than `limit`, because they hang with any suspended pool
+    /// of the host, or if the host is out of threads. Neither keeps a disk from being opened.
     ///
     /// # Errors
     ///
     /// As [`StoreStack::of`].
     pub(crate) fn of_within(file: &File, limit: Duration) -> io::Result<Self> {
-        let stack = Self::seen_by(&HostView::without_programs(), file)?;
-        if !stack.storeys().iter().any(|storey| storey.is_zfs()) {
-            return Ok(stack);
-        }
-        let file = file.try_clone()?;
+        let host = HostView::real();
+        let facts = host.facts_of(file)?;
+        Ok(Self::walked_within(host, &facts, limit, spawn))
+    }
+
+    /// Walks the storage on a thread that `spawn` starts, and here without the programs of ZFS if
+    /// that does not answer in time. The thread has no descriptor of the disk, whose lock it would
+    /// keep.
+    fn walked_within(
+        host: HostView,
+        facts: &FileFacts,
+        limit: Duration,
+        spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>,
+    ) -> Self {
+        let fallback = HostView { zfs: None, ..host.clone() };
         let (answer, answered) = channel();
+        let asked = facts.clone();
         // The receiver may have stopped waiting.
-        let query = move || drop(answer.send(Self::of(&file)));
-        thread::Builder::new().name("zfs".to_owned()).spawn(query)?;
-        answered.recv_timeout(limit).unwrap_or(Ok(stack))
+        let query = move || drop(answer.send(Walk::new(&host).file(&asked)));
+        let found = spawn(Box::new(query)).ok().and_then(|()| answered.recv_timeout(limit).ok());
+        let root = found.unwrap_or_else(|| Walk::new(&fallback).file(facts));
+        Self { root }
     }
 
     fn seen_by(host: &HostView, file: &File) -> io::Result<Self> {
@@ -102,9 +117,19 @@ impl StoreStack {
         promises.max().unwrap_or(FlushPromise::Kept)
     }
 
+    /// The storey that serves direct I/O from memory of this host, if one does or may.
+    #[must_use]
+    pub fn host_cache(&self) -> Option<HostCache> {
+        HostCache::below(&self.root)
+    }
+
     /// Whether direct I/O needs copies of its data that nothing else can change.
     #[must_use]
     pub fn stable_copies(&self) -> StableCopies {
         StableCopies::below(&self.root)
     }
+}
+
+fn spawn(query: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+    thread::Builder::new().name("storage".to_owned()).spawn(query).map(drop)
 }

@@ -110,12 +110,16 @@ impl LogicalUnit {
         &self.backend
     }
 
-    /// Makes all completed writes durable, outside of the queues. Blocks.
+    /// Makes all completed writes durable, outside of the queues. Blocks. A read-only unit is not
+    /// flushed.
     ///
     /// # Errors
     ///
     /// The host's error; data may be lost.
     pub fn sync(&self) -> io::Result<()> {
+        if self.backend.read_only() {
+            return Ok(());
+        }
         // One at a time: the host reports a lost write only once (ADR 5).
         let _flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         self.backend.sync()

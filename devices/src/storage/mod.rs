@@ -24,3 +24,10 @@ pub use protocol::{Completed, Parsed, Protocol};
 pub use queue_worker::QueueWorker;
 pub use stats::{KindStats, OperationKind, QueueStats, Round};
 pub use write_cache::WriteCache;
+
+use std::io;
+
+/// The error with the name of its disk, for a caller that closes several.
+pub(crate) fn error_of_disk(name: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("disk {name}: {error}"))
+}

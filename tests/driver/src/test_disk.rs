@@ -288,6 +288,7 @@ impl Backend for TestDisk {
         DiskStatus {
             engine: EngineChoice { name: "memory", reason: "a test disk".into() },
             lost_writes: false,
+            host_errors: None,
             enospc_hold: None,
             discards: DiscardStats::default(),
             store: block::StoreFacts::default(),

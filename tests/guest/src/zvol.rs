@@ -81,6 +81,8 @@ fn fio_verifies_its_writes_on_volumes_that_grow() -> Result<()> {
         assert_eq!(read("physical_block_size")?, GRANULE, "{node}");
         assert_eq!(read("discard_granularity")?, GRANULE, "{node}");
         assert!(read("discard_max_bytes")? > 0, "{node}");
+        // The 32 MiB of each volume are no optimal size.
+        assert_eq!(read("optimal_io_size")?, 0, "{node}");
     }
     let limits = volumes.guest.run("sg_vpd --page=bl /dev/sda")?;
     assert!(limits.contains("Optimal unmap granularity: 0x20"), "{limits}");

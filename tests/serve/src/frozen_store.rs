@@ -22,9 +22,13 @@ struct Frozen {
 
 impl Frozen {
     fn start() -> Self {
+        Self::with("cache = \"writeback\"")
+    }
+
+    fn with(keys: &str) -> Self {
         let mut store = Ext4::new(4096);
         let device = Loop::new(&store.file(16 * MIB, 0));
-        let served = ServeProcess::start_at(&device.0, "cache = \"writeback\"");
+        let served = ServeProcess::start_at(&device.0, keys);
         let mut monitor = Monitor::start(&served.socket(), 1, 0, true);
         monitor.write(0, 0, &[1; 8 << 10]);
         store.freeze();
@@ -53,7 +57,7 @@ fn the_third_signal_ends_a_service_on_a_frozen_store() {
     std::thread::sleep(Duration::from_millis(300));
 
     served.signal(Signal::TERM);
-    std::thread::sleep(Duration::from_millis(300));
+    served.wait_log("data (1 request in flight); 2 more signals end the program", 1);
     assert!(!is_ending(served.pid()), "the first signal waits for the requests");
     served.signal(Signal::INT);
     served.wait_log("data (1 request in flight); 1 more signal ends the program", 1);
@@ -78,6 +82,56 @@ fn a_service_on_a_thawed_store_ends_in_order() {
     served.wait_log("waiting for the host for 2 s: data (being flushed); 2 more signals end", 1);
     store.thaw();
     assert_eq!(served.wait().code(), Some(0), "{}", served.log());
+}
+
+/// The control socket answers until the disks are closed, and names those for which the end waits.
+#[test]
+fn the_status_names_the_disk_for_which_the_end_waits() {
+    if !needs::root() {
+        return;
+    }
+    let mut frozen = Frozen::with("cache = \"writeback\"\n[control]\nsocket = \"control.sock\"");
+    let Frozen { monitor, served, store, .. } = &mut frozen;
+    let _flush = monitor.offer_write(0, 4, 0, &[]);
+    monitor.publish(0);
+    served.signal(Signal::TERM);
+    let status = |served: &ServeProcess, text: &str| {
+        let output = served.command(&["ctl", "control.sock", "status"]).output().unwrap();
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && shown.contains(text), "{output:?}");
+    };
+    served.wait_log("waiting for the host for 2 s: data (1 request in flight)", 1);
+    status(served, "warning: disk data: the program has been waiting for");
+    status(served, "s to end: 1 request in flight");
+    served.wait_log("data (1 request in flight, the oldest for ", 1);
+    served.signal(Signal::TERM);
+    served.wait_log("1 more signal ends the program", 1);
+    status(served, "s to end: 1 request in flight");
+    store.thaw();
+    assert_eq!(served.wait().code(), Some(13), "{}", served.log());
+    assert!(!served.folder().join("control.sock").exists());
+}
+
+/// A read-only disk has nothing to flush and nothing to lose.
+#[test]
+fn a_read_only_disk_does_not_hold_up_the_end() {
+    if !needs::root() {
+        return;
+    }
+    let mut store = Ext4::new(4096);
+    let device = Loop::new(&store.file(16 * MIB, 0));
+    // Dirty pages of another writer, which a flush would write.
+    let writer = fs::OpenOptions::new().write(true).open(&device.0).unwrap();
+    let mut served = ServeProcess::start_at(&device.0, "readonly = true");
+    std::os::unix::fs::FileExt::write_all_at(&writer, &[1; 8 << 10], 0).unwrap();
+    store.freeze();
+    served.signal(Signal::TERM);
+    let status = served.wait();
+    store.thaw();
+    assert_eq!(status.code(), Some(0), "{}", served.log());
+    for text in ["failed", "be lost at", "waiting for the host"] {
+        assert!(!served.log().contains(text), "{}", served.log());
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+mod failing_store;
 mod frozen_store;
 mod hostile;
 mod kill_in_flight;

@@ -3,7 +3,9 @@
 //! The words follow from the table in `block::CacheMode`, so that they cannot promise more, and
 //! from the storage below the disk, which may keep less.
 
-use block::{CacheMode, Durability, FlushAction, FlushPromise, StableCopies, StoreFacts, Survey};
+use block::{
+    CacheMode, Durability, FlushAction, FlushPromise, HostCache, StableCopies, StoreFacts, Survey,
+};
 
 use crate::config::{DiskConfig, MachineConfig};
 use crate::host_query::HostQuery;
@@ -28,7 +30,8 @@ pub(super) fn disk(disk: &DiskConfig) -> String {
     let mut lines = if disk.options.read_only {
         vec![("the guest sees", "a read-only disk: no write can be lost".to_owned())]
     } else {
-        promises(cache, store.as_ref().map_or(FlushPromise::Unknown, StoreFacts::flush_promise))
+        let flush = store.as_ref().map_or(FlushPromise::Unknown, StoreFacts::flush_promise);
+        promises(cache, flush, &DataPath::new(cache, &store))
     };
     match store {
         Ok(store) => lines.extend(caveats(&store, cache)),
@@ -65,8 +68,37 @@ fn caveats(store: &StoreFacts, cache: CacheMode) -> Vec<(&'static str, String)> 
     }
     if cache.is_direct() {
         lines.push(("direct I/O", direct_io(store)));
+        lines
+            .extend(store.host_cache.as_ref().map(|cache| ("the host's cache", host_cache(cache))));
     }
     lines
+}
+
+fn host_cache(HostCache { storey, cache, is_certain }: &HostCache) -> String {
+    let (storey, verb) = (sanitize(storey), if *is_certain { "serves" } else { "may serve" });
+    format!("{storey} {verb} direct I/O from the host's {cache}")
+}
+
+/// The way of a write to the storage.
+enum DataPath {
+    PageCache,
+    Direct,
+    /// Direct I/O that this cache of the host serves.
+    DirectInto(&'static str),
+    /// Direct I/O that this cache of the host may serve.
+    PerhapsInto(&'static str),
+}
+
+impl DataPath {
+    fn new(cache: CacheMode, store: &Result<StoreFacts, String>) -> Self {
+        match store.as_ref().map(|store| &store.host_cache) {
+            _ if !cache.is_direct() => Self::PageCache,
+            Ok(None) => Self::Direct,
+            Ok(Some(HostCache { cache, is_certain: true, .. })) => Self::DirectInto(cache),
+            Ok(Some(HostCache { cache, .. })) => Self::PerhapsInto(cache),
+            Err(_) => Self::PerhapsInto("page cache"),
+        }
+    }
 }
 
 fn direct_io(store: &StoreFacts) -> String {
@@ -93,7 +125,7 @@ fn direct_io(store: &StoreFacts) -> String {
 }
 
 /// Subjects, and a statement on each.
-fn promises(cache: CacheMode, store: FlushPromise) -> Vec<(&'static str, String)> {
+fn promises(cache: CacheMode, store: FlushPromise, path: &DataPath) -> Vec<(&'static str, String)> {
     let mut promises = if store == FlushPromise::NotKept && !is_unsafe(cache) {
         vec![
             ("a completed write", "can be lost at a power cut".to_owned()),
@@ -102,7 +134,7 @@ fn promises(cache: CacheMode, store: FlushPromise) -> Vec<(&'static str, String)
         ]
     } else {
         vec![
-            ("a completed write", completed_write(cache)),
+            ("a completed write", completed_write(cache, path)),
             ("a flush", flush(cache).to_owned()),
             ("the guest sees", guest_view(cache).to_owned()),
             ("a power cut loses", power_cut(cache).to_owned()),
@@ -121,23 +153,32 @@ fn is_unsafe(cache: CacheMode) -> bool {
     cache.flush_action() == FlushAction::Ignore
 }
 
-fn completed_write(cache: CacheMode) -> String {
-    let path = if cache.is_direct() {
-        "past the host's page cache"
-    } else {
-        "through the host's page cache"
-    };
-    match (cache.write_durability(), cache.is_direct()) {
-        (Durability::Durable, _) => format!("is on stable storage, {path} (RWF_DSYNC)"),
-        (Durability::Volatile, true) => format!(
-            "has reached the storage {path}, possibly only its volatile cache; it survives the exit \
-             or a crash of bulkhead"
-        ),
-        (Durability::Volatile, false) => {
-            "is in the host's page cache; it survives the exit or a crash of bulkhead, but not a \
-             crash of the host"
-                .to_owned()
+fn completed_write(cache: CacheMode, path: &DataPath) -> String {
+    const SURVIVES: &str = "it survives the exit or a crash of bulkhead";
+    if cache.write_durability() == Durability::Durable {
+        let path = match path {
+            DataPath::PageCache => "through the host's page cache".to_owned(),
+            DataPath::Direct => "past the host's page cache".to_owned(),
+            DataPath::DirectInto(cache) => format!("through the host's {cache}"),
+            DataPath::PerhapsInto(cache) => format!("perhaps through the host's {cache}"),
+        };
+        return format!("is on stable storage, {path} (RWF_DSYNC)");
+    }
+    match path {
+        DataPath::PageCache => {
+            format!("is in the host's page cache; {SURVIVES}, but not a crash of the host")
         }
+        DataPath::Direct => format!(
+            "has reached the storage past the host's page cache, possibly only its volatile cache; \
+             {SURVIVES}"
+        ),
+        DataPath::DirectInto(cache) => {
+            format!("is in the host's {cache}; {SURVIVES}, but not a crash of the host")
+        }
+        DataPath::PerhapsInto(cache) => format!(
+            "is in the host's {cache} or has reached the storage, possibly only its volatile \
+             cache; {SURVIVES}, perhaps not a crash of the host"
+        ),
     }
 }
 
@@ -201,7 +242,8 @@ mod tests {
     #[test]
     fn each_promise_matches_the_cache_mode() {
         for &cache in CacheMode::ALL {
-            let promises = promises(cache, FlushPromise::Kept);
+            let path = if cache.is_direct() { DataPath::Direct } else { DataPath::PageCache };
+            let promises = promises(cache, FlushPromise::Kept, &path);
             let text_of = |subject: &str| {
                 let found = promises.iter().find(|(name, _)| *name == subject);
                 found.map(|(_, text)| text.as_str()).unwrap()
@@ -224,7 +266,7 @@ mod tests {
     fn storage_that_keeps_no_flush_takes_the_promises_back() {
         for &cache in CacheMode::ALL {
             for (store, condition) in [(FlushPromise::NotKept, 0), (FlushPromise::Unknown, 1)] {
-                let promises = promises(cache, store);
+                let promises = promises(cache, store, &DataPath::PageCache);
                 let words = format!("{promises:?}");
                 let conditions = words.matches("only if its storage").count();
                 assert_eq!(conditions, if is_unsafe(cache) { 0 } else { condition }, "{words}");
@@ -234,6 +276,52 @@ mod tests {
                     assert!(words.contains("any write, flushed or not"), "{words}");
                 }
             }
+        }
+    }
+
+    /// No cache of the host that serves direct I/O is bypassed.
+    #[test]
+    fn a_cache_of_the_host_is_named() {
+        for &cache in CacheMode::ALL.iter().filter(|cache| cache.is_direct()) {
+            let cached = |is_certain| {
+                let storey = "zfs on /tank\u{1b}".to_owned();
+                let host_cache = Some(HostCache { storey, cache: "ARC", is_certain });
+                Ok(StoreFacts { host_cache, ..StoreFacts::default() })
+            };
+            let write = |store: &Result<StoreFacts, String>| {
+                completed_write(cache, &DataPath::new(cache, store))
+            };
+            let is_volatile = cache.write_durability() == Durability::Volatile;
+            for (store, expected) in [
+                (
+                    cached(true),
+                    if is_volatile { "is in the host's ARC; it" } else { "through the host's ARC" },
+                ),
+                (
+                    cached(false),
+                    if is_volatile {
+                        "is in the host's ARC or"
+                    } else {
+                        "perhaps through the host's ARC"
+                    },
+                ),
+                (
+                    Err(String::new()),
+                    if is_volatile { "is in the host's page cache or" } else { "perhaps through" },
+                ),
+            ] {
+                let text = write(&store);
+                assert!(text.contains(expected) && !text.contains("past"), "{text}");
+                let Ok(store) = store else { continue };
+                let lines = caveats(&store, cache);
+                let (_, line) = lines.iter().find(|(name, _)| *name == "the host's cache").unwrap();
+                assert!(line.starts_with("zfs on /tank\u{fffd} "), "{line}");
+                let is_certain = store.host_cache.unwrap().is_certain;
+                assert_eq!(line.contains("may serve"), !is_certain, "{line}");
+            }
+            let bypassed = Ok(StoreFacts::default());
+            assert!(write(&bypassed).contains("past the host's page cache"));
+            assert_eq!(caveats(&StoreFacts::default(), cache).len(), 1);
         }
     }
 

@@ -34,84 +34,57 @@ pub(crate) fn close(
     disks: &DiskRegistry,
     close: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
-    let flushes: Vec<_> = disks.all().into_iter().map(Flush::start).collect();
-    let disks = flushes.iter().map(|flush| Arc::clone(&flush.disk)).collect();
-    let (start, taken) = (Instant::now(), signals.taken());
-    let watch = SignalWatch::start(signals, EndReporter { disks, start, taken, reports: 0 });
+    let flushes: Vec<_> = disks.all().iter().map(Flush::start).collect();
+    let watch = SignalWatch::start(signals, EndReporter::new(disks, signals.taken()));
     let closed = close();
-    flushes.into_iter().for_each(Flush::join);
+    // Of two flushes at the same time Linux reports a lost write to one.
+    let flushed = flushes.into_iter().map(Flush::join).fold(Ok(()), Result::and);
     drop(watch?);
-    closed
+    closed.and(flushed)
 }
 
 /// The last flush of one disk.
-struct Flush {
-    disk: Arc<ClosingDisk>,
-    /// `None` if the flush has ended.
-    thread: Option<JoinHandle<()>>,
-}
-
-struct ClosingDisk {
-    managed: Arc<ManagedDisk>,
-    is_flushed: AtomicBool,
+enum Flush {
+    Running(JoinHandle<io::Result<()>>),
+    Done(io::Result<()>),
 }
 
 impl Flush {
-    fn start(managed: Arc<ManagedDisk>) -> Self {
-        let disk = Arc::new(ClosingDisk { managed, is_flushed: AtomicBool::new(false) });
-        let flushed = Arc::clone(&disk);
+    fn start(disk: &Arc<ManagedDisk>) -> Self {
+        disk.begin_end();
+        let flushed = Arc::clone(disk);
         let builder = thread::Builder::new().stack_size(STACK_BYTES);
-        let name = format!("{}/flush", disk.managed.config.id());
-        let thread = match builder.name(name).spawn(move || flushed.flush()) {
-            Ok(thread) => Some(thread),
-            Err(_) => {
-                disk.flush();
-                None
+        let name = format!("{}/flush", disk.config.id());
+        match builder.name(name).spawn(move || flush(&flushed)) {
+            Ok(thread) => Self::Running(thread),
+            Err(_) => Self::Done(flush(disk)),
+        }
+    }
+
+    fn join(self) -> io::Result<()> {
+        match self {
+            Self::Running(thread) => {
+                thread.join().unwrap_or_else(|_| Err(io::Error::other("a flush panicked")))
             }
-        };
-        Self { disk, thread }
-    }
-
-    fn join(self) {
-        if self.thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("a flush thread panicked");
+            Self::Done(flushed) => flushed,
         }
     }
 }
 
-impl ClosingDisk {
-    fn id(&self) -> &str {
-        self.managed.config.id()
-    }
-
-    fn flush(&self) {
-        let backend = self.managed.control.backend();
-        if !backend.read_only()
-            && let Err(error) = backend.sync()
-        {
-            let disk = self.id();
-            tracing::error!(disk, %error, "the last flush failed: acknowledged data may be lost");
-        }
-        self.is_flushed.store(true, Ordering::Release);
-    }
-
-    /// The state of the disk, if the end waits for it.
-    fn pending(&self) -> Option<String> {
-        let stats = self.managed.control.stats();
-        let in_flight: u64 = stats.iter().map(|queue| queue.in_flight.get()).sum();
-        let is_flushed = self.is_flushed.load(Ordering::Acquire);
-        match (in_flight, is_flushed) {
-            (0, true) => None,
-            (0, false) => Some(format!("{} (being flushed)", self.id())),
-            (1, _) => Some(format!("{} (1 request in flight)", self.id())),
-            (count, _) => Some(format!("{} ({count} requests in flight)", self.id())),
-        }
-    }
+fn flush(disk: &ManagedDisk) -> io::Result<()> {
+    let (backend, id) = (disk.control.backend(), disk.config.id());
+    let flushed = if backend.read_only() { Ok(()) } else { backend.sync() };
+    disk.set_flushed();
+    flushed.map_err(|error| {
+        tracing::error!(disk = id, %error, "the last flush failed: acknowledged data may be lost");
+        io::Error::new(error.kind(), format!("disk {id}: {error}"))
+    })
 }
 
-/// Reports what the end waits for, and gives up at the third signal.
-struct EndReporter {
-    disks: Vec<Arc<ClosingDisk>>,
+/// Reports the disks for which the end waits, and gives up at the third signal.
+pub(crate) struct EndReporter {
+    disks: Vec<Arc<ManagedDisk>>,
+    /// When the end began.
     start: Instant,
     /// Signals since the start of the program.
     taken: u32,
@@ -120,8 +93,27 @@ struct EndReporter {
 }
 
 impl EndReporter {
+    /// A reporter after `taken` signals. The end begins now, unless it has begun before.
+    pub(crate) fn new(disks: &DiskRegistry, taken: u32) -> Self {
+        let disks = disks.all();
+        disks.iter().for_each(|disk| disk.begin_end());
+        let begun = disks.iter().filter_map(|disk| Some(disk.pending_end()?.since));
+        let start = begun.min().unwrap_or_else(Instant::now);
+        Self { disks, start, taken, reports: 0 }
+    }
+
     fn pending(&self) -> String {
-        let pending: Vec<_> = self.disks.iter().filter_map(|disk| disk.pending()).collect();
+        let pending = self.disks.iter().filter_map(|disk| {
+            let (id, pending) = (disk.config.id(), disk.pending_end()?);
+            let age = disk
+                .stall()
+                .map_or_else(String::new, |age| format!(", the oldest for {} s", age.as_secs()));
+            Some(match pending.in_flight {
+                0 => format!("{id} ({pending})"),
+                _ => format!("{id} ({pending}{age})"),
+            })
+        });
+        let pending: Vec<_> = pending.collect();
         if pending.is_empty() { "the devices".to_owned() } else { pending.join(", ") }
     }
 

@@ -79,6 +79,12 @@ impl<'m> ConsoleInput<'m> {
         self.pass(buffer.get(..length).unwrap_or_default());
     }
 
+    /// Passes the input that the port has not accepted, now that it has room.
+    fn pass_leftover(&mut self) {
+        let leftover = std::mem::take(&mut self.leftover);
+        self.pass(&leftover);
+    }
+
     fn pass(&mut self, input: &[u8]) {
         let accepted = self.serial.receive(input);
         self.leftover = input.get(accepted..).unwrap_or_default().to_vec();
@@ -100,9 +106,59 @@ impl EventSource for ConsoleInput<'_> {
             self.read();
         } else {
             self.serial.input_room().clear();
-            let leftover = std::mem::take(&mut self.leftover);
-            self.pass(&leftover);
+            self.pass_leftover();
         }
         self.wait_for_input(interest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use vmm_sys_util::eventfd::EventFd;
+
+    use super::*;
+    use crate::config::ConsoleConfig;
+
+    /// Registers of a 16550A.
+    const DATA: u64 = 0;
+    const MODEM_CONTROL: u64 = 4;
+    const LINE_STATUS: u64 = 5;
+    const LOOPBACK: u8 = 0x10;
+    const DATA_READY: u8 = 1;
+
+    fn write(serial: &Serial, register: u64, value: u8) {
+        serial.registers().lock().unwrap().write(register, &[value]);
+    }
+
+    /// The data that the guest finds.
+    fn received(serial: &Serial) -> Vec<u8> {
+        let registers = serial.registers();
+        let read = |register| {
+            let mut value = [0];
+            registers.lock().unwrap().read(register, &mut value);
+            value[0]
+        };
+        std::iter::from_fn(|| (read(LINE_STATUS) & DATA_READY != 0).then(|| read(DATA))).collect()
+    }
+
+    /// The guest switches to loopback mode between the question for room and the input.
+    #[test]
+    fn input_that_the_port_refuses_is_passed_later_and_once() {
+        let mut console = Console::open(&ConsoleConfig::Off).unwrap();
+        let serial = Serial::new(EventFd::new(0).unwrap(), console.writer()).unwrap();
+        let mut input = ConsoleInput::new(&mut console, &serial);
+        assert!(serial.room() > 0);
+        write(&serial, MODEM_CONTROL, LOOPBACK);
+        input.pass(b"lost?");
+        input.pass_leftover();
+        assert_eq!(received(&serial), b"", "in loopback mode");
+        write(&serial, MODEM_CONTROL, 0);
+        let mut room = [PollFd::new(serial.input_room(), PollFlags::IN)];
+        assert_eq!(poll(&mut room, Some(&Timespec::default())), Ok(1), "the port has room");
+        input.pass_leftover();
+        assert_eq!(received(&serial), b"lost?");
+        input.pass_leftover();
+        assert_eq!(received(&serial), b"");
     }
 }

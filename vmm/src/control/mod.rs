@@ -14,10 +14,10 @@ mod signals;
 mod socket;
 mod thread;
 
-pub(crate) use closing::{BuildInterrupter, close};
+pub(crate) use closing::{BuildInterrupter, EndReporter, close};
 pub(crate) use commands::{CommandError, CommandSender, MachineCommand, command_channel};
 pub(crate) use event_loop::{EventLoop, EventSource, Interest};
-pub(crate) use signal_watch::{SignalHandler, SignalWatch};
+pub(crate) use signal_watch::{REPORT_INTERVAL, SignalHandler, SignalWatch};
 pub(crate) use signals::Signals;
 pub(crate) use socket::{ListeningSocket, SocketError};
 pub(crate) use thread::ControlThread;

@@ -13,7 +13,7 @@ use super::signals::Signals;
 use crate::notifier::Notifier;
 
 /// Interval of [`SignalHandler::report`].
-const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The reaction to signals and to the passing of time.
 pub(crate) trait SignalHandler: Send + 'static {

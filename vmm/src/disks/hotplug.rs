@@ -233,7 +233,9 @@ impl Hotplug {
             }),
             // A disk that its controller has lost is flushed nevertheless.
             None => {
-                let flushed = log_failed_flush(&id, disk.control.backend().sync());
+                let backend = disk.control.backend();
+                let flushed = if backend.read_only() { Ok(()) } else { backend.sync() };
+                let flushed = log_failed_flush(&id, flushed);
                 self.disks.remove(&disk);
                 drop(disk);
                 flushed

@@ -15,4 +15,4 @@ pub(crate) use events::{EventLog, EventRecord};
 pub(crate) use hotplug::{Hotplug, HotplugError};
 pub(crate) use open::{open_backend, open_virtio_blk};
 pub(crate) use registry::{DiskRegistry, ManagedDisk};
-pub(crate) use stall_watch::StallWatch;
+pub(crate) use stall_watch::{StallWatch, error_text};

@@ -1,9 +1,10 @@
 //! The list of disks, with the configuration and the controls of each. Any thread.
 
+use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use block::BackingSpace;
 use devices::storage::DiskControl;
@@ -19,6 +20,10 @@ pub(crate) struct ManagedDisk {
     detaching: AtomicBool,
     /// Age of the oldest request that the host keeps for seconds, in milliseconds; zero if none.
     stalled_ms: AtomicU64,
+    /// When the program began to end.
+    end: OnceLock<Instant>,
+    /// The flush at the end has completed.
+    is_flushed: AtomicBool,
     watch: Option<SpaceWatch>,
 }
 
@@ -30,6 +35,8 @@ impl ManagedDisk {
             control,
             detaching: AtomicBool::new(false),
             stalled_ms: AtomicU64::new(0),
+            end: OnceLock::new(),
+            is_flushed: AtomicBool::new(false),
             watch: None,
         }
     }
@@ -62,6 +69,24 @@ impl ManagedDisk {
         self.stalled_ms.store(age, Ordering::Relaxed);
     }
 
+    /// The program ends: from now on it waits for the disk.
+    pub(crate) fn begin_end(&self) {
+        self.end.get_or_init(Instant::now);
+    }
+
+    /// The flush at the end has completed.
+    pub(crate) fn set_flushed(&self) {
+        self.is_flushed.store(true, Ordering::Release);
+    }
+
+    /// The disk for which the end of the program waits, if it does.
+    pub(crate) fn pending_end(&self) -> Option<PendingEnd> {
+        let since = *self.end.get()?;
+        let in_flight = self.control.stats().iter().map(|queue| queue.in_flight.get()).sum();
+        let is_flushed = self.is_flushed.load(Ordering::Acquire);
+        (in_flight > 0 || !is_flushed).then_some(PendingEnd { since, in_flight })
+    }
+
     /// Whether the disk is being detached: the guest no longer finds it.
     pub(crate) fn is_detaching(&self) -> bool {
         self.detaching.load(Ordering::Acquire)
@@ -75,6 +100,25 @@ impl ManagedDisk {
     /// Undoes [`begin_detach`](Self::begin_detach).
     pub(super) fn cancel_detach(&self) {
         self.detaching.store(false, Ordering::Release);
+    }
+}
+
+/// The state of a disk for which the end of the program waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PendingEnd {
+    /// When the end began.
+    pub(crate) since: Instant,
+    /// Requests in flight; without any the disk is being flushed.
+    pub(crate) in_flight: u64,
+}
+
+impl fmt::Display for PendingEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.in_flight {
+            0 => write!(f, "being flushed"),
+            1 => write!(f, "1 request in flight"),
+            count => write!(f, "{count} requests in flight"),
+        }
     }
 }
 

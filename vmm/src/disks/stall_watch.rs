@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use block::LogLimit;
+use block::{HostErrors, LogLimit};
 
 use super::events::{EventKind, EventLog};
 use super::registry::{DiskRegistry, ManagedDisk};
@@ -39,6 +39,15 @@ impl StallWatch {
         builder.spawn(move || watcher.run(&stopped))?;
         Ok(Self { _stop: stop })
     }
+}
+
+/// The last request that the host failed, with the error.
+pub(crate) fn error_text(errors: &HostErrors) -> String {
+    let reason = match errors.errno {
+        Some(errno) => io::Error::from_raw_os_error(errno).to_string(),
+        None => "no error of a system call".to_owned(),
+    };
+    format!("{}: {reason}", errors.operation)
 }
 
 struct DiskWatcher {
@@ -74,7 +83,6 @@ impl DiskWatcher {
     fn look_at(&mut self, disk: &ManagedDisk, now: Instant) {
         let queues = disk.control.stats();
         let completed = queues.iter().map(|queue| queue.completed()).sum();
-        let errors: u64 = queues.iter().map(|queue| queue.errors()).sum();
         let in_flight: u64 = queues.iter().map(|queue| queue.in_flight.get()).sum();
         let oldest = queues.iter().filter_map(|queue| queue.oldest_age()).max();
         let id = disk.config.id();
@@ -91,9 +99,11 @@ impl DiskWatcher {
         let without_progress = now.saturating_duration_since(state.progress);
         let age = without_progress.max(oldest.unwrap_or_default());
         // Requests held for ENOSPC have a warning of their own.
-        let is_held = disk.control.status().enospc_hold.is_some();
+        let status = disk.control.status();
+        let is_held = status.enospc_hold.is_some();
         let is_stalled = in_flight > 0 && age >= STALL_AGE && !is_held;
         disk.set_stall(is_stalled.then_some(age));
+        let errors = status.host_errors.map_or(0, |errors| errors.requests);
         let new_errors = errors.saturating_sub(state.reported_errors);
         let reports_errors = new_errors > 0 && state.error_limit.check().is_some();
         if reports_errors {
@@ -110,8 +120,11 @@ impl DiskWatcher {
             tracing::warn!(disk = id, "the host answers again");
             self.events.add(EventKind::RequestsResumed, id, "the host answers again".to_owned());
         }
-        if reports_errors {
-            let text = format!("{new_errors} failed on the host, {errors} since the start");
+        if reports_errors && let Some(last) = status.host_errors {
+            let failure = error_text(&last);
+            let text = format!(
+                "{new_errors} failed on the host, {errors} since the start; the last: {failure}"
+            );
             self.events.add(EventKind::HostErrors, id, text);
         }
     }

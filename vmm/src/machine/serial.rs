@@ -22,14 +22,14 @@ impl Serial {
     /// # Errors
     ///
     /// The process or the host is out of descriptors.
-    pub(super) fn new(interrupt: EventFd, output: OutputWriter) -> io::Result<Self> {
+    pub(crate) fn new(interrupt: EventFd, output: OutputWriter) -> io::Result<Self> {
         let input_room = Notifier::new()?;
         let port = SerialPort::new(interrupt, input_room.descriptor(), output);
         Ok(Self { port: Arc::new(Mutex::new(port)), input_room })
     }
 
     /// The registers, for the bus.
-    pub(super) fn registers(&self) -> SharedDevice {
+    pub(crate) fn registers(&self) -> SharedDevice {
         self.port.clone()
     }
 

@@ -1,7 +1,9 @@
 //! Tests of whole stacks: on fake trees of sysfs and procfs, and on loop devices of this host.
 
 mod fake_host;
+mod host_cache;
 mod native;
 mod problems;
 mod stable_copies;
 mod walk;
+mod within;

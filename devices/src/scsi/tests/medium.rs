@@ -278,3 +278,10 @@ fn host_errors_map_to_sense_data() {
         assert_eq!(rig.run(&hex(cdb), &pattern(1024)), Err(expected), "{cdb}");
     }
 }
+
+/// The disk's `sync` panics.
+#[test]
+fn a_read_only_unit_is_not_flushed_when_it_is_closed() {
+    let rig = Rig::with(DiskSetup { read_only: true, ..DiskSetup::default() });
+    assert!(rig.unit.sync().is_ok());
+}

@@ -62,6 +62,7 @@ impl Backend for Disk {
         DiskStatus {
             engine: EngineChoice { name: "none", reason: "the target makes no engines".into() },
             lost_writes: false,
+            host_errors: None,
             enospc_hold: None,
             discards: DiscardStats::default(),
             store: block::StoreFacts::default(),

@@ -11,7 +11,7 @@ use super::config::{BlkConfig, MAX_RANGE_SECTORS, QUEUE_SIZE, WRITEBACK_OFFSET};
 use super::protocol::BlockProtocol;
 use super::request::{ID_BYTES, RequestLimits};
 use super::state::BlockState;
-use crate::storage::{DiskControl, Protocol, QueueStats, QueueWorker};
+use crate::storage::{DiskControl, Protocol, QueueStats, QueueWorker, error_of_disk};
 use crate::virtio::device::{Activation, DeviceType, VirtioDevice, read_config_bytes};
 use crate::virtqueue::{ActiveQueue, ConfigChange, FaultReporter};
 use crate::worker::{StartError, Worker};
@@ -234,6 +234,10 @@ impl VirtioDevice for Block {
     }
 
     fn close(&mut self) -> io::Result<()> {
-        if self.state.backend.read_only() { Ok(()) } else { self.state.backend.sync() }
+        let BlockState { backend, name, .. } = &*self.state;
+        if backend.read_only() {
+            return Ok(());
+        }
+        backend.sync().map_err(|error| error_of_disk(name, &error))
     }
 }

@@ -20,6 +20,7 @@ use super::request::CDB_BYTES;
 use super::response::SENSE_BYTES;
 use super::task_management::TmfMailbox;
 use crate::scsi::{Attention, Identity, LogicalUnit};
+use crate::storage::error_of_disk;
 
 /// How long an attach waits for the space of the backing store, which commands report.
 const FIRST_MEASUREMENT: Duration = Duration::from_millis(100);
@@ -179,7 +180,10 @@ impl Controller {
         let units: Vec<_> =
             attached.chain(disks.detached.iter().filter_map(Weak::upgrade)).collect();
         drop(disks);
-        units.iter().map(|unit| unit.sync()).fold(Ok(()), Result::and)
+        let sync = |unit: &Arc<LogicalUnit>| {
+            unit.sync().map_err(|error| error_of_disk(unit.name(), &error))
+        };
+        units.iter().map(sync).fold(Ok(()), Result::and)
     }
 
     fn replace(&self, mut disks: MutexGuard<'_, DiskState>, map: DiskMap) -> Arc<DiskMap> {

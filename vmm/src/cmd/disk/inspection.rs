@@ -81,6 +81,8 @@ impl<'d> Inspection<'d> {
             rows.push(("holes", shown(extents, |extents| ExtentSum::of(extents, false).text())));
         }
         rows.push(("granularity", shown(&self.facts.discard, |limits| granularity(*limits))));
+        let dropped = self.survey.dropped.iter();
+        rows.extend(dropped.map(|limit| ("not offered", limit.to_string())));
         rows.push(("a trim frees", self.reclaimable()));
         rows.push(("cache mode", self.cache_mode()));
         rows.push(("used by", shown(&self.facts.lock, |lock| user(*lock))));
@@ -175,6 +177,8 @@ impl<'d> Inspection<'d> {
             "size_bytes": geometry.capacity,
             "logical_block_bytes": geometry.logical_block,
             "physical_block_bytes": geometry.physical_block,
+            "optimal_io_bytes": geometry.optimal_io,
+            "not_offered": self.survey.dropped.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "allocated_bytes": self.allocated_bytes().ok().flatten(),
             "data": sum(true),
             "holes": sum(false),

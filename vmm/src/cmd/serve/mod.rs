@@ -20,7 +20,10 @@ use super::explain;
 use crate::config::disk_file::DiskFile;
 use crate::config::human_size;
 use crate::control::api::{Api, View};
-use crate::control::{EventLoop, ListeningSocket, Signals, SocketError, close};
+use crate::control::{
+    EndReporter, EventLoop, ListeningSocket, REPORT_INTERVAL, SignalHandler, Signals, SocketError,
+    close,
+};
 use crate::disks::{DiskError, DiskRegistry, EventLog, ManagedDisk, StallWatch, open_virtio_blk};
 use crate::exit::Exit;
 use crate::log;
@@ -74,7 +77,7 @@ pub(crate) fn serve(config: &DiskFile, path: &Path) -> Result<ExitCode, ServeErr
     let api = api.map_err(cannot("serve the control socket"))?;
     log::print(announcement(config, bytes, path));
     let disk = Arc::new(Mutex::new(disk));
-    let end = run(&signals, &socket, &disk).map_err(cannot("wait for a frontend"));
+    let end = run(&signals, &socket, &disk, &disks).map_err(cannot("wait for a frontend"));
     // With requests in flight, the frontend's thread keeps the device.
     let is_forced = matches!(end, Ok(ServeEnd::Forced));
     let closed = close(&signals, &disks, || match is_forced {
@@ -104,14 +107,29 @@ fn run(
     signals: &Signals,
     socket: &ListeningSocket,
     disk: &Arc<Mutex<VhostUserBlock>>,
+    disks: &DiskRegistry,
 ) -> io::Result<ServeEnd> {
     let end = Cell::new(None);
     let mut events = EventLoop::new()?;
     events.add(Server::new(signals, socket, disk, &end))?;
+    // After the first signal requests may be in flight.
+    let mut waiting: Option<(EndReporter, Instant)> = None;
     loop {
         if let Some(end) = end.get() {
             return Ok(end);
         }
-        events.wait(None)?;
+        events.wait(waiting.as_ref().map(|(_, due)| *due))?;
+        let now = Instant::now();
+        match &mut waiting {
+            Some((reporter, due)) if *due <= now => {
+                reporter.report();
+                *due = now + REPORT_INTERVAL;
+            }
+            None if signals.taken() > 0 => {
+                let reporter = EndReporter::new(disks, signals.taken());
+                waiting = Some((reporter, now + REPORT_INTERVAL));
+            }
+            _ => {}
+        }
     }
 }

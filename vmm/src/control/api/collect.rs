@@ -9,12 +9,12 @@ use devices::virtio::Address;
 
 use super::latency::Counts;
 use super::model::{
-    Discards, Disk, Engine, EnospcHold, Event, Events, Requests, RunState, Scsi, SoftLimit,
-    StableCopies, Stats, Status,
+    Discards, Disk, Engine, EnospcHold, Event, Events, HostErrors, Requests, RunState, Scsi,
+    SoftLimit, StableCopies, Stats, Status,
 };
 use crate::config::ScsiAddress;
 use crate::control::CommandSender;
-use crate::disks::{DiskRegistry, EventLog, EventRecord, Hotplug, ManagedDisk};
+use crate::disks::{DiskRegistry, EventLog, EventRecord, Hotplug, ManagedDisk, error_text};
 use crate::machine::PauseGate;
 use crate::store_warning::store_warnings;
 
@@ -115,6 +115,7 @@ impl<'d> DiskSnapshot<'d> {
             lost_writes: self.status.lost_writes,
             stable_copies: self.stable_copies(),
             flushes: self.flush_promise().to_owned(),
+            host_errors: self.host_errors(),
             enospc_hold: self.enospc_hold(),
             soft_limit: self.soft_limit(),
             discards: self.discards(),
@@ -122,6 +123,17 @@ impl<'d> DiskSnapshot<'d> {
             total: stats(queues),
             queues: queues.iter().map(|queue| stats(std::slice::from_ref(queue))).collect(),
         }
+    }
+
+    /// Requests that the host has failed.
+    pub(super) fn host_errors(&self) -> Option<HostErrors> {
+        let block::HostErrors { requests, operation, errno, last } = self.status.host_errors?;
+        Some(HostErrors {
+            requests,
+            operation: operation.to_owned(),
+            errno,
+            age_ms: milliseconds(self.time.saturating_duration_since(last)),
+        })
     }
 
     /// Requests parked on ENOSPC or EDQUOT.
@@ -193,9 +205,17 @@ impl<'d> DiskSnapshot<'d> {
                 age.as_secs()
             ));
         }
-        let errors: u64 = queues.iter().map(|queue| queue.errors()).sum();
-        if errors > 0 {
-            warnings.push(format!("{} failed on the host: see the log", requests_text(errors)));
+        if let (Some(errors), Some(shown)) = (&self.status.host_errors, self.host_errors()) {
+            warnings.push(format!(
+                "{} failed on the host, the last {} s ago ({})",
+                requests_text(shown.requests),
+                shown.age_ms / 1000,
+                error_text(errors)
+            ));
+        }
+        if let Some(pending) = self.disk.pending_end() {
+            let age = self.time.saturating_duration_since(pending.since).as_secs();
+            warnings.push(format!("the program has been waiting for {age} s to end: {pending}"));
         }
         if self.is_unsafe() {
             let cache = self.disk.config.options.cache;

@@ -29,6 +29,7 @@ pub(super) fn render(view: &View) -> String {
     let snapshots: Vec<_> = disks.iter().map(|disk| DiskSnapshot::of(disk)).collect();
     disk_states(&mut page, &snapshots);
     discards(&mut page, &snapshots);
+    host_errors(&mut page, &snapshots);
     enospc_holds(&mut page, &snapshots);
     queues(&mut page, &disks);
     requests(&mut page, &disks);
@@ -139,6 +140,23 @@ fn discards(page: &mut Page, disks: &[DiskSnapshot<'_>]) {
     counter("merged", help, |discards| discards.merged_bytes);
     counter("freed", "Bytes freed on the host.", |discards| discards.freed_bytes);
     counter("skipped", "Discarded bytes that were not freed.", |discards| discards.skipped_bytes);
+}
+
+/// The age exists only for disks with errors.
+fn host_errors(page: &mut Page, disks: &[DiskSnapshot<'_>]) {
+    let name = "bulkhead_disk_host_errors_total";
+    page.family(name, "counter", "Requests that the host has failed.");
+    for snapshot in disks {
+        let requests = snapshot.status.host_errors.map_or(0, |errors| errors.requests);
+        page.sample(name, &[("disk", snapshot.disk.config.id())], requests);
+    }
+    let name = "bulkhead_disk_host_error_age_seconds";
+    page.family(name, "gauge", "Time since the host failed a request. Absent without errors.");
+    for snapshot in disks {
+        let Some(errors) = snapshot.host_errors() else { continue };
+        let seconds = Duration::from_millis(errors.age_ms).as_secs_f64();
+        page.sample(name, &[("disk", snapshot.disk.config.id())], seconds);
+    }
 }
 
 /// Samples exist only while requests are held.

@@ -93,6 +93,9 @@ pub(crate) struct Disk {
     /// `kept`, `not_kept` or `unknown`.
     #[serde(default)]
     pub(crate) flushes: String,
+    /// Requests that the host has failed; null if there are none.
+    #[serde(default)]
+    pub(crate) host_errors: Option<HostErrors>,
     /// Requests held for ENOSPC or EDQUOT; null if there are none.
     pub(crate) enospc_hold: Option<EnospcHold>,
     /// The soft limit on the space of the backing store; null if there is none.
@@ -113,6 +116,19 @@ pub(crate) struct Scsi {
     pub(crate) target: u8,
     /// The logical unit number.
     pub(crate) lun: u16,
+}
+
+/// Requests that the host has failed since the disk was opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HostErrors {
+    /// Number of requests.
+    pub(crate) requests: u64,
+    /// The last one: `read`, `write`, `compare and write`, `flush`, `discard` or `write zeroes`.
+    pub(crate) operation: String,
+    /// Its error number (errno(3)); null if it was no error of a system call.
+    pub(crate) errno: Option<i32>,
+    /// Time since it failed.
+    pub(crate) age_ms: u64,
 }
 
 /// Requests held because the host is out of space.

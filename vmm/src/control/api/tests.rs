@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use block::{
     Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiskOptions, DiskStatus, EngineSetup,
-    EnospcHold, Extent, FlushPromise, Geometry, IoEngine, MemoryDisk, OpenError, Problem, RawFile,
-    ResizeError, StableCopies, StoreFacts,
+    EnospcHold, Extent, FlushPromise, Geometry, HostErrors, IoEngine, MemoryDisk, OpenError,
+    Problem, RawFile, ResizeError, StableCopies, StoreFacts,
 };
 use devices::virtio::Block;
 use serde_json::Value;
@@ -27,6 +27,7 @@ use crate::machine::PauseGate;
 struct TroubledDisk {
     disk: MemoryDisk,
     hold: Option<EnospcHold>,
+    host_errors: Option<HostErrors>,
     lost_writes: bool,
     store: StoreFacts,
 }
@@ -43,6 +44,7 @@ impl TroubledDisk {
         Self {
             disk: MemoryDisk::new(geometry, cache, false),
             hold,
+            host_errors: None,
             lost_writes,
             store: StoreFacts::default(),
         }
@@ -68,8 +70,8 @@ impl Backend for TroubledDisk {
 
     fn status(&self) -> DiskStatus {
         let status = self.disk.status();
-        let (enospc_hold, store) = (self.hold, self.store.clone());
-        DiskStatus { lost_writes: self.lost_writes, enospc_hold, store, ..status }
+        let Self { host_errors, hold: enospc_hold, lost_writes, .. } = *self;
+        DiskStatus { lost_writes, host_errors, enospc_hold, store: self.store.clone(), ..status }
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -200,6 +202,39 @@ fn held_requests_match_the_description() {
     assert!(described["error"]["enum"].as_array().unwrap().contains(&json["error"]));
 }
 
+#[test]
+fn host_errors_are_shown_with_their_age() {
+    let last = Instant::now().checked_sub(Duration::from_secs(70)).unwrap();
+    let (requests, operation) = (3, "write zeroes");
+    let host_errors = Some(HostErrors { requests, operation, errno: Some(libc::ENXIO), last });
+    let healthy = TroubledDisk::new(None, false, CacheMode::WriteBack);
+    let (disk, text, metrics) = shown(&view(TroubledDisk { host_errors, ..healthy }));
+    let json = serde_json::to_value(disk.host_errors.unwrap()).unwrap();
+    assert!((70_000..75_000).contains(&json["age_ms"].as_u64().unwrap()), "{json}");
+    let warning = "warning: disk data: 3 requests failed on the host, the last 7";
+    let reason = "s ago (write zeroes: No such device or address (os error 6))\n";
+    assert!(text.contains(warning) && text.contains(reason), "{text}");
+    assert!(metrics.contains("bulkhead_disk_host_errors_total{disk=\"data\"} 3\n"), "{metrics}");
+    assert!(metrics.contains("bulkhead_disk_host_error_age_seconds{disk=\"data\"} 7"), "{metrics}");
+    let described = described("HostErrors");
+    assert_eq!(keys(&json), keys(&described));
+    assert!(described["operation"]["enum"].as_array().unwrap().contains(&json["operation"]));
+}
+
+#[test]
+fn a_disk_for_which_the_end_waits_is_shown() {
+    let healthy = TroubledDisk::new(None, false, CacheMode::WriteBack);
+    let view = view(healthy);
+    let disk = view.disks.find("data").unwrap();
+    assert_eq!(disk.pending_end(), None);
+    disk.begin_end();
+    let warning =
+        "warning: disk data: the program has been waiting for 0 s to end: being flushed\n";
+    assert!(shown(&view).1.contains(warning), "{}", shown(&view).1);
+    disk.set_flushed();
+    assert_eq!(shown(&view).0.warnings, Vec::<String>::new());
+}
+
 /// Every file system that runs tests is used to more than one percent.
 #[test]
 fn a_reached_soft_limit_is_shown_and_is_an_event() {
@@ -248,6 +283,9 @@ fn a_healthy_disk_has_no_warning() {
     assert!(!text.contains("warning"), "{text}");
     assert!(metrics.contains("bulkhead_disk_enospc_hold_requests{disk=\"data\"} 0\n"), "{metrics}");
     assert!(!metrics.contains("bulkhead_disk_enospc_hold_age_seconds{"), "{metrics}");
+    assert_eq!(disk.host_errors, None);
+    assert!(metrics.contains("bulkhead_disk_host_errors_total{disk=\"data\"} 0\n"), "{metrics}");
+    assert!(!metrics.contains("bulkhead_disk_host_error_age_seconds{"), "{metrics}");
 }
 
 #[test]
@@ -267,6 +305,7 @@ fn storage_that_keeps_no_flush_or_needs_copies_is_shown() {
             copied: copied.clone(),
             not_copied: copied.clone(),
             flush_problems: vec![problem(flush), problem(flush)],
+            host_cache: None,
         };
         let healthy = TroubledDisk::new(None, false, CacheMode::None);
         let (disk, text, metrics) = shown(&view(TroubledDisk { store, ..healthy }));
