@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::{
     BackingSpace, ByteOffset, CacheMode, Completion, Crossing, DiscardStats, EnospcHold, Extent,
-    Geometry, Request, SoftLimitState, StoreFacts,
+    Geometry, ImageFormat, Request, SoftLimitState, StoreFacts,
 };
 
 /// A region of memory that holds the segments of requests, so that an engine may register it.
@@ -55,6 +55,16 @@ pub enum OpenError {
         path: PathBuf,
         /// The reason.
         why: String,
+    },
+    /// The image has the signature of another format than raw.
+    #[error("{path}: not a raw image but {format}; {remedy}")]
+    Foreign {
+        /// The backing file.
+        path: PathBuf,
+        /// Its format.
+        format: ImageFormat,
+        /// How to convert it.
+        remedy: String,
     },
     /// Another process holds it.
     #[error("{path}: in use by {}", user(*.pid))]

@@ -21,6 +21,7 @@ mod failure_log;
 mod geometry;
 mod host_file;
 mod host_io;
+mod image_format;
 mod kick;
 mod log_limit;
 mod memory;
@@ -33,6 +34,7 @@ mod raw_file;
 mod request;
 mod requests;
 mod segment;
+mod shell;
 #[doc(hidden)]
 pub mod simulation;
 mod space;
@@ -52,13 +54,17 @@ pub use cache_mode::{CacheMode, FlushAction};
 pub use discard::DiscardStats;
 pub use geometry::{DiscardLimits, Geometry};
 pub use host_file::{ImageHolder, ImageLock, image_holder};
+pub use image_format::ImageFormat;
 pub use log_limit::LogLimit;
 pub use memory::MemoryDisk;
 pub use named::Named;
-pub use options::{DetectZeroes, DiskOptions, EngineKind, ImageLocking, OnEnospc, StableCopyMode};
-pub use raw_file::{RawFile, StoreSpace, Survey};
+pub use options::{
+    DetectZeroes, DiskFormat, DiskOptions, EngineKind, ImageLocking, OnEnospc, StableCopyMode,
+};
+pub use raw_file::{FormatVerdict, ProbedFormat, RawFile, StoreSpace, Survey, free_name};
 pub use request::{ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request};
 pub use segment::{Segment, Segments, gather, scatter, total_len};
+pub use shell::{shell_path, shell_word};
 pub use space::{BackingSpace, Crossing, EnospcHold, SoftLimitState, SpaceProbe};
 pub use store_facts::StoreFacts;
 pub use store_stack::{

@@ -114,7 +114,7 @@ impl Probe<'_> {
         if unit > 0 && !capacity.is_multiple_of(u64::from(unit)) {
             return Err(self.unsuitable(format!(
                 "its size of {capacity} bytes is not a multiple of {unit} bytes, the alignment of \
-                 direct I/O here: extend it with truncate(1), or use a cache mode with the page cache"
+                 direct I/O here: use a cache mode with the page cache, or a copy of a larger size"
             )));
         }
         Ok(())

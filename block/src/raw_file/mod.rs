@@ -2,6 +2,7 @@
 //!
 //! Runs on the control thread, except for [`Backend::engine`], which each worker calls for itself.
 
+mod format_check;
 mod resize;
 mod survey;
 
@@ -9,6 +10,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use self::format_check::{FormatVerdict, ProbedFormat, free_name};
 pub use self::survey::{StoreSpace, Survey};
 use crate::allocation::{QUERY_TIME, collect_within};
 use crate::clock::Clock;
@@ -32,11 +34,13 @@ impl RawFile {
     ///
     /// # Errors
     ///
-    /// The host's error; another process holds the file; or the file cannot serve as a disk
-    /// (neither a regular file nor a block device, empty, or of an unsuitable size).
+    /// The host's error; another process holds the file; the file has another format than raw; or
+    /// it cannot serve as a disk (neither a regular file nor a block device, empty, or of an
+    /// unsuitable size).
     pub fn open(path: &Path, options: &DiskOptions) -> Result<Self, OpenError> {
         let (found, kind) = find(path)?;
         let file = claim(&found, kind, path, options)?;
+        format_check::require_raw(&file, path, options)?;
         let host_error = |what| move |source| OpenError::Host { path: path.into(), what, source };
         let store =
             StoreFacts::of(&file, options).map_err(host_error("query the storage below it"))?;
@@ -48,6 +52,7 @@ impl RawFile {
         }
         let (path, options) = (path.into(), options.clone());
         let file = HostFile { path, file, kind, options, limits, store };
+        format_check::mark_raw(&file);
         Ok(Self { disk: Arc::new(OpenDisk::new(file, Clock::Host)), space })
     }
 }

@@ -5,6 +5,7 @@
 
 mod frozen_store;
 mod hostile;
+mod image_format;
 mod kill_in_flight;
 mod libblkio;
 mod program;

@@ -6,10 +6,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::mpsc::Sender;
 
-use block::{ImageLocking, SpaceProbe, StoreFacts, Survey};
+use block::{FormatVerdict, ImageLocking, ProbedFormat, SpaceProbe, StoreFacts, Survey};
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use rustix::io::Errno;
 
+use super::Purpose;
 use super::file::NamedFile;
 use crate::config::model::DiskConfig;
 use crate::config::report::{Diagnostic, Span};
@@ -24,11 +25,12 @@ const IMAGE_HELP: &str = "name an image file, or a block device such as /dev/zvo
 /// The unit of a disk's size.
 const SECTOR: u64 = 512;
 
-pub(in crate::config) fn check_disk(disk: &DiskTable) -> Option<Diagnostic> {
+pub(in crate::config) fn check_disk(disk: &DiskTable, purpose: Purpose) -> Option<Diagnostic> {
     let (path, span) = disk.image()?;
     let image = NamedFile { purpose: IMAGE, path, span, create: Some("truncate -s 10G") };
     match image.open() {
         Ok(file) => check_type(&image, &file)
+            .or_else(|| check_format(disk, &image, &file, purpose))
             .or_else(|| check_size(disk, &image, &file))
             .or_else(|| check_writable(disk, &image))
             .or_else(|| check_direct(disk))
@@ -63,12 +65,13 @@ pub(super) fn query_disks(disks: &[DiskTable]) -> Vec<Result<Vec<Diagnostic>, Di
 
 /// Sends the error of a disk, or else its warnings.
 fn query_disk(disk: &DiskTable, answers: &Sender<Vec<Diagnostic>>) {
-    let error = check_disk(disk);
+    let error = check_disk(disk, Purpose::Report);
     let is_suitable = error.is_none();
     // The caller may have stopped waiting.
     let _ = answers.send(error.into_iter().collect());
     if is_suitable {
         let _ = answers.send(check_holder(disk).into_iter().collect());
+        let _ = answers.send(suspect_format(disk).into_iter().collect());
         let _ = answers.send(check_store(disk));
     }
 }
@@ -121,6 +124,45 @@ fn check_type(image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {
     let is_disk = kind.is_file() || kind.is_block_device();
     let problem = "is neither a regular file nor a block device";
     (!is_disk).then(|| image.error(problem, "not a disk").help(IMAGE_HELP))
+}
+
+/// Whether the image has another format than raw. A start reads no block of an image that it has
+/// not locked: the read could wait for a write of a killed process, and the lock tells that. So it
+/// checks the format when it opens the disk, and here only that of an image that is refused anyway.
+fn check_format(
+    disk: &DiskTable,
+    image: &NamedFile<'_>,
+    file: &File,
+    purpose: Purpose,
+) -> Option<Diagnostic> {
+    let is_refused = || !image_size(file).is_ok_and(|size| size.is_multiple_of(SECTOR));
+    let probed = match purpose {
+        Purpose::Report => ProbedFormat::of(file).ok()?,
+        Purpose::Start if is_refused() => {
+            let file = file.try_clone().ok()?;
+            HostQuery::start(move || ProbedFormat::of(&file)).answer().ok()?.ok()?
+        }
+        Purpose::Start => return None,
+    };
+    match probed.verdict(image.path, &disk.options) {
+        FormatVerdict::Foreign { format, remedy } => {
+            let label = format!("has the signature of {format}");
+            Some(image.error("is not a raw image", label).help(remedy))
+        }
+        FormatVerdict::Raw | FormatVerdict::Suspect { .. } => None,
+    }
+}
+
+/// The warning of an image that is served as a raw one, probably by mistake. A start logs it.
+fn suspect_format(disk: &DiskTable) -> Option<Diagnostic> {
+    let (path, span) = disk.image()?;
+    let image = NamedFile { purpose: IMAGE, path, span, create: None };
+    let probed = ProbedFormat::of(&image.open().ok()?).ok()?;
+    let FormatVerdict::Suspect { problem, remedy } = probed.verdict(path, &disk.options) else {
+        return None;
+    };
+    let message = format!("the {IMAGE} `{}` {problem}", path.display());
+    Some(Diagnostic::warning(message).at(image.span, "probably by mistake").help(remedy))
 }
 
 fn check_size(disk: &DiskTable, image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {

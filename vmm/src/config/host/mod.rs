@@ -62,7 +62,7 @@ pub(super) fn check_disks(
     diagnostics: &mut Vec<Diagnostic>,
 ) {
     if purpose == Purpose::Start {
-        diagnostics.extend(disks.iter().filter_map(check_disk));
+        diagnostics.extend(disks.iter().filter_map(|disk| check_disk(disk, purpose)));
         return disk::check_shared_images(disks.iter(), diagnostics);
     }
     let mut answered = Vec::new();

@@ -280,6 +280,57 @@ the disk image `/proc/version` has no size
     );
 }
 
+/// The signature of qcow2, version 3.
+const QCOW2: &[u8] = b"QFI\xfb\0\0\0\x03";
+
+#[test]
+fn images_of_other_formats() {
+    let host = HostFixture::new();
+    for (name, length) in [("a.qcow2", 1 << 20), ("odd.qcow2", 1000)] {
+        host.file(name, length).write_all_at(QCOW2, 0).unwrap();
+    }
+    host.file("cd.iso", 1 << 20).write_all_at(b"CD001", 32_769).unwrap();
+    let report =
+        |keys: &str| host.report_with_base(&format!("[[disk]]\nid='a'\nformat='auto'\n{keys}"));
+    assert_data_eq!(
+        ["path='a.qcow2'\n", "path='odd.qcow2'\n", "path='cd.iso'\n"].map(report).concat(),
+        str![[r#"
+the disk image `/vm/a.qcow2` is not a raw image
+  'a.qcow2'  <- has the signature of qcow2
+  make a raw copy with `qemu-img convert -f qcow2 -O raw /vm/a.qcow2 /vm/a.qcow2.raw`, or write `format = "raw"` to serve its bytes as they are
+the disk image `/vm/odd.qcow2` is not a raw image
+  'odd.qcow2'  <- has the signature of qcow2
+  make a raw copy with `qemu-img convert -f qcow2 -O raw /vm/odd.qcow2 /vm/odd.qcow2.raw`, or write `format = "raw"` to serve its bytes as they are
+warning: the disk image `/vm/cd.iso` holds an ISO 9660 file system, which no system writes
+  'cd.iso'  <- probably by mistake
+  write `readonly = true`, or `format = "raw"` if the guest may overwrite it
+
+"#]]
+    );
+    assert_eq!(report("path='cd.iso'\nreadonly=true\n"), "");
+    let insisting = "[[disk]]\nid='a'\nformat='raw'\npath='a.qcow2'\n";
+    assert_eq!(host.report_with_base(insisting), "");
+}
+
+/// A start reads no block of an image that it has not locked, unless it refuses it anyway.
+#[test]
+fn a_start_leaves_the_format_to_the_open_disk() {
+    let host = HostFixture::new();
+    for (name, length) in [("a.qcow2", 1 << 20), ("odd.qcow2", 1000)] {
+        host.file(name, length).write_all_at(QCOW2, 0).unwrap();
+    }
+    let problem = |name: &str, purpose| {
+        let text = format!("{BASE}[[disk]]\nid='a'\npath='{name}'\n");
+        let (source, _) = parse::parse_machine(&text, host.folder.path());
+        let found = check_disk(&source.unwrap().disks.remove(0), purpose);
+        found.map(|diagnostic| diagnostic.message.contains("is not a raw image"))
+    };
+    assert_eq!(problem("a.qcow2", Purpose::Start), None);
+    assert_eq!(problem("a.qcow2", Purpose::Report), Some(true));
+    assert_eq!(problem("odd.qcow2", Purpose::Start), Some(true));
+    assert_eq!(problem("odd.qcow2", Purpose::Report), Some(true));
+}
+
 #[test]
 fn image_size_is_a_multiple_of_the_block_size() {
     let host = HostFixture::new();

@@ -147,6 +147,10 @@ fn hotplug_problem(error: &HotplugError) -> Problem {
         AddressTaken, Attaching, Detaching, Disk, IdTaken, ImageTaken, Limit, NoController,
         NotScsi, Queues, Thread,
     };
+    if let Disk(DiskError::Open(_, OpenError::Foreign { path, format, remedy })) = error {
+        let detail = format!("{}: not a raw image but {format}", path.display());
+        return Problem::new(400, detail, remedy.as_str());
+    }
     let (status, remedy) = match error {
         Detaching(_) => (409, "wait for the event `disk_detached`".to_owned()),
         Attaching(_) => (409, "wait until it is attached".to_owned()),
