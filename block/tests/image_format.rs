@@ -8,14 +8,14 @@ use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use block::{
     CacheMode, DiskFormat, DiskOptions, FormatVerdict, ImageFormat, OpenError, ProbedFormat,
     RawFile, Survey,
 };
 use fixtures::host::{Loop, sh};
-use fixtures::needs;
+use fixtures::{Ext4, needs};
 use tempfile::{NamedTempFile, TempDir};
 
 use common::{MIB, numbered, scratch};
@@ -139,6 +139,23 @@ fn the_mark_is_set_once() {
     fs::copy(image.path(), &copy).unwrap();
     assert!(!ProbedFormat::of(&File::open(&copy).unwrap()).unwrap().is_marked);
     fs::remove_file(copy).unwrap();
+}
+
+/// A start on a store that hangs waits for no mark that exists.
+#[test]
+fn a_marked_image_opens_on_a_frozen_store() {
+    if !needs::root() {
+        return;
+    }
+    let mut store = Ext4::new(4096);
+    let image = store.file(MIB, 0);
+    drop(RawFile::open(&image, &options()).unwrap());
+    store.freeze();
+    let start = Instant::now();
+    let opened = RawFile::open(&image, &options());
+    let elapsed = start.elapsed();
+    store.thaw();
+    assert!(opened.is_ok() && elapsed < Duration::from_secs(20), "{elapsed:?}");
 }
 
 #[test]

@@ -71,9 +71,10 @@ impl AttachableDisk {
         let text = toml::to_string(&file).map_err(|error| invalid(error.to_string()))?;
         let (disk, mut diagnostics) = parsed(&text, Path::new(""));
         if let Some(disk) = &disk {
-            diagnostics.extend(
-                require_absolute_path(disk).or_else(|| host::check_disk(disk, Purpose::Start)),
-            );
+            diagnostics.extend(require_absolute_path(disk).or_else(|| {
+                host::await_devices(std::slice::from_ref(disk));
+                host::check_disk(disk, Purpose::Start)
+            }));
         }
         let report = report(text, diagnostics);
         match disk {

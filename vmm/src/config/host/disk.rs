@@ -6,7 +6,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::mpsc::Sender;
 
-use block::{FormatVerdict, ImageLocking, ProbedFormat, SpaceProbe, StoreFacts, Survey};
+use block::{
+    FormatVerdict, ImageLocking, ProbedFormat, SpaceProbe, StoreFacts, Survey, free_name,
+    shell_path,
+};
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use rustix::io::Errno;
 
@@ -27,7 +30,7 @@ const SECTOR: u64 = 512;
 
 pub(in crate::config) fn check_disk(disk: &DiskTable, purpose: Purpose) -> Option<Diagnostic> {
     let (path, span) = disk.image()?;
-    let image = NamedFile { purpose: IMAGE, path, span, create: Some("truncate -s 10G") };
+    let image = NamedFile { purpose: IMAGE, path, span, create: Some("10G") };
     match image.open() {
         Ok(file) => check_type(&image, &file)
             .or_else(|| check_format(disk, &image, &file, purpose))
@@ -166,10 +169,15 @@ fn suspect_format(disk: &DiskTable) -> Option<Diagnostic> {
 }
 
 fn check_size(disk: &DiskTable, image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {
-    let path = image.path.display();
+    let is_file = file.metadata().ok()?.is_file();
+    let path = shell_path(image.path);
     let size = match image_size(file) {
         Ok(0) => {
-            let help = format!("give it a size with `truncate -s 10G {path}`");
+            let help = match is_file {
+                // A file that has got data meanwhile is not cut off.
+                true => format!("give it a size with `truncate -s '>10G' {path}`"),
+                false => format!("see `lsblk {path}`: it has no medium, or no backing file"),
+            };
             return Some(image.error("is empty", "0 bytes").help(help));
         }
         Ok(size) => size,
@@ -181,12 +189,16 @@ fn check_size(disk: &DiskTable, image: &NamedFile<'_>, file: &File) -> Option<Di
     if size.is_multiple_of(block) {
         return None;
     }
-    let is_file = file.metadata().ok()?.is_file();
+    // The file may be anything, so that its own size stays.
+    let copy = || {
+        let copy = shell_path(&free_name(image.path));
+        format!("cp --sparse=always {path} {copy} && truncate -s %{block} {copy}")
+    };
     let help = match (is_file, block) {
-        (true, SECTOR) => format!("round it up with `truncate -s %{SECTOR} {path}`"),
-        (true, _) => format!(
-            "round it up with `truncate -s %{block} {path}`, or write `block_size = {SECTOR}`"
-        ),
+        (true, SECTOR) => format!("use a copy that is rounded up: `{}`", copy()),
+        (true, _) => {
+            format!("write `block_size = {SECTOR}`, or use a copy that is rounded up: `{}`", copy())
+        }
         (false, _) => format!("write `block_size = {SECTOR}`, or resize the device"),
     };
     let problem = format!("is not a multiple of {block} bytes");

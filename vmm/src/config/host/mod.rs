@@ -7,6 +7,7 @@ mod file;
 mod kernel;
 mod limits;
 mod memory;
+mod missing;
 
 use std::path::PathBuf;
 
@@ -27,6 +28,7 @@ pub(crate) use disk::{image_size, same_image};
 pub(super) use file::check_control;
 pub(crate) use kernel::{KernelFormat, kernel_format_of};
 pub(super) use limits::check_limits;
+pub(super) use missing::await_devices;
 
 /// The command that a configuration is checked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,7 @@ pub(super) fn check_disks(
     diagnostics: &mut Vec<Diagnostic>,
 ) {
     if purpose == Purpose::Start {
+        await_devices(disks);
         diagnostics.extend(disks.iter().filter_map(|disk| check_disk(disk, purpose)));
         return disk::check_shared_images(disks.iter(), diagnostics);
     }

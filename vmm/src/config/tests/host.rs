@@ -259,16 +259,16 @@ fn invalid_disk_images() {
         str![[r#"
 the disk image `/vm/odd` is not a multiple of 512 bytes
   'odd'  <- 1000 bytes
-  round it up with `truncate -s %512 /vm/odd`
+  use a copy that is rounded up: `cp --sparse=always /vm/odd /vm/odd.raw && truncate -s %512 /vm/odd.raw`
 the disk image `/vm/empty` is empty
   'empty'  <- 0 bytes
-  give it a size with `truncate -s 10G /vm/empty`
+  give it a size with `truncate -s '>10G' /vm/empty`
 the disk image `/vm/.` is a directory
   '.'  <- a directory
   name a file in it
 the disk image `/vm/absent` does not exist
   'absent'  <- no such file
-  create it with `truncate -s 10G /vm/absent`
+  create it with `truncate -s '>10G' /vm/absent`
 the disk image `/dev/null` is neither a regular file nor a block device
   '/dev/null'  <- not a disk
   name an image file, or a block device such as /dev/zvol/tank/root
@@ -331,6 +331,92 @@ fn a_start_leaves_the_format_to_the_open_disk() {
     assert_eq!(problem("odd.qcow2", Purpose::Report), Some(true));
 }
 
+/// No remedy creates a file below `/dev`, or a directory that no path named.
+#[test]
+fn missing_devices_and_directories() {
+    let host = HostFixture::new();
+    std::os::unix::fs::symlink("/dev/absent", host.folder.path().join("link")).unwrap();
+    std::os::unix::fs::symlink("absent", host.folder.path().join("dangling")).unwrap();
+    let report = |path| host.report_with_base(&format!("[[disk]]\nid='a'\npath='{path}'\n"));
+    let bad = [
+        "/dev/absent",
+        "/dev/absent/data",
+        "/dev/mapper/absent",
+        "/dev/zvol/absent/root",
+        "link",
+        "dangling",
+        "~/images/a.img",
+        "~/a.img",
+        "/absent/a.img",
+        "images/a b.img",
+        "a b.img",
+        "/etc/passwd/a.img",
+        "/proc/absent",
+    ];
+    assert_data_eq!(
+        bad.map(report).concat(),
+        str![[r#"
+the disk image `/dev/absent` does not exist
+  '/dev/absent'  <- no such device
+  `lsblk` lists the devices and `udevadm info --export-db` their links; the driver of the device may have to be loaded (modprobe(8))
+the disk image `/dev/absent/data` does not exist
+  '/dev/absent/data'  <- no such device
+  `lsblk` lists the devices and `udevadm info --export-db` their links; the driver of the device may have to be loaded (modprobe(8))
+the disk image `/dev/mapper/absent` does not exist
+  '/dev/mapper/absent'  <- no such device
+  `dmsetup ls` lists the mapped devices, `lsblk` lists the devices and `udevadm info --export-db` their links; the driver of the device may have to be loaded (modprobe(8))
+the disk image `/dev/zvol/absent/root` does not exist
+  '/dev/zvol/absent/root'  <- no such device
+  `zfs list -t volume` lists the volumes, `lsblk` lists the devices and `udevadm info --export-db` their links; the driver of the device may have to be loaded (modprobe(8))
+the disk image `/vm/link` does not exist
+  'link'  <- a link to `/dev/absent`, which does not exist
+  `lsblk` lists the devices and `udevadm info --export-db` their links; the driver of the device may have to be loaded (modprobe(8))
+the disk image `/vm/dangling` does not exist
+  'dangling'  <- a link to `absent`, which does not exist
+  correct the link, or name another file
+the disk image `/vm/~/images/a.img` does not exist
+  '~/images/a.img'  <- the directory `/vm/~/images` does not exist
+  write the path of the home directory: `~` is expanded by shells only
+the disk image `/vm/~/a.img` does not exist
+  '~/a.img'  <- the directory `/vm/~` does not exist
+  write the path of the home directory: `~` is expanded by shells only
+the disk image `/absent/a.img` does not exist
+  '/absent/a.img'  <- the directory `/absent` does not exist
+  see `findmnt` whether its file system is mounted
+the disk image `/vm/images/a b.img` does not exist
+  'images/a b.img'  <- the directory `/vm/images` does not exist
+  a relative path starts at this file's directory; or create it with `mkdir -p /vm/images`
+the disk image `/vm/a b.img` does not exist
+  'a b.img'  <- no such file
+  create it with `truncate -s '>10G' '/vm/a b.img'`
+cannot open the disk image `/etc/passwd/a.img`
+  '/etc/passwd/a.img'  <- Not a directory (os error 20)
+  `namei -l /etc/passwd/a.img` shows each part of the path
+the disk image `/proc/absent` does not exist
+  '/proc/absent'  <- no such file
+  `namei -l /proc/absent` shows each part of the path
+
+"#]]
+    );
+    let console = |path| host.report_with_base(&format!("[console]\nfile='{path}'\n"));
+    let bad = ["/dev/absent/c.log", "/absent/c.log", "~/c.log"];
+    assert_data_eq!(
+        bad.map(console).concat(),
+        str![[r#"
+cannot create the console file `/dev/absent/c.log`
+  '/dev/absent/c.log'  <- the directory `/dev/absent` does not exist
+  choose another path
+cannot create the console file `/absent/c.log`
+  '/absent/c.log'  <- the directory `/absent` does not exist
+  see `findmnt` whether its file system is mounted; or create it with `mkdir -p /absent`
+cannot create the console file `/vm/~/c.log`
+  '~/c.log'  <- the directory `/vm/~` does not exist
+  write the path of the home directory: `~` is expanded by shells only
+
+"#]]
+    );
+}
+
 #[test]
 fn image_size_is_a_multiple_of_the_block_size() {
     let host = HostFixture::new();
@@ -344,7 +430,7 @@ fn image_size_is_a_multiple_of_the_block_size() {
         str![[r#"
 the disk image `/vm/odd` is not a multiple of 4096 bytes
   'odd'  <- 1049088 bytes
-  round it up with `truncate -s %4096 /vm/odd`, or write `block_size = 512`
+  write `block_size = 512`, or use a copy that is rounded up: `cp --sparse=always /vm/odd /vm/odd.raw && truncate -s %4096 /vm/odd.raw`
 
 "#]]
     );
@@ -473,10 +559,10 @@ cannot create the console file `/vm/no/c.log`
   a relative path starts at this file's directory; or create it with `mkdir -p /vm/no`
 cannot create the console file `/vm/folder`
   'folder'  <- not a file
-  choose another path, or remove the existing file
+  choose another path
 cannot create the console socket `/vm/root.img`
   'root.img'  <- exists and is not a socket
-  choose another path, or remove the existing file
+  choose another path
 cannot create the console socket `/vm/no/c.sock`
   'no/c.sock'  <- the directory `/vm/no` does not exist
   a relative path starts at this file's directory; or create it with `mkdir -p /vm/no`
