@@ -48,7 +48,7 @@ mod uring;
 pub use allocation::{Extent, Extents};
 pub use backend::{
     Backend, DiskStatus, EngineChoice, EngineSetup, IoEngine, MemoryRegion, OpenError, ResizeError,
-    Wake,
+    WRONG_LINK_REMEDY, Wake,
 };
 pub use cache_mode::{CacheMode, FlushAction};
 pub use discard::DiscardStats;
@@ -69,6 +69,6 @@ pub use space::{BackingSpace, Crossing, EnospcHold, SoftLimitState, SpaceProbe};
 pub use store_facts::StoreFacts;
 pub use store_stack::{
     BtrfsFile, DmTarget, FileSystem, FlushPromise, Problem, QueueAttributes, QueueCache,
-    StableCopies, StoreStack, Storey, StoreyEffects, StoreyKind, ZfsDataset,
+    StableCopies, StoreStack, Storey, StoreyEffects, StoreyKind, WrongLink, ZfsDataset, wrong_link,
 };
 pub use uring::refuses_io_uring;

@@ -6,6 +6,7 @@ mod format_check;
 mod resize;
 mod survey;
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use crate::disk_state::OpenDisk;
 use crate::host_file::{HostFile, claim, find, probe};
 use crate::{
     Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiskOptions, DiskStatus, EngineSetup,
-    Extent, Extents, Geometry, IoEngine, OpenError, ResizeError, SpaceProbe, StoreFacts, engine,
+    Extent, Extents, Geometry, IoEngine, OpenError, ResizeError, SpaceProbe, StoreFacts, WrongLink,
+    engine, wrong_link,
 };
 
 /// A raw image file or a host block device.
@@ -40,6 +42,7 @@ impl RawFile {
     pub fn open(path: &Path, options: &DiskOptions) -> Result<Self, OpenError> {
         let (found, kind) = find(path)?;
         let file = claim(&found, kind, path, options)?;
+        require_own_link(path, &file)?;
         format_check::require_raw(&file, path, options)?;
         let host_error = |what| move |source| OpenError::Host { path: path.into(), what, source };
         let store =
@@ -55,6 +58,13 @@ impl RawFile {
         format_check::mark_raw(&file);
         Ok(Self { disk: Arc::new(OpenDisk::new(file, Clock::Host)), space })
     }
+}
+
+/// Refuses a device that a link names otherwise: it may be the disk of another guest.
+fn require_own_link(path: &Path, file: &File) -> Result<(), OpenError> {
+    wrong_link(path, file).map_or(Ok(()), |WrongLink { link, named, found }| {
+        Err(OpenError::WrongLink { path: path.into(), link, named, found })
+    })
 }
 
 impl Backend for RawFile {

@@ -4,4 +4,5 @@ mod fake_host;
 mod native;
 mod problems;
 mod stable_copies;
+mod volume_link;
 mod walk;

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::mpsc::Sender;
 
 use block::{
-    FormatVerdict, ImageLocking, ProbedFormat, SpaceProbe, StoreFacts, Survey, free_name,
-    shell_path,
+    FormatVerdict, ImageLocking, ProbedFormat, SpaceProbe, StoreFacts, Survey, WRONG_LINK_REMEDY,
+    WrongLink, free_name, shell_path, wrong_link,
 };
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use rustix::io::Errno;
@@ -33,6 +33,7 @@ pub(in crate::config) fn check_disk(disk: &DiskTable, purpose: Purpose) -> Optio
     let image = NamedFile { purpose: IMAGE, path, span, create: Some("10G") };
     match image.open() {
         Ok(file) => check_type(&image, &file)
+            .or_else(|| check_link(&image, &file))
             .or_else(|| check_format(disk, &image, &file, purpose))
             .or_else(|| check_size(disk, &image, &file))
             .or_else(|| check_writable(disk, &image))
@@ -127,6 +128,13 @@ fn check_type(image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {
     let is_disk = kind.is_file() || kind.is_block_device();
     let problem = "is neither a regular file nor a block device";
     (!is_disk).then(|| image.error(problem, "not a disk").help(IMAGE_HELP))
+}
+
+/// Whether a link leads to the volume that it names.
+fn check_link(image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {
+    let WrongLink { link, named, found } = wrong_link(image.path, file)?;
+    let label = format!("`{}` names {named}, but leads to {found}", link.display());
+    Some(image.error("is another volume than its link names", label).help(WRONG_LINK_REMEDY))
 }
 
 /// Whether the image has another format than raw. A start reads no block of an image that it has

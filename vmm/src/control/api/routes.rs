@@ -163,6 +163,9 @@ fn hotplug_problem(error: &HotplugError) -> Problem {
         Disk(DiskError::Open(_, OpenError::InUse { .. })) => {
             (409, "end its user, or set `readonly = true` on both sides".to_owned())
         }
+        Disk(DiskError::Open(_, OpenError::WrongLink { .. })) => {
+            (400, "name the device by another path".to_owned())
+        }
         Disk(DiskError::Open(_, OpenError::Unsuitable { .. })) => {
             (400, "see `bulkhead disk inspect`".to_owned())
         }
