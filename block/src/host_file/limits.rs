@@ -104,7 +104,7 @@ impl Probe<'_> {
             )));
         }
         if capacity == 0 {
-            return Err(self.unsuitable("it is empty: give it a size with truncate(1)".into()));
+            return Err(self.unsuitable("it is empty, and a disk has a size".into()));
         }
         if !capacity.is_multiple_of(u64::from(logical_block)) {
             return Err(self.unsuitable(format!(

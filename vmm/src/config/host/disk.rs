@@ -13,8 +13,8 @@ use block::{
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use rustix::io::Errno;
 
-use super::Purpose;
 use super::file::NamedFile;
+use super::purpose::Purpose;
 use crate::config::model::DiskConfig;
 use crate::config::report::{Diagnostic, Span};
 use crate::config::source::DiskTable;

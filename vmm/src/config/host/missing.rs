@@ -102,7 +102,7 @@ fn has_tilde(path: &Path) -> bool {
     path.components().any(is_tilde)
 }
 
-/// What is missing, and the remedy.
+/// A missing file, directory or device, and the remedy.
 pub(super) struct Missing {
     pub(super) label: String,
     pub(super) help: String,

@@ -6,6 +6,7 @@ mod control;
 mod devices;
 mod disks;
 mod host;
+mod images;
 mod numbers;
 mod scsi;
 mod tables;

@@ -294,9 +294,10 @@ fn resize_problem(error: &ResizeError) -> Problem {
         }
         ResizeError::Unaligned { .. } => (400, "choose a multiple of the block size"),
         ResizeError::ReadOnly => (409, "enlarge its file on the host, then resize without a size"),
-        ResizeError::NotAFile => {
-            (409, "enlarge the device (`zfs set volsize`, `lvextend`), then resize without a size")
-        }
+        ResizeError::NotAFile => (
+            409,
+            "enlarge the device (`lvextend`, volsize of a ZFS volume), then resize without a size",
+        ),
         ResizeError::Host { .. } => (500, "check the file system"),
     };
     Problem::new(status, error.to_string(), remedy)
