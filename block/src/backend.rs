@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::{
     BackingSpace, ByteOffset, CacheMode, Completion, Crossing, DiscardStats, EnospcHold, Extent,
-    Geometry, HostErrors, Request, SoftLimitState, StoreFacts,
+    Geometry, HostErrors, ImageFormat, Request, SoftLimitState, StoreFacts,
 };
 
 /// A region of memory that holds the segments of requests, so that an engine may register it.
@@ -56,6 +56,28 @@ pub enum OpenError {
         /// The reason.
         why: String,
     },
+    /// The image has the signature of another format than raw.
+    #[error("{path}: not a raw image but {format}; {remedy}")]
+    Foreign {
+        /// The backing file.
+        path: PathBuf,
+        /// Its format.
+        format: ImageFormat,
+        /// How to convert it.
+        remedy: String,
+    },
+    /// A link on the way to the device names another volume.
+    #[error("{path}: {link} names {named}, but leads to {found}; {}", WRONG_LINK_REMEDY)]
+    WrongLink {
+        /// The backing file.
+        path: PathBuf,
+        /// The link.
+        link: PathBuf,
+        /// The volume that it names.
+        named: String,
+        /// The volume that it leads to.
+        found: String,
+    },
     /// Another process holds it.
     #[error("{path}: in use by {}", user(*.pid))]
     InUse {
@@ -68,6 +90,11 @@ pub enum OpenError {
     #[error("this host refuses io_uring ({0}); see the sysctl kernel.io_uring_disabled")]
     NoIoUring(#[source] io::Error),
 }
+
+/// The remedy of a link that leads to another volume.
+pub const WRONG_LINK_REMEDY: &str = "name the device by another path; `udevadm info \
+    --export-db` shows the links as udev knows them, and `udevadm settle` waits for those that it \
+    has not made yet";
 
 fn user(pid: Option<u32>) -> String {
     let unnamed = || "another process, or by the last I/O of one that was killed".into();

@@ -22,6 +22,7 @@ mod flush_proof;
 mod geometry;
 mod host_file;
 mod host_io;
+mod image_format;
 mod kick;
 mod log_limit;
 mod memory;
@@ -34,6 +35,7 @@ mod raw_file;
 mod request;
 mod requests;
 mod segment;
+mod shell;
 #[doc(hidden)]
 pub mod simulation;
 mod space;
@@ -47,7 +49,7 @@ mod uring;
 pub use allocation::{Extent, Extents};
 pub use backend::{
     Backend, DiskStatus, EngineChoice, EngineSetup, IoEngine, MemoryRegion, OpenError, ResizeError,
-    Wake,
+    WRONG_LINK_REMEDY, Wake,
 };
 pub use cache_mode::{CacheMode, FlushAction};
 pub use discard::DiscardStats;
@@ -55,17 +57,21 @@ pub use failure_log::HostErrors;
 pub use flush_proof::{FlushProof, ModeProof, ROUNDS, Scratch, ScratchError, StoreySeen};
 pub use geometry::{DiscardLimits, Geometry};
 pub use host_file::{DroppedLimit, ImageHolder, ImageLock, Implausible, image_holder};
+pub use image_format::ImageFormat;
 pub use log_limit::LogLimit;
 pub use memory::MemoryDisk;
 pub use named::Named;
-pub use options::{DetectZeroes, DiskOptions, EngineKind, ImageLocking, OnEnospc, StableCopyMode};
-pub use raw_file::{RawFile, StoreSpace, Survey};
+pub use options::{
+    DetectZeroes, DiskFormat, DiskOptions, EngineKind, ImageLocking, OnEnospc, StableCopyMode,
+};
+pub use raw_file::{FormatVerdict, ProbedFormat, RawFile, StoreSpace, Survey, free_name};
 pub use request::{ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request};
 pub use segment::{Segment, Segments, gather, scatter, total_len};
+pub use shell::{shell_path, shell_word};
 pub use space::{BackingSpace, Crossing, EnospcHold, SoftLimitState, SpaceProbe};
 pub use store_facts::StoreFacts;
 pub use store_stack::{
     BtrfsFile, DmTarget, FileSystem, FlushPromise, HostCache, Problem, QueueAttributes, QueueCache,
-    StableCopies, StoreStack, Storey, StoreyEffects, StoreyKind, ZfsDataset,
+    StableCopies, StoreStack, Storey, StoreyEffects, StoreyKind, WrongLink, ZfsDataset, wrong_link,
 };
 pub use uring::refuses_io_uring;

@@ -21,7 +21,7 @@ mod tests {
     use std::fmt::Debug;
 
     use super::*;
-    use crate::{CacheMode, DetectZeroes, EngineKind, ImageLocking, StableCopyMode};
+    use crate::{CacheMode, DetectZeroes, DiskFormat, EngineKind, ImageLocking, StableCopyMode};
 
     fn check<T: Named + Debug + PartialEq>() {
         let names: HashSet<&str> = T::ALL.iter().map(|variant| variant.name()).collect();
@@ -38,6 +38,7 @@ mod tests {
         check::<EngineKind>();
         check::<DetectZeroes>();
         check::<ImageLocking>();
+        check::<DiskFormat>();
         check::<StableCopyMode>();
     }
 }

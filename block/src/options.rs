@@ -18,6 +18,8 @@ pub struct DiskOptions {
     /// Logical block of the guest, 512 or 4096 bytes. By default that of a block device, and 512
     /// for a file, whatever alignment direct I/O requires.
     pub block_size: Option<u32>,
+    /// Whether an image of another format is refused.
+    pub format: DiskFormat,
     /// Whether the image is locked.
     pub lock: ImageLocking,
     /// Which engine serves the disk.
@@ -46,6 +48,7 @@ impl DiskOptions {
             cache,
             read_only: false,
             block_size: None,
+            format: DiskFormat::Auto,
             lock: ImageLocking::On,
             engine: EngineKind::Auto,
             on_enospc: OnEnospc::Report,
@@ -61,6 +64,27 @@ impl DiskOptions {
     #[must_use]
     pub fn read_only(self) -> Self {
         Self { read_only: true, ..self }
+    }
+}
+
+/// Whether the bytes of an image are those of the disk without question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum DiskFormat {
+    /// An image that has the signature of another format is refused.
+    #[default]
+    Auto,
+    /// The image is raw, whatever its first bytes.
+    Raw,
+}
+
+impl Named for DiskFormat {
+    const ALL: &'static [Self] = &[Self::Auto, Self::Raw];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Raw => "raw",
+        }
     }
 }
 

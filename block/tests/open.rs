@@ -139,3 +139,41 @@ fn missing_direct_io_is_the_reported_reason() {
     .expect_err("no direct I/O");
     assert!(refusal.to_string().contains("direct I/O"), "{refusal}");
 }
+
+/// A link in `/dev`, gone when it is dropped, with its folder if that is new.
+struct DeviceLink(std::path::PathBuf);
+
+impl DeviceLink {
+    fn new(link: &str, target: &Path) -> Self {
+        let link = std::path::PathBuf::from(link);
+        // It exists where udev runs.
+        let _ = std::fs::create_dir(link.parent().unwrap());
+        std::os::unix::fs::symlink(target, &link).unwrap();
+        Self(link)
+    }
+}
+
+impl Drop for DeviceLink {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).unwrap();
+        // It may have other links.
+        let _ = std::fs::remove_dir(self.0.parent().unwrap());
+    }
+}
+
+/// The device that got the number of another one.
+#[test]
+fn a_link_to_another_device_is_refused() {
+    if !fixtures::needs::root() {
+        return;
+    }
+    let file = numbered_file(MIB);
+    let device = fixtures::host::Loop::new(file.path());
+    let link = DeviceLink::new("/dev/block/240:77777", &device.0);
+    let refused = refusal(&link.0, CacheMode::WriteBack);
+    assert!(matches!(refused, OpenError::WrongLink { .. }), "{refused}");
+    let reason = "/dev/block/240:77777 names 240:77777, but leads to 7:";
+    assert!(refused.to_string().contains(reason), "{refused}");
+    assert_eq!(std::fs::read(file.path()).unwrap(), common::numbered(0, MIB));
+    open(&device.0, CacheMode::WriteBack);
+}

@@ -68,6 +68,29 @@ fn a_disk_is_inspected_by_path_and_by_id() {
 }
 
 #[test]
+fn an_inspection_names_the_format() {
+    let folder = folder();
+    let raw = parsed(&disk(&folder, &["inspect", "root.img", "--json"]).success());
+    assert_eq!(raw["format"], json!({ "signature": null, "is_raw": true }));
+    let format_row = |bytes: &[u8]| {
+        let image = File::options().write(true).open(folder.path().join("root.img")).unwrap();
+        image.write_all_at(bytes, 0).unwrap();
+        let json = parsed(&disk(&folder, &["inspect", "root.img", "--json"]).success());
+        let text = disk(&folder, &["inspect", "root.img"]).success().get_output().stdout.clone();
+        let text = String::from_utf8(text).unwrap();
+        let row = text.lines().find(|line| line.starts_with("  format ")).unwrap().to_owned();
+        (json["format"].clone(), row)
+    };
+    let (json, row) = format_row(b"LUKS\xba\xbe\0\x02");
+    assert_eq!(json, json!({ "signature": "LUKS", "is_raw": true }));
+    assert_eq!(row, "  format        raw, with the signature of LUKS");
+    let (json, row) = format_row(b"QFI\xfb\0\0\0\x03");
+    assert_eq!(json, json!({ "signature": "qcow2", "is_raw": false }));
+    let remedy = "`qemu-img convert -f qcow2 -O raw root.img root.img.raw`";
+    assert!(row.starts_with("  format        qcow2, not raw: ") && row.contains(remedy), "{row}");
+}
+
+#[test]
 fn an_inspection_shows_the_storage_below() {
     let folder = folder();
     let json = parsed(&disk(&folder, &["inspect", "root.img", "--json"]).success());

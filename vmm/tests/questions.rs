@@ -268,6 +268,20 @@ fn questions_about_a_hung_store_say_what_is_unknown() {
         ("lseek", &inspect[..], UNKNOWN, &["8388608 bytes", "no process", "the host frees"][..], 1),
         ("open,openat", &inspect[..], UNKNOWN, &["disk.img"][..], 1),
         ("lseek", &map[..], UNKNOWN, &["data and holes of"][..], 1),
+        (
+            "pread64",
+            &inspect[..],
+            "format        could not be learned: the host did not answer within 1 s",
+            &["8388608 bytes", "no process", "data          1 MiB"][..],
+            1,
+        ),
+        (
+            "pread64",
+            &check[..],
+            "could not be checked",
+            &["the host did not answer within 1 s"][..],
+            2,
+        ),
         ("open,openat", &map[..], UNKNOWN, &["disk.img"][..], 1),
         (
             "lseek",

@@ -108,7 +108,7 @@ impl Probe<'_> {
             )));
         }
         if capacity == 0 {
-            return Err(self.unsuitable("it is empty: give it a size with truncate(1)".into()));
+            return Err(self.unsuitable("it is empty, and a disk has a size".into()));
         }
         if !capacity.is_multiple_of(u64::from(logical_block)) {
             return Err(self.unsuitable(format!(
@@ -118,7 +118,7 @@ impl Probe<'_> {
         if unit > 0 && !capacity.is_multiple_of(u64::from(unit)) {
             return Err(self.unsuitable(format!(
                 "its size of {capacity} bytes is not a multiple of {unit} bytes, the alignment of \
-                 direct I/O here: extend it with truncate(1), or use a cache mode with the page cache"
+                 direct I/O here: use a cache mode with the page cache, or a copy of a larger size"
             )));
         }
         Ok(())

@@ -19,7 +19,7 @@ pub(crate) use self::direct_io::DirectIo;
 pub(crate) use self::limits::{HostLimits, MAX_ZEROED_AT_ONCE, probe};
 pub(crate) use self::lock::query as query_lock;
 pub use self::lock::{ImageHolder, ImageLock, image_holder};
-pub(crate) use self::open::{FileKind, claim, claim_if_free, find, reopen};
+pub(crate) use self::open::{FileKind, claim, claim_if_free, find, reopen, without_access_times};
 pub use self::plausible::{DroppedLimit, Implausible};
 use crate::{DiscardLimits, DiskOptions, ImageLocking, OpenError, StoreFacts};
 

@@ -127,7 +127,7 @@ pub(crate) fn reopen(fd: impl AsFd, flags: OFlags) -> io::Result<File> {
 
 /// Sets `O_NOATIME`, which makes reads cheaper. Only the file's owner may (open(2)); for others
 /// reads keep updating the access time.
-pub(super) fn without_access_times(file: File) -> File {
+pub(crate) fn without_access_times(file: File) -> File {
     if let Ok(flags) = rustix::fs::fcntl_getfl(&file) {
         let _ = rustix::fs::fcntl_setfl(&file, flags | OFlags::NOATIME);
     }

@@ -2,13 +2,16 @@
 //!
 //! Runs on the control thread, except for [`Backend::engine`], which each worker calls for itself.
 
+mod format_check;
 mod resize;
 mod survey;
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use self::format_check::{FormatVerdict, ProbedFormat, free_name};
 pub use self::survey::{StoreSpace, Survey};
 use crate::allocation::{QUERY_TIME, collect_within};
 use crate::clock::Clock;
@@ -16,7 +19,8 @@ use crate::disk_state::OpenDisk;
 use crate::host_file::{HostFile, claim, find, probe};
 use crate::{
     Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiskOptions, DiskStatus, EngineSetup,
-    Extent, Extents, Geometry, IoEngine, OpenError, ResizeError, SpaceProbe, StoreFacts, engine,
+    Extent, Extents, Geometry, IoEngine, OpenError, ResizeError, SpaceProbe, StoreFacts, WrongLink,
+    engine, wrong_link,
 };
 
 /// A raw image file or a host block device.
@@ -32,11 +36,14 @@ impl RawFile {
     ///
     /// # Errors
     ///
-    /// The host's error; another process holds the file; or the file cannot serve as a disk
-    /// (neither a regular file nor a block device, empty, or of an unsuitable size).
+    /// The host's error; another process holds the file; the file has another format than raw; or
+    /// it cannot serve as a disk (neither a regular file nor a block device, empty, or of an
+    /// unsuitable size).
     pub fn open(path: &Path, options: &DiskOptions) -> Result<Self, OpenError> {
         let (found, kind) = find(path)?;
         let file = claim(&found, kind, path, options)?;
+        require_own_link(path, &file)?;
+        format_check::require_raw(&file, path, options)?;
         let host_error = |what| move |source| OpenError::Host { path: path.into(), what, source };
         let store =
             StoreFacts::of(&file, options).map_err(host_error("query the storage below it"))?;
@@ -48,8 +55,16 @@ impl RawFile {
         }
         let (path, options) = (path.into(), options.clone());
         let file = HostFile { path, file, kind, options, limits, store };
+        format_check::mark_raw(&file);
         Ok(Self { disk: Arc::new(OpenDisk::new(file, Clock::Host)), space })
     }
+}
+
+/// Refuses a device that a link names otherwise: it may be the disk of another guest.
+fn require_own_link(path: &Path, file: &File) -> Result<(), OpenError> {
+    wrong_link(path, file).map_or(Ok(()), |WrongLink { link, named, found }| {
+        Err(OpenError::WrongLink { path: path.into(), link, named, found })
+    })
 }
 
 impl Backend for RawFile {

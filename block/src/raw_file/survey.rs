@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+use super::format_check::{FormatVerdict, ProbedFormat, prefer_format};
 use crate::host_file::{FileKind, find, probe, query_lock, reopen};
 use crate::space::Volume;
 use crate::{
@@ -59,7 +60,8 @@ impl Survey {
             .map_err(host_error("open it"))?;
         let defaults = DiskOptions::new(CacheMode::WriteBack);
         let options = DiskOptions { block_size, discard: false, ..defaults };
-        let limits = probe(&file, path, kind, &options, &StableCopies::default())?;
+        let limits = probe(&file, path, kind, &options, &StableCopies::default())
+            .map_err(|error| prefer_format(&file, path, error))?;
         // st_blocks counts 512 bytes whatever the file system's block (stat(2)).
         let allocated = match kind {
             FileKind::Regular => {
@@ -91,6 +93,18 @@ impl Survey {
         let options = DiskOptions { discard: true, ..self.options.clone() };
         let copies = StableCopies::default();
         Ok(probe(&self.file, &self.path, self.kind, &options, &copies)?.geometry.discard)
+    }
+
+    /// The format of the image, as far as its bytes show it, and its consequence for a disk with
+    /// default options.
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub fn format(&self) -> Result<(ProbedFormat, FormatVerdict), OpenError> {
+        let probed =
+            ProbedFormat::of(&self.file).map_err(self.host_error("read its first blocks"))?;
+        Ok((probed, probed.verdict(&self.path, &self.options)))
     }
 
     /// Space in the backing store. Runs the program `zfs` for a volume.

@@ -18,6 +18,7 @@ mod stable_copies;
 mod storey;
 #[cfg(test)]
 mod tests;
+mod volume_link;
 mod walk;
 mod zfs;
 
@@ -33,6 +34,7 @@ pub use self::problems::{FlushPromise, Problem};
 pub use self::queue::{QueueAttributes, QueueCache};
 pub use self::stable_copies::StableCopies;
 pub use self::storey::{BtrfsFile, DmTarget, FileSystem, Storey, StoreyKind, ZfsDataset};
+pub use self::volume_link::{WrongLink, wrong_link};
 
 use self::host_view::{FileFacts, HostView};
 use self::walk::Walk;

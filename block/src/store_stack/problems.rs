@@ -3,6 +3,7 @@
 use super::queue::QueueCache;
 use super::storey::{DmTarget, FileSystem, Storey, StoreyKind, ZfsDataset};
 use super::zfs::{self, ZfsVersion};
+use crate::shell::shell_word;
 
 /// Whether flushed data survives a power failure. Ordered from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -154,7 +155,7 @@ impl Storey {
                 let name = name.as_deref().unwrap_or("DATASET");
                 let what =
                     "completes flushes and durable writes without storing them: sync=disabled";
-                let remedy = Some(format!("zfs set sync=standard {}", quoted(name)));
+                let remedy = Some(format!("zfs set sync=standard {}", shell_word(name)));
                 problems.push(self.problem(what, remedy, FlushPromise::NotKept));
             }
             (Some(_), _) => {}
@@ -240,7 +241,7 @@ fn without_barriers(storey: &Storey, found: &FileSystem) -> Problem {
     };
     let option =
         if found.has_option("fsync_mode=nobarrier") { "fsync_mode=posix" } else { "barrier" };
-    let remedy = format!("mount -o remount,{option} {}", quoted(&storey.name));
+    let remedy = format!("mount -o remount,{option} {}", shell_word(&storey.name));
     storey.problem(what, Some(remedy), flush)
 }
 
@@ -270,27 +271,5 @@ fn cache(storey: &Storey) -> CacheBelow {
         Some(QueueCache::WriteThrough) if storey.below.is_empty() => CacheBelow::NotVolatile,
         Some(QueueCache::WriteThrough) => cache_below(storey),
         None => CacheBelow::Unknown,
-    }
-}
-
-/// A word of a shell command.
-fn quoted(word: &str) -> String {
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/_.:@+-".contains(letter);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_in_commands_are_quoted() {
-        assert_eq!(quoted("tank/a_b-1.2:x@y"), "tank/a_b-1.2:x@y");
-        assert_eq!(quoted("/m; rm -r /"), "'/m; rm -r /'");
-        assert_eq!(quoted("a'b"), "'a'\\''b'");
-        assert_eq!(quoted(""), "''");
     }
 }

@@ -6,6 +6,7 @@
 mod failing_store;
 mod frozen_store;
 mod hostile;
+mod image_format;
 mod kill_in_flight;
 mod libblkio;
 mod program;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use driver::vhost_user::Monitor;
 use fixtures::wait_for;
@@ -70,6 +71,25 @@ fn image_and_socket_in_use_are_refused() {
         2,
         "unknown table `machine`",
     );
+}
+
+#[test]
+fn start_waits_for_missing_device() {
+    let served = ServeProcess::start(MIB, "");
+    let config = "[disk]\nid = \"a\"\npath = \"/dev/bulkhead-test/absent\"\n";
+    fs::write(served.folder().join("absent.toml"), config).unwrap();
+    let run = |arguments: &[&str]| {
+        let start = Instant::now();
+        let run = served.command(arguments).output().unwrap();
+        let log = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert_eq!(run.status.code(), Some(2), "{log}");
+        assert!(log.contains("no such device") && log.contains("lsblk"), "{log}");
+        (log.matches("waiting up to 5 s for /dev/bulkhead-test/absent").count(), start.elapsed())
+    };
+    let (lines, elapsed) = run(&["serve", "--socket", "absent.sock", "absent.toml"]);
+    assert!(lines == 1 && elapsed >= Duration::from_secs(5), "{lines} {elapsed:?}");
+    let (lines, elapsed) = run(&["check", "absent.toml"]);
+    assert!(lines == 0 && elapsed < Duration::from_secs(4), "{lines} {elapsed:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::host::Purpose;
 use super::model::{DiskConfig, ScsiAddress};
 use super::report::{Diagnostic, Report};
 use super::source::{BusKind, DiskTable};
@@ -70,7 +71,10 @@ impl AttachableDisk {
         let text = toml::to_string(&file).map_err(|error| invalid(error.to_string()))?;
         let (disk, mut diagnostics) = parsed(&text, Path::new(""));
         if let Some(disk) = &disk {
-            diagnostics.extend(require_absolute_path(disk).or_else(|| host::check_disk(disk)));
+            diagnostics.extend(require_absolute_path(disk).or_else(|| {
+                host::await_devices(std::slice::from_ref(disk));
+                host::check_disk(disk, Purpose::Start)
+            }));
         }
         let report = report(text, diagnostics);
         match disk {

@@ -32,7 +32,7 @@ pub(super) struct DiskKey {
 }
 
 /// The keys of `[[disk]]`, in the order in which messages list them.
-pub(super) const DISK_KEYS: [DiskKey; 20] = [
+pub(super) const DISK_KEYS: [DiskKey; 21] = [
     // The disk's name, unique in the machine.
     DiskKey {
         name: "id",
@@ -191,6 +191,14 @@ pub(super) const DISK_KEYS: [DiskKey; 20] = [
             set(&mut disk.options.detect_zeroes, read)
         },
         json: ("detect_zeroes", |disk| json!(disk.options.detect_zeroes.name())),
+    },
+    // Whether an image of another format is refused.
+    DiskKey {
+        name: "format",
+        example: "\"raw\"",
+        required: false,
+        read: |disk, value, _| set(&mut disk.options.format, value::named(value)),
+        json: ("format", |disk| json!(disk.options.format.name())),
     },
     // Whether the image is locked.
     DiskKey {

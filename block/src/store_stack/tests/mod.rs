@@ -5,5 +5,6 @@ mod host_cache;
 mod native;
 mod problems;
 mod stable_copies;
+mod volume_link;
 mod walk;
 mod within;

@@ -8,6 +8,7 @@ pub mod dependencies;
 pub mod glossary;
 pub mod layout;
 pub mod names;
+pub mod remedies;
 #[cfg(test)]
 mod tests;
 pub mod words;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Violation, code, dependencies, glossary, layout, names, words};
+use super::{Violation, code, dependencies, glossary, layout, names, remedies, words};
 use crate::Workspace;
 use crate::document::Document;
 use crate::package::Package;
@@ -180,4 +180,17 @@ fn a_retired_name_is_found() {
     assert_eq!(retired("`kept/`"), ["block/src/kept/:0"]);
     assert_eq!(retired("`block::Ask`, `vmm::news()`"), ["block/src/lib.rs:3"]);
     assert_eq!(retired("`ask`, `new`, `Plain`, `kept.rs`"), Vec::<String>::new());
+}
+
+#[test]
+fn an_advised_command_that_is_not_listed_is_found() {
+    let lib = "fn f() { help(\"create it with `truncate -s 10G {path}`\"); }\n\
+               const A: &str = \"see `lsblk`\";\n// `rm -r /`\n\
+               #[cfg(test)]\nmod tests { const B: &str = \"`rm -r /`\"; }\n";
+    let workspace = workspace(lib, &[]);
+    let found = remedies::unlisted_commands(&workspace, &[("lsblk", "reads")]);
+    assert_eq!(places(&found), ["block/src/lib.rs:1"]);
+    assert_eq!(found[0].text, "advises `truncate -s 10G {}`");
+    let listed = [("lsblk", "reads"), ("truncate -s 10G {}", "none"), ("ls", "reads")];
+    assert_eq!(places(&remedies::unlisted_commands(&workspace, &listed)), ["the list:0"]);
 }

@@ -1,10 +1,12 @@
 //! The rules of CONTRIBUTING.md that a program can check. A failing test prints each violation with
 //! its location and the remedy.
 
+mod advised_commands;
 mod code;
 mod commits;
 mod glossary;
 mod layout;
+mod remedies;
 mod unsafe_modules;
 mod words;
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use block::{DiscardLimits, Extent, ImageLock, OpenError, StoreSpace, StoreStack, Survey};
+use block::{
+    DiscardLimits, Extent, FormatVerdict, ImageLock, OpenError, ProbedFormat, StoreSpace,
+    StoreStack, Survey,
+};
 
 use super::progress::ProgressLine;
 use crate::host_query::{HostQuery, LIMIT};
@@ -18,6 +21,7 @@ pub(super) struct Facts {
     pub(super) discard: Fact<Option<DiscardLimits>>,
     pub(super) space: Fact<StoreSpace>,
     pub(super) lock: Fact<ImageLock>,
+    pub(super) format: Fact<(ProbedFormat, FormatVerdict)>,
     pub(super) stack: Fact<StoreStack>,
     pub(super) extents: Fact<Vec<Extent>>,
     /// Bytes in whole granules of zeroes, if they were counted.
@@ -31,14 +35,16 @@ impl Facts {
         let discard = start(survey, Survey::discard);
         let space = start(survey, Survey::space);
         let lock = start(survey, Survey::lock);
+        let format = start(survey, Survey::format);
         let stack = start(survey, Survey::stack);
-        let (discard, space, lock, stack) = (fact(discard), fact(space), fact(lock), fact(stack));
+        let (discard, space, lock) = (fact(discard), fact(space), fact(lock));
+        let (format, stack) = (fact(format), fact(stack));
         let extents = extents.collect().map_err(|error| error.to_string());
         let zeroes = scan.then(|| {
             let (discard, extents) = (discard.clone()?, extents.as_ref().map_err(Clone::clone)?);
             count_zeroes(survey, discard, extents).map_err(|error| error.to_string())
         });
-        Self { discard, space, lock, stack, extents, zeroes }
+        Self { discard, space, lock, format, stack, extents, zeroes }
     }
 
     /// Whether a fact could not be learned.
@@ -46,6 +52,7 @@ impl Facts {
         self.discard.is_err()
             || self.space.is_err()
             || self.lock.is_err()
+            || self.format.is_err()
             || self.stack.is_err()
             || self.extents.is_err()
             || self.zeroes.as_ref().is_some_and(Result::is_err)

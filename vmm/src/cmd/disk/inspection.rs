@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use block::{DiscardLimits, Extent, Geometry, ImageLock, Named, StoreSpace, Survey};
+use block::{
+    DiscardLimits, Extent, FormatVerdict, Geometry, ImageFormat, ImageLock, Named, ProbedFormat,
+    StoreSpace, Survey,
+};
 use clap::builder::styling::Style;
 use serde_json::{Value, json};
 
@@ -75,6 +78,7 @@ impl<'d> Inspection<'d> {
         let blocks = format!("in blocks of {logical_block} ({physical_block} physical)");
         let mut rows =
             vec![("size", format!("{capacity} bytes, {blocks}")), ("allocated", self.allocated())];
+        rows.push(("format", shown(&self.facts.format, format_text)));
         if !self.survey.is_block_device() {
             let extents = &self.facts.extents;
             rows.push(("data", shown(extents, |extents| ExtentSum::of(extents, true).text())));
@@ -142,7 +146,7 @@ impl<'d> Inspection<'d> {
     }
 
     pub(super) fn json(&self) -> String {
-        let Facts { discard, space, lock, stack, extents, zeroes } = self.facts;
+        let Facts { discard, space, lock, format, stack, extents, zeroes } = self.facts;
         let is_block_device = self.survey.is_block_device();
         // A block device does not report its extents.
         let sum = |data| match extents {
@@ -161,6 +165,7 @@ impl<'d> Inspection<'d> {
             ("discard", discard.as_ref().err()),
             ("backing", space.as_ref().err()),
             ("lock", lock.as_ref().err()),
+            ("format", format.as_ref().err()),
             ("stack", stack.as_ref().err()),
             ("data", extents.as_ref().err()),
             ("zero_bytes", zeroes.as_ref().and_then(|zeroes| zeroes.as_ref().err())),
@@ -189,6 +194,10 @@ impl<'d> Inspection<'d> {
             "zero_bytes": zeroes.as_ref().and_then(|zeroes| zeroes.as_ref().ok()),
             "cache": self.selected.config.as_ref().map(|config| config.options.cache.name()),
             "lock": lock_json,
+            "format": format.as_ref().map_or(Value::Null, |(probed, _)| json!({
+                "signature": probed.found.map(ImageFormat::name),
+                "is_raw": is_raw(probed),
+            })),
             "backing": space.and_then(|space| space.backing).map(|space| json!({
                 "used_bytes": space.used,
                 "available_bytes": space.available,
@@ -197,6 +206,23 @@ impl<'d> Inspection<'d> {
             "unknown": unknown,
         });
         format!("{answer:#}\n")
+    }
+}
+
+/// Whether the bytes are those of the disk: the image has no signature of a format, or a disk has
+/// opened it for writing before.
+fn is_raw(probed: &ProbedFormat) -> bool {
+    probed.is_marked || probed.found.is_none_or(ImageFormat::is_content)
+}
+
+fn format_text((probed, verdict): &(ProbedFormat, FormatVerdict)) -> String {
+    match (probed.found, verdict) {
+        (Some(found), FormatVerdict::Foreign { remedy, .. }) => {
+            format!("{found}, not raw: {}", sanitize(remedy))
+        }
+        (Some(found), _) if !is_raw(probed) => format!("raw, or {found}: it has the signature"),
+        (Some(found), _) => format!("raw, with the signature of {found}"),
+        (None, _) => "raw".to_owned(),
     }
 }
 

@@ -6,11 +6,15 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::mpsc::Sender;
 
-use block::{ImageLocking, SpaceProbe, StoreFacts, Survey};
+use block::{
+    FormatVerdict, ImageLocking, ProbedFormat, SpaceProbe, StoreFacts, Survey, WRONG_LINK_REMEDY,
+    WrongLink, free_name, shell_path, wrong_link,
+};
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use rustix::io::Errno;
 
 use super::file::NamedFile;
+use super::purpose::Purpose;
 use crate::config::model::DiskConfig;
 use crate::config::report::{Diagnostic, Span};
 use crate::config::source::DiskTable;
@@ -24,11 +28,13 @@ const IMAGE_HELP: &str = "name an image file, or a block device such as /dev/zvo
 /// The unit of a disk's size.
 const SECTOR: u64 = 512;
 
-pub(in crate::config) fn check_disk(disk: &DiskTable) -> Option<Diagnostic> {
+pub(in crate::config) fn check_disk(disk: &DiskTable, purpose: Purpose) -> Option<Diagnostic> {
     let (path, span) = disk.image()?;
-    let image = NamedFile { purpose: IMAGE, path, span, create: Some("truncate -s 10G") };
+    let image = NamedFile { purpose: IMAGE, path, span, create: Some("10G") };
     match image.open() {
         Ok(file) => check_type(&image, &file)
+            .or_else(|| check_link(&image, &file))
+            .or_else(|| check_format(disk, &image, &file, purpose))
             .or_else(|| check_size(disk, &image, &file))
             .or_else(|| check_writable(disk, &image))
             .or_else(|| check_direct(disk))
@@ -63,12 +69,13 @@ pub(super) fn query_disks(disks: &[DiskTable]) -> Vec<Result<Vec<Diagnostic>, Di
 
 /// Sends the error of a disk, or else its warnings.
 fn query_disk(disk: &DiskTable, answers: &Sender<Vec<Diagnostic>>) {
-    let error = check_disk(disk);
+    let error = check_disk(disk, Purpose::Report);
     let is_suitable = error.is_none();
     // The caller may have stopped waiting.
     let _ = answers.send(error.into_iter().collect());
     if is_suitable {
         let _ = answers.send(check_holder(disk).into_iter().collect());
+        let _ = answers.send(suspect_format(disk).into_iter().collect());
         let _ = answers.send(check_store(disk));
     }
 }
@@ -123,11 +130,62 @@ fn check_type(image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {
     (!is_disk).then(|| image.error(problem, "not a disk").help(IMAGE_HELP))
 }
 
+/// Whether a link leads to the volume that it names.
+fn check_link(image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {
+    let WrongLink { link, named, found } = wrong_link(image.path, file)?;
+    let label = format!("`{}` names {named}, but leads to {found}", link.display());
+    Some(image.error("is another volume than its link names", label).help(WRONG_LINK_REMEDY))
+}
+
+/// Whether the image has another format than raw. A start reads no block of an image that it has
+/// not locked: the read could wait for a write of a killed process, and the lock tells that. So it
+/// checks the format when it opens the disk, and here only that of an image that is refused anyway.
+fn check_format(
+    disk: &DiskTable,
+    image: &NamedFile<'_>,
+    file: &File,
+    purpose: Purpose,
+) -> Option<Diagnostic> {
+    let is_refused = || !image_size(file).is_ok_and(|size| size.is_multiple_of(SECTOR));
+    let probed = match purpose {
+        Purpose::Report => ProbedFormat::of(file).ok()?,
+        Purpose::Start if is_refused() => {
+            let file = file.try_clone().ok()?;
+            HostQuery::start(move || ProbedFormat::of(&file)).answer().ok()?.ok()?
+        }
+        Purpose::Start => return None,
+    };
+    match probed.verdict(image.path, &disk.options) {
+        FormatVerdict::Foreign { format, remedy } => {
+            let label = format!("has the signature of {format}");
+            Some(image.error("is not a raw image", label).help(remedy))
+        }
+        FormatVerdict::Raw | FormatVerdict::Suspect { .. } => None,
+    }
+}
+
+/// The warning of an image that is served as a raw one, probably by mistake. A start logs it.
+fn suspect_format(disk: &DiskTable) -> Option<Diagnostic> {
+    let (path, span) = disk.image()?;
+    let image = NamedFile { purpose: IMAGE, path, span, create: None };
+    let probed = ProbedFormat::of(&image.open().ok()?).ok()?;
+    let FormatVerdict::Suspect { problem, remedy } = probed.verdict(path, &disk.options) else {
+        return None;
+    };
+    let message = format!("the {IMAGE} `{}` {problem}", path.display());
+    Some(Diagnostic::warning(message).at(image.span, "probably by mistake").help(remedy))
+}
+
 fn check_size(disk: &DiskTable, image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {
-    let path = image.path.display();
+    let is_file = file.metadata().ok()?.is_file();
+    let path = shell_path(image.path);
     let size = match image_size(file) {
         Ok(0) => {
-            let help = format!("give it a size with `truncate -s 10G {path}`");
+            let help = match is_file {
+                // A file that has got data meanwhile is not cut off.
+                true => format!("give it a size with `truncate -s '>10G' {path}`"),
+                false => format!("see `lsblk {path}`: it has no medium, or no backing file"),
+            };
             return Some(image.error("is empty", "0 bytes").help(help));
         }
         Ok(size) => size,
@@ -139,12 +197,16 @@ fn check_size(disk: &DiskTable, image: &NamedFile<'_>, file: &File) -> Option<Di
     if size.is_multiple_of(block) {
         return None;
     }
-    let is_file = file.metadata().ok()?.is_file();
+    // The file may be anything, so that its own size stays.
+    let copy = || {
+        let copy = shell_path(&free_name(image.path));
+        format!("cp --sparse=always {path} {copy} && truncate -s %{block} {copy}")
+    };
     let help = match (is_file, block) {
-        (true, SECTOR) => format!("round it up with `truncate -s %{SECTOR} {path}`"),
-        (true, _) => format!(
-            "round it up with `truncate -s %{block} {path}`, or write `block_size = {SECTOR}`"
-        ),
+        (true, SECTOR) => format!("use a copy that is rounded up: `{}`", copy()),
+        (true, _) => {
+            format!("write `block_size = {SECTOR}`, or use a copy that is rounded up: `{}`", copy())
+        }
         (false, _) => format!("write `block_size = {SECTOR}`, or resize the device"),
     };
     let problem = format!("is not a multiple of {block} bytes");

@@ -5,14 +5,14 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use block::shell_path;
 use rustix::fs::OFlags;
 use toml::Spanned;
 
+use super::missing::{Missing, missing_directory, path_help};
 use crate::config::report::{Diagnostic, Span};
 use crate::config::source::{ConsoleTable, DiskTable};
 use crate::unix_socket;
-
-const PATH_HELP: &str = "a relative path starts at this file's directory";
 
 /// A file that the configuration names.
 pub(super) struct NamedFile<'s> {
@@ -20,7 +20,7 @@ pub(super) struct NamedFile<'s> {
     pub(super) purpose: &'static str,
     pub(super) path: &'s Path,
     pub(super) span: Span,
-    /// The command that creates a missing file, without its path.
+    /// The size of the image to create if it is missing, as truncate(1) has it.
     pub(super) create: Option<&'static str>,
 }
 
@@ -49,41 +49,23 @@ impl<'s> NamedFile<'s> {
 
     /// The diagnostic for an error of `open(2)` or `read(2)`.
     pub(super) fn open_error(&self, error: &io::Error) -> Diagnostic {
-        let Self { purpose, path, span, create } = self;
-        let path = path.display();
+        let Self { purpose, path, span, .. } = self;
+        let (path, word) = (path.display(), shell_path(self.path));
         match error.kind() {
-            io::ErrorKind::NotFound => match missing_directory(self.path) {
-                Some(directory) => {
-                    let message = format!("the {purpose} `{path}` does not exist");
-                    no_directory(Diagnostic::error(message), span.clone(), directory)
-                }
-                None => self.error("does not exist", "no such file").help(match create {
-                    Some(command) => format!("create it with `{command} {path}`"),
-                    None => PATH_HELP.to_owned(),
-                }),
-            },
+            io::ErrorKind::NotFound => {
+                let Missing { label, help } = Missing::file(self.path, span, self.create);
+                self.error("does not exist", label).help(help)
+            }
             io::ErrorKind::PermissionDenied => {
                 Diagnostic::error(format!("no permission to read the {purpose} `{path}`"))
                     .at(span.clone(), "permission denied")
-                    .help(format!("see `ls -l {path}`, and grant yourself read permission"))
+                    .help(format!("see `ls -l {word}`, and grant yourself read permission"))
             }
             _ => Diagnostic::error(format!("cannot open the {purpose} `{path}`"))
                 .at(span.clone(), error.to_string())
-                .help(PATH_HELP),
+                .help(path_help(self.path, span)),
         }
     }
-}
-
-/// The directory of `path`, if it does not exist.
-fn missing_directory(path: &Path) -> Option<&Path> {
-    path.parent().filter(|directory| !directory.as_os_str().is_empty() && !directory.is_dir())
-}
-
-fn no_directory(diagnostic: Diagnostic, span: Span, directory: &Path) -> Diagnostic {
-    let directory = directory.display();
-    diagnostic
-        .at(span, format!("the directory `{directory}` does not exist"))
-        .help(format!("{PATH_HELP}; or create it with `mkdir -p {directory}`"))
 }
 
 pub(super) fn check_console(console: &ConsoleTable, disks: &[DiskTable]) -> Option<Diagnostic> {
@@ -132,10 +114,9 @@ fn check_creatable(
     let message = format!("cannot create the {} `{}`", file.purpose, file.path.display());
     let error = Diagnostic::error(message);
     if let Some(directory) = missing_directory(file.path) {
-        return Some(no_directory(error, file.span.clone(), directory));
+        let missing = Missing::directory(file.path, &file.span, directory, true);
+        return Some(error.at(file.span.clone(), missing.label).help(missing.help));
     }
     let kind = file.path.symlink_metadata().ok()?.file_type();
-    (!accepts(&kind)).then(|| {
-        error.at(file.span.clone(), label).help("choose another path, or remove the existing file")
-    })
+    (!accepts(&kind)).then(|| error.at(file.span.clone(), label).help("choose another path"))
 }

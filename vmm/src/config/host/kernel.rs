@@ -43,9 +43,9 @@ fn kernel_format(head: &[u8]) -> Result<KernelFormat, (&'static str, &'static st
     Err(match head {
         _ if at(0, b"\x7fELF") => ("an ELF file, but not for x86-64", DISTRIBUTION),
         _ if at(0x38, b"ARM\x64") => ("a kernel for arm64", DISTRIBUTION),
-        _ if at(0, b"\x1f\x8b") => ("a gzip file", "unpack it with `gunzip`"),
-        _ if at(0, b"\x28\xb5\x2f\xfd") => ("a zstd file", "unpack it with `unzstd`"),
-        _ if at(0, b"\xfd7zXZ") => ("an xz file", "unpack it with `unxz`"),
+        _ if at(0, b"\x1f\x8b") => ("a gzip file", "unpack a copy with `gzip -dc`"),
+        _ if at(0, b"\x28\xb5\x2f\xfd") => ("a zstd file", "unpack a copy with `zstd -dc`"),
+        _ if at(0, b"\xfd7zXZ") => ("an xz file", "unpack a copy with `xz -dc`"),
         _ if at(0, b"MZ") => ("an EFI program without a Linux setup header", DISTRIBUTION),
         [] => ("an empty file", DISTRIBUTION),
         _ => ("neither a bzImage nor an x86-64 ELF file", DISTRIBUTION),

@@ -7,6 +7,8 @@ mod file;
 mod kernel;
 mod limits;
 mod memory;
+mod missing;
+mod purpose;
 
 use std::path::PathBuf;
 
@@ -16,7 +18,6 @@ use toml::Spanned;
 use super::needs::EnginePolicy;
 use super::report::Diagnostic;
 use super::source::{DiskTable, KernelTable, MachineSource};
-use crate::host_query::HostQuery;
 use crate::memory::AvailableMemory;
 use crate::process_limits::ProcessLimits;
 
@@ -27,33 +28,8 @@ pub(crate) use disk::{image_size, same_image};
 pub(super) use file::check_control;
 pub(crate) use kernel::{KernelFormat, kernel_format_of};
 pub(super) use limits::check_limits;
-
-/// The command that a configuration is checked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// A start. Waits for a slow host without limit, as opening the images does.
-    Start,
-    /// A report. Must not hang, and shows which process holds an image.
-    Report,
-}
-
-impl Purpose {
-    /// Checks the file at `path`.
-    pub(super) fn check(
-        self,
-        path: &Spanned<PathBuf>,
-        check: impl FnOnce(&Spanned<PathBuf>) -> Option<Diagnostic> + Send + 'static,
-    ) -> Option<Diagnostic> {
-        if self == Self::Start {
-            return check(path);
-        }
-        let file = path.clone();
-        HostQuery::start(move || check(&file)).answer().unwrap_or_else(|error| {
-            let message = format!("`{}` could not be checked", path.get_ref().display());
-            Some(Diagnostic::error(message).at(path.span(), error.to_string()))
-        })
-    }
-}
+pub(super) use missing::await_devices;
+pub(super) use purpose::Purpose;
 
 /// Checks the images of all disks.
 pub(super) fn check_disks(
@@ -62,7 +38,8 @@ pub(super) fn check_disks(
     diagnostics: &mut Vec<Diagnostic>,
 ) {
     if purpose == Purpose::Start {
-        diagnostics.extend(disks.iter().filter_map(check_disk));
+        await_devices(disks);
+        diagnostics.extend(disks.iter().filter_map(|disk| check_disk(disk, purpose)));
         return disk::check_shared_images(disks.iter(), diagnostics);
     }
     let mut answered = Vec::new();

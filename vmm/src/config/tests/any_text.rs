@@ -32,6 +32,7 @@ fn almost_config() -> impl Strategy<Value = String> {
         "hold_deadline",
         "discard",
         "detect_zeroes",
+        "format",
         "thin",
         "soft_limit",
         "tap",

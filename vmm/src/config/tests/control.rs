@@ -56,7 +56,7 @@ the control socket `/vm/live.sock` is in use
   give each machine its own socket, or end the other one
 cannot create the control socket `/vm/root.img`
   'root.img'  <- exists and is not a socket
-  choose another path, or remove the existing file
+  choose another path
 cannot create the control socket `/vm/no/c.sock`
   'no/c.sock'  <- the directory `/vm/no` does not exist
   a relative path starts at this file's directory; or create it with `mkdir -p /vm/no`

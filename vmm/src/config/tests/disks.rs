@@ -113,6 +113,7 @@ on_enospc = 'hold'
 hold_deadline = '1m'
 discard = 'ignore'
 detect_zeroes = 'on'
+format = 'raw'
 lock = 'off'
 copy_memory = '8MiB'
 stable_copies = 'on'
@@ -147,6 +148,7 @@ fn check_json_shows_the_value_of_every_disk_key() {
   "detect_zeroes": "on",
   "discard": "ignore",
   "engine": "threads",
+  "format": "raw",
   "hold_deadline_ms": 60000,
   "id": "all",
   "lock": "off",

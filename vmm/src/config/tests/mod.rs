@@ -6,6 +6,7 @@ mod control;
 mod devices;
 mod disks;
 mod host;
+mod images;
 mod numbers;
 mod scsi;
 mod tables;
@@ -20,7 +21,7 @@ use snapbox::{assert_data_eq, str};
 use tempfile::TempDir;
 
 use self::host::HostFixture;
-use super::host::{Host, Purpose, check_direct};
+use super::host::{Host, Purpose, check_direct, check_disk};
 use super::report::{Diagnostic, Location, Severity};
 use super::{MachineConfig, Report, build, disk_keys, parse, size, value};
 
@@ -155,6 +156,7 @@ fn every_value_of_a_disk_is_used() {
             block_size: Some(
                 4096,
             ),
+            format: Auto,
             lock: On,
             engine: Threads,
             on_enospc: Hold {

@@ -147,6 +147,10 @@ fn hotplug_problem(error: &HotplugError) -> Problem {
         AddressTaken, Attaching, Detaching, Disk, IdTaken, ImageTaken, Limit, NoController,
         NotScsi, Queues, Thread,
     };
+    if let Disk(DiskError::Open(_, OpenError::Foreign { path, format, remedy })) = error {
+        let detail = format!("{}: not a raw image but {format}", path.display());
+        return Problem::new(400, detail, remedy.as_str());
+    }
     let (status, remedy) = match error {
         Detaching(_) => (409, "wait for the event `disk_detached`".to_owned()),
         Attaching(_) => (409, "wait until it is attached".to_owned()),
@@ -158,6 +162,9 @@ fn hotplug_problem(error: &HotplugError) -> Problem {
         AddressTaken(_) => (409, "write another `lun`, or remove the key".to_owned()),
         Disk(DiskError::Open(_, OpenError::InUse { .. })) => {
             (409, "end its user, or set `readonly = true` on both sides".to_owned())
+        }
+        Disk(DiskError::Open(_, OpenError::WrongLink { .. })) => {
+            (400, "name the device by another path".to_owned())
         }
         Disk(DiskError::Open(_, OpenError::Unsuitable { .. })) => {
             (400, "see `bulkhead disk inspect`".to_owned())
@@ -287,9 +294,10 @@ fn resize_problem(error: &ResizeError) -> Problem {
         }
         ResizeError::Unaligned { .. } => (400, "choose a multiple of the block size"),
         ResizeError::ReadOnly => (409, "enlarge its file on the host, then resize without a size"),
-        ResizeError::NotAFile => {
-            (409, "enlarge the device (`zfs set volsize`, `lvextend`), then resize without a size")
-        }
+        ResizeError::NotAFile => (
+            409,
+            "enlarge the device (`lvextend`, volsize of a ZFS volume), then resize without a size",
+        ),
         ResizeError::Host { .. } => (500, "check the file system"),
     };
     Problem::new(status, error.to_string(), remedy)

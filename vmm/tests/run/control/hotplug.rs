@@ -191,6 +191,10 @@ fn refused_disks_leave_no_resources() {
     let no_controller = "has no SCSI controller 1; it has: 0, 3; further ones need `[[scsi]]`";
     refused(&disk("data", "controller = 1"), 1, &[no_controller]);
     refused(&disk("data", "queues = 2"), 1, &["2 queues exceed the 1 of the controller"]);
+    fs::write(&image, [&b"QFI\xfb\0\0\0\x03"[..], &[0; 504]].concat()).unwrap();
+    let remedy = format!("`qemu-img convert -f qcow2 -O raw {0} {0}.raw`", image.display());
+    refused(&disk("data", ""), 1, &["data.img: not a raw image but qcow2; make", &remedy]);
+    fs::write(&image, [0; 512]).unwrap();
     let lock = File::options().write(true).open(&image).unwrap();
     fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
     let in_use = format!("data.img: in use by process {}; end its user", std::process::id());

@@ -1,0 +1,280 @@
+//! Images of other formats: refused, unless a guest may have written their signatures.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+mod common;
+
+use std::fs::{self, File, FileTimes};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
+
+use block::{
+    CacheMode, DiskFormat, DiskOptions, FormatVerdict, ImageFormat, OpenError, ProbedFormat,
+    RawFile, Survey,
+};
+use fixtures::host::{Loop, sh};
+use fixtures::{Ext4, needs};
+use tempfile::{NamedTempFile, TempDir};
+
+use common::{MIB, numbered, scratch};
+
+const QCOW2: &[u8] = b"QFI\xfb\0\0\0\x03";
+
+fn options() -> DiskOptions {
+    DiskOptions::new(CacheMode::WriteBack)
+}
+
+fn insisting() -> DiskOptions {
+    DiskOptions { format: DiskFormat::Raw, ..options() }
+}
+
+/// An image of 1 MiB with bytes at an offset.
+fn image(at: u64, bytes: &[u8]) -> NamedTempFile {
+    let image = NamedTempFile::new_in(scratch()).unwrap();
+    image.as_file().set_len(MIB).unwrap();
+    image.as_file().write_all_at(bytes, at).unwrap();
+    image
+}
+
+/// The format for which a disk is refused, and the remedy.
+fn refused(path: &Path, options: &DiskOptions) -> Option<(ImageFormat, String)> {
+    match RawFile::open(path, options) {
+        Ok(_) => None,
+        Err(OpenError::Foreign { format, remedy, .. }) => Some((format, remedy)),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn refused_format(path: &Path, options: &DiskOptions) -> Option<ImageFormat> {
+    refused(path, options).map(|(format, _)| format)
+}
+
+#[test]
+fn another_format_is_refused_and_unchanged() {
+    for cache in [CacheMode::WriteBack, CacheMode::None] {
+        let image = image(0, QCOW2);
+        let before = fs::read(image.path()).unwrap();
+        let options = DiskOptions::new(cache);
+        let error = RawFile::open(image.path(), &options).unwrap_err().to_string();
+        assert!(error.contains("not a raw image but qcow2; make a raw copy with"), "{error}");
+        assert!(RawFile::open(image.path(), &options.clone().read_only()).is_err());
+        assert_eq!(fs::read(image.path()).unwrap(), before);
+        let insisting = DiskOptions { format: DiskFormat::Raw, ..options };
+        assert_eq!(refused(image.path(), &insisting), None);
+    }
+}
+
+#[test]
+fn the_last_sector_is_probed() {
+    let vhd = image(MIB - 512, b"conectix");
+    assert_eq!(refused_format(vhd.path(), &options()), Some(ImageFormat::Vhd));
+}
+
+/// A guest may use LVM or encryption, and install from a file system that it does not write.
+#[test]
+fn contents_of_raw_disks_are_served() {
+    for (at, bytes, format) in [
+        (0, &b"LUKS\xba\xbe\0\x01"[..], ImageFormat::Luks),
+        (512, b"LABELONE", ImageFormat::Lvm2),
+        (32_769, b"CD001", ImageFormat::Iso9660),
+    ] {
+        let image = image(at, bytes);
+        let probed = ProbedFormat::of(image.as_file()).unwrap();
+        assert_eq!(probed.found, Some(format));
+        let suspect = |options: &DiskOptions| {
+            matches!(probed.verdict(image.path(), options), FormatVerdict::Suspect { .. })
+        };
+        let is_iso = format == ImageFormat::Iso9660;
+        assert_eq!(suspect(&options()), is_iso, "{format}: a disk that is written");
+        assert!(!suspect(&options().read_only()), "{format}");
+        assert!(!suspect(&insisting()), "{format}");
+        assert_eq!(refused(image.path(), &options()), None, "{format}");
+    }
+}
+
+/// Whether the image is refused after its guest has written the signature of a format.
+fn is_locked_out(first_start: &DiskOptions) -> bool {
+    let image = image(4096, &[1]);
+    drop(RawFile::open(image.path(), first_start).unwrap());
+    image.as_file().write_all_at(QCOW2, 0).unwrap();
+    refused(image.path(), &options()).is_some()
+}
+
+#[test]
+fn a_guest_is_not_locked_out_by_its_own_bytes() {
+    assert!(!is_locked_out(&options()));
+    assert!(!is_locked_out(&insisting()));
+    assert!(is_locked_out(&options().read_only()), "no guest could write it");
+    assert!(is_locked_out(&insisting().read_only()), "no guest could write it");
+}
+
+#[test]
+fn an_image_that_insists_once_is_raw_from_then_on() {
+    let image = image(0, QCOW2);
+    assert!(refused(image.path(), &options()).is_some());
+    drop(RawFile::open(image.path(), &insisting()).unwrap());
+    assert_eq!(refused(image.path(), &options()), None);
+    let probed = ProbedFormat::of(image.as_file()).unwrap();
+    assert_eq!((probed.found, probed.is_marked), (Some(ImageFormat::Qcow2), true));
+    let verdict = probed.verdict(image.path(), &options());
+    assert!(matches!(verdict, FormatVerdict::Suspect { .. }), "{verdict:?}");
+}
+
+/// A copy has no mark, and a second start changes nothing.
+#[test]
+fn the_mark_is_set_once() {
+    let image = image(0, &[]);
+    drop(RawFile::open(image.path(), &options()).unwrap());
+    let changed = || {
+        let metadata = image.path().metadata().unwrap();
+        (metadata.ctime(), metadata.ctime_nsec())
+    };
+    let before = changed();
+    std::thread::sleep(Duration::from_millis(20));
+    drop(RawFile::open(image.path(), &options()).unwrap());
+    assert_eq!(changed(), before);
+    let copy = image.path().with_extension("copy");
+    fs::copy(image.path(), &copy).unwrap();
+    assert!(!ProbedFormat::of(&File::open(&copy).unwrap()).unwrap().is_marked);
+    fs::remove_file(copy).unwrap();
+}
+
+/// A start on a store that hangs waits for no mark that exists.
+#[test]
+fn a_marked_image_opens_on_a_frozen_store() {
+    if !needs::root() {
+        return;
+    }
+    let mut store = Ext4::new(4096);
+    let image = store.file(MIB, 0);
+    drop(RawFile::open(&image, &options()).unwrap());
+    store.freeze();
+    let start = Instant::now();
+    let opened = RawFile::open(&image, &options());
+    let elapsed = start.elapsed();
+    store.thaw();
+    assert!(opened.is_ok() && elapsed < Duration::from_secs(20), "{elapsed:?}");
+}
+
+#[test]
+fn a_refused_disk_is_not_marked() {
+    let image = image(0, QCOW2);
+    for _ in 0..2 {
+        assert!(refused(image.path(), &options()).is_some());
+    }
+    assert!(!ProbedFormat::of(image.as_file()).unwrap().is_marked);
+}
+
+/// Of an image that is in use, not even the first block is read: the read could hang.
+#[test]
+fn the_lock_is_taken_before_the_format_is_read() {
+    let image = image(0, QCOW2);
+    let _user = RawFile::open(image.path(), &insisting().read_only()).unwrap();
+    let error = RawFile::open(image.path(), &options()).unwrap_err();
+    assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+}
+
+#[test]
+fn a_probe_keeps_the_access_time() {
+    let image = image(0, QCOW2);
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    image.as_file().set_times(FileTimes::new().set_accessed(long_ago)).unwrap();
+    assert!(refused(image.path(), &options()).is_some());
+    ProbedFormat::of(image.as_file()).unwrap();
+    assert_eq!(image.path().metadata().unwrap().accessed().unwrap(), long_ago);
+}
+
+#[test]
+fn a_survey_names_the_format_before_the_size() {
+    let image = image(0, QCOW2);
+    let found = Survey::open(image.path(), None).unwrap().format().unwrap();
+    assert_eq!(found.0.found, Some(ImageFormat::Qcow2));
+    assert!(matches!(found.1, FormatVerdict::Foreign { .. }), "{found:?}");
+    image.as_file().set_len(1000).unwrap();
+    let error = Survey::open(image.path(), None).unwrap_err();
+    assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+}
+
+/// Its content is the guest's, and it cannot be marked.
+#[test]
+fn a_block_device_is_served_with_a_warning() {
+    if !needs::root() {
+        return;
+    }
+    let image = image(0, QCOW2);
+    let device = Loop::new(image.path());
+    assert_eq!(refused(&device.0, &options()), None);
+    let probed = ProbedFormat::of(&File::open(&device.0).unwrap()).unwrap();
+    let FormatVerdict::Suspect { remedy, .. } = probed.verdict(&device.0, &options()) else {
+        panic!("{probed:?}");
+    };
+    assert!(remedy.contains(&format!("`qemu-img info {}`", device.0.display())), "{remedy}");
+}
+
+/// The command of a remedy, run by a shell as a user would.
+fn follow(remedy: &str) {
+    let command = remedy.split('`').nth(1).unwrap();
+    let run = Command::new("sh").args(["-c", command]).output().unwrap();
+    let errors = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(run.status.success(), "{command}: {errors}");
+}
+
+/// The disk of [`numbered`] bytes as `convert` makes it: refused as `format`; the remedy gives back
+/// the disk in another file.
+fn check_conversion(format: ImageFormat, convert: impl FnOnce(&str, &str)) {
+    let folder = TempDir::new_in(scratch()).unwrap();
+    let [disk, foreign] = ["disk", "a disk"].map(|name| folder.path().join(name));
+    fs::write(&disk, numbered(0, MIB)).unwrap();
+    convert(disk.to_str().unwrap(), foreign.to_str().unwrap());
+    let before = fs::read(&foreign).unwrap();
+    // A name that is taken is not used.
+    let taken = folder.path().join("a disk.raw");
+    fs::write(&taken, "precious").unwrap();
+    let survey = |path: &Path| ProbedFormat::of(&File::open(path).unwrap()).unwrap();
+    assert_eq!(survey(&foreign).found, Some(format));
+    let FormatVerdict::Foreign { remedy, .. } = survey(&foreign).verdict(&foreign, &options())
+    else {
+        panic!("{format} is served");
+    };
+    follow(&remedy);
+    assert_eq!(fs::read(&foreign).unwrap(), before, "{format}");
+    assert_eq!(fs::read(&taken).unwrap(), b"precious");
+    let mut raw = fs::read(folder.path().join("a disk.raw.1")).unwrap();
+    // A VHD has whole cylinders.
+    assert!(raw.split_off(usize::try_from(MIB).unwrap()).iter().all(|byte| *byte == 0));
+    assert_eq!(raw, numbered(0, MIB), "{format}");
+}
+
+#[test]
+fn images_of_qemu_are_known_and_their_remedies_work() {
+    for (format, name, more) in [
+        (ImageFormat::Qcow2, "qcow2", "compat=1.1"),
+        (ImageFormat::Qcow2, "qcow2", "compat=0.10"),
+        (ImageFormat::Qcow, "qcow", ""),
+        (ImageFormat::Vmdk, "vmdk", "subformat=monolithicSparse"),
+        (ImageFormat::VmdkDescriptor, "vmdk", "subformat=monolithicFlat"),
+        (ImageFormat::Vdi, "vdi", ""),
+        (ImageFormat::Vhd, "vpc", "subformat=dynamic"),
+        (ImageFormat::Vhd, "vpc", "subformat=fixed"),
+        (ImageFormat::Vhdx, "vhdx", ""),
+        (ImageFormat::Qed, "qed", ""),
+        (ImageFormat::Parallels, "parallels", ""),
+    ] {
+        let options = if more.is_empty() { vec![] } else { vec!["-o", more] };
+        check_conversion(format, |disk, image| {
+            let convert = ["convert", "-f", "raw", "-O", name];
+            sh("qemu-img", &[&convert[..], &options, &[disk, image]].concat());
+        });
+    }
+}
+
+#[test]
+fn compressed_images_are_known_and_their_remedies_work() {
+    for (format, program) in [(ImageFormat::Gzip, "gzip"), (ImageFormat::Xz, "xz")] {
+        check_conversion(format, |disk, image| {
+            sh("sh", &["-c", &format!("{program} -c {disk} >'{image}'")]);
+        });
+    }
+}
