@@ -109,6 +109,14 @@ fn thread_engine_keeps_the_same_promises() {
 }
 
 #[test]
+fn scsi_commands_keep_their_promises() {
+    let total = play_all("scsi");
+    assert!(total.fua_reads > SCHEDULES / 2 && total.cache_offs > SCHEDULES / 4, "{total}");
+    assert!(total.compared > SCHEDULES / 2 && total.miscompared > SCHEDULES / 2, "{total}");
+    assert!(total.aborted > SCHEDULES && total.kills > SCHEDULES / 4, "{total}");
+}
+
+#[test]
 fn regressions_stay_fixed() {
     let simulator = Simulator::default();
     for (name, seed) in REGRESSIONS {
