@@ -23,6 +23,8 @@ pub struct Step {
     pub data: Data,
 }
 
+const FLUSH: Step = Step { op: Operation::Flush, data: Data::None };
+
 /// The data of a step.
 #[derive(Clone, Copy, Debug)]
 pub enum Data {
@@ -66,7 +68,7 @@ enum Remaining {
     CacheOff,
     /// The stop of the unit after the flush.
     Stop,
-    Read(ByteRange),
+    Flush,
     Unmap {
         ranges: vec::IntoIter<ByteRange>,
         durability: Durability,
@@ -118,10 +120,11 @@ impl Job {
         Self { given: range.len, ..job }
     }
 
-    /// Reads a range from the medium rather than from a cache.
-    pub(super) fn read_after_flush(range: ByteRange) -> Self {
-        let job = Self::new(Operation::Flush, Data::None, Remaining::Read(range));
-        Self { given: range.len, ..job }
+    /// Reads a range as with FUA: the data that it returns is on the medium (SBC-3 §4.16.3). The
+    /// flush is last: a read after it might return the data of a write that is in flight, which a
+    /// power cut can still undo. For the same reason there is one without a write cache.
+    pub(super) fn read_and_flush(range: ByteRange) -> Self {
+        Self { remaining: Remaining::Flush, ..Self::read(range) }
     }
 
     /// Writes the data-out buffer to a range.
@@ -224,11 +227,8 @@ impl Job {
     /// Whether a later step uses the initiator's buffers.
     #[must_use]
     pub fn keeps_buffers(&self) -> bool {
-        match &self.remaining {
-            Remaining::Read(_) => true,
-            Remaining::Verify(verify) => matches!(verify.expected, Expected::DataOut),
-            _ => false,
-        }
+        matches!(&self.remaining, Remaining::Verify(verify)
+            if matches!(verify.expected, Expected::DataOut))
     }
 
     /// Takes the result of the current step and returns the next one, or the end.
@@ -291,10 +291,9 @@ impl Job {
                 unit.set_stopped(true);
                 return Ok(None);
             }
-            Remaining::Read(range) => {
-                let step = read_into_data_in(*range);
+            Remaining::Flush => {
                 self.remaining = Remaining::Nothing;
-                return Ok(Some(step));
+                return Ok(Some(FLUSH));
             }
             Remaining::Verify(verify) => {
                 if matches!(self.step.op, Operation::Read { .. }) {
@@ -321,10 +320,6 @@ impl Job {
     }
 }
 
-fn read_into_data_in(range: ByteRange) -> Step {
-    Step { op: Operation::Read { at: range.start }, data: Data::Initiator(range.len) }
-}
-
 /// Discards the next range. The ranges of one command were merged before; the engine may delay the
 /// last one to merge it with those of other commands.
 fn discard_next(
@@ -348,7 +343,7 @@ fn after_write(durability: Durability) -> Remaining {
 fn flush_if_cache_off(unit: &LogicalUnit, written: Durability) -> Option<Step> {
     let needs_flush =
         written == Durability::Volatile && unit.write_cache().durability() == Durability::Durable;
-    needs_flush.then_some(Step { op: Operation::Flush, data: Data::None })
+    needs_flush.then_some(FLUSH)
 }
 
 impl WriteSame {

@@ -59,7 +59,7 @@ fn caching(unit: &LogicalUnit, values: Values) -> Option<Vec<u8>> {
     let enabled = match values {
         Values::Changeable => unit.has_write_cache(),
         // The default is the value after a reset, which keeps the current one (ADR 14).
-        Values::Current | Values::Default => unit.write_cache().is_on(),
+        Values::Current | Values::Default => unit.write_cache().may_hold_data(),
     };
     let page = CachingPage {
         page_code: CACHING.0,

@@ -46,11 +46,9 @@ impl BlockAddress {
 /// READ (6), (10), (12) and (16).
 pub(super) fn read(unit: &LogicalUnit, command: &Command<'_>) -> Outcome {
     let range = transfer(unit, command.cdb)?;
-    // FUA reads from the medium: newer data in the cache is written first (SBC-3 §4.16.3).
-    let flush_first = fua(command.cdb) && unit.write_cache().durability() == Durability::Volatile;
     match range.len {
         0 => good(),
-        _ if flush_first => Ok(Answer::Work(Job::read_after_flush(range))),
+        _ if fua(command.cdb) => Ok(Answer::Work(Job::read_and_flush(range))),
         _ => Ok(Answer::Work(Job::read(range))),
     }
 }

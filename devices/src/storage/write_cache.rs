@@ -24,6 +24,8 @@ struct CacheState {
     selected: bool,
     /// Number of switches to off whose flush is in flight.
     pending_off: usize,
+    /// A reset has ended a switch to off, perhaps before its flush.
+    off_without_flush: bool,
     /// Whether the driver can flush. Writes are durable for one that cannot.
     driver_flushes: bool,
 }
@@ -32,21 +34,37 @@ impl CacheState {
     fn is_on(self) -> bool {
         self.selected && self.pending_off == 0 && self.driver_flushes
     }
+
+    fn may_hold_data(self) -> bool {
+        self.selected || self.pending_off > 0 || self.off_without_flush
+    }
 }
 
 impl WriteCache {
     /// The default of a cache mode.
     #[must_use]
     pub fn new(mode: CacheMode) -> Self {
-        let state =
-            CacheState { selected: mode.has_write_cache(), pending_off: 0, driver_flushes: true };
+        let state = CacheState {
+            selected: mode.has_write_cache(),
+            pending_off: 0,
+            off_without_flush: false,
+            driver_flushes: true,
+        };
         Self { on: AtomicBool::new(state.is_on()), state: Mutex::new(state) }
     }
 
-    /// Whether the device reports a volatile write cache.
+    /// Whether new writes are volatile.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.on.load(Ordering::Acquire)
+    }
+
+    /// Whether completed writes may be volatile: the cache is on, or a flush has not yet succeeded
+    /// since it is off. The device reports a write cache for that long, so that no driver stops to
+    /// flush too early. Takes a lock.
+    #[must_use]
+    pub fn may_hold_data(&self) -> bool {
+        self.lock().may_hold_data()
     }
 
     /// Durability of a write without FUA.
@@ -72,6 +90,7 @@ impl WriteCache {
         self.update(|state| {
             state.pending_off = state.pending_off.saturating_sub(1);
             state.selected &= !flushed;
+            state.off_without_flush &= !flushed;
         });
     }
 
@@ -86,10 +105,11 @@ impl WriteCache {
     }
 
     /// The device was reset and no request is in flight. A switch to off that the reset ended may
-    /// have reached its flush: the cache stays off.
+    /// have reached its flush: the cache stays off, but it may hold data until the next switch.
     pub fn device_reset(&self) {
         self.update(|state| {
             state.selected &= state.pending_off == 0;
+            state.off_without_flush |= state.pending_off > 0;
             (state.pending_off, state.driver_flushes) = (0, true);
         });
     }
@@ -141,11 +161,30 @@ mod tests {
     }
 
     #[test]
+    fn data_is_held_until_a_flush_has_succeeded() {
+        let cache = cache();
+        cache.begin_switch_off();
+        assert!(cache.may_hold_data(), "the flush is in flight");
+        cache.end_switch_off(false);
+        assert!(cache.may_hold_data(), "the flush failed");
+        cache.begin_switch_off();
+        cache.begin_switch_off();
+        cache.end_switch_off(true);
+        cache.end_switch_off(false);
+        assert!(!cache.may_hold_data(), "the flush of one switch succeeded");
+        assert!(!WriteCache::new(CacheMode::WriteThrough).may_hold_data());
+    }
+
+    #[test]
     fn reset_during_switch_off_leaves_it_off() {
         let cache = cache();
         cache.begin_switch_off();
         cache.device_reset();
         assert!(!cache.is_on());
+        assert!(cache.may_hold_data(), "the flush may not have succeeded");
+        cache.begin_switch_off();
+        cache.end_switch_off(true);
+        assert!(!cache.may_hold_data());
         cache.switch_on();
         assert!(cache.is_on(), "no switch is pending after the reset");
     }

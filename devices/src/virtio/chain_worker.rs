@@ -48,20 +48,19 @@ pub(super) fn spawn(
     handler: impl ChainHandler,
 ) -> Result<Worker, StartError> {
     let kick = Arc::clone(&active.kick);
-    let start = move || {
-        Ok(ChainWorker {
-            queue: active.queue,
-            kick: active.kick,
-            interrupt: active.interrupt,
-            chain: Chain::default(),
-            waiting: None,
-            retry_after: None,
-            broken: false,
-            faults,
-            handler,
-        })
-    };
+    let start = move || Ok(ChainWorker::new(active, faults, handler));
     Worker::spawn(name, kick, start, |mut worker, stop| worker.run(stop))
+}
+
+/// The loop of one queue without a thread: each call is a round. Returns whether the loop would
+/// sleep after it.
+pub(super) fn rounds(
+    active: ActiveQueue,
+    faults: FaultReporter,
+    handler: impl ChainHandler,
+) -> impl FnMut() -> bool {
+    let mut worker = ChainWorker::new(active, faults, handler);
+    move || worker.round()
 }
 
 struct ChainWorker<H> {
@@ -80,23 +79,40 @@ struct ChainWorker<H> {
 }
 
 impl<H: ChainHandler> ChainWorker<H> {
+    fn new(active: ActiveQueue, faults: FaultReporter, handler: H) -> Self {
+        Self {
+            queue: active.queue,
+            kick: active.kick,
+            interrupt: active.interrupt,
+            chain: Chain::default(),
+            waiting: None,
+            retry_after: None,
+            broken: false,
+            faults,
+            handler,
+        }
+    }
+
     fn run(&mut self, stop: &Stop) {
         while !stop.requested() {
-            self.queue.disarm_kick();
-            if let Err(error) = self.serve() {
-                self.broken = true;
-                self.faults.needs_reset(&error);
-            }
-            if self.queue.publish() {
-                self.interrupt.signal();
-            }
-            if self.broken || self.waiting.is_some() || self.queue.arm_kick() {
+            if self.round() {
                 self.sleep();
             }
         }
-        if let Some(head) = self.waiting.take() {
-            self.queue.abandon(head);
+    }
+
+    /// Handles the available chains, publishes their answers and asks for a kick. Returns whether
+    /// nothing is left to do until an event.
+    fn round(&mut self) -> bool {
+        self.queue.disarm_kick();
+        if let Err(error) = self.serve() {
+            self.broken = true;
+            self.faults.needs_reset(&error);
         }
+        if self.queue.publish() {
+            self.interrupt.signal();
+        }
+        self.broken || self.waiting.is_some() || self.queue.arm_kick()
     }
 
     /// Handles chains until none is available or one has to wait, at most as many as the queue has
@@ -143,5 +159,14 @@ impl<H: ChainHandler> ChainWorker<H> {
         // An interrupted poll is as good as a wake-up: the loop checks everything.
         let _ = poll(&mut fds, retry_after.and_then(|pause| pause.try_into().ok()).as_ref());
         let _ = self.kick.read();
+    }
+}
+
+impl<H> Drop for ChainWorker<H> {
+    /// A chain that waits ends with its queue.
+    fn drop(&mut self) {
+        if let Some(head) = self.waiting.take() {
+            self.queue.abandon(head);
+        }
     }
 }

@@ -13,31 +13,48 @@ pub(super) enum Value {
     Zero,
     /// The data of the write with this number; number 0 is the initial content.
     Written(u32),
+    /// The data of the WRITE SAME with this number, which is the same in all sectors.
+    Same(u32),
 }
+
+/// The bits of the first word of a sector that is not zero, and of one with [`Value::Same`].
+const WRITTEN: u64 = 1 << 63;
+const SAME: u64 = 1 << 62;
 
 impl Value {
     /// The bytes of the value in `sector`: number and sector in the first word, a hash of both in
     /// each other word.
     pub(super) fn bytes(self, sector: usize) -> Bytes {
         let mut bytes = [0; SECTOR];
-        if let Self::Written(number) = self {
-            let name = (sector as u64) << 32 | u64::from(number) | 1 << 63;
-            let mut word = name;
-            for chunk in bytes.chunks_exact_mut(8) {
-                chunk.copy_from_slice(&word.to_le_bytes());
-                word = (word ^ (word >> 29) ^ name).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            }
+        let name = match self {
+            Self::Zero => return bytes,
+            Self::Written(number) => (sector as u64) << 32 | u64::from(number) | WRITTEN,
+            Self::Same(number) => u64::from(number) | WRITTEN | SAME,
+        };
+        let mut word = name;
+        for chunk in bytes.chunks_exact_mut(8) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+            word = (word ^ (word >> 29) ^ name).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         }
         bytes
+    }
+
+    /// The number of the write, unless it wrote zeroes.
+    pub(super) fn number(self) -> Option<u32> {
+        match self {
+            Self::Zero => None,
+            Self::Written(number) | Self::Same(number) => Some(number),
+        }
     }
 
     /// The value of `bytes` in `sector`; `None` for garbage, a mix, or the value of another sector.
     pub(super) fn of(bytes: &[u8], sector: usize) -> Option<Self> {
         let name = u64::from_le_bytes(*bytes.first_chunk()?);
-        let value = if name == 0 {
-            Self::Zero
-        } else {
-            Self::Written(u32::try_from(name & 0xffff_ffff).ok()?)
+        let number = u32::try_from(name & 0xffff_ffff).ok()?;
+        let value = match name {
+            0 => Self::Zero,
+            _ if name & SAME != 0 => Self::Same(number),
+            _ => Self::Written(number),
         };
         (value.bytes(sector) == bytes).then_some(value)
     }
@@ -49,7 +66,7 @@ mod tests {
 
     #[test]
     fn value_is_identified_by_bytes_and_sector() {
-        for value in [Value::Zero, Value::Written(0), Value::Written(77)] {
+        for value in [Value::Zero, Value::Written(0), Value::Written(77), Value::Same(77)] {
             assert_eq!(Value::of(&value.bytes(9), 9), Some(value));
         }
         let (one, two) = (Value::Written(1).bytes(3), Value::Written(2).bytes(3));

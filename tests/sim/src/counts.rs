@@ -20,6 +20,12 @@ pub struct Counts {
     pub compared: u64,
     /// Compare-and-writes that have found a difference.
     pub miscompared: u64,
+    /// Reads with FUA that succeeded.
+    pub fua_reads: u64,
+    /// Switches of the write cache to off by MODE SELECT.
+    pub cache_offs: u64,
+    /// Commands aborted by task management functions.
+    pub aborted: u64,
     /// Processes killed.
     pub kills: u64,
     /// Calls that the kernel completed after the death of their process.
@@ -38,6 +44,9 @@ impl Counts {
         self.detected += other.detected;
         self.compared += other.compared;
         self.miscompared += other.miscompared;
+        self.fua_reads += other.fua_reads;
+        self.cache_offs += other.cache_offs;
+        self.aborted += other.aborted;
         self.kills += other.kills;
         self.orphans += other.orphans;
         self.refused += other.refused;
@@ -54,6 +63,9 @@ impl fmt::Display for Counts {
             ("calls for detected zeroes", self.detected),
             ("compare-and-writes that wrote", self.compared),
             ("miscompares", self.miscompared),
+            ("reads with FUA", self.fua_reads),
+            ("write caches switched off", self.cache_offs),
+            ("commands aborted", self.aborted),
             ("processes killed", self.kills),
             ("calls completed after a kill", self.orphans),
             ("opens refused by the lock", self.refused),

@@ -1,5 +1,5 @@
-//! The crash simulator: the production queue worker, virtio-blk and io_uring engine over a
-//! simulated kernel, with an oracle of the legal contents of the disk.
+//! The crash simulator: the production queue worker, virtio-blk, virtio-scsi and io_uring engine
+//! over a simulated kernel, with an oracle of the legal contents of the disk.
 //!
 //! Single-threaded, without clock or I/O: a seed determines a schedule, so that each failure can be
 //! replayed step by step. docs/simulator.md describes the model and its limits.
@@ -12,11 +12,14 @@
     reason = "a simulation fails by panicking"
 )]
 
+mod block_request;
 mod call;
 mod content;
 mod counts;
 mod disk;
 mod entry;
+mod expected;
+mod front;
 mod host;
 mod initiator;
 mod medium;
@@ -26,6 +29,8 @@ mod queue_driver;
 mod resources;
 #[cfg(test)]
 mod schedules;
+mod scsi_command;
+mod scsi_state;
 mod simulation;
 
 use std::fmt;

@@ -20,7 +20,7 @@ struct Arguments {
     #[arg(long)]
     schedules: Option<u64>,
     /// none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, hold, zeroes,
-    /// kill, compare or threads [default: all].
+    /// kill, compare, threads or scsi [default: all].
     #[arg(long)]
     mode: Option<Scenario>,
 }

@@ -30,11 +30,13 @@ pub enum Scenario {
     Compare,
     /// A mode, and at times another scenario's events, with the thread-pool engine.
     Threads,
+    /// A mode, and at times another scenario's events, with SCSI commands and task management.
+    Scsi,
 }
 
 impl Scenario {
     /// All scenarios.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Mode(CacheMode::None),
         Self::Mode(CacheMode::DirectSync),
         Self::Mode(CacheMode::WriteThrough),
@@ -48,6 +50,7 @@ impl Scenario {
         Self::Kill,
         Self::Compare,
         Self::Threads,
+        Self::Scsi,
     ];
 
     fn mode(self, random: &mut Random) -> CacheMode {
@@ -62,6 +65,12 @@ impl Scenario {
             }
             Self::Hold | Self::Zeroes | Self::Kill | Self::Compare | Self::Threads => {
                 CacheMode::ALL[random.below(CacheMode::ALL.len())]
+            }
+            Self::Scsi => {
+                // Mostly with a write cache, and never without promises.
+                use CacheMode::{DirectSync, None, WriteBack, WriteThrough};
+                [None, WriteBack, None, WriteBack, None, WriteBack, DirectSync, WriteThrough]
+                    [random.below(8)]
             }
         }
     }
@@ -79,6 +88,7 @@ impl fmt::Display for Scenario {
             Self::Kill => f.pad("kill"),
             Self::Compare => f.pad("compare"),
             Self::Threads => f.pad("threads"),
+            Self::Scsi => f.pad("scsi"),
         }
     }
 }
@@ -87,7 +97,7 @@ impl fmt::Display for Scenario {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
     "{0:?} is not one of none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, \
-     hold, zeroes, kill, compare, threads"
+     hold, zeroes, kill, compare, threads, scsi"
 )]
 pub struct UnknownScenario(String);
 
@@ -143,6 +153,8 @@ pub(super) struct Weights {
     pub(super) kill: u32,
     /// Submits a compare-and-write.
     pub(super) compare: u32,
+    /// Submits a task management function.
+    pub(super) function: u32,
 }
 
 /// Ending of a schedule. A power cut and a check of the disk follow in any case.
@@ -177,6 +189,8 @@ pub(super) struct Plan {
     pub(super) range_requests: bool,
     /// The engines are thread pools.
     pub(super) uses_threads: bool,
+    /// The device is a SCSI controller.
+    pub(super) uses_scsi: bool,
     /// Engines that execute compare-and-writes.
     pub(super) initiators: usize,
     pub(super) operations: usize,
@@ -213,6 +227,7 @@ impl Plan {
             space: 0,
             kill: 0,
             compare: 0,
+            function: 0,
         };
         let operations = random.within(1, 60);
         let block = if random.chance(150) { 8 } else { 1 };
@@ -229,6 +244,7 @@ impl Plan {
             zero_writes: 0,
             range_requests: true,
             uses_threads: false,
+            uses_scsi: false,
             initiators: 0,
             operations,
             cut_at: random.within(1, operations * 30),
@@ -269,6 +285,7 @@ impl Plan {
                 self.with_large_blocks_at_times(300, random).with_compare_and_writes(random)
             }
             Scenario::Threads => self.with_threads(random),
+            Scenario::Scsi => self.with_scsi(random),
         }
     }
 
@@ -296,6 +313,25 @@ impl Plan {
         Self { uses_threads: true, ..plan }
     }
 
+    /// With SCSI commands, task management in half of the schedules, and at times the events of
+    /// another scenario.
+    fn with_scsi(self, random: &mut Random) -> Self {
+        use Scenario::{Blocks, Hold, Kill, Zeroes};
+        let others = [Blocks, Hold, Kill, Zeroes];
+        let plan = if random.chance(500) {
+            self.with_events_of(others[random.below(others.len())], random)
+        } else {
+            Self { range_requests: random.chance(750), ..self }
+        };
+        let function = u32::from(random.coin());
+        Self {
+            uses_scsi: true,
+            uses_threads: random.chance(100),
+            weights: Weights { function, ..plan.weights },
+            ..plan
+        }
+    }
+
     /// With compare-and-writes on a small disk, so that other changes conflict. None is held for
     /// space: the retry of a held write may follow a compare-and-write that has found its data.
     fn with_compare_and_writes(self, random: &mut Random) -> Self {
@@ -312,7 +348,7 @@ impl Plan {
 
     /// Whether each call of the host that discards or zeroes a range stems from a write of zeroes.
     pub(super) fn zeroes_by_detection_only(&self) -> bool {
-        !self.range_requests && self.detect_zeroes != DetectZeroes::Off
+        !self.range_requests && self.detect_zeroes != DetectZeroes::Off && !self.uses_scsi
     }
 
     /// With guest blocks smaller than the host's, on a small disk so that requests overlap.

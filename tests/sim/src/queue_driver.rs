@@ -1,7 +1,6 @@
 //! The driver of one queue: submits requests in random framings and reaps completions.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
 use devices::GuestMemory;
@@ -9,9 +8,8 @@ use devices::virtio::{ActiveQueue, Interrupt, Queue, QueueLayout};
 use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use driver::{Descriptor, Ring, kind};
+use driver::{Descriptor, Ring};
 
-use super::oracle::{OpId, PendingRead, Time};
 use fixtures::Random;
 
 /// Memory of each queue's ring.
@@ -19,77 +17,76 @@ const RING_BYTES: u64 = 0x1000;
 /// Start of the buffers, and bytes of a request's buffers.
 const BUFFERS: u64 = 0x1_0000;
 const SLOT_BYTES: u64 = 0x3000;
-const STATUS_OFFSET: u64 = 0x2f00;
+const ANSWER_OFFSET: u64 = 0x2f00;
 /// Limit of sectors per transfer.
 pub(super) const MAX_SECTORS: usize = 16;
 /// Bytes of guest memory.
 pub(super) const MEMORY_BYTES: usize = 0x10_0000;
 
 const POISON: [u8; SLOT_BYTES as usize] = [0xa5; SLOT_BYTES as usize];
-/// The status byte before the device writes it.
-const NO_STATUS: u8 = 0xff;
+/// The bytes of an answer before the device writes them.
+pub(super) const NO_ANSWER: u8 = 0xff;
 
-/// A request as the oracle knows it.
-pub(super) enum Expectation {
-    Read { first: usize, read: PendingRead },
-    Change { op: OpId, offered: Time },
-    Flush { offered: Time },
-    Id,
-}
-
-impl fmt::Display for Expectation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Read { first, .. } => write!(f, "a read of sector {first}"),
-            Self::Change { op, offered } => write!(f, "operation {op} of time {offered}"),
-            Self::Flush { offered } => write!(f, "a flush of time {offered}"),
-            Self::Id => f.write_str("a read of the serial number"),
-        }
-    }
-}
-
-/// A virtio-blk request.
-pub(super) struct Request {
-    pub(super) kind: u32,
-    pub(super) sector: usize,
-    /// Number of sectors, for the trace.
-    pub(super) sectors: usize,
+/// The buffers of a request.
+pub(super) struct Framed {
+    /// Device-readable header.
+    pub(super) header: Vec<u8>,
     /// Device-readable data.
     pub(super) data_out: Vec<u8>,
     /// Bytes of device-writable data.
     pub(super) data_in: usize,
+    /// The device-writable buffer of the answer.
+    pub(super) answer: Answer,
+}
+
+/// The place of an answer among the device-writable buffers, and its length in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    BeforeData(usize),
+    BehindData(usize),
+}
+
+impl Answer {
+    fn len(self) -> usize {
+        let (Self::BeforeData(len) | Self::BehindData(len)) = self;
+        len
+    }
 }
 
 /// A request whose chain is available to the device.
-struct PendingRequest {
-    expectation: Expectation,
+struct PendingRequest<E> {
+    expectation: E,
     /// Time of submission.
     since_ns: u64,
     slot: u64,
     data: Vec<(u64, usize)>,
-    /// Bytes of device-writable data without the status.
+    /// Bytes of device-writable data without the answer.
     data_in: usize,
+    answer: usize,
     descriptors: usize,
 }
 
 /// A completed request.
-pub(super) struct Completed {
-    pub(super) expectation: Expectation,
+pub(super) struct Completed<E> {
+    pub(super) expectation: E,
     /// Time of submission.
     pub(super) since_ns: u64,
-    pub(super) status: u8,
+    pub(super) answer: Vec<u8>,
     pub(super) data: Vec<u8>,
+    /// Bytes that the device has written by its account, and those that it may write.
+    pub(super) written: usize,
+    pub(super) writable: usize,
 }
 
-/// The driver's state of a queue.
-pub(super) struct QueueDriver {
+/// The driver's state of a queue. It keeps an `E` for each request.
+pub(super) struct QueueDriver<E> {
     memory: GuestMemory,
     ring: Ring,
     event_idx: bool,
     indirect: bool,
     slots: Vec<u64>,
     free_descriptors: usize,
-    outstanding: BTreeMap<u16, PendingRequest>,
+    outstanding: BTreeMap<u16, PendingRequest<E>>,
     seen_used: u16,
     interrupt: Arc<EventFd>,
     /// Polls the used ring with interrupts suppressed.
@@ -98,7 +95,7 @@ pub(super) struct QueueDriver {
     pub(super) interrupted: bool,
 }
 
-impl QueueDriver {
+impl<E> QueueDriver<E> {
     /// Lays out queue `index` and makes the device's side of it.
     pub(super) fn new(
         memory: &GuestMemory,
@@ -137,8 +134,13 @@ impl QueueDriver {
         self.outstanding.len()
     }
 
+    /// The outstanding requests.
+    pub(super) fn expectations(&self) -> impl Iterator<Item = &E> {
+        self.outstanding.values().map(|pending| &pending.expectation)
+    }
+
     /// The outstanding requests, dropped by a reset.
-    pub(super) fn into_expectations(self) -> impl Iterator<Item = Expectation> {
+    pub(super) fn into_expectations(self) -> impl Iterator<Item = E> {
         self.outstanding.into_values().map(|pending| pending.expectation)
     }
 
@@ -150,36 +152,40 @@ impl QueueDriver {
     /// Makes a request available without publishing it.
     pub(super) fn offer(
         &mut self,
-        request: &Request,
-        expectation: Expectation,
+        request: &Framed,
+        expectation: E,
         now_ns: u64,
         random: &mut Random,
     ) {
         let slot = self.slots.pop().expect("has_room() is true");
         self.write_memory(slot, &POISON);
-        let mut header = [0; 16];
-        header[..4].copy_from_slice(&request.kind.to_le_bytes());
-        header[8..].copy_from_slice(&(request.sector as u64).to_le_bytes());
-        self.write_memory(slot, &header);
-        self.write_memory(slot + STATUS_OFFSET, &[NO_STATUS]);
+        self.write_memory(slot, &request.header);
+        let answer = vec![NO_ANSWER; request.answer.len()];
+        self.write_memory(slot + ANSWER_OFFSET, &answer);
         let indirect = self.indirect && (self.free_descriptors < 4 || random.coin());
         let limit = if indirect { 5 } else { self.free_descriptors - 2 };
         let data = pieces(slot, request.data_out.len().max(request.data_in), limit, random);
-        let mut chain = vec![Descriptor::readable(slot, 16)];
+        let bytes = |len: usize| u32::try_from(len).unwrap();
+        let answer = Descriptor::writable(slot + ANSWER_OFFSET, bytes(request.answer.len()));
+        let mut chain = vec![Descriptor::readable(slot, bytes(request.header.len()))];
+        if request.data_in > 0 && matches!(request.answer, Answer::BeforeData(_)) {
+            chain.push(answer);
+        }
         let mut at = 0;
         for (addr, len) in &data {
-            let bytes = u32::try_from(*len).unwrap();
             if request.data_in > 0 {
-                chain.push(Descriptor::writable(*addr, bytes));
+                chain.push(Descriptor::writable(*addr, bytes(*len)));
             } else {
                 self.write_memory(*addr, &request.data_out[at..at + len]);
-                chain.push(Descriptor::readable(*addr, bytes));
+                chain.push(Descriptor::readable(*addr, bytes(*len)));
             }
             at += len;
         }
-        chain.push(Descriptor::writable(slot + STATUS_OFFSET, 1));
+        if request.data_in == 0 || matches!(request.answer, Answer::BehindData(_)) {
+            chain.push(answer);
+        }
         let head = if indirect {
-            self.ring.offer_indirect(slot + STATUS_OFFSET - 0x80, &chain)
+            self.ring.offer_indirect(slot + ANSWER_OFFSET - 0x80, &chain)
         } else {
             self.ring.offer(&chain)
         };
@@ -191,6 +197,7 @@ impl QueueDriver {
             slot,
             data,
             data_in: request.data_in,
+            answer: request.answer.len(),
             descriptors,
         };
         self.outstanding.insert(head, pending);
@@ -207,7 +214,7 @@ impl QueueDriver {
     }
 
     /// Reaps all completions and requests an interrupt for the next one, unless it polls.
-    pub(super) fn reap(&mut self) -> Result<Vec<Completed>, String> {
+    pub(super) fn reap(&mut self) -> Result<Vec<Completed<E>>, String> {
         self.interrupted = false;
         let mut completed = Vec::new();
         loop {
@@ -229,15 +236,15 @@ impl QueueDriver {
         }
     }
 
-    fn complete(&mut self, id: u32, written: u32) -> Result<Completed, String> {
+    fn complete(&mut self, id: u32, written: u32) -> Result<Completed<E>, String> {
         let head = u16::try_from(id).map_err(|_| format!("used id {id} is not a descriptor"))?;
         let pending = self
             .outstanding
             .remove(&head)
             .ok_or_else(|| format!("chain {head} is used but not outstanding"))?;
         self.free_descriptors += pending.descriptors;
-        let mut status = [0];
-        self.read_memory(pending.slot + STATUS_OFFSET, &mut status);
+        let mut answer = vec![0; pending.answer];
+        self.read_memory(pending.slot + ANSWER_OFFSET, &mut answer);
         let mut data = Vec::new();
         for (addr, len) in &pending.data {
             let mut piece = vec![0; *len];
@@ -247,15 +254,12 @@ impl QueueDriver {
         // The driver owns the memory again: a device that still uses it reads garbage.
         self.write_memory(pending.slot, &POISON);
         self.slots.push(pending.slot);
-        let [status] = status;
-        if status == NO_STATUS {
-            return Err(format!("chain {head} is used without a status"));
-        }
-        let writable = pending.data_in + 1;
-        if written as usize > writable || (status == 0 && written as usize != writable) {
+        let (written, writable) = (written as usize, pending.data_in + pending.answer);
+        if written > writable {
             return Err(format!("chain {head} is used with {written} of {writable} bytes written"));
         }
-        Ok(Completed { expectation: pending.expectation, since_ns: pending.since_ns, status, data })
+        let PendingRequest { expectation, since_ns, .. } = pending;
+        Ok(Completed { expectation, since_ns, answer, data, written, writable })
     }
 
     fn write_memory(&self, addr: u64, bytes: &[u8]) {
@@ -289,23 +293,4 @@ fn pieces(slot: u64, len: usize, limit: usize, random: &mut Random) -> Vec<(u64,
         addr += (len + if random.coin() { unit } else { 0 }) as u64;
     }
     pieces
-}
-
-/// A DISCARD or WRITE_ZEROES.
-pub(super) fn range(kind: u32, first: usize, count: usize, flags: u32) -> Request {
-    let mut data_out = (first as u64).to_le_bytes().to_vec();
-    data_out.extend(u32::try_from(count).unwrap().to_le_bytes());
-    data_out.extend(flags.to_le_bytes());
-    // The header's sector is unused.
-    Request { kind, sector: first, sectors: count, data_out, data_in: 0 }
-}
-
-/// A request without device-readable data.
-pub(super) fn bare(kind: u32, sector: usize, data_in: usize) -> Request {
-    Request { kind, sector, sectors: data_in / 512, data_out: Vec::new(), data_in }
-}
-
-/// A write.
-pub(super) fn write(sector: usize, data_out: Vec<u8>) -> Request {
-    Request { kind: kind::OUT, sector, sectors: data_out.len() / 512, data_out, data_in: 0 }
 }

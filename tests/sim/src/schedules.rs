@@ -13,11 +13,15 @@ const SCHEDULES: u64 = 750;
 
 /// Schedules that found a bug. A seed's schedule changes with the simulator: keep an entry only as
 /// long as it fails without the fix.
-const REGRESSIONS: [(&str, u64); 2] = [
+const REGRESSIONS: [(&str, u64); 4] = [
     // The engine slept although it had harvested completions.
     ("writethrough", 1),
     // The write cache was disabled although the sync failed.
     ("toggle", 15),
+    // A READ with FUA did not flush while the cache was off, or being switched off.
+    ("scsi", 14),
+    // It returned the data of a write in flight.
+    ("scsi", 191),
 ];
 
 fn play(simulator: &Simulator, scenario: Scenario, seed: u64) -> Counts {
@@ -106,6 +110,14 @@ fn compare_and_write_is_atomic() {
 fn thread_engine_keeps_the_same_promises() {
     let total = play_all("threads");
     assert!(total.compared > 0 && total.detected > 0 && total.orphans > 0, "{total}");
+}
+
+#[test]
+fn scsi_commands_keep_their_promises() {
+    let total = play_all("scsi");
+    assert!(total.fua_reads > SCHEDULES / 2 && total.cache_offs > SCHEDULES / 4, "{total}");
+    assert!(total.compared > SCHEDULES / 2 && total.miscompared > SCHEDULES / 2, "{total}");
+    assert!(total.aborted > SCHEDULES && total.kills > SCHEDULES / 4, "{total}");
 }
 
 #[test]

@@ -55,10 +55,38 @@ fn fua_accesses_the_medium() {
     assert!(rig.run(&hex("2a 08 00000000 00 0001 00"), &pattern(512)).is_ok());
     assert_eq!(rig.operations(), [Operation::Write { at: ByteOffset(0), durability: DURABLE }]);
     assert_eq!(rig.run(&hex("28 08 00000000 00 0001 00"), &[]), Ok(pattern(512)));
-    assert_eq!(rig.operations(), [Operation::Flush, Operation::Read { at: ByteOffset(0) }]);
+    let read_and_flush = [Operation::Read { at: ByteOffset(0) }, Operation::Flush];
+    assert_eq!(rig.operations(), read_and_flush, "the flush covers the data that was read");
     let rig = Rig::with(DiskSetup { mode: CacheMode::WriteThrough, ..DiskSetup::default() });
     assert!(rig.run(&hex("28 08 00000000 00 0001 00"), &[]).is_ok());
-    assert_eq!(rig.operations(), [Operation::Read { at: ByteOffset(0) }]);
+    assert_eq!(rig.operations(), read_and_flush, "the data may be that of a write in flight");
+}
+
+/// Until the flush has succeeded, completed writes may be volatile, although new ones are durable.
+#[test]
+fn a_write_cache_that_is_being_switched_off_holds_data() {
+    let rig = Rig::new();
+    let mut page = rig.query(&hex("1a 08 08 00 ff 00"));
+    (page[0], page[2], page[6]) = (0, 0, 0);
+    let select = || match rig.execute(&hex("15 10 00 00 18 00"), &page) {
+        Ok(Answer::Work(job)) => job,
+        other => panic!("{other:?}"),
+    };
+    let reports_cache = || rig.query(&hex("1a 08 08 00 ff 00"))[6] == 4;
+    let read_flushes = || {
+        assert!(rig.run(&hex("28 08 00000000 00 0001 00"), &[]).is_ok());
+        rig.operations().contains(&Operation::Flush)
+    };
+    let mut failed = select();
+    assert!(reports_cache() && read_flushes(), "the flush is in flight");
+    let error = io::Error::from_raw_os_error(libc::EIO);
+    assert!(matches!(failed.next(&rig.unit, Err(error), &&[][..]), Next::Done(Err(_))));
+    assert!(reports_cache() && read_flushes(), "the flush failed");
+    let _ended = select();
+    rig.unit.write_cache().device_reset();
+    assert!(reports_cache() && read_flushes(), "a reset ended the switch");
+    assert!(matches!(select().next(&rig.unit, Ok(()), &&[][..]), Next::Done(Ok(()))));
+    assert!(!reports_cache());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use ::block::{EngineSetup, OpenError};
 use zerocopy::IntoBytes;
 
 use super::bus::ScsiBus;
@@ -15,7 +16,7 @@ use super::controller::Controller;
 use super::engines::UnitEngines;
 use super::event_queue::{EventQueue, FEATURE_CHANGE, FEATURE_HOTPLUG};
 use super::protocol::ScsiProtocol;
-use crate::storage::QueueWorker;
+use crate::storage::{Protocol, QueueWorker};
 use crate::virtio::chain_worker;
 use crate::virtio::device::{Activation, DeviceType, VirtioDevice, read_config_bytes};
 use crate::virtqueue::{ActiveQueue, FaultReporter};
@@ -78,22 +79,52 @@ impl Scsi {
         inout: bool,
         faults: FaultReporter,
     ) -> Result<Worker, StartError> {
-        let queue = active.index - OTHER_QUEUES;
+        let protocol = self.protocol(&active, inout)?;
+        let name = format!("{}/q{}", self.controller.name, active.index - OTHER_QUEUES);
+        let engines = self.engines(&active);
+        QueueWorker::spawn(name, active, faults, engines, Arc::default(), protocol)
+    }
+
+    fn protocol(&self, active: &ActiveQueue, inout: bool) -> Result<ScsiProtocol, StartError> {
+        let queue = active.index.saturating_sub(OTHER_QUEUES);
         let controller = Arc::clone(&self.controller);
-        let protocol = ScsiProtocol::new(Arc::clone(&controller), queue, &active.kick, inout);
-        let Some(protocol) = protocol else {
+        ScsiProtocol::new(controller, queue, &active.kick, inout).ok_or_else(|| {
             let source = io::Error::other("the request queue does not exist");
-            return Err(StartError::Host { what: "serve a queue", source });
-        };
-        let kick = Arc::clone(&active.kick);
-        QueueWorker::spawn(
-            format!("{}/q{queue}", self.controller.name),
-            active,
-            faults,
-            move |setup| Ok(UnitEngines::new(controller, setup, kick)),
-            Arc::default(),
-            protocol,
-        )
+            StartError::Host { what: "serve a queue", source }
+        })
+    }
+
+    /// Makes the engines of a queue on its worker's thread.
+    fn engines(
+        &self,
+        active: &ActiveQueue,
+    ) -> impl FnOnce(&EngineSetup<'_>) -> Result<UnitEngines, OpenError> + Send + use<> {
+        let (controller, kick) = (Arc::clone(&self.controller), Arc::clone(&active.kick));
+        move |setup| Ok(UnitEngines::new(controller, setup, kick))
+    }
+
+    /// Makes the worker of a request queue without a thread, for the simulator.
+    ///
+    /// # Errors
+    ///
+    /// The request queue does not exist.
+    pub fn worker(
+        &self,
+        active: ActiveQueue,
+        faults: FaultReporter,
+    ) -> Result<QueueWorker<impl Protocol + use<>>, StartError> {
+        let (protocol, engines) = (self.protocol(&active, false)?, self.engines(&active));
+        QueueWorker::new(active, faults, engines, Arc::default(), protocol)
+    }
+
+    /// Makes the loop of the control queue without a thread, for the simulator. Each call is a
+    /// round of the loop. It returns whether the loop would sleep after it.
+    pub fn control_rounds(
+        &self,
+        active: ActiveQueue,
+        faults: FaultReporter,
+    ) -> impl FnMut() -> bool + use<> {
+        chain_worker::rounds(active, faults, ControlQueue::new(Arc::clone(&self.controller)))
     }
 }
 

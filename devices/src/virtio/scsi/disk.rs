@@ -85,7 +85,7 @@ impl ControlledDisk for DiskHandle {
     }
 
     fn write_cache(&self) -> bool {
-        self.unit.write_cache().is_on()
+        self.unit.write_cache().may_hold_data()
     }
 
     fn stats(&self) -> &[Arc<QueueStats>] {

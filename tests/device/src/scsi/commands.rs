@@ -172,7 +172,7 @@ fn commands_of_several_steps_complete() {
     let mut fua_read = read_10(0, 1);
     fua_read[1] = 8;
     assert_eq!(initiator.succeed(&Command::new(0, &fua_read).with_data_in(512)), data[..512]);
-    assert!(matches!(disk.take_pushed()[..], [Operation::Flush, Operation::Read { .. }]));
+    assert!(matches!(disk.take_pushed()[..], [Operation::Read { .. }, Operation::Flush]));
 
     let mut unmap = vec![0, 54, 0, 48, 0, 0, 0, 0];
     for lba in [0u64, 8, 16] {

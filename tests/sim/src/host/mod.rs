@@ -136,7 +136,12 @@ impl Host {
 
     /// The most recent ring.
     pub(crate) fn last_ring(&self) -> usize {
-        self.rings.len() - 1
+        self.rings.len().saturating_sub(1)
+    }
+
+    /// The number of rings so far.
+    pub(crate) fn rings(&self) -> usize {
+        self.rings.len()
     }
 
     pub(crate) fn close_ring(&mut self, ring: usize) {

@@ -45,8 +45,11 @@ impl Oracle {
         now: Time,
     ) -> Result<(), String> {
         let op = &self.ops[pending.op];
+        if !lost_data {
+            self.check_equal(&pending.read, &op.expected)
+                .map_err(|error| format!("to the comparison of {}, {error}", pending.op))?;
+        }
         for (sector, expected) in (op.first..).zip(&op.expected).filter(|_| !lost_data) {
-            self.check_expected(pending, sector, *expected)?;
             let has_replaced = |id: &OpId| self.ops[*id].replaced(sector) == Some(*expected);
             if let Some(other) = (0..self.ops.len()).find(has_replaced) {
                 let id = pending.op;
@@ -68,61 +71,63 @@ impl Oracle {
         lost_data: bool,
         now: Time,
     ) -> Result<(), String> {
-        if !lost_data && !self.short_within_sector {
-            self.check_difference(pending, offset)?;
-        }
-        self.complete(pending.op, false, false, now);
-        self.ops[pending.op].is_void = true;
-        for candidates in &mut self.candidates {
-            candidates.retain(|id| *id != pending.op);
-        }
+        let (expected, id) = (&self.ops[pending.op].expected, pending.op);
+        self.check_difference(&pending.read, expected, offset, lost_data)
+            .map_err(|error| format!("to the comparison of {id}, {error}"))?;
+        self.cancel(pending.op, now);
         Ok(())
     }
 
-    fn check_expected(
-        &self,
-        pending: &PendingCompare,
-        sector: usize,
-        expected: Value,
-    ) -> Result<(), String> {
-        self.check(sector, &expected.bytes(sector), &self.legal(&pending.read, sector, false))
-            .map_err(|error| format!("to the comparison of {}, {error}", pending.op))
+    /// Checks that the values that a read was compared with are legal.
+    pub(crate) fn check_equal(&self, read: &PendingRead, expected: &[Value]) -> Result<(), String> {
+        (read.first..).zip(expected).try_for_each(|(sector, expected)| {
+            let legal = self.legal(read, sector, false);
+            self.check(sector, &expected.bytes(sector), &legal)
+        })
     }
 
-    /// Checks that a legal value differs at `offset` first, and that none before has to differ.
-    fn check_difference(&self, pending: &PendingCompare, offset: usize) -> Result<(), String> {
-        let op = &self.ops[pending.op];
-        let differing = op.first + offset / SECTOR;
-        for (sector, expected) in (op.first..differing).zip(&op.expected) {
-            self.check_expected(pending, sector, *expected)?;
+    /// Checks that a legal value of a read differs from the expected ones at `offset` first, and
+    /// that none before has to differ.
+    pub(crate) fn check_difference(
+        &self,
+        read: &PendingRead,
+        expected: &[Value],
+        offset: usize,
+        lost_data: bool,
+    ) -> Result<(), String> {
+        if lost_data || self.short_within_sector {
+            return Ok(());
         }
-        let expected = op.expected.get(offset / SECTOR).ok_or("a miscompare beyond the range")?;
+        let differing = read.first + offset / SECTOR;
+        let before = expected.get(..offset / SECTOR).ok_or("a miscompare beyond the range")?;
+        self.check_equal(read, before)?;
+        let expected = expected.get(offset / SECTOR).ok_or("a miscompare beyond the range")?;
         let wanted = expected.bytes(differing);
         let differs = |value: &Value| {
             let found = value.bytes(differing);
             let first = found.iter().zip(&wanted).position(|(found, wanted)| found != wanted);
             first == Some(offset % SECTOR)
         };
-        let legal = self.values(&self.legal(&pending.read, differing, false), differing);
+        let legal = self.values(&self.legal(read, differing, false), differing);
         if legal.iter().any(differs) {
             return Ok(());
         }
         Err(format!(
-            "compare-and-write {} finds a difference at byte {offset}; sector {differing} may hold \
-             {legal:?}, expected was {expected:?}",
-            pending.op
+            "a difference was found at byte {offset}; sector {differing} may hold {legal:?}, \
+             expected was {expected:?}"
         ))
     }
 
     /// Whether a comparison proves that `id` took effect before `other`: that of `other` has found
     /// its value, or that of `id` the value of an operation that precedes `other`.
     pub(super) fn is_compared_before(&self, id: OpId, other: OpId, sector: usize) -> bool {
-        let is_found = |value| matches!(value, Value::Written(number) if number as OpId == id);
-        if self.ops[other].replaced(sector).is_some_and(is_found) {
+        let found = |id: OpId| {
+            self.ops[id].replaced(sector).and_then(Value::number).map(|number| number as OpId)
+        };
+        if found(other) == Some(id) {
             return true;
         }
-        let Some(Value::Written(number)) = self.ops[id].replaced(sector) else { return false };
-        let found = number as OpId;
+        let Some(found) = found(id) else { return false };
         found != other && id != other && self.ops[found].precedes(&self.ops[other])
     }
 }

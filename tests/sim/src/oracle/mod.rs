@@ -149,18 +149,70 @@ impl Oracle {
         }
     }
 
+    /// Records that an operation has ended without any effect.
+    pub(super) fn cancel(&mut self, id: OpId, now: Time) {
+        self.complete(id, false, false, now);
+        self.ops[id].is_void = true;
+        for candidates in &mut self.candidates {
+            candidates.retain(|candidate| *candidate != id);
+        }
+    }
+
     /// Records the success of a flush submitted at `offered`.
     pub(super) fn flush_succeeded(&mut self, offered: Time) -> Result<(), String> {
+        self.check_flush(offered)?;
+        self.mark_durable_before(offered);
+        Ok(())
+    }
+
+    /// Checks that none has failed before a flush that was submitted at `offered` and succeeded.
+    pub(super) fn check_flush(&self, offered: Time) -> Result<(), String> {
         if self.flush_failed.is_some_and(|failed| failed < offered) {
             return Err("a flush succeeds after a failed one".into());
         }
-        self.mark_durable_before(offered);
         Ok(())
+    }
+
+    /// Records that the medium held the `value` that a read has found in `sector`. If only one
+    /// operation can have written it, and has completed before `limit` if there is one, no earlier
+    /// operation takes effect there any more.
+    pub(super) fn medium_held(
+        &mut self,
+        read: &PendingRead,
+        sector: usize,
+        value: Value,
+        limit: Option<Time>,
+        lost_data: bool,
+    ) {
+        // A successor does not know what its predecessor has lost.
+        if lost_data && self.reopened.is_some() {
+            return;
+        }
+        let mut writers = self.legal(read, sector, true);
+        writers.retain(|id| self.ops[*id].effect.value(sector) == value);
+        let [id] = writers[..] else { return };
+        let op = &self.ops[id];
+        let is_late = |limit| op.completed.is_none_or(|completed| completed >= limit);
+        if op.effect == Effect::Anything || limit.is_some_and(is_late) {
+            return;
+        }
+        self.candidates[sector].retain(|other| !self.ops[*other].precedes(op));
     }
 
     /// Records a failed flush.
     pub(super) fn flush_failed(&mut self, now: Time) {
         self.flush_failed.get_or_insert(now);
+    }
+
+    /// Whether another operation on the same sectors is concurrent.
+    pub(super) fn has_concurrent(&self, id: OpId) -> bool {
+        let op = &self.ops[id];
+        let overlaps =
+            |other: &Op| (op.first..op.first + op.count).any(|sector| other.touches(sector));
+        let others = (1..self.ops.len()).filter(|other| *other != id);
+        others.map(|other| &self.ops[other]).any(|other| {
+            overlaps(other) && !other.is_void && !other.precedes(op) && !op.precedes(other)
+        })
     }
 
     /// Marks all operations completed before `time` as durable.

@@ -31,6 +31,53 @@ fn flush_makes_completed_writes_durable() {
 }
 
 #[test]
+fn what_the_medium_held_outlives_what_precedes_it() {
+    let history = || {
+        let mut oracle = Oracle::new(1, false);
+        let one = oracle.offer(put(1), 0, 1, 10);
+        oracle.complete(one, true, false, 15);
+        oracle.offer(put(2), 0, 1, 20);
+        let read = oracle.offer_read(0, 1, 30);
+        (oracle, read)
+    };
+    let (mut oracle, read) = history();
+    oracle.medium_held(&read, 0, Value::Written(2), Some(30), false);
+    assert_eq!(legal_after_cut(&oracle), [0, 1, 2], "the second write is in flight");
+    oracle.medium_held(&read, 0, Value::Written(1), Some(30), false);
+    assert_eq!(legal_after_cut(&oracle), [1, 2]);
+    oracle.medium_held(&read, 0, Value::Written(2), None, false);
+    assert_eq!(legal_after_cut(&oracle), [2]);
+    let (mut oracle, read) = history();
+    oracle.reopened = Some((30, vec![None]));
+    oracle.medium_held(&read, 0, Value::Written(2), None, true);
+    assert_eq!(legal_after_cut(&oracle), [0, 1, 2], "the predecessor has lost data");
+}
+
+/// A durable write has replaced the zeroes that a read found before; other zeroes followed.
+#[test]
+fn what_the_medium_held_is_of_its_time() {
+    let mut oracle = Oracle::new(1, false);
+    let zeroes = oracle.offer(Effect::Put(Value::Zero), 0, 1, 10);
+    oracle.complete(zeroes, true, true, 15);
+    let read = oracle.offer_read(0, 1, 20);
+    let one = oracle.offer(put(2), 0, 1, 20);
+    oracle.complete(one, true, true, 25);
+    oracle.offer(Effect::Put(Value::Zero), 0, 1, 30);
+    oracle.medium_held(&read, 0, Value::Zero, None, false);
+    assert_eq!(legal_after_cut(&oracle), [2]);
+}
+
+#[test]
+fn cancelled_operation_has_no_effect() {
+    let mut oracle = Oracle::new(1, false);
+    let id = oracle.offer(put(1), 0, 1, 10);
+    let read = oracle.offer_read(0, 1, 10);
+    oracle.cancel(id, 15);
+    assert_eq!(legal_after_cut(&oracle), [0]);
+    assert!(oracle.check_read(&read, 0, &Value::Written(1).bytes(0), false).is_err());
+}
+
+#[test]
 fn concurrent_writes_are_both_candidates() {
     let mut oracle = Oracle::new(1, false);
     let (one, two) = (oracle.offer(put(1), 0, 1, 1), oracle.offer(put(2), 0, 1, 2));

@@ -1,27 +1,58 @@
 //! Checks of each completion, and of the device after each step.
 
+use std::fmt;
 use std::time::Duration;
 
 use block::{Backend, CacheMode};
-use devices::storage::Protocol;
 use driver::status;
 
-use super::{SERIAL, Simulation};
+use super::Simulation;
+use crate::block_request::Expectation;
 use crate::content::SECTOR;
-use crate::queue_driver::{Completed, Expectation, QueueDriver};
+use crate::expected::Expected;
+use crate::front::SERIAL;
+use crate::queue_driver::{Completed, NO_ANSWER, QueueDriver};
 
 /// Limit of a request's latency, without the time for which it may be held for ENOSPC. Requests
 /// queue for blocks and for bounce memory before their first call and before each retry.
 pub(super) const LATENCY_LIMIT: Duration = Duration::from_secs(2);
 
-impl<P: Protocol> Simulation<'_, P> {
-    /// Checks status, latency and data of a completed request.
+impl Simulation<'_> {
+    /// Checks a completed request.
     pub(super) fn check_completion(
         &mut self,
         at: usize,
-        completed: Completed,
+        completed: Completed<Expected>,
     ) -> Result<(), String> {
-        let Completed { expectation, since_ns, status, data } = completed;
+        let Completed { expectation, since_ns, answer, data, written, writable } = completed;
+        match expectation {
+            Expected::Block(expectation) => {
+                let &[status] = answer.as_slice() else { return Err("no status".into()) };
+                if status == NO_ANSWER {
+                    return Err(format!("{expectation} is used without a status"));
+                }
+                if status == 0 && written != writable {
+                    return Err(format!("{written} of {writable} bytes are written"));
+                }
+                self.check_request(at, expectation, since_ns, status, &data)
+            }
+            Expected::Scsi(command) => {
+                let ended =
+                    Completed { expectation: command, since_ns, answer, data, written, writable };
+                self.check_command(at, ended)
+            }
+        }
+    }
+
+    /// Checks status, latency and data of a completed virtio-blk request.
+    fn check_request(
+        &mut self,
+        at: usize,
+        expectation: Expectation,
+        since_ns: u64,
+        status: u8,
+        data: &[u8],
+    ) -> Result<(), String> {
         let succeeded = status == 0;
         let (faults, lost_data, took_ns) = {
             let mut host = self.host.lock();
@@ -29,12 +60,13 @@ impl<P: Protocol> Simulation<'_, P> {
             (host.faults, host.lost_data(), host.now_ns - since_ns)
         };
         self.counts.failed += u64::from(!succeeded);
-        if !succeeded && faults == 0 && !self.may_fail_with_enospc(&expectation, took_ns) {
+        let changes = matches!(expectation, Expectation::Change { .. });
+        if !succeeded && faults == 0 && !self.may_fail_with_enospc(changes, took_ns) {
             return Err(format!(
                 "{expectation} fails with status {status} although no fault was injected"
             ));
         }
-        self.check_latency(&expectation, took_ns)?;
+        self.check_latency(&expectation, changes, took_ns)?;
         match expectation {
             Expectation::Read { first, read } if succeeded => {
                 for (sector, bytes) in (first..).zip(data.chunks(SECTOR)) {
@@ -59,22 +91,23 @@ impl<P: Protocol> Simulation<'_, P> {
         Ok(())
     }
 
-    /// Whether the request may fail with ENOSPC: held until its deadline.
-    fn may_fail_with_enospc(&self, expectation: &Expectation, took_ns: u64) -> bool {
+    /// Whether a request may fail with ENOSPC: it changes the disk and was held until its deadline.
+    pub(super) fn may_fail_with_enospc(&self, changes: bool, took_ns: u64) -> bool {
         let has_waited = |deadline: Duration| u128::from(took_ns) >= deadline.as_nanos();
-        self.host.lock().space_faults > 0
-            && matches!(expectation, Expectation::Change { .. })
-            && self.plan.hold.is_some_and(has_waited)
+        self.host.lock().space_faults > 0 && changes && self.plan.hold.is_some_and(has_waited)
     }
 
     /// Only changes of the disk are held for space, and only until their deadline.
-    fn check_latency(&self, expectation: &Expectation, took_ns: u64) -> Result<(), String> {
-        let limit = match (expectation, self.plan.hold) {
-            (Expectation::Change { .. }, Some(deadline)) => deadline + LATENCY_LIMIT,
-            _ => LATENCY_LIMIT,
-        };
+    pub(super) fn check_latency(
+        &self,
+        request: &dyn fmt::Display,
+        changes: bool,
+        took_ns: u64,
+    ) -> Result<(), String> {
+        let held = self.plan.hold.filter(|_| changes);
+        let limit = held.unwrap_or_default() + LATENCY_LIMIT;
         if u128::from(took_ns) > limit.as_nanos() {
-            return Err(format!("{expectation} took {} ms", took_ns / 1_000_000));
+            return Err(format!("{request} took {} ms", took_ns / 1_000_000));
         }
         Ok(())
     }

@@ -3,7 +3,6 @@
 use std::io;
 
 use block::{Durability, Miscompare};
-use devices::storage::Protocol;
 
 use super::check::LATENCY_LIMIT;
 use super::{Device, Simulation};
@@ -14,7 +13,7 @@ use crate::initiator::{Compared, Initiator};
 /// Limit of blocks of a compare-and-write.
 const MAX_BLOCKS: usize = 4;
 
-impl<P: Protocol> Simulation<'_, P> {
+impl Simulation<'_> {
     /// Makes the engines of the initiators.
     pub(super) fn start_initiators(&mut self) -> Result<(), String> {
         let Some(Device { disk, .. }) = &self.device else { return Ok(()) };
@@ -55,7 +54,7 @@ impl<P: Protocol> Simulation<'_, P> {
         self.now += 1;
     }
 
-    fn draw_expected(&mut self, sector: usize) -> Value {
+    pub(super) fn draw_expected(&mut self, sector: usize) -> Value {
         let values = self.oracle.visible_values(sector, self.now);
         match values.last() {
             Some(latest) if self.random.chance(800) => *latest,

@@ -2,32 +2,35 @@
 //! planned ending, and the oracle checks each completion.
 
 mod check;
+mod check_scsi;
 mod compare;
 mod process;
+mod scsi;
 mod step;
+mod submit_scsi;
 
 use std::sync::Arc;
 
 use block::Backend;
 use block::simulation::Clock;
-use devices::storage::{Protocol, QueueWorker};
-use devices::virtio::{Block, DeviceStatus, FaultReporter, Interrupt, VirtioDevice};
+use devices::virtio::{DeviceStatus, FaultReporter, Interrupt};
 use vmm_sys_util::eventfd::EventFd;
 
 use driver::feature;
 
 use crate::counts::Counts;
 use crate::disk::{SharedHost, SimDisk};
+use crate::expected::Expected;
+use crate::front::{Front, Rounds};
 use crate::host::Host;
 use crate::initiator::Initiator;
 use crate::oracle::{OpId, Oracle, Time};
 use crate::plan::{Ending, Plan};
-use crate::queue_driver::{Expectation, QueueDriver};
+use crate::queue_driver::QueueDriver;
 use crate::resources::Resources;
+use crate::scsi_state::ScsiState;
 use fixtures::Random;
 
-/// Serial number of the device.
-const SERIAL: &str = "simulated";
 /// Steps above which a schedule counts as endless.
 const STEP_LIMIT: usize = 100_000;
 
@@ -51,8 +54,8 @@ enum StepResult {
 }
 
 /// A worker and the ring of its engine.
-struct RunningWorker<P: Protocol> {
-    worker: QueueWorker<P>,
+struct RunningWorker {
+    worker: Box<dyn Rounds>,
     /// Signalled by the driver, and by other engines that release claimed blocks or bounce memory.
     kick: Arc<EventFd>,
     ring: usize,
@@ -62,21 +65,23 @@ struct RunningWorker<P: Protocol> {
 /// The device and its disk, as the process has opened them.
 struct Device {
     disk: Arc<SimDisk>,
-    block: Block,
+    front: Front,
 }
 
 /// State of a schedule.
-struct Simulation<'a, P: Protocol> {
+struct Simulation<'a> {
     plan: Plan,
     random: Random,
     host: SharedHost,
     clock: Clock,
     resources: &'a Resources,
-    /// `None` from the death of a process until a successor has opened the disk.
-    device: Option<Device>,
-    workers: Vec<RunningWorker<P>>,
-    drivers: Vec<QueueDriver>,
+    workers: Vec<RunningWorker>,
+    drivers: Vec<QueueDriver<Expected>>,
+    scsi: ScsiState,
     initiators: Vec<Initiator>,
+    /// `None` from the death of a process until a successor has opened the disk. Dropped after the
+    /// workers, for which it waits.
+    device: Option<Device>,
     oracle: Oracle,
     now: Time,
     /// Requests left to submit.
@@ -103,7 +108,6 @@ pub(super) fn play(
 ) -> (Result<Counts, String>, Vec<String>) {
     let clock = Clock::simulated();
     let host = SharedHost::new(Host::new(plan, clock.clone(), random.fork(), traced));
-    let make_worker = |block: &Block, active, faults| block.worker(active, faults);
     let mut simulation = Simulation {
         random: random.fork(),
         host: host.clone(),
@@ -112,6 +116,7 @@ pub(super) fn play(
         device: None,
         workers: Vec::new(),
         drivers: Vec::new(),
+        scsi: ScsiState::new(),
         initiators: Vec::new(),
         oracle: Oracle::new(plan.sectors, plan.short_within_sector),
         now: 1,
@@ -124,7 +129,7 @@ pub(super) fn play(
         counts: Counts::default(),
         plan: plan.clone(),
     };
-    let result = simulation.start(make_worker);
+    let result = simulation.start();
     if result.is_err() {
         simulation.host.lock().cut_power();
         simulation.initiators.clear();
@@ -135,22 +140,15 @@ pub(super) fn play(
     (result, trace)
 }
 
-impl<P: Protocol> Simulation<'_, P> {
+impl Simulation<'_> {
     /// Opens the disk and runs the schedule.
-    fn start<E: std::fmt::Display>(
-        &mut self,
-        make_worker: impl Fn(
-            &Block,
-            devices::virtio::ActiveQueue,
-            FaultReporter,
-        ) -> Result<QueueWorker<P>, E>,
-    ) -> Result<Counts, String> {
+    fn start(&mut self) -> Result<Counts, String> {
         if !self.open()? {
             return Err("the image is locked although no process uses it".into());
         }
-        self.initialize(&make_worker)?;
+        self.initialize()?;
         self.start_initiators()?;
-        self.run(&make_worker)
+        self.run()
     }
 
     /// Opens the disk; `false` while the lock on its image is held.
@@ -159,25 +157,20 @@ impl<P: Protocol> Simulation<'_, P> {
         let disk = SimDisk::open(&self.plan, self.clock.clone(), self.host.clone(), image)?;
         let Some(disk) = disk.map(Arc::new) else { return Ok(false) };
         let backend: Arc<dyn Backend> = Arc::clone(&disk) as _;
-        let block = Block::new("sim", SERIAL, self.plan.queues, backend);
-        self.device = Some(Device { disk, block });
+        let front = Front::new(&self.plan, backend)?;
+        self.device = Some(Device { disk, front });
+        self.scsi.device_opened();
+        self.cache_off_since = (!self.plan.mode.has_write_cache()).then_some(self.now);
         Ok(true)
     }
 
-    fn block(&mut self) -> &mut Block {
-        &mut self.device.as_mut().expect("the disk is open").block
+    fn front(&mut self) -> &mut Front {
+        &mut self.device.as_mut().expect("the disk is open").front
     }
 
     /// Negotiates features, lays out the queues and makes their workers.
-    fn initialize<E: std::fmt::Display>(
-        &mut self,
-        make_worker: impl Fn(
-            &Block,
-            devices::virtio::ActiveQueue,
-            FaultReporter,
-        ) -> Result<QueueWorker<P>, E>,
-    ) -> Result<(), String> {
-        let offered = self.block().features()
+    fn initialize(&mut self) -> Result<(), String> {
+        let offered = self.front().device().features()
             | feature::INDIRECT_DESC
             | feature::EVENT_IDX
             | feature::VERSION_1;
@@ -185,38 +178,37 @@ impl<P: Protocol> Simulation<'_, P> {
         for (wanted, bit) in [
             (self.plan.event_idx, feature::EVENT_IDX),
             (self.plan.indirect, feature::INDIRECT_DESC),
-            (self.plan.flush, feature::BLK_FLUSH),
+            (self.plan.flush && !self.plan.uses_scsi, feature::BLK_FLUSH),
         ] {
             if !wanted {
                 features &= !bit;
             }
         }
-        self.block().negotiated(features);
-        let has_cache = self.plan.mode.has_write_cache() && self.plan.flush;
-        self.cache_off_since = (!has_cache).then_some(self.now);
-        for index in 0..self.plan.queues {
+        self.front().device().negotiated(features);
+        if !self.plan.uses_scsi {
+            let has_cache = self.plan.mode.has_write_cache() && self.plan.flush;
+            self.cache_off_since = (!has_cache).then_some(self.now);
+        }
+        let first = self.front().first_queue();
+        for index in first..first + self.plan.queues {
             let (driver, active) =
                 QueueDriver::new(&self.resources.memory, index, self.plan.queue_size, features);
-            let faults = FaultReporter::new(self.status.clone(), Interrupt::unassigned());
+            let faults = self.fault_reporter();
             let kick = Arc::clone(&active.kick);
-            let worker = make_worker(self.block(), active, faults)
-                .map_err(|error| format!("no worker: {error}"))?;
+            let worker = self.front().worker(active, faults)?;
             let ring = self.host.lock().last_ring();
             self.workers.push(RunningWorker { worker, kick, ring, phase: Phase::Round });
             self.drivers.push(driver);
         }
-        Ok(())
+        if self.plan.uses_scsi { self.start_scsi(features) } else { Ok(()) }
+    }
+
+    fn fault_reporter(&self) -> FaultReporter {
+        FaultReporter::new(self.status.clone(), Interrupt::unassigned())
     }
 
     /// Runs the schedule to its end, cuts the power and checks the disk.
-    fn run<E: std::fmt::Display>(
-        &mut self,
-        make_worker: impl Fn(
-            &Block,
-            devices::virtio::ActiveQueue,
-            FaultReporter,
-        ) -> Result<QueueWorker<P>, E>,
-    ) -> Result<Counts, String> {
+    fn run(&mut self) -> Result<Counts, String> {
         let cut_at = match self.plan.ending {
             Ending::Cut => self.plan.cut_at,
             Ending::Quiet | Ending::Close => usize::MAX,
@@ -236,14 +228,14 @@ impl<P: Protocol> Simulation<'_, P> {
             self.counts.steps += 1;
             if self.device.is_none() {
                 if self.step_without_process()? {
-                    self.initialize(&make_worker)?;
+                    self.initialize()?;
                 }
             } else {
                 match self.step()? {
                     StepResult::Continue => {}
                     StepResult::Reset => {
                         self.reset();
-                        self.initialize(&make_worker)?;
+                        self.initialize()?;
                     }
                     StepResult::Kill => self.kill(),
                 }
@@ -268,19 +260,19 @@ impl<P: Protocol> Simulation<'_, P> {
         self.stop_workers();
         self.now += 1;
         for driver in std::mem::take(&mut self.drivers) {
-            for expectation in driver.into_expectations() {
-                if let Expectation::Change { op, .. } = expectation {
-                    self.oracle.complete(op, false, false, self.now);
-                }
+            for op in driver.into_expectations().flat_map(|expected| expected.changes()) {
+                self.oracle.complete(op, false, false, self.now);
             }
         }
-        self.block().reset();
+        self.front().device().reset();
+        self.scsi.device_reset(self.now);
         self.now += 1;
     }
 
     /// Drops the workers; their engines drain the requests in flight.
     fn stop_workers(&mut self) {
         self.host.lock().block_waits = true;
+        self.scsi.control = None;
         self.workers.clear();
         self.host.lock().block_waits = false;
     }
@@ -291,7 +283,7 @@ impl<P: Protocol> Simulation<'_, P> {
         self.initiators.clear();
         self.stop_workers();
         self.now += 1;
-        match self.block().close() {
+        match self.front().device().close() {
             Ok(()) => self.oracle.flush_succeeded(self.now),
             Err(_) if self.host.lock().faults > 0 => Ok(()),
             Err(error) => Err(format!("closing the device failed: {error}")),

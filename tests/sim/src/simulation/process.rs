@@ -3,13 +3,9 @@
 //! Without a process only the kernel takes steps, and a successor tries to open the disk. The lock
 //! on the image decides when that succeeds.
 
-use devices::storage::Protocol;
-
 use super::Simulation;
-use crate::oracle::OpId;
-use crate::queue_driver::Expectation;
 
-impl<P: Protocol> Simulation<'_, P> {
+impl Simulation<'_> {
     /// Kills the process. Its memory and its descriptors are gone, its calls are not.
     pub(super) fn kill(&mut self) {
         self.kills_left -= 1;
@@ -22,9 +18,8 @@ impl<P: Protocol> Simulation<'_, P> {
         self.stop_workers();
         self.device = None;
         for driver in std::mem::take(&mut self.drivers) {
-            self.orphans.extend(
-                driver.into_expectations().filter_map(|expectation| change_of(&expectation)),
-            );
+            let changes = driver.into_expectations().flat_map(|expected| expected.changes());
+            self.orphans.extend(changes);
         }
     }
 
@@ -67,8 +62,4 @@ impl<P: Protocol> Simulation<'_, P> {
         self.now += 1;
         Ok(true)
     }
-}
-
-fn change_of(expectation: &Expectation) -> Option<OpId> {
-    if let Expectation::Change { op, .. } = expectation { Some(*op) } else { None }
 }

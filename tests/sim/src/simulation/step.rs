@@ -1,16 +1,16 @@
 //! The steps of a schedule: drivers submit and reap, workers run, the host moves, time passes.
 
-use devices::storage::Protocol;
-use devices::virtio::VirtioDevice;
 use driver::kind;
 
 use super::{Phase, Simulation, StepResult};
+use crate::block_request::{self, Expectation, Request};
 use crate::call::errno;
 use crate::content::{SECTOR, Value};
+use crate::expected::Expected;
 use crate::initiator::Initiator;
 use crate::oracle::Effect;
 use crate::plan::DiscardEffect;
-use crate::queue_driver::{self, Expectation, MAX_SECTORS, QueueDriver, Request};
+use crate::queue_driver::{MAX_SECTORS, QueueDriver};
 
 /// Offset of `writeback` in the configuration (Virtio 1.2 §5.2.4).
 const WRITEBACK: u64 = 32;
@@ -30,7 +30,7 @@ fn indices<T>(all: &[T], is_ready: impl Fn(&T) -> bool) -> Vec<usize> {
     (0..all.len()).filter(|at| is_ready(&all[*at])).collect()
 }
 
-impl<P: Protocol> Simulation<'_, P> {
+impl Simulation<'_> {
     /// Takes one step of a party drawn by weight.
     pub(super) fn step(&mut self) -> Result<StepResult, String> {
         let weights = self.plan.weights;
@@ -41,7 +41,8 @@ impl<P: Protocol> Simulation<'_, P> {
             (host.has_calls(), host.has_timeout())
         };
         let submits = self.left > 0 && !with_room.is_empty();
-        let idle = !(submits || busy)
+        let manages = self.manages_tasks();
+        let idle = !(submits || busy || manages)
             && [&workers, &drivers, &initiators].iter().all(|ready| ready.is_empty());
         if idle && !timer && !self.is_complete() {
             let waiting = self.outstanding();
@@ -60,6 +61,8 @@ impl<P: Protocol> Simulation<'_, P> {
             ready(self.kills_left > 0, weights.kill),
             ready(self.left > 0 && !comparing.is_empty(), weights.compare),
             ready(!initiators.is_empty(), weights.worker),
+            ready(self.may_start_function(), weights.function),
+            ready(manages, weights.worker),
         ];
         match self.random.weighted(&weights) {
             Some(0) => {
@@ -85,6 +88,8 @@ impl<P: Protocol> Simulation<'_, P> {
             Some(9) if self.random.chance(100) => return Ok(StepResult::Kill),
             Some(10) => self.submit_compare(&comparing),
             Some(11) => self.run_initiator(&initiators)?,
+            Some(12) => self.start_function(),
+            Some(13) => self.manage_tasks()?,
             _ => {}
         }
         Ok(StepResult::Continue)
@@ -93,8 +98,9 @@ impl<P: Protocol> Simulation<'_, P> {
     /// The parties that can take a step.
     fn parties(&self) -> Parties {
         // A driver runs on an interrupt, or polls while it has requests outstanding.
-        let wakes =
-            |driver: &QueueDriver| driver.interrupted || driver.polling && driver.outstanding() > 0;
+        let wakes = |driver: &QueueDriver<Expected>| {
+            driver.interrupted || driver.polling && driver.outstanding() > 0
+        };
         let awake = |is_asleep: bool, ring: usize| !is_asleep || self.host.lock().is_readable(ring);
         Parties {
             workers: indices(&self.workers, |worker| {
@@ -112,7 +118,8 @@ impl<P: Protocol> Simulation<'_, P> {
     /// Requests in flight.
     pub(super) fn outstanding(&self) -> usize {
         let drivers = self.drivers.iter().map(QueueDriver::outstanding);
-        drivers.chain(self.initiators.iter().map(Initiator::outstanding)).sum()
+        let functions = self.scsi.functions_in_flight();
+        drivers.chain(self.initiators.iter().map(Initiator::outstanding)).sum::<usize>() + functions
     }
 
     /// Whether all requests were submitted and have completed.
@@ -133,6 +140,7 @@ impl<P: Protocol> Simulation<'_, P> {
             }
         };
         self.drivers[at].poll_interrupt();
+        self.scsi.wake_control();
         self.forward_kicks();
         Ok(())
     }
@@ -157,24 +165,41 @@ impl<P: Protocol> Simulation<'_, P> {
             }
             self.left -= 1;
             self.counts.requests += 1;
-            let (request, expectation) = self.draw_request();
-            self.host.lock().log(|| describe(at, &request, &expectation));
+            let (request, expected) = if self.plan.uses_scsi {
+                let (request, command) = self.draw_command();
+                self.host.lock().log(|| format!("driver {at} sends {command}"));
+                (request, Expected::Scsi(command))
+            } else {
+                let (request, expectation) = self.draw_request();
+                self.host.lock().log(|| describe(at, &request, &expectation));
+                (request.framed(), Expected::Block(expectation))
+            };
             let now_ns = self.host.lock().now_ns;
-            self.drivers[at].offer(&request, expectation, now_ns, &mut self.random);
+            self.drivers[at].offer(&request, expected, now_ns, &mut self.random);
         }
+        self.publish(at);
+    }
+
+    /// Has a driver publish what it made available.
+    pub(super) fn publish(&mut self, at: usize) {
         if self.drivers[at].publish() {
             self.host.lock().kick(self.workers[at].ring);
         }
         self.now += 1;
     }
 
-    /// Draws a request and its expectation.
-    fn draw_request(&mut self) -> (Request, Expectation) {
+    /// Draws a range of sectors, whole blocks, of at most `limit` sectors.
+    pub(super) fn draw_range(&mut self, limit: usize) -> (usize, usize) {
         let block = self.plan.block;
         let blocks = self.plan.sectors / block;
         let first = self.random.below(blocks);
-        let limit = (blocks - first).min(MAX_SECTORS / block);
-        let (first, count) = (first * block, self.random.within(1, limit) * block);
+        let limit = (blocks - first).min(limit / block);
+        (first * block, self.random.within(1, limit) * block)
+    }
+
+    /// Draws a request and its expectation.
+    fn draw_request(&mut self) -> (Request, Expectation) {
+        let (first, count) = self.draw_range(MAX_SECTORS);
         let flush = if self.plan.flush { 25 } else { 0 };
         let (discard, zero) = if self.plan.range_requests { (7, 10) } else { (0, 0) };
         match self.random.weighted(&[45, 30, flush, discard, zero, 1]) {
@@ -182,18 +207,18 @@ impl<P: Protocol> Simulation<'_, P> {
                 let effect = self.draw_write(first, count);
                 let out =
                     (first..first + count).flat_map(|sector| effect.value(sector).bytes(sector));
-                let request = queue_driver::write(first, out.collect());
+                let request = block_request::write(first, out.collect());
                 (request, self.change(effect, first, count))
             }
             Some(1) => {
                 let read = self.oracle.offer_read(first, count, self.now);
                 (
-                    queue_driver::bare(kind::IN, first, count * SECTOR),
+                    block_request::bare(kind::IN, first, count * SECTOR),
                     Expectation::Read { first, read },
                 )
             }
             Some(2) => {
-                (queue_driver::bare(kind::FLUSH, 0, 0), Expectation::Flush { offered: self.now })
+                (block_request::bare(kind::FLUSH, 0, 0), Expectation::Flush { offered: self.now })
             }
             Some(3) => {
                 let expectation = match self.plan.discard_effect(first, count) {
@@ -201,19 +226,19 @@ impl<P: Protocol> Simulation<'_, P> {
                     DiscardEffect::Zero => self.change(Effect::Put(Value::Zero), first, count),
                     DiscardEffect::Untouched => self.change(Effect::Anything, first, 0),
                 };
-                (queue_driver::range(kind::DISCARD, first, count, 0), expectation)
+                (block_request::range(kind::DISCARD, first, count, 0), expectation)
             }
             Some(4) => {
                 let expectation = self.change(Effect::Put(Value::Zero), first, count);
                 let unmap = u32::from(self.random.coin());
-                (queue_driver::range(kind::WRITE_ZEROES, first, count, unmap), expectation)
+                (block_request::range(kind::WRITE_ZEROES, first, count, unmap), expectation)
             }
-            _ => (queue_driver::bare(kind::GET_ID, 0, 20), Expectation::Id),
+            _ => (block_request::bare(kind::GET_ID, 0, 20), Expectation::Id),
         }
     }
 
     /// Draws the values of a write: its number, zeroes, or zeroes at one end.
-    fn draw_write(&mut self, first: usize, count: usize) -> Effect {
+    pub(super) fn draw_write(&mut self, first: usize, count: usize) -> Effect {
         let value = Value::Written(u32::try_from(self.oracle.next_id()).unwrap());
         if !self.random.chance(self.plan.zero_writes) {
             return Effect::Put(value);
@@ -235,7 +260,7 @@ impl<P: Protocol> Simulation<'_, P> {
     }
 
     /// Has a driver reap its completions.
-    fn reap(&mut self, at: usize) -> Result<(), String> {
+    pub(super) fn reap(&mut self, at: usize) -> Result<(), String> {
         if self.random.chance(100) {
             self.drivers[at].polling = !self.drivers[at].polling;
         }
@@ -254,9 +279,9 @@ impl<P: Protocol> Simulation<'_, P> {
         self.host
             .lock()
             .log(|| format!("driver switches the write cache {}", if on { "on" } else { "off" }));
-        self.block().write_config(WRITEBACK, &[u8::from(on)]);
+        self.front().device().write_config(WRITEBACK, &[u8::from(on)]);
         let mut writeback = [0];
-        self.block().read_config(WRITEBACK, &mut writeback);
+        self.front().device().read_config(WRITEBACK, &mut writeback);
         if writeback != [u8::from(on)] && self.host.lock().faults == 0 {
             return Err("the write cache is not switched although no fault was injected".into());
         }
