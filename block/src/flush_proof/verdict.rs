@@ -224,9 +224,12 @@ mod tests {
     fn mixed(stack: &StoreStack, rounds: &[(usize, &[Sight])]) -> Verdict {
         let windows: Vec<Vec<Sight>> =
             rounds.iter().flat_map(|(count, round)| vec![round.to_vec(); *count]).collect();
-        let count = |index: usize| windows.iter().filter(|window| window[index].flushed).count();
+        let count = |index: usize| {
+            let flushed = windows.iter().filter(|window| window[index].flushed);
+            u32::try_from(flushed.count()).unwrap()
+        };
         let seen: Vec<_> = (0..stack.storeys().len())
-            .map(|index| StoreySeen { flushed: count(index) as u32, ..StoreySeen::default() })
+            .map(|index| StoreySeen { flushed: count(index), ..StoreySeen::default() })
             .collect();
         judge(stack, &windows, &seen)
     }
