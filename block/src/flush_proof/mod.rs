@@ -33,7 +33,8 @@ pub struct ModeProof {
     pub promise: FlushPromise,
     /// The evidence, as a clause.
     pub reason: String,
-    /// The flushes and writes at each storey, in the order of [`StoreStack::storeys`]; empty without evidence.
+    /// The flushes and writes at each storey, in the order of [`StoreStack::storeys`]; empty
+    /// without evidence.
     pub seen: Vec<StoreySeen>,
 }
 

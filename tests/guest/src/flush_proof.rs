@@ -96,8 +96,9 @@ fn every_lie_is_caught_without_a_false_alarm() -> Result<()> {
     )?;
     let mut wrong = Vec::new();
     for SetUp { name, is_honest, script } in SET_UPS {
-        let script = format!("set -e; {FUNCTIONS}\n{script}");
-        let target = host.run(&script).with_context(|| format!("making {name}"))?;
+        let script = host.write("set-up", &format!("set -e; {FUNCTIONS}\n{script}\n"))?;
+        let target =
+            host.run(&format!("bash {script}")).with_context(|| format!("making {name}"))?;
         let target = target.lines().last().unwrap_or_default();
         let command = format!("{bulkhead} --log-level off disk prove --json {target}");
         let output = host.try_run_for(&command, Duration::from_secs(300))?;
