@@ -62,7 +62,8 @@ pub use segment::{Segment, Segments, gather, scatter, total_len};
 pub use space::{BackingSpace, Crossing, EnospcHold, SoftLimitState, SpaceProbe};
 pub use store_facts::StoreFacts;
 pub use store_stack::{
-    BtrfsFile, DmTarget, FileSystem, FlushPromise, Problem, QueueAttributes, QueueCache,
-    StableCopies, StoreStack, Storey, StoreyEffects, StoreyKind, ZfsDataset,
+    BtrfsFile, DmTarget, FileSystem, FlushPromise, LateEnospc, Problem, QueueAttributes,
+    QueueCache, StableCopies, StoreStack, Storey, StoreyEffects, StoreyKind, ZfsDataset,
 };
+pub use sync_latch::LostWrites;
 pub use uring::refuses_io_uring;

@@ -5,7 +5,8 @@ use std::io;
 use std::time::Duration;
 
 use crate::{
-    DiskOptions, FlushAction, FlushPromise, Problem, StableCopies, StableCopyMode, StoreStack,
+    DiskOptions, FlushAction, FlushPromise, LateEnospc, OnEnospc, Problem, StableCopies,
+    StableCopyMode, StoreStack,
 };
 
 /// Consequences of the storage below a disk, as they were when it was opened.
@@ -17,6 +18,10 @@ pub struct StoreFacts {
     pub not_copied: StableCopies,
     /// The problems of the store with flushes; empty if the disk promises none.
     pub flush_problems: Vec<Problem>,
+    /// The storey for which `on_enospc = "hold"` may come too late, in this cache mode.
+    pub late_enospc: Option<LateEnospc>,
+    /// The ZFS dataset whose quota fails writes with EIO, which `on_enospc = "hold"` does not hold.
+    pub volume_quota: Option<String>,
 }
 
 impl StoreFacts {
@@ -27,7 +32,7 @@ impl StoreFacts {
     /// The host's error.
     pub(crate) fn of(file: &File, options: &DiskOptions) -> io::Result<Self> {
         const LIMIT: Duration = Duration::from_secs(2);
-        if !options.cache.is_direct() && !promises_flushes(options) {
+        if !options.cache.is_direct() && !promises_flushes(options) && !holds_buffered(options) {
             return Ok(Self::default());
         }
         Ok(Self::new(&StoreStack::of_within(file, LIMIT)?, options))
@@ -44,7 +49,9 @@ impl StoreFacts {
     #[must_use]
     pub fn new(stack: &StoreStack, options: &DiskOptions) -> Self {
         let flush_problems = if promises_flushes(options) { stack.problems() } else { Vec::new() };
-        let facts = Self { flush_problems, ..Self::default() };
+        let late_enospc = if holds_buffered(options) { stack.late_enospc() } else { None };
+        let quota = stack.volume_quota().filter(|_| holds(options)).map(str::to_owned);
+        let facts = Self { flush_problems, late_enospc, volume_quota: quota, ..Self::default() };
         if !options.cache.is_direct() {
             return facts;
         }
@@ -61,6 +68,15 @@ impl StoreFacts {
             }
         }
     }
+}
+
+/// Whether writes are to be held for ENOSPC.
+fn holds(options: &DiskOptions) -> bool {
+    options.on_enospc != OnEnospc::Report && !options.read_only
+}
+
+fn holds_buffered(options: &DiskOptions) -> bool {
+    holds(options) && !options.cache.is_direct()
 }
 
 fn promises_flushes(options: &DiskOptions) -> bool {

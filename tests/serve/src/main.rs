@@ -11,3 +11,4 @@ mod program;
 mod qemu_locks;
 mod reconnect;
 mod requests;
+mod thin_store;
