@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::{
     BackingSpace, ByteOffset, CacheMode, Completion, Crossing, DiscardStats, EnospcHold, Extent,
-    Geometry, HostErrors, ImageFormat, Request, SoftLimitState, StoreFacts,
+    Geometry, HostErrors, ImageFormat, LostWrites, Request, SoftLimitState, StoreFacts,
 };
 
 /// A region of memory that holds the segments of requests, so that an engine may register it.
@@ -152,8 +152,8 @@ pub struct EngineChoice {
 pub struct DiskStatus {
     /// The engine that was made last.
     pub engine: EngineChoice,
-    /// Acknowledged data was lost: flushes fail until the disk is reopened.
-    pub lost_writes: bool,
+    /// Acknowledged data was lost, or may be: flushes fail until the disk is reopened.
+    pub lost_writes: Option<LostWrites>,
     /// Requests that the host has failed; `None` if there are none.
     pub host_errors: Option<HostErrors>,
     /// Requests held for ENOSPC; `None` if there are none.

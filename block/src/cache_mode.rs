@@ -59,6 +59,15 @@ impl CacheMode {
         self.row().direct
     }
 
+    /// The mode that bypasses the page cache and promises as much, or more.
+    #[must_use]
+    pub const fn direct_equivalent(self) -> Self {
+        match self.row().write {
+            Durability::Durable => Self::DirectSync,
+            Durability::Volatile => Self::None,
+        }
+    }
+
     /// The durability of a write without FUA, with the write cache as the mode sets it.
     #[must_use]
     pub const fn write_durability(self) -> Durability {
@@ -96,6 +105,15 @@ impl fmt::Display for CacheMode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_direct_equivalent_has_the_same_write_cache() {
+        for mode in CacheMode::ALL {
+            let direct = mode.direct_equivalent();
+            assert!(direct.is_direct(), "{mode}");
+            assert_eq!(direct.has_write_cache(), mode.has_write_cache(), "{mode}");
+        }
+    }
 
     /// A guest that sees no write cache never flushes, so its writes must be durable.
     #[test]

@@ -111,7 +111,7 @@ impl OpenDisk {
                 name: self.file.options.engine.name(),
                 reason: "configured; the guest has not started the disk yet".into(),
             }),
-            lost_writes: self.state.latch.check().is_err(),
+            lost_writes: self.state.latch.lost_writes(),
             host_errors: self.state.failures.host_errors(),
             enospc_hold: self.state.enospc.held(),
             discards: self.state.discards.read(),
@@ -140,18 +140,23 @@ impl OpenDisk {
     ///
     /// # Errors
     ///
-    /// The host's error, now or at an earlier flush; acknowledged data may be lost.
+    /// The host's error, now or at an earlier flush; acknowledged data is not durable, and may be
+    /// lost if the latch is set.
     pub(crate) fn sync_with(&self, fdatasync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         self.state.latch.check()?;
-        fdatasync().inspect_err(|error| self.lose_writes(error))
+        fdatasync().inspect_err(|error| {
+            if self.file.is_loss_by_flush(error) {
+                self.lose_writes(error);
+            }
+        })
     }
 
     /// Latches the loss of acknowledged data.
     pub(crate) fn lose_writes(&self, error: &io::Error) {
-        if self.state.latch.set() {
+        if self.state.latch.set(error) {
             tracing::error!(
                 path = %self.file.path.display(), %error,
-                "write-back failed: acknowledged data may be lost; flushes fail until the disk is reopened"
+                "write-back failed: acknowledged writes were lost, or may be; flushes fail until the disk is reopened"
             );
         }
     }

@@ -71,7 +71,9 @@ pub use shell::{shell_path, shell_word};
 pub use space::{BackingSpace, Crossing, EnospcHold, SoftLimitState, SpaceProbe};
 pub use store_facts::StoreFacts;
 pub use store_stack::{
-    BtrfsFile, DmTarget, FileSystem, FlushPromise, HostCache, Problem, QueueAttributes, QueueCache,
-    StableCopies, StoreStack, Storey, StoreyEffects, StoreyKind, WrongLink, ZfsDataset, wrong_link,
+    BtrfsFile, DmTarget, FileSystem, FlushPromise, HostCache, LateEnospc, Problem, QueueAttributes,
+    QueueCache, StableCopies, StoreStack, Storey, StoreyEffects, StoreyKind, WrongLink, ZfsDataset,
+    wrong_link,
 };
+pub use sync_latch::LostWrites;
 pub use uring::refuses_io_uring;

@@ -135,7 +135,7 @@ impl Backend for MemoryDisk {
         let bytes = self.0.discarded.load(Ordering::Relaxed);
         DiskStatus {
             engine: EngineChoice { name: "memory", reason: "the disk is in memory".into() },
-            lost_writes: false,
+            lost_writes: None,
             host_errors: None,
             enospc_hold: None,
             discards: DiscardStats { requested: bytes, skipped: bytes, ..DiscardStats::default() },

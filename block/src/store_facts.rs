@@ -5,8 +5,8 @@ use std::io;
 use std::time::Duration;
 
 use crate::{
-    DiskOptions, FlushAction, FlushPromise, HostCache, Problem, StableCopies, StableCopyMode,
-    StoreStack,
+    DiskOptions, FlushAction, FlushPromise, HostCache, LateEnospc, OnEnospc, Problem, StableCopies,
+    StableCopyMode, StoreStack,
 };
 
 /// Consequences of the storage below a disk, as they were when it was opened.
@@ -20,6 +20,10 @@ pub struct StoreFacts {
     pub flush_problems: Vec<Problem>,
     /// The storey that serves direct I/O from memory of the host, if the disk does direct I/O.
     pub host_cache: Option<HostCache>,
+    /// The storey for which `on_enospc = "hold"` may come too late, in this cache mode.
+    pub late_enospc: Option<LateEnospc>,
+    /// The ZFS dataset whose quota fails writes with EIO, which `on_enospc = "hold"` does not hold.
+    pub volume_quota: Option<String>,
 }
 
 impl StoreFacts {
@@ -30,7 +34,7 @@ impl StoreFacts {
     /// The host's error.
     pub(crate) fn of(file: &File, options: &DiskOptions) -> io::Result<Self> {
         const LIMIT: Duration = Duration::from_secs(2);
-        if !options.cache.is_direct() && !promises_flushes(options) {
+        if !options.cache.is_direct() && !promises_flushes(options) && !holds_buffered(options) {
             return Ok(Self::default());
         }
         Ok(Self::new(&StoreStack::of_within(file, LIMIT)?, options))
@@ -47,7 +51,9 @@ impl StoreFacts {
     #[must_use]
     pub fn new(stack: &StoreStack, options: &DiskOptions) -> Self {
         let flush_problems = if promises_flushes(options) { stack.problems() } else { Vec::new() };
-        let facts = Self { flush_problems, ..Self::default() };
+        let late_enospc = if holds_buffered(options) { stack.late_enospc() } else { None };
+        let quota = stack.volume_quota().filter(|_| holds(options)).map(str::to_owned);
+        let facts = Self { flush_problems, late_enospc, volume_quota: quota, ..Self::default() };
         if !options.cache.is_direct() {
             return facts;
         }
@@ -65,6 +71,15 @@ impl StoreFacts {
             }
         }
     }
+}
+
+/// Whether writes are to be held for ENOSPC.
+fn holds(options: &DiskOptions) -> bool {
+    options.on_enospc != OnEnospc::Report && !options.read_only
+}
+
+fn holds_buffered(options: &DiskOptions) -> bool {
+    holds(options) && !options.cache.is_direct()
 }
 
 fn promises_flushes(options: &DiskOptions) -> bool {

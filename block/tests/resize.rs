@@ -80,5 +80,5 @@ fn the_status_names_the_engine() {
     assert_eq!(disk.status().engine.name, "auto", "unknown before the first engine");
     drop(Rig::new(&disk));
     assert_eq!(disk.status().engine.name, "io_uring");
-    assert!(!disk.status().lost_writes);
+    assert!(disk.status().lost_writes.is_none());
 }

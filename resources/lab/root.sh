@@ -4,7 +4,7 @@
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")"); out=$1
 packages=(udev kmod util-linux e2fsprogs xfsprogs btrfs-progs mdadm fio qemu-system-x86 strace iproute2 iputils-ping
-  socat busybox-static sg3-utils procps python3-minimal zstd tar)
+  socat busybox-static sg3-utils procps python3-minimal zstd tar lvm2 thin-provisioning-tools)
 rm -rf "$out"
 mmdebstrap --quiet --variant=minbase --mode=root --skip=cleanup/apt --include="$(IFS=,; echo "${packages[*]}")" \
   --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \

@@ -1,7 +1,7 @@
 //! Warnings of storage that breaks the promises of a disk, for `check`, the log and the status.
 //! Pure.
 
-use block::{FlushPromise, Problem, StableCopies, StoreFacts};
+use block::{CacheMode, FlushPromise, LateEnospc, Problem, StableCopies, StoreFacts};
 
 use crate::sanitize::sanitize;
 
@@ -12,8 +12,8 @@ pub(crate) struct StoreWarning {
     pub(crate) remedy: Option<String>,
 }
 
-/// The warnings of a disk. That a promise cannot be known is none.
-pub(crate) fn store_warnings(store: &StoreFacts) -> Vec<StoreWarning> {
+/// The warnings of a disk in a cache mode. That a promise of flushes cannot be known is none.
+pub(crate) fn store_warnings(store: &StoreFacts, cache: CacheMode) -> Vec<StoreWarning> {
     let problems = store.flush_problems.iter();
     let not_kept = problems.filter(|problem| problem.flush == FlushPromise::NotKept);
     let mut warnings = Vec::new();
@@ -34,6 +34,25 @@ pub(crate) fn store_warnings(store: &StoreFacts) -> Vec<StoreWarning> {
             )),
             remedy: Some("remove `stable_copies = \"off\"`".to_owned()),
         });
+    }
+    if let Some(dataset) = &store.volume_quota {
+        let problem = format!(
+            "`on_enospc = \"hold\"` does not hold writes at the quota of {dataset}: ZFS fails them \
+             with EIO"
+        );
+        let remedy = "reserve the space of the volume (`zfs set refreservation=auto`), or remove \
+                      the quota";
+        warnings
+            .push(StoreWarning { problem: sanitize(&problem), remedy: Some(remedy.to_owned()) });
+    }
+    // A certain one is an error.
+    if let Some(LateEnospc { is_certain: false, storey }) = &store.late_enospc {
+        let problem = format!(
+            "`on_enospc = \"hold\"` cannot hold writes if this storage is thin, which the host \
+             does not report: {storey} accepts them through the page cache before there is space"
+        );
+        let remedy = Some(format!("write `cache = \"{}\"`", cache.direct_equivalent()));
+        warnings.push(StoreWarning { problem: sanitize(&problem), remedy });
     }
     warnings
 }

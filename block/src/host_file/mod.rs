@@ -119,6 +119,13 @@ impl HostFile {
         is_enospc(error) && (self.limits.direct.is_some() || !self.is_block_device())
     }
 
+    /// Whether a failed `fdatasync` may mean the loss of data acknowledged before. Not if a block
+    /// device reports ENOSPC for direct I/O: no page of the disk is dirty, and what the device has
+    /// completed it keeps (ADR 16).
+    pub(crate) fn is_loss_by_flush(&self, error: &io::Error) -> bool {
+        !(is_enospc(error) && self.is_block_device() && self.limits.direct.is_some())
+    }
+
     /// Whether a failed durable write may mean the loss of data acknowledged before. Through the
     /// page cache its `RWF_DSYNC` part reports write-back errors of earlier writes; a direct
     /// write reports its own error only (ADR 13).

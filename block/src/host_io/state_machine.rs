@@ -272,12 +272,15 @@ impl StateMachine {
     fn fail(&self, error: io::Error, file: &HostFile) -> Outcome {
         let is_durable_write =
             matches!(&self.work, Work::Transfer(transfer) if transfer.is_durable_write());
-        let is_lossy = self.is_sync() || is_durable_write && file.is_loss_of_earlier_writes(&error);
+        let is_lossy = match self.is_sync() {
+            true => file.is_loss_by_flush(&error),
+            false => is_durable_write && file.is_loss_of_earlier_writes(&error),
+        };
         let is_no_space = match self.op {
             // The compared data could have changed by the time of a retry.
             Operation::CompareAndWrite { .. } | Operation::Read { .. } => false,
             _ if is_durable_write => file.is_own_enospc(&error),
-            _ => is_enospc(&error) && !self.is_sync(),
+            _ => is_enospc(&error) && !is_lossy,
         };
         let effect = if is_lossy { Effect::WritesLost } else { Effect::None };
         let progress =

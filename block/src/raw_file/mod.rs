@@ -19,8 +19,8 @@ use crate::disk_state::OpenDisk;
 use crate::host_file::{HostFile, claim, find, probe};
 use crate::{
     Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiskOptions, DiskStatus, EngineSetup,
-    Extent, Extents, Geometry, IoEngine, OpenError, ResizeError, SpaceProbe, StoreFacts, WrongLink,
-    engine, wrong_link,
+    Extent, Extents, Geometry, IoEngine, LateEnospc, OpenError, ResizeError, SpaceProbe,
+    StoreFacts, WrongLink, engine, wrong_link,
 };
 
 /// A raw image file or a host block device.
@@ -47,6 +47,7 @@ impl RawFile {
         let host_error = |what| move |source| OpenError::Host { path: path.into(), what, source };
         let store =
             StoreFacts::of(&file, options).map_err(host_error("query the storage below it"))?;
+        refuse_late_enospc(path, &store, options)?;
         let limits = probe(&file, path, kind, options, &store.copied)?;
         let space = SpaceProbe::of(&file).map_err(host_error("find its backing store"))?;
         if options.soft_limit.is_some() && space.is_volume() {
@@ -65,6 +66,21 @@ fn require_own_link(path: &Path, file: &File) -> Result<(), OpenError> {
     wrong_link(path, file).map_or(Ok(()), |WrongLink { link, named, found }| {
         Err(OpenError::WrongLink { path: path.into(), link, named, found })
     })
+}
+
+/// Refuses `on_enospc = "hold"` where it would hold no write.
+fn refuse_late_enospc(
+    path: &Path,
+    store: &StoreFacts,
+    options: &DiskOptions,
+) -> Result<(), OpenError> {
+    let Some(LateEnospc { is_certain: true, storey }) = &store.late_enospc else { return Ok(()) };
+    let (cache, direct) = (options.cache, options.cache.direct_equivalent());
+    let why = format!(
+        "on_enospc = \"hold\" holds no write in cache mode {cache}: Linux accepts writes before \
+         there is space for them ({storey}); use cache = \"{direct}\""
+    );
+    Err(OpenError::Unsuitable { path: path.into(), why })
 }
 
 impl Backend for RawFile {

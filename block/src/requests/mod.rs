@@ -7,6 +7,7 @@
 
 mod admission;
 mod fast_slot;
+mod result_copy;
 #[cfg(test)]
 pub(crate) mod tests;
 mod waiting;
@@ -18,6 +19,7 @@ use std::time::Instant;
 
 use self::admission::{Admission, admit, admits_transfer, check_promise, detect_zeroes};
 use self::fast_slot::{FastSlot, SlotState};
+use self::result_copy::{copy_of, copy_of_error};
 use self::waiting::{MAX_ZEROING, Machines, QueueContext, Stage, Waiting};
 use crate::discard::TransferCount;
 use crate::disk_state::OpenDisk;
@@ -282,6 +284,7 @@ impl Requests {
                 self.complete(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
             }
             Progress::Again => self.pass(tag, Stage::Answered),
+            Progress::NoSpace(error) if was_sync => self.hold_synced(&error),
             Progress::NoSpace(error) => self.hold(tag, error),
             Progress::Done(result) if was_sync => self.complete_synced(&result),
             Progress::Done(result) => self.complete(tag, result),
@@ -318,6 +321,17 @@ impl Requests {
         }
         self.waiting.memory.complete(tag, &self.disk.state.memory);
         self.waiting.claims.complete(tag, &self.disk.state.range_lock);
+    }
+
+    /// Holds the requests that waited for an `fdatasync`, or fails them.
+    #[cold]
+    fn hold_synced(&mut self, error: &io::Error) {
+        let mut synced = std::mem::take(&mut self.synced);
+        self.waiting.syncs.complete_call(&mut synced);
+        for tag in synced.drain(..) {
+            self.hold(tag, copy_of_error(error));
+        }
+        self.synced = synced;
     }
 
     /// An `fdatasync` has completed, for all requests that waited for it.
@@ -481,15 +495,5 @@ fn is_transfer(op: Operation) -> bool {
             true
         }
         Operation::Flush | Operation::Discard { .. } | Operation::WriteZeroes { .. } => false,
-    }
-}
-
-/// The same result for another request.
-fn copy_of(result: &io::Result<()>) -> io::Result<()> {
-    match result {
-        Ok(()) => Ok(()),
-        Err(error) => Err(error
-            .raw_os_error()
-            .map_or_else(|| io::Error::from(error.kind()), io::Error::from_raw_os_error)),
     }
 }

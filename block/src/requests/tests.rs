@@ -9,7 +9,8 @@ use super::*;
 use crate::kick::Kick;
 use crate::simulation::{Clock, SimulatedDisk, SimulatedParameters};
 use crate::{
-    ByteOffset, ByteRange, CacheMode, DiscardLimits, DiskOptions, Durability, Geometry, Segment,
+    ByteOffset, ByteRange, CacheMode, DiscardLimits, DiskOptions, Durability, Geometry, OnEnospc,
+    Segment,
 };
 
 const GRANULE: u32 = 4096;
@@ -194,5 +195,153 @@ fn compare_is_granted(first_result: Option<i32>) -> (bool, bool) {
 fn a_compare_waits_for_fast_path_writes_also_after_a_short_or_refused_one() {
     for first_result in [None, Some(512), Some(-libc::EAGAIN)] {
         assert_eq!(compare_is_granted(first_result), (false, true), "{first_result:?}");
+    }
+}
+
+/// An engine of a disk in a cache mode, on a block device or a file, with requests held for 10 s.
+struct FullDisk {
+    clock: Clock,
+    disk: Arc<OpenDisk>,
+    requests: Requests,
+    _kick: OwnedFd,
+}
+
+const HOLD: OnEnospc = OnEnospc::Hold { deadline: Duration::from_secs(10) };
+
+impl FullDisk {
+    fn new(cache: CacheMode, block_device: bool, on_enospc: OnEnospc) -> Self {
+        let clock = Clock::simulated();
+        let geometry = disk().geometry();
+        let options = DiskOptions { on_enospc, ..DiskOptions::new(cache) };
+        let parameters =
+            SimulatedParameters { geometry, options, block_device, host_block: GRANULE };
+        let file = tempfile::tempfile().unwrap();
+        let disk = SimulatedDisk::new(parameters, clock.clone(), file).open_disk();
+        let kick = kick();
+        let setup = EngineSetup { depth: 4, memory: &[], kick: kick.as_fd() };
+        let requests = Requests::new(Arc::clone(&disk), &setup).unwrap();
+        Self { clock, disk, requests, _kick: kick }
+    }
+
+    /// Pushes a flush whose `fdatasync` has this result.
+    fn flush(&mut self, tag: u16, result: i32) {
+        push(&mut self.requests, tag, Operation::Flush);
+        self.answer(tag, result);
+    }
+
+    /// Gives the next call, an `fdatasync` of `tag`, its result.
+    fn answer(&mut self, tag: u16, result: i32) {
+        let call = self.requests.next_call().map(|(tag, call)| (tag, call.op));
+        assert!(matches!(call, Some((found, HostOp::Sync)) if found == tag), "{call:?}");
+        self.requests.handle_result(tag, result);
+    }
+
+    /// The completions since the last call, with their errno.
+    fn completed(&mut self) -> Vec<(u16, Option<i32>)> {
+        let mut completed = Vec::new();
+        self.requests.take_completed(&mut completed);
+        let errno = |result: io::Result<()>| result.err().and_then(|error| error.raw_os_error());
+        completed.into_iter().map(|done| (done.tag, errno(done.result))).collect()
+    }
+
+    fn held(&self) -> u32 {
+        self.disk.status().enospc_hold.map_or(0, |hold| hold.requests)
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.clock.advance(time);
+        self.requests.revive();
+    }
+}
+
+/// As a thin volume does whose first block is not allocated.
+#[test]
+fn a_flush_for_which_a_device_has_no_space_is_held() {
+    let mut full = FullDisk::new(CacheMode::None, true, HOLD);
+    full.flush(0, -libc::ENOSPC);
+    full.flush(1, -libc::ENOSPC);
+    assert_eq!((full.completed(), full.held()), (vec![], 2));
+    full.wait(Duration::from_secs(1));
+    full.answer(0, -libc::ENOSPC);
+    full.answer(1, -libc::ENOSPC);
+    assert_eq!((full.completed(), full.held()), (vec![], 2));
+    // Both need their own call, or share that of the second.
+    full.wait(Duration::from_secs(1));
+    full.answer(0, 0);
+    full.answer(1, 0);
+    assert_eq!((full.completed(), full.held()), (vec![(0, None), (1, None)], 0));
+    assert_eq!(full.disk.status().lost_writes, None);
+}
+
+#[test]
+fn flushes_that_share_a_call_are_held_together() {
+    let mut full = FullDisk::new(CacheMode::DirectSync, true, HOLD);
+    for tag in 0..3 {
+        push(&mut full.requests, tag, Operation::Flush);
+    }
+    full.answer(0, 0);
+    full.answer(1, -libc::ENOSPC);
+    assert_eq!((full.completed(), full.held()), (vec![(0, None)], 2));
+    assert!(full.requests.cancel(2), "a held flush can be aborted");
+    assert_eq!((full.completed(), full.held()), (vec![(2, Some(libc::ECANCELED))], 1));
+    full.wait(Duration::from_secs(11));
+    full.answer(1, -libc::ENOSPC);
+    assert_eq!((full.completed(), full.held()), (vec![(1, Some(libc::ENOSPC))], 0));
+    full.flush(0, 0);
+    assert_eq!(full.completed(), [(0, None)], "nothing was lost");
+}
+
+#[test]
+fn a_durable_zeroing_is_held_for_its_flush() {
+    let mut full = FullDisk::new(CacheMode::None, true, HOLD);
+    let range = ByteRange { start: ByteOffset(0), len: 1 << 20 };
+    let durability = Durability::Durable;
+    push(&mut full.requests, 0, Operation::WriteZeroes { range, unmap: false, durability });
+    assert!(matches!(full.requests.next_call(), Some((0, _))));
+    full.requests.handle_result(0, 0);
+    full.answer(0, -libc::ENOSPC);
+    assert_eq!((full.completed(), full.held()), (vec![], 1));
+    full.wait(Duration::from_secs(1));
+    full.answer(0, 0);
+    assert_eq!((full.completed(), full.held()), (vec![(0, None)], 0));
+}
+
+#[test]
+fn a_flush_that_reports_enospc_loses_nothing_on_a_device_with_direct_io() {
+    for cache in [CacheMode::None, CacheMode::DirectSync] {
+        let mut full = FullDisk::new(cache, true, OnEnospc::Report);
+        full.flush(0, -libc::ENOSPC);
+        full.flush(0, -libc::EDQUOT);
+        full.flush(0, 0);
+        let results = [(0, Some(libc::ENOSPC)), (0, Some(libc::EDQUOT)), (0, None)];
+        assert_eq!(full.completed(), results, "{cache}");
+        let error = || Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        full.disk.sync_with(error).unwrap_err();
+        full.disk.sync_with(|| Ok(())).expect("nothing was lost");
+    }
+}
+
+#[test]
+fn any_other_failed_flush_is_a_loss() {
+    let cases = [
+        (CacheMode::None, true, libc::EIO),
+        (CacheMode::None, false, libc::ENOSPC),
+        (CacheMode::WriteBack, true, libc::ENOSPC),
+        (CacheMode::WriteThrough, true, libc::ENOSPC),
+        (CacheMode::WriteBack, false, libc::ENOSPC),
+    ];
+    for (cache, block_device, errno) in cases {
+        let case = format!("{cache}, {block_device}, {errno}");
+        let mut full = FullDisk::new(cache, block_device, HOLD);
+        full.flush(0, -errno);
+        assert_eq!((full.completed(), full.held()), (vec![(0, Some(errno))], 0), "{case}");
+        push(&mut full.requests, 0, Operation::Flush);
+        assert_eq!(full.completed(), [(0, Some(libc::EIO))], "{case}");
+        assert_eq!(full.disk.status().lost_writes.map(|lost| lost.errno), Some(errno), "{case}");
+
+        let full = FullDisk::new(cache, block_device, HOLD);
+        let error = || Err(io::Error::from_raw_os_error(errno));
+        full.disk.sync_with(error).unwrap_err();
+        full.disk.sync_with(|| Ok(())).expect_err(&case);
     }
 }

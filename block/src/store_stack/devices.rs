@@ -42,7 +42,7 @@ pub(super) fn kind(folder: &Path) -> StoreyKind {
     if folder.join("loop").is_dir() {
         let direct = read_number(&folder.join("loop/dio")).map(|direct| direct != 0);
         let file = attribute("loop/backing_file").unwrap_or_default();
-        return StoreyKind::Loop { file, direct };
+        return StoreyKind::Loop { file, direct, has_holes: None };
     }
     if folder.join("md").is_dir() {
         return StoreyKind::Md { level: attribute("md/level") };

@@ -1,7 +1,7 @@
 //! The files of the host that the walk reads, below roots that tests can replace, and the
 //! attributes of an open file. Reads are bounded, and a file that cannot be read has no value.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -34,6 +34,8 @@ pub(super) struct FileFacts {
     pub(super) no_cow: Option<bool>,
     /// The UUID of a btrfs.
     pub(super) fs_uuid: Option<String>,
+    /// A regular file has holes.
+    pub(super) has_holes: Option<bool>,
 }
 
 /// Paths of the host's files.
@@ -104,7 +106,8 @@ impl HostView {
         }
         let mount = self.mount_of(&found)?;
         let is_btrfs = mount.as_ref().is_some_and(|mount| mount.fs_type == "btrfs");
-        let mut facts = FileFacts { mount, ..FileFacts::default() };
+        let has_holes = metadata.is_file().then(|| has_holes(&metadata));
+        let mut facts = FileFacts { mount, has_holes, ..FileFacts::default() };
         if is_btrfs && metadata.is_file() {
             let path = format!("/proc/self/fd/{}", found.as_raw_fd());
             let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -149,6 +152,11 @@ impl FileFacts {
         self.no_cow = flags.ok().map(|flags| flags.contains(IFlags::NOCOW));
         self.fs_uuid = btrfs_fsid(&file).ok().map(uuid);
     }
+}
+
+/// Whether fewer blocks are allocated than the file has (stat(2) counts them in 512 bytes).
+fn has_holes(metadata: &Metadata) -> bool {
+    metadata.blocks().saturating_mul(512) < metadata.len()
 }
 
 /// A UUID in its usual form.

@@ -11,6 +11,7 @@ mod effects;
 mod file_systems;
 mod host_cache;
 mod host_view;
+mod late_enospc;
 mod mounts;
 mod problems;
 mod queue;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 pub use self::effects::StoreyEffects;
 pub use self::host_cache::HostCache;
+pub use self::late_enospc::LateEnospc;
 pub use self::problems::{FlushPromise, Problem};
 pub use self::queue::{QueueAttributes, QueueCache};
 pub use self::stable_copies::StableCopies;
@@ -129,6 +131,20 @@ impl StoreStack {
     #[must_use]
     pub fn stable_copies(&self) -> StableCopies {
         StableCopies::below(&self.root)
+    }
+
+    /// The storey that may report ENOSPC for buffered writes after they have completed; `None` if
+    /// the file system refuses writes for which it has no space.
+    #[must_use]
+    pub fn late_enospc(&self) -> Option<LateEnospc> {
+        LateEnospc::below(&self.root)
+    }
+
+    /// The dataset whose quota limits a sparse ZFS volume of the stack. At that quota ZFS fails
+    /// writes to the volume with EIO instead of EDQUOT.
+    #[must_use]
+    pub fn volume_quota(&self) -> Option<&str> {
+        late_enospc::quota_below(&self.root)
     }
 }
 

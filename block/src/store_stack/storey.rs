@@ -28,6 +28,8 @@ pub enum StoreyKind {
         file: String,
         /// It bypasses the page cache of the backing file.
         direct: Option<bool>,
+        /// The backing file has holes.
+        has_holes: Option<bool>,
     },
     /// A software RAID array.
     Md {
@@ -104,6 +106,8 @@ pub struct ZfsDataset {
     pub blk_mq: bool,
     /// The pool sends no flush to its devices (`zfs_nocacheflush`, `zil_nocacheflush`).
     pub no_cache_flush: bool,
+    /// The nearest dataset above a volume that has a `quota`.
+    pub quota_of: Option<String>,
     /// Properties, as far as the program `zfs` reports them.
     pub properties: Vec<(String, String)>,
 }

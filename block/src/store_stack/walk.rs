@@ -81,6 +81,13 @@ impl<'h> Walk<'h> {
         storey
     }
 
+    fn has_holes(&self, path: &Path) -> Option<bool> {
+        if !path.is_absolute() {
+            return None;
+        }
+        (self.host.probe)(self.host, path).ok()?.has_holes
+    }
+
     fn number(&mut self, device: DeviceNumber, dataset: Option<&str>) -> Storey {
         match self.host.device_folder(device) {
             Ok(folder) => self.device(&folder, dataset),
@@ -125,7 +132,11 @@ impl<'h> Walk<'h> {
         }
         let mut kind = devices::kind(folder);
         let below = match &mut kind {
-            StoreyKind::Loop { file, .. } => vec![self.path(Path::new(file))],
+            StoreyKind::Loop { file, has_holes, .. } => {
+                let path = Path::new(file.as_str());
+                *has_holes = self.has_holes(path);
+                vec![self.path(path)]
+            }
             StoreyKind::Volume(volume) => {
                 let by_link = || zfs::volume_name(self.host, devices::number(folder)?);
                 let name = dataset.map(str::to_owned).or_else(by_link);
@@ -133,7 +144,8 @@ impl<'h> Walk<'h> {
                     blk_mq: volume.blk_mq,
                     ..zfs::dataset(self.host, name.as_deref())
                 };
-                zfs::add_properties(self.host, volume, "volblocksize");
+                zfs::add_properties(self.host, volume, "volblocksize,volsize,refreservation");
+                volume.quota_of = zfs::quota_above(self.host, volume);
                 self.paths(&zfs::members(self.host, volume))
             }
             _ => self.devices(&devices::slaves(folder)),

@@ -86,18 +86,34 @@ pub(super) fn dataset(host: &HostView, name: Option<&str>) -> ZfsDataset {
         version: read_word(&module.join("version")),
         blk_mq: false,
         no_cache_flush: is_set("zfs_nocacheflush") || is_set("zil_nocacheflush"),
+        quota_of: None,
         properties: Vec::new(),
     }
 }
 
-/// Queries the properties that all datasets have, and `property`.
-pub(super) fn add_properties(host: &HostView, dataset: &mut ZfsDataset, property: &str) {
+/// The nearest dataset above a volume that has a quota. A volume has none of its own.
+pub(super) fn quota_above(host: &HostView, volume: &ZfsDataset) -> Option<String> {
+    let queries = host.zfs?;
+    let mut name = volume.name.as_deref()?.split('@').next()?;
+    while let Some((above, _)) = name.rsplit_once('/') {
+        let output = (queries.properties)(host, above, "quota").unwrap_or_default();
+        let mut lines = output.lines().filter_map(|line| line.strip_prefix("quota\t"));
+        if lines.any(|value| value.parse::<u64>().is_ok_and(|bytes| bytes > 0)) {
+            return Some(above.to_owned());
+        }
+        name = above;
+    }
+    None
+}
+
+/// Queries the properties that all datasets have, and `own`, those of its kind.
+pub(super) fn add_properties(host: &HostView, dataset: &mut ZfsDataset, own: &str) {
     let (Some(queries), Some(name)) = (host.zfs, &dataset.name) else { return };
-    let mut names = format!("sync,{property},primarycache,logbias,checksum,compression");
+    let mut names = format!("sync,{own},primarycache,logbias,checksum,compression");
     // `zfs get` reports nothing if it does not know one of the properties.
     let is_recent =
         ZfsVersion::of(dataset).is_some_and(|version| version >= ZfsVersion::release(2, 3, 0));
-    if is_recent && property == "recordsize" {
+    if is_recent && own == "recordsize" {
         names += ",direct";
     }
     let name = name.split('@').next().unwrap_or_default();

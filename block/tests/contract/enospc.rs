@@ -4,11 +4,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use block::Durability::{Durable, Volatile};
-use block::{Backend, CacheMode, DiskOptions, OnEnospc, Operation};
+use block::{Backend, CacheMode, DiskOptions, Named, OnEnospc, Operation};
 
 use crate::common::{KIB, MIB, Memory, Rig, errno, read, write, zero};
 use crate::contract::{Disk, open_with, options};
-use fixtures::host::Mount;
+use fixtures::host::{Loop, Mount};
 use fixtures::needs;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -160,4 +160,43 @@ fn held_writes_complete_once_each() {
         assert!(found.iter().all(|&found| found == byte));
     }
     assert_eq!(disk.status().enospc_hold, None);
+}
+
+/// A loop device of 8 MiB on a sparse file, on a host with space for 1 MiB.
+fn thin_device() -> (Mount, Loop) {
+    let mount = Mount::new("tmpfs", "size=1M");
+    let device = Loop::new(&mount.file(8 * MIB));
+    (mount, device)
+}
+
+#[test]
+fn a_thin_device_holds_direct_writes_only_and_refuses_other_modes() {
+    if !needs::root() {
+        return;
+    }
+    let (mount, device) = thin_device();
+    let hold = OnEnospc::Hold { deadline: LONG };
+    for &mode in CacheMode::ALL.iter().filter(|mode| !mode.is_direct()) {
+        let options = DiskOptions { on_enospc: hold, ..options(mode) };
+        let error = open_with(&device.0, &options).err().unwrap().to_string();
+        assert!(error.contains("loop device") && error.contains("sparse file"), "{error}");
+        let remedy = format!("use cache = \"{}\"", mode.direct_equivalent());
+        assert!(error.ends_with(&remedy), "{error}");
+        drop(open_with(&device.0, &options.read_only()).expect("no write can be held"));
+    }
+    for mode in [CacheMode::None, CacheMode::DirectSync] {
+        let options = DiskOptions { on_enospc: hold, ..options(mode) };
+        let disk = open_with(&device.0, &options).unwrap();
+        let mut rig = Rig::new(disk.as_ref());
+        let mut data = Memory::filled(7, 2 * MIB);
+        rig.push(9, write(0, mode.write_durability()), data.whole());
+        wait_until_held(&mut rig, disk.as_ref());
+        mount.grow("32M");
+        rig.complete().result.unwrap();
+        rig.flush().expect("nothing was lost");
+        assert!(rig.read(0, 2 * MIB).unwrap().iter().all(|&byte| byte == 7), "{mode}");
+        rig.run(zero(0, 8 * MIB, true, Durable), vec![]).unwrap();
+        drop((rig, disk));
+        mount.grow("1M");
+    }
 }

@@ -287,7 +287,7 @@ impl Backend for TestDisk {
     fn status(&self) -> DiskStatus {
         DiskStatus {
             engine: EngineChoice { name: "memory", reason: "a test disk".into() },
-            lost_writes: false,
+            lost_writes: None,
             host_errors: None,
             enospc_hold: None,
             discards: DiscardStats::default(),

@@ -12,6 +12,7 @@ mod control_socket;
 mod cycles;
 mod disks;
 mod enospc;
+mod enospc_stores;
 mod flush_proof;
 mod lab_smoke;
 mod network;

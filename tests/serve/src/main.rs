@@ -13,3 +13,4 @@ mod program;
 mod qemu_locks;
 mod reconnect;
 mod requests;
+mod thin_store;

@@ -20,6 +20,8 @@ pub(crate) enum EventKind {
     RequestsResumed,
     /// Requests of a disk failed on the host.
     HostErrors,
+    /// Write-back failed: acknowledged writes were lost, or may be.
+    WritesLost,
     /// A disk was attached to the running machine.
     DiskAttached,
     /// A disk was detached, flushed, and its image closed.
@@ -37,6 +39,7 @@ impl EventKind {
             Self::RequestsStalled => "requests_stalled",
             Self::RequestsResumed => "requests_resumed",
             Self::HostErrors => "host_errors",
+            Self::WritesLost => "writes_lost",
             Self::DiskAttached => "disk_attached",
             Self::DiskDetached => "disk_detached",
             Self::DiskDetachedWithLoss => "disk_detached_with_loss",

@@ -17,7 +17,9 @@ use crate::store_warning::{StoreWarning, store_warnings};
 pub(crate) fn open_backend(config: &DiskConfig) -> Result<RawFile, DiskError> {
     let file = RawFile::open(&config.path, &config.options)
         .map_err(|error| DiskError::Open(config.id().to_owned(), error))?;
-    for StoreWarning { problem, remedy } in store_warnings(&file.status().store) {
+    for StoreWarning { problem, remedy } in
+        store_warnings(&file.status().store, config.options.cache)
+    {
         tracing::warn!(disk = config.id(), remedy, "{problem}");
     }
     Ok(file)

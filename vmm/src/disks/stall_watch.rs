@@ -67,6 +67,7 @@ struct DiskState {
     /// Failing requests must not displace the other events.
     error_limit: LogLimit,
     is_stalled: bool,
+    has_lost_writes: bool,
 }
 
 impl DiskWatcher {
@@ -92,6 +93,7 @@ impl DiskWatcher {
             reported_errors: 0,
             error_limit: LogLimit::default(),
             is_stalled: false,
+            has_lost_writes: false,
         });
         if completed != state.completed || in_flight == 0 {
             (state.completed, state.progress) = (completed, now);
@@ -103,6 +105,13 @@ impl DiskWatcher {
         let is_held = status.enospc_hold.is_some();
         let is_stalled = in_flight > 0 && age >= STALL_AGE && !is_held;
         disk.set_stall(is_stalled.then_some(age));
+        if let Some(lost) = status.lost_writes
+            && !std::mem::replace(&mut state.has_lost_writes, true)
+        {
+            let error = io::Error::from_raw_os_error(lost.errno);
+            let text = format!("{error}: flushes fail until the disk is reopened");
+            self.events.add(EventKind::WritesLost, id, text);
+        }
         let errors = status.host_errors.map_or(0, |errors| errors.requests);
         let new_errors = errors.saturating_sub(state.reported_errors);
         let reports_errors = new_errors > 0 && state.error_limit.check().is_some();

@@ -145,14 +145,17 @@ fn probe_fake(host: &HostView, path: &Path) -> io::Result<FileFacts> {
     text.map(|text| parse(host, &text)).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-/// The properties of a dataset are the file of its name in `zfs`, the members of a pool that in
-/// `zpool`.
+/// The properties of a dataset are the file of its name in `zfs`, or the file `own` or `quota` in a
+/// folder of that name; the members of a pool are the file of its name in `zpool`.
 fn zfs_fake() -> ZfsQueries {
     fn read(host: &HostView, folder: &str, name: &str) -> io::Result<String> {
         fs::read_to_string(host.proc.parent().unwrap().join(folder).join(name))
     }
     ZfsQueries {
-        properties: |host, dataset, _| read(host, "zfs", dataset),
+        properties: |host, dataset, properties| {
+            let file = if properties == "quota" { "quota" } else { "own" };
+            read(host, "zfs", dataset).or_else(|_| read(host, "zfs", &format!("{dataset}/{file}")))
+        },
         members: |host, pool| read(host, "zpool", pool),
     }
 }
@@ -164,6 +167,7 @@ fn parse(host: &HostView, text: &str) -> FileFacts {
         match word.split_once('=').unwrap() {
             ("mount", id) => facts.mount = host.mount(id.parse().unwrap()),
             ("nocow", value) => facts.no_cow = Some(value == "1"),
+            ("holes", value) => facts.has_holes = Some(value == "1"),
             ("uuid", value) => facts.fs_uuid = Some(value.to_owned()),
             ("dataset", value) => facts.dataset = Some(value.to_owned()),
             ("device", value) => facts.device = DeviceNumber::parse(value),

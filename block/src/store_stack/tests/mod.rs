@@ -2,6 +2,7 @@
 
 mod fake_host;
 mod host_cache;
+mod late_enospc;
 mod native;
 mod problems;
 mod stable_copies;

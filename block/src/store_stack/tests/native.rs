@@ -28,7 +28,7 @@ fn ext4_and_xfs_need_no_copies_of_their_own() {
         assert!(file_system.has_option("noatime"), "{file_system:?}");
         assert_eq!(found.root.name, store.path().to_str().unwrap());
         let [device] = found.root.below.as_slice() else { panic!("{found:?}") };
-        let StoreyKind::Loop { file, direct } = &device.kind else { panic!("{found:?}") };
+        let StoreyKind::Loop { file, direct, .. } = &device.kind else { panic!("{found:?}") };
         assert_eq!(*file, store.image().to_str().unwrap());
         assert_eq!(*direct, Some(false));
         assert_eq!(device.below.len(), 1);

@@ -61,7 +61,7 @@ impl Backend for Disk {
         let soft_limit = *self.soft_limit.lock().unwrap();
         DiskStatus {
             engine: EngineChoice { name: "none", reason: "the target makes no engines".into() },
-            lost_writes: false,
+            lost_writes: None,
             host_errors: None,
             enospc_hold: None,
             discards: DiscardStats::default(),

@@ -308,7 +308,9 @@ fn facts_json(kind: &StoreyKind) -> Value {
             "data_profiles": btrfs.as_ref().and_then(|file| file.data_profiles.as_ref()),
             "zfs": zfs.as_ref().map(dataset_json),
         }),
-        StoreyKind::Loop { file, direct } => json!({ "file": file, "direct": direct }),
+        StoreyKind::Loop { file, direct, has_holes } => {
+            json!({ "file": file, "direct": direct, "has_holes": has_holes })
+        }
         StoreyKind::Md { level } => json!({ "level": level }),
         StoreyKind::Dm { target } => json!({ "target": target.name() }),
         StoreyKind::Volume(volume) => dataset_json(volume),
@@ -326,6 +328,7 @@ fn dataset_json(found: &ZfsDataset) -> Value {
         "version": found.version,
         "blk_mq": found.blk_mq,
         "flushes_devices": !found.no_cache_flush,
+        "quota_of": found.quota_of,
         "properties": properties.collect::<serde_json::Map<_, _>>(),
     })
 }

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::mpsc::Sender;
 
 use block::{
-    FormatVerdict, ImageLocking, ProbedFormat, SpaceProbe, StoreFacts, Survey, WRONG_LINK_REMEDY,
-    WrongLink, free_name, shell_path, wrong_link,
+    FormatVerdict, ImageLocking, LateEnospc, ProbedFormat, SpaceProbe, StoreFacts, Survey,
+    WRONG_LINK_REMEDY, WrongLink, free_name, shell_path, wrong_link,
 };
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use rustix::io::Errno;
@@ -107,11 +107,13 @@ fn check_holder(disk: &DiskTable) -> Option<Diagnostic> {
 }
 
 /// Warnings of a store that does not keep a flush, and of direct I/O that it cannot take without
-/// copies. A start logs the same.
+/// copies. A start logs the same. An error of one for which `on_enospc = "hold"` holds nothing,
+/// which a start refuses.
 fn check_store(disk: &DiskTable) -> Vec<Diagnostic> {
     let stack = Survey::open(&disk.path, disk.options.block_size).and_then(|disk| disk.stack());
     let Some((stack, (_, span))) = stack.ok().zip(disk.image()) else { return Vec::new() };
-    let warnings = store_warnings(&StoreFacts::new(&stack, &disk.options));
+    let facts = StoreFacts::new(&stack, &disk.options);
+    let warnings = store_warnings(&facts, disk.options.cache);
     let diagnostic = |StoreWarning { problem, remedy }| {
         let message = format!("the {IMAGE} `{}` is not safe on its storage", disk.path.display());
         let warning = Diagnostic::warning(message).at(span.clone(), problem);
@@ -120,7 +122,23 @@ fn check_store(disk: &DiskTable) -> Vec<Diagnostic> {
             None => warning,
         }
     };
-    warnings.into_iter().map(diagnostic).collect()
+    let late_enospc = facts.late_enospc.as_ref().and_then(|late| check_hold(disk, late));
+    late_enospc.into_iter().chain(warnings.into_iter().map(diagnostic)).collect()
+}
+
+/// Whether the store accepts writes before it has space for them.
+fn check_hold(disk: &DiskTable, late: &LateEnospc) -> Option<Diagnostic> {
+    let LateEnospc { is_certain: true, storey } = late else { return None };
+    let hold = disk.keys.span("on_enospc")?;
+    let (cache, direct) = (disk.options.cache, disk.options.cache.direct_equivalent());
+    let error = Diagnostic::error(format!(
+        "`on_enospc = \"hold\"` does not work with cache mode \"{cache}\" on thin storage"
+    ));
+    let error = error.at(hold, "no write can be held");
+    let accepts = format!("{storey} accepts writes before it has space");
+    let span = disk.keys.span("cache").or_else(|| disk.image().map(|(_, span)| span))?;
+    let help = format!("write `cache = \"{direct}\"`, or `on_enospc = \"report\"`");
+    Some(error.related(span, accepts).help(help))
 }
 
 fn check_type(image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {

@@ -1,9 +1,10 @@
 //! The state of the machine at one moment. Control socket thread; nothing here waits.
 
+use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use block::{DiskStatus, FlushAction, FlushPromise, Named, SoftLimitState};
+use block::{DiskStatus, FlushAction, FlushPromise, LostWrites, Named, SoftLimitState};
 use devices::storage::{KindStats, OperationKind, QueueStats};
 use devices::virtio::Address;
 
@@ -112,7 +113,7 @@ impl<'d> DiskSnapshot<'d> {
             readonly: config.options.read_only,
             cache: config.options.cache.name().to_owned(),
             write_cache: control.write_cache(),
-            lost_writes: self.status.lost_writes,
+            lost_writes: self.status.lost_writes.is_some(),
             stable_copies: self.stable_copies(),
             flushes: self.flush_promise().to_owned(),
             host_errors: self.host_errors(),
@@ -188,6 +189,20 @@ impl<'d> DiskSnapshot<'d> {
         }
     }
 
+    fn lost_writes(&self, LostWrites { time, errno }: LostWrites) -> String {
+        let age = SystemTime::now().duration_since(time).unwrap_or_default().as_secs();
+        let reopen = match self.disk.config.scsi_address() {
+            Some(_) => "detach and attach it, or restart the machine",
+            None => "restart the machine",
+        };
+        let error = io::Error::from_raw_os_error(errno);
+        format!(
+            "write-back failed {age} s ago ({error}): writes that the guest believes written were \
+             lost, or may be, and flushes fail until the disk is reopened: make sure of the cause, \
+             {reopen}, and check the guest's file systems or restore them"
+        )
+    }
+
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.disk.is_detaching() {
@@ -224,12 +239,10 @@ impl<'d> DiskSnapshot<'d> {
                  guest has flushed"
             ));
         }
-        let store = store_warnings(&self.status.store);
+        let store = store_warnings(&self.status.store, self.disk.config.options.cache);
         warnings.extend(store.into_iter().map(|warning| warning.problem));
-        if self.status.lost_writes {
-            let text = "write-back failed: data that the guest believes written may be lost, and \
-                        flushes fail until the machine is restarted";
-            warnings.push(text.to_owned());
+        if let Some(lost) = self.status.lost_writes {
+            warnings.push(self.lost_writes(lost));
         }
         if let Some(SoftLimitState { percent, reached: true }) = self.status.soft_limit {
             warnings.push(format!(

@@ -114,7 +114,7 @@ fn disk_states(page: &mut Page, disks: &[DiskSnapshot<'_>]) {
         snapshot.status.enospc_hold.map_or(0, |hold| hold.requests.into())
     });
     gauge("bulkhead_disk_lost_writes", "Whether acknowledged writes were lost.", |snapshot| {
-        snapshot.status.lost_writes.into()
+        snapshot.status.lost_writes.is_some().into()
     });
     let help = "Whether the storage is known to lose flushed data at a power cut.";
     gauge("bulkhead_disk_flushes_not_kept", help, |snapshot| {

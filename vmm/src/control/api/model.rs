@@ -186,7 +186,7 @@ pub(crate) struct Event {
     /// Time since 1970, in UTC.
     pub(crate) time_ms: u64,
     /// `soft_limit_reached`, `soft_limit_receded`, `requests_stalled`, `requests_resumed`,
-    /// `host_errors`, `disk_attached`, `disk_detached` or `disk_detached_with_loss`.
+    /// `host_errors`, `writes_lost`, `disk_attached`, `disk_detached` or `disk_detached_with_loss`.
     pub(crate) event: String,
     /// The disk's name.
     pub(crate) disk: String,

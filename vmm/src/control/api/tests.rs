@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use block::{
     Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiskOptions, DiskStatus, EngineSetup,
-    EnospcHold, Extent, FlushPromise, Geometry, HostErrors, IoEngine, MemoryDisk, OpenError,
-    Problem, RawFile, ResizeError, StableCopies, StoreFacts,
+    EnospcHold, Extent, FlushPromise, Geometry, HostErrors, IoEngine, LateEnospc, LostWrites,
+    MemoryDisk, OpenError, Problem, RawFile, ResizeError, StableCopies, StoreFacts,
 };
 use devices::virtio::Block;
 use serde_json::Value;
@@ -28,7 +28,7 @@ struct TroubledDisk {
     disk: MemoryDisk,
     hold: Option<EnospcHold>,
     host_errors: Option<HostErrors>,
-    lost_writes: bool,
+    lost_writes: Option<LostWrites>,
     store: StoreFacts,
 }
 
@@ -45,7 +45,8 @@ impl TroubledDisk {
             disk: MemoryDisk::new(geometry, cache, false),
             hold,
             host_errors: None,
-            lost_writes,
+            lost_writes: lost_writes
+                .then_some(LostWrites { time: SystemTime::UNIX_EPOCH, errno: libc::ENOSPC }),
             store: StoreFacts::default(),
         }
     }
@@ -305,7 +306,7 @@ fn storage_that_keeps_no_flush_or_needs_copies_is_shown() {
             copied: copied.clone(),
             not_copied: copied.clone(),
             flush_problems: vec![problem(flush), problem(flush)],
-            host_cache: None,
+            ..StoreFacts::default()
         };
         let healthy = TroubledDisk::new(None, false, CacheMode::None);
         let (disk, text, metrics) = shown(&view(TroubledDisk { store, ..healthy }));
@@ -319,9 +320,25 @@ fn storage_that_keeps_no_flush_or_needs_copies_is_shown() {
 }
 
 #[test]
+fn storage_that_may_accept_writes_without_space_is_shown() {
+    for (is_certain, warnings) in [(false, 1), (true, 0)] {
+        let late = LateEnospc { is_certain, storey: "block device /dev/sda".to_owned() };
+        let volume_quota = Some("tank/q".to_owned());
+        let store = StoreFacts { late_enospc: Some(late), volume_quota, ..StoreFacts::default() };
+        let healthy = TroubledDisk::new(None, false, CacheMode::WriteBack);
+        let (disk, text, _) = shown(&view(TroubledDisk { store, ..healthy }));
+        assert_eq!(disk.warnings.len(), 1 + warnings, "a start refuses the certain one");
+        assert!(text.contains("at the quota of tank/q: ZFS fails them with EIO"), "{text}");
+        assert_eq!(text.contains("block device /dev/sda accepts them"), warnings == 1, "{text}");
+    }
+}
+
+#[test]
 fn lost_writes_and_cache_unsafe_are_shown() {
     let (disk, text, metrics) = shown(&view(TroubledDisk::new(None, true, CacheMode::WriteBack)));
-    assert!(disk.lost_writes && disk.warnings[0].contains("may be lost"));
+    assert!(disk.lost_writes && disk.warnings[0].contains("were lost, or may be"));
+    assert!(disk.warnings[0].contains("(No space left on device"), "{:?}", disk.warnings);
+    assert!(disk.warnings[0].contains("reopened: make sure of the cause, restart the machine,"));
     assert!(text.contains("warning: disk data: write-back failed"), "{text}");
     assert!(metrics.contains("bulkhead_disk_lost_writes{disk=\"data\"} 1\n"), "{metrics}");
     assert!(metrics.contains("bulkhead_disk_unsafe{disk=\"data\"} 0\n"), "{metrics}");
