@@ -39,6 +39,7 @@ pub(crate) const ADVISED_COMMANDS: &[Advised] = &[
     ("echo 0 >{}/zfs_nocacheflush; echo 0 >{}/zil_nocacheflush", "makes ZFS send flushes"),
     ("mount -o remount,{} {}", "with barriers, which make the file system send flushes"),
     ("mount -t tracefs tracefs /sys/kernel/tracing", "where Linux's documentation has it"),
+    ("zfs set refreservation=auto", "reserves space, and fails if there is none"),
     ("zfs set sync=standard {}", "makes ZFS store what it acknowledges"),
     ("lvextend", "refuses to shrink"),
     ("modprobe kvm_amd", "loads a driver"),
