@@ -55,12 +55,12 @@ Examples:
   bulkhead disk map root.img
   bulkhead disk prove root.img
 
-`inspect` and `map` neither lock nor change the disk, so a machine may use it meanwhile.
-`prove` writes to a file of its own or to a range that you name.
+`inspect` and `map` neither lock nor change the disk, so a machine may use it
+meanwhile. `prove` writes to a file of its own, or to a range that you name.
 
 Exit codes:
    0  done
-   1  the disk cannot be inspected; `prove`: flushes are not kept, or it cannot be known
+   1  the disk cannot be inspected; flushes are not kept, or may not be (`prove`)
    2  the command line or the configuration is wrong";
 
 const RUN_EXIT_CODES: &str = "\
@@ -218,7 +218,7 @@ mod tests {
             helps += 1;
             assert!(help.lines().all(|line| line.len() <= 80), "{help}");
         }
-        assert_eq!(helps, 7);
+        assert_eq!(helps, 8);
     }
 
     #[test]

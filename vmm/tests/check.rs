@@ -420,7 +420,7 @@ Commands:
   serve  Serve a disk to the guest of another monitor, as a vhost-user-blk back end
   check  Check a configuration against this host and show the machine
   ctl    Query or control a running machine
-  disk   Inspect a disk, whether or not a machine uses it
+  disk   Inspect a disk, whether or not a machine uses it, or prove its flushes
 
 Options:
   -v, --verbose...         Log more: -v for info, -vv for debug, -vvv for trace

@@ -4,8 +4,8 @@
 //! The event comes after `submit_bio_noacct` has taken the flags of a flush from requests to a
 //! device with a queue that is set to "write through": it shows what the device is given.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// The two places of the trace file system.
@@ -26,14 +26,18 @@ pub(super) struct BlockEvent {
     pub(super) device: Device,
     /// It writes sectors.
     pub(super) writes: bool,
-    /// It is a flush, is preceded by one, or is durable when it completes (FUA).
+    /// It is a flush, or is preceded by one.
     pub(super) flushes: bool,
+    /// Its data is durable when it completes (FUA).
+    pub(super) is_durable: bool,
 }
 
 /// A recording of the events of some devices. Dropping it removes the instance.
 #[derive(Debug)]
 pub(super) struct BlockTrace {
     instance: PathBuf,
+    /// `tracing_on`. While it is open, nobody can remove the instance; `None` at the end.
+    switch: Option<File>,
 }
 
 impl BlockTrace {
@@ -49,7 +53,8 @@ impl BlockTrace {
         remove_abandoned(&instances);
         let instance = instances.join(format!("{PREFIX}{}", std::process::id()));
         fs::create_dir(&instance)?;
-        let trace = Self { instance };
+        let switch = File::options().write(true).open(instance.join("tracing_on"));
+        let trace = Self { instance, switch: switch.ok() };
         trace.record(false)?;
         trace.set("buffer_size_kb", BUFFER_KIB)?;
         let filter = filter(devices);
@@ -71,7 +76,8 @@ impl BlockTrace {
 
     /// Starts or stops to record events.
     pub(super) fn record(&self, on: bool) -> io::Result<()> {
-        self.set("tracing_on", if on { "1" } else { "0" })
+        let mut switch = self.switch.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        switch.write_all(if on { b"1" } else { b"0" })
     }
 
     /// The events recorded since [`BlockTrace::clear`].
@@ -86,6 +92,7 @@ impl BlockTrace {
 
 impl Drop for BlockTrace {
     fn drop(&mut self) {
+        self.switch = None;
         // The kernel removes an instance with its events.
         if let Err(error) = fs::remove_dir(&self.instance) {
             tracing::warn!(path = %self.instance.display(), %error, "cannot remove the trace");
@@ -93,13 +100,10 @@ impl Drop for BlockTrace {
     }
 }
 
-/// Removes instances of processes that were killed.
+/// Removes instances of processes that were killed. The kernel keeps those in use (`EBUSY`).
 fn remove_abandoned(instances: &Path) {
     for entry in fs::read_dir(instances).into_iter().flatten().filter_map(Result::ok) {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(PREFIX).and_then(|pid| pid.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            // Another process may have been faster.
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
             let _ = fs::remove_dir(entry.path());
         }
     }
@@ -145,7 +149,8 @@ fn parse_event(event: &str) -> Option<BlockEvent> {
     Some(BlockEvent {
         device: (major.parse().ok()?, minor.parse().ok()?),
         writes: flags.contains('W') && sectors != "0",
-        flushes: flags.contains('F'),
+        flushes: flags.starts_with('F'),
+        is_durable: flags.chars().skip(1).any(|flag| flag == 'F'),
     })
 }
 
@@ -155,17 +160,24 @@ mod tests {
 
     #[test]
     fn events_are_parsed() {
-        let text = "# tracer: nop\n#\n# entries-in-buffer/entries-written: 4/4   #P:2\n#\n\
+        let text = "# tracer: nop\n#\n# entries-in-buffer/entries-written: 5/5   #P:2\n#\n\
             fio: x-77    [001] .....  6.1: block_bio_queue: 8,0 WS 2048 + 8 [a b]\n\
             jbd2/x-8     [000] d..1.  6.2: block_bio_queue: 259,3 FWFS 9 + 8 [jbd2]\n\
             x-9          [000] .....  6.3: block_bio_queue: 7,0 FWS 0 + 0 [x]\n\
-            x-9          [000] .....  6.4: block_bio_queue: 7,0 RA 0 + 8 [x]\n";
-        let event = |device, writes, flushes| BlockEvent { device, writes, flushes };
+            x-9          [000] .....  6.4: block_bio_queue: 7,0 RA 0 + 8 [x]\n\
+            x-9          [000] .....  6.5: block_bio_queue: 7,1 WFSM 0 + 8 [x]\n";
+        let event = |device, writes, flushes, is_durable| BlockEvent {
+            device,
+            writes,
+            flushes,
+            is_durable,
+        };
         let expected = [
-            event((8, 0), true, false),
-            event((259, 3), true, true),
-            event((7, 0), false, true),
-            event((7, 0), false, false),
+            event((8, 0), true, false, false),
+            event((259, 3), true, true, true),
+            event((7, 0), false, true, false),
+            event((7, 0), false, false, false),
+            event((7, 1), true, false, true),
         ];
         assert_eq!(parse(text).unwrap(), expected);
     }

@@ -14,7 +14,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{CacheMode, FlushAction, FlushPromise, StoreStack};
 
@@ -22,7 +22,11 @@ pub use self::scratch::{ROUNDS, Scratch, ScratchError};
 pub use self::witness::StoreySeen;
 
 use self::block_trace::BlockTrace;
+use self::scratch::is_durable;
 use self::witness::{Sight, Witness};
+
+/// Longest idle window.
+const IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// The flushes of one cache mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +37,8 @@ pub struct ModeProof {
     pub promise: FlushPromise,
     /// The evidence, as a clause.
     pub reason: String,
+    /// The storey that a flush reached in no round.
+    pub stopped_at: Option<String>,
     /// The flushes and writes at each storey, in the order of [`StoreStack::storeys`]; empty
     /// without evidence.
     pub seen: Vec<StoreySeen>,
@@ -68,14 +74,14 @@ impl FlushProof {
         &self.stack
     }
 
-    /// Proves one cache mode.
+    /// Proves one cache mode. Calls `progress` after each window.
     ///
     /// # Errors
     ///
     /// A write or flush failed, or the proof was cancelled (`Interrupted`).
-    pub fn prove(&mut self, mode: CacheMode) -> io::Result<ModeProof> {
+    pub fn prove(&mut self, mode: CacheMode, mut progress: impl FnMut()) -> io::Result<ModeProof> {
         let without_evidence = |(promise, reason): (FlushPromise, String)| {
-            Ok(ModeProof { mode, promise, reason, seen: Vec::new() })
+            Ok(ModeProof { mode, promise, reason, stopped_at: None, seen: Vec::new() })
         };
         if mode.flush_action() == FlushAction::Ignore {
             let reason = "the mode ignores flushes".to_owned();
@@ -94,33 +100,48 @@ impl FlushProof {
                 return Err(io::Error::from(io::ErrorKind::Interrupted));
             }
             let start = Instant::now();
-            rounds.push(self.window(|scratch| scratch.write_and_flush(mode, round))?);
-            let length = start.elapsed();
-            idle.push(self.window(|_| {
+            let busy = self.window(mode, |scratch| scratch.write_and_flush(mode, round))?;
+            progress();
+            let length = start.elapsed().min(IDLE_MAX);
+            let quiet = self.window(mode, |_| {
                 thread::sleep(length);
                 Ok(())
-            })?);
+            })?;
+            progress();
+            match busy.and_then(|busy| Ok((busy, quiet?))) {
+                Ok((busy, quiet)) => {
+                    rounds.push(busy);
+                    idle.push(quiet);
+                }
+                Err(error) => {
+                    return without_evidence(verdict::without_trace(&self.stack, &error));
+                }
+            }
         }
         let seen = self.summary(&rounds, &idle);
-        let (promise, reason) = verdict::judge(&self.stack, &rounds, &seen);
-        Ok(ModeProof { mode, promise, reason, seen })
+        let (stopped_at, (promise, reason)) = verdict::judge(&self.stack, &rounds, &seen);
+        Ok(ModeProof { mode, promise, reason, stopped_at, seen })
     }
 
-    /// The flushes and writes at each storey during `action`.
+    /// The flushes and writes at each storey during `action`; the inner error is that of the trace.
     fn window(
         &mut self,
+        mode: CacheMode,
         action: impl FnOnce(&mut Scratch) -> io::Result<()>,
-    ) -> io::Result<Vec<Sight>> {
-        let trace = self.trace.as_ref().map_err(|error| io::Error::from(error.kind()))?;
+    ) -> io::Result<io::Result<Vec<Sight>>> {
         let commits: Vec<_> = self.witnesses.iter().map(Witness::commits).collect();
-        trace.clear()?;
-        trace.record(true)?;
-        let outcome = action(&mut self.scratch);
-        trace.record(false)?;
-        outcome?;
-        let events = trace.events()?;
-        let pairs = self.witnesses.iter().zip(commits);
-        Ok(pairs.map(|(witness, before)| witness.sight(&events, before)).collect())
+        let start = |trace: &BlockTrace| trace.clear().and_then(|()| trace.record(true));
+        let started = self.trace.as_ref().map_or_else(|error| Err(error.kind().into()), start);
+        action(&mut self.scratch)?;
+        let (Ok(trace), Ok(())) = (&self.trace, started) else {
+            return Ok(Err(io::Error::other("the trace cannot be started")));
+        };
+        let events = trace.record(false).and_then(|()| trace.events());
+        Ok(events.map(|events| {
+            let pairs = self.witnesses.iter().zip(commits);
+            let is_durable = is_durable(mode);
+            pairs.map(|(witness, before)| witness.sight(&events, before, is_durable)).collect()
+        }))
     }
 
     fn summary(&self, rounds: &[Vec<Sight>], idle: &[Vec<Sight>]) -> Vec<StoreySeen> {

@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::ReadWriteFlags;
 use thiserror::Error;
 
+use crate::host_file::reopen;
 use crate::page::PageBuffer;
 use crate::{Backend, CacheMode, DiskOptions, Durability, OpenError, RawFile};
 
@@ -72,22 +73,19 @@ impl Scratch {
     ///
     /// The file exists, or cannot be written.
     pub fn file_in(folder: &Path, beside: Option<&Path>) -> Result<Self, ScratchError> {
-        let path = folder.join(format!(".bulkhead-prove-{}", std::process::id()));
+        let (path, file) = create(folder)?;
         let host_error = |what| {
             let path = path.clone();
             move |source| ScratchError::Host { path, what, source }
         };
-        let file = File::options().read(true).write(true).create_new(true).open(&path);
-        let file = file.map_err(host_error("make the scratch file"))?;
         // From here on, an error removes the file.
         let mut data = PageBuffer::zeroed(WRITE_BYTES * ROUNDS as usize);
         fill(data.as_mut_slice());
         let scratch = Self { path: path.clone(), file, start: 0, data, device: None };
         if let Some(beside) = beside {
-            let device = |path: &Path| {
-                fs::metadata(path).map(|found| found.dev()).map_err(host_error("query"))
-            };
-            if device(beside)? != device(&path)? {
+            let disk = fs::metadata(beside).map_err(host_error("find the disk beside"))?;
+            let made = scratch.file.metadata().map_err(host_error("query"))?;
+            if disk.dev() != made.dev() {
                 return Err(ScratchError::OtherFileSystem { path: beside.to_path_buf() });
             }
         }
@@ -116,13 +114,15 @@ impl Scratch {
             let what = format!("{shown} has {capacity} bytes: no {} from {start}", Self::BYTES);
             return Err(ScratchError::Range(what));
         }
+        let file = rustix::fs::open(path, flags(CacheMode::None), Mode::empty());
+        let file = file.map_err(|errno| ScratchError::Host {
+            path: path.to_path_buf(),
+            what: "open",
+            source: errno.into(),
+        })?;
         let mut scratch = Self {
             path: path.to_path_buf(),
-            file: open(path, CacheMode::None).map_err(|source| ScratchError::Host {
-                path: path.to_path_buf(),
-                what: "open",
-                source,
-            })?,
+            file: file.into(),
             start,
             data: PageBuffer::zeroed(WRITE_BYTES * ROUNDS as usize),
             device: Some(device),
@@ -148,7 +148,8 @@ impl Scratch {
 
     /// Opens it as a disk with this cache mode does.
     pub(super) fn open_for(&mut self, mode: CacheMode) -> io::Result<()> {
-        self.file = open(&self.path, mode)?;
+        // By its descriptor: others may have replaced the name in a folder of theirs.
+        self.file = reopen(&self.file, flags(mode))?;
         Ok(())
     }
 
@@ -188,14 +189,32 @@ impl Drop for Scratch {
     }
 }
 
-fn open(path: &Path, mode: CacheMode) -> io::Result<File> {
+/// Makes a file with a name that is free. It keeps the name while it is used: btrfs does not sync a
+/// file without one.
+fn create(folder: &Path) -> Result<(PathBuf, File), ScratchError> {
+    let mut attempt = 0;
+    loop {
+        let suffix = if attempt == 0 { String::new() } else { format!("-{attempt}") };
+        let path = folder.join(format!(".bulkhead-prove-{}{suffix}", std::process::id()));
+        match File::options().read(true).write(true).create_new(true).open(&path) {
+            Ok(file) => return Ok((path, file)),
+            // That of a process that was killed.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 16 => {}
+            Err(source) => {
+                return Err(ScratchError::Host { path, what: "make the scratch file", source });
+            }
+        }
+        attempt += 1;
+    }
+}
+
+fn flags(mode: CacheMode) -> OFlags {
     let direct = if mode.is_direct() { OFlags::DIRECT } else { OFlags::empty() };
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | direct;
-    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
+    OFlags::RDWR | OFlags::CLOEXEC | direct
 }
 
 /// Whether each write of the mode is durable by itself.
-fn is_durable(mode: CacheMode) -> bool {
+pub(super) fn is_durable(mode: CacheMode) -> bool {
     mode.write_durability() == Durability::Durable
 }
 

@@ -19,53 +19,82 @@ pub(super) fn without_trace(stack: &StoreStack, error: &io::Error) -> Verdict {
     known_lie(stack).unwrap_or_else(|| (FlushPromise::Unknown, blind()))
 }
 
-/// The verdict by what reached each storey. What was observed decides over what is supposed of a
-/// storey by its version; what is known of it by its kind or properties decides over both.
-pub(super) fn judge(stack: &StoreStack, rounds: &[Vec<Sight>], seen: &[StoreySeen]) -> Verdict {
-    if let Some(verdict) = known_lie(stack) {
-        return verdict;
-    }
-    let arrivals: Vec<_> =
-        rounds.iter().map(|window| FlushWalk { window, next: 0 }.stack(stack)).collect();
+/// The storey that no flush reached in any round, if there is one, and the promise. The observation
+/// decides over suppositions by the version of a storey; the kind and the properties of a storey
+/// decide over both.
+pub(super) fn judge(
+    stack: &StoreStack,
+    rounds: &[Vec<Sight>],
+    seen: &[StoreySeen],
+) -> (Option<String>, Verdict) {
+    let walk = |window| FlushWalk { window, seen, next: 0 }.storey(&stack.root);
+    let arrivals: Vec<_> = rounds.iter().map(|window| walk(window)).collect();
     let ends: Vec<_> = arrivals.iter().filter_map(Arrival::end).collect();
-    if let Some(end) = ends.first() {
-        let (bad, total) = (ends.len(), arrivals.len());
-        if bad == total {
-            return (FlushPromise::NotKept, format!("no flush reached {end} in {total} rounds"));
-        }
-        let reason = format!(
-            "no flush reached {end} in {bad} of {total} rounds, perhaps because others write to it"
-        );
-        return (FlushPromise::Unknown, reason);
+    let is_constant = ends.len() == arrivals.len();
+    let stopped_at = ends.first().filter(|_| is_constant).map(|name| (*name).to_owned());
+    let verdict = known_lie(stack)
+        .or_else(|| ended(&ends, arrivals.len()))
+        .or_else(|| doubt(stack, seen))
+        .unwrap_or_else(|| (FlushPromise::Kept, arrived(stack, seen, arrivals.len())));
+    (stopped_at, verdict)
+}
+
+/// The verdict if a flush did not reach some storey.
+fn ended(ends: &[&str], total: usize) -> Option<Verdict> {
+    let (end, bad) = (ends.first()?, ends.len());
+    if bad == total {
+        let reason = format!("no flush reached {end} in {total} rounds");
+        return Some((FlushPromise::NotKept, reason));
     }
+    let reason = format!(
+        "no flush reached {end} in {bad} of {total} rounds, perhaps because others write to it"
+    );
+    Some((FlushPromise::Unknown, reason))
+}
+
+/// The reason that flushes which arrived prove nothing.
+fn doubt(stack: &StoreStack, seen: &[StoreySeen]) -> Option<Verdict> {
     if let Some(problem) = supposed(stack).find(|problem| !problem.is_observable) {
-        return (problem.flush, format!("{} {}", problem.storey, problem.what));
+        return Some((problem.flush, format!("{} {}", problem.storey, problem.what)));
     }
-    let storeys = stack.storeys();
-    let needing = || storeys.iter().zip(seen).filter(|(storey, _)| storey.needs_flushes());
+    let unobserved = needing(stack, seen).find(|(_, found)| !found.is_observed);
+    if let Some((storey, _)) = unobserved {
+        let reason = format!("{} has no record of flushes on this host", storey.name);
+        return Some((FlushPromise::Unknown, reason));
+    }
     // Flushes of others would hide that ours do not arrive. Some are late parts of our own writes:
     // md marks an array as clean 200 ms after the last one.
-    if let Some((storey, found)) = needing().find(|(_, found)| found.stray * 2 > ROUNDS) {
-        let stray = found.stray;
-        let reason = format!(
-            "others flush {} too ({stray} of {ROUNDS} idle windows): repeat this on a quiet host",
-            storey.name
-        );
-        return (FlushPromise::Unknown, reason);
-    }
-    let total = arrivals.len();
-    let lowest = needing().filter(|(storey, found)| storey.below.is_empty() && found.flushed > 0);
-    let mut names: Vec<_> = lowest.map(|(storey, _)| storey.name.as_str()).collect();
+    let (storey, found) = needing(stack, seen).find(|(_, found)| found.stray * 2 > ROUNDS)?;
+    let reason = format!(
+        "others flush {} too ({} of {ROUNDS} idle windows): repeat this on a quiet host",
+        storey.name, found.stray
+    );
+    Some((FlushPromise::Unknown, reason))
+}
+
+/// The evidence for flushes that arrived.
+fn arrived(stack: &StoreStack, seen: &[StoreySeen], total: usize) -> String {
+    let lowest = needing(stack, seen)
+        .filter(|(storey, found)| storey.below.is_empty() && found.flushed > 0)
+        .map(|(storey, _)| storey.name.as_str());
+    let mut names: Vec<_> = lowest.collect();
     names.sort_unstable();
     names.dedup();
-    let reason = match names.as_slice() {
+    match names.as_slice() {
         [] => "no device below has a volatile cache".to_owned(),
         [one] => format!("each of {total} flushes reached {one}"),
         [first, rest @ ..] => {
             format!("each of {total} flushes reached {first} and {} more", rest.len())
         }
-    };
-    (FlushPromise::Kept, reason)
+    }
+}
+
+/// The storeys at which a flush has to arrive.
+fn needing<'s>(
+    stack: &'s StoreStack,
+    seen: &'s [StoreySeen],
+) -> impl Iterator<Item = (&'s Storey, &'s StoreySeen)> {
+    stack.storeys().into_iter().zip(seen).filter(|(storey, _)| storey.needs_flushes())
 }
 
 /// A storey that is known to keep no flush, without an observation.
@@ -108,16 +137,14 @@ impl Arrival {
 /// A walk over a stack beside the sights of one window.
 struct FlushWalk<'w> {
     window: &'w [Sight],
+    seen: &'w [StoreySeen],
     next: usize,
 }
 
 impl FlushWalk<'_> {
-    fn stack(mut self, stack: &StoreStack) -> Arrival {
-        self.storey(&stack.root)
-    }
-
     fn storey(&mut self, storey: &Storey) -> Arrival {
         let sight = self.window.get(self.next).copied().unwrap_or_default();
+        let is_observed = self.seen.get(self.next).is_some_and(|seen| seen.is_observed);
         self.next += 1;
         let below: Vec<_> = storey.below.iter().map(|below| self.storey(below)).collect();
         let name = || storey.name.clone();
@@ -125,7 +152,7 @@ impl FlushWalk<'_> {
             true => any(below),
             false => all(below),
         };
-        if !storey.needs_flushes() {
+        if !storey.needs_flushes() || !is_observed {
             return below.unwrap_or(Arrival::NotNeeded);
         }
         match (sight.flushed, sight.written, below) {
@@ -229,9 +256,13 @@ mod tests {
             u32::try_from(flushed.count()).unwrap()
         };
         let seen: Vec<_> = (0..stack.storeys().len())
-            .map(|index| StoreySeen { flushed: count(index), ..StoreySeen::default() })
+            .map(|index| StoreySeen { flushed: count(index), ..observed() })
             .collect();
-        judge(stack, &windows, &seen)
+        judge(stack, &windows, &seen).1
+    }
+
+    fn observed() -> StoreySeen {
+        StoreySeen { is_observed: true, ..StoreySeen::default() }
     }
 
     fn not_kept_at(verdict: &Verdict, name: &str) {
@@ -333,12 +364,29 @@ mod tests {
         assert_eq!(promise, FlushPromise::Unknown, "{reason}");
         assert!(reason.contains("in 1 of 8 rounds"), "{reason}");
         let windows = vec![good.to_vec(); 8];
-        let seen = |stray| {
-            vec![StoreySeen::default(), StoreySeen { flushed: 8, stray, ..StoreySeen::default() }]
-        };
-        assert_eq!(judge(&stack, &windows, &seen(4)).0, FlushPromise::Kept);
-        let (promise, reason) = judge(&stack, &windows, &seen(5));
+        let seen = |stray| vec![observed(), StoreySeen { flushed: 8, stray, ..observed() }];
+        assert_eq!(judge(&stack, &windows, &seen(4)).1.0, FlushPromise::Kept);
+        let (promise, reason) = judge(&stack, &windows, &seen(5)).1;
         assert_eq!(promise, FlushPromise::Unknown);
         assert!(reason.contains("5 of 8 idle windows"), "{reason}");
+    }
+
+    #[test]
+    fn the_end_of_a_flush_is_told_beside_a_known_lie() {
+        let stack = zfs("disabled", vec![volatile("/dev/b", Vec::new())]);
+        let seen = [observed(), observed()];
+        let stopped_at = |round: &[Sight]| judge(&stack, &vec![round.to_vec(); 8], &seen).0;
+        assert_eq!(stopped_at(&[WRITTEN, FLUSHED]).as_deref(), Some("/srv"));
+        assert_eq!(stopped_at(&[FLUSHED, FLUSHED]), None);
+    }
+
+    #[test]
+    fn a_storey_without_a_record_makes_the_verdict_unknown() {
+        let stack = zfs("standard", vec![volatile("/dev/b", Vec::new())]);
+        let windows = vec![vec![NOTHING, FLUSHED]; 8];
+        let seen = [StoreySeen::default(), StoreySeen { flushed: 8, ..observed() }];
+        let (promise, reason) = judge(&stack, &windows, &seen).1;
+        assert_eq!(promise, FlushPromise::Unknown);
+        assert_eq!(reason, "/srv has no record of flushes on this host");
     }
 }

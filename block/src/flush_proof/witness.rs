@@ -32,6 +32,8 @@ pub struct StoreySeen {
 pub(super) struct Witness {
     /// The device, and its partitions in the stack: a request is recorded at the partition.
     devices: Vec<Device>,
+    /// It is a dataset, whose record are its counters.
+    is_dataset: bool,
     /// The file with the counters of the dataset.
     counters: Option<PathBuf>,
 }
@@ -45,7 +47,9 @@ pub(super) fn all(stack: &StoreStack) -> Vec<Witness> {
         let own = storey.number();
         let devices = own.into_iter().chain(partition).collect();
         partition = own.filter(|_| storey.kind == StoreyKind::Partition);
-        found.push(Witness { devices, counters: storey.dataset_name().and_then(zil::find) });
+        let is_dataset = storey.is_zfs();
+        let counters = storey.dataset_name().and_then(zil::find);
+        found.push(Witness { devices, is_dataset, counters });
     }
     found
 }
@@ -56,7 +60,7 @@ impl Witness {
     }
 
     pub(super) fn is_observed(&self) -> bool {
-        !self.devices.is_empty() || self.counters.is_some()
+        if self.is_dataset { self.counters.is_some() } else { !self.devices.is_empty() }
     }
 
     /// Commits of the dataset so far.
@@ -64,16 +68,31 @@ impl Witness {
         zil::commits(self.counters.as_ref()?)
     }
 
-    /// The requests at the storey, by the events of a window and the commits before it.
-    pub(super) fn sight(&self, events: &[BlockEvent], commits_before: Option<u64>) -> Sight {
-        if let (Some(before), Some(after)) = (commits_before, self.commits()) {
-            return Sight { written: true, flushed: after > before };
+    /// The requests at the storey, by the events of a window and the commits before it. A durable
+    /// write (FUA) counts as a flush only if `durable`, where each write is to be durable.
+    pub(super) fn sight(
+        &self,
+        events: &[BlockEvent],
+        commits_before: Option<u64>,
+        durable: bool,
+    ) -> Sight {
+        if self.is_dataset {
+            let counts = commits_before.zip(self.commits());
+            let flushed = counts.is_some_and(|(before, after)| after > before);
+            return Sight { written: self.counters.is_some(), flushed };
         }
-        let own = || events.iter().filter(|event| self.devices.contains(&event.device));
-        Sight {
-            written: own().any(|event| event.writes),
-            flushed: own().any(|event| event.flushes),
+        let own = events.iter().filter(|event| self.devices.contains(&event.device));
+        let mut sight = Sight::default();
+        let mut early = false;
+        for event in own {
+            // A flush does not make data durable that comes later.
+            sight.flushed |= event.flushes && (sight.written || event.writes && event.is_durable);
+            sight.flushed |= event.is_durable && durable;
+            early |= event.flushes;
+            sight.written |= event.writes;
         }
+        sight.flushed |= early && !sight.written;
+        sight
     }
 }
 
@@ -100,18 +119,63 @@ impl Storey {
 mod tests {
     use super::*;
 
+    fn event(device: Device, writes: bool, flushes: bool, is_durable: bool) -> BlockEvent {
+        BlockEvent { device, writes, flushes, is_durable }
+    }
+
+    fn sight(devices: &[Device], events: &[BlockEvent], durable: bool) -> (bool, bool) {
+        let witness = Witness { devices: devices.to_vec(), ..Witness::default() };
+        let Sight { written, flushed } = witness.sight(events, None, durable);
+        (written, flushed)
+    }
+
     #[test]
     fn a_storey_sees_the_events_of_its_devices() {
-        let event = |device, writes, flushes| BlockEvent { device, writes, flushes };
-        let events = [event((8, 1), true, false), event((7, 0), false, true)];
-        let sight = |devices: &[Device]| {
-            let witness = Witness { devices: devices.to_vec(), counters: None };
-            let Sight { written, flushed } = witness.sight(&events, None);
-            (written, flushed)
-        };
-        assert_eq!(sight(&[(8, 0), (8, 1)]), (true, false));
-        assert_eq!(sight(&[(7, 0)]), (false, true));
-        assert_eq!(sight(&[(9, 0)]), (false, false));
-        assert_eq!(sight(&[]), (false, false));
+        let events = [event((8, 1), true, false, false), event((7, 0), false, true, false)];
+        assert_eq!(sight(&[(8, 0), (8, 1)], &events, false), (true, false));
+        assert_eq!(sight(&[(7, 0)], &events, false), (false, true));
+        assert_eq!(sight(&[(9, 0)], &events, false), (false, false));
+        assert_eq!(sight(&[], &events, false), (false, false));
+    }
+
+    #[test]
+    fn a_flush_covers_the_data_before_it() {
+        let disk = (8, 0);
+        let flushed = |events: &[BlockEvent]| sight(&[disk], events, false).1;
+        let (write, flush) = (event(disk, true, false, false), event(disk, false, true, false));
+        assert!(flushed(&[write, flush]));
+        assert!(flushed(&[flush, write, flush]));
+        assert!(!flushed(&[flush, write]));
+        // The superblock of md or btrfs: durable, with or without a flush before it.
+        let (alone, both) = (event(disk, true, false, true), event(disk, true, true, true));
+        assert!(!flushed(&[write, alone]));
+        assert!(flushed(&[write, both]));
+        assert!(flushed(&[both]));
+        assert!(!flushed(&[event(disk, true, true, false)]));
+    }
+
+    #[test]
+    fn a_durable_write_needs_no_flush_in_modes_with_durable_writes() {
+        let disk = (8, 0);
+        let durable = [event(disk, true, false, true)];
+        assert_eq!(sight(&[disk], &durable, true), (true, true));
+        assert_eq!(sight(&[disk], &durable, false), (true, false));
+        assert_eq!(sight(&[disk], &[event(disk, true, false, false)], true), (true, false));
+    }
+
+    #[test]
+    fn a_dataset_is_observed_by_its_counters_alone() {
+        let counters = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(counters.path(), "zil_commit_count    4    3\n").unwrap();
+        let path = Some(counters.path().to_path_buf());
+        let witness = |counters| Witness { devices: vec![(230, 0)], is_dataset: true, counters };
+        let flush = [event((230, 0), false, true, false)];
+        let seen = witness(path.clone()).sight(&flush, Some(3), false);
+        assert_eq!(seen, Sight { written: true, flushed: false });
+        let seen = witness(path.clone()).sight(&flush, Some(2), false);
+        assert_eq!(seen, Sight { written: true, flushed: true });
+        assert!(witness(path).is_observed());
+        assert!(!witness(None).is_observed());
+        assert_eq!(witness(None).sight(&flush, None, false), Sight::default());
     }
 }

@@ -63,11 +63,11 @@ fn the_storage_is_walked_once() {
     static WALKS: AtomicU32 = AtomicU32::new(0);
     let (host, facts) = volume();
     let counting = ZfsQueries {
-        properties: |_, _, _| {
+        properties: |_, _, _| Ok("sync\tstandard\n".to_owned()),
+        members: |_, _| {
             WALKS.fetch_add(1, Ordering::Relaxed);
-            Ok("sync\tstandard\n".to_owned())
+            Ok(String::new())
         },
-        ..host.view().zfs.unwrap()
     };
     let view = HostView { zfs: Some(counting), ..host.view() };
     let found = StoreStack::walked_within(view, &facts, LONG, on_thread);

@@ -24,11 +24,13 @@ use crate::exit::Exit;
 use crate::host_query::HostQuery;
 use crate::log::{self, StatusLine};
 
-/// Time limit for one cache mode: some writes and flushes.
+/// Time limit for one write and its flush.
 const LIMIT: Duration = Duration::from_secs(60);
 
 enum Answer {
     Ready(PathBuf, Box<StoreStack>),
+    /// A window has passed.
+    Progress,
     Proved(ModeProof),
     Failed(anyhow::Error),
 }
@@ -62,9 +64,11 @@ pub(super) fn prove(
     let mut line = StatusLine::default();
     let mut found = None;
     let mut modes = Vec::new();
-    while let Some(answer) = answers.next().with_context(|| format!("{shown}: a flush hangs"))? {
+    let hung = || format!("{shown}: a write or flush hangs; the scratch file and its trace stay");
+    while let Some(answer) = answers.next().with_context(hung)? {
         match answer {
             Answer::Ready(scratch, stack) => found = Some((scratch, stack)),
+            Answer::Progress => {}
             Answer::Proved(proof) => modes.push(proof),
             Answer::Failed(error) => return Err(error.context(format!("cannot prove {shown}"))),
         }
@@ -92,10 +96,11 @@ fn prove_each(
     send(Answer::Ready(scratch_path, Box::new(proof.stack().clone())));
     let mut modes = Vec::new();
     for mode in CacheMode::ALL {
-        let proved = proof.prove(*mode).map_err(|error| match error.kind() {
-            io::ErrorKind::Interrupted => anyhow!("stopped by a signal"),
-            _ => anyhow::Error::from(error).context(format!("cache = \"{mode}\"")),
-        })?;
+        let proved =
+            proof.prove(*mode, || send(Answer::Progress)).map_err(|error| match error.kind() {
+                io::ErrorKind::Interrupted => anyhow!("stopped by a signal"),
+                _ => anyhow::Error::from(error).context(format!("cache = \"{mode}\"")),
+            })?;
         modes.push(proved);
         if let Some(proved) = modes.last() {
             send(Answer::Proved(proved.clone()));
@@ -106,11 +111,9 @@ fn prove_each(
 
 /// The place to write to: a new file beside an image or in a folder, or a range of a device.
 fn scratch(path: &Path, offset: Option<u64>) -> anyhow::Result<Scratch> {
-    // The storage below an image is that of the file, not that of a link to it.
-    let path = fs::canonicalize(path)?;
     // The message of these errors includes their source.
     let message = |error: ScratchError| anyhow!("{error}");
-    let metadata = fs::metadata(&path)?;
+    let metadata = fs::metadata(path)?;
     let bytes = Scratch::BYTES;
     if metadata.file_type().is_block_device() {
         let Some(offset) = offset else {
@@ -119,17 +122,19 @@ fn scratch(path: &Path, offset: Option<u64>) -> anyhow::Result<Scratch> {
                  written back unchanged"
             );
         };
-        return Scratch::range_of(&path, offset).map_err(message);
+        return Scratch::range_of(path, offset).map_err(message);
     }
     if offset.is_some() {
         bail!("--offset is for a device; for this path the proof makes a new file");
     }
     if metadata.is_dir() {
-        return Scratch::file_in(&path, None).map_err(message);
+        return Scratch::file_in(path, None).map_err(message);
     }
     if !metadata.is_file() {
         bail!("a disk is a regular file or a block device; this is neither");
     }
+    // The storage below an image is that of the file, not that of a link to it.
+    let path = fs::canonicalize(path)?;
     let folder = path.parent().context("it is in no folder")?;
     Scratch::file_in(folder, Some(&path)).map_err(message)
 }
@@ -150,7 +155,7 @@ impl SignalHandler for Canceller {
     fn signalled(&mut self, taken: u32) {
         self.0.store(true, Ordering::Relaxed);
         if taken > 1 {
-            log::print(format_args!("stopped; the scratch file may be left"));
+            log::print(format_args!("stopped; the scratch file and its trace may be left"));
             log::drain();
             std::process::exit(Exit::Failed as i32);
         }

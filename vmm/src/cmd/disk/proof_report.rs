@@ -94,6 +94,7 @@ impl ProofReport<'_> {
                 "cache": proof.mode.name(),
                 "flush": stack_tree::promise(proof.promise),
                 "reason": proof.reason,
+                "stopped_at": proof.stopped_at,
                 "seen": proof.seen.iter().map(seen_json).collect::<Value>(),
             })
         });
