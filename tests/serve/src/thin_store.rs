@@ -1,10 +1,12 @@
 //! A service of a thin device: one whose store has less space than the device.
 
-use std::fs;
+use std::fs::{self, File};
+use std::thread;
+use std::time::Duration;
 
 use driver::vhost_user::Monitor;
 use fixtures::host::{Loop, Mount};
-use fixtures::{needs, wait_for};
+use fixtures::{OwnedChild, needs, wait_for};
 use lab::ServeProcess;
 
 const MIB: u64 = 1 << 20;
@@ -54,6 +56,8 @@ fn lost_writes_are_reported_until_the_disk_is_reopened() {
 
     mount.grow("32M");
     assert!(!flush(&mut monitor), "the loss is remembered");
+    // The watch looks every second.
+    thread::sleep(Duration::from_millis(2500));
     assert_eq!(ctl(&served, "events").matches("writes lost").count(), 1);
     drop(monitor);
     served.kill();
@@ -75,9 +79,12 @@ fn a_start_that_could_hold_no_write_is_refused() {
     let config =
         format!("[disk]\nid = \"a\"\npath = \"{}\"\non_enospc = \"hold\"\n", device.0.display());
     fs::write(served.folder().join("other.toml"), config).unwrap();
-    let run = served.command(&["serve", "--socket", "other.sock", "other.toml"]).output().unwrap();
-    let log = String::from_utf8_lossy(&run.stderr).into_owned();
-    assert!(!run.status.success(), "{log}");
+    let log = served.folder().join("other.log");
+    let mut command = served.command(&["serve", "--socket", "other.sock", "other.toml"]);
+    let mut run = OwnedChild(command.stderr(File::create(&log).unwrap()).spawn().unwrap());
+    let status = wait_for(|| run.0.try_wait().unwrap()).expect("it ends");
+    let log = fs::read_to_string(log).unwrap();
+    assert!(!status.success(), "{log}");
     assert!(log.contains("on_enospc = \"hold\" holds no write in cache mode writeback"), "{log}");
     assert!(log.contains("use cache = \"none\""), "{log}");
 }
