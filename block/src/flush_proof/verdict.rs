@@ -4,7 +4,7 @@ use std::io;
 
 use super::scratch::ROUNDS;
 use super::witness::{Sight, StoreySeen};
-use crate::{FlushPromise, Problem, QueueCache, StoreStack, Storey};
+use crate::{FlushPromise, Problem, QueueCache, StoreStack, Storey, StoreyKind};
 
 type Verdict = (FlushPromise, String);
 
@@ -27,7 +27,7 @@ pub(super) fn judge(
     rounds: &[Vec<Sight>],
     seen: &[StoreySeen],
 ) -> (Option<String>, Verdict) {
-    let walk = |window| FlushWalk { window, seen, next: 0 }.storey(&stack.root);
+    let walk = |window| FlushWalk { window, seen, next: 0 }.storey(&stack.root, None);
     let arrivals: Vec<_> = rounds.iter().map(|window| walk(window)).collect();
     let ends: Vec<_> = arrivals.iter().filter_map(Arrival::end).collect();
     let is_constant = ends.len() == arrivals.len();
@@ -142,11 +142,12 @@ struct FlushWalk<'w> {
 }
 
 impl FlushWalk<'_> {
-    fn storey(&mut self, storey: &Storey) -> Arrival {
+    fn storey(&mut self, storey: &Storey, above: Option<&Storey>) -> Arrival {
         let sight = self.window.get(self.next).copied().unwrap_or_default();
         let is_observed = self.seen.get(self.next).is_some_and(|seen| seen.is_observed);
         self.next += 1;
-        let below: Vec<_> = storey.below.iter().map(|below| self.storey(below)).collect();
+        let below: Vec<_> =
+            storey.below.iter().map(|below| self.storey(below, Some(storey))).collect();
         let name = || storey.name.clone();
         let below = match storey.is_zfs() {
             true => any(below),
@@ -155,7 +156,11 @@ impl FlushWalk<'_> {
         if !storey.needs_flushes() || !is_observed {
             return below.unwrap_or(Arrival::NotNeeded);
         }
+        // dm-thin commits its metadata for a flush, flushes the data device of its pool for that,
+        // and sends nothing to the pool itself.
+        let is_within_dm = storey.is_dm() && above.is_some_and(Storey::is_dm);
         match (sight.flushed, sight.written, below) {
+            (false, true, Some(Arrival::Reached)) if is_within_dm => Arrival::Reached,
             (false, true, _) => Arrival::Ended(name()),
             (false, false, _) => Arrival::Untouched(name()),
             // The flush went in, and nothing came out.
@@ -191,6 +196,10 @@ fn any(below: Vec<Arrival>) -> Option<Arrival> {
 }
 
 impl Storey {
+    fn is_dm(&self) -> bool {
+        matches!(self.kind, StoreyKind::Dm { .. })
+    }
+
     /// Whether a flush has to arrive here: at a queue with a volatile cache, and at a dataset.
     fn needs_flushes(&self) -> bool {
         self.is_zfs() || self.queue.is_some_and(|queue| queue.cache == Some(QueueCache::WriteBack))
@@ -200,7 +209,7 @@ impl Storey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{FileSystem, QueueAttributes, StoreyKind, ZfsDataset};
+    use crate::{DmTarget, FileSystem, QueueAttributes, ZfsDataset};
 
     const FLUSHED: Sight = Sight { written: true, flushed: true };
     const WRITTEN: Sight = Sight { written: true, flushed: false };
@@ -299,6 +308,22 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_below_a_thin_device_may_be_flushed_around() {
+        let dm = |name, below| Storey {
+            kind: StoreyKind::Dm { target: DmTarget::Unknown },
+            ..volatile(name, below)
+        };
+        let pool =
+            dm("/dev/pool", vec![volatile("/dev/meta", vec![]), volatile("/dev/data", vec![])]);
+        let thin = StoreStack { root: dm("/dev/thin", vec![pool.clone()]) };
+        assert_eq!(verdict(&thin, &[FLUSHED, WRITTEN, FLUSHED, FLUSHED]).0, FlushPromise::Kept);
+        not_kept_at(&verdict(&thin, &[FLUSHED, WRITTEN, FLUSHED, WRITTEN]), "/dev/pool");
+        not_kept_at(&verdict(&thin, &[WRITTEN, FLUSHED, FLUSHED, FLUSHED]), "/dev/thin");
+        let alone = StoreStack { root: pool };
+        not_kept_at(&verdict(&alone, &[WRITTEN, FLUSHED, FLUSHED]), "/dev/pool");
+    }
+
+    #[test]
     fn a_flush_has_to_reach_each_member_that_was_written() {
         let members = vec![volatile("/dev/b", Vec::new()), volatile("/dev/c", Vec::new())];
         let stack = ext4(&[], vec![volatile("/dev/md0", members)]);
@@ -348,7 +373,7 @@ mod tests {
         assert_eq!(verdict(&old, &[FLUSHED, FLUSHED]).0, FlushPromise::Kept);
         not_kept_at(&verdict(&volume("2.3.4"), &[WRITTEN, FLUSHED]), "/srv");
         let mut stack = ext4(&[], vec![volatile("/dev/b", Vec::new())]);
-        stack.root.below[0].kind = StoreyKind::Dm { target: crate::DmTarget::Unknown };
+        stack.root.below[0].kind = StoreyKind::Dm { target: DmTarget::Unknown };
         assert_eq!(stack.flush_promise(), FlushPromise::Unknown);
         assert_eq!(verdict(&stack, &[NOTHING, FLUSHED]).0, FlushPromise::Kept);
         stack.root.below[0].kind = StoreyKind::Nbd;

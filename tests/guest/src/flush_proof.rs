@@ -11,15 +11,22 @@ use serde_json::Value;
 struct SetUp {
     name: &'static str,
     is_honest: bool,
+    /// The record of the kernel shows it, too.
+    is_observed: bool,
     script: &'static str,
 }
 
 const fn honest(name: &'static str, script: &'static str) -> SetUp {
-    SetUp { name, is_honest: true, script }
+    SetUp { name, is_honest: true, is_observed: false, script }
 }
 
 const fn lying(name: &'static str, script: &'static str) -> SetUp {
-    SetUp { name, is_honest: false, script }
+    SetUp { name, is_honest: false, is_observed: true, script }
+}
+
+/// Flushes arrive, in memory.
+const fn in_memory(name: &'static str, script: &'static str) -> SetUp {
+    SetUp { name, is_honest: false, is_observed: false, script }
 }
 
 /// Functions for the scripts. `new_loop` attaches a new file below `/scratch`, which is an ext4 on
@@ -60,8 +67,8 @@ const SET_UPS: [SetUp; 32] = [
     honest("file on ZFS", "zfs create -o mountpoint=/scratch/zfs tank/files; echo /scratch/zfs"),
     honest("file on ZFS, sync=always", "zfs create -o mountpoint=/scratch/always -o sync=always tank/always; echo /scratch/always"),
     honest("ext4 on a ZFS volume", "zfs create -V 128M tank/ext4; udevadm settle; mkfs.ext4 -q /dev/zvol/tank/ext4; mounted /dev/zvol/tank/ext4"),
-    lying("tmpfs", "mounted -t tmpfs tmpfs"),
-    lying("loop on tmpfs", "p=$(mounted -t tmpfs tmpfs); truncate -s 64M $p/file; echo $(losetup --find --show $p/file) --offset 0"),
+    in_memory("tmpfs", "mounted -t tmpfs tmpfs"),
+    in_memory("loop on tmpfs", "p=$(mounted -t tmpfs tmpfs); truncate -s 64M $p/file; echo $(losetup --find --show $p/file) --offset 0"),
     lying("ext4, barrier=0", "l=$(new_loop); mkfs.ext4 -q $l; mounted -o barrier=0 $l"),
     lying("loop set to write through", "l=$(new_loop); through $l; echo $l --offset 0"),
     lying("XFS on a loop set to write through", "l=$(new_loop 400M); mkfs.xfs -q $l; through $l; mounted $l"),
@@ -95,7 +102,7 @@ fn every_lie_is_caught_without_a_false_alarm() -> Result<()> {
         modprobe -a loop raid0 raid1 raid456 raid10 dm-mod dm-crypt dm-thin-pool btrfs xfs overlay",
     )?;
     let mut wrong = Vec::new();
-    for SetUp { name, is_honest, script } in SET_UPS {
+    for SetUp { name, is_honest, is_observed, script } in SET_UPS {
         let script = host.write("set-up", &format!("set -e; {FUNCTIONS}\n{script}\n"))?;
         let target =
             host.run(&format!("bash {script}")).with_context(|| format!("making {name}"))?;
@@ -109,6 +116,11 @@ fn every_lie_is_caught_without_a_false_alarm() -> Result<()> {
         let expected = if is_honest { "kept" } else { "not kept" };
         for (verdict, reason) in &verdicts {
             println!("{name:40} {verdict:10} {reason}");
+        }
+        let stops = proof["modes"].as_array().into_iter().flatten().map(|mode| &mode["stopped_at"]);
+        let stops = stops.take(4).filter(|stop| stop.is_string()).count();
+        if stops != if is_observed { 4 } else { 0 } {
+            wrong.push(format!("{name}, stops in {stops} modes: {proof:#}"));
         }
         let is_expected = verdicts.iter().all(|(verdict, _)| verdict == expected);
         if !is_expected || output.status != i32::from(!is_honest) {
