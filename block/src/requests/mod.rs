@@ -381,7 +381,10 @@ impl Requests {
             return false;
         }
         let riders: Vec<u16> = std::iter::from_fn(|| self.waiting.merge.pop_rider(tag)).collect();
+        // An abort is no failure of the host, which has to be reported.
+        let was_draining = std::mem::replace(&mut self.is_draining, true);
         self.complete(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
+        self.is_draining = was_draining;
         for rider in riders {
             if let Some(machine) = self.machines.get_mut(rider) {
                 machine.set_merged(false);

@@ -284,6 +284,7 @@ fn flushes_that_share_a_call_are_held_together() {
     assert_eq!((full.completed(), full.held()), (vec![(0, None)], 2));
     assert!(full.requests.cancel(2), "a held flush can be aborted");
     assert_eq!((full.completed(), full.held()), (vec![(2, Some(libc::ECANCELED))], 1));
+    assert_eq!(full.disk.status().host_errors, None, "an abort is no error of the host");
     full.wait(Duration::from_secs(11));
     full.answer(1, -libc::ENOSPC);
     assert_eq!((full.completed(), full.held()), (vec![(1, Some(libc::ENOSPC))], 0));

@@ -48,7 +48,10 @@ pub(super) fn read(unit: &LogicalUnit, command: &Command<'_>) -> Outcome {
     let range = transfer(unit, command.cdb)?;
     match range.len {
         0 => good(),
-        _ if fua(command.cdb) => Ok(Answer::Work(Job::read_and_flush(range))),
+        // A disk that is only read has no data to flush.
+        _ if fua(command.cdb) && !unit.backend().read_only() => {
+            Ok(Answer::Work(Job::read_and_flush(range)))
+        }
         _ => Ok(Answer::Work(Job::read(range))),
     }
 }

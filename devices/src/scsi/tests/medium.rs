@@ -60,6 +60,9 @@ fn fua_accesses_the_medium() {
     let rig = Rig::with(DiskSetup { mode: CacheMode::WriteThrough, ..DiskSetup::default() });
     assert!(rig.run(&hex("28 08 00000000 00 0001 00"), &[]).is_ok());
     assert_eq!(rig.operations(), read_and_flush, "the data may be that of a write in flight");
+    let rig = Rig::with(DiskSetup { read_only: true, ..DiskSetup::default() });
+    assert!(rig.run(&hex("28 08 00000000 00 0001 00"), &[]).is_ok());
+    assert_eq!(rig.operations(), read_and_flush[..1], "nothing to flush");
 }
 
 /// Until the flush has succeeded, completed writes may be volatile, although new ones are durable.
