@@ -76,6 +76,16 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// Whether it transfers data, so that discards are paced for it.
+    pub(crate) fn is_transfer(self) -> bool {
+        match self {
+            Self::Read { .. } | Self::Write { .. } | Self::CompareAndWrite { .. } => true,
+            Self::Flush | Self::Discard { .. } | Self::WriteZeroes { .. } => false,
+        }
+    }
+}
+
 /// Why a [`Operation::CompareAndWrite`] wrote nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("miscompare at byte {offset}")]

@@ -36,7 +36,7 @@ pub(super) struct BlockEvent {
 #[derive(Debug)]
 pub(super) struct BlockTrace {
     instance: PathBuf,
-    /// `tracing_on`. While it is open, nobody can remove the instance; `None` at the end.
+    /// `tracing_on`. While it is open, the kernel does not remove the instance; `None` at the end.
     switch: Option<File>,
 }
 

@@ -143,7 +143,7 @@ impl Requests {
             self.enable_claims_if_required();
         }
         self.insert_machine(tag, op, segments);
-        if is_transfer(op) {
+        if op.is_transfer() {
             self.transfers.submit();
         }
         match op {
@@ -350,7 +350,7 @@ impl Requests {
         let Some(machine) = self.machines.remove(tag) else { return };
         self.waiting.enospc.complete(tag, result.is_ok(), &self.disk);
         let op = machine.op();
-        if is_transfer(op) {
+        if op.is_transfer() {
             self.transfers.complete();
         }
         // The kernel may have reported to another request what this one has lost.
@@ -488,15 +488,5 @@ impl Drop for Requests {
         }
         self.waiting.claims.unregister(&self.disk.state.range_lock);
         debug_assert!(self.transfers.in_flight() == 0);
-    }
-}
-
-/// Whether an operation transfers data, so that discards are paced for it.
-fn is_transfer(op: Operation) -> bool {
-    match op {
-        Operation::Read { .. } | Operation::Write { .. } | Operation::CompareAndWrite { .. } => {
-            true
-        }
-        Operation::Flush | Operation::Discard { .. } | Operation::WriteZeroes { .. } => false,
     }
 }
