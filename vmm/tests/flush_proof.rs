@@ -68,7 +68,8 @@ fn flushes_reach_a_device_whose_data_stays() {
     let modes = proof["modes"].as_array().unwrap();
     assert_eq!(modes.len(), 5);
     for mode in modes.iter().filter(|mode| mode["cache"] != "unsafe") {
-        let expected = json!({ "written": 8, "flushed": 8, "flushed_while_idle": 0 });
+        let expected = json!({ "written": 8, "flushed": 8, "flushed_while_idle": 0,
+            "written_while_idle": 0 });
         assert_eq!(mode["seen"][0], expected, "{mode}");
         assert_eq!(mode["seen"][1], Value::Null, "a file system has no record: {mode}");
         assert_ne!(mode["flush"], "not kept", "{mode}");
@@ -95,7 +96,8 @@ fn a_device_that_gets_no_flush_is_caught() {
     let proof = parsed(&output);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(verdicts(&proof), ["not kept"; 4]);
-    let seen = json!({ "written": 8, "flushed": 0, "flushed_while_idle": 0 });
+    let seen = json!({ "written": 8, "flushed": 0, "flushed_while_idle": 0,
+            "written_while_idle": 0 });
     assert_eq!(proof["modes"][0]["seen"][0], seen);
 }
 

@@ -37,7 +37,7 @@ pub struct ModeProof {
     pub promise: FlushPromise,
     /// The evidence, as a clause.
     pub reason: String,
-    /// The storey that a flush reached in no round.
+    /// The storey that a flush did not reach in most rounds.
     pub stopped_at: Option<String>,
     /// The flushes and writes at each storey, in the order of [`StoreStack::storeys`]; empty
     /// without evidence.
@@ -145,15 +145,16 @@ impl FlushProof {
     }
 
     fn summary(&self, rounds: &[Vec<Sight>], idle: &[Vec<Sight>]) -> Vec<StoreySeen> {
-        let count = |windows: &[Vec<Sight>], index: usize, test: fn(&Sight) -> bool| {
+        let count = |windows: &[Vec<Sight>], index: usize, test: &dyn Fn(&Sight) -> bool| {
             let matching = windows.iter().filter(|window| window.get(index).is_some_and(test));
             u32::try_from(matching.count()).unwrap_or(u32::MAX)
         };
         let seen = self.witnesses.iter().enumerate().map(|(index, witness)| StoreySeen {
             is_observed: witness.is_observed(),
-            written: count(rounds, index, |sight| sight.written),
-            flushed: count(rounds, index, |sight| sight.flushed),
-            stray: count(idle, index, |sight| sight.flushed),
+            written: count(rounds, index, &|sight| sight.written),
+            flushed: count(rounds, index, &|sight| sight.flushed),
+            stray: count(idle, index, &|sight| sight.flushed),
+            stray_writes: count(idle, index, &|sight| sight.written && !witness.is_dataset()),
         });
         seen.collect()
     }

@@ -25,6 +25,8 @@ pub struct StoreySeen {
     pub flushed: u32,
     /// The same in windows in which the proof was idle: flushes of others.
     pub stray: u32,
+    /// Idle windows with a write: writes of others.
+    pub stray_writes: u32,
 }
 
 /// The record of one storey.
@@ -61,6 +63,10 @@ impl Witness {
 
     pub(super) fn is_observed(&self) -> bool {
         if self.is_dataset { self.counters.is_some() } else { !self.devices.is_empty() }
+    }
+
+    pub(super) fn is_dataset(&self) -> bool {
+        self.is_dataset
     }
 
     /// Commits of the dataset so far.

@@ -116,7 +116,7 @@ impl ProofReport<'_> {
 
 fn cell(seen: Option<&StoreySeen>) -> String {
     match seen {
-        Some(StoreySeen { is_observed: true, written, flushed, stray }) => match stray {
+        Some(StoreySeen { is_observed: true, written, flushed, stray, .. }) => match stray {
             0 => format!("{flushed}/{written}"),
             stray => format!("{flushed}/{written} (+{stray})"),
         },
@@ -128,7 +128,8 @@ fn seen_json(seen: &StoreySeen) -> Value {
     if !seen.is_observed {
         return Value::Null;
     }
-    json!({ "written": seen.written, "flushed": seen.flushed, "flushed_while_idle": seen.stray })
+    json!({ "written": seen.written, "flushed": seen.flushed, "flushed_while_idle": seen.stray,
+            "written_while_idle": seen.stray_writes })
 }
 
 /// The storeys in the order of [`StoreStack::storeys`], each with the number of those above it.
