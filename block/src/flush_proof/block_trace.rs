@@ -195,4 +195,27 @@ mod tests {
         assert_eq!(filter(&[(254, 0), (7, 3)]), "dev == 266338304 || dev == 7340035");
         assert_eq!(filter(&[]), "dev == 0");
     }
+
+    /// The instance of a killed process is not in use.
+    #[test]
+    fn an_instance_in_use_is_not_removed() {
+        let instances = Path::new(ROOTS[0]).join("instances");
+        if !fixtures::needs::root() {
+            return;
+        }
+        if !instances.exists() {
+            fixtures::host::sh("mount", &["-t", "tracefs", "tracefs", ROOTS[0]]);
+        }
+        let abandoned = instances.join(format!("{PREFIX}abandoned"));
+        fs::create_dir(&abandoned).unwrap();
+        let trace = BlockTrace::start(&[]).unwrap();
+        assert!(!abandoned.exists());
+        let again = BlockTrace::start(&[]).map(drop).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        trace.clear().unwrap();
+        assert_eq!(trace.events().unwrap(), []);
+        let instance = trace.instance.clone();
+        drop(trace);
+        assert!(!instance.exists());
+    }
 }

@@ -229,3 +229,52 @@ fn fill(bytes: &mut [u8]) {
         *byte = state.to_le_bytes()[0];
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a folder of another user, the name may lead to any file at any time.
+    #[test]
+    fn a_replaced_name_is_not_written_through() {
+        let folder = tempfile::tempdir().unwrap();
+        let victim = folder.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        let mut scratch = Scratch::file_in(folder.path(), None).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&victim, &link).unwrap();
+        fs::rename(&link, scratch.path()).unwrap();
+        for mode in [CacheMode::WriteBack, CacheMode::WriteThrough] {
+            scratch.open_for(mode).unwrap();
+            scratch.write_and_flush(mode, 0).unwrap();
+        }
+        drop(scratch);
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_name_that_is_left_does_not_keep_another_file_from_being_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = format!(".bulkhead-prove-{}", std::process::id());
+        fs::write(folder.path().join(&name), "left").unwrap();
+        let scratch = Scratch::file_in(folder.path(), None).unwrap();
+        assert_eq!(scratch.path(), folder.path().join(format!("{name}-1")));
+        drop(scratch);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn each_round_changes_its_part_of_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut scratch = Scratch::file_in(folder.path(), None).unwrap();
+        let before = fs::read(scratch.path()).unwrap();
+        scratch.open_for(CacheMode::WriteBack).unwrap();
+        scratch.write_and_flush(CacheMode::WriteBack, ROUNDS - 1).unwrap();
+        let after = fs::read(scratch.path()).unwrap();
+        assert_eq!(before.len() as u64, Scratch::BYTES);
+        let changed: Vec<_> =
+            (0..before.len()).filter(|at| before.get(*at) != after.get(*at)).collect();
+        assert_eq!(changed, (before.len() - WRITE_BYTES..before.len()).collect::<Vec<_>>());
+        assert!(scratch.write_and_flush(CacheMode::WriteBack, ROUNDS).is_err());
+    }
+}
