@@ -355,6 +355,8 @@ mod tests {
         let (promise, reason) = verdict(&stack, &[FLUSHED, FLUSHED]);
         assert_eq!(promise, FlushPromise::NotKept);
         assert!(reason.contains("sync=disabled"), "{reason}");
+        let (good, bad) = (&[FLUSHED, FLUSHED][..], &[WRITTEN, FLUSHED][..]);
+        assert_eq!(mixed(&stack, &[(7, good), (1, bad)]).0, FlushPromise::NotKept);
         let error = io::ErrorKind::NotFound.into();
         assert_eq!(without_trace(&stack, &error).0, FlushPromise::NotKept);
         let stack = zfs("standard", vec![volatile("/dev/b", Vec::new())]);
