@@ -11,15 +11,17 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use block::{
-    CacheMode, DiskFormat, DiskOptions, FormatVerdict, ImageFormat, OpenError, ProbedFormat,
-    RawFile, Survey,
+    Backend, CacheMode, DiskFormat, DiskOptions, FormatVerdict, ImageFormat, OpenError,
+    ProbedFormat, RawFile, Survey,
 };
 use fixtures::host::{Loop, sh};
 use fixtures::{Ext4, needs};
+use rustix::fs::{XattrFlags, fremovexattr, fsetxattr};
 use tempfile::{NamedTempFile, TempDir};
 
 use common::{MIB, numbered, scratch};
 
+const MARK: &str = "user.bulkhead.raw";
 const QCOW2: &[u8] = b"QFI\xfb\0\0\0\x03";
 
 fn options() -> DiskOptions {
@@ -139,6 +141,78 @@ fn the_mark_is_set_once() {
     fs::copy(image.path(), &copy).unwrap();
     assert!(!ProbedFormat::of(&File::open(&copy).unwrap()).unwrap().is_marked);
     fs::remove_file(copy).unwrap();
+}
+
+fn is_marked(path: &Path) -> bool {
+    ProbedFormat::of(&File::open(path).unwrap()).unwrap().is_marked
+}
+
+/// `cp other.qcow2 vm.img` writes into the same file, which keeps its attributes.
+#[test]
+fn the_mark_does_not_survive_another_image() {
+    let image = image(0, &[]);
+    drop(RawFile::open(image.path(), &options()).unwrap());
+    let other = numbered(0, MIB / 2);
+    fs::write(image.path(), [QCOW2, &other[QCOW2.len()..]].concat()).unwrap();
+    assert!(!is_marked(image.path()));
+    let (format, remedy) = refused(image.path(), &options()).unwrap();
+    assert_eq!(format, ImageFormat::Qcow2);
+    assert!(remedy.contains("write `format = \"raw\"`"), "{remedy}");
+    assert_eq!(refused(image.path(), &insisting()), None);
+    assert!(is_marked(image.path()));
+}
+
+/// A size that the owner changes while the disk is not in use.
+#[test]
+fn a_clean_image_of_another_size_is_marked_anew() {
+    let image = image(0, &[]);
+    for size in [MIB, 2 * MIB, MIB / 2] {
+        image.as_file().set_len(size).unwrap();
+        drop(RawFile::open(image.path(), &options()).unwrap());
+        image.as_file().write_all_at(QCOW2, 0).unwrap();
+        assert_eq!(refused(image.path(), &options()), None, "{size}");
+        image.as_file().write_all_at(&[0; 8], 0).unwrap();
+    }
+}
+
+/// The mark of an earlier version.
+#[test]
+fn a_mark_without_a_size_is_none() {
+    let image = image(0, QCOW2);
+    for value in ["1", "", "+1048576x", "99999999999999999999999999"] {
+        fsetxattr(image.as_file(), MARK, value.as_bytes(), XattrFlags::empty()).unwrap();
+        assert!(!is_marked(image.path()), "{value}");
+        assert!(refused(image.path(), &options()).is_some(), "{value}");
+    }
+}
+
+#[test]
+fn a_disk_that_grows_stays_marked() {
+    let image = image(0, &[]);
+    let disk = RawFile::open(image.path(), &options()).unwrap();
+    disk.resize(Some(2 * MIB)).unwrap();
+    assert!(is_marked(image.path()));
+    image.as_file().set_len(3 * MIB).unwrap();
+    assert!(!is_marked(image.path()), "the disk does not know this size");
+    disk.resize(None).unwrap();
+    assert!(is_marked(image.path()));
+    image.as_file().write_all_at(QCOW2, 0).unwrap();
+    drop(disk);
+    assert_eq!(refused(image.path(), &options()), None);
+}
+
+/// Only a disk that was marked stays so.
+#[test]
+fn growth_marks_nothing() {
+    let image = image(0, &[]);
+    let reader = RawFile::open(image.path(), &options().read_only()).unwrap();
+    image.as_file().set_len(2 * MIB).unwrap();
+    reader.resize(None).unwrap();
+    drop(reader);
+    let disk = RawFile::open(image.path(), &options()).unwrap();
+    fremovexattr(image.as_file(), MARK).unwrap();
+    disk.resize(Some(3 * MIB)).unwrap();
+    assert!(!is_marked(image.path()));
 }
 
 /// A start on a store that hangs waits for no mark that exists.
