@@ -15,8 +15,8 @@ use block::{
     ProbedFormat, RawFile, Survey,
 };
 use fixtures::host::{Loop, sh};
-use fixtures::{Ext4, needs};
-use rustix::fs::{XattrFlags, fremovexattr, fsetxattr};
+use fixtures::{Ext4, Formatted, needs};
+use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use tempfile::{NamedTempFile, TempDir};
 
 use common::{MIB, numbered, scratch};
@@ -230,6 +230,44 @@ fn a_marked_image_opens_on_a_frozen_store() {
     let elapsed = start.elapsed();
     store.thaw();
     assert!(opened.is_ok() && elapsed < Duration::from_secs(20), "{elapsed:?}");
+}
+
+/// A mark would hide its format when it can be read again.
+#[test]
+fn an_image_that_cannot_be_read_is_not_marked() {
+    if !needs::root() {
+        return;
+    }
+    let store = Formatted::new(&["mkfs.ext4", "-q", "-F"], "noatime");
+    let image = store.file("disk");
+    File::create(&image).unwrap().write_all_at(&vec![1; 1 << 20], 0).unwrap();
+    File::open(&image).unwrap().sync_all().unwrap();
+    // The loop device fails reads beyond the end of its file.
+    let below = File::options().write(true).open(store.image()).unwrap();
+    let size = below.metadata().unwrap().len();
+    below.set_len(first_block(&image)).unwrap();
+    let read = || {
+        let file = File::open(&image).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        file.read_at(&mut [0; 512], 0)
+    };
+    assert_eq!(read().unwrap_err().raw_os_error(), Some(libc::EIO));
+    drop(RawFile::open(&image, &options()).unwrap());
+    let marked = || fgetxattr(File::open(&image).unwrap(), MARK, &mut [0_u8; 32][..]).is_ok();
+    assert!(!marked());
+    below.set_len(size).unwrap();
+    read().unwrap();
+    drop(RawFile::open(&image, &options()).unwrap());
+    assert!(marked(), "when it can be read");
+}
+
+/// Offset on its device of the first block of a file, in bytes.
+fn first_block(path: &Path) -> u64 {
+    let extents = sh("filefrag", &["-b1024", "-v", path.to_str().unwrap()]);
+    // `   0:        0..    1023:      34817..     35840:   1024:             last,eof`
+    let first = extents.lines().find_map(|line| line.trim().strip_prefix("0:")).unwrap();
+    let device = first.split(':').nth(1).unwrap();
+    device.split("..").next().unwrap().trim().parse::<u64>().unwrap() * 1024
 }
 
 #[test]

@@ -127,6 +127,9 @@ impl ProbedFormat {
 /// Refuses another format than raw. Reads the image, so that the caller holds its lock: a read may
 /// block behind a write of a process that was killed, and the lock says so.
 ///
+/// Whether the image is known to be raw, so that it may be marked: not one that cannot be read, as
+/// the mark would hide its format from all later starts.
+///
 /// # Errors
 ///
 /// The image is refused. One that cannot be read is not.
@@ -134,9 +137,9 @@ pub(super) fn require_raw(
     file: &File,
     path: &Path,
     options: &DiskOptions,
-) -> Result<(), OpenError> {
+) -> Result<bool, OpenError> {
     if options.format == DiskFormat::Raw {
-        return Ok(());
+        return Ok(true);
     }
     let disk = options.id.as_str();
     let probed = match ProbedFormat::of(file) {
@@ -146,14 +149,14 @@ pub(super) fn require_raw(
                 disk,
                 "its format is not known: its first blocks cannot be read: {error}"
             );
-            return Ok(());
+            return Ok(false);
         }
     };
     match probed.verdict(path, options) {
-        FormatVerdict::Raw => Ok(()),
+        FormatVerdict::Raw => Ok(true),
         FormatVerdict::Suspect { problem, remedy } => {
             tracing::warn!(disk, remedy, "{} {problem}", path.display());
-            Ok(())
+            Ok(true)
         }
         FormatVerdict::Foreign { format, remedy } => {
             Err(OpenError::Foreign { path: path.into(), format, remedy })
