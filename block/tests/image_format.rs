@@ -14,11 +14,12 @@ use block::{
     Backend, CacheMode, DiskFormat, DiskOptions, FormatVerdict, ImageFormat, OpenError,
     ProbedFormat, RawFile, Survey,
 };
-use fixtures::host::{Loop, sh};
+use fixtures::host::{Loop, Mount, sh};
 use fixtures::{Ext4, Formatted, needs};
 use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use tempfile::{NamedTempFile, TempDir};
 
+use common::log::logged;
 use common::{MIB, numbered, scratch};
 
 const MARK: &str = "user.bulkhead.raw";
@@ -268,6 +269,64 @@ fn first_block(path: &Path) -> u64 {
     let first = extents.lines().find_map(|line| line.trim().strip_prefix("0:")).unwrap();
     let device = first.split(':').nth(1).unwrap();
     device.split("..").next().unwrap().trim().parse::<u64>().unwrap() * 1024
+}
+
+/// Else the guest's own bytes lock it out after a power cut.
+#[test]
+fn the_mark_is_durable_before_the_guest_runs() {
+    if !needs::root() {
+        return;
+    }
+    let mut store = Ext4::new(4096);
+    let image = store.file(MIB, 0);
+    drop(RawFile::open(&image, &options()).unwrap());
+    store.cut_power();
+    assert!(is_marked(&image));
+}
+
+/// The lines about the mark that a start logs.
+fn logged_about_mark(image: &Path, options: &DiskOptions) -> Vec<String> {
+    let (disk, mut lines) = logged(|| RawFile::open(image, options));
+    disk.unwrap();
+    lines.retain(|line| line.contains("marked"));
+    lines
+}
+
+#[test]
+fn an_image_that_cannot_be_marked_is_named() {
+    if !needs::root() {
+        return;
+    }
+    let remedy = r#"`format = "raw"`"#;
+    // A file system without attributes.
+    let plain = Mount::new("ramfs", "mode=700");
+    let image = plain.file(MIB);
+    let lines = logged_about_mark(&image, &options());
+    let is = |lines: &[String], level| {
+        assert!(
+            matches!(lines, [line] if line.starts_with(level) && line.contains(remedy)),
+            "{lines:?}"
+        );
+    };
+    is(&lines, "INFO");
+    assert!(logged_about_mark(&image, &insisting()).is_empty());
+    assert!(logged_about_mark(&image, &options().read_only()).is_empty());
+    // No space for another attribute.
+    let store = Ext4::new(4096);
+    let image = store.file(MIB, 0);
+    let file = File::open(&image).unwrap();
+    for len in (0..4000).rev().step_by(4) {
+        let attribute = format!("user.{len}");
+        let _ = fsetxattr(&file, attribute, &vec![1; len], XattrFlags::empty());
+    }
+    let lines = logged_about_mark(&image, &options());
+    is(&lines, "WARN");
+    assert!(logged_about_mark(&image, &insisting()).is_empty());
+    // Nothing to tell of one that is marked, or has been before.
+    let ordinary = self::image(0, &[]);
+    for _ in 0..2 {
+        assert!(logged_about_mark(ordinary.path(), &options()).is_empty());
+    }
 }
 
 #[test]

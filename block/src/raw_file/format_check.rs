@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{OFlags, XattrFlags, fgetxattr, fsetxattr};
+use rustix::fs::{OFlags, XattrFlags, fgetxattr, fsetxattr, fsync};
 use rustix::io::Errno;
 
 use crate::host_file::{FileKind, HostFile, reopen, without_access_times};
@@ -177,8 +177,8 @@ pub(super) fn prefer_format(file: &File, path: &Path, error: OpenError) -> OpenE
     }
 }
 
-/// Marks the image of a writable disk as raw. A file system without such attributes is no error:
-/// then `format = "raw"` has the same effect.
+/// Marks the image of a writable disk as raw, and makes that durable: may block, but not if it is
+/// marked already. A failure is no error but logged: `format = "raw"` has the same effect.
 pub(super) fn mark_raw(host: &HostFile) {
     let size = host.limits.geometry.capacity;
     if is_markable(host) && mark(&host.file) != Some(size) {
@@ -200,8 +200,21 @@ fn is_markable(host: &HostFile) -> bool {
 
 fn set_mark(host: &HostFile, size: u64) {
     let value = size.to_string();
-    if let Err(errno) = fsetxattr(&host.file, MARK, value.as_bytes(), XattrFlags::empty()) {
-        tracing::debug!(disk = host.name(), "the image is not marked as raw: {errno}");
+    // After a power cut the image may have a signature that the guest has flushed.
+    let set = fsetxattr(&host.file, MARK, value.as_bytes(), XattrFlags::empty())
+        .and_then(|()| fsync(&host.file));
+    let Err(errno) = set else { return };
+    let disk = host.name();
+    let remedy = "write `format = \"raw\"`: else a later start refuses the disk if its guest \
+                  writes the signature of another format";
+    match errno {
+        _ if host.options.format == DiskFormat::Raw => {}
+        Errno::OPNOTSUPP => tracing::info!(
+            disk,
+            remedy,
+            "the image is not marked as raw: its file system has no extended attributes"
+        ),
+        _ => tracing::warn!(disk, remedy, "the image is not durably marked as raw: {errno}"),
     }
 }
 
