@@ -165,7 +165,7 @@ fn the_mark_does_not_survive_another_image() {
 
 /// A size that the owner changes while the disk is not in use.
 #[test]
-fn a_clean_image_of_another_size_is_marked_anew() {
+fn a_clean_image_of_another_size_is_marked_again() {
     let image = image(0, &[]);
     for size in [MIB, 2 * MIB, MIB / 2] {
         image.as_file().set_len(size).unwrap();
