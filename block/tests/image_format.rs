@@ -11,15 +11,18 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use block::{
-    CacheMode, DiskFormat, DiskOptions, FormatVerdict, ImageFormat, OpenError, ProbedFormat,
-    RawFile, Survey,
+    Backend, CacheMode, DiskFormat, DiskOptions, FormatVerdict, ImageFormat, OpenError,
+    ProbedFormat, RawFile, Survey,
 };
-use fixtures::host::{Loop, sh};
-use fixtures::{Ext4, needs};
+use fixtures::host::{Loop, Mount, sh};
+use fixtures::{Ext4, Formatted, needs};
+use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use tempfile::{NamedTempFile, TempDir};
 
+use common::log::logged;
 use common::{MIB, numbered, scratch};
 
+const MARK: &str = "user.bulkhead.raw";
 const QCOW2: &[u8] = b"QFI\xfb\0\0\0\x03";
 
 fn options() -> DiskOptions {
@@ -141,6 +144,78 @@ fn the_mark_is_set_once() {
     fs::remove_file(copy).unwrap();
 }
 
+fn is_marked(path: &Path) -> bool {
+    ProbedFormat::of(&File::open(path).unwrap()).unwrap().is_marked
+}
+
+/// `cp other.qcow2 vm.img` writes into the same file, which keeps its attributes.
+#[test]
+fn the_mark_does_not_survive_another_image() {
+    let image = image(0, &[]);
+    drop(RawFile::open(image.path(), &options()).unwrap());
+    let other = numbered(0, MIB / 2);
+    fs::write(image.path(), [QCOW2, &other[QCOW2.len()..]].concat()).unwrap();
+    assert!(!is_marked(image.path()));
+    let (format, remedy) = refused(image.path(), &options()).unwrap();
+    assert_eq!(format, ImageFormat::Qcow2);
+    assert!(remedy.contains("write `format = \"raw\"`"), "{remedy}");
+    assert_eq!(refused(image.path(), &insisting()), None);
+    assert!(is_marked(image.path()));
+}
+
+/// A size that the owner changes while the disk is not in use.
+#[test]
+fn a_clean_image_of_another_size_is_marked_again() {
+    let image = image(0, &[]);
+    for size in [MIB, 2 * MIB, MIB / 2] {
+        image.as_file().set_len(size).unwrap();
+        drop(RawFile::open(image.path(), &options()).unwrap());
+        image.as_file().write_all_at(QCOW2, 0).unwrap();
+        assert_eq!(refused(image.path(), &options()), None, "{size}");
+        image.as_file().write_all_at(&[0; 8], 0).unwrap();
+    }
+}
+
+/// The mark of an earlier version.
+#[test]
+fn a_mark_without_a_size_is_none() {
+    let image = image(0, QCOW2);
+    for value in ["1", "", "+1048576x", "99999999999999999999999999"] {
+        fsetxattr(image.as_file(), MARK, value.as_bytes(), XattrFlags::empty()).unwrap();
+        assert!(!is_marked(image.path()), "{value}");
+        assert!(refused(image.path(), &options()).is_some(), "{value}");
+    }
+}
+
+#[test]
+fn a_disk_that_grows_stays_marked() {
+    let image = image(0, &[]);
+    let disk = RawFile::open(image.path(), &options()).unwrap();
+    disk.resize(Some(2 * MIB)).unwrap();
+    assert!(is_marked(image.path()));
+    image.as_file().set_len(3 * MIB).unwrap();
+    assert!(!is_marked(image.path()), "the disk does not know this size");
+    disk.resize(None).unwrap();
+    assert!(is_marked(image.path()));
+    image.as_file().write_all_at(QCOW2, 0).unwrap();
+    drop(disk);
+    assert_eq!(refused(image.path(), &options()), None);
+}
+
+/// Only a disk that was marked stays so.
+#[test]
+fn growth_marks_nothing() {
+    let image = image(0, &[]);
+    let reader = RawFile::open(image.path(), &options().read_only()).unwrap();
+    image.as_file().set_len(2 * MIB).unwrap();
+    reader.resize(None).unwrap();
+    drop(reader);
+    let disk = RawFile::open(image.path(), &options()).unwrap();
+    fremovexattr(image.as_file(), MARK).unwrap();
+    disk.resize(Some(3 * MIB)).unwrap();
+    assert!(!is_marked(image.path()));
+}
+
 /// A start on a store that hangs waits for no mark that exists.
 #[test]
 fn a_marked_image_opens_on_a_frozen_store() {
@@ -156,6 +231,102 @@ fn a_marked_image_opens_on_a_frozen_store() {
     let elapsed = start.elapsed();
     store.thaw();
     assert!(opened.is_ok() && elapsed < Duration::from_secs(20), "{elapsed:?}");
+}
+
+/// A mark would hide its format when it can be read again.
+#[test]
+fn an_image_that_cannot_be_read_is_not_marked() {
+    if !needs::root() {
+        return;
+    }
+    let store = Formatted::new(&["mkfs.ext4", "-q", "-F"], "noatime");
+    let image = store.file("disk");
+    File::create(&image).unwrap().write_all_at(&vec![1; 1 << 20], 0).unwrap();
+    File::open(&image).unwrap().sync_all().unwrap();
+    // The loop device fails reads beyond the end of its file.
+    let below = File::options().write(true).open(store.image()).unwrap();
+    let size = below.metadata().unwrap().len();
+    below.set_len(first_block(&image)).unwrap();
+    let read = || {
+        let file = File::open(&image).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        file.read_at(&mut [0; 512], 0)
+    };
+    assert_eq!(read().unwrap_err().raw_os_error(), Some(libc::EIO));
+    drop(RawFile::open(&image, &options()).unwrap());
+    let marked = || fgetxattr(File::open(&image).unwrap(), MARK, &mut [0_u8; 32][..]).is_ok();
+    assert!(!marked());
+    below.set_len(size).unwrap();
+    read().unwrap();
+    drop(RawFile::open(&image, &options()).unwrap());
+    assert!(marked(), "when it can be read");
+}
+
+/// Offset on its device of the first block of a file, in bytes.
+fn first_block(path: &Path) -> u64 {
+    let extents = sh("filefrag", &["-b1024", "-v", path.to_str().unwrap()]);
+    // `   0:        0..    1023:      34817..     35840:   1024:             last,eof`
+    let first = extents.lines().find_map(|line| line.trim().strip_prefix("0:")).unwrap();
+    let device = first.split(':').nth(1).unwrap();
+    device.split("..").next().unwrap().trim().parse::<u64>().unwrap() * 1024
+}
+
+/// Else the guest's own bytes lock it out after a power cut.
+#[test]
+fn the_mark_is_durable_before_the_guest_runs() {
+    if !needs::root() {
+        return;
+    }
+    let mut store = Ext4::new(4096);
+    let image = store.file(MIB, 0);
+    drop(RawFile::open(&image, &options()).unwrap());
+    store.cut_power();
+    assert!(is_marked(&image));
+}
+
+/// The lines about the mark that a start logs.
+fn logged_about_mark(image: &Path, options: &DiskOptions) -> Vec<String> {
+    let (disk, mut lines) = logged(|| RawFile::open(image, options));
+    disk.unwrap();
+    lines.retain(|line| line.contains("marked"));
+    lines
+}
+
+#[test]
+fn an_image_that_cannot_be_marked_is_named() {
+    if !needs::root() {
+        return;
+    }
+    let remedy = r#"`format = "raw"`"#;
+    // A file system without attributes.
+    let plain = Mount::new("ramfs", "mode=700");
+    let image = plain.file(MIB);
+    let lines = logged_about_mark(&image, &options());
+    let is = |lines: &[String], level| {
+        assert!(
+            matches!(lines, [line] if line.starts_with(level) && line.contains(remedy)),
+            "{lines:?}"
+        );
+    };
+    is(&lines, "INFO");
+    assert!(logged_about_mark(&image, &insisting()).is_empty());
+    assert!(logged_about_mark(&image, &options().read_only()).is_empty());
+    // No space for another attribute.
+    let store = Ext4::new(4096);
+    let image = store.file(MIB, 0);
+    let file = File::open(&image).unwrap();
+    for len in (0..4000).rev().step_by(4) {
+        let attribute = format!("user.{len}");
+        let _ = fsetxattr(&file, attribute, &vec![1; len], XattrFlags::empty());
+    }
+    let lines = logged_about_mark(&image, &options());
+    is(&lines, "WARN");
+    assert!(logged_about_mark(&image, &insisting()).is_empty());
+    // Nothing to tell of one that is marked, or has been before.
+    let ordinary = self::image(0, &[]);
+    for _ in 0..2 {
+        assert!(logged_about_mark(ordinary.path(), &options()).is_empty());
+    }
 }
 
 #[test]

@@ -4,13 +4,16 @@
 //! A guest may write any bytes to its disk, also the signature of a format, and must not be locked
 //! out by that. So an image that a disk has opened for writing is marked as raw, by an extended
 //! attribute, before the guest can write to it. Only a start marks, and only a writable disk.
+//!
+//! The attribute belongs to the file, not to its content, and survives `cp NEW IMAGE`. So its value
+//! is the size of the file, and only a file of this size is marked. A disk that grows renews it.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{OFlags, XattrFlags, fgetxattr, fsetxattr};
+use rustix::fs::{OFlags, XattrFlags, fgetxattr, fsetxattr, fsync};
 use rustix::io::Errno;
 
 use crate::host_file::{FileKind, HostFile, reopen, without_access_times};
@@ -18,7 +21,8 @@ use crate::image_format::ImageFormat;
 use crate::shell::shell_path;
 use crate::{DiskFormat, DiskOptions, OpenError};
 
-/// The mark of an image that is raw, whatever its first bytes.
+/// The mark of an image that is raw, whatever its first bytes: its size in bytes, as decimal
+/// digits.
 const MARK: &str = "user.bulkhead.raw";
 
 /// The format of an image as far as its bytes show it.
@@ -26,7 +30,7 @@ const MARK: &str = "user.bulkhead.raw";
 pub struct ProbedFormat {
     /// The format whose signature it has.
     pub found: Option<ImageFormat>,
-    /// A disk has opened it for writing as a raw image.
+    /// A disk has opened it for writing as a raw image, with its present size.
     pub is_marked: bool,
     /// It is a block device, which cannot be marked.
     is_device: bool,
@@ -72,7 +76,7 @@ impl ProbedFormat {
             None => Vec::new(),
         };
         let found = ImageFormat::detect(&head, &tail);
-        Ok(Self { found, is_marked: !is_device && is_marked(&file), is_device })
+        Ok(Self { found, is_marked: !is_device && mark(&file) == Some(size), is_device })
     }
 
     /// The consequence for a disk at `path`. Looks for a free name beside it if it is refused.
@@ -123,6 +127,9 @@ impl ProbedFormat {
 /// Refuses another format than raw. Reads the image, so that the caller holds its lock: a read may
 /// block behind a write of a process that was killed, and the lock says so.
 ///
+/// Whether the image is known to be raw, so that it may be marked: not one that cannot be read, as
+/// the mark would hide its format from all later starts.
+///
 /// # Errors
 ///
 /// The image is refused. One that cannot be read is not.
@@ -130,9 +137,9 @@ pub(super) fn require_raw(
     file: &File,
     path: &Path,
     options: &DiskOptions,
-) -> Result<(), OpenError> {
+) -> Result<bool, OpenError> {
     if options.format == DiskFormat::Raw {
-        return Ok(());
+        return Ok(true);
     }
     let disk = options.id.as_str();
     let probed = match ProbedFormat::of(file) {
@@ -142,14 +149,14 @@ pub(super) fn require_raw(
                 disk,
                 "its format is not known: its first blocks cannot be read: {error}"
             );
-            return Ok(());
+            return Ok(false);
         }
     };
     match probed.verdict(path, options) {
-        FormatVerdict::Raw => Ok(()),
+        FormatVerdict::Raw => Ok(true),
         FormatVerdict::Suspect { problem, remedy } => {
             tracing::warn!(disk, remedy, "{} {problem}", path.display());
-            Ok(())
+            Ok(true)
         }
         FormatVerdict::Foreign { format, remedy } => {
             Err(OpenError::Foreign { path: path.into(), format, remedy })
@@ -170,24 +177,53 @@ pub(super) fn prefer_format(file: &File, path: &Path, error: OpenError) -> OpenE
     }
 }
 
-/// Marks the image of a writable disk as raw. A file system without such attributes is no error:
-/// then `format = "raw"` has the same effect.
+/// Marks the image of a writable disk as raw, and makes that durable: may block, but not if it is
+/// marked already. A failure is no error but logged: `format = "raw"` has the same effect.
 pub(super) fn mark_raw(host: &HostFile) {
-    if host.kind != FileKind::Regular || host.options.read_only || is_marked(&host.file) {
-        return;
-    }
-    if let Err(errno) = fsetxattr(&host.file, MARK, b"1", XattrFlags::CREATE) {
-        tracing::debug!(disk = host.name(), "the image is not marked as raw: {errno}");
+    let size = host.limits.geometry.capacity;
+    if is_markable(host) && mark(&host.file) != Some(size) {
+        set_mark(host, size);
     }
 }
 
-fn is_marked(file: &File) -> bool {
-    let mut value = [0_u8; 8];
-    match fgetxattr(file, MARK, &mut value[..]) {
-        // Some other value, and a longer one.
-        Ok(_) | Err(Errno::RANGE) => true,
-        Err(_) => false,
+/// Renews the mark of a disk that grows from `before` to `size` bytes. An image that has no mark,
+/// or another one, gets none.
+pub(super) fn renew_mark(host: &HostFile, before: u64, size: u64) {
+    if is_markable(host) && before != size && mark(&host.file) == Some(before) {
+        set_mark(host, size);
     }
+}
+
+fn is_markable(host: &HostFile) -> bool {
+    host.kind == FileKind::Regular && !host.options.read_only
+}
+
+fn set_mark(host: &HostFile, size: u64) {
+    let value = size.to_string();
+    // After a power cut the image may have a signature that the guest has flushed.
+    let set = fsetxattr(&host.file, MARK, value.as_bytes(), XattrFlags::empty())
+        .and_then(|()| fsync(&host.file));
+    let Err(errno) = set else { return };
+    let disk = host.name();
+    let remedy = "write `format = \"raw\"`: else a later start refuses the disk if its guest \
+                  writes the signature of another format";
+    match errno {
+        _ if host.options.format == DiskFormat::Raw => {}
+        Errno::OPNOTSUPP => tracing::info!(
+            disk,
+            remedy,
+            "the image is not marked as raw: its file system has no extended attributes"
+        ),
+        _ => tracing::warn!(disk, remedy, "the image is not durably marked as raw: {errno}"),
+    }
+}
+
+/// The size in the mark of a file. `None` if it has none, or some other value.
+fn mark(file: &File) -> Option<u64> {
+    // The longest size has 20 digits.
+    let mut value = [0_u8; 24];
+    let length = fgetxattr(file, MARK, &mut value[..]).ok()?;
+    std::str::from_utf8(value.get(..length)?).ok()?.parse().ok()
 }
 
 /// Reads up to `bytes` bytes from an offset, less at the end of the file.

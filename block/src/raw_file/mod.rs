@@ -43,7 +43,7 @@ impl RawFile {
         let (found, kind) = find(path)?;
         let file = claim(&found, kind, path, options)?;
         require_own_link(path, &file)?;
-        format_check::require_raw(&file, path, options)?;
+        let is_raw = format_check::require_raw(&file, path, options)?;
         let host_error = |what| move |source| OpenError::Host { path: path.into(), what, source };
         let store =
             StoreFacts::of(&file, options).map_err(host_error("query the storage below it"))?;
@@ -56,7 +56,9 @@ impl RawFile {
         }
         let (path, options) = (path.into(), options.clone());
         let file = HostFile { path, file, kind, options, limits, store };
-        format_check::mark_raw(&file);
+        if is_raw {
+            format_check::mark_raw(&file);
+        }
         Ok(Self { disk: Arc::new(OpenDisk::new(file, Clock::Host)), space })
     }
 }

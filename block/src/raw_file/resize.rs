@@ -5,6 +5,7 @@
 
 use std::io::{self, Seek, SeekFrom};
 
+use super::format_check::renew_mark;
 use crate::ResizeError;
 use crate::disk_state::OpenDisk;
 use crate::host_file::{FileKind, HostFile};
@@ -15,10 +16,12 @@ pub(super) fn resize(disk: &OpenDisk, size: Option<u64>) -> Result<u64, ResizeEr
     let check = |size| check(&disk.file, capacity, size);
     if let Some(size) = size {
         check(size)?;
-        grow(&disk.file, size)?;
+        grow(&disk.file, capacity, size)?;
     }
     let found = size_of(&disk.file).map_err(host_error("query its size"))?;
     check(found)?;
+    // The host may have changed the size.
+    renew_mark(&disk.file, capacity, found);
     disk.state.grow_to(found);
     Ok(found)
 }
@@ -34,7 +37,7 @@ fn check(file: &HostFile, capacity: u64, size: u64) -> Result<(), ResizeError> {
     Ok(())
 }
 
-fn grow(file: &HostFile, size: u64) -> Result<(), ResizeError> {
+fn grow(file: &HostFile, capacity: u64, size: u64) -> Result<(), ResizeError> {
     if file.kind != FileKind::Regular {
         return Err(ResizeError::NotAFile);
     }
@@ -47,6 +50,7 @@ fn grow(file: &HostFile, size: u64) -> Result<(), ResizeError> {
         return Err(ResizeError::Shrink { from: found, to: size });
     }
     file.file.set_len(size).map_err(host_error("extend the file"))?;
+    renew_mark(file, capacity, size);
     file.file.sync_all().map_err(host_error("make its new size durable"))
 }
 

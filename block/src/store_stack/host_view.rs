@@ -131,12 +131,18 @@ impl HostView {
         mounts::find(&table, id)
     }
 
-    /// The links to a device below `/dev`, as the database of udev has them.
-    pub(super) fn links(&self, device: DeviceNumber) -> Vec<String> {
+    /// The entry of udev's database for the number of a device, empty if there is none. An entry
+    /// may outlive its device, whose number another one has then.
+    pub(super) fn udev_entry(&self, device: DeviceNumber) -> String {
         let DeviceNumber { major, minor } = device;
         let path = self.run.join(format!("udev/data/b{major}:{minor}"));
-        let data = read_bounded(&path, UDEV_BYTES).unwrap_or_default();
-        data.lines().filter_map(|line| line.strip_prefix("S:")).map(str::to_owned).collect()
+        read_bounded(&path, UDEV_BYTES).unwrap_or_default()
+    }
+
+    /// The links to a device below `/dev`, as the database of udev has them.
+    pub(super) fn links(&self, device: DeviceNumber) -> Vec<String> {
+        let entry = self.udev_entry(device);
+        entry.lines().filter_map(|line| line.strip_prefix("S:")).map(str::to_owned).collect()
     }
 
     /// The folder of a device in sysfs.

@@ -4,6 +4,10 @@
 //! missed an event, leads to whichever volume has the number now, which may be another guest's
 //! disk. The kernel knows the own name of a volume. A link whose name cannot be compared is not
 //! judged.
+//!
+//! The entries of udev's database have these numbers as names as well: an event that udev missed
+//! leaves a link and the entry that lists it. So an entry counts only if it has the name and the
+//! UUID that the kernel reports.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -21,6 +25,9 @@ pub struct WrongLink {
     /// The volume that it leads to.
     pub found: String,
 }
+
+/// Folders below `/dev` in which no rule of LVM makes links, and owners of hosts do.
+const NO_GROUPS: [&str; 5] = ["shm", "disk", "fd", "hugepages", "mqueue"];
 
 /// Symbolic links to follow from a path (Linux's `MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
@@ -55,14 +62,14 @@ fn way(path: &Path) -> Vec<PathBuf> {
 pub(super) fn find(host: &HostView, way: &[PathBuf], facts: &FileFacts) -> Option<WrongLink> {
     let device = facts.device?;
     let folder = host.device_folder(device).ok()?;
-    let links = host.links(device);
     let names = OwnNames {
         dm_name: read_word(&folder.join("dm/name")),
         dm_uuid: read_word(&folder.join("dm/uuid")),
         dataset: facts.dataset.as_deref(),
         number: format!("{}:{}", device.major, device.minor),
         is_partition: disk_of_partition(&folder).is_some(),
-        links: &links,
+        entry: &host.udev_entry(device),
+        udev_links: &host.run.join("udev/links"),
     };
     way.iter().find_map(|path| {
         let link = path.strip_prefix("/dev").ok()?.to_str()?;
@@ -78,8 +85,10 @@ struct OwnNames<'f> {
     dataset: Option<&'f str>,
     number: String,
     is_partition: bool,
-    /// The links that udev has made for it.
-    links: &'f [String],
+    /// The entry of udev's database for its number.
+    entry: &'f str,
+    /// The folder in which udev has a folder for each link that it has made.
+    udev_links: &'f Path,
 }
 
 impl OwnNames<'_> {
@@ -100,14 +109,38 @@ impl OwnNames<'_> {
             return comparable(name, own.as_deref()?);
         }
         // A rule of the host's owner may give a volume any name.
-        if self.links.iter().any(|own| own == link) {
+        if self.is_listed(link) && self.is_own_entry() {
             return None;
         }
         match link.split_once('/')? {
             ("mapper", name) => comparable(name, self.dm_name.as_deref()?),
-            (group, volume) if !volume.contains('/') => self.compare_lvm(group, volume),
+            (group, volume) if !volume.contains('/') && self.is_of_udev(link, group) => {
+                self.compare_lvm(group, volume)
+            }
             _ => None,
         }
+    }
+
+    /// Whether the entry of udev's database lists the link.
+    fn is_listed(&self, link: &str) -> bool {
+        self.entry.lines().any(|line| line.strip_prefix("S:") == Some(link))
+    }
+
+    /// Whether the entry is that of this device, not of an earlier one with its number or name.
+    fn is_own_entry(&self) -> bool {
+        let property = |name| self.entry.lines().find_map(|line| line.strip_prefix(name));
+        property("E:DM_NAME=") == self.dm_name.as_deref()
+            && property("E:DM_UUID=") == self.dm_uuid.as_deref()
+    }
+
+    /// Whether udev has made the link, as far as that is known: others are their owner's, with any
+    /// name. The names of its folders escape two characters (systemd's `udev_node_escape_path`);
+    /// those of older versions start with an escaped `/`.
+    fn is_of_udev(&self, link: &str, group: &str) -> bool {
+        let escaped = link.replace('\\', r"\x5c").replace('/', r"\x2f");
+        let has = |name: &str| self.udev_links.join(name).symlink_metadata().is_ok();
+        !NO_GROUPS.contains(&group)
+            && (self.is_listed(link) || has(&escaped) || has(&format!(r"\x2f{escaped}")))
     }
 
     /// ZFS's rules for udev replace spaces by `+`, and append `-partN` for a partition.
@@ -122,10 +155,9 @@ impl OwnNames<'_> {
     }
 
     /// LVM doubles the hyphens of the names of the group and the volume, and joins them by one.
-    /// Without udev's database, a link may be one that its owner has made.
     fn compare_lvm(&self, group: &str, volume: &str) -> Option<(String, String)> {
         let is_lvm = self.dm_uuid.as_deref().is_some_and(|uuid| uuid.starts_with("LVM-"));
-        if !is_lvm || self.links.is_empty() {
+        if !is_lvm {
             return None;
         }
         let doubled = |name: &str| name.replace('-', "--");

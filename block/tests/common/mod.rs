@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod log;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

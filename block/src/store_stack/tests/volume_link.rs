@@ -20,6 +20,17 @@ fn compare(host: &FakeHost, link: &str, facts: &FileFacts) -> Option<(String, St
     Some((wrong.named, wrong.found))
 }
 
+/// The entry of udev's database for a mapped device with these links.
+fn entry(links: &[&str], name: &str, uuid: &str) -> String {
+    let links: String = links.iter().map(|link| format!("S:{link}\n")).collect();
+    format!("{links}I:1\nE:DM_NAME={name}\nE:DM_UUID={uuid}\nG:systemd\n")
+}
+
+/// Records a link below `/dev` as udev does, with `/` escaped.
+fn record(host: &FakeHost, escaped: &str) {
+    host.write(&format!("run/udev/links/{escaped}/b240:0"), "0:/sys/dm-0");
+}
+
 fn facts(device: DeviceNumber) -> FileFacts {
     FileFacts { device: Some(device), ..FileFacts::default() }
 }
@@ -28,7 +39,12 @@ fn facts(device: DeviceNumber) -> FileFacts {
 fn a_mapped_device_is_known_by_its_name() {
     let mut host = FakeHost::new();
     let volume = facts(host.disk("dm-0", &[("dm/name", "vg0-data"), ("dm/uuid", "LVM-abc")]));
-    host.write("run/udev/data/b240:0", "S:vg0/data\nS:mapper/vg0-data\nS:oracle/asm1\n");
+    let links = ["vg0/data", "mapper/vg0-data", "oracle/asm1"];
+    host.write("run/udev/data/b240:0", &entry(&links, "vg0-data", "LVM-abc"));
+    // Older versions of udev escape the first `/` as well.
+    for link in [r"vg0\x2fother", r"\x2fvg-0\x2fdata", r"disk\x2fweb"] {
+        record(&host, link);
+    }
     for right in [
         "/dev/vg0/data",
         "/dev/mapper/vg0-data",
@@ -43,6 +59,11 @@ fn a_mapped_device_is_known_by_its_name() {
         "/dev/disk/by-path/pci-0",
         "/dev/dm-0",
         "/vm/vg0/other",
+        // Made by the owner, without udev.
+        "/dev/vms/web1",
+        "/dev/shm/disk",
+        "/dev/disk/web",
+        "/dev/vg0/mine",
     ] {
         assert_eq!(compare(&host, right, &volume), None, "{right}");
     }
@@ -64,9 +85,36 @@ fn a_mapped_device_is_known_by_its_name() {
 fn hyphens_of_lvm_are_doubled() {
     let mut host = FakeHost::new();
     let volume = facts(host.disk("dm-0", &[("dm/name", "a--b-c--d"), ("dm/uuid", "LVM-abc")]));
-    host.write("run/udev/data/b240:0", "S:disk/by-id/dm-name-a--b-c--d\n");
+    record(&host, r"a-b\x2fc-d");
+    record(&host, r"a\x2fb-c-d");
     assert_eq!(compare(&host, "/dev/a-b/c-d", &volume), None);
     assert!(compare(&host, "/dev/a/b-c-d", &volume).is_some());
+}
+
+/// udev missed that a volume was removed, and its number is that of another guest's volume.
+#[test]
+fn an_entry_of_an_earlier_volume_proves_nothing() {
+    let links = ["vg0/old", "mapper/vg0-old", "oracle/asm1"];
+    let entries = [
+        "S:vg0/old\nS:mapper/vg0-old\nS:oracle/asm1\nE:DM_NAME=vg0-old\n".to_owned(),
+        entry(&links, "vg0-old", "LVM-x"),
+        entry(&links, "vg0-new", "LVM-earlier"),
+        "S:vg0/old\nS:mapper/vg0-old\nS:oracle/asm1\n".to_owned(),
+    ];
+    for stale in entries {
+        let mut host = FakeHost::new();
+        let volume = facts(host.disk("dm-0", &[("dm/name", "vg0-new"), ("dm/uuid", "LVM-x")]));
+        host.write("run/udev/data/b240:0", &stale);
+        for (link, named) in [
+            ("/dev/vg0/old", "vg0-old"),
+            ("/dev/mapper/vg0-old", "vg0-old"),
+            ("/dev/oracle/asm1", "oracle-asm1"),
+        ] {
+            let names = Some((named.to_owned(), "vg0-new".to_owned()));
+            assert_eq!(compare(&host, link, &volume), names, "{link} with {stale}");
+        }
+        assert_eq!(compare(&host, "/dev/vg0/new", &volume), None, "{stale}");
+    }
 }
 
 /// Without names there is no verdict.
@@ -76,7 +124,8 @@ fn unknown_names_are_not_judged() {
     let no_udev = facts(host.disk("dm-0", &[("dm/name", "vg0-data"), ("dm/uuid", "LVM-abc")]));
     assert_eq!(compare(&host, "/dev/vg0/other", &no_udev), None);
     let crypt = facts(host.disk("dm-1", &[("dm/name", "secret"), ("dm/uuid", "CRYPT-LUKS2")]));
-    host.write("run/udev/data/b240:1", "S:mapper/secret\n");
+    host.write("run/udev/data/b240:1", &entry(&["mapper/secret"], "secret", "CRYPT-LUKS2"));
+    record(&host, r"my\x2fdisk");
     assert_eq!(compare(&host, "/dev/my/disk", &crypt), None);
     let disk = facts(host.disk("sda", &[]));
     for link in ["/dev/mapper/a", "/dev/vg0/a", "/dev/zvol/tank/a", "/dev/disk/by-id/dm-name-a"] {
