@@ -60,7 +60,7 @@ meanwhile. `prove` writes to a file of its own, or to a range that you name.
 
 Exit codes:
    0  done
-   1  the disk cannot be inspected; flushes are not kept, or may not be (`prove`)
+   1  the disk cannot be inspected, or may not keep flushes (`prove`)
    2  the command line or the configuration is wrong";
 
 const RUN_EXIT_CODES: &str = "\

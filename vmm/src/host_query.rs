@@ -1,7 +1,8 @@
 //! Queries of the host by commands that must not hang.
 //!
 //! Each query runs on a thread of its own, and the caller waits for a limited time. A query that
-//! hangs is abandoned: its thread ends with the process. It must change nothing.
+//! hangs is abandoned: its thread ends with the process. It must change nothing; `disk prove` alone
+//! writes, as its user wants.
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

@@ -94,17 +94,13 @@ fn prove_each(
     let scratch_path = scratch.path().to_path_buf();
     let mut proof = FlushProof::new(scratch, cancelled)?;
     send(Answer::Ready(scratch_path, Box::new(proof.stack().clone())));
-    let mut modes = Vec::new();
     for mode in CacheMode::ALL {
         let proved =
             proof.prove(*mode, || send(Answer::Progress)).map_err(|error| match error.kind() {
                 io::ErrorKind::Interrupted => anyhow!("stopped by a signal"),
                 _ => anyhow::Error::from(error).context(format!("cache = \"{mode}\"")),
             })?;
-        modes.push(proved);
-        if let Some(proved) = modes.last() {
-            send(Answer::Proved(proved.clone()));
-        }
+        send(Answer::Proved(proved));
     }
     Ok(())
 }
