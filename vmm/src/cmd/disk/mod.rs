@@ -54,8 +54,8 @@ pub(crate) enum DiskCommand {
 }
 
 const PROVE_HELP: &str = "\
-Writes 512 KiB to a new file beside an image or in a folder, .bulkhead-prove-PID,
-which is removed at the end, or to a device that no other host writes to.
+Writes 512 KiB to a new file beside an image or in a folder, which is removed at
+the end, or to a device that no other host writes to.
 Exits with 0 if the flushes of all cache modes but `unsafe` are kept, or, with
 --config, those of the disk's mode.
 
