@@ -53,8 +53,9 @@ impl BlockTrace {
         remove_abandoned(&instances);
         let instance = instances.join(format!("{PREFIX}{}", std::process::id()));
         fs::create_dir(&instance)?;
-        let switch = File::options().write(true).open(instance.join("tracing_on"));
-        let trace = Self { instance, switch: switch.ok() };
+        let mut trace = Self { instance, switch: None };
+        let switch = File::options().write(true).open(trace.instance.join("tracing_on"))?;
+        trace.switch = Some(switch);
         trace.record(false)?;
         trace.set("buffer_size_kb", BUFFER_KIB)?;
         let filter = filter(devices);

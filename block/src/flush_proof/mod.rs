@@ -87,23 +87,25 @@ impl FlushProof {
             let reason = "the mode ignores flushes".to_owned();
             return without_evidence((FlushPromise::NotKept, reason));
         }
-        if let Err(error) = &self.trace {
-            return without_evidence(verdict::without_trace(&self.stack, error));
-        }
-        if let Err(error) = self.scratch.open_for(mode) {
+        let Self { scratch, stack, witnesses, trace, cancelled } = self;
+        let trace = match trace {
+            Ok(trace) => trace,
+            Err(error) => return without_evidence(verdict::without_trace(stack, error)),
+        };
+        if let Err(error) = scratch.open_for(mode) {
             let reason = format!("the scratch cannot be opened in this mode: {error}");
             return without_evidence((FlushPromise::Unknown, reason));
         }
         let (mut rounds, mut idle) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
-            if self.cancelled.load(Ordering::Relaxed) {
+            if cancelled.load(Ordering::Relaxed) {
                 return Err(io::Error::from(io::ErrorKind::Interrupted));
             }
             let start = Instant::now();
-            let busy = self.window(mode, |scratch| scratch.write_and_flush(mode, round))?;
+            let busy = window(trace, witnesses, mode, || scratch.write_and_flush(mode, round))?;
             progress();
             let length = start.elapsed().min(IDLE_MAX);
-            let quiet = self.window(mode, |_| {
+            let quiet = window(trace, witnesses, mode, || {
                 thread::sleep(length);
                 Ok(())
             })?;
@@ -113,49 +115,45 @@ impl FlushProof {
                     rounds.push(busy);
                     idle.push(quiet);
                 }
-                Err(error) => {
-                    return without_evidence(verdict::without_trace(&self.stack, &error));
-                }
+                Err(error) => return without_evidence(verdict::without_trace(stack, &error)),
             }
         }
-        let seen = self.summary(&rounds, &idle);
-        let (stopped_at, (promise, reason)) = verdict::judge(&self.stack, &rounds, &seen);
+        let seen = summary(witnesses, &rounds, &idle);
+        let (stopped_at, (promise, reason)) = verdict::judge(stack, &rounds, &seen);
         Ok(ModeProof { mode, promise, reason, stopped_at, seen })
     }
+}
 
-    /// The flushes and writes at each storey during `action`; the inner error is that of the trace.
-    fn window(
-        &mut self,
-        mode: CacheMode,
-        action: impl FnOnce(&mut Scratch) -> io::Result<()>,
-    ) -> io::Result<io::Result<Vec<Sight>>> {
-        let commits: Vec<_> = self.witnesses.iter().map(Witness::commits).collect();
-        let start = |trace: &BlockTrace| trace.clear().and_then(|()| trace.record(true));
-        let started = self.trace.as_ref().map_or_else(|error| Err(error.kind().into()), start);
-        action(&mut self.scratch)?;
-        let (Ok(trace), Ok(())) = (&self.trace, started) else {
-            return Ok(Err(io::Error::other("the trace cannot be started")));
-        };
-        let events = trace.record(false).and_then(|()| trace.events());
-        Ok(events.map(|events| {
-            let pairs = self.witnesses.iter().zip(commits);
-            let is_durable = is_durable(mode);
-            pairs.map(|(witness, before)| witness.sight(&events, before, is_durable)).collect()
-        }))
-    }
+/// The flushes and writes at each storey during `action`; the inner error is that of the trace.
+fn window(
+    trace: &BlockTrace,
+    witnesses: &[Witness],
+    mode: CacheMode,
+    action: impl FnOnce() -> io::Result<()>,
+) -> io::Result<io::Result<Vec<Sight>>> {
+    let commits: Vec<_> = witnesses.iter().map(Witness::commits).collect();
+    let started = trace.clear().and_then(|()| trace.record(true));
+    action()?;
+    let recorded = started.and_then(|()| trace.record(false)).and_then(|()| trace.events());
+    Ok(recorded.map(|events| {
+        let pairs = witnesses.iter().zip(commits);
+        let is_durable = is_durable(mode);
+        pairs.map(|(witness, before)| witness.sight(&events, before, is_durable)).collect()
+    }))
+}
 
-    fn summary(&self, rounds: &[Vec<Sight>], idle: &[Vec<Sight>]) -> Vec<StoreySeen> {
-        let count = |windows: &[Vec<Sight>], index: usize, test: &dyn Fn(&Sight) -> bool| {
-            let matching = windows.iter().filter(|window| window.get(index).is_some_and(test));
-            u32::try_from(matching.count()).unwrap_or(u32::MAX)
-        };
-        let seen = self.witnesses.iter().enumerate().map(|(index, witness)| StoreySeen {
-            is_observed: witness.is_observed(),
-            written: count(rounds, index, &|sight| sight.written),
-            flushed: count(rounds, index, &|sight| sight.flushed),
-            stray: count(idle, index, &|sight| sight.flushed),
-            stray_writes: count(idle, index, &|sight| sight.written && !witness.is_dataset()),
-        });
-        seen.collect()
-    }
+/// The number of windows in which each storey saw flushes and writes.
+fn summary(witnesses: &[Witness], rounds: &[Vec<Sight>], idle: &[Vec<Sight>]) -> Vec<StoreySeen> {
+    let count = |windows: &[Vec<Sight>], index: usize, test: &dyn Fn(&Sight) -> bool| {
+        let matching = windows.iter().filter(|window| window.get(index).is_some_and(test));
+        u32::try_from(matching.count()).unwrap_or(u32::MAX)
+    };
+    let seen = witnesses.iter().enumerate().map(|(index, witness)| StoreySeen {
+        is_observed: witness.is_observed(),
+        written: count(rounds, index, &|sight| sight.written),
+        flushed: count(rounds, index, &|sight| sight.flushed),
+        stray: count(idle, index, &|sight| sight.flushed),
+        stray_writes: count(idle, index, &|sight| sight.written && !witness.is_dataset()),
+    });
+    seen.collect()
 }

@@ -56,7 +56,7 @@ fn ended(stack: &StoreStack, seen: &[StoreySeen], ends: &[&str], total: usize) -
 
 /// The reason that flushes which arrived prove nothing.
 fn doubt(stack: &StoreStack, seen: &[StoreySeen]) -> Option<Verdict> {
-    if let Some(problem) = supposed(stack).find(|problem| !problem.is_observable) {
+    if let Some(problem) = supposed(stack).find(|problem| !problem.is_supposed) {
         return Some((problem.flush, format!("{} {}", problem.storey, problem.what)));
     }
     let unobserved = needing(stack, seen).find(|(_, found)| !found.is_observed);
@@ -104,7 +104,7 @@ fn known_lie(stack: &StoreStack) -> Option<Verdict> {
     let mut lies = stack
         .problems()
         .into_iter()
-        .filter(|problem| problem.flush == FlushPromise::NotKept && !problem.is_observable);
+        .filter(|problem| problem.flush == FlushPromise::NotKept && !problem.is_supposed);
     lies.next().map(|lie| (FlushPromise::NotKept, format!("{} {}", lie.storey, lie.what)))
 }
 

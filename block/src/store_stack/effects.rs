@@ -2,7 +2,7 @@
 
 use super::queue::{QueueAttributes, QueueCache};
 use super::storey::{BtrfsFile, DmTarget, FileSystem, Storey, StoreyKind, ZfsDataset};
-use super::zfs::ZfsVersion;
+use super::zfs;
 
 /// The effect of one storey on the operations that reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,13 +167,10 @@ fn block_file_system(found: &FileSystem) -> StoreyEffects {
 
 fn zfs_files(dataset: Option<&ZfsDataset>) -> StoreyEffects {
     let Some(dataset) = dataset else { return StoreyEffects::all(UNKNOWN) };
-    // Direct I/O is new in OpenZFS 2.3; `direct` is a property of the dataset (zfsprops(7)).
-    let direct = match (ZfsVersion::of(dataset), dataset.property("direct")) {
-        (None, _) => UNKNOWN,
-        (Some(version), _) if version < ZfsVersion::release(2, 3, 0) => "ARC",
-        (_, Some("disabled")) => "ARC",
-        (_, None) => UNKNOWN,
-        (_, Some(_)) => "checksums, or ARC",
+    let direct = match zfs::always_uses_arc(dataset) {
+        None => UNKNOWN,
+        Some(true) => "ARC",
+        Some(false) => "checksums, or ARC",
     };
     StoreyEffects {
         flush: zfs_flush(dataset),

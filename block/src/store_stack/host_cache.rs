@@ -1,7 +1,7 @@
 //! Whether memory of this host serves direct I/O nevertheless. Pure.
 
-use super::storey::{BtrfsFile, FileSystem, Storey, StoreyKind, ZfsDataset};
-use super::zfs::ZfsVersion;
+use super::storey::{BtrfsFile, FileSystem, Storey, StoreyKind};
+use super::zfs;
 
 /// A storey that serves direct I/O from memory of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +60,9 @@ fn own_cache(storey: &Storey) -> Option<(&'static str, bool)> {
 fn file_system(found: &FileSystem) -> Option<(&'static str, bool)> {
     match (found.fs_type.as_str(), &found.btrfs) {
         ("tmpfs" | "ramfs", _) => Some((PAGES, true)),
-        ("zfs", _) => zfs_files(found.zfs.as_ref()),
+        ("zfs", _) => {
+            Some((ARC, found.zfs.as_ref().and_then(zfs::always_uses_arc).unwrap_or(false)))
+        }
         ("ext4", _) if found.has_option("data=journal") => Some((PAGES, true)),
         (_, Some(BtrfsFile { no_cow: Some(true), .. })) => None,
         // Depends on the kernel: "btrfs: always fallback to buffered write if the inode requires
@@ -70,13 +72,4 @@ fn file_system(found: &FileSystem) -> Option<(&'static str, bool)> {
         (fs_type, _) if fs_type.starts_with("fuse") => Some((PAGES, false)),
         _ => None,
     }
-}
-
-/// Direct I/O is new in OpenZFS 2.3, and leaves transfers that are no whole records to the ARC
-/// (zfsprops(7), `direct`).
-fn zfs_files(dataset: Option<&ZfsDataset>) -> Option<(&'static str, bool)> {
-    let version = dataset.and_then(ZfsVersion::of);
-    let is_old = version.is_some_and(|version| version < ZfsVersion::release(2, 3, 0));
-    let is_disabled = dataset.and_then(|found| found.property("direct")) == Some("disabled");
-    Some((ARC, is_old || is_disabled))
 }

@@ -27,8 +27,8 @@ pub struct Problem {
     pub remedy: Option<String>,
     /// The consequence for a flush.
     pub flush: FlushPromise,
-    /// It is supposed, from a version or without knowledge; an observation can refute it.
-    pub is_observable: bool,
+    /// It is only supposed, by a version or without knowledge: an observation can refute it.
+    pub is_supposed: bool,
 }
 
 /// The cache below a file system or a stacked device.
@@ -77,12 +77,12 @@ impl Storey {
             what: what.to_owned(),
             remedy,
             flush,
-            is_observable: false,
+            is_supposed: false,
         }
     }
 
     fn supposed(&self, what: &str, remedy: Option<String>, flush: FlushPromise) -> Problem {
-        Problem { is_observable: true, ..self.problem(what, remedy, flush) }
+        Problem { is_supposed: true, ..self.problem(what, remedy, flush) }
     }
 
     fn uncertain(&self, what: &str) -> Problem {

@@ -66,26 +66,24 @@ impl<'h> Walk<'h> {
 
     /// The storeys below the file with this path.
     fn path(&mut self, path: &Path) -> Storey {
-        let shown = path.display().to_string();
-        if !path.is_absolute() {
-            return Storey::unknown(shown, "its path depends on the process that mounted it");
-        }
-        if let Err(reason) = self.descend() {
-            return Storey::unknown(shown, reason);
-        }
-        let storey = match (self.host.probe)(self.host, path) {
-            Ok(facts) => self.file(&facts),
-            Err(error) => Storey::unknown(shown, format!("it cannot be opened: {error}")),
-        };
-        self.ascend();
-        storey
+        self.probed(path).0
     }
 
-    fn has_holes(&self, path: &Path) -> Option<bool> {
+    /// The storeys below the file with this path, and whether the file has holes, if this is known.
+    fn probed(&mut self, path: &Path) -> (Storey, Option<bool>) {
+        let unknown = |reason: String| (Storey::unknown(path.display().to_string(), reason), None);
         if !path.is_absolute() {
-            return None;
+            return unknown("its path depends on the process that mounted it".to_owned());
         }
-        (self.host.probe)(self.host, path).ok()?.has_holes
+        if let Err(reason) = self.descend() {
+            return unknown(reason);
+        }
+        let probed = match (self.host.probe)(self.host, path) {
+            Ok(facts) => (self.file(&facts), facts.has_holes),
+            Err(error) => unknown(format!("it cannot be opened: {error}")),
+        };
+        self.ascend();
+        probed
     }
 
     fn number(&mut self, device: DeviceNumber, dataset: Option<&str>) -> Storey {
@@ -133,9 +131,9 @@ impl<'h> Walk<'h> {
         let mut kind = devices::kind(folder);
         let below = match &mut kind {
             StoreyKind::Loop { file, has_holes, .. } => {
-                let path = Path::new(file.as_str());
-                *has_holes = self.has_holes(path);
-                vec![self.path(path)]
+                let (storey, holes) = self.probed(Path::new(file.as_str()));
+                *has_holes = holes;
+                vec![storey]
             }
             StoreyKind::Volume(volume) => {
                 let by_link = || zfs::volume_name(self.host, devices::number(folder)?);

@@ -56,6 +56,17 @@ pub(super) fn is_vendor_build(dataset: &ZfsDataset) -> bool {
     suffix.trim_start_matches("rc").contains(|letter: char| letter.is_ascii_alphabetic())
 }
 
+/// Whether direct I/O on files of a dataset always goes through the ARC; `None` if this is unknown.
+/// Direct I/O is new in OpenZFS 2.3, and leaves transfers that are no whole records to the ARC
+/// (zfsprops(7), `direct`).
+pub(super) fn always_uses_arc(dataset: &ZfsDataset) -> Option<bool> {
+    let is_old = ZfsVersion::of(dataset)? < ZfsVersion::release(2, 3, 0);
+    if is_old {
+        return Some(true);
+    }
+    dataset.property("direct").map(|direct| direct == "disabled")
+}
+
 /// Parses the version of the module, such as `2.3.1-1~bpo12+1` or `2.4.0-rc2`; `None` if its text
 /// has another form.
 fn parse_version(text: &str) -> Option<ZfsVersion> {

@@ -28,6 +28,7 @@ pub use write_cache::WriteCache;
 use std::io;
 
 /// The error with the name of its disk, for a caller that closes several.
-pub(crate) fn error_of_disk(name: &str, error: &io::Error) -> io::Error {
+#[must_use]
+pub fn error_of_disk(name: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("disk {name}: {error}"))
 }

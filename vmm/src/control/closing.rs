@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use devices::storage::error_of_disk;
+
 use super::signal_watch::{SignalHandler, SignalWatch};
 use super::signals::Signals;
 use crate::console;
@@ -77,7 +79,7 @@ fn flush(disk: &ManagedDisk) -> io::Result<()> {
     disk.set_flushed();
     flushed.map_err(|error| {
         tracing::error!(disk = id, %error, "the last flush failed: acknowledged data may be lost");
-        io::Error::new(error.kind(), format!("disk {id}: {error}"))
+        error_of_disk(id, &error)
     })
 }
 

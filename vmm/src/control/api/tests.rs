@@ -296,7 +296,7 @@ fn storage_that_keeps_no_flush_or_needs_copies_is_shown() {
         what: "has sync=disabled".to_owned(),
         remedy: None,
         flush,
-        is_observable: false,
+        is_supposed: false,
     };
     let copied = StableCopies { writes: Some("md raid1 /dev/md0".to_owned()), reads: None };
     for (flush, name, warnings, metric) in
