@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::layers::MAGIC;
 use crate::shell::shell_path;
 
 /// A format with a signature.
@@ -41,6 +42,8 @@ pub enum ImageFormat {
     Bzip2,
     /// Compressed by lz4.
     Lz4,
+    /// A layer of this program.
+    Layer,
     /// An encrypted volume: the content of a raw disk.
     Luks,
     /// A physical volume of LVM: the content of a raw disk.
@@ -55,6 +58,8 @@ enum Relation {
     Container(&'static str),
     /// A compressed file, and the program that decompresses it.
     Compressed(&'static str),
+    /// A layer, which is served as one.
+    Layer,
     /// The content of a raw disk.
     Content,
 }
@@ -90,6 +95,7 @@ impl ImageFormat {
             Self::Zstd => Relation::Compressed("zstd"),
             Self::Bzip2 => Relation::Compressed("bzip2"),
             Self::Lz4 => Relation::Compressed("lz4"),
+            Self::Layer => Relation::Layer,
             Self::Luks | Self::Lvm2 | Self::Iso9660 => Relation::Content,
         }
     }
@@ -101,7 +107,7 @@ impl ImageFormat {
     }
 
     /// A shell command that makes the raw image `to` of the image `from`, which it only reads. `to`
-    /// does not exist. `None` for the content of a raw disk.
+    /// does not exist. `None` for a layer, and for the content of a raw disk.
     pub(crate) fn conversion(self, from: &Path, to: &Path) -> Option<String> {
         let (from, copy) = (shell_path(from), shell_path(to));
         match self.relation() {
@@ -110,7 +116,7 @@ impl ImageFormat {
             }
             // Some of these programs refuse a file without their suffix.
             Relation::Compressed(program) => Some(format!("{program} -dc <{from} >{copy}")),
-            Relation::Content => None,
+            Relation::Layer | Relation::Content => None,
         }
     }
 
@@ -133,6 +139,7 @@ impl ImageFormat {
             Self::Zstd => "zstd",
             Self::Bzip2 => "bzip2",
             Self::Lz4 => "lz4",
+            Self::Layer => "a layer",
             Self::Luks => "LUKS",
             Self::Lvm2 => "LVM2",
             Self::Iso9660 => "ISO 9660",
@@ -158,7 +165,7 @@ fn has(bytes: &[u8], at: usize, signature: &[u8]) -> bool {
 }
 
 fn container(head: &[u8]) -> Option<ImageFormat> {
-    const SIGNATURES: [(usize, &[u8], ImageFormat); 13] = [
+    const SIGNATURES: [(usize, &[u8], ImageFormat); 15] = [
         // The version follows the magic number, in big-endian order.
         (0, b"QFI\xfb\x00\x00\x00\x02", ImageFormat::Qcow2),
         (0, b"QFI\xfb\x00\x00\x00\x03", ImageFormat::Qcow2),
@@ -172,6 +179,9 @@ fn container(head: &[u8]) -> Option<ImageFormat> {
         (0, VHD_COOKIE, ImageFormat::Vhd),
         (0, b"vhdxfile", ImageFormat::Vhdx),
         (0, b"QED\x00", ImageFormat::Qed),
+        // One of the two headers may be torn.
+        (0, &MAGIC, ImageFormat::Layer),
+        (4096, &MAGIC, ImageFormat::Layer),
         (0, b"WithoutFreeSpace", ImageFormat::Parallels),
         (0, b"WithouFreSpacExt", ImageFormat::Parallels),
         // A later version of qcow2.
@@ -235,7 +245,7 @@ mod tests {
     #[test]
     fn each_format_is_known_by_its_signature() {
         use ImageFormat::*;
-        let cases: [(usize, &[u8], ImageFormat); 23] = [
+        let cases: [(usize, &[u8], ImageFormat); 25] = [
             (0, b"QFI\xfb\0\0\0\x02", Qcow2),
             (0, b"QFI\xfb\0\0\0\x03", Qcow2),
             (0, b"QFI\xfb\0\0\0\x01", Qcow),
@@ -246,6 +256,8 @@ mod tests {
             (0, b"conectix", Vhd),
             (0, b"vhdxfile", Vhdx),
             (0, b"QED\0", Qed),
+            (0, b"BLKHLAYR", Layer),
+            (4096, b"BLKHLAYR", Layer),
             (0, b"WithoutFreeSpace", Parallels),
             (0, b"WithouFreSpacExt", Parallels),
             (0, b"\x1f\x8b\x08\x00", Gzip),

@@ -24,6 +24,7 @@ mod host_file;
 mod host_io;
 mod image_format;
 mod kick;
+mod layers;
 mod log_limit;
 mod memory;
 mod memory_budget;
@@ -58,6 +59,7 @@ pub use flush_proof::{FlushProof, ModeProof, ROUNDS, Scratch, ScratchError, Stor
 pub use geometry::{DiscardLimits, Geometry};
 pub use host_file::{DroppedLimit, ImageHolder, ImageLock, Implausible, image_holder};
 pub use image_format::ImageFormat;
+pub use layers::{CreatedLayer, LayeredDisk, Uuid, create_layer};
 pub use log_limit::LogLimit;
 pub use memory::MemoryDisk;
 pub use named::Named;

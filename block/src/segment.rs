@@ -48,6 +48,11 @@ impl Segment {
         self.0.iov_len -= bytes;
     }
 
+    /// Drops all but the first `bytes` from the segment.
+    fn truncate(&mut self, bytes: usize) {
+        self.0.iov_len = self.0.iov_len.min(bytes);
+    }
+
     /// Copies from the segment's start; returns how many bytes, which is the shorter of the two.
     fn copy_to(&self, buffer: &mut [u8]) -> usize {
         let len = self.len().min(buffer.len());
@@ -105,6 +110,34 @@ pub fn scatter(buffer: &[u8], segments: &[Segment]) -> usize {
     })
 }
 
+/// Fills the segments with zeroes.
+pub(crate) fn zero(segments: &[Segment]) {
+    for segment in segments {
+        let mut left = *segment;
+        while left.len() > 0 {
+            let filled = left.copy_from(&[0; 4096]);
+            left.advance(filled);
+        }
+    }
+}
+
+/// Replaces `part` by the segments of the `len` bytes from `start` on.
+pub(crate) fn slice(segments: &[Segment], start: usize, len: usize, part: &mut Segments) {
+    part.clear();
+    let (mut skip, mut left) = (start, len);
+    for segment in segments {
+        let mut segment = *segment;
+        let skipped = skip.min(segment.len());
+        segment.advance(skipped);
+        skip -= skipped;
+        segment.truncate(left);
+        left -= segment.len();
+        if segment.len() > 0 {
+            part.push(segment);
+        }
+    }
+}
+
 /// Calls `copy` for each segment with the part of a buffer of `len` bytes that is left for it.
 fn copy_each(
     segments: &[Segment],
@@ -149,6 +182,25 @@ mod tests {
         assert_eq!(scatter(b"1234567", &list), 5);
         assert_eq!(scatter(b"x", &list), 1);
         assert_eq!(&memory, b"x2345fgh");
+    }
+
+    #[test]
+    fn slices_have_the_bytes_of_their_range() {
+        let mut memory = *b"abcdefgh";
+        let list = segments(&mut memory, &[3, 0, 2, 3]);
+        for (start, len, bytes) in
+            [(0, 8, "abcdefgh"), (2, 2, "cd"), (3, 5, "defgh"), (7, 9, "h"), (1, 0, ""), (8, 1, "")]
+        {
+            let mut part = segments(&mut [0; 1], &[1]);
+            slice(&list, start, len, &mut part);
+            let mut buffer = vec![0; total_len(&part)];
+            gather(&part, &mut buffer);
+            assert_eq!(buffer, bytes.as_bytes(), "{len} bytes at {start}");
+        }
+        let mut part = Segments::new();
+        slice(&list, 2, 4, &mut part);
+        zero(&part);
+        assert_eq!(&memory, b"ab\0\0\0\0gh");
     }
 
     #[test]

@@ -115,6 +115,10 @@ impl ProbedFormat {
                     .to_owned(),
             };
         }
+        if format == ImageFormat::Layer {
+            let remedy = "name its base with `base`".to_owned();
+            return FormatVerdict::Foreign { format, remedy };
+        }
         let command = format.conversion(path, &free_name(path)).unwrap_or_default();
         let remedy = format!(
             "make a raw copy with `{command}`, or write `format = \"raw\"` to serve its bytes as \

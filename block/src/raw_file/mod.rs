@@ -40,10 +40,28 @@ impl RawFile {
     /// it cannot serve as a disk (neither a regular file nor a block device, empty, or of an
     /// unsuitable size).
     pub fn open(path: &Path, options: &DiskOptions) -> Result<Self, OpenError> {
+        Self::open_checked(path, options, format_check::require_raw)
+    }
+
+    /// Opens the file of another format for the backend of that format, which serves the guest.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawFile::open`].
+    pub(crate) fn open_container(path: &Path, options: &DiskOptions) -> Result<Self, OpenError> {
+        Self::open_checked(path, options, |_, _, _| Ok(false))
+    }
+
+    /// Opens a disk whose content `is_raw` checks; it is marked as raw if the check says so.
+    fn open_checked(
+        path: &Path,
+        options: &DiskOptions,
+        is_raw: impl FnOnce(&File, &Path, &DiskOptions) -> Result<bool, OpenError>,
+    ) -> Result<Self, OpenError> {
         let (found, kind) = find(path)?;
         let file = claim(&found, kind, path, options)?;
         require_own_link(path, &file)?;
-        let is_raw = format_check::require_raw(&file, path, options)?;
+        let is_raw = is_raw(&file, path, options)?;
         let host_error = |what| move |source| OpenError::Host { path: path.into(), what, source };
         let store =
             StoreFacts::of(&file, options).map_err(host_error("query the storage below it"))?;
@@ -60,6 +78,13 @@ impl RawFile {
             format_check::mark_raw(&file);
         }
         Ok(Self { disk: Arc::new(OpenDisk::new(file, Clock::Host)), space })
+    }
+}
+
+impl RawFile {
+    /// The file that holds the lock.
+    pub(crate) fn file(&self) -> &File {
+        &self.disk.file.file
     }
 }
 

@@ -9,13 +9,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use block::{CacheMode, DiskOptions, EngineKind, RawFile};
+use block::{Backend, CacheMode, DiskOptions, EngineKind, LayeredDisk, RawFile, create_layer};
 use devices::scsi::Identity;
 use devices::virtio::{Address, Scsi};
 use driver::{Command, Device, Initiator, Machine, Response};
 use fixtures::host::Loop;
 use fixtures::{needs, scratch};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 /// Bytes of the disks: small, so that ranges overlap.
 const CAPACITY: u64 = 2 << 20;
@@ -61,13 +61,13 @@ struct Model {
 }
 
 impl Model {
-    fn new(path: &Path, block: u32, engine: EngineKind, mode: CacheMode, seed: u64) -> Self {
-        let options = DiskOptions { block_size: Some(block), engine, ..DiskOptions::new(mode) };
-        let disk = RawFile::open(path, &options).unwrap();
+    /// A model of a disk with this content.
+    fn new(disk: Arc<dyn Backend>, content: Vec<u8>, seed: u64) -> Self {
+        let block = disk.geometry().logical_block;
         let scsi = Scsi::new("scsi", 2).unwrap();
         let address = Address { target: 0, lun: 0 };
         let identity = Identity::new("model", "model");
-        scsi.bus().attach(address, "disk", identity, Arc::new(disk)).unwrap();
+        scsi.bus().attach(address, "disk", identity, disk).unwrap();
         let device = Device::find(&Machine::new(vec![Box::new(scsi)]), 1);
         let mut initiator = Initiator::start(device, u64::MAX);
         initiator.clear_unit_attention(0);
@@ -78,7 +78,6 @@ impl Model {
         let blocks = CAPACITY / u64::from(block);
         assert_eq!(u64::from_be_bytes(*capacity.first_chunk().unwrap()), blocks - 1);
         let reads_zero = capacity[14] & 0x40 != 0;
-        let content = std::fs::read(path).unwrap();
         let unspecified = vec![false; usize::try_from(blocks).unwrap()];
         let (block, random) = (block.into(), Random(seed));
         Self { initiator, content, unspecified, block, reads_zero, random, steps: [0; 9] }
@@ -302,26 +301,24 @@ impl Model {
         }
     }
 
-    fn play(mut self, path: &Path, steps: u64) {
+    /// Plays, and returns the content of the disk after the device was reset.
+    fn play(mut self, steps: u64) -> Vec<u8> {
         for step in 0..steps {
             self.step();
             if step % 1000 == 999 {
                 self.check_lba_status();
             }
         }
+        self.read_all();
+        assert!(steps < 100 || self.steps.iter().all(|count| *count > 0), "{:?}", self.steps);
+        self.initiator.device.reset();
+        self.content
+    }
+
+    fn read_all(&mut self) {
         for first in (0..self.blocks()).step_by(64) {
             self.read(first, 64.min(self.blocks() - first), 0);
         }
-        assert!(steps < 100 || self.steps.iter().all(|count| *count > 0), "{:?}", self.steps);
-        self.initiator.device.reset();
-        // The image has the same content.
-        let found = std::fs::read(path).unwrap();
-        let differs = found.iter().zip(&self.content).position(|(found, is)| found != is);
-        assert_eq!(
-            (found.len(), differs),
-            (self.content.len(), None),
-            "differing byte of the image"
-        );
     }
 }
 
@@ -329,23 +326,40 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Plays both block sizes, both engines, and modes with and without the page cache.
-fn play(path: &Path) {
+/// Both block sizes, both engines, and modes with and without the page cache.
+const TURNS: [(u32, EngineKind, CacheMode); 4] = [
+    (512, EngineKind::IoUring, CacheMode::WriteBack),
+    (512, EngineKind::Threads, CacheMode::None),
+    (4096, EngineKind::IoUring, CacheMode::None),
+    (4096, EngineKind::Threads, CacheMode::WriteThrough),
+];
+
+/// Plays each turn on the disk that `open` opens, with the content that the last one left.
+fn play_turns(
+    name: &str,
+    mut content: Vec<u8>,
+    open: impl Fn(&DiskOptions) -> Arc<dyn Backend>,
+) -> Vec<u8> {
     let (seed, steps) = (number("BULKHEAD_SEED", 1), number("BULKHEAD_STEPS", STEPS));
-    let turns = [
-        (512, EngineKind::IoUring, CacheMode::WriteBack),
-        (512, EngineKind::Threads, CacheMode::None),
-        (4096, EngineKind::IoUring, CacheMode::None),
-        (4096, EngineKind::Threads, CacheMode::WriteThrough),
-    ];
-    for (turn, (block, engine, mode)) in (0..).zip(turns) {
-        println!(
-            "{}: seed {seed}, {steps} steps, blocks of {block}, {engine}, {mode}",
-            path.display()
-        );
-        let model = Model::new(path, block, engine, mode, seed.wrapping_mul(1000) + turn);
-        model.play(path, steps);
+    for (turn, (block, engine, mode)) in (0..).zip(TURNS) {
+        println!("{name}: seed {seed}, {steps} steps, blocks of {block}, {engine}, {mode}");
+        let options = DiskOptions { block_size: Some(block), engine, ..DiskOptions::new(mode) };
+        let model = Model::new(open(&options), content, seed.wrapping_mul(1000) + turn);
+        content = model.play(steps);
     }
+    content
+}
+
+fn play(path: &Path) {
+    let open = |options: &DiskOptions| -> Arc<dyn Backend> {
+        Arc::new(RawFile::open(path, options).unwrap())
+    };
+    let before = std::fs::read(path).unwrap();
+    let content = play_turns(&path.display().to_string(), before, open);
+    // The image has the same content.
+    let found = std::fs::read(path).unwrap();
+    let differs = found.iter().zip(&content).position(|(found, is)| found != is);
+    assert_eq!((found.len(), differs), (content.len(), None), "differing byte of the image");
 }
 
 /// A sparse image.
@@ -367,6 +381,27 @@ fn block_device_matches_model() {
     }
     let file = image();
     play(&Loop::new(file.path()).0);
+}
+
+/// Each layer stands on the one before. What a layer has is read again after it was frozen, and the
+/// base never changes.
+#[test]
+fn layers_match_model() {
+    let folder = TempDir::new_in(scratch()).unwrap();
+    let path = |depth: usize| folder.path().join(format!("{depth}.layer"));
+    let base: Vec<u8> = (0..CAPACITY).map(|at| (at / 512 + at % 251).to_le_bytes()[0]).collect();
+    std::fs::write(path(0), &base).unwrap();
+    let mut content = base.clone();
+    for depth in 1..=4 {
+        create_layer(&path(depth), &path(depth - 1), None).unwrap();
+        let open = |options: &DiskOptions| -> Arc<dyn Backend> {
+            Arc::new(LayeredDisk::open(&path(depth), &path(depth - 1), options).unwrap())
+        };
+        content = play_turns(&format!("depth {depth}"), content, open);
+        let disk = open(&DiskOptions::new(CacheMode::None));
+        Model::new(disk, content.clone(), 0).read_all();
+    }
+    assert!(std::fs::read(path(0)).unwrap() == base, "the base has changed");
 }
 
 /// Run by [`zfs_volume_matches_model`] on a host with ZFS.

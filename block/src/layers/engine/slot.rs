@@ -1,0 +1,185 @@
+//! A request between the levels, by its tag.
+
+use crate::page::LentPages;
+use crate::range_lock::Claim;
+use crate::{ByteOffset, ByteRange, DiscardLimits, Operation, Segments};
+
+use super::super::header::BLOCK;
+use super::super::map::touched;
+use super::super::map_sync::Ticket;
+
+/// A tag: what its request waits for.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) work: Work,
+    /// The data of a request that is not forwarded at once.
+    pub(super) segments: Segments,
+}
+
+/// What is to be done when the tag's request of a level completes.
+#[derive(Debug, Default)]
+pub(super) enum Work {
+    /// No more: the request was forwarded, or the tag is free.
+    #[default]
+    Forwarded,
+    /// A read of several levels goes on.
+    Read(ReadCursor),
+    /// A change of blocks that the top does not answer for goes on.
+    Change(Box<Change>),
+    /// The map has to be durable; bits of these blocks were set before.
+    Durable {
+        /// The first block.
+        first: u64,
+        /// The block after the last one.
+        end: u64,
+    },
+    /// A write-back of the map.
+    Sync(Ticket),
+}
+
+/// A read that is done piece by piece.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadCursor {
+    /// The level that is looked at first.
+    pub(super) from: usize,
+    /// First byte.
+    pub(super) start: u64,
+    /// The next byte that is not read or being read.
+    pub(super) at: u64,
+    /// The byte after the last one.
+    pub(super) end: u64,
+}
+
+/// A change of blocks that the top does not answer for.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) op: Operation,
+    /// Its bytes of the disk.
+    pub(super) range: ByteRange,
+    /// A claim on its blocks; `None` once it is released.
+    pub(super) claim: Option<Claim>,
+    pub(super) stage: Stage,
+}
+
+/// How far a change has come.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Waits for its claim.
+    Claiming,
+    /// A block is copied to the top.
+    Copying(CopyUp),
+    /// The top makes the change.
+    Changing,
+}
+
+/// A block that is copied to the top.
+#[derive(Debug)]
+pub(super) struct CopyUp {
+    pub(super) block: u64,
+    pub(super) pages: LentPages,
+    pub(super) cursor: ReadCursor,
+    /// It was read.
+    pub(super) is_written: bool,
+}
+
+impl CopyUp {
+    /// A copy of a block of a disk of `capacity` bytes.
+    pub(super) fn new(block: u64, capacity: u64) -> Self {
+        let (start, end) = (block * BLOCK, (block * BLOCK + BLOCK).min(capacity));
+        let cursor = ReadCursor { from: 1, start, at: start, end };
+        Self { block, pages: LentPages::zeroed(BLOCK as usize), cursor, is_written: false }
+    }
+}
+
+impl Change {
+    /// The blocks that it touches, as the first one and the end.
+    pub(super) fn touched(&self) -> (u64, u64) {
+        touched(self.range)
+    }
+
+    /// The blocks that the top answers for when it is done, as the first one and the end: those
+    /// that it touches, but for a discard its whole granules, as the host deallocates no others.
+    pub(super) fn answered(&self, granules: Option<DiscardLimits>) -> (u64, u64) {
+        if !matches!(self.op, Operation::Discard { .. }) {
+            return self.touched();
+        }
+        let ByteRange { start: ByteOffset(start), len } = self.range;
+        let Some(granules) = granules else { return (0, 0) };
+        let (unit, alignment) = (granules.granularity.into(), granules.alignment.into());
+        let up = |at: u64| at.saturating_sub(alignment).div_ceil(unit) * unit + alignment;
+        let down = |at: u64| at.checked_sub(alignment).map(|at| at / unit * unit + alignment);
+        let first = up(start).div_ceil(BLOCK);
+        let end = down(start + len).map_or(0, |end| end / BLOCK);
+        (first, end.max(first))
+    }
+
+    /// The next block of which the change needs the present content, among those that `is_set`
+    /// says the top does not answer for.
+    pub(super) fn next_copy(&self, is_set: impl Fn(u64) -> bool) -> Option<u64> {
+        let (first, end) = self.touched();
+        let ByteRange { start: ByteOffset(start), len } = self.range;
+        match self.op {
+            Operation::CompareAndWrite { .. } => (first..end).find(|block| !is_set(*block)),
+            Operation::Write { .. } | Operation::WriteZeroes { .. } => {
+                let head = (!start.is_multiple_of(BLOCK)).then_some(first);
+                let tail = (!(start + len).is_multiple_of(BLOCK)).then_some(end - 1);
+                head.into_iter().chain(tail).find(|block| !is_set(*block))
+            }
+            Operation::Read { .. } | Operation::Flush | Operation::Discard { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Durability;
+
+    fn change(op: fn(ByteRange) -> Operation, start: u64, len: u64) -> Change {
+        let range = ByteRange { start: ByteOffset(start), len };
+        Change { op: op(range), range, claim: None, stage: Stage::Claiming }
+    }
+
+    fn write(range: ByteRange) -> Operation {
+        Operation::Write { at: range.start, durability: Durability::Volatile }
+    }
+
+    fn discard(range: ByteRange) -> Operation {
+        Operation::Discard { range, durability: Durability::Volatile, more_follows: false }
+    }
+
+    fn compare(range: ByteRange) -> Operation {
+        Operation::CompareAndWrite { at: range.start, durability: Durability::Volatile }
+    }
+
+    #[test]
+    fn partial_blocks_are_copied() {
+        let copies = |change: &Change| {
+            let mut set = Vec::new();
+            while let Some(block) = change.next_copy(|block| set.contains(&block)) {
+                set.push(block);
+            }
+            set
+        };
+        assert_eq!(copies(&change(write, 4096, 8192)), []);
+        assert_eq!(copies(&change(write, 512, 512)), [0]);
+        assert_eq!(copies(&change(write, 4096, 512)), [1]);
+        assert_eq!(copies(&change(write, 512, 8192)), [0, 2]);
+        assert_eq!(copies(&change(compare, 512, 8192)), [0, 1, 2]);
+        assert_eq!(copies(&change(discard, 512, 8192)), []);
+    }
+
+    #[test]
+    fn a_discard_answers_for_whole_granules() {
+        let granules = |granularity, alignment| {
+            Some(DiscardLimits { granularity, alignment, reads_zero: true })
+        };
+        assert_eq!(change(write, 512, 8192).answered(None), (0, 3));
+        assert_eq!(change(discard, 4096, 8192).answered(None), (0, 0));
+        assert_eq!(change(discard, 512, 8192).answered(granules(4096, 0)), (1, 2));
+        assert_eq!(change(discard, 512, 3000).answered(granules(4096, 0)), (1, 1));
+        assert_eq!(change(discard, 4096, 65536).answered(granules(16384, 0)), (4, 16));
+        assert_eq!(change(discard, 4096, 65536).answered(granules(16384, 8192)), (2, 14));
+        assert_eq!(change(discard, 0, 4096).answered(granules(16384, 8192)), (2, 2));
+    }
+}

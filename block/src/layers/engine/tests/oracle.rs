@@ -1,0 +1,131 @@
+//! What each sector of the disk may hold.
+//!
+//! No two requests for one sector are in flight, so that the values of a sector are in one order.
+
+/// The values of a sector since the last one that is durable.
+#[derive(Debug, Clone)]
+struct History {
+    values: Vec<u64>,
+    /// Values before, that no longer count.
+    dropped: usize,
+    /// A change is in flight.
+    is_changing: bool,
+    /// A change has failed: the sector may hold any of the values.
+    is_unknown: bool,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Oracle(Vec<History>);
+
+impl Oracle {
+    /// Sectors whose values are durable.
+    pub(super) fn new(values: impl Iterator<Item = u64>) -> Self {
+        let history = |value| History {
+            values: vec![value],
+            dropped: 0,
+            is_changing: false,
+            is_unknown: false,
+        };
+        Self(values.map(history).collect())
+    }
+
+    /// Whether no change of these sectors is in flight.
+    pub(super) fn is_quiet(&self, first: usize, count: usize) -> bool {
+        self.0[first..first + count].iter().all(|sector| !sector.is_changing)
+    }
+
+    /// The value of a sector if it is certain.
+    pub(super) fn value(&self, sector: usize) -> Option<u64> {
+        let history = &self.0[sector];
+        (!history.is_unknown && !history.is_changing).then(|| *history.values.last().unwrap())
+    }
+
+    pub(super) fn begin(&mut self, first: usize, values: &[u64]) {
+        for (sector, value) in self.0[first..].iter_mut().zip(values) {
+            sector.values.push(*value);
+            sector.is_changing = true;
+        }
+    }
+
+    /// A change has ended: with its new value, the old one, or either.
+    pub(super) fn end(&mut self, first: usize, count: usize, outcome: Outcome) {
+        for sector in &mut self.0[first..first + count] {
+            sector.is_changing = false;
+            match outcome {
+                Outcome::Unknown => sector.is_unknown = true,
+                Outcome::Unchanged => {
+                    sector.values.pop();
+                }
+                Outcome::Changed => sector.is_unknown = false,
+                Outcome::Durable => {
+                    sector.is_unknown = false;
+                    sector.drop_before(sector.dropped + sector.values.len() - 1);
+                }
+            }
+        }
+    }
+
+    /// What a flush that is pushed now covers, by sector.
+    pub(super) fn mark(&self) -> Vec<usize> {
+        let certain = |sector: &History| {
+            let last = sector.dropped + sector.values.len() - 1;
+            if sector.is_unknown { 0 } else { last - usize::from(sector.is_changing) }
+        };
+        self.0.iter().map(certain).collect()
+    }
+
+    /// How many values the sectors had until now.
+    pub(super) fn counts(&self, first: usize, count: usize) -> Vec<usize> {
+        let sectors = self.0[first..first + count].iter();
+        sectors.map(|sector| sector.dropped + sector.values.len()).collect()
+    }
+
+    /// The values of a sector after the first `count` ones.
+    pub(super) fn values_from(&self, sector: usize, count: usize) -> &[u64] {
+        let history = &self.0[sector];
+        history.values.get(count.saturating_sub(history.dropped)..).unwrap_or_default()
+    }
+
+    /// A flush has completed.
+    pub(super) fn flush(&mut self, mark: &[usize]) {
+        for (sector, mark) in self.0.iter_mut().zip(mark) {
+            sector.drop_before(*mark);
+        }
+    }
+
+    /// What the sector may hold now.
+    pub(super) fn readable(&self, sector: usize) -> Vec<u64> {
+        let history = &self.0[sector];
+        match self.value(sector) {
+            Some(value) => vec![value],
+            None => history.values.clone(),
+        }
+    }
+
+    /// Whether the sector may hold the value after a power cut.
+    pub(super) fn may_survive(&self, sector: usize, value: u64) -> bool {
+        self.0[sector].values.contains(&value)
+    }
+
+    /// What the sector has held since the last durable value.
+    pub(super) fn values(&self, sector: usize) -> &[u64] {
+        &self.0[sector].values
+    }
+}
+
+impl History {
+    fn drop_before(&mut self, index: usize) {
+        let count = index.saturating_sub(self.dropped);
+        self.values.drain(..count);
+        self.dropped += count;
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Changed,
+    Durable,
+    Unchanged,
+    Unknown,
+}

@@ -1,0 +1,112 @@
+//! The file of a layer: its header and its map. Control thread only.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::header::{BLOCK, Header, HeaderError, PAGE_COVERS, SLOT, SLOTS};
+use super::map::LayerMap;
+use crate::allocation::Extents;
+use crate::host_file::{reopen, without_access_times};
+use crate::page::PageBuffer;
+use crate::{ByteOffset, ByteRange, Extent, OpenError};
+
+/// Reads the header of an open file.
+///
+/// # Errors
+///
+/// The file is no layer, or cannot be read.
+pub(super) fn read_header(file: &File, path: &Path) -> Result<Header, OpenError> {
+    let file = buffered(file).map_err(host_error(path, "open it again"))?;
+    let mut slots = [0; SLOT * SLOTS];
+    let mut read = 0;
+    while let Some(rest) = slots.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, read as u64).map_err(host_error(path, "read its header"))? {
+            0 => break,
+            bytes => read += bytes,
+        }
+    }
+    Header::decode(&slots).map_err(|error| unsuitable(path, &error))
+}
+
+/// Writes the header and makes it durable.
+///
+/// # Errors
+///
+/// The host's error, or the header has a field that cannot be written.
+pub(super) fn write_header(file: &File, header: &Header) -> io::Result<()> {
+    let slot = header.encode().map_err(io::Error::other)?;
+    let mut page = PageBuffer::zeroed(SLOT);
+    page.as_mut_slice().copy_from_slice(&slot);
+    file.write_all_at(page.as_slice(), header.slot_at())?;
+    file.sync_data()
+}
+
+/// Reads the map of a layer.
+///
+/// # Errors
+///
+/// The host's error, or the map or the file does not fit the header.
+pub(super) fn read_map(file: &File, path: &Path, header: &Header) -> Result<LayerMap, OpenError> {
+    let file = buffered(file).map_err(host_error(path, "open it again"))?;
+    let size = file.metadata().map_err(host_error(path, "query it"))?.len();
+    if size < header.data_at() + header.size {
+        let why = format!(
+            "it was truncated: it has {size} bytes, not {}; restore it from a backup",
+            header.data_at() + header.size
+        );
+        return Err(OpenError::Unsuitable { path: path.into(), why });
+    }
+    let pages = usize::try_from(header.map_bytes / BLOCK).unwrap_or(usize::MAX);
+    let map = LayerMap::new(pages);
+    let used = header.size.div_ceil(PAGE_COVERS) * BLOCK;
+    let start = Header::map_at();
+    let mut bytes = [0; BLOCK as usize];
+    for extent in Extents::new(&file, start, start + used) {
+        let Extent { range, data } =
+            extent.map_err(host_error(path, "find the data of its map"))?;
+        let pages = pages_of(range);
+        for page in pages.filter(|_| data) {
+            let at = start + page as u64 * BLOCK;
+            file.read_exact_at(&mut bytes, at).map_err(host_error(path, "read its map"))?;
+            if bytes.iter().any(|byte| *byte != 0) {
+                map.load(page, &bytes);
+            }
+        }
+    }
+    let (beyond, end) = (header.size / BLOCK, header.size_max() / BLOCK);
+    if beyond < end && map.run(beyond, end) != (false, end) {
+        let why = "its map is damaged: it has blocks beyond the end of the disk; restore it from \
+                   a backup";
+        return Err(OpenError::Unsuitable { path: path.into(), why: why.into() });
+    }
+    Ok(map)
+}
+
+/// The pages of the map that a range of the file touches.
+fn pages_of(range: ByteRange) -> std::ops::Range<usize> {
+    let ByteRange { start: ByteOffset(start), len } = range;
+    let page = |at: u64| usize::try_from((at - Header::map_at()) / BLOCK).unwrap_or(usize::MAX);
+    page(start)..page(start + len - 1) + 1
+}
+
+/// The path of a layer's base.
+pub(super) fn base_path(layer: &Path, header: &Header) -> PathBuf {
+    layer.parent().map_or_else(|| header.base_path.clone(), |parent| parent.join(&header.base_path))
+}
+
+/// Another description of the file, through the page cache, which needs no alignment.
+fn buffered(file: &File) -> io::Result<File> {
+    Ok(without_access_times(reopen(file, OFlags::RDONLY | OFlags::CLOEXEC)?))
+}
+
+pub(super) fn host_error(path: &Path, what: &'static str) -> impl Fn(io::Error) -> OpenError {
+    move |source| OpenError::Host { path: path.into(), what, source }
+}
+
+pub(super) fn unsuitable(path: &Path, error: &HeaderError) -> OpenError {
+    OpenError::Unsuitable { path: path.into(), why: error.to_string() }
+}

@@ -1,0 +1,138 @@
+//! Opens a layer and everything below it. Control thread only.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::file::{base_path, host_error, read_header, read_map};
+use super::header::Header;
+use super::identity::{BaseIdentity, BaseKind};
+use super::levels::{Level, LevelMap, Top, discard_limits};
+use crate::{
+    Backend, DetectZeroes, DiskFormat, DiskOptions, FlushAction, Geometry, OnEnospc, OpenError,
+    RawFile,
+};
+
+/// Most levels: layers and the raw base. Each costs an engine for each queue.
+pub(super) const LEVELS_MAX: usize = 16;
+
+/// A layer with everything below it.
+pub(super) struct Chain {
+    /// Of the layer.
+    pub(super) header: Header,
+    pub(super) top: Top,
+    /// From below the layer to the raw base.
+    pub(super) below: Vec<Level>,
+    /// The file of the layer.
+    pub(super) top_file: RawFile,
+    /// The files of `below`.
+    pub(super) files: Vec<RawFile>,
+}
+
+/// Opens the layer at `path` with everything below it. `base` is what the user says that the layer stands on.
+///
+/// # Errors
+///
+/// See [`super::LayeredDisk::open`].
+pub(super) fn chain(path: &Path, base: &Path, options: &DiskOptions) -> Result<Chain, OpenError> {
+    let file = RawFile::open_container(path, options)?;
+    let header = read_header(file.file(), path)?;
+    if header.is_frozen && !options.read_only {
+        let why = "it is frozen, as other layers stand on it; make a new layer over it";
+        return Err(OpenError::Unsuitable { path: path.into(), why: why.into() });
+    }
+    require_same(path, &base_path(path, &header), base)?;
+    let map = read_map(file.file(), path, &header)?;
+    let (geometry, data_at) = (file.geometry(), header.data_at());
+    let top = Top {
+        data_at,
+        map,
+        logical_block: geometry.logical_block,
+        is_read_only: options.read_only,
+        ignores_flushes: options.cache.flush_action() == FlushAction::Ignore,
+        discard: geometry.discard.map(|limits| discard_limits(limits, data_at)),
+    };
+    let options = options_below(&geometry, options);
+    let (mut files, mut below) = (Vec::new(), Vec::new());
+    let mut next = Some((path.to_owned(), header.clone()));
+    while let Some((layer, header)) = next {
+        if files.len() + 1 == LEVELS_MAX {
+            let why = format!("it stands on more than {LEVELS_MAX} levels; flatten it");
+            return Err(OpenError::Unsuitable { path: path.into(), why });
+        }
+        let base = open_base(&layer, &header, &options)?;
+        files.push(base.file);
+        below.push(base.level);
+        next = base.next;
+    }
+    Ok(Chain { header, top, below, top_file: file, files })
+}
+
+/// The options of what is below a layer with these options.
+fn options_below(top: &Geometry, options: &DiskOptions) -> DiskOptions {
+    DiskOptions {
+        read_only: true,
+        block_size: Some(top.logical_block),
+        // A base is raw if the header says so: a guest may have written any bytes to it.
+        format: DiskFormat::Raw,
+        on_enospc: OnEnospc::Report,
+        soft_limit: None,
+        discard: false,
+        detect_zeroes: DetectZeroes::Off,
+        ..options.clone()
+    }
+}
+
+/// The base of a layer.
+struct Base {
+    file: RawFile,
+    level: Level,
+    /// The path and the header of one that is a layer.
+    next: Option<(PathBuf, Header)>,
+}
+
+/// Opens the base of a layer.
+fn open_base(layer: &Path, header: &Header, options: &DiskOptions) -> Result<Base, OpenError> {
+    let path = base_path(layer, header);
+    let changed = |difference: String| OpenError::Unsuitable {
+        path: layer.into(),
+        why: format!(
+            "its base {} {difference} since the layer was made, and the layer is void over it; \
+             restore the base",
+            path.display()
+        ),
+    };
+    if header.base.kind == BaseKind::Layer {
+        let file = RawFile::open_container(&path, options)?;
+        let found = read_header(file.file(), &path)?;
+        let identity = BaseIdentity::of_layer(found.uuid, found.size);
+        if let Some(difference) = header.base.difference(&identity) {
+            return Err(changed(difference));
+        }
+        if !found.is_frozen {
+            return Err(changed("is no longer frozen".to_owned()));
+        }
+        let map = LevelMap::Layer(read_map(file.file(), &path, &found)?);
+        let level = Level { data_at: found.data_at(), size: found.size, map };
+        return Ok(Base { file, level, next: Some((path, found)) });
+    }
+    let file = RawFile::open(&path, options)?;
+    let found = BaseIdentity::of_raw(file.file()).map_err(host_error(&path, "read it"))?;
+    if let Some(difference) = header.base.difference(&found) {
+        return Err(changed(difference));
+    }
+    let level = Level { data_at: 0, size: found.size, map: LevelMap::Raw };
+    Ok(Base { file, level, next: None })
+}
+
+/// Refuses a base other than that of the layer.
+fn require_same(layer: &Path, recorded: &Path, named: &Path) -> Result<(), OpenError> {
+    let identity = |path: &Path| {
+        let metadata = std::fs::metadata(path).map_err(host_error(path, "find it"))?;
+        Ok((metadata.dev(), metadata.ino()))
+    };
+    if identity(recorded)? == identity(named)? {
+        return Ok(());
+    }
+    let why = format!("its base is {}, not {}", recorded.display(), named.display());
+    Err(OpenError::Unsuitable { path: layer.into(), why })
+}
