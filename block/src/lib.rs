@@ -59,7 +59,9 @@ pub use flush_proof::{FlushProof, ModeProof, ROUNDS, Scratch, ScratchError, Stor
 pub use geometry::{DiscardLimits, Geometry};
 pub use host_file::{DroppedLimit, ImageHolder, ImageLock, Implausible, image_holder};
 pub use image_format::ImageFormat;
-pub use layers::{CreatedLayer, LayeredDisk, Uuid, create_layer};
+pub use layers::{
+    CreatedLayer, LayeredDisk, LevelInfo, Uuid, create_layer, layer_info, level_count,
+};
 pub use log_limit::LogLimit;
 pub use memory::MemoryDisk;
 pub use named::Named;

@@ -8,6 +8,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cmd::ctl::CtlCommand;
 use crate::cmd::disk::DiskCommand;
+use crate::cmd::layer::LayerCommand;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -62,6 +63,24 @@ Exit codes:
    0  done
    1  the disk cannot be inspected, or may not keep flushes (`prove`)
    2  the command line or the configuration is wrong";
+
+const LAYER_HELP: &str = "\
+Examples:
+  bulkhead layer create --base debian.img vm1.layer
+  bulkhead layer create --base vm1.layer --size 20GiB vm2.layer
+  bulkhead layer info vm2.layer
+
+A machine uses it with these keys of its [[disk]]:
+  path = \"vm1.layer\"
+  base = \"debian.img\"
+
+A base must not change while a layer stands on it. One that is a layer is
+frozen: it can never be written again.
+
+Exit codes:
+   0  done
+   1  the layer cannot be made or read, or one below it has changed (`info`)
+   2  the command line is wrong";
 
 const RUN_EXIT_CODES: &str = "\
 Exit codes:
@@ -168,6 +187,16 @@ pub(crate) enum Command {
         #[arg(long, global = true)]
         json: bool,
     },
+    /// Make layers: disks whose changes go to a file of their own over a base
+    #[command(after_help = LAYER_HELP, disable_help_subcommand = true)]
+    Layer {
+        /// The request
+        #[command(subcommand)]
+        command: LayerCommand,
+        /// Print JSON, for programs
+        #[arg(long, global = true)]
+        json: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -218,7 +247,7 @@ mod tests {
             helps += 1;
             assert!(help.lines().all(|line| line.len() <= 80), "{help}");
         }
-        assert_eq!(helps, 8);
+        assert_eq!(helps, 9);
     }
 
     #[test]

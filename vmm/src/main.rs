@@ -46,6 +46,7 @@ fn main() -> ExitCode {
             cmd::ctl::ctl(&target, &command, json).map_err(Into::into)
         }
         Command::Disk { command, json } => cmd::disk::disk(&command, json),
+        Command::Layer { command, json } => cmd::layer::layer(&command, json),
     };
     let exit = result.unwrap_or_else(|error| {
         log::print(format_args!("error: {error:#}"));

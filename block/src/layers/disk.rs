@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::engine::LayerEngine;
 use super::file::{host_error, write_header};
-use super::header::{BLOCK, Header};
+use super::header::{BLOCK, BLOCK_BYTES, BLOCK_SIZE, Header};
 use super::levels::{Levels, Source};
 use super::open::{self, Chain};
 use crate::allocation::{Extents, QUERY_TIME, collect_within};
@@ -66,7 +66,7 @@ impl LayeredDisk {
     /// Writes the dirty pages of the map, after the data that their bits tell of.
     fn write_map(&self) -> io::Result<()> {
         let (levels, file) = (&self.levels, self.top.file());
-        let mut page = PageBuffer::zeroed(BLOCK as usize);
+        let mut page = PageBuffer::zeroed(BLOCK_BYTES);
         let mut dirty = Vec::new();
         while let Some(next) = levels.top.map.next_dirty(dirty.last().map_or(0, |last| last + 1)) {
             dirty.push(next);
@@ -91,7 +91,7 @@ impl LayeredDisk {
             return Err(ResizeError::Shrink { from, to: size });
         }
         if !size.is_multiple_of(BLOCK) {
-            return Err(ResizeError::Unaligned { size, unit: BLOCK as u32 });
+            return Err(ResizeError::Unaligned { size, unit: BLOCK_SIZE });
         }
         if self.top.read_only() {
             return Err(ResizeError::ReadOnly);
@@ -118,7 +118,7 @@ impl Backend for LayeredDisk {
         let top = self.top.geometry();
         Geometry {
             capacity: self.levels.capacity(),
-            physical_block: top.physical_block.max(BLOCK as u32),
+            physical_block: top.physical_block.max(BLOCK_SIZE),
             discard: self.levels.top.discard,
             ..top
         }

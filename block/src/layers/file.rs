@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::header::{BLOCK, Header, HeaderError, PAGE_COVERS, SLOT, SLOTS};
+use super::header::{BLOCK, BLOCK_BYTES, Header, HeaderError, PAGE_COVERS, SLOT, SLOTS};
 use super::map::LayerMap;
 use crate::allocation::Extents;
 use crate::host_file::{reopen, without_access_times};
@@ -64,7 +64,7 @@ pub(super) fn read_map(file: &File, path: &Path, header: &Header) -> Result<Laye
     let map = LayerMap::new(pages);
     let used = header.size.div_ceil(PAGE_COVERS) * BLOCK;
     let start = Header::map_at();
-    let mut bytes = [0; BLOCK as usize];
+    let mut bytes = [0; BLOCK_BYTES];
     for extent in Extents::new(&file, start, start + used) {
         let Extent { range, data } =
             extent.map_err(host_error(path, "find the data of its map"))?;

@@ -18,7 +18,11 @@ pub(crate) const MAGIC: [u8; 8] = *b"BLKHLAYR";
 /// Version of the format.
 const VERSION: u32 = 1;
 /// Size of a block, the unit of the map, in bytes.
-pub(super) const BLOCK: u64 = 4096;
+pub(super) const BLOCK_SIZE: u32 = 4096;
+/// The same, as a part of positions.
+pub(super) const BLOCK: u64 = BLOCK_SIZE as u64;
+/// The same, as the size of memory.
+pub(super) const BLOCK_BYTES: usize = BLOCK_SIZE as usize;
 /// Disk covered by one page of the map, in bytes.
 pub(super) const PAGE_COVERS: u64 = BLOCK * BLOCK * 8;
 /// Largest size of a disk, in bytes: larger than any file system's files.
@@ -74,7 +78,7 @@ pub(super) struct Header {
 impl Header {
     /// The header of a new layer.
     pub(super) fn new(uuid: Uuid, size: u64, base: BaseIdentity, base_path: &Path) -> Self {
-        let covered = size.saturating_mul(4).max(SIZE_RESERVED).min(SIZE_MAX);
+        let covered = size.saturating_mul(4).clamp(SIZE_RESERVED, SIZE_MAX);
         let map_bytes = covered.div_ceil(PAGE_COVERS) * BLOCK;
         let base_path = base_path.to_owned();
         Self { generation: 1, uuid, size, is_frozen: false, map_bytes, base, base_path }
@@ -126,7 +130,7 @@ impl Header {
         field.put(&self.generation.to_le_bytes());
         field.put(&self.uuid.0);
         field.put(&self.size.to_le_bytes());
-        field.put(&(BLOCK as u32).to_le_bytes());
+        field.put(&(BLOCK_SIZE).to_le_bytes());
         field.put(&(if self.is_frozen { FLAG_FROZEN } else { 0 }).to_le_bytes());
         field.put(&self.map_bytes.to_le_bytes());
         field.put(&self.base.kind.number().to_le_bytes());

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 
+use super::header::{BLOCK, BLOCK_BYTES};
 use super::uuid::Uuid;
 use crate::host_file::{reopen, without_access_times};
 
 /// Blocks of the base that are read.
 const SAMPLES: u64 = 16;
 /// Bytes of each.
-const SAMPLE: u64 = 4096;
+const SAMPLE: u64 = BLOCK;
 
 /// What a base is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +106,7 @@ impl BaseIdentity {
 fn sample(file: &File, size: u64) -> io::Result<u32> {
     let file = without_access_times(reopen(file, rustix::fs::OFlags::CLOEXEC)?);
     let mut hasher = crc32fast::Hasher::new();
-    let mut buffer = [0; SAMPLE as usize];
+    let mut buffer = [0; BLOCK_BYTES];
     let last = size.saturating_sub(SAMPLE);
     let places = (0..SAMPLES).map(|index| (size / SAMPLES * index / SAMPLE * SAMPLE).min(last));
     for at in places.chain([last]) {

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::header::BLOCK;
+use super::header::{BLOCK, BLOCK_SIZE};
 use super::map::LayerMap;
 use super::map_sync::MapSync;
 use crate::DiscardLimits;
@@ -143,7 +143,7 @@ impl Levels {
 
 /// The discard limits of a disk that starts at `data_at` of a file, in whole blocks.
 pub(super) fn discard_limits(file: DiscardLimits, data_at: u64) -> DiscardLimits {
-    let granularity = file.granularity.max(BLOCK as u32);
+    let granularity = file.granularity.max(BLOCK_SIZE);
     let unit = u64::from(granularity);
     let alignment = (u64::from(file.alignment) + unit - data_at % unit) % unit;
     let alignment = u32::try_from(alignment).unwrap_or_default();

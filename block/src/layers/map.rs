@@ -7,13 +7,13 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use super::header::BLOCK;
+use super::header::{BLOCK, BLOCK_BYTES};
 use crate::ByteRange;
 
 /// Blocks of one word.
 const WORD_BLOCKS: u64 = u64::BITS as u64;
 /// Words of one page.
-const PAGE_WORDS: usize = BLOCK as usize / size_of::<u64>();
+const PAGE_WORDS: usize = BLOCK_BYTES / size_of::<u64>();
 /// Blocks of one page.
 const PAGE_BLOCKS: u64 = BLOCK * 8;
 
@@ -80,9 +80,9 @@ impl LayerMap {
     /// The word with the bits from a multiple of 64 blocks on.
     #[inline]
     fn word(&self, index: u64) -> u64 {
-        let page = usize::try_from(index / PAGE_WORDS as u64).unwrap_or(usize::MAX);
+        let (page, word) = place(index);
         let page = self.pages.get(page).and_then(OnceLock::get);
-        let word = page.and_then(|page| page.words.get((index % PAGE_WORDS as u64) as usize));
+        let word = page.and_then(|page| page.words.get(word));
         word.map_or(0, |word| word.load(Ordering::Acquire))
     }
 
@@ -133,9 +133,9 @@ impl LayerMap {
     }
 
     fn set_word(&self, index: u64, bits: u64) -> bool {
-        let page = usize::try_from(index / PAGE_WORDS as u64).unwrap_or(usize::MAX);
+        let (page, word) = place(index);
         let Some(page) = self.page_with_memory(page) else { return false };
-        let Some(word) = page.words.get((index % PAGE_WORDS as u64) as usize) else { return false };
+        let Some(word) = page.words.get(word) else { return false };
         let before = word.fetch_or(bits, Ordering::AcqRel);
         let changed = before & bits != bits;
         if changed {
@@ -202,6 +202,13 @@ impl LayerMap {
     }
 }
 
+/// The page of a word, and its place there.
+#[inline]
+fn place(word: u64) -> (usize, usize) {
+    let word = usize::try_from(word).unwrap_or(usize::MAX);
+    (word / PAGE_WORDS, word % PAGE_WORDS)
+}
+
 fn pages_of(first: u64, end: u64) -> std::ops::Range<usize> {
     let page = |block: u64| usize::try_from(block / PAGE_BLOCKS).unwrap_or(usize::MAX);
     page(first)..page(end.saturating_sub(1)).saturating_add(1)
@@ -228,7 +235,7 @@ mod tests {
         assert!(map.set(PAGE_BLOCKS + 3, PAGE_BLOCKS + 70));
         assert!(!map.set(PAGE_BLOCKS + 3, PAGE_BLOCKS + 4));
         assert_eq!((map.count(), map.memory()), (67, BLOCK));
-        let mut bytes = [0; BLOCK as usize];
+        let mut bytes = [0; BLOCK_BYTES];
         map.store(1, &mut bytes);
         assert_eq!(bytes[..10], [0xf8, 255, 255, 255, 255, 255, 255, 255, 0x3f, 0]);
         let other = LayerMap::new(2);
@@ -236,7 +243,7 @@ mod tests {
         assert!(other.is_set(PAGE_BLOCKS + 3) && !other.is_set(PAGE_BLOCKS + 2));
         assert_eq!(other.next_dirty(0), None);
         map.store(0, &mut bytes);
-        assert_eq!(bytes, [0; BLOCK as usize]);
+        assert_eq!(bytes, [0; BLOCK_BYTES]);
     }
 
     #[test]

@@ -49,9 +49,11 @@ pub(super) fn disk(
     if table.keys.has_invalid() {
         return None;
     }
-    let DiskTable { path, queues, serial, options, .. } = table;
+    let DiskTable { path, base, create, queues, serial, options, .. } = table;
     Some(DiskConfig {
         path,
+        base,
+        create,
         bus: address.map_or(DiskBus::VirtioBlk, DiskBus::VirtioScsi),
         queues: queues.unwrap_or(default_queues(vcpus)),
         serial: serial.unwrap_or_else(|| options.id.clone()),

@@ -59,6 +59,7 @@ fn inspect_text(file: ConfigText<'_>, purpose: Purpose) -> (Option<DiskFile>, Re
     if let Some(DiskFileSource { disk, control }) = &source {
         host::check_disks(disk.as_slice(), purpose, &mut diagnostics);
         diagnostics.extend(disk.as_ref().and_then(require_virtio_blk));
+        diagnostics.extend(disk.as_ref().and_then(refuse_layer));
         diagnostics
             .extend(control.as_ref().and_then(|path| purpose.check(path, host::check_control)));
         let served = disk.clone().and_then(build::served_disk);
@@ -77,6 +78,17 @@ fn require_virtio_blk(disk: &DiskTable) -> Option<Diagnostic> {
             .at(disk.header.clone(), "is on virtio-scsi")
             .help("remove `bus`")
     })
+}
+
+/// A guest of another monitor lives on when the service is killed. It would lose blocks that it has
+/// written first and not flushed: their bits in the map were in memory.
+fn refuse_layer(disk: &DiskTable) -> Option<Diagnostic> {
+    let base = disk.keys.span("base")?;
+    Some(
+        Diagnostic::error("a layer cannot be served to other monitors yet")
+            .at(base, "makes the disk a layer")
+            .help("run the guest with `bulkhead run`, or serve a raw image"),
+    )
 }
 
 fn build_file(

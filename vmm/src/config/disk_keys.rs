@@ -32,7 +32,7 @@ pub(super) struct DiskKey {
 }
 
 /// The keys of `[[disk]]`, in the order in which messages list them.
-pub(super) const DISK_KEYS: [DiskKey; 21] = [
+pub(super) const DISK_KEYS: [DiskKey; 23] = [
     // The disk's name, unique in the machine.
     DiskKey {
         name: "id",
@@ -48,6 +48,22 @@ pub(super) const DISK_KEYS: [DiskKey; 21] = [
         required: true,
         read: |disk, value, folder| set(&mut disk.path, value::path(value, folder)),
         json: ("path", |disk| json!(disk.path.display().to_string())),
+    },
+    // What the layer in `path` stands on.
+    DiskKey {
+        name: "base",
+        example: "\"debian.img\"",
+        required: false,
+        read: |disk, value, folder| set(&mut disk.base, value::path(value, folder).map(Some)),
+        json: ("base", |disk| json!(disk.base.as_ref().map(|base| base.display().to_string()))),
+    },
+    // Whether the layer is made if it does not exist.
+    DiskKey {
+        name: "create",
+        example: "true",
+        required: false,
+        read: |disk, value, _| set(&mut disk.create, value::boolean(value)),
+        json: ("create", |disk| json!(disk.create)),
     },
     // The cache mode: when a completed write is durable.
     DiskKey {

@@ -65,8 +65,12 @@ pub(crate) struct KernelConfig {
 /// One disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DiskConfig {
-    /// The image file or block device.
+    /// The image file or block device, or the layer over `base`.
     pub(crate) path: PathBuf,
+    /// What the layer stands on; `None` if `path` is the disk itself.
+    pub(crate) base: Option<PathBuf>,
+    /// The layer is made if it does not exist.
+    pub(crate) create: bool,
     /// The guest's interface to the disk.
     pub(crate) bus: DiskBus,
     /// Request queues, at least 1 and at most one per vCPU.
@@ -83,6 +87,15 @@ impl DiskConfig {
         &self.options.id
     }
 
+    /// Number of files that it is stored in: those of a layer and everything below it.
+    pub(crate) fn levels(&self) -> usize {
+        match &self.base {
+            None => 1,
+            Some(base) if self.create && !self.path.exists() => 1 + block::level_count(base),
+            Some(_) => block::level_count(&self.path),
+        }
+    }
+
     /// The address of a SCSI disk; `None` for a virtio-blk disk.
     pub(crate) fn scsi_address(&self) -> Option<ScsiAddress> {
         match self.bus {
@@ -96,7 +109,8 @@ impl DiskConfig {
     pub(crate) fn minimal(path: &std::path::Path, bus: DiskBus) -> Self {
         let options =
             DiskOptions { id: "data".into(), ..DiskOptions::new(block::CacheMode::WriteBack) };
-        Self { path: path.into(), bus, queues: 1, serial: "data".into(), options }
+        let (path, serial) = (path.into(), "data".into());
+        Self { path, base: None, create: false, bus, queues: 1, serial, options }
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) fn check_disks(disks: &[DiskTable], diagnostics: &mut Vec<Diagnostic>
     diagnostics.extend(disks.iter().filter_map(check_lock));
     diagnostics.extend(disks.iter().filter_map(check_hold_deadline));
     diagnostics.extend(disks.iter().filter_map(check_detect_zeroes));
+    diagnostics.extend(disks.iter().filter_map(check_create));
     scsi::check_addresses(disks, diagnostics);
 }
 
@@ -146,6 +147,17 @@ fn check_detect_zeroes(disk: &DiskTable) -> Option<Diagnostic> {
             .at(span, "no space can be freed")
             .help("write `detect_zeroes = \"on\"`, or `discard = \"unmap\"`"),
     )
+}
+
+/// Only a layer is made at a start: an empty image is of no use to a guest.
+fn check_create(disk: &DiskTable) -> Option<Diagnostic> {
+    let span = disk.keys.span("create").filter(|_| disk.create && disk.base.is_none())?;
+    let has_base = disk.keys.is_invalid("base");
+    (!has_base).then(|| {
+        Diagnostic::error("`create = true` without `base`")
+            .at(span, "there is nothing to make a layer over")
+            .help("name the image below the layer with `base`, or remove `create`")
+    })
 }
 
 fn check_sockets(source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {

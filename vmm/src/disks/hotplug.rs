@@ -117,7 +117,7 @@ impl Hotplug {
         drop(others);
         let config = config.clone();
         let address = reservation.address;
-        let backend = Arc::new(open_backend(&config)?);
+        let backend = open_backend(&config)?;
         let control = self.controllers.attach(&config, address, backend)?;
         let id = config.id().to_owned();
         let disk = ManagedDisk::new(config, control).watched(&self.events).map_err(|error| {

@@ -2,27 +2,37 @@
 
 use std::sync::Arc;
 
-use block::{Backend, RawFile};
+use block::{Backend, CreatedLayer, LayeredDisk, OpenError, RawFile, create_layer};
 use devices::virtio::Block;
 
 use super::error::DiskError;
 use crate::config::DiskConfig;
 use crate::store_warning::{StoreWarning, store_warnings};
 
-/// Opens a disk, which locks its image.
+/// Opens a disk, which locks its image. Makes the layer of a disk that asks for it and has none.
 ///
 /// # Errors
 ///
-/// The image or device cannot be opened.
-pub(crate) fn open_backend(config: &DiskConfig) -> Result<RawFile, DiskError> {
-    let file = RawFile::open(&config.path, &config.options)
-        .map_err(|error| DiskError::Open(config.id().to_owned(), error))?;
+/// The image or device cannot be opened, or the layer not be made.
+pub(crate) fn open_backend(config: &DiskConfig) -> Result<Arc<dyn Backend>, DiskError> {
+    let backend = open(config).map_err(|error| DiskError::Open(config.id().to_owned(), error))?;
     for StoreWarning { problem, remedy } in
-        store_warnings(&file.status().store, config.options.cache)
+        store_warnings(&backend.status().store, config.options.cache)
     {
         tracing::warn!(disk = config.id(), remedy, "{problem}");
     }
-    Ok(file)
+    Ok(backend)
+}
+
+fn open(config: &DiskConfig) -> Result<Arc<dyn Backend>, OpenError> {
+    let DiskConfig { path, base, create, options, .. } = config;
+    let Some(base) = base else { return Ok(Arc::new(RawFile::open(path, options)?)) };
+    if *create && !path.exists() {
+        let CreatedLayer { uuid, size } = create_layer(path, base, None)?;
+        let path = path.display();
+        tracing::info!(disk = config.id(), %path, %uuid, size, "layer made");
+    }
+    Ok(Arc::new(LayeredDisk::open(path, base, options)?))
 }
 
 /// Opens a disk as a virtio-blk device.
@@ -31,6 +41,6 @@ pub(crate) fn open_backend(config: &DiskConfig) -> Result<RawFile, DiskError> {
 ///
 /// The image or device cannot be opened.
 pub(crate) fn open_virtio_blk(config: &DiskConfig) -> Result<Block, DiskError> {
-    let backend = Arc::new(open_backend(config)?);
+    let backend = open_backend(config)?;
     Ok(Block::new(config.id(), &config.serial, config.queues, backend))
 }

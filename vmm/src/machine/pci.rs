@@ -103,7 +103,7 @@ impl PciBus<'_> {
                 {
                     self.add(scsi)?;
                 }
-                let backend = Arc::new(open_backend(disk)?);
+                let backend = open_backend(disk)?;
                 Ok(controllers.attach(disk, address, backend)?)
             }
         }

@@ -4,7 +4,7 @@
 use std::io;
 use std::ops::Range;
 
-use super::super::header::{BLOCK, Header};
+use super::super::header::{BLOCK, BLOCK_BYTES, Header};
 use super::super::levels::Levels;
 use super::super::map_sync::Started;
 use crate::kick::Kick;
@@ -59,9 +59,9 @@ impl MapWriter {
             }
             None => self.window.end..self.window.end,
         };
-        let pages = self.pages.get_or_insert_with(|| LentPages::zeroed(WINDOW * BLOCK as usize));
+        let pages = self.pages.get_or_insert_with(|| LentPages::zeroed(WINDOW * BLOCK_BYTES));
         if let Some(bytes) = pages.bytes() {
-            for (page, bytes) in self.window.clone().zip(bytes.chunks_mut(BLOCK as usize)) {
+            for (page, bytes) in self.window.clone().zip(bytes.chunks_mut(BLOCK_BYTES)) {
                 map.clean(page);
                 map.store(page, bytes);
             }
@@ -83,7 +83,7 @@ impl MapWriter {
             return None;
         }
         self.is_flushing = false;
-        let bytes = self.window.len() * BLOCK as usize;
+        let bytes = self.window.len() * BLOCK_BYTES;
         segments.clear();
         segments.extend(self.pages.as_mut().and_then(|pages| pages.lend(tag, 0, bytes)));
         let at = ByteOffset(Header::map_at() + self.window.start as u64 * BLOCK);

@@ -4,7 +4,7 @@ use crate::page::LentPages;
 use crate::range_lock::Claim;
 use crate::{ByteOffset, ByteRange, DiscardLimits, Operation, Segments};
 
-use super::super::header::BLOCK;
+use super::super::header::{BLOCK, BLOCK_BYTES};
 use super::super::map::touched;
 use super::super::map_sync::Ticket;
 
@@ -87,7 +87,7 @@ impl CopyUp {
     pub(super) fn new(block: u64, capacity: u64) -> Self {
         let (start, end) = (block * BLOCK, (block * BLOCK + BLOCK).min(capacity));
         let cursor = ReadCursor { from: 1, start, at: start, end };
-        Self { block, pages: LentPages::zeroed(BLOCK as usize), cursor, is_written: false }
+        Self { block, pages: LentPages::zeroed(BLOCK_BYTES), cursor, is_written: false }
     }
 }
 

@@ -91,5 +91,11 @@ fn disk_json(disk: &DiskConfig) -> Value {
 
 /// The size of the disk's image, if it can be read.
 pub(super) fn image_bytes(disk: &DiskConfig) -> Option<u64> {
-    image_size(&File::open(&disk.path).ok()?).ok()
+    let path = match &disk.base {
+        Some(base) if !disk.path.exists() => base,
+        _ => &disk.path,
+    };
+    let layer = disk.base.as_ref().and_then(|_| block::layer_info(path).ok());
+    let size = layer.and_then(|levels| Some(levels.first()?.size));
+    size.or_else(|| image_size(&File::open(path).ok()?).ok())
 }

@@ -59,7 +59,9 @@ fn disk_row(disk: &DiskConfig, id_width: usize) -> String {
         let ScsiAddress { controller, address: Address { target, lun } } = scsi;
         format!("  scsi {controller}:{target}:{lun}")
     });
-    format!("{id:<id_width$}  {size:>9}  {cache:<12}  {access}  {path}{address}")
+    let base = disk.base.as_ref();
+    let base = base.map_or_else(String::new, |base| format!(" over {}", base.display()));
+    format!("{id:<id_width$}  {size:>9}  {cache:<12}  {access}  {path}{base}{address}")
 }
 
 fn has_no_disk(machine: &MachineConfig, scsi: &ControllerConfig) -> bool {

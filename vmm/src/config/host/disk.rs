@@ -14,6 +14,7 @@ use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use rustix::io::Errno;
 
 use super::file::NamedFile;
+use super::layer::{check_layer, is_to_be_made};
 use super::purpose::Purpose;
 use crate::config::model::DiskConfig;
 use crate::config::report::{Diagnostic, Span};
@@ -31,16 +32,25 @@ const SECTOR: u64 = 512;
 pub(in crate::config) fn check_disk(disk: &DiskTable, purpose: Purpose) -> Option<Diagnostic> {
     let (path, span) = disk.image()?;
     let image = NamedFile { purpose: IMAGE, path, span, create: Some("10G") };
+    if let Some(base) = &disk.base {
+        return check_layer(disk, base, purpose)
+            .or_else(|| if is_to_be_made(disk) { None } else { check_use(disk, &image) });
+    }
     match image.open() {
         Ok(file) => check_type(&image, &file)
             .or_else(|| check_link(&image, &file))
             .or_else(|| check_format(disk, &image, &file, purpose))
             .or_else(|| check_size(disk, &image, &file))
-            .or_else(|| check_writable(disk, &image))
-            .or_else(|| check_direct(disk))
-            .or_else(|| check_soft_limit(disk, &image, &file)),
+            .or_else(|| check_use(disk, &image)),
         Err(diagnostic) => Some(diagnostic),
     }
+}
+
+/// Whether the file can be used as the configuration has it.
+fn check_use(disk: &DiskTable, image: &NamedFile<'_>) -> Option<Diagnostic> {
+    check_writable(disk, image)
+        .or_else(|| check_direct(disk))
+        .or_else(|| check_soft_limit(disk, image))
 }
 
 /// Checks the images for a command that must not hang. The error is that of an image whose host
@@ -245,9 +255,10 @@ fn check_writable(disk: &DiskTable, image: &NamedFile<'_>) -> Option<Diagnostic>
 }
 
 /// Whether the host reports the free space of the backing store.
-fn check_soft_limit(disk: &DiskTable, image: &NamedFile<'_>, file: &File) -> Option<Diagnostic> {
+fn check_soft_limit(disk: &DiskTable, image: &NamedFile<'_>) -> Option<Diagnostic> {
     let limit = disk.keys.span("soft_limit")?;
-    let label = match SpaceProbe::of(file).and_then(|probe| probe.measure(file)) {
+    let file = image.open().ok()?;
+    let label = match SpaceProbe::of(&file).and_then(|probe| probe.measure(&file)) {
         Ok(Some(_)) => return None,
         Ok(None) => "the host does not report its free space".to_owned(),
         Err(error) => error.to_string(),

@@ -5,6 +5,7 @@
 mod disk;
 mod file;
 mod kernel;
+mod layer;
 mod limits;
 mod memory;
 mod missing;

@@ -70,26 +70,32 @@ impl EnginePolicy {
         // the watch of signals, the watch of stalls.
         let program = Usage { descriptors: 5 + TRANSIENT, threads: 4 };
         let control = if has_control { CONTROL_SOCKET } else { Usage::default() };
-        let disks = image(disk) + self.blk_engines(disk);
+        let disks = image(disk) + self.engines_of(disk);
         ResourceNeeds { disks, devices: rings + frontend, program: program + control }
     }
 
     fn disk_of_machine(self, disk: &DiskConfig, machine: &MachineConfig) -> Usage {
         let engines = match disk.bus {
-            DiskBus::VirtioBlk => self.blk_engines(disk),
+            DiskBus::VirtioBlk => self.engines_of(disk),
             // Besides its engines a thread for queries of the store.
             DiskBus::VirtioScsi(address) => {
                 let mut controllers = machine.controllers.iter();
                 let controller = controllers.find(|scsi| scsi.number == address.controller);
                 let queues = controller.map_or(disk.queues, |scsi| scsi.queues);
                 let query = Usage { descriptors: 0, threads: 1 };
-                self.scsi_engines(disk.options.engine, queues.into()) + query
+                let engines = self.scsi_engines(disk.options.engine, queues.into());
+                layered(disk, queues.into(), engines) + query
             }
         };
         image(disk) + engines
     }
 
-    /// The engines of a disk with its own device, made one after the other.
+    /// The engines of a disk with its own device.
+    fn engines_of(self, disk: &DiskConfig) -> Usage {
+        layered(disk, disk.queues.into(), self.blk_engines(disk))
+    }
+
+    /// The engines of a file of such a disk, made one after the other.
     fn blk_engines(self, disk: &DiskConfig) -> Usage {
         let queues = u64::from(disk.queues);
         if self.has_pool(disk.options.engine) {
@@ -112,10 +118,21 @@ impl EnginePolicy {
     }
 }
 
-/// The image, the thread that flushes it at the end, and the watch of a soft limit.
+/// The files of the image, the thread that flushes it at the end, and the watch of a soft limit.
 fn image(disk: &DiskConfig) -> Usage {
     let watch = disk.options.soft_limit.map(|_| SPACE_WATCH).unwrap_or_default();
-    Usage { descriptors: 1, threads: 1 } + watch
+    Usage { descriptors: disk.levels() as u64, threads: 1 } + watch
+}
+
+/// The engines of a disk whose files need `engines` each. A layer has for each queue a kick, an
+/// epoll descriptor, and an event for each of its rings.
+fn layered(disk: &DiskConfig, queues: u64, engines: Usage) -> Usage {
+    let levels = disk.levels() as u64;
+    if levels == 1 {
+        return engines;
+    }
+    let own = Usage { descriptors: queues * (2 + levels), threads: 0 };
+    std::iter::repeat_n(engines, disk.levels()).sum::<Usage>() + own
 }
 
 /// A kick and an interrupt for each queue, an interrupt for the configuration; a worker for each

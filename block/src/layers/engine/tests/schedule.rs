@@ -1,13 +1,14 @@
 //! One schedule.
 
 use std::cell::RefCell;
+use std::error::Error;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::super::super::header::{BLOCK, Header};
+use super::super::super::header::{BLOCK_BYTES, BLOCK_SIZE, Header};
 use super::super::super::levels::{Level, LevelMap, Levels, Source, Top};
 use super::super::super::map::LayerMap;
 use super::super::LayerEngine;
@@ -22,7 +23,6 @@ use crate::{
 };
 
 const BLOCKS: usize = 12;
-const BLOCK_BYTES: usize = BLOCK as usize;
 const SECTORS: usize = BLOCKS * BLOCK_BYTES / SECTOR;
 /// Requests in flight of one engine.
 const DEPTH: u16 = 4;
@@ -124,7 +124,8 @@ impl Schedule {
             content
         };
         let mut middle = content(DATA_AT + SECTORS * SECTOR, SECTORS, DATA_AT);
-        middle[Header::map_at() as usize] = u8::try_from(random.below(256)).unwrap();
+        middle[usize::try_from(Header::map_at()).unwrap()] =
+            u8::try_from(random.below(256)).unwrap();
         // What a lost write has left, where the map has no bits.
         let top = content(DATA_AT + SECTORS * SECTOR, SECTORS, DATA_AT);
         let base = content(BASE_SECTORS * SECTOR, BASE_SECTORS, 0);
@@ -340,7 +341,7 @@ impl Schedule {
             }
             (_, Err(error)) => {
                 let inner = error.get_ref();
-                let is_miscompare = inner.is_some_and(|inner| inner.is::<Miscompare>());
+                let is_miscompare = inner.is_some_and(<dyn Error + Send + Sync>::is::<Miscompare>);
                 self.counts.miscompared += u64::from(is_miscompare);
                 let outcome = if is_miscompare { Outcome::Unchanged } else { Outcome::Unknown };
                 self.oracle.end(first, values.len(), outcome);
@@ -433,11 +434,11 @@ fn levels(media: &[Rc<RefCell<Medium>>; 3]) -> Arc<Levels> {
         map
     };
     let (data_at, size) = (DATA_AT as u64, (SECTORS * SECTOR) as u64);
-    let discard = Some(DiscardLimits { granularity: BLOCK as u32, alignment: 0, reads_zero: true });
+    let discard = Some(DiscardLimits { granularity: BLOCK_SIZE, alignment: 0, reads_zero: true });
     let top = Top {
         data_at,
         map: map(&media[0]),
-        logical_block: SECTOR as u32,
+        logical_block: u32::try_from(SECTOR).unwrap(),
         is_read_only: false,
         ignores_flushes: false,
         discard,

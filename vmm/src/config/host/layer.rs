@@ -1,0 +1,88 @@
+//! Layers: whether one can be opened over its base, or made.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use block::{LevelInfo, layer_info, shell_path};
+
+use super::file::NamedFile;
+use super::purpose::Purpose;
+use crate::config::report::Diagnostic;
+use crate::config::source::DiskTable;
+
+const LAYER: &str = "layer";
+const BASE: &str = "base of a layer";
+
+/// Whether the disk's layer does not exist and is made at a start.
+pub(super) fn is_to_be_made(disk: &DiskTable) -> bool {
+    disk.create && disk.base.is_some() && disk.path.symlink_metadata().is_err()
+}
+
+/// Checks a disk that is a layer over `base`. A start reads no file that it has not locked, so that
+/// it checks them when it opens the disk.
+pub(super) fn check_layer(disk: &DiskTable, base: &Path, purpose: Purpose) -> Option<Diagnostic> {
+    let (path, span) = disk.image()?;
+    let base_span = disk.keys.span("base")?;
+    let base = NamedFile { purpose: BASE, path: base, span: base_span, create: None };
+    if let Err(missing) = base.open() {
+        return Some(missing);
+    }
+    if is_to_be_made(disk) {
+        return None;
+    }
+    let layer = NamedFile { purpose: LAYER, path, span, create: None };
+    if !path.exists() {
+        let command =
+            format!("bulkhead layer create --base {} {}", shell_path(base.path), shell_path(path));
+        let help = format!("make it with `{command}`, or write `create = true`");
+        return Some(layer.error("does not exist", "no such file").help(help));
+    }
+    if purpose == Purpose::Start {
+        return None;
+    }
+    let levels = match layer_info(path) {
+        Ok(levels) => levels,
+        Err(error) => {
+            let help = "name a layer that was made with `bulkhead layer create`, or remove `base`";
+            return Some(layer.error("cannot be used", error.to_string()).help(help));
+        }
+    };
+    check_base(&layer, &base, &levels).or_else(|| check_frozen(disk, &layer, &levels))
+}
+
+/// Whether the base is that of the layer, and has not changed.
+fn check_base(
+    layer: &NamedFile<'_>,
+    base: &NamedFile<'_>,
+    levels: &[LevelInfo],
+) -> Option<Diagnostic> {
+    let recorded = levels.get(1)?;
+    if identity(&recorded.path) != identity(base.path) {
+        let label = format!("the layer stands on `{}`", recorded.path.display());
+        let error = base.error("is not that of the layer", label);
+        return Some(error.related(layer.span.clone(), "the layer").help("name that one"));
+    }
+    let changed = levels.iter().find(|level| level.difference.is_some())?;
+    let difference = changed.difference.as_deref().unwrap_or_default();
+    let label = format!("`{}` {difference} since", changed.path.display());
+    let error = base.error("has changed, and the layer is void over it", label);
+    Some(error.related(layer.span.clone(), "the layer").help("restore the base"))
+}
+
+fn check_frozen(
+    disk: &DiskTable,
+    layer: &NamedFile<'_>,
+    levels: &[LevelInfo],
+) -> Option<Diagnostic> {
+    let is_frozen = levels.first().is_some_and(|top| top.is_frozen);
+    (is_frozen && !disk.options.read_only).then(|| {
+        layer
+            .error("is frozen", "other layers stand on it")
+            .help("make a new layer over it, or write `readonly = true`")
+    })
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
