@@ -6,7 +6,6 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::layers::MAGIC;
 use crate::shell::shell_path;
 
 /// A format with a signature.
@@ -157,6 +156,8 @@ impl fmt::Display for ImageFormat {
 const ISO_9660_AT: usize = 32_769;
 /// Sectors that may have the label of a physical volume (LVM2's `lib/label/label.h`).
 const LVM2_SECTORS: [usize; 4] = [0, 512, 1024, 1536];
+/// Signature of a layer, at the start of both of its headers.
+pub(crate) const LAYER_MAGIC: [u8; 8] = *b"BLKHLAYR";
 /// Cookie of a VHD's footer.
 const VHD_COOKIE: &[u8] = b"conectix";
 
@@ -180,8 +181,8 @@ fn container(head: &[u8]) -> Option<ImageFormat> {
         (0, b"vhdxfile", ImageFormat::Vhdx),
         (0, b"QED\x00", ImageFormat::Qed),
         // One of the two headers may be torn.
-        (0, &MAGIC, ImageFormat::Layer),
-        (4096, &MAGIC, ImageFormat::Layer),
+        (0, &LAYER_MAGIC, ImageFormat::Layer),
+        (4096, &LAYER_MAGIC, ImageFormat::Layer),
         (0, b"WithoutFreeSpace", ImageFormat::Parallels),
         (0, b"WithouFreSpacExt", ImageFormat::Parallels),
         // A later version of qcow2.

@@ -1,13 +1,16 @@
 //! Makes a new layer over a base. Control thread only.
 
 use std::fs::File;
-use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD};
+
 use super::file::{host_error, read_header, write_header};
-use super::header::{BLOCK, Header};
+use super::header::Header;
 use super::identity::BaseIdentity;
+use super::unit::BLOCK;
 use super::uuid::Uuid;
 use crate::{CacheMode, DiskOptions, FormatVerdict, ImageFormat, OpenError, ProbedFormat, RawFile};
 
@@ -37,7 +40,8 @@ pub fn create_layer(
     if path.symlink_metadata().is_ok() {
         return Err(unsuitable("it exists already; a layer is never made over a file".to_owned()));
     }
-    let identity = identify(base)?;
+    let claimed = ClaimedBase::open(base)?;
+    let identity = claimed.identity();
     let base_size = identity.size;
     let size = size.unwrap_or_else(|| base_size.next_multiple_of(BLOCK));
     if size == 0 || !size.is_multiple_of(BLOCK) {
@@ -48,7 +52,10 @@ pub fn create_layer(
     if size > header.size_max() {
         return Err(unsuitable(format!("{size} bytes is too large for a disk")));
     }
-    write_new(path, &header)?;
+    let new = NewFile::write(path, &header)?;
+    // The last step that can fail for a reason of the user has passed.
+    claimed.freeze(base)?;
+    new.link(path)?;
     Ok(CreatedLayer { uuid, size })
 }
 
@@ -64,53 +71,83 @@ fn path_from(layer: &Path, base: &Path) -> PathBuf {
     }
 }
 
-/// The identity of a base that is free of writers. Freezes one that is a layer.
-fn identify(base: &Path) -> Result<BaseIdentity, OpenError> {
-    let options = DiskOptions::new(CacheMode::WriteBack);
-    let read_only = options.clone().read_only();
-    let file = RawFile::open_container(base, &read_only)?;
-    let probed = ProbedFormat::of(file.file()).map_err(host_error(base, "read it"))?;
-    match probed.verdict(base, &options) {
-        FormatVerdict::Foreign { format: ImageFormat::Layer, .. } => {}
-        FormatVerdict::Foreign { format, remedy } => {
-            return Err(OpenError::Foreign { path: base.into(), format, remedy });
-        }
-        FormatVerdict::Raw | FormatVerdict::Suspect { .. } => {
-            return BaseIdentity::of_raw(file.file()).map_err(host_error(base, "read it"));
-        }
-    }
-    let header = read_header(file.file(), base)?;
-    if header.is_frozen {
-        return Ok(BaseIdentity::of_layer(header.uuid, header.size));
-    }
-    drop(file);
-    // The lock of a writer: nobody uses the layer.
-    let file = RawFile::open_container(base, &options)?;
-    let header = read_header(file.file(), base)?;
-    let frozen = Header { is_frozen: true, ..header }.next();
-    write_header(file.file(), &frozen).map_err(host_error(base, "freeze it"))?;
-    Ok(BaseIdentity::of_layer(frozen.uuid, frozen.size))
+/// A base that is locked against writers.
+enum ClaimedBase {
+    /// A raw image or a device, or a layer that is frozen.
+    Unchanging { identity: BaseIdentity, _file: RawFile },
+    /// A layer that is to be frozen, with the header that it gets. No other process uses it.
+    Layer { file: RawFile, frozen: Header },
 }
 
-/// Writes the file of a new layer. A file without a name needs no removal if the program is
-/// killed.
-fn write_new(path: &Path, header: &Header) -> Result<(), OpenError> {
+impl ClaimedBase {
+    fn open(base: &Path) -> Result<Self, OpenError> {
+        let options = DiskOptions::new(CacheMode::WriteBack);
+        let file = RawFile::open_container(base, &options.clone().read_only())?;
+        let probed = ProbedFormat::of(file.file()).map_err(host_error(base, "read it"))?;
+        let unchanging = |identity, file| Self::Unchanging { identity, _file: file };
+        match probed.verdict(base, &options) {
+            FormatVerdict::Foreign { format: ImageFormat::Layer, .. } => {}
+            FormatVerdict::Foreign { format, remedy } => {
+                return Err(OpenError::Foreign { path: base.into(), format, remedy });
+            }
+            FormatVerdict::Raw | FormatVerdict::Suspect { .. } => {
+                let identity = BaseIdentity::of_raw(file.file());
+                return Ok(unchanging(identity.map_err(host_error(base, "read it"))?, file));
+            }
+        }
+        let header = read_header(file.file(), base)?;
+        if header.frozen.is_some() {
+            return Ok(unchanging(header.identity(), file));
+        }
+        drop(file);
+        let file = RawFile::open_container(base, &options)?;
+        let header = read_header(file.file(), base)?;
+        let frozen = Uuid::random().map_err(host_error(base, "make its identity"))?;
+        Ok(Self::Layer { file, frozen: Header { frozen: Some(frozen), ..header }.next() })
+    }
+
+    fn identity(&self) -> BaseIdentity {
+        match self {
+            Self::Unchanging { identity, .. } => identity.clone(),
+            Self::Layer { frozen, .. } => frozen.identity(),
+        }
+    }
+
+    /// Freezes a layer that is not frozen.
+    fn freeze(&self, base: &Path) -> Result<(), OpenError> {
+        let Self::Layer { file, frozen } = self else { return Ok(()) };
+        write_header(file.file(), frozen).map_err(host_error(base, "freeze it"))
+    }
+}
+
+/// A file without a name, which needs no removal if the program is killed.
+struct NewFile(File);
+
+impl NewFile {
+    /// Writes the file of a new layer that is to be at `path`.
+    fn write(path: &Path, header: &Header) -> Result<Self, OpenError> {
+        let file = File::options()
+            .write(true)
+            .custom_flags(libc::O_TMPFILE)
+            .mode(0o600)
+            .open(folder(path))
+            .map_err(host_error(path, "make a file in its folder"))?;
+        file.set_len(header.data_at() + header.size).map_err(host_error(path, "extend it"))?;
+        write_header(&file, header).map_err(host_error(path, "write its header"))?;
+        Ok(Self(file))
+    }
+
+    /// Gives it its name, which survives a power cut.
+    fn link(self, path: &Path) -> Result<(), OpenError> {
+        let from = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        rustix::fs::linkat(CWD, from, CWD, path, AtFlags::SYMLINK_FOLLOW)
+            .map_err(|errno| host_error(path, "give it its name")(errno.into()))?;
+        let synced = File::open(folder(path)).and_then(|folder| folder.sync_all());
+        synced.map_err(host_error(path, "make its name durable"))
+    }
+}
+
+fn folder(path: &Path) -> &Path {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let file = File::options()
-        .write(true)
-        .custom_flags(libc::O_TMPFILE)
-        .mode(0o600)
-        .open(folder)
-        .map_err(host_error(path, "make a file in its folder"))?;
-    let write = || {
-        file.set_len(header.data_at() + header.size)?;
-        write_header(&file, header)?;
-        let from = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-        let follow = rustix::fs::AtFlags::SYMLINK_FOLLOW;
-        rustix::fs::linkat(rustix::fs::CWD, from, rustix::fs::CWD, path, follow)?;
-        // The name has to survive a power cut as well.
-        File::open(folder)?.sync_all()
-    };
-    write().map_err(|error: io::Error| host_error(path, "write it")(error))
+    folder.unwrap_or(Path::new("."))
 }

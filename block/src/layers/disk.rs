@@ -4,12 +4,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::engine::LayerEngine;
 use super::file::{host_error, write_header};
-use super::header::{BLOCK, BLOCK_BYTES, BLOCK_SIZE, Header};
-use super::levels::{Levels, Source};
+use super::header::Header;
+use super::levels::{Answerer, Levels};
 use super::open::{self, Chain};
+use super::unit::{BLOCK, BLOCK_BYTES, BLOCK_SIZE};
 use crate::allocation::{Extents, QUERY_TIME, collect_within};
 use crate::page::PageBuffer;
 use crate::{
@@ -54,7 +56,7 @@ impl LayeredDisk {
         let (source, end) = self.levels.piece(0, at, self.levels.capacity());
         let hole =
             Extent { range: ByteRange { start: ByteOffset(at), len: end - at }, data: false };
-        let Source::Level(index) = source else { return Ok(hole) };
+        let Answerer::Level(index) = source else { return Ok(hole) };
         let place = |at| self.levels.place(index, at);
         let mut extents = Extents::new(self.file(index).file(), place(at), place(end));
         extents.next().map_or(Ok(hole), |extent| {
@@ -103,7 +105,10 @@ impl LayeredDisk {
         }
         if size > from {
             // The file first: a header never tells of more than the file has.
-            self.top.resize(Some(header.data_at() + size))?;
+            let end = header.data_at() + size;
+            if end > self.top.geometry().capacity {
+                self.top.resize(Some(end))?;
+            }
             let grown = Header { size, ..header.clone() }.next();
             write_header(self.top.file(), &grown).map_err(host_error("write its header"))?;
             *header = grown;
@@ -149,7 +154,16 @@ impl Backend for LayeredDisk {
         if self.levels.sync.is_clean(|| self.levels.top.map.has_dirty()) {
             return self.top.sync();
         }
-        let started = self.levels.sync.start_blocking();
+        let started = loop {
+            match self.levels.sync.start_within(Duration::from_millis(100)) {
+                Some(started) => break started,
+                // It may last as long as the store is full.
+                None if self.top.status().enospc_hold.is_some() => {
+                    return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+                }
+                None => {}
+            }
+        };
         let result = self.write_map();
         self.levels.sync.end(&started, &result);
         result

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::header::{BLOCK, BLOCK_BYTES, Header, HeaderError, PAGE_COVERS, SLOT, SLOTS};
+use super::header::{Header, HeaderError, SLOT, SLOTS};
 use super::map::LayerMap;
+use super::unit::{BLOCK, BLOCK_BYTES};
 use crate::allocation::Extents;
 use crate::host_file::{reopen, without_access_times};
 use crate::page::PageBuffer;
@@ -52,7 +53,12 @@ pub(super) fn write_header(file: &File, header: &Header) -> io::Result<()> {
 /// The host's error, or the map or the file does not fit the header.
 pub(super) fn read_map(file: &File, path: &Path, header: &Header) -> Result<LayerMap, OpenError> {
     let file = buffered(file).map_err(host_error(path, "open it again"))?;
-    let size = file.metadata().map_err(host_error(path, "query it"))?.len();
+    let metadata = file.metadata().map_err(host_error(path, "query it"))?;
+    if !metadata.is_file() {
+        let why = "a layer is a regular file, not a device; copy it to one";
+        return Err(OpenError::Unsuitable { path: path.into(), why: why.into() });
+    }
+    let size = metadata.len();
     if size < header.data_at() + header.size {
         let why = format!(
             "it was truncated: it has {size} bytes, not {}; restore it from a backup",
@@ -62,10 +68,9 @@ pub(super) fn read_map(file: &File, path: &Path, header: &Header) -> Result<Laye
     }
     let pages = usize::try_from(header.map_bytes / BLOCK).unwrap_or(usize::MAX);
     let map = LayerMap::new(pages);
-    let used = header.size.div_ceil(PAGE_COVERS) * BLOCK;
     let start = Header::map_at();
     let mut bytes = [0; BLOCK_BYTES];
-    for extent in Extents::new(&file, start, start + used) {
+    for extent in Extents::new(&file, start, start + header.map_bytes) {
         let Extent { range, data } =
             extent.map_err(host_error(path, "find the data of its map"))?;
         let pages = pages_of(range);
@@ -95,6 +100,8 @@ fn pages_of(range: ByteRange) -> std::ops::Range<usize> {
 
 /// The path of a layer's base.
 pub(super) fn base_path(layer: &Path, header: &Header) -> PathBuf {
+    // A link to the layer may be in another folder.
+    let layer = layer.canonicalize().unwrap_or_else(|_| layer.to_owned());
     layer.parent().map_or_else(|| header.base_path.clone(), |parent| parent.join(&header.base_path))
 }
 

@@ -7,34 +7,26 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::identity::{BaseIdentity, BaseKind};
+use super::unit::{BLOCK, BLOCK_SIZE};
 use super::uuid::Uuid;
+use crate::image_format::LAYER_MAGIC;
 
 /// Size of a slot in bytes.
 pub(super) const SLOT: usize = 4096;
 /// Number of slots, at the start of the file.
 pub(super) const SLOTS: usize = 2;
-/// Signature at the start of each slot.
-pub(crate) const MAGIC: [u8; 8] = *b"BLKHLAYR";
 /// Version of the format.
 const VERSION: u32 = 1;
-/// Size of a block, the unit of the map, in bytes.
-pub(super) const BLOCK_SIZE: u32 = 4096;
-/// The same, as a part of positions.
-pub(super) const BLOCK: u64 = BLOCK_SIZE as u64;
-/// The same, as the size of memory.
-pub(super) const BLOCK_BYTES: usize = BLOCK_SIZE as usize;
 /// Disk covered by one page of the map, in bytes.
 pub(super) const PAGE_COVERS: u64 = BLOCK * BLOCK * 8;
-/// Largest size of a disk, in bytes: larger than any file system's files.
-const SIZE_MAX: u64 = 1 << 60;
+/// Largest size of a disk, 64 TiB: its map has 2 GiB.
+const SIZE_MAX: u64 = 1 << 46;
 /// Size for which a new layer has map space at least, in bytes.
 const SIZE_RESERVED: u64 = 1 << 40;
 /// Longest path of a base, in bytes.
 const PATH_MAX: usize = 2048;
 /// Where the path starts in a slot.
 const PATH_AT: usize = 256;
-/// A layer that is frozen: the base of others, and never written again.
-const FLAG_FROZEN: u32 = 1;
 
 /// Why a file is no layer that can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,8 +57,8 @@ pub(super) struct Header {
     pub(super) uuid: Uuid,
     /// Size of the disk in bytes, a multiple of 4096.
     pub(super) size: u64,
-    /// It is the base of others, and never written again.
-    pub(super) is_frozen: bool,
+    /// The identity of its content, once it is the base of others and never written again.
+    pub(super) frozen: Option<Uuid>,
     /// Size of the map in bytes, whole pages.
     pub(super) map_bytes: u64,
     /// The base as it was when the layer was made.
@@ -81,7 +73,12 @@ impl Header {
         let covered = size.saturating_mul(4).clamp(SIZE_RESERVED, SIZE_MAX);
         let map_bytes = covered.div_ceil(PAGE_COVERS) * BLOCK;
         let base_path = base_path.to_owned();
-        Self { generation: 1, uuid, size, is_frozen: false, map_bytes, base, base_path }
+        Self { generation: 1, uuid, size, frozen: None, map_bytes, base, base_path }
+    }
+
+    /// Its identity as a base.
+    pub(super) fn identity(&self) -> BaseIdentity {
+        BaseIdentity::of_layer(self.frozen.unwrap_or_default(), self.size)
     }
 
     /// Position of the map in the file, in bytes.
@@ -122,7 +119,7 @@ impl Header {
         }
         let mut slot = [0; SLOT];
         let mut field = Fields { slot: &mut slot, at: 0 };
-        field.put(&MAGIC);
+        field.put(&LAYER_MAGIC);
         field.put(&VERSION.to_le_bytes());
         field.put(&[0; 4]); // The checksum.
         field.put(&0u64.to_le_bytes()); // Features that a reader has to know.
@@ -131,7 +128,7 @@ impl Header {
         field.put(&self.uuid.0);
         field.put(&self.size.to_le_bytes());
         field.put(&(BLOCK_SIZE).to_le_bytes());
-        field.put(&(if self.is_frozen { FLAG_FROZEN } else { 0 }).to_le_bytes());
+        field.put(&0u32.to_le_bytes());
         field.put(&self.map_bytes.to_le_bytes());
         field.put(&self.base.kind.number().to_le_bytes());
         field.put(&u32::try_from(path.len()).unwrap_or_default().to_le_bytes());
@@ -140,6 +137,7 @@ impl Header {
         field.put(&self.base.nanoseconds.to_le_bytes());
         field.put(&self.base.sample.to_le_bytes());
         field.put(&self.base.uuid.0);
+        field.put(&self.frozen.unwrap_or_default().0);
         field.at = PATH_AT;
         field.put(path);
         let checksum = crc32fast::hash(&slot);
@@ -173,7 +171,7 @@ impl Header {
 
 fn decode_slot(slot: &[u8]) -> Result<Header, HeaderError> {
     let mut field = Reader(slot);
-    if field.take() != Some(MAGIC) {
+    if field.take() != Some(LAYER_MAGIC) {
         return Err(HeaderError::Signature);
     }
     // The fields up to the checksum have their place in each version.
@@ -197,7 +195,7 @@ fn decode_slot(slot: &[u8]) -> Result<Header, HeaderError> {
     let generation = field.u64()?;
     let uuid = Uuid(field.take().ok_or(HeaderError::Damaged)?);
     let size = field.u64()?;
-    let (block, flags) = (field.u32()?, field.u32()?);
+    let (block, reserved) = (field.u32()?, field.u32()?);
     let map_bytes = field.u64()?;
     let (kind, path_len) = (field.u32()?, field.u32()?);
     let base = BaseIdentity {
@@ -208,6 +206,8 @@ fn decode_slot(slot: &[u8]) -> Result<Header, HeaderError> {
         sample: field.u32()?,
         uuid: Uuid(field.take().ok_or(HeaderError::Damaged)?),
     };
+    let frozen = Uuid(field.take().ok_or(HeaderError::Damaged)?);
+    let frozen = (frozen != Uuid::default()).then_some(frozen);
     let path = usize::try_from(path_len)
         .ok()
         .filter(|len| (1..=PATH_MAX).contains(len))
@@ -215,21 +215,21 @@ fn decode_slot(slot: &[u8]) -> Result<Header, HeaderError> {
         .filter(|path| !path.contains(&0))
         .ok_or(HeaderError::Field("the path of its base is invalid"))?;
     let base_path = PathBuf::from(OsStr::from_bytes(path));
-    let is_frozen = flags & FLAG_FROZEN != 0;
-    let header = Header { generation, uuid, size, is_frozen, map_bytes, base, base_path };
-    check(&header, block, flags)?;
+    let header = Header { generation, uuid, size, frozen, map_bytes, base, base_path };
+    check(&header, block, reserved)?;
     Ok(header)
 }
 
-fn check(header: &Header, block: u32, flags: u32) -> Result<(), HeaderError> {
+fn check(header: &Header, block: u32, reserved: u32) -> Result<(), HeaderError> {
     let field = |why| Err(HeaderError::Field(why));
     if u64::from(block) != BLOCK {
         return field("its block size is not 4096 bytes");
     }
-    if flags & !FLAG_FROZEN != 0 {
-        return field("it has unknown flags");
+    if reserved != 0 {
+        return field("a reserved field is not zero");
     }
-    if !header.map_bytes.is_multiple_of(BLOCK) || header.map_bytes > SIZE_MAX / BLOCK {
+    if !header.map_bytes.is_multiple_of(BLOCK) || header.map_bytes > SIZE_MAX / PAGE_COVERS * BLOCK
+    {
         return field("the size of its map is invalid");
     }
     if header.size == 0 || !header.size.is_multiple_of(BLOCK) || header.size > header.size_max() {
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_header_is_read_as_it_was_written() {
-        let frozen = Header { is_frozen: true, ..header() };
+        let frozen = Header { frozen: Some(Uuid([3; 16])), ..header() };
         for header in [header(), frozen] {
             assert_eq!(Header::decode(&slots(None, Some(&header))), Ok(header.clone()));
             assert_eq!(Header::decode(&slots(Some(&header), None)), Ok(header));

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 
-use super::header::{BLOCK, BLOCK_BYTES};
+use super::unit::{BLOCK, BLOCK_BYTES};
 use super::uuid::Uuid;
 use crate::host_file::{reopen, without_access_times};
 
@@ -13,7 +13,7 @@ const SAMPLES: u64 = 16;
 /// Bytes of each.
 const SAMPLE: u64 = BLOCK;
 
-/// What a base is.
+/// The kind of a base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BaseKind {
     /// A raw image file.
@@ -43,7 +43,7 @@ impl BaseKind {
 /// The identity of a base when a layer was made over it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BaseIdentity {
-    /// What it is.
+    /// The kind of the base.
     pub(super) kind: BaseKind,
     /// Size of its disk in bytes.
     pub(super) size: u64,
@@ -53,7 +53,7 @@ pub(super) struct BaseIdentity {
     pub(super) nanoseconds: u32,
     /// CRC-32 of blocks at fixed places; 0 for a layer.
     pub(super) sample: u32,
-    /// The identity of a layer; zeroes for others.
+    /// The identity of a frozen layer's content; zeroes for others.
     pub(super) uuid: Uuid,
 }
 
@@ -77,7 +77,7 @@ impl BaseIdentity {
         Ok(Self { kind, size, seconds, nanoseconds, sample, uuid: Uuid::default() })
     }
 
-    /// That of a frozen layer.
+    /// That of a layer with this identity of its content.
     pub(super) fn of_layer(uuid: Uuid, size: u64) -> Self {
         let kind = BaseKind::Layer;
         Self { kind, size, seconds: 0, nanoseconds: 0, sample: 0, uuid }
@@ -89,7 +89,7 @@ impl BaseIdentity {
             return Some("is of another kind".to_owned());
         }
         if self.uuid != found.uuid {
-            return Some(format!("is layer {}, not {}", found.uuid, self.uuid));
+            return Some("is another layer, or was written".to_owned());
         }
         if self.size != found.size {
             return Some(format!("has {} bytes, not {}", found.size, self.size));
@@ -98,7 +98,9 @@ impl BaseIdentity {
             return Some("has other content".to_owned());
         }
         let times = [(self.seconds, self.nanoseconds), (found.seconds, found.nanoseconds)];
-        (times[0] != times[1]).then(|| "was modified".to_owned())
+        let time = |(seconds, nanoseconds): (i64, u32)| format!("@{seconds}.{nanoseconds:09}");
+        let modified = || format!("was modified at {}, not {}", time(times[1]), time(times[0]));
+        (times[0] != times[1]).then(modified)
     }
 }
 
@@ -132,7 +134,7 @@ mod tests {
 
         let mut later = before.clone();
         later.seconds += 1;
-        assert_eq!(before.difference(&later).unwrap(), "was modified");
+        assert!(before.difference(&later).unwrap().starts_with("was modified at @"));
         file.write_all_at(&[1], (1 << 20) - 1).unwrap();
         let other = BaseIdentity::of_raw(&file).unwrap();
         assert_eq!(before.difference(&other).unwrap(), "has other content");
@@ -142,7 +144,7 @@ mod tests {
         let layer = BaseIdentity::of_layer(Uuid([7; 16]), 1 << 20);
         assert_eq!(before.difference(&layer).unwrap(), "is of another kind");
         let other = BaseIdentity::of_layer(Uuid([8; 16]), 1 << 20);
-        assert!(layer.difference(&other).unwrap().contains("is layer 08080808-"));
+        assert_eq!(layer.difference(&other).unwrap(), "is another layer, or was written");
     }
 
     #[test]

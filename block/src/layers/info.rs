@@ -1,15 +1,19 @@
-//! What a layer and the files below it are, without a lock and without a write. Reads may block.
+//! The state of a layer and of the files below it, read without a lock and without a write. May
+//! block.
 
 use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 use super::file::{base_path, host_error, read_header, read_map};
-use super::header::{BLOCK, Header};
+use super::header::Header;
 use super::identity::{BaseIdentity, BaseKind};
 use super::open::LEVELS_MAX;
+use super::unit::BLOCK;
 use super::uuid::Uuid;
 use crate::OpenError;
+use crate::host_file::{find, reopen};
 
 /// A layer, or what is below one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,9 +49,7 @@ pub fn layer_info(path: &Path) -> Result<Vec<LevelInfo>, OpenError> {
         let file = open(&path)?;
         if header.base.kind == BaseKind::Layer {
             let found = read_header(&file, &path)?;
-            let identity = BaseIdentity::of_layer(found.uuid, found.size);
-            let thawed = (!found.is_frozen).then(|| "is no longer frozen".to_owned());
-            let difference = header.base.difference(&identity).or(thawed);
+            let difference = header.base.difference(&found.identity());
             levels.push(layer(&file, &path, &found, difference)?);
             above = Some((path, found));
         } else {
@@ -67,9 +69,9 @@ pub fn layer_info(path: &Path) -> Result<Vec<LevelInfo>, OpenError> {
 }
 
 fn open(path: &Path) -> Result<File, OpenError> {
-    // Opening a FIFO must not wait for its writer.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    file.map_err(host_error(path, "open it"))
+    let (found, _) = find(path)?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    reopen(found, flags).map_err(host_error(path, "open it"))
 }
 
 fn layer(
@@ -83,7 +85,7 @@ fn layer(
         path: path.to_owned(),
         uuid: Some(header.uuid),
         size: header.size,
-        is_frozen: header.is_frozen,
+        is_frozen: header.frozen.is_some(),
         answered: map.count() * BLOCK,
         map_memory: map.memory(),
         difference,

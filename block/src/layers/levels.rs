@@ -3,9 +3,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::header::{BLOCK, BLOCK_SIZE};
 use super::map::LayerMap;
 use super::map_sync::MapSync;
+use super::unit::{BLOCK, BLOCK_SIZE};
 use crate::DiscardLimits;
 use crate::range_lock::RangeLock;
 
@@ -29,9 +29,9 @@ pub(super) enum LevelMap {
     Raw,
 }
 
-/// Who answers for a piece of the disk.
+/// The level that answers for a piece of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum Answerer {
     /// The level with this index, of which the top has 0.
     Level(usize),
     /// No level: zeroes.
@@ -107,30 +107,30 @@ impl Levels {
         self.volatile.store(true, Ordering::Release);
     }
 
-    /// Who answers for the byte `at`, looking from the level `from` down, and up to where it is
-    /// the same, at most `end`. `at` is below `end`, and `end` within the disk.
-    pub(super) fn piece(&self, from: usize, at: u64, mut end: u64) -> (Source, u64) {
+    /// The highest level from `from` on that answers for the byte `at`, and up to where it is the
+    /// same one, at most `end`. `at` is below `end`, and `end` within the disk.
+    pub(super) fn piece(&self, from: usize, at: u64, mut end: u64) -> (Answerer, u64) {
         if from == 0 {
             let (is_set, run) = self.top.map.run(at / BLOCK, end.div_ceil(BLOCK));
             end = end.min(run * BLOCK);
             if is_set {
-                return (Source::Level(0), end);
+                return (Answerer::Level(0), end);
             }
         }
         for (index, level) in (1..).zip(&self.below).skip(from.saturating_sub(1)) {
             // Layers above may have grown.
             if at >= level.size {
-                return (Source::Zeroes, end);
+                return (Answerer::Zeroes, end);
             }
             end = end.min(level.size);
-            let LevelMap::Layer(map) = &level.map else { return (Source::Level(index), end) };
+            let LevelMap::Layer(map) = &level.map else { return (Answerer::Level(index), end) };
             let (is_set, run) = map.run(at / BLOCK, end.div_ceil(BLOCK));
             end = end.min(run * BLOCK);
             if is_set {
-                return (Source::Level(index), end);
+                return (Answerer::Level(index), end);
             }
         }
-        (Source::Zeroes, end)
+        (Answerer::Zeroes, end)
     }
 
     /// Where a level has the byte `at` of the disk in its file.
@@ -183,18 +183,18 @@ mod tests {
             pieces
         };
         let expected = [
-            (Source::Level(2), BLOCK),
-            (Source::Level(0), 2 * BLOCK),
-            (Source::Level(1), 4 * BLOCK),
-            (Source::Level(2), 6 * BLOCK + 512),
-            (Source::Zeroes, 8 * BLOCK),
-            (Source::Zeroes, 9 * BLOCK),
-            (Source::Level(0), 10 * BLOCK),
-            (Source::Zeroes, 12 * BLOCK),
+            (Answerer::Level(2), BLOCK),
+            (Answerer::Level(0), 2 * BLOCK),
+            (Answerer::Level(1), 4 * BLOCK),
+            (Answerer::Level(2), 6 * BLOCK + 512),
+            (Answerer::Zeroes, 8 * BLOCK),
+            (Answerer::Zeroes, 9 * BLOCK),
+            (Answerer::Level(0), 10 * BLOCK),
+            (Answerer::Zeroes, 12 * BLOCK),
         ];
         assert_eq!(pieces(0, 512, 12 * BLOCK), expected);
-        assert_eq!(pieces(1, BLOCK, 2 * BLOCK), [(Source::Level(2), 2 * BLOCK)]);
-        assert_eq!(pieces(2, 2 * BLOCK, 3 * BLOCK), [(Source::Level(2), 3 * BLOCK)]);
+        assert_eq!(pieces(1, BLOCK, 2 * BLOCK), [(Answerer::Level(2), 2 * BLOCK)]);
+        assert_eq!(pieces(2, 2 * BLOCK, 3 * BLOCK), [(Answerer::Level(2), 3 * BLOCK)]);
         assert_eq!(levels.place(0, 5), (1 << 20) + 5);
         assert_eq!((levels.place(1, 5), levels.place(2, 5)), ((1 << 21) + 5, 5));
     }

@@ -7,7 +7,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use super::header::{BLOCK, BLOCK_BYTES};
+use super::unit::{BLOCK, BLOCK_BYTES};
 use crate::ByteRange;
 
 /// Blocks of one word.
@@ -23,6 +23,8 @@ pub(super) struct LayerMap {
     pages: Box<[OnceLock<MapPage>]>,
     /// Number of dirty pages.
     dirty: AtomicUsize,
+    /// Sum of the pages' setters.
+    setters: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -30,12 +32,14 @@ struct MapPage {
     words: Box<[AtomicU64; PAGE_WORDS]>,
     /// It has bits that the file may lack.
     dirty: AtomicBool,
+    /// Threads that set a bit, and have not marked it as dirty yet.
+    setters: AtomicUsize,
 }
 
 impl MapPage {
     fn empty() -> Self {
         let words = Box::new([const { AtomicU64::new(0) }; PAGE_WORDS]);
-        Self { words, dirty: AtomicBool::new(false) }
+        Self { words, dirty: AtomicBool::new(false), setters: AtomicUsize::new(0) }
     }
 }
 
@@ -43,7 +47,7 @@ impl LayerMap {
     /// A map of `pages` pages without a bit.
     pub(super) fn new(pages: usize) -> Self {
         let pages = std::iter::repeat_with(OnceLock::new).take(pages).collect();
-        Self { pages, dirty: AtomicUsize::new(0) }
+        Self { pages, dirty: AtomicUsize::new(0), setters: AtomicUsize::new(0) }
     }
 
     /// Number of pages.
@@ -136,10 +140,18 @@ impl LayerMap {
         let (page, word) = place(index);
         let Some(page) = self.page_with_memory(page) else { return false };
         let Some(word) = page.words.get(word) else { return false };
+        // Another engine that sees the bit has to see that the file lacks it, also between the two
+        // steps.
+        for setters in [&self.setters, &page.setters] {
+            setters.fetch_add(1, Ordering::AcqRel);
+        }
         let before = word.fetch_or(bits, Ordering::AcqRel);
         let changed = before & bits != bits;
         if changed {
             self.mark(page);
+        }
+        for setters in [&self.setters, &page.setters] {
+            setters.fetch_sub(1, Ordering::AcqRel);
         }
         changed
     }
@@ -151,10 +163,11 @@ impl LayerMap {
         }
     }
 
-    /// Whether any page is dirty.
+    /// Whether any page is dirty, or a thread is about to mark one.
     #[inline]
     pub(super) fn has_dirty(&self) -> bool {
-        self.dirty.load(Ordering::Acquire) != 0
+        let counts = [&self.setters, &self.dirty];
+        counts.into_iter().any(|count| count.load(Ordering::Acquire) != 0)
     }
 
     /// Whether a page that has bits of these blocks is dirty.
@@ -164,7 +177,9 @@ impl LayerMap {
 
     fn is_page_dirty(&self, page: usize) -> bool {
         let page = self.pages.get(page).and_then(OnceLock::get);
-        page.is_some_and(|page| page.dirty.load(Ordering::Acquire))
+        page.is_some_and(|page| {
+            page.setters.load(Ordering::Acquire) != 0 || page.dirty.load(Ordering::Acquire)
+        })
     }
 
     /// The first dirty page from `from` on.
@@ -261,6 +276,37 @@ mod tests {
         assert_eq!(map.next_dirty(0), Some(1), "no bit was set");
         map.soil(0);
         assert_eq!(map.next_dirty(0), Some(0));
+    }
+
+    /// The state between the two steps of another thread.
+    #[test]
+    fn a_bit_that_is_not_marked_yet_counts_as_dirty() {
+        let map = LayerMap::new(2);
+        map.set(PAGE_BLOCKS, PAGE_BLOCKS + 1);
+        map.clean(1);
+        assert!(!map.has_dirty());
+        for setters in [&map.setters, &map.pages[1].get().unwrap().setters] {
+            setters.fetch_add(1, Ordering::AcqRel);
+        }
+        assert!(map.has_dirty() && map.is_dirty(PAGE_BLOCKS, PAGE_BLOCKS + 1));
+        assert_eq!(map.next_dirty(0), Some(1));
+    }
+
+    /// A thread that sees a bit sees that it is not clean.
+    #[test]
+    fn a_bit_is_never_seen_as_clean() {
+        const ROUNDS: u64 = 20_000;
+        let map = LayerMap::new(1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..ROUNDS).for_each(|block| _ = map.set(block, block + 1)));
+            let mut block = 0;
+            while block < ROUNDS {
+                if map.is_set(block) {
+                    assert!(map.is_dirty(block, block + 1) && map.has_dirty());
+                    block += 1;
+                }
+            }
+        });
     }
 
     #[test]

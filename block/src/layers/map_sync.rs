@@ -8,6 +8,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::kick::Kick;
 
@@ -88,13 +89,12 @@ impl MapSync {
         Some(self.begin(&mut state))
     }
 
-    /// Starts a write-back once none runs. Blocks.
-    pub(super) fn start_blocking(&self) -> Started {
-        let mut state = self.lock();
-        while state.is_running {
-            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        self.begin(&mut state)
+    /// Starts a write-back once none runs, unless one runs for longer than `limit`. Blocks.
+    pub(super) fn start_within(&self, limit: Duration) -> Option<Started> {
+        let state = self.lock();
+        let waited = self.ended.wait_timeout_while(state, limit, |state| state.is_running);
+        let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        (!timeout.timed_out()).then(|| self.begin(&mut state))
     }
 
     fn begin(&self, state: &mut SyncState) -> Started {
@@ -188,7 +188,9 @@ mod tests {
         let started = sync.start(&kick).unwrap();
         sync.abandon(&started);
         assert!(is_kicked(&fd) && sync.result(ticket).is_none());
-        let started = sync.start_blocking();
+        assert!(sync.start(&kick).is_some() && sync.start_within(Duration::ZERO).is_none());
+        sync.abandon(&Started { wants_flush: true });
+        let started = sync.start_within(Duration::ZERO).unwrap();
         assert!(started.wants_flush);
         sync.end(&started, &Ok(()));
         assert!(sync.result(ticket).unwrap().is_ok());

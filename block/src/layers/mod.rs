@@ -14,10 +14,10 @@ mod levels;
 mod map;
 mod map_sync;
 mod open;
+mod unit;
 mod uuid;
 
 pub use self::create::{CreatedLayer, create_layer};
 pub use self::disk::LayeredDisk;
-pub(crate) use self::header::MAGIC;
 pub use self::info::{LevelInfo, layer_info, level_count};
 pub use self::uuid::Uuid;

@@ -1,7 +1,10 @@
 //! Opens a layer and everything below it. Control thread only.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
 
 use super::file::{base_path, host_error, read_header, read_map};
 use super::header::Header;
@@ -28,7 +31,8 @@ pub(super) struct Chain {
     pub(super) files: Vec<RawFile>,
 }
 
-/// Opens the layer at `path` with everything below it. `base` is what the user says that the layer stands on.
+/// Opens the layer at `path` with everything below it. `base` is what the user says that the layer
+/// stands on.
 ///
 /// # Errors
 ///
@@ -36,11 +40,14 @@ pub(super) struct Chain {
 pub(super) fn chain(path: &Path, base: &Path, options: &DiskOptions) -> Result<Chain, OpenError> {
     let file = RawFile::open_container(path, options)?;
     let header = read_header(file.file(), path)?;
-    if header.is_frozen && !options.read_only {
-        let why = "it is frozen, as other layers stand on it; make a new layer over it";
+    if header.frozen.is_some() && !options.read_only {
+        let why = "it is frozen, as other layers may stand on it; make a new layer over it";
         return Err(OpenError::Unsuitable { path: path.into(), why: why.into() });
     }
     require_same(path, &base_path(path, &header), base)?;
+    // The map may be in the page cache only, if its last write-back was killed: a durable write
+    // relies on the bits that it finds.
+    sync(file.file(), path)?;
     let map = read_map(file.file(), path, &header)?;
     let (geometry, data_at) = (file.geometry(), header.data_at());
     let top = Top {
@@ -103,25 +110,37 @@ fn open_base(layer: &Path, header: &Header, options: &DiskOptions) -> Result<Bas
     };
     if header.base.kind == BaseKind::Layer {
         let file = RawFile::open_container(&path, options)?;
+        sync(file.file(), &path)?;
         let found = read_header(file.file(), &path)?;
-        let identity = BaseIdentity::of_layer(found.uuid, found.size);
-        if let Some(difference) = header.base.difference(&identity) {
+        if let Some(difference) = header.base.difference(&found.identity()) {
             return Err(changed(difference));
-        }
-        if !found.is_frozen {
-            return Err(changed("is no longer frozen".to_owned()));
         }
         let map = LevelMap::Layer(read_map(file.file(), &path, &found)?);
         let level = Level { data_at: found.data_at(), size: found.size, map };
         return Ok(Base { file, level, next: Some((path, found)) });
     }
     let file = RawFile::open(&path, options)?;
+    sync(file.file(), &path)?;
     let found = BaseIdentity::of_raw(file.file()).map_err(host_error(&path, "read it"))?;
     if let Some(difference) = header.base.difference(&found) {
         return Err(changed(difference));
     }
     let level = Level { data_at: 0, size: found.size, map: LevelMap::Raw };
     Ok(Base { file, level, next: None })
+}
+
+/// Makes the file durable. A flush of the disk covers its top only, and a base may have been copied
+/// a moment ago.
+///
+/// # Errors
+///
+/// The host's error.
+pub(super) fn sync(file: &File, path: &Path) -> Result<(), OpenError> {
+    match rustix::fs::fdatasync(file) {
+        // A file system that is never written.
+        Ok(()) | Err(Errno::ROFS | Errno::INVAL) => Ok(()),
+        Err(errno) => Err(host_error(path, "make it durable")(errno.into())),
+    }
 }
 
 /// Refuses a base other than that of the layer.

@@ -15,6 +15,7 @@ mod enospc;
 mod enospc_stores;
 mod flush_proof;
 mod lab_smoke;
+mod layers;
 mod network;
 mod scsi;
 mod scsi_hotplug;

@@ -87,7 +87,7 @@ fn refuse_layer(disk: &DiskTable) -> Option<Diagnostic> {
     Some(
         Diagnostic::error("a layer cannot be served to other monitors yet")
             .at(base, "makes the disk a layer")
-            .help("run the guest with `bulkhead run`, or serve a raw image"),
+            .help("run the guest on this program, or serve a raw image"),
     )
 }
 

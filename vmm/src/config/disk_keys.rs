@@ -49,7 +49,7 @@ pub(super) const DISK_KEYS: [DiskKey; 23] = [
         read: |disk, value, folder| set(&mut disk.path, value::path(value, folder)),
         json: ("path", |disk| json!(disk.path.display().to_string())),
     },
-    // What the layer in `path` stands on.
+    // The base of the layer in `path`.
     DiskKey {
         name: "base",
         example: "\"debian.img\"",

@@ -67,7 +67,7 @@ pub(crate) struct KernelConfig {
 pub(crate) struct DiskConfig {
     /// The image file or block device, or the layer over `base`.
     pub(crate) path: PathBuf,
-    /// What the layer stands on; `None` if `path` is the disk itself.
+    /// The base of the layer; `None` if `path` is the disk itself.
     pub(crate) base: Option<PathBuf>,
     /// The layer is made if it does not exist.
     pub(crate) create: bool,

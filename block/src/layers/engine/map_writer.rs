@@ -4,9 +4,10 @@
 use std::io;
 use std::ops::Range;
 
-use super::super::header::{BLOCK, BLOCK_BYTES, Header};
+use super::super::header::Header;
 use super::super::levels::Levels;
 use super::super::map_sync::Started;
+use super::super::unit::{BLOCK, BLOCK_BYTES};
 use crate::kick::Kick;
 use crate::page::LentPages;
 use crate::{ByteOffset, Completion, Durability, Operation, Segments};

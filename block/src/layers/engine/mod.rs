@@ -22,8 +22,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 
 use self::map_writer::MapWriter;
-use self::slot::{Slot, Stage, Work};
-use super::levels::{Levels, Source};
+use self::slot::{ChangeStage, Slot, SlotWork};
+use super::levels::{Answerer, Levels};
 use super::map::touched;
 use crate::kick::Kick;
 use crate::{
@@ -175,6 +175,11 @@ impl LayerEngine {
             return Ok(level.engine.wait()?.kicked);
         }
         self.submit_levels()?;
+        // A request may complete as it is pushed or submitted, without an event.
+        if self.is_ready() {
+            self.clear_poll_fd();
+            return Ok(true);
+        }
         let due = self.due().map(|due| due.saturating_duration_since(Instant::now()));
         let timeout = due.map(|due| Timespec {
             tv_sec: i64::try_from(due.as_secs()).unwrap_or(i64::MAX),
@@ -247,7 +252,13 @@ impl IoEngine for LayerEngine {
     }
 
     fn parked(&self) -> usize {
-        self.engines.iter().map(|level| level.engine.parked()).sum()
+        let parked: usize = self.engines.iter().map(|level| level.engine.parked()).sum();
+        if parked == 0 {
+            return 0;
+        }
+        // The requests that wait, wait for one that is held, or for the map, whose write is.
+        let is_map_parked = self.map_writer.is_running();
+        parked - usize::from(is_map_parked) + self.waiting.len()
     }
 
     fn due(&self) -> Option<Instant> {
@@ -288,7 +299,7 @@ impl IoEngine for LayerEngine {
     fn wait(&mut self) -> io::Result<Wake> {
         self.harvest();
         let kicked = self.completed.is_empty() && self.sleep()?;
-        // What was reaped may be a step only. The caller has other engines to look after.
+        // A completion may be a step only. The caller has other engines to serve.
         self.harvest();
         self.submit()?;
         Ok(Wake { kicked })
@@ -296,15 +307,15 @@ impl IoEngine for LayerEngine {
 }
 
 impl Drop for LayerEngine {
-    /// Waits for the requests of the levels, and leaves what others wait for to them.
+    /// Waits for the requests of the levels, then releases their claims and the map.
     fn drop(&mut self) {
         self.engines.clear();
         let canceled =
             |tag| Completion { tag, result: Err(io::Error::from_raw_os_error(libc::ECANCELED)) };
         self.map_writer.abandon(&self.levels, &canceled(self.map_tag));
         for (slot, tag) in self.slots.iter_mut().zip(0..) {
-            let Work::Change(change) = &mut slot.work else { continue };
-            if let Stage::Copying(copy) = &mut change.stage {
+            let SlotWork::Change(change) = &mut slot.work else { continue };
+            if let ChangeStage::Copying(copy) = &mut change.stage {
                 copy.pages.take_back(&canceled(tag));
             }
             if let Some(claim) = change.claim.take() {

@@ -4,27 +4,34 @@ use crate::page::LentPages;
 use crate::range_lock::Claim;
 use crate::{ByteOffset, ByteRange, DiscardLimits, Operation, Segments};
 
-use super::super::header::{BLOCK, BLOCK_BYTES};
 use super::super::map::touched;
 use super::super::map_sync::Ticket;
+use super::super::unit::{BLOCK, BLOCK_BYTES};
 
 /// A tag: what its request waits for.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    pub(super) work: Work,
+    pub(super) work: SlotWork,
     /// The data of a request that is not forwarded at once.
     pub(super) segments: Segments,
 }
 
-/// What is to be done when the tag's request of a level completes.
+impl Slot {
+    /// Whether its request is a change of blocks that the top does not answer for.
+    pub(super) fn is_change(&self) -> bool {
+        matches!(self.work, SlotWork::Change(_))
+    }
+}
+
+/// The work that is left when the tag's request of a level completes.
 #[derive(Debug, Default)]
-pub(super) enum Work {
+pub(super) enum SlotWork {
     /// No more: the request was forwarded, or the tag is free.
     #[default]
     Forwarded,
-    /// A read of several levels goes on.
+    /// A read of several levels.
     Read(ReadCursor),
-    /// A change of blocks that the top does not answer for goes on.
+    /// A change of blocks that the top does not answer for.
     Change(Box<Change>),
     /// The map has to be durable; bits of these blocks were set before.
     Durable {
@@ -40,7 +47,7 @@ pub(super) enum Work {
 /// A read that is done piece by piece.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadCursor {
-    /// The level that is looked at first.
+    /// The highest level that may answer.
     pub(super) from: usize,
     /// First byte.
     pub(super) start: u64,
@@ -58,12 +65,12 @@ pub(super) struct Change {
     pub(super) range: ByteRange,
     /// A claim on its blocks; `None` once it is released.
     pub(super) claim: Option<Claim>,
-    pub(super) stage: Stage,
+    pub(super) stage: ChangeStage,
 }
 
 /// How far a change has come.
 #[derive(Debug)]
-pub(super) enum Stage {
+pub(super) enum ChangeStage {
     /// Waits for its claim.
     Claiming,
     /// A block is copied to the top.
@@ -98,7 +105,7 @@ impl Change {
     }
 
     /// The blocks that the top answers for when it is done, as the first one and the end: those
-    /// that it touches, but for a discard its whole granules, as the host deallocates no others.
+    /// that it touches; of a discard its whole granules, as the host deallocates no others.
     pub(super) fn answered(&self, granules: Option<DiscardLimits>) -> (u64, u64) {
         if !matches!(self.op, Operation::Discard { .. }) {
             return self.touched();
@@ -137,7 +144,7 @@ mod tests {
 
     fn change(op: fn(ByteRange) -> Operation, start: u64, len: u64) -> Change {
         let range = ByteRange { start: ByteOffset(start), len };
-        Change { op: op(range), range, claim: None, stage: Stage::Claiming }
+        Change { op: op(range), range, claim: None, stage: ChangeStage::Claiming }
     }
 
     fn write(range: ByteRange) -> Operation {

@@ -2,9 +2,9 @@
 
 use std::io;
 
-use super::super::header::BLOCK;
 use super::super::map_sync::Ticket;
-use super::slot::{Change, CopyUp, ReadCursor, Slot, Stage, Work};
+use super::super::unit::BLOCK;
+use super::slot::{Change, ChangeStage, CopyUp, ReadCursor, Slot, SlotWork};
 use super::*;
 use crate::segment::{slice, zero};
 
@@ -12,6 +12,10 @@ impl LayerEngine {
     /// Accepts a request that the top does not answer for as it is.
     #[cold]
     pub(super) fn push_other(&mut self, request: Request<'_>) {
+        if !self.is_within(&request) {
+            let invalid = io::Error::from_raw_os_error(libc::EINVAL);
+            return self.complete(request.tag, Err(invalid));
+        }
         let Some(range) = self.range_of(&request) else { return self.forward(0, request) };
         match request.op {
             Operation::Read { at } => {
@@ -25,7 +29,7 @@ impl LayerEngine {
                     self.start_change(request, range);
                 } else {
                     if is_durable(op) && !self.is_map_clean(first, end) {
-                        self.begin(request.tag, Work::Durable { first, end });
+                        self.begin(request.tag, SlotWork::Durable { first, end });
                     }
                     self.forward(0, request);
                 }
@@ -33,24 +37,24 @@ impl LayerEngine {
         }
     }
 
-    /// The bytes of the disk that a request is about; `None` for one that the top refuses or that
-    /// has nothing to do.
+    /// The bytes of the disk that a request is about; `None` for one that the top refuses or
+    /// completes at once.
     fn range_of(&self, request: &Request<'_>) -> Option<ByteRange> {
-        let bytes = total_len(request.segments) as u64;
-        let range = match request.op {
-            Operation::Read { at } | Operation::Write { at, .. } => {
-                ByteRange { start: at, len: bytes }
-            }
-            Operation::CompareAndWrite { at, .. } => ByteRange { start: at, len: bytes / 2 },
-            Operation::Flush => return Some(ByteRange { start: ByteOffset(0), len: 0 }),
-            Operation::Discard { range, .. } | Operation::WriteZeroes { range, .. } => range,
-        };
+        let range = bytes_of(request);
+        if matches!(request.op, Operation::Flush) {
+            return Some(range);
+        }
         let top = &self.levels.top;
         let unit = u64::from(top.logical_block);
-        let end = range.start.0.checked_add(range.len)?;
         let is_whole = range.start.0.is_multiple_of(unit) && range.len.is_multiple_of(unit);
         let is_refused = !matches!(request.op, Operation::Read { .. }) && top.is_read_only;
-        (range.len > 0 && is_whole && end <= self.levels.capacity() && !is_refused).then_some(range)
+        (range.len > 0 && is_whole && !is_refused).then_some(range)
+    }
+
+    /// Whether a request is within the disk: the file of the top has more before and after it.
+    fn is_within(&self, request: &Request<'_>) -> bool {
+        let ByteRange { start: ByteOffset(start), len } = bytes_of(request);
+        start.checked_add(len).is_some_and(|end| end <= self.levels.capacity())
     }
 
     /// Whether the bits of these blocks are durable if they are set.
@@ -59,7 +63,7 @@ impl LayerEngine {
     }
 
     /// Notes what is to be done when the tag's request of a level completes.
-    fn begin(&mut self, tag: u16, work: Work) {
+    fn begin(&mut self, tag: u16, work: SlotWork) {
         if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
             slot.work = work;
             self.stepping += 1;
@@ -74,10 +78,10 @@ impl LayerEngine {
     }
 
     /// Takes the work of a tag, which it no longer has.
-    fn take_work(&mut self, tag: u16) -> Work {
+    fn take_work(&mut self, tag: u16) -> SlotWork {
         let slot = self.slots.get_mut(usize::from(tag));
         let work = slot.map(|slot| std::mem::take(&mut slot.work)).unwrap_or_default();
-        if !matches!(work, Work::Forwarded) {
+        if !matches!(work, SlotWork::Forwarded) {
             self.stepping -= 1;
         }
         work
@@ -85,8 +89,8 @@ impl LayerEngine {
 
     fn start_read(&mut self, mut request: Request<'_>, cursor: ReadCursor) {
         match self.levels.piece(0, cursor.at, cursor.end) {
-            (Source::Level(level), end) if end == cursor.end => self.forward(level, request),
-            (Source::Zeroes, end) if end == cursor.end => {
+            (Answerer::Level(level), end) if end == cursor.end => self.forward(level, request),
+            (Answerer::Zeroes, end) if end == cursor.end => {
                 zero(request.segments);
                 self.complete(request.tag, Ok(()));
             }
@@ -108,7 +112,7 @@ impl LayerEngine {
         }
         match piece {
             Some((level, at)) => {
-                self.begin(tag, Work::Read(cursor));
+                self.begin(tag, SlotWork::Read(cursor));
                 self.push_part(level, tag, Operation::Read { at });
             }
             None => self.complete(tag, Ok(())),
@@ -129,8 +133,8 @@ impl LayerEngine {
             slice(segments, skipped, usize::try_from(len).unwrap_or(usize::MAX), &mut self.part);
             cursor.at = end;
             match source {
-                Source::Zeroes => zero(&self.part),
-                Source::Level(level) => {
+                Answerer::Zeroes => zero(&self.part),
+                Answerer::Level(level) => {
                     return Some((level, ByteOffset(self.levels.place(level, at))));
                 }
             }
@@ -160,7 +164,7 @@ impl LayerEngine {
     /// Lets a request wait for the next write-back of the map.
     fn join_sync(&mut self, tag: u16, wants_flush: bool) {
         let ticket = self.levels.sync.join(&self.kick, wants_flush);
-        self.begin(tag, Work::Sync(ticket));
+        self.begin(tag, SlotWork::Sync(ticket));
         self.waiting.push(tag);
     }
 
@@ -169,9 +173,9 @@ impl LayerEngine {
         let bytes = first * BLOCK..end * BLOCK;
         let (claim, is_granted) = self.levels.first_writes.claim(&self.kick, &bytes, false);
         let (tag, op) = (request.tag, request.op);
-        let change = Change { op, range, claim: Some(claim), stage: Stage::Claiming };
+        let change = Change { op, range, claim: Some(claim), stage: ChangeStage::Claiming };
         self.keep_segments(&mut request);
-        self.begin(tag, Work::Change(Box::new(change)));
+        self.begin(tag, SlotWork::Change(Box::new(change)));
         if is_granted {
             self.change_on(tag);
         } else {
@@ -182,7 +186,8 @@ impl LayerEngine {
     /// Does the next step of a change that has its claim.
     fn change_on(&mut self, tag: u16) {
         let Self { slots, levels, part, .. } = self;
-        let Some(Slot { work: Work::Change(change), segments }) = slots.get_mut(usize::from(tag))
+        let Some(Slot { work: SlotWork::Change(change), segments }) =
+            slots.get_mut(usize::from(tag))
         else {
             return;
         };
@@ -192,7 +197,7 @@ impl LayerEngine {
                 self.copy_on(tag, copy);
             }
             None => {
-                change.stage = Stage::Changing;
+                change.stage = ChangeStage::Changing;
                 let place = |at: ByteOffset| ByteOffset(levels.place(0, at.0));
                 let op = moved(change.op, place);
                 part.clear();
@@ -219,9 +224,10 @@ impl LayerEngine {
                 (0, Operation::Write { at, durability: Durability::Volatile })
             }
         };
-        if let Some(Slot { work: Work::Change(change), .. }) = self.slots.get_mut(usize::from(tag))
+        if let Some(Slot { work: SlotWork::Change(change), .. }) =
+            self.slots.get_mut(usize::from(tag))
         {
-            change.stage = Stage::Copying(copy);
+            change.stage = ChangeStage::Copying(copy);
         }
         self.push_part(level, tag, op);
     }
@@ -233,15 +239,15 @@ impl LayerEngine {
             return self.handle_map_writer(&completion);
         }
         let slot = self.slots.get_mut(usize::from(tag));
-        if let Some(Slot { work: Work::Change(change), .. }) = slot {
-            if let Stage::Copying(copy) = &mut change.stage {
+        if let Some(Slot { work: SlotWork::Change(change), .. }) = slot {
+            if let ChangeStage::Copying(copy) = &mut change.stage {
                 copy.pages.take_back(&completion);
             }
             return self.handle_change(tag, completion.result);
         }
         match (self.take_work(tag), completion.result) {
-            (Work::Read(cursor), Ok(())) => self.read_on(tag, cursor),
-            (Work::Durable { first, end }, Ok(())) if !self.is_map_clean(first, end) => {
+            (SlotWork::Read(cursor), Ok(())) => self.read_on(tag, cursor),
+            (SlotWork::Durable { first, end }, Ok(())) if !self.is_map_clean(first, end) => {
                 self.join_sync(tag, false);
             }
             (_, result) => self.complete(tag, result),
@@ -249,12 +255,13 @@ impl LayerEngine {
     }
 
     fn handle_change(&mut self, tag: u16, result: io::Result<()>) {
-        let Some(Slot { work: Work::Change(change), .. }) = self.slots.get_mut(usize::from(tag))
+        let Some(Slot { work: SlotWork::Change(change), .. }) =
+            self.slots.get_mut(usize::from(tag))
         else {
             return;
         };
-        match (std::mem::replace(&mut change.stage, Stage::Changing), result) {
-            (Stage::Copying(copy), Ok(())) => {
+        match (std::mem::replace(&mut change.stage, ChangeStage::Changing), result) {
+            (ChangeStage::Copying(copy), Ok(())) => {
                 if !copy.is_written {
                     return self.copy_on(tag, copy);
                 }
@@ -267,7 +274,7 @@ impl LayerEngine {
 
     /// Ends a change: the top answers for its blocks if it was made.
     fn end_change(&mut self, tag: u16, result: io::Result<()>) {
-        let Work::Change(change) = self.take_work(tag) else { return };
+        let SlotWork::Change(change) = self.take_work(tag) else { return };
         let (first, end) = change.touched();
         let is_durable = is_durable(change.op);
         if result.is_ok() {
@@ -299,17 +306,20 @@ impl LayerEngine {
         }
     }
 
-    /// Goes on with the requests that need not wait any longer, and starts a write-back of the map
-    /// if one is waited for and none runs.
+    /// Resumes the requests that need not wait any longer, and starts a write-back of the map if a
+    /// request waits for one and none runs.
     pub(super) fn revive(&mut self) {
         let mut index = 0;
         while let Some(&tag) = self.waiting.get(index) {
-            if self.revive_one(tag) {
-                self.waiting.swap_remove(index);
-                // A claim that was released may have granted one of another request.
-                index = 0;
-            } else {
+            let has_claim = self.slots.get(usize::from(tag)).is_some_and(Slot::is_change);
+            if !self.revive_one(tag) {
                 index += 1;
+                continue;
+            }
+            self.waiting.swap_remove(index);
+            if has_claim {
+                // It may be complete already, and its claim be granted to another request.
+                index = 0;
             }
         }
     }
@@ -318,7 +328,7 @@ impl LayerEngine {
     fn revive_one(&mut self, tag: u16) -> bool {
         let Some(slot) = self.slots.get(usize::from(tag)) else { return true };
         match &slot.work {
-            Work::Change(change) => {
+            SlotWork::Change(change) => {
                 let claim = change.claim.as_ref();
                 let is_granted =
                     claim.is_some_and(|claim| self.levels.first_writes.is_granted(claim));
@@ -327,8 +337,8 @@ impl LayerEngine {
                 }
                 is_granted
             }
-            Work::Sync(ticket) => self.revive_synced(tag, *ticket),
-            Work::Forwarded | Work::Read(_) | Work::Durable { .. } => true,
+            SlotWork::Sync(ticket) => self.revive_synced(tag, *ticket),
+            SlotWork::Forwarded | SlotWork::Read(_) | SlotWork::Durable { .. } => true,
         }
     }
 
@@ -355,19 +365,40 @@ impl LayerEngine {
         false
     }
 
-    /// Completes a request that waits for a claim with `ECANCELED`. Returns `false` for any other.
+    /// Completes a request that waits for a claim or for the map with `ECANCELED`. Returns `false`
+    /// for any other.
     pub(super) fn cancel_waiting(&mut self, tag: u16) -> bool {
         let Some(index) = self.waiting.iter().position(|waiting| *waiting == tag) else {
             return false;
         };
-        let slot = self.slots.get(usize::from(tag));
-        if !slot.is_some_and(|slot| matches!(slot.work, Work::Change(_))) {
-            return false;
+        let canceled = Err(io::Error::from_raw_os_error(libc::ECANCELED));
+        match self.slots.get(usize::from(tag)).map(|slot| &slot.work) {
+            Some(SlotWork::Change(_)) => {
+                self.waiting.swap_remove(index);
+                self.end_change(tag, canceled);
+                self.revive();
+            }
+            // The last request stays: an engine without requests is not reaped, and others may wait
+            // for its write-back.
+            Some(SlotWork::Sync(_)) if !self.map_writer.is_running() || self.waiting.len() > 1 => {
+                self.waiting.swap_remove(index);
+                self.take_work(tag);
+                self.complete(tag, canceled);
+            }
+            _ => return false,
         }
-        self.waiting.swap_remove(index);
-        self.end_change(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
-        self.revive();
         true
+    }
+}
+
+/// The bytes of the disk that a request is about.
+fn bytes_of(request: &Request<'_>) -> ByteRange {
+    let bytes = total_len(request.segments) as u64;
+    match request.op {
+        Operation::Read { at } | Operation::Write { at, .. } => ByteRange { start: at, len: bytes },
+        Operation::CompareAndWrite { at, .. } => ByteRange { start: at, len: bytes / 2 },
+        Operation::Flush => ByteRange { start: ByteOffset(0), len: 0 },
+        Operation::Discard { range, .. } | Operation::WriteZeroes { range, .. } => range,
     }
 }
 

@@ -28,6 +28,7 @@ pub(crate) const ADVISED_COMMANDS: &[Advised] = &[
     ("zstd -dc", "as gzip"),
     ("{} -dc <{} >{}", "writes to a free name"),
     // They create, and leave what exists.
+    ("bulkhead layer create", "fails if the layer exists"),
     ("mkdir -p {}", "creates missing directories; not below /dev, /proc and /sys"),
     ("sudo ip link set {} up", "for a TAP device that is missing"),
     ("sudo ip tuntap add dev {} mode tap user $USER", "fails if the device exists"),

@@ -99,6 +99,8 @@ warning: `lock = "off"` does not keep other machines off the image
 const ALL_KEYS: &str = "[[disk]]
 id = 'all'
 path = 'all.img'
+base = 'base.img'
+create = true
 cache = 'none'
 bus = 'virtio-scsi'
 controller = 1
@@ -141,10 +143,12 @@ fn check_json_shows_the_value_of_every_disk_key() {
         format!("{:#}", serde_json::Value::from(all)),
         str![[r#"
 {
+  "base": "base.img",
   "block_size": 4096,
   "bus": "virtio-scsi",
   "cache": "none",
   "copy_memory_bytes": 8388608,
+  "create": true,
   "detect_zeroes": "on",
   "discard": "ignore",
   "engine": "threads",

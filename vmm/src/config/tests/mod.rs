@@ -7,6 +7,7 @@ mod devices;
 mod disks;
 mod host;
 mod images;
+mod layers;
 mod numbers;
 mod scsi;
 mod tables;
@@ -146,6 +147,8 @@ fn every_value_of_a_disk_is_used() {
 [
     DiskConfig {
         path: "/vm/a.img",
+        base: None,
+        create: false,
         bus: VirtioBlk,
         queues: 2,
         serial: "S 1",

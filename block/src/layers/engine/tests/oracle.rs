@@ -1,4 +1,4 @@
-//! What each sector of the disk may hold.
+//! The values that each sector of the disk may hold.
 //!
 //! No two requests for one sector are in flight, so that the values of a sector are in one order.
 
@@ -8,6 +8,8 @@ struct History {
     values: Vec<u64>,
     /// Values before, that no longer count.
     dropped: usize,
+    /// All values, for reads that were in flight meanwhile.
+    all: Vec<u64>,
     /// A change is in flight.
     is_changing: bool,
     /// A change has failed: the sector may hold any of the values.
@@ -24,6 +26,7 @@ impl Oracle {
         let history = |value| History {
             values: vec![value],
             dropped: 0,
+            all: vec![value],
             is_changing: false,
             is_unknown: false,
         };
@@ -44,6 +47,7 @@ impl Oracle {
     pub(super) fn begin(&mut self, first: usize, values: &[u64]) {
         for (sector, value) in self.0[first..].iter_mut().zip(values) {
             sector.values.push(*value);
+            sector.all.push(*value);
             sector.is_changing = true;
         }
     }
@@ -56,6 +60,7 @@ impl Oracle {
                 Outcome::Unknown => sector.is_unknown = true,
                 Outcome::Unchanged => {
                     sector.values.pop();
+                    sector.all.pop();
                 }
                 Outcome::Changed => sector.is_unknown = false,
                 Outcome::Durable => {
@@ -66,7 +71,7 @@ impl Oracle {
         }
     }
 
-    /// What a flush that is pushed now covers, by sector.
+    /// The values that a flush covers that is pushed now, by sector.
     pub(super) fn mark(&self) -> Vec<usize> {
         let certain = |sector: &History| {
             let last = sector.dropped + sector.values.len() - 1;
@@ -78,13 +83,12 @@ impl Oracle {
     /// How many values the sectors had until now.
     pub(super) fn counts(&self, first: usize, count: usize) -> Vec<usize> {
         let sectors = self.0[first..first + count].iter();
-        sectors.map(|sector| sector.dropped + sector.values.len()).collect()
+        sectors.map(|sector| sector.all.len()).collect()
     }
 
     /// The values of a sector after the first `count` ones.
     pub(super) fn values_from(&self, sector: usize, count: usize) -> &[u64] {
-        let history = &self.0[sector];
-        history.values.get(count.saturating_sub(history.dropped)..).unwrap_or_default()
+        self.0[sector].all.get(count..).unwrap_or_default()
     }
 
     /// A flush has completed.
@@ -94,7 +98,7 @@ impl Oracle {
         }
     }
 
-    /// What the sector may hold now.
+    /// The values that the sector may hold now.
     pub(super) fn readable(&self, sector: usize) -> Vec<u64> {
         let history = &self.0[sector];
         match self.value(sector) {
@@ -108,7 +112,7 @@ impl Oracle {
         self.0[sector].values.contains(&value)
     }
 
-    /// What the sector has held since the last durable value.
+    /// The values of the sector since the last durable one.
     pub(super) fn values(&self, sector: usize) -> &[u64] {
         &self.0[sector].values
     }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::super::super::header::{BLOCK_BYTES, BLOCK_SIZE, Header};
-use super::super::super::levels::{Level, LevelMap, Levels, Source, Top};
+use super::super::super::header::Header;
+use super::super::super::levels::{Answerer, Level, LevelMap, Levels, Top};
 use super::super::super::map::LayerMap;
+use super::super::super::unit::{BLOCK_BYTES, BLOCK_SIZE};
 use super::super::LayerEngine;
 use super::SECTOR;
 use super::oracle::{Oracle, Outcome};
@@ -31,6 +32,9 @@ const DATA_AT: usize = 3 * BLOCK_BYTES;
 /// Size of the base: it ends within a block.
 const BASE_SECTORS: usize = SECTORS - 12;
 const STEPS: usize = 120;
+/// Granules of the disk: those of the file start at multiples of their size.
+const GRANULE: u32 = 2 * BLOCK_SIZE;
+const ALIGNMENT: u32 = BLOCK_SIZE;
 
 /// How often each event has occurred.
 #[derive(Debug, Default)]
@@ -126,7 +130,7 @@ impl Schedule {
         let mut middle = content(DATA_AT + SECTORS * SECTOR, SECTORS, DATA_AT);
         middle[usize::try_from(Header::map_at()).unwrap()] =
             u8::try_from(random.below(256)).unwrap();
-        // What a lost write has left, where the map has no bits.
+        // Data of lost writes, where the map has no bits.
         let top = content(DATA_AT + SECTORS * SECTOR, SECTORS, DATA_AT);
         let base = content(BASE_SECTORS * SECTOR, BASE_SECTORS, 0);
         let media = [Medium::new(&top), Medium::new(&middle), Medium::new(&base)];
@@ -197,11 +201,7 @@ impl Schedule {
             return;
         };
         let kind = self.random.below(12);
-        let (first, count) = if kind == 11 {
-            // Whole blocks.
-            let first = self.random.below(BLOCKS);
-            (first * 8, (1 + self.random.below(BLOCKS - first)) * 8)
-        } else if self.random.once_in(2) {
+        let (first, count) = if self.random.once_in(2) {
             let first = self.random.below(BLOCKS);
             (first * 8, (1 + self.random.below(2.min(BLOCKS - first))) * 8)
         } else {
@@ -239,6 +239,7 @@ impl Schedule {
         self.next_value += values.len() as u64;
         let mut pages = LentPages::zeroed(2 * count * SECTOR);
         let bytes = pages.bytes().unwrap();
+        bytes.fill(0xee);
         let mut len = 0;
         if matches!(op, Operation::CompareAndWrite { .. }) {
             for index in first..first + count {
@@ -334,6 +335,10 @@ impl Schedule {
                         || self.oracle.values_from(first + index, mark[index]).contains(&found);
                     self.check(is_legal, first + index, found, "when it is read");
                 }
+            }
+            // The host may have kept parts of it.
+            (Operation::Discard { .. }, Ok(())) => {
+                self.oracle.end(first, values.len(), Outcome::Unknown);
             }
             (_, Ok(())) => {
                 let outcome = if is_durable(op) { Outcome::Durable } else { Outcome::Changed };
@@ -434,7 +439,8 @@ fn levels(media: &[Rc<RefCell<Medium>>; 3]) -> Arc<Levels> {
         map
     };
     let (data_at, size) = (DATA_AT as u64, (SECTORS * SECTOR) as u64);
-    let discard = Some(DiscardLimits { granularity: BLOCK_SIZE, alignment: 0, reads_zero: true });
+    let discard =
+        Some(DiscardLimits { granularity: GRANULE, alignment: ALIGNMENT, reads_zero: true });
     let top = Top {
         data_at,
         map: map(&media[0]),
@@ -453,8 +459,8 @@ fn levels(media: &[Rc<RefCell<Medium>>; 3]) -> Arc<Levels> {
 fn read(levels: &Levels, media: &[Rc<RefCell<Medium>>; 3], index: usize) -> u64 {
     let at = (index * SECTOR) as u64;
     match levels.piece(0, at, at + SECTOR as u64) {
-        (Source::Zeroes, _) => 0,
-        (Source::Level(level), _) => {
+        (Answerer::Zeroes, _) => 0,
+        (Answerer::Level(level), _) => {
             let place = usize::try_from(levels.place(level, at)).unwrap();
             value(&media[level].borrow().read(place, SECTOR))
         }

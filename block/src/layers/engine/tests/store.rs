@@ -15,6 +15,9 @@ use crate::{
     Segments, Wake, total_len,
 };
 
+/// Granules of a file, in bytes: it deallocates no parts of them.
+const GRANULE: usize = 8192;
+
 /// The content of a file, by sector: its versions since the last flush that covered one. The last
 /// one is what reads return.
 #[derive(Debug)]
@@ -158,8 +161,12 @@ fn execute(
             medium.write(place(at), new, durability);
         }
         Operation::Flush => medium.flush(mark),
-        Operation::Discard { range: ByteRange { start, len }, durability, .. }
-        | Operation::WriteZeroes { range: ByteRange { start, len }, durability, .. } => {
+        Operation::Discard { range: ByteRange { start, len }, durability, .. } => {
+            let end = place(ByteOffset(start.0 + len)) / GRANULE * GRANULE;
+            let start = place(start).next_multiple_of(GRANULE);
+            medium.write(start, &vec![0; end.saturating_sub(start)], durability);
+        }
+        Operation::WriteZeroes { range: ByteRange { start, len }, durability, .. } => {
             medium.write(place(start), &vec![0; usize::try_from(len).unwrap()], durability);
         }
     }
