@@ -16,6 +16,7 @@ mod enospc_stores;
 mod flush_proof;
 mod lab_smoke;
 mod network;
+mod panic;
 mod scsi;
 mod scsi_hotplug;
 mod serve;
