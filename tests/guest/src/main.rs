@@ -20,6 +20,7 @@ mod panic;
 mod scsi;
 mod scsi_hotplug;
 mod serve;
+mod sick_pool;
 mod stable_copies;
 mod startup;
 mod thin;
