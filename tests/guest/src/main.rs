@@ -24,5 +24,6 @@ mod sick_pool;
 mod stable_copies;
 mod startup;
 mod thin;
+mod volume_links;
 mod write_cache;
 mod zvol;
