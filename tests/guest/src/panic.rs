@@ -26,7 +26,11 @@ fn check(
 #[test]
 fn a_panic_has_its_message_on_the_console() -> Result<()> {
     check("panic-sysrq", "sysrq triggered crash", |_, guest| {
-        guest.send("echo c >/proc/sysrq-trigger\n")
+        let error = guest.run("echo c >/proc/sysrq-trigger").unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains("the monitor has exited with status 11"), "{error}");
+        assert!(error.contains("Kernel panic"), "the lab shows the end of the console: {error}");
+        Ok(())
     })
 }
 
