@@ -121,15 +121,6 @@ fn triple_fault_exits_with_12() -> Result<()> {
 }
 
 #[test]
-fn kernel_panic_exits_with_11() -> Result<()> {
-    SMALL.boot("boot-panic", "", |_, guest| {
-        guest.send("echo c >/proc/sysrq-trigger\n")?;
-        assert_eq!(guest.wait_exit(EXIT_TIMEOUT)?, 11);
-        Ok(())
-    })
-}
-
-#[test]
 fn sigterm_presses_power_button() -> Result<()> {
     SMALL.boot("boot-button", "", |_, guest| {
         // The guest's reader of the button must be running first.

@@ -13,10 +13,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::logs::tail;
+
+/// Interval between two checks that the machine behind a console is there.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Output and status of a command.
 #[derive(Clone, Debug)]
@@ -118,14 +121,7 @@ impl Console {
 
     /// As `poll_line`, but a timeout is an error.
     pub fn wait_line(&self, start: &str, timeout: Duration) -> Result<(String, String)> {
-        self.poll_line(start, timeout)?.with_context(|| {
-            format!(
-                "{}: no line \"{start}...\" within {} s{}",
-                self.name,
-                timeout.as_secs(),
-                self.last_lines()
-            )
-        })
+        self.poll_line(start, timeout)?.ok_or_else(|| self.no_line(start, timeout))
     }
 
     /// Sends `text` unchanged.
@@ -137,6 +133,16 @@ impl Console {
 
     /// Runs a shell command of one or more lines and returns its output and status.
     pub fn run(&self, command: &str, timeout: Duration) -> Result<Output> {
+        self.run_while(command, timeout, || Ok(()))
+    }
+
+    /// As `run`; an error of `check_alive`, which is asked every few seconds, ends the wait.
+    pub(super) fn run_while(
+        &self,
+        command: &str,
+        timeout: Duration,
+        check_alive: impl Fn() -> Result<()>,
+    ) -> Result<Output> {
         let tag = self.commands.fetch_add(1, Ordering::Relaxed);
         self.lock().text.clear();
         let command = command.trim();
@@ -148,7 +154,7 @@ impl Console {
         }
         let reply = format!("##RC#{tag} ");
         let (line, before) = self
-            .wait_line(&reply, timeout)
+            .wait_reply(&reply, timeout, check_alive)
             .with_context(|| format!("running: {}", abridged(command)))?;
         let status = line.trim_start_matches(&reply).trim().parse();
         let text = before.strip_suffix('\n').unwrap_or(&before).to_owned();
@@ -157,6 +163,38 @@ impl Console {
                 .with_context(|| format!("{}: no status in the reply {line:?}", self.name))?,
             text,
         })
+    }
+
+    fn wait_reply(
+        &self,
+        start: &str,
+        timeout: Duration,
+        check_alive: impl Fn() -> Result<()>,
+    ) -> Result<(String, String)> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if let Some(found) = self.poll_line(start, left.min(CHECK_INTERVAL))? {
+                return Ok(found);
+            }
+            if left.is_zero() {
+                return Err(self.no_line(start, timeout));
+            }
+            if let Err(error) = check_alive() {
+                // The reply may have come before the end.
+                let found = self.poll_line(start, Duration::ZERO)?;
+                return found.ok_or_else(|| error.context(self.last_lines()));
+            }
+        }
+    }
+
+    fn no_line(&self, start: &str, timeout: Duration) -> Error {
+        anyhow!(
+            "{}: no line \"{start}...\" within {} s{}",
+            self.name,
+            timeout.as_secs(),
+            self.last_lines()
+        )
     }
 
     /// The last lines of the log, to be appended to an error message.

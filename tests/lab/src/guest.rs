@@ -129,12 +129,25 @@ impl Guest<'_> {
 
     /// As `run`, with the time limit `timeout`.
     pub fn run_for(&self, command: &str, timeout: Duration) -> Result<String> {
-        self.console.run(command, timeout)?.into_success(command).context("in the guest")
+        let output = self.console.run_while(command, timeout, || self.check_alive())?;
+        output.into_success(command).context("in the guest")
     }
 
     /// Runs a shell command in the guest and returns its output and status.
     pub fn try_run(&self, command: &str) -> Result<Output> {
-        self.console.run(command, COMMAND_TIMEOUT)
+        self.console.run_while(command, COMMAND_TIMEOUT, || self.check_alive())
+    }
+
+    /// An error with the exit status if the monitor has exited.
+    fn check_alive(&self) -> Result<()> {
+        let exited = self.host.try_run(&format!("cat {}", self.file("status")))?;
+        let status = exited.text.trim();
+        ensure!(
+            exited.status != 0,
+            "the monitor has exited with status {status}; {}",
+            self.report()
+        );
+        Ok(())
     }
 
     /// Sends `text` to the guest's console unchanged and does not wait.

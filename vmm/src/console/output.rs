@@ -26,6 +26,7 @@ pub(super) struct ConsoleOutput {
 }
 
 /// The writing end of the buffer, for the serial port. Never blocks.
+#[derive(Clone)]
 pub(crate) struct OutputWriter {
     shared: Arc<SharedBuffer>,
 }
@@ -42,6 +43,7 @@ struct OutputBuffer {
     sink: Option<Sink>,
     is_writing: bool,
     is_closing: bool,
+    sent_bytes: u64,
     lost_bytes: u64,
     loss_log: LogLimit,
 }
@@ -152,6 +154,7 @@ impl OutputBuffer {
         let dropped = excess.min(self.bytes.len());
         self.bytes.drain(..dropped);
         self.lost_bytes += dropped as u64;
+        self.sent_bytes += bytes.len() as u64;
         self.bytes.extend(bytes);
     }
 
@@ -165,6 +168,13 @@ impl OutputBuffer {
         let lost_bytes = if may_log { self.take_lost() } else { 0 };
         let length = self.bytes.len().min(CHUNK);
         Chunk { sink, bytes: self.bytes.drain(..length).collect(), lost_bytes }
+    }
+}
+
+impl OutputWriter {
+    /// Bytes that the guest has sent since the start.
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.shared.lock().sent_bytes
     }
 }
 

@@ -8,6 +8,7 @@ mod closing;
 mod commands;
 mod console_input;
 mod event_loop;
+mod panic_output;
 mod shutdown;
 mod signal_watch;
 mod signals;

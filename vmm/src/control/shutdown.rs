@@ -9,14 +9,16 @@ use event_manager::EventSet;
 
 use super::commands::{CommandError, CommandReceiver, MachineCommand};
 use super::event_loop::{EventSource, Interest};
+use super::panic_output::{self, PanicOutput};
 use super::signals::Signals;
 use crate::exit::Exit;
-use crate::machine::{Ending, EndingCell, Vcpus};
+use crate::machine::{Ending, EndingCell, Serial, Vcpus};
 
 /// The state of the machine's end.
 pub(super) struct Shutdown<'m> {
     pub(super) machine_ending: &'m EndingCell,
     pub(super) vcpus: &'m Vcpus,
+    pub(super) serial: &'m Serial,
     pub(super) button: PowerButton,
     /// Time between the power button and a forced stop.
     pub(super) grace: Duration,
@@ -24,6 +26,8 @@ pub(super) struct Shutdown<'m> {
     pub(super) deadline: Cell<Option<Instant>>,
     /// Set by the second signal.
     pub(super) is_stopped: Cell<bool>,
+    /// After a panic of the guest's kernel.
+    pub(super) panic: Cell<Option<PanicOutput>>,
 }
 
 impl Shutdown<'_> {
@@ -35,11 +39,29 @@ impl Shutdown<'_> {
         if let Some(ending) = self.machine_ending.get() {
             return Some(ending.clone());
         }
+        if self.machine_ending.is_panicked() && self.is_panic_printed() {
+            return Some(Ending::Exit(Exit::Panicked));
+        }
         if self.deadline.get().is_some_and(|deadline| deadline <= Instant::now()) {
             tracing::warn!("the guest did not power off in time");
             return Some(Ending::Exit(Exit::Stopped));
         }
         None
+    }
+
+    /// When to ask for the ending again, without an event.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        let panic = self.panic.get().map(|_| Instant::now() + panic_output::PERIOD);
+        [self.deadline.get(), panic].into_iter().flatten().min()
+    }
+
+    /// Whether the guest has printed all about its panic.
+    fn is_panic_printed(&self) -> bool {
+        let (sent_bytes, now) = (self.serial.sent_bytes(), Instant::now());
+        let output = self.panic.get().unwrap_or_else(|| PanicOutput::new(sent_bytes, now));
+        let output = output.updated(sent_bytes, now);
+        self.panic.set(Some(output));
+        output.is_over(now)
     }
 
     /// The first signal presses the power button, the second one stops the machine.
@@ -109,6 +131,7 @@ impl EventSource for EndingSource<'_> {
     }
 
     fn handle(&mut self, _: u32, _: &mut Interest<'_, '_>) -> io::Result<()> {
+        self.0.clear();
         Ok(())
     }
 }

@@ -38,10 +38,12 @@ impl ControlThread<'_> {
         let shutdown = Shutdown {
             machine_ending: self.ending,
             vcpus: self.vcpus,
+            serial: self.serial,
             button: self.button,
             grace: self.grace,
             deadline: Cell::new(None),
             is_stopped: Cell::new(false),
+            panic: Cell::new(None),
         };
         let mut events = EventLoop::new()?;
         events.add(SignalSource(self.signals, &shutdown))?;
@@ -54,7 +56,7 @@ impl ControlThread<'_> {
             if let Some(ending) = shutdown.ending() {
                 return Ok(ending);
             }
-            events.wait(shutdown.deadline.get())?;
+            events.wait(shutdown.next_look())?;
         }
     }
 }

@@ -172,12 +172,9 @@ fn bus(
     power: PowerControl,
     ending: &Arc<EndingCell>,
 ) -> Arc<Bus> {
-    let end = |exit| {
-        let ending = Arc::clone(ending);
-        move || ending.set(Ending::Exit(exit))
-    };
-    let keyboard = KeyboardReset::new(end(Exit::Rebooted));
-    let pvpanic = Pvpanic::new(end(Exit::Panicked));
+    let (reset, panicked) = (Arc::clone(ending), Arc::clone(ending));
+    let keyboard = KeyboardReset::new(move || reset.set(Ending::Exit(Exit::Rebooted)));
+    let pvpanic = Pvpanic::new(move || panicked.set_panicked());
     let mut bus = Bus::new(Arc::clone(pci));
     bus.attach(layout::SERIAL_PORTS, serial.registers());
     bus.attach(layout::KEYBOARD_PORTS, Arc::new(Mutex::new(keyboard)));

@@ -14,6 +14,7 @@ use crate::notifier::Notifier;
 pub(crate) struct Serial {
     port: Arc<Mutex<SerialPort<OutputWriter>>>,
     input_room: Notifier,
+    output: OutputWriter,
 }
 
 impl Serial {
@@ -24,8 +25,8 @@ impl Serial {
     /// The process or the host is out of descriptors.
     pub(crate) fn new(interrupt: EventFd, output: OutputWriter) -> io::Result<Self> {
         let input_room = Notifier::new()?;
-        let port = SerialPort::new(interrupt, input_room.descriptor(), output);
-        Ok(Self { port: Arc::new(Mutex::new(port)), input_room })
+        let port = SerialPort::new(interrupt, input_room.descriptor(), output.clone());
+        Ok(Self { port: Arc::new(Mutex::new(port)), input_room, output })
     }
 
     /// The registers, for the bus.
@@ -42,6 +43,11 @@ impl Serial {
     /// [`room`](Self::room), or none if the guest has switched to loopback mode since.
     pub(crate) fn receive(&self, input: &[u8]) -> usize {
         self.lock().receive(input)
+    }
+
+    /// Bytes of output since the start.
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.output.sent_bytes()
     }
 
     /// Notifies when there is room again, after [`room`](Self::room) was zero.

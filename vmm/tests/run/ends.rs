@@ -49,6 +49,16 @@ fn panic_exits_with_11() {
     assert_eq!(end_of(&[out(PVPANIC, 1), halt()]).0, Some(11));
 }
 
+/// Linux prints after the report of a panic what it could not print before, and may then reboot.
+#[test]
+fn output_after_the_report_of_a_panic_is_written() {
+    for end in [halt(), out(RESET, 1)] {
+        let (code, stdout, stderr) = end_of(&[out(PVPANIC, 1), print("the reason\n"), end]);
+        assert_eq!((code, stdout.as_str()), (Some(11), "the reason\n"));
+        assert!(stderr.starts_with("the guest's kernel panicked; "), "{stderr}");
+    }
+}
+
 #[test]
 fn triple_fault_exits_with_12_and_says_so() {
     let (code, _, stderr) = end_of(&[UNDEFINED.to_vec(), halt()]);
