@@ -69,6 +69,17 @@ struct UnitEngine {
     _disk: Arc<AttachedDisk>,
 }
 
+impl UnitEngine {
+    /// Clears the readiness of an engine that is reaped next. Cleared before the reap, so that no
+    /// later completion is missed. The submit posts completions that only woke the engine: nothing
+    /// else does for an idle engine, and no later one would wake it.
+    fn wake(&mut self) -> io::Result<()> {
+        self.engine.clear_poll_fd();
+        self.signalled = true;
+        (*self.engine).submit()
+    }
+}
+
 impl UnitEngines {
     pub(super) fn new(
         controller: Arc<Controller>,
@@ -206,11 +217,7 @@ impl UnitEngines {
         let _ = self.kick.read();
         for (unit, woken) in self.engines.iter_mut().zip(woken) {
             if woken || has_parked {
-                // Cleared before the reap, so that no later completion is missed. The submit posts
-                // completions that only woke the engine.
-                unit.engine.clear_poll_fd();
-                (*unit.engine).submit()?;
-                unit.signalled = true;
+                unit.wake()?;
             }
         }
         Ok(())
@@ -322,11 +329,8 @@ impl Engines for UnitEngines {
         }
         self.submit()?;
         if self.engines.iter().any(|unit| unit.engine.is_ready()) {
-            for unit in self.engines.iter_mut().filter(|unit| unit.engine.is_ready()) {
-                unit.engine.clear_poll_fd();
-                unit.signalled = true;
-            }
-            return Ok(());
+            let mut ready = self.engines.iter_mut().filter(|unit| unit.engine.is_ready());
+            return ready.try_for_each(UnitEngine::wake);
         }
         self.sleep()
     }
