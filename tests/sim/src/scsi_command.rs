@@ -341,6 +341,8 @@ pub(super) struct Function {
     /// The identifier of ABORT TASK and QUERY TASK.
     pub(super) task: Option<u64>,
     pub(super) offered: Time,
+    /// The same on the clock of the host, in nanoseconds.
+    pub(super) offered_ns: u64,
     /// When the driver has seen its response.
     pub(super) ended: Option<Time>,
 }

@@ -33,6 +33,8 @@ struct SleepState {
     /// When its last sleep started.
     since: Instant,
     sleeps: u64,
+    /// Polls that have found a readable descriptor.
+    wakes: u64,
 }
 
 impl QueueSleep {
@@ -43,6 +45,7 @@ impl QueueSleep {
             timed_out: false,
             since: clock.now(),
             sleeps: 0,
+            wakes: 0,
         };
         Self { clock, state: Arc::new(Mutex::new(state)) }
     }
@@ -82,6 +85,11 @@ impl QueueSleep {
         (state.until, state.timed_out) = (None, timed_out);
     }
 
+    /// Number of polls that have found a readable descriptor.
+    pub(super) fn wakes(&self) -> u64 {
+        self.state.lock().unwrap().wakes
+    }
+
     /// Number of sleeps so far.
     pub(super) fn sleeps(&self) -> u64 {
         self.state.lock().unwrap().sleeps
@@ -96,6 +104,7 @@ impl Sleep for QueueSleep {
     fn poll(&mut self, fds: &mut [PollFd<'_>], limit: Option<Duration>) -> io::Result<()> {
         let ready = poll(fds, Some(&Timespec::default()))?;
         let mut state = self.state.lock().unwrap();
+        state.wakes += u64::from(ready > 0);
         if std::mem::take(&mut state.timed_out) || ready > 0 {
             return Ok(());
         }

@@ -61,8 +61,9 @@ struct Ring {
     queue_kick: Option<RawFd>,
     /// When the first parked request of its engine comes due.
     due: Option<Instant>,
-    /// The eventfd that is signalled when a result is posted.
+    /// The eventfd that is signalled when a result is posted, and the number of its signals.
     signal: Option<OwnedFd>,
+    signals: u64,
 }
 
 /// The kernel and its disk.

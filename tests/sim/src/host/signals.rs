@@ -16,8 +16,9 @@ pub(crate) fn is_ready(fd: BorrowedFd<'_>) -> bool {
 
 impl Ring {
     /// Signals that a result was posted.
-    pub(super) fn signal(&self) {
+    pub(super) fn signal(&mut self) {
         if let Some(signal) = &self.signal {
+            self.signals += 1;
             rustix::io::write(signal, &1u64.to_ne_bytes()).unwrap();
         }
     }
@@ -40,6 +41,8 @@ impl Host {
 
     /// The ring's worker is woken by this eventfd.
     pub(crate) fn signal_to(&mut self, ring: usize, signal: BorrowedFd<'_>) {
+        // It is readable at first.
+        self.rings[ring].signals = 1;
         self.rings[ring].signal = Some(signal.try_clone_to_owned().unwrap());
     }
 
@@ -68,6 +71,11 @@ impl Host {
     pub(crate) fn has_results(&self, ring: usize) -> bool {
         let state = &self.rings[ring];
         !(state.is_closed || state.results.is_empty() && state.deferred.is_empty())
+    }
+
+    /// Number of signals that may have woken the ring's worker.
+    pub(crate) fn signals(&self, ring: usize) -> u64 {
+        self.rings[ring].signals
     }
 
     pub(crate) fn set_due(&mut self, ring: usize, due: Option<Instant>) {

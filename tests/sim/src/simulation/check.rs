@@ -137,8 +137,15 @@ impl Unit {
         changes: bool,
         took_ns: u64,
     ) -> Result<(), String> {
-        let took_ns = took_ns.min(self.host.lock().running_ns());
-        let held = self.plan.hold.filter(|_| changes);
+        let (now_ns, running_ns) = {
+            let host = self.host.lock();
+            (host.now_ns, host.running_ns())
+        };
+        // A detached disk holds no requests.
+        let since_detach_ns = self.detached_ns.map(|at_ns| now_ns - at_ns);
+        let since_detach_ns = since_detach_ns.filter(|since_ns| *since_ns <= took_ns);
+        let took_ns = took_ns.min(running_ns).min(since_detach_ns.unwrap_or(u64::MAX));
+        let held = self.plan.hold.filter(|_| changes && since_detach_ns.is_none());
         let limit = held.unwrap_or_default() + LATENCY_LIMIT;
         if u128::from(took_ns) > limit.as_nanos() {
             return Err(format!("{request} took {} ms", took_ns / 1_000_000));

@@ -6,6 +6,7 @@
 
 use block::CacheMode;
 
+use super::check::LATENCY_LIMIT;
 use super::unit::Unit;
 use crate::content::{SECTOR, Value};
 use crate::oracle::Time;
@@ -58,7 +59,7 @@ impl Unit {
                 }
                 self.counts.aborted += 1;
                 self.end_partly(&command);
-                Ok(())
+                self.check_abort_time(&command, functions)
             }
             End::Check { key: key::UNIT_ATTENTION, .. } => self.check_attention(&command),
             End::BadTarget | End::Check { code: NO_SUCH_UNIT, .. }
@@ -153,6 +154,20 @@ impl Unit {
                 Ok(())
             }
         }
+    }
+
+    /// An aborted command is not held for space: it ends as soon as the host has answered.
+    fn check_abort_time(&self, command: &Command, functions: &[Function]) -> Result<(), String> {
+        let aborts = functions.iter().filter(|function| {
+            function.abort().is_some() && function.selects(command) && function.ended.is_none()
+        });
+        let since_ns = aborts.map(|function| function.offered_ns).min();
+        let host = self.host.lock();
+        let took_ns = since_ns.map_or(0, |since_ns| host.now_ns - since_ns).min(host.running_ns());
+        if u128::from(took_ns) > LATENCY_LIMIT.as_nanos() {
+            return Err(format!("{command} ends {} ms after its abort", took_ns / 1_000_000));
+        }
+        Ok(())
     }
 
     /// The changes of a command may have taken effect in any part.

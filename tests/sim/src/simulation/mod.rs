@@ -68,6 +68,8 @@ struct RunningWorker {
     rings: Vec<(usize, usize)>,
     /// Its sleep with several engines.
     sleep: QueueSleep,
+    /// Signals of the kick, if the worker has several engines.
+    kicks: u64,
     phase: Phase,
 }
 
@@ -219,7 +221,7 @@ impl Simulation<'_> {
             let worker = self.front().worker(active, faults, sleep.clone())?;
             let ring = (0, self.units[0].host.lock().last_ring());
             let (rings, phase) = (Vec::new(), Phase::Round);
-            self.workers.push(RunningWorker { worker, kick, ring, rings, sleep, phase });
+            self.workers.push(RunningWorker { worker, kick, ring, rings, sleep, kicks: 0, phase });
             self.drivers.push(driver);
         }
         let kicks: Vec<_> = self.workers.iter().map(|worker| worker.kick.as_raw_fd()).collect();

@@ -62,8 +62,9 @@ impl Simulation<'_> {
         let unit = self.draw_attached();
         let Unit { address: to, now: offered, .. } = self.units[unit];
         let selects_all = Function::is_of_target(subtype) && self.plan.one_target;
-        let function = Function { subtype, unit, to, selects_all, task, offered, ended: None };
-        let now_ns = self.now_ns();
+        let (now_ns, ended) = (self.now_ns(), None);
+        let function =
+            Function { subtype, unit, to, selects_all, task, offered, offered_ns: now_ns, ended };
         let Some(control) = &mut self.scsi.control else { return };
         self.scsi.functions_left -= 1;
         let concerned = self.units.iter_mut().enumerate();

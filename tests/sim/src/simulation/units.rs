@@ -162,13 +162,14 @@ impl Simulation<'_> {
 
     /// Forwards the kicks of engines that released claimed blocks or bounce memory to the rings of
     /// the others. With several disks on a queue, forwards every kick to the rings that poll it.
-    pub(super) fn forward_kicks(&self) {
+    pub(super) fn forward_kicks(&mut self) {
         if self.plan.has_neighbours {
             for unit in &self.units {
                 unit.host.lock().forward_own_kicks();
             }
-            for worker in &self.workers {
+            for worker in &mut self.workers {
                 if take_new_signal(&worker.kick) {
+                    worker.kicks += 1;
                     let forward =
                         |unit: &Unit| unit.host.lock().forward_queue_kick(worker.kick_number());
                     self.units.iter().for_each(forward);
@@ -199,9 +200,15 @@ impl Simulation<'_> {
         }
     }
 
-    /// Checks that a worker that sleeps with several engines would be woken for each of them.
+    /// Checks that a worker that sleeps with several engines would be woken for each of them, and
+    /// that it is not woken twice by one signal.
     pub(super) fn check_sleep(&self, at: usize) -> Result<(), String> {
         let worker = &self.workers[at];
+        let signals = |(unit, ring): &(usize, usize)| self.units[*unit].host.lock().signals(*ring);
+        let causes = worker.kicks + worker.rings.iter().map(signals).sum::<u64>();
+        if worker.sleep.wakes() > causes {
+            return Err(format!("queue {at} wakes although nothing has signalled it"));
+        }
         if !worker.sleeps() {
             return Ok(());
         }
