@@ -97,6 +97,8 @@ impl Unit {
     pub(super) fn opened(&mut self, attentions: usize) {
         self.scsi = UnitState::opened(attentions);
         (self.is_attached, self.is_released) = (true, false);
+        // No command of before is left. Those of now may have the same time.
+        self.detached_ns = None;
         self.cache_off_since = (!self.plan.mode.has_write_cache()).then_some(self.now);
     }
 
