@@ -58,6 +58,8 @@ pub(crate) struct StateMachine {
     may_block: bool,
     /// Another request discards the range of this one together with its own.
     is_merged: bool,
+    /// It fails if there is no space for it, also if others are held.
+    fails_without_space: bool,
 }
 
 #[derive(Debug)]
@@ -74,7 +76,7 @@ impl StateMachine {
             Ok(transfer) => (Work::Transfer(transfer), Segments::new()),
             Err(spare) => (RangeWork::new(op, file).map_or(Work::Sync, Work::Range), spare),
         };
-        Self { op, work, spare, may_block: false, is_merged: false }
+        Self { op, work, spare, may_block: false, is_merged: false, fails_without_space: false }
     }
 
     pub(crate) fn op(&self) -> Operation {
@@ -138,6 +140,15 @@ impl StateMachine {
     }
 
     /// Marks whether another request discards the range of this one.
+    /// It is not held for space any more.
+    pub(crate) fn forbid_hold(&mut self) {
+        self.fails_without_space = true;
+    }
+
+    pub(crate) fn may_hold(&self) -> bool {
+        !self.fails_without_space
+    }
+
     pub(crate) fn set_merged(&mut self, is_merged: bool) {
         self.is_merged = is_merged;
     }

@@ -6,6 +6,7 @@
 //! neither allocates nor locks.
 
 mod admission;
+mod cancel;
 mod fast_slot;
 mod result_copy;
 #[cfg(test)]
@@ -313,7 +314,8 @@ impl Requests {
     /// Holds a request for which there is no space, or fails it.
     #[cold]
     fn hold(&mut self, tag: u16, error: io::Error) {
-        if self.is_draining || !self.waiting.hold(tag, &error, &self.disk) {
+        let may_hold = self.machines.get(tag).is_some_and(StateMachine::may_hold);
+        if self.is_draining || !may_hold || !self.waiting.hold(tag, &error, &self.disk) {
             return self.complete(tag, Err(error));
         }
         if let Some(machine) = self.machines.get_mut(tag) {
@@ -371,28 +373,6 @@ impl Requests {
             self.disk.state.failures.log(op, error);
         }
         self.completed.push(Completion { tag, result });
-    }
-
-    /// Completes a request that the host does not work on with `ECANCELED`. Returns `false` if the
-    /// host does, or there is no such request.
-    #[cold]
-    pub(crate) fn cancel(&mut self, tag: u16) -> bool {
-        if !self.waiting.remove(tag) {
-            return false;
-        }
-        let riders: Vec<u16> = std::iter::from_fn(|| self.waiting.merge.pop_rider(tag)).collect();
-        // An abort is no failure of the host, which has to be reported.
-        let was_draining = std::mem::replace(&mut self.is_draining, true);
-        self.complete(tag, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
-        self.is_draining = was_draining;
-        for rider in riders {
-            if let Some(machine) = self.machines.get_mut(rider) {
-                machine.set_merged(false);
-            }
-            self.pass(rider, Stage::New);
-        }
-        self.release();
-        true
     }
 
     /// Claims every change from now on if that has become required. To be called after each kick.

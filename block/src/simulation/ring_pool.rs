@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::event::{EventfdFlags, eventfd};
+
 use crate::host_io::HostCall;
 use crate::requests::THREADS;
 use crate::threads::CallPool;
@@ -24,6 +26,8 @@ pub(super) struct RingPool<R: Ring> {
     busy: usize,
     results: Vec<(u16, i32)>,
     is_kicked: bool,
+    /// The epoll instance of a real pool: the ring signals it with each result and each kick.
+    events: Option<OwnedFd>,
 }
 
 impl<R: Ring> RingPool<R> {
@@ -31,8 +35,15 @@ impl<R: Ring> RingPool<R> {
     ///
     /// The process is out of descriptors.
     pub(super) fn new(ring: R, kick: BorrowedFd<'_>) -> io::Result<Self> {
-        let (kick, waiting) = (kick.try_clone_to_owned()?, VecDeque::new());
-        let mut pool = Self { ring, kick, waiting, busy: 0, results: Vec::new(), is_kicked: false };
+        let mut pool = Self {
+            ring,
+            kick: kick.try_clone_to_owned()?,
+            waiting: VecDeque::new(),
+            busy: 0,
+            results: Vec::new(),
+            is_kicked: false,
+            events: None,
+        };
         pool.poll_kick();
         Ok(pool)
     }
@@ -118,9 +129,24 @@ impl<R: Ring> CallPool for RingPool<R> {
         Ok(std::mem::take(&mut self.is_kicked))
     }
 
-    fn poll_fd(&self) -> BorrowedFd<'_> {
-        unreachable!("the simulator waits for one engine at a time")
+    fn poll_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
+        let events = match self.events.take() {
+            Some(events) => events,
+            None => {
+                // Readable at first, as an instance with earlier events is.
+                let events = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+                self.ring.signal_to(events.as_fd())?;
+                events
+            }
+        };
+        let events: &OwnedFd = self.events.insert(events);
+        Ok(events.as_fd())
     }
 
-    fn clear_poll_fd(&mut self) {}
+    fn clear_poll_fd(&mut self) {
+        if let Some(events) = &self.events {
+            // Would block if it was not signalled.
+            let _ = rustix::io::read(events, &mut [0; 8]);
+        }
+    }
 }

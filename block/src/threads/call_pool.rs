@@ -32,7 +32,11 @@ pub(crate) trait CallPool {
     fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<bool>;
 
     /// See [`crate::IoEngine::poll_fd`].
-    fn poll_fd(&self) -> BorrowedFd<'_>;
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    fn poll_fd(&mut self) -> io::Result<BorrowedFd<'_>>;
 
     /// Clears the readiness of [`CallPool::poll_fd`].
     fn clear_poll_fd(&mut self);
@@ -87,8 +91,8 @@ impl CallPool for WatchedPool {
         Ok(found.iter().any(|event| event.data.u64() == KICK))
     }
 
-    fn poll_fd(&self) -> BorrowedFd<'_> {
-        self.events.as_fd()
+    fn poll_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
+        Ok(self.events.as_fd())
     }
 
     fn clear_poll_fd(&mut self) {

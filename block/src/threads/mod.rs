@@ -133,7 +133,7 @@ impl<P: CallPool> IoEngine for ThreadEngine<P> {
     }
 
     fn poll_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
-        Ok(self.pool.poll_fd())
+        self.pool.poll_fd()
     }
 
     fn clear_poll_fd(&mut self) {

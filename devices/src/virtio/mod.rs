@@ -18,7 +18,7 @@ pub use block::Block;
 pub use device::{Activation, DeviceType, VirtioDevice};
 pub use net::{Net, Tap, TapError};
 pub use rng::Rng;
-pub use scsi::{Address, AttachError, Detached, Scsi, ScsiBus};
+pub use scsi::{Address, AttachError, Detached, Scsi, ScsiBus, Sleep};
 pub use transport::PciTransport;
 
 pub use crate::guest_memory::GuestMap;

@@ -26,6 +26,14 @@ pub struct Counts {
     pub cache_offs: u64,
     /// Commands aborted by task management functions.
     pub aborted: u64,
+    /// Sleeps of a worker with several engines.
+    pub sleeps: u64,
+    /// Hosts stopped while others go on.
+    pub freezes: u64,
+    /// Commands that have ended while the host of another disk was stopped.
+    pub overtakes: u64,
+    /// Disks detached from a controller in use.
+    pub detached: u64,
     /// Processes killed.
     pub kills: u64,
     /// Calls that the kernel completed after the death of their process.
@@ -47,6 +55,10 @@ impl Counts {
         self.fua_reads += other.fua_reads;
         self.cache_offs += other.cache_offs;
         self.aborted += other.aborted;
+        self.sleeps += other.sleeps;
+        self.freezes += other.freezes;
+        self.overtakes += other.overtakes;
+        self.detached += other.detached;
         self.kills += other.kills;
         self.orphans += other.orphans;
         self.refused += other.refused;
@@ -66,6 +78,10 @@ impl fmt::Display for Counts {
             ("reads with FUA", self.fua_reads),
             ("write caches switched off", self.cache_offs),
             ("commands aborted", self.aborted),
+            ("sleeps with several engines", self.sleeps),
+            ("hosts stopped", self.freezes),
+            ("commands ended beside a stopped host", self.overtakes),
+            ("disks detached", self.detached),
             ("processes killed", self.kills),
             ("calls completed after a kill", self.orphans),
             ("opens refused by the lock", self.refused),

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use block::simulation::{Clock, Ring, RingResult, SimulatedDisk, SimulatedParameters};
@@ -15,22 +14,9 @@ use block::{
 use io_uring::squeue;
 
 use super::entry::Entry;
-use super::host::Host;
+use super::host::SharedHost;
 use super::plan::Plan;
-
-/// The host of a schedule, shared. Uncontended: a schedule has one thread.
-#[derive(Clone)]
-pub(super) struct SharedHost(Arc<Mutex<Host>>);
-
-impl SharedHost {
-    pub(super) fn new(host: Host) -> Self {
-        Self(Arc::new(Mutex::new(host)))
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, Host> {
-        self.0.lock().unwrap()
-    }
-}
+use super::watched_engine::WatchedEngine;
 
 /// A disk of the simulated host.
 pub(super) struct SimDisk {
@@ -38,6 +24,8 @@ pub(super) struct SimDisk {
     disk: SimulatedDisk,
     /// Its engines are thread pools.
     uses_threads: bool,
+    /// Other disks are served by the same queues: the kicks of its engines are real eventfds.
+    has_neighbours: bool,
 }
 
 impl SimDisk {
@@ -75,7 +63,26 @@ impl SimDisk {
             .map_err(|error| format!("cannot open the image: {error}"))?;
         let Some(disk) = disk else { return Ok(None) };
         host.lock().open_image();
-        Ok(Some(Self { host, disk, uses_threads: plan.uses_threads }))
+        let (uses_threads, has_neighbours) = (plan.uses_threads, plan.has_neighbours);
+        Ok(Some(Self { host, disk, uses_threads, has_neighbours }))
+    }
+
+    /// Makes an engine. Returns the number of its ring as well.
+    fn make_engine(
+        &self,
+        setup: &EngineSetup<'_>,
+    ) -> Result<(usize, Box<dyn IoEngine>), OpenError> {
+        let files = self.disk.open_for_engine()?;
+        let id = self.host.lock().open_ring(setup.depth, files);
+        if self.has_neighbours {
+            self.host.lock().watch_kick(id, setup.kick);
+        }
+        let ring = SimRing { host: self.host.clone(), id };
+        if !self.uses_threads {
+            return Ok((id, self.disk.engine(ring, setup)?));
+        }
+        let host_error = |source| OpenError::Host { path: "simulated".into(), what: "use", source };
+        Ok((id, self.disk.thread_engine(ring, setup).map_err(host_error)?))
     }
 }
 
@@ -93,14 +100,11 @@ impl Backend for SimDisk {
     }
 
     fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
-        let files = self.disk.open_for_engine()?;
-        let id = self.host.lock().open_ring(setup.depth, files);
-        let ring = SimRing { host: self.host.clone(), id };
-        if !self.uses_threads {
-            return self.disk.engine(ring, setup);
+        let (ring, engine) = self.make_engine(setup)?;
+        if !self.has_neighbours {
+            return Ok(engine);
         }
-        let host_error = |source| OpenError::Host { path: "simulated".into(), what: "use", source };
-        self.disk.thread_engine(ring, setup).map_err(host_error)
+        Ok(Box::new(WatchedEngine { engine, host: self.host.clone(), ring }))
     }
 
     fn status(&self) -> DiskStatus {
@@ -170,8 +174,9 @@ impl Ring for SimRing {
         self.host.lock().next_result(self.id)
     }
 
-    fn signal_to(&mut self, _eventfd: BorrowedFd<'_>) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn signal_to(&mut self, eventfd: BorrowedFd<'_>) -> io::Result<()> {
+        self.host.lock().signal_to(self.id, eventfd);
+        Ok(())
     }
 }
 

@@ -11,6 +11,14 @@ pub(super) enum Expected {
 }
 
 impl Expected {
+    /// The number of its disk.
+    pub(super) fn unit(&self) -> usize {
+        match self {
+            Self::Block(_) => 0,
+            Self::Scsi(command) => command.unit,
+        }
+    }
+
     /// The changes of the disk by the request.
     pub(super) fn changes(&self) -> Vec<OpId> {
         match self {

@@ -1,5 +1,4 @@
-//! The device in front of the simulated disk: virtio-blk, or a virtio-scsi controller with one
-//! disk.
+//! The device in front of the simulated disks: virtio-blk with one, or a virtio-scsi controller.
 
 use std::io;
 use std::sync::Arc;
@@ -10,10 +9,10 @@ use devices::storage::{Protocol, QueueWorker};
 use devices::virtio::{ActiveQueue, Address, Block, FaultReporter, Scsi, VirtioDevice};
 
 use super::plan::Plan;
+use super::sleep::QueueSleep;
 
 /// Serial number of the device.
 pub(super) const SERIAL: &str = "simulated";
-const ADDRESS: Address = Address { target: 0, lun: 0 };
 /// Number of a controller's queues before the request queues.
 const OTHER_QUEUES: u16 = 2;
 
@@ -23,9 +22,12 @@ pub(super) enum Front {
     Scsi(Controller),
 }
 
-/// A controller. Its disk is detached and closed when it is dropped: a query of the disk may still
+/// A controller. Its disks are detached and closed when it is dropped: a query of a disk may still
 /// run on a thread.
-pub(super) struct Controller(Scsi);
+pub(super) struct Controller {
+    scsi: Scsi,
+    attached: Vec<Address>,
+}
 
 /// A worker of any protocol. See [`QueueWorker`].
 pub(super) trait Rounds {
@@ -44,21 +46,41 @@ impl<P: Protocol> Rounds for QueueWorker<P> {
 }
 
 impl Front {
+    /// The device without disks, or the whole virtio-blk device.
     pub(super) fn new(plan: &Plan, disk: Arc<dyn Backend>) -> Result<Self, String> {
         if !plan.uses_scsi {
             return Ok(Self::Block(Block::new("sim", SERIAL, plan.queues, disk)));
         }
         let scsi = Scsi::new("sim", plan.queues).map_err(|error| error.to_string())?;
+        Ok(Self::Scsi(Controller { scsi, attached: Vec::new() }))
+    }
+
+    /// Attaches a disk to a controller.
+    pub(super) fn attach(
+        &mut self,
+        address: Address,
+        disk: Arc<dyn Backend>,
+    ) -> Result<(), String> {
+        let Self::Scsi(Controller { scsi, attached }) = self else { return Ok(()) };
         let identity = Identity::new(SERIAL, "/simulated");
-        let attached = scsi.bus().attach(ADDRESS, "sim", identity, disk);
-        attached.map_err(|error| format!("cannot attach the disk: {error}"))?;
-        Ok(Self::Scsi(Controller(scsi)))
+        let control = scsi.bus().attach(address, "sim", identity, disk);
+        control.map_err(|error| format!("cannot attach the disk: {error}"))?;
+        attached.push(address);
+        Ok(())
+    }
+
+    /// Detaches a disk from a controller, which does not wait for it.
+    pub(super) fn detach(&mut self, address: Address) {
+        if let Self::Scsi(Controller { scsi, attached }) = self {
+            attached.retain(|other| *other != address);
+            drop(scsi.bus().detach(address));
+        }
     }
 
     pub(super) fn device(&mut self) -> &mut dyn VirtioDevice {
         match self {
             Self::Block(block) => block,
-            Self::Scsi(controller) => &mut controller.0,
+            Self::Scsi(controller) => &mut controller.scsi,
         }
     }
 
@@ -79,7 +101,9 @@ impl Front {
     ) -> Option<Box<dyn FnMut() -> bool>> {
         match self {
             Self::Block(_) => None,
-            Self::Scsi(controller) => Some(Box::new(controller.0.control_rounds(active, faults))),
+            Self::Scsi(controller) => {
+                Some(Box::new(controller.scsi.control_rounds(active, faults)))
+            }
         }
     }
 
@@ -87,12 +111,13 @@ impl Front {
         &self,
         active: ActiveQueue,
         faults: FaultReporter,
+        sleep: QueueSleep,
     ) -> Result<Box<dyn Rounds>, String> {
         let refused = |error| format!("no worker: {error}");
         Ok(match self {
             Self::Block(block) => Box::new(block.worker(active, faults).map_err(refused)?),
             Self::Scsi(controller) => {
-                Box::new(controller.0.worker(active, faults).map_err(refused)?)
+                Box::new(controller.scsi.worker(active, faults, sleep).map_err(refused)?)
             }
         })
     }
@@ -100,8 +125,10 @@ impl Front {
 
 impl Drop for Controller {
     fn drop(&mut self) {
-        if let Some(detached) = self.0.bus().detach(ADDRESS) {
-            detached.close();
+        for address in self.attached.drain(..) {
+            if let Some(detached) = self.scsi.bus().detach(address) {
+                detached.close();
+            }
         }
     }
 }

@@ -32,6 +32,9 @@ mod schedules;
 mod scsi_command;
 mod scsi_state;
 mod simulation;
+mod sleep;
+mod trace;
+mod watched_engine;
 
 use std::fmt;
 

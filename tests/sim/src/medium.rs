@@ -28,10 +28,10 @@ pub(super) struct Medium {
 }
 
 impl Medium {
-    /// A medium of sectors that hold [`Value::Written`] number 0.
-    pub(super) fn new(sectors: usize) -> Self {
+    /// A medium of sectors that hold [`Value::Written`] number `number`.
+    pub(super) fn new(sectors: usize, number: u32) -> Self {
         let sector = |at| Sector {
-            stable: Value::Written(0).bytes(at),
+            stable: Value::Written(number).bytes(at),
             dirty: Vec::new(),
             lost: None,
             unflushed_free: None,
@@ -140,7 +140,7 @@ mod tests {
     }
 
     fn written(number: u32) -> (Medium, Random) {
-        let mut medium = Medium::new(1);
+        let mut medium = Medium::new(1, 0);
         for number in 1..=number {
             medium.write(0, 0, &Value::Written(number).bytes(0));
         }

@@ -32,11 +32,14 @@ pub enum Scenario {
     Threads,
     /// A mode, and at times another scenario's events, with SCSI commands and task management.
     Scsi,
+    /// Several SCSI disks on the same queues, each with a mode and events of its own, and with a
+    /// host of its own that at times completes nothing.
+    Units,
 }
 
 impl Scenario {
     /// All scenarios.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Mode(CacheMode::None),
         Self::Mode(CacheMode::DirectSync),
         Self::Mode(CacheMode::WriteThrough),
@@ -51,6 +54,7 @@ impl Scenario {
         Self::Compare,
         Self::Threads,
         Self::Scsi,
+        Self::Units,
     ];
 
     fn mode(self, random: &mut Random) -> CacheMode {
@@ -66,7 +70,7 @@ impl Scenario {
             Self::Hold | Self::Zeroes | Self::Kill | Self::Compare | Self::Threads => {
                 CacheMode::ALL[random.below(CacheMode::ALL.len())]
             }
-            Self::Scsi => {
+            Self::Scsi | Self::Units => {
                 // Mostly with a write cache, and never without promises.
                 use CacheMode::{DirectSync, None, WriteBack, WriteThrough};
                 [None, WriteBack, None, WriteBack, None, WriteBack, DirectSync, WriteThrough]
@@ -89,6 +93,7 @@ impl fmt::Display for Scenario {
             Self::Compare => f.pad("compare"),
             Self::Threads => f.pad("threads"),
             Self::Scsi => f.pad("scsi"),
+            Self::Units => f.pad("units"),
         }
     }
 }
@@ -97,7 +102,7 @@ impl fmt::Display for Scenario {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
     "{0:?} is not one of none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, \
-     hold, zeroes, kill, compare, threads, scsi"
+     hold, zeroes, kill, compare, threads, scsi, units"
 )]
 pub struct UnknownScenario(String);
 
@@ -111,6 +116,9 @@ impl FromStr for Scenario {
             .ok_or_else(|| UnknownScenario(text.to_owned()))
     }
 }
+
+/// Disks of a schedule.
+pub(super) const MAX_UNITS: usize = 3;
 
 /// Odds per mille of each fault, for each call unless stated otherwise.
 #[derive(Clone, Copy, Debug, Default)]
@@ -155,6 +163,10 @@ pub(super) struct Weights {
     pub(super) compare: u32,
     /// Submits a task management function.
     pub(super) function: u32,
+    /// Stops or starts the host of a disk.
+    pub(super) freeze: u32,
+    /// Detaches or attaches a disk.
+    pub(super) hotplug: u32,
 }
 
 /// Ending of a schedule. A power cut and a check of the disk follow in any case.
@@ -171,6 +183,15 @@ pub(super) enum Ending {
 /// Parameters of one schedule.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
+    /// Number of the disk among those of the schedule. The parameters of the schedule are those of
+    /// disk 0.
+    pub(super) unit: usize,
+    /// Plans of the other disks.
+    pub(super) others: Vec<Self>,
+    /// The schedule has other disks.
+    pub(super) has_neighbours: bool,
+    /// The disks are units of one target, rather than each of a target of its own.
+    pub(super) one_target: bool,
     pub(super) mode: CacheMode,
     pub(super) flush: bool,
     pub(super) queues: u16,
@@ -228,10 +249,16 @@ impl Plan {
             kill: 0,
             compare: 0,
             function: 0,
+            freeze: 0,
+            hotplug: 0,
         };
         let operations = random.within(1, 60);
         let block = if random.chance(150) { 8 } else { 1 };
         let plan = Self {
+            unit: 0,
+            others: Vec::new(),
+            has_neighbours: false,
+            one_target: true,
             mode,
             flush: mode.has_write_cache() && scenario != Scenario::NoFlush,
             queues: u16::try_from(random.within(1, 3)).unwrap(),
@@ -286,6 +313,7 @@ impl Plan {
             }
             Scenario::Threads => self.with_threads(random),
             Scenario::Scsi => self.with_scsi(random),
+            Scenario::Units => self.with_units(random),
         }
     }
 
@@ -330,6 +358,33 @@ impl Plan {
             weights: Weights { function, ..plan.weights },
             ..plan
         }
+    }
+
+    /// With one or two disks more, and at times a disk that is detached and attached again, or a
+    /// process that is killed. Most of the queues' disks have different engines.
+    fn with_units(self, random: &mut Random) -> Self {
+        let mut plan = Self { uses_threads: random.coin(), ..self.with_scsi(random) };
+        let others = (1..=random.within(1, MAX_UNITS - 1)).map(|unit| {
+            let other = Self::draw(Scenario::Scsi, random);
+            Self { unit, has_neighbours: true, uses_threads: random.coin(), ..other }
+        });
+        plan.others = others.collect();
+        plan.one_target = random.coin();
+        let space = plan.others.iter().map(|other| other.weights.space).max().unwrap_or(0);
+        let weights = Weights {
+            freeze: u32::from(random.chance(700)),
+            hotplug: u32::from(random.chance(300)),
+            kill: u32::from(random.chance(150)),
+            space: space.max(plan.weights.space),
+            ..plan.weights
+        };
+        let queues = if random.chance(700) { 1 } else { plan.queues };
+        Self { queues, has_neighbours: true, operations: plan.operations * 2, weights, ..plan }
+    }
+
+    /// The number that the first value of the disk has.
+    pub(super) fn first_number(&self) -> u32 {
+        u32::try_from(self.unit).unwrap() << 24
     }
 
     /// With compare-and-writes on a small disk, so that other changes conflict. None is held for

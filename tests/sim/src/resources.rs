@@ -6,19 +6,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use devices::GuestMemory;
 use vm_memory::GuestAddress;
 
+use crate::plan::MAX_UNITS;
 use crate::queue_driver::MEMORY_BYTES;
 
 /// See the module's documentation. No state is kept from one schedule to the next.
 pub(super) struct Resources {
     pub(super) memory: GuestMemory,
-    /// The image, which is opened and locked only. It has no name and stays empty.
-    pub(super) image: File,
+    /// The images of the disks, which are opened and locked only. They have no names and stay
+    /// empty.
+    pub(super) images: [File; MAX_UNITS],
 }
 
 impl Resources {
     pub(super) fn new() -> Self {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).unwrap();
-        Self { memory, image: unnamed_file() }
+        Self { memory, images: [(); MAX_UNITS].map(|()| unnamed_file()) }
     }
 }
 

@@ -13,7 +13,7 @@ const SCHEDULES: u64 = 750;
 
 /// Schedules that found a bug. A seed's schedule changes with the simulator: keep an entry only as
 /// long as it fails without the fix.
-const REGRESSIONS: [(&str, u64); 4] = [
+const REGRESSIONS: [(&str, u64); 6] = [
     // The engine slept although it had harvested completions.
     ("writethrough", 1),
     // The write cache was disabled although the sync failed.
@@ -22,6 +22,10 @@ const REGRESSIONS: [(&str, u64); 4] = [
     ("scsi", 14),
     // It returned the data of a write in flight.
     ("scsi", 191),
+    // An aborted write for which there was no space was held.
+    ("scsi", 300),
+    // An idle engine beside others was left with a result, and would not have been woken again.
+    ("units", 4),
 ];
 
 fn play(simulator: &Simulator, scenario: Scenario, seed: u64) -> Counts {
@@ -118,6 +122,14 @@ fn scsi_commands_keep_their_promises() {
     assert!(total.fua_reads > SCHEDULES / 2 && total.cache_offs > SCHEDULES / 4, "{total}");
     assert!(total.compared > SCHEDULES / 2 && total.miscompared > SCHEDULES / 2, "{total}");
     assert!(total.aborted > SCHEDULES && total.kills > SCHEDULES / 4, "{total}");
+}
+
+#[test]
+fn disks_on_one_queue_do_not_wait_for_each_other() {
+    let total = play_all("units");
+    assert!(total.sleeps > 10 * SCHEDULES && total.freezes > SCHEDULES, "{total}");
+    assert!(total.overtakes > SCHEDULES && total.aborted > SCHEDULES / 2, "{total}");
+    assert!(total.kills > SCHEDULES / 10, "{total}");
 }
 
 #[test]

@@ -5,10 +5,9 @@ use std::fmt;
 use super::content::{SECTOR, Value};
 use super::oracle::{OpId, PendingCompare, PendingRead, Time};
 use super::queue_driver::{Answer, Framed};
+use devices::virtio::Address;
 use fixtures::Random;
 
-/// The `lun` field of unit 0 of target 0.
-const UNIT: [u8; 8] = [1, 0, 0, 0, 0, 0, 0, 0];
 /// Length of a CDB and of sense data on the ring, in bytes.
 const CDB_BYTES: usize = 32;
 const SENSE_BYTES: usize = 96;
@@ -30,6 +29,8 @@ const WCE: u8 = 4;
 pub(super) struct Command {
     /// The driver's identifier.
     pub(super) id: u64,
+    /// The number of its disk.
+    pub(super) unit: usize,
     pub(super) offered: Time,
     pub(super) kind: CommandKind,
 }
@@ -237,8 +238,8 @@ impl Request {
     }
 
     /// Its buffers, with the driver's identifier.
-    pub(super) fn framed(self, id: u64) -> Framed {
-        let mut header = UNIT.to_vec();
+    pub(super) fn framed(self, to: Address, id: u64) -> Framed {
+        let mut header = lun_field(to).to_vec();
         header.extend(id.to_le_bytes());
         header.extend([0; 3]);
         header.extend(&self.cdb);
@@ -247,6 +248,13 @@ impl Request {
         let answer = Answer::BeforeData(RESPONSE_BYTES + SENSE_BYTES);
         Framed { header, data_out, data_in, answer }
     }
+}
+
+/// The `lun` field of an address (Virtio 1.2 §5.6.6.1).
+fn lun_field(Address { target, lun }: Address) -> [u8; 8] {
+    let [high, low] = lun.to_be_bytes();
+    let method = if lun == 0 { 0 } else { 0x40 };
+    [1, target, high | method, low, 0, 0, 0, 0]
 }
 
 /// WCE in the data of MODE SENSE.
@@ -293,6 +301,8 @@ pub(super) enum End {
     },
     /// A task management function has aborted it: VIRTIO_SCSI_S_ABORTED or VIRTIO_SCSI_S_RESET.
     Aborted(u8),
+    /// VIRTIO_SCSI_S_BAD_TARGET.
+    BadTarget,
 }
 
 impl End {
@@ -309,6 +319,7 @@ impl End {
                 Ok(Self::Check { key: sense[2] & 0xf, code: sense[12], information })
             }
             (2 | 4, _) => Ok(Self::Aborted(response)),
+            (3, _) => Ok(Self::BadTarget),
             _ => Err(format!(
                 "response {response}, status {status}, residual {residual}, {sense_len} bytes of \
                  sense data"
@@ -322,9 +333,16 @@ impl End {
 pub(super) struct Function {
     /// The subtype (Virtio 1.2 §5.6.6.2).
     pub(super) subtype: u32,
+    /// The number of the disk that it is sent to, and the disk's address.
+    pub(super) unit: usize,
+    pub(super) to: Address,
+    /// It concerns every disk of the schedule.
+    pub(super) selects_all: bool,
     /// The identifier of ABORT TASK and QUERY TASK.
     pub(super) task: Option<u64>,
     pub(super) offered: Time,
+    /// The same on the clock of the host, in nanoseconds.
+    pub(super) offered_ns: u64,
     /// When the driver has seen its response.
     pub(super) ended: Option<Time>,
 }
@@ -334,12 +352,22 @@ impl Function {
     /// and QUERY TASK SET.
     pub(super) const SUBTYPES: [u32; 7] = [0, 1, 3, 4, 5, 6, 7];
 
+    /// I_T NEXUS RESET concerns a whole target.
+    pub(super) fn is_of_target(subtype: u32) -> bool {
+        subtype == 4
+    }
+
     pub(super) fn has_task(subtype: u32) -> bool {
         matches!(subtype, 0 | 6)
     }
 
-    pub(super) fn selects(&self, id: u64) -> bool {
-        self.task.is_none_or(|task| task == id)
+    /// Whether it is about a disk.
+    pub(super) fn concerns(&self, unit: usize) -> bool {
+        self.selects_all || self.unit == unit
+    }
+
+    pub(super) fn selects(&self, command: &Command) -> bool {
+        self.concerns(command.unit) && self.task.is_none_or(|task| task == command.id)
     }
 
     /// The response of the commands that it aborts.
@@ -360,7 +388,7 @@ impl Function {
     pub(super) fn framed(&self) -> Framed {
         let mut header = vec![0; 4];
         header.extend(self.subtype.to_le_bytes());
-        header.extend(UNIT);
+        header.extend(lun_field(self.to));
         header.extend(self.task.unwrap_or(0).to_le_bytes());
         Framed { header, data_out: Vec::new(), data_in: 0, answer: Answer::BehindData(1) }
     }

@@ -22,42 +22,13 @@ pub(super) struct ScsiState {
     pub(super) control: Option<Control>,
     /// Identifier of the last command.
     pub(super) last_id: u64,
-    /// Unit attention conditions that commands may report.
-    pub(super) attentions: usize,
     pub(super) functions: Vec<Function>,
     pub(super) functions_left: usize,
-    /// MODE SELECT commands with WCE=1 in flight.
-    pub(super) cache_ons: usize,
-    /// When the last of them has ended.
-    pub(super) cache_on_until: Time,
 }
 
 impl ScsiState {
     pub(super) fn new() -> Self {
-        Self {
-            control: None,
-            last_id: 0,
-            attentions: 0,
-            functions: Vec::new(),
-            functions_left: FUNCTIONS,
-            cache_ons: 0,
-            cache_on_until: 0,
-        }
-    }
-
-    /// A process has made the device.
-    pub(super) fn device_opened(&mut self) {
-        (self.attentions, self.cache_ons, self.cache_on_until) = (1, 0, 0);
-        self.functions.clear();
-    }
-
-    /// The device was reset. Its write cache stays off if it was, and if a switch was in flight.
-    pub(super) fn device_reset(&mut self, now: Time) {
-        self.attentions += 1;
-        if self.cache_ons > 0 {
-            (self.cache_ons, self.cache_on_until) = (0, now);
-        }
-        self.functions.clear();
+        Self { control: None, last_id: 0, functions: Vec::new(), functions_left: FUNCTIONS }
     }
 
     pub(super) fn functions_in_flight(&self) -> usize {
@@ -70,13 +41,38 @@ impl ScsiState {
             control.is_asleep = false;
         }
     }
+}
 
-    /// Whether a function may have aborted a command with this response.
-    pub(super) fn may_be_aborted(&self, command: &Command, response: u8) -> bool {
-        self.functions.iter().any(|function| {
-            function.abort() == Some(response)
-                && function.selects(command.id)
-                && function.ended.is_none_or(|ended| command.offered < ended)
-        })
+/// The state of a logical unit as its driver knows it.
+pub(super) struct UnitState {
+    /// Unit attention conditions that commands may report.
+    pub(super) attentions: usize,
+    /// MODE SELECT commands with WCE=1 in flight.
+    pub(super) cache_ons: usize,
+    /// When the last of them has ended.
+    pub(super) cache_on_until: Time,
+}
+
+impl UnitState {
+    /// A process has made the device, and `attentions` conditions may be pending.
+    pub(super) fn opened(attentions: usize) -> Self {
+        Self { attentions, cache_ons: 0, cache_on_until: 0 }
     }
+
+    /// The device was reset. Its write cache stays off if it was, and if a switch was in flight.
+    pub(super) fn device_reset(&mut self, now: Time) {
+        self.attentions += 1;
+        if self.cache_ons > 0 {
+            (self.cache_ons, self.cache_on_until) = (0, now);
+        }
+    }
+}
+
+/// Whether one of the functions may have aborted a command with this response.
+pub(super) fn may_be_aborted(functions: &[Function], command: &Command, response: u8) -> bool {
+    functions.iter().any(|function| {
+        function.abort() == Some(response)
+            && function.selects(command)
+            && function.ended.is_none_or(|ended| command.offered < ended)
+    })
 }

@@ -16,6 +16,7 @@ use super::controller::Controller;
 use super::engines::UnitEngines;
 use super::event_queue::{EventQueue, FEATURE_CHANGE, FEATURE_HOTPLUG};
 use super::protocol::ScsiProtocol;
+use super::sleep::{HostSleep, Sleep};
 use crate::storage::{Protocol, QueueWorker};
 use crate::virtio::chain_worker;
 use crate::virtio::device::{Activation, DeviceType, VirtioDevice, read_config_bytes};
@@ -81,11 +82,15 @@ impl Scsi {
     ) -> Result<Worker, StartError> {
         let protocol = self.protocol(&active, inout)?;
         let name = format!("{}/q{}", self.controller.name, active.index - OTHER_QUEUES);
-        let engines = self.engines(&active);
+        let engines = self.engines(&active, HostSleep);
         QueueWorker::spawn(name, active, faults, engines, Arc::default(), protocol)
     }
 
-    fn protocol(&self, active: &ActiveQueue, inout: bool) -> Result<ScsiProtocol, StartError> {
+    fn protocol<S: Sleep>(
+        &self,
+        active: &ActiveQueue,
+        inout: bool,
+    ) -> Result<ScsiProtocol<S>, StartError> {
         let queue = active.index.saturating_sub(OTHER_QUEUES);
         let controller = Arc::clone(&self.controller);
         ScsiProtocol::new(controller, queue, &active.kick, inout).ok_or_else(|| {
@@ -95,25 +100,28 @@ impl Scsi {
     }
 
     /// Makes the engines of a queue on its worker's thread.
-    fn engines(
+    fn engines<S: Sleep>(
         &self,
         active: &ActiveQueue,
-    ) -> impl FnOnce(&EngineSetup<'_>) -> Result<UnitEngines, OpenError> + Send + use<> {
+        sleep: S,
+    ) -> impl FnOnce(&EngineSetup<'_>) -> Result<UnitEngines<S>, OpenError> + use<S> {
         let (controller, kick) = (Arc::clone(&self.controller), Arc::clone(&active.kick));
-        move |setup| Ok(UnitEngines::new(controller, setup, kick))
+        move |setup| Ok(UnitEngines::new(controller, setup, kick, sleep))
     }
 
-    /// Makes the worker of a request queue without a thread, for the simulator.
+    /// Makes the worker of a request queue without a thread, for the simulator. `sleep` is used
+    /// while the queue has several engines.
     ///
     /// # Errors
     ///
     /// The request queue does not exist.
-    pub fn worker(
+    pub fn worker<S: Sleep>(
         &self,
         active: ActiveQueue,
         faults: FaultReporter,
-    ) -> Result<QueueWorker<impl Protocol + use<>>, StartError> {
-        let (protocol, engines) = (self.protocol(&active, false)?, self.engines(&active));
+        sleep: S,
+    ) -> Result<QueueWorker<impl Protocol + use<S>>, StartError> {
+        let (protocol, engines) = (self.protocol(&active, false)?, self.engines(&active, sleep));
         QueueWorker::new(active, faults, engines, Arc::default(), protocol)
     }
 

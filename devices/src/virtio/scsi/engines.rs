@@ -8,16 +8,16 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::block::{Completion, EngineSetup, IoEngine, LogLimit, MemoryRegion, OpenError, Request};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::controller::Controller;
 use super::disk::AttachedDisk;
 use super::queries::{QueueQueries, UnitQuery};
+use super::sleep::{HostSleep, Sleep};
 use crate::event;
 use crate::storage::Engines;
 
@@ -28,8 +28,8 @@ const MAX_PARKED_SLEEP: Duration = Duration::from_millis(100);
 /// Error of a request whose disk was detached before it had an engine.
 pub(super) const DETACHED: i32 = libc::ENODEV;
 
-/// The engines of a queue.
-pub(super) struct UnitEngines {
+/// The engines of a queue. With several the worker sleeps by `S`.
+pub(super) struct UnitEngines<S = HostSleep> {
     // Dropped first: engines use the fields below.
     engines: Vec<UnitEngine>,
     queries: QueueQueries,
@@ -52,6 +52,7 @@ pub(super) struct UnitEngines {
     kick: Arc<EventFd>,
     /// Bounds the log of engines that could not be made.
     no_engine: LogLimit,
+    sleep: S,
 }
 
 struct UnitEngine {
@@ -69,11 +70,23 @@ struct UnitEngine {
     _disk: Arc<AttachedDisk>,
 }
 
-impl UnitEngines {
+impl UnitEngine {
+    /// Clears the readiness of an engine that is reaped next. Cleared before the reap, so that no
+    /// later completion is missed. The submit posts completions that only woke the engine: nothing
+    /// else does for an idle engine, and no later one would wake it.
+    fn wake(&mut self) -> io::Result<()> {
+        self.engine.clear_poll_fd();
+        self.signalled = true;
+        (*self.engine).submit()
+    }
+}
+
+impl<S: Sleep> UnitEngines<S> {
     pub(super) fn new(
         controller: Arc<Controller>,
         setup: &EngineSetup<'_>,
         kick: Arc<EventFd>,
+        sleep: S,
     ) -> Self {
         let EngineSetup { depth, memory, .. } = *setup;
         Self {
@@ -91,6 +104,7 @@ impl UnitEngines {
             memory: memory.to_vec(),
             kick,
             no_engine: LogLimit::default(),
+            sleep,
         }
     }
 
@@ -183,7 +197,7 @@ impl UnitEngines {
         parked.peek()?;
         let due = parked.filter_map(|unit| (*unit.engine).due()).min();
         let left =
-            due.map_or(MAX_PARKED_SLEEP, |due| due.saturating_duration_since(Instant::now()));
+            due.map_or(MAX_PARKED_SLEEP, |due| due.saturating_duration_since(self.sleep.now()));
         Some(left.clamp(MIN_PARKED_SLEEP, MAX_PARKED_SLEEP))
     }
 
@@ -191,26 +205,18 @@ impl UnitEngines {
     fn sleep(&mut self) -> io::Result<()> {
         let parked_sleep = self.parked_sleep();
         let has_parked = parked_sleep.is_some();
-        let limit = parked_sleep.and_then(|sleep| sleep.try_into().ok());
         let mut fds = Vec::with_capacity(1 + self.engines.len());
         fds.push(poll_in(event::as_fd(&self.kick)));
         for unit in &mut self.engines {
             fds.push(poll_in(unit.engine.poll_fd()?));
         }
-        match poll(&mut fds, limit.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+        self.sleep.poll(&mut fds, parked_sleep)?;
         let woken: Vec<bool> = fds.iter().skip(1).map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
         let _ = self.kick.read();
         for (unit, woken) in self.engines.iter_mut().zip(woken) {
             if woken || has_parked {
-                // Cleared before the reap, so that no later completion is missed. The submit posts
-                // completions that only woke the engine.
-                unit.engine.clear_poll_fd();
-                (*unit.engine).submit()?;
-                unit.signalled = true;
+                unit.wake()?;
             }
         }
         Ok(())
@@ -241,7 +247,7 @@ fn poll_in(fd: BorrowedFd<'_>) -> PollFd<'_> {
     PollFd::from_borrowed_fd(fd, PollFlags::IN)
 }
 
-impl Engines for UnitEngines {
+impl<S: Sleep> Engines for UnitEngines<S> {
     type Query = UnitQuery;
 
     const HAS_QUERIES: bool = true;
@@ -322,11 +328,8 @@ impl Engines for UnitEngines {
         }
         self.submit()?;
         if self.engines.iter().any(|unit| unit.engine.is_ready()) {
-            for unit in self.engines.iter_mut().filter(|unit| unit.engine.is_ready()) {
-                unit.engine.clear_poll_fd();
-                unit.signalled = true;
-            }
-            return Ok(());
+            let mut ready = self.engines.iter_mut().filter(|unit| unit.engine.is_ready());
+            return ready.try_for_each(UnitEngine::wake);
         }
         self.sleep()
     }
@@ -354,6 +357,14 @@ mod tests {
         file
     }
 
+    fn engines(
+        controller: &Arc<Controller>,
+        setup: &EngineSetup<'_>,
+        kick: &Arc<EventFd>,
+    ) -> UnitEngines {
+        UnitEngines::new(Arc::clone(controller), setup, Arc::clone(kick), HostSleep)
+    }
+
     fn flush(engines: &mut UnitEngines, number: u16) {
         let (op, mut segments) = (Operation::Flush, Segments::new());
         engines.push(number, Request { tag: number, op, segments: &mut segments });
@@ -376,7 +387,7 @@ mod tests {
         let controller = Arc::new(Controller::new("scsi", 1).unwrap());
         let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
         let setup = EngineSetup { depth: 8, memory: &[], kick: event::as_fd(&kick) };
-        let mut engines = UnitEngines::new(Arc::clone(&controller), &setup, Arc::clone(&kick));
+        let mut engines = engines(&controller, &setup, &kick);
         let _files = [attach(&controller, 0), attach(&controller, 1)];
         for number in 0..2 {
             flush(&mut engines, number);
@@ -410,7 +421,7 @@ mod tests {
         let _files = [attach(&controller, 0), attach(&controller, 1)];
         let [mut busy, mut other] = kicks.map(|kick| {
             let setup = EngineSetup { depth: 8, memory: &[], kick: event::as_fd(&kick) };
-            UnitEngines::new(Arc::clone(&controller), &setup, Arc::clone(&kick))
+            engines(&controller, &setup, &kick)
         });
         for number in 0..2 {
             flush(&mut busy, number);
@@ -441,7 +452,7 @@ mod tests {
         let controller = Arc::new(Controller::new("scsi", 1).unwrap());
         let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
         let setup = EngineSetup { depth: 8, memory: &[], kick: event::as_fd(&kick) };
-        let mut engines = UnitEngines::new(Arc::clone(&controller), &setup, Arc::clone(&kick));
+        let mut engines = engines(&controller, &setup, &kick);
         let _file = attach(&controller, 0);
         let mut completed = Vec::new();
         flush(&mut engines, 0);

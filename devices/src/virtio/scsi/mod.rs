@@ -20,6 +20,7 @@ mod protocol;
 mod queries;
 mod request;
 mod response;
+mod sleep;
 mod task_management;
 
 pub use address::Address;
@@ -27,3 +28,4 @@ pub use bus::ScsiBus;
 pub use controller::Detached;
 pub use device::Scsi;
 pub use disk_map::AttachError;
+pub use sleep::Sleep;

@@ -1,6 +1,7 @@
 //! SCSI commands on a queue worker: chains to requests, results to responses.
 
 use std::io;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use ::block::Segments;
@@ -15,14 +16,15 @@ use super::engines::{DETACHED, UnitEngines};
 use super::queries::UnitQuery;
 use super::request::{CommandHeader, DataOutSpan, HEADER_BYTES};
 use super::response::{RESPONSE_BYTES, Response, ResponseBuffer};
+use super::sleep::Sleep;
 use super::task_management::TaskAborts;
 use crate::GuestMap;
 use crate::scsi::{Answer, Failure, Job, LbaStatusQuery, Next, Sense};
 use crate::storage::{Completed, OperationKind, Parsed, Protocol, Round};
 use crate::virtqueue::{Chain, QueueError};
 
-/// The protocol of one request queue.
-pub(super) struct ScsiProtocol {
+/// The protocol of one request queue. Its worker sleeps by `S`.
+pub(super) struct ScsiProtocol<S> {
     controller: Arc<Controller>,
     /// A copy of the controller's map, and its version.
     disks: Arc<DiskMap>,
@@ -33,6 +35,7 @@ pub(super) struct ScsiProtocol {
     accounting: DiskAccounting,
     /// Wakes the worker.
     kick: Arc<EventFd>,
+    sleep: PhantomData<fn() -> S>,
 }
 
 /// A chain that is not a command.
@@ -53,7 +56,7 @@ enum Executed {
     Query { disk: u16, status: LbaStatusQuery },
 }
 
-impl ScsiProtocol {
+impl<S> ScsiProtocol<S> {
     /// `None` if the queue does not exist.
     pub(super) fn new(
         controller: Arc<Controller>,
@@ -70,6 +73,7 @@ impl ScsiProtocol {
             accounting: DiskAccounting::new(queue),
             kick: Arc::clone(kick),
             controller,
+            sleep: PhantomData,
         })
     }
 
@@ -199,9 +203,9 @@ impl ScsiProtocol {
     }
 }
 
-impl Protocol for ScsiProtocol {
+impl<S: Sleep> Protocol for ScsiProtocol<S> {
     type Pending = PendingCommand;
-    type Engines = UnitEngines;
+    type Engines = UnitEngines<S>;
 
     fn parse(
         &mut self,

@@ -7,16 +7,23 @@
 mod execute;
 mod outcome;
 mod process;
+mod shared;
+mod signals;
+
+pub(crate) use self::shared::SharedHost;
+pub(crate) use self::signals::is_ready;
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::os::fd::{OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
-use block::simulation::{Clock, EngineDescriptions, RingResult};
+use block::simulation::{EngineDescriptions, RingResult};
 
 use crate::call::{Call, errno};
 use crate::entry::{Entry, Opcode};
 use crate::medium::Medium;
 use crate::plan::Plan;
+use crate::trace::Trace;
 use fixtures::Random;
 
 /// Whether user data is a request's tag. That of the kick's poll is not.
@@ -44,6 +51,19 @@ struct Ring {
     files: Option<EngineDescriptions>,
     /// Its process has died.
     dead: bool,
+    /// Its engine is a thread pool.
+    is_pool: bool,
+    /// Its engine was dropped.
+    is_closed: bool,
+    /// The eventfd that the engine polls for its kick, if it is a real one.
+    kick: Option<OwnedFd>,
+    /// The number of the queue's kick, if `kick` is that.
+    queue_kick: Option<RawFd>,
+    /// When the first parked request of its engine comes due.
+    due: Option<Instant>,
+    /// The eventfd that is signalled when a result is posted, and the number of its signals.
+    signal: Option<OwnedFd>,
+    signals: u64,
 }
 
 /// The kernel and its disk.
@@ -70,8 +90,6 @@ pub(crate) struct Host {
     pub(crate) range_calls: u64,
     /// Each call that allocates fails with ENOSPC.
     full: bool,
-    /// The clock of deadlines.
-    clock: Clock,
     pub(crate) now_ns: u64,
     /// Calls are cancelled without effect.
     pub(crate) powered_off: bool,
@@ -79,15 +97,23 @@ pub(crate) struct Host {
     pub(crate) block_waits: bool,
     /// The first violation of the kernel's interface by the engine.
     pub(crate) violation: Option<String>,
-    pub(crate) trace: Option<Vec<String>>,
+    trace: Trace,
+    /// The kicks of the queues with several disks.
+    pub(crate) queue_kicks: Vec<RawFd>,
+    /// It completes nothing.
+    frozen: bool,
+    /// When it last completed nothing.
+    frozen_until_ns: Option<u64>,
+    /// The ring in which an engine was last put to sleep.
+    pub(crate) slept_in: Option<usize>,
 }
 
 impl Host {
-    pub(crate) fn new(plan: &Plan, clock: Clock, random: Random, traced: bool) -> Self {
+    pub(crate) fn new(plan: &Plan, random: Random, trace: Trace) -> Self {
         Self {
             plan: plan.clone(),
             random,
-            medium: Medium::new(plan.sectors),
+            medium: Medium::new(plan.sectors, plan.first_number()),
             rings: Vec::new(),
             calls: Vec::new(),
             errors: 0,
@@ -98,20 +124,21 @@ impl Host {
             orphans_completed: 0,
             range_calls: 0,
             full: false,
-            clock,
             now_ns: 0,
             powered_off: false,
             block_waits: false,
             violation: None,
-            trace: traced.then(Vec::new),
+            trace,
+            queue_kicks: Vec::new(),
+            frozen: false,
+            frozen_until_ns: None,
+            slept_in: None,
         }
     }
 
     /// Adds a line to the trace.
-    pub(crate) fn log(&mut self, line: impl FnOnce() -> String) {
-        if let Some(trace) = &mut self.trace {
-            trace.push(line());
-        }
+    pub(crate) fn log(&self, line: impl FnOnce() -> String) {
+        self.trace.push(line);
     }
 
     /// Whether data was lost by a failed write-back.
@@ -122,6 +149,7 @@ impl Host {
     /// Opens the file again and makes a ring for it. Errors reported to no description so far are
     /// reported to it later.
     pub(crate) fn open_ring(&mut self, depth: u16, files: EngineDescriptions) -> usize {
+        let is_pool = self.plan.uses_threads;
         let capacity = (usize::from(depth) + 2).next_power_of_two();
         let kicked = self.random.coin();
         self.rings.push(Ring {
@@ -129,6 +157,7 @@ impl Host {
             kicked,
             reported: self.reported_errors,
             files: Some(files),
+            is_pool,
             ..Ring::default()
         });
         self.rings.len() - 1
@@ -148,8 +177,9 @@ impl Host {
         if self.calls.iter().any(|call| call.ring == ring && !call.orphaned) {
             self.violate(|| "an engine is dropped with calls in flight".into());
         }
-        self.rings[ring].poll = None;
-        self.rings[ring].deadline_ns = None;
+        let state = &mut self.rings[ring];
+        (state.poll, state.deadline_ns, state.is_closed) = (None, None, true);
+        (state.kick, state.signal) = (None, None);
         self.close_unused_files(ring);
     }
 
@@ -227,6 +257,7 @@ impl Host {
             }
             if !self.block_waits {
                 let timeout_ns = timeout.map(|timeout| u64::try_from(timeout.as_nanos()).unwrap());
+                self.slept_in = Some(ring);
                 self.rings[ring].deadline_ns =
                     timeout_ns.map(|timeout_ns| self.now_ns + timeout_ns);
                 return Err(errno::TIME);
@@ -240,22 +271,35 @@ impl Host {
 
     fn post_deferred(&mut self, ring: usize) {
         let ring = &mut self.rings[ring];
-        ring.results.append(&mut ring.deferred);
+        if !ring.deferred.is_empty() {
+            ring.results.append(&mut ring.deferred);
+            ring.signal();
+        }
     }
 
     fn post(&mut self, ring: usize, result: RingResult) {
         let state = &mut self.rings[ring];
+        // A thread signals only the first of the pool's results, the kernel only the first of those
+        // that it defers.
+        let is_known = if state.is_pool && is_tag(result.user_data) {
+            state.results.iter().chain(&state.deferred).any(|other| is_tag(other.user_data))
+        } else {
+            self.plan.defers_completions && !state.deferred.is_empty()
+        };
         if self.plan.defers_completions {
             state.deferred.push_back(result);
         } else {
             state.results.push_back(result);
+        }
+        if !is_known {
+            state.signal();
         }
     }
 
     fn accept(&mut self, ring: usize, entry: Entry) {
         if entry.opcode == Opcode::Poll {
             self.rings[ring].poll = Some(entry.user_data);
-            if self.rings[ring].kicked {
+            if self.rings[ring].is_kicked() {
                 self.kick(ring);
             }
             return;
@@ -287,7 +331,8 @@ impl Host {
 
     /// Signals the kick.
     pub(crate) fn kick(&mut self, ring: usize) {
-        self.rings[ring].kicked = true;
+        // A worker of several engines reads the queue's kick.
+        self.rings[ring].kicked |= self.rings[ring].queue_kick.is_none();
         if let Some(user_data) = self.rings[ring].poll {
             let more = !self.random.chance(self.plan.odds.poll_ends);
             if !more {
@@ -304,26 +349,20 @@ impl Host {
         self.log(|| format!("  host has {} space", if full { "no" } else { "free" }));
     }
 
-    /// Whether an engine sleeps with a timeout.
-    pub(crate) fn has_timeout(&self) -> bool {
-        self.rings.iter().any(|ring| ring.deadline_ns.is_some())
+    /// The next timeout of an engine.
+    pub(crate) fn next_timeout_ns(&self) -> Option<u64> {
+        self.rings.iter().filter_map(|ring| ring.deadline_ns).min()
     }
 
-    /// Advances the clock by up to 20 ms, with `until_timeout` to after the next timeout of an
-    /// engine.
-    pub(crate) fn advance_time(&mut self, until_timeout: bool) {
-        let mut by_ns = self.random.within(1, 20) as u64 * 1_000_000;
-        if until_timeout {
-            let next_ns = self.rings.iter().filter_map(|ring| ring.deadline_ns).min();
-            by_ns += next_ns.map_or(0, |next_ns| next_ns.saturating_sub(self.now_ns));
-        }
+    pub(crate) fn advance_time(&mut self, by_ns: u64) {
         self.now_ns += by_ns;
-        self.clock.advance(Duration::from_nanos(by_ns));
-        let now_ns = self.now_ns;
-        self.log(|| format!("  time is {} ms", now_ns / 1_000_000));
+        if self.frozen {
+            self.frozen_until_ns = Some(self.now_ns);
+        }
     }
 
+    /// Whether it has a call that it can advance.
     pub(crate) fn has_calls(&self) -> bool {
-        !self.calls.is_empty()
+        !self.calls.is_empty() && !self.frozen
     }
 }

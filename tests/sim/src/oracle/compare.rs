@@ -121,9 +121,7 @@ impl Oracle {
     /// Whether a comparison proves that `id` took effect before `other`: that of `other` has found
     /// its value, or that of `id` the value of an operation that precedes `other`.
     pub(super) fn is_compared_before(&self, id: OpId, other: OpId, sector: usize) -> bool {
-        let found = |id: OpId| {
-            self.ops[id].replaced(sector).and_then(Value::number).map(|number| number as OpId)
-        };
+        let found = |id: OpId| self.ops[id].replaced(sector).and_then(|value| self.writer(value));
         if found(other) == Some(id) {
             return true;
         }

@@ -87,15 +87,17 @@ pub(super) struct Oracle {
     short_within_sector: bool,
     /// Time of the first failed flush.
     flush_failed: Option<Time>,
+    /// The number of its first value, the initial content. Disks of a schedule share no value.
+    first_number: u32,
     /// Values that the latest successor has read of each sector, and when.
     reopened: Option<(Time, Vec<Option<Value>>)>,
 }
 
 impl Oracle {
     /// A history that starts with operation 0, the initial content.
-    pub(super) fn new(sectors: usize, short_within_sector: bool) -> Self {
+    pub(super) fn new(sectors: usize, short_within_sector: bool, first_number: u32) -> Self {
         let first = Op {
-            effect: Effect::Put(Value::Written(0)),
+            effect: Effect::Put(Value::Written(first_number)),
             first: 0,
             count: sectors,
             offered: 0,
@@ -110,13 +112,19 @@ impl Oracle {
             candidates: vec![vec![0]; sectors],
             short_within_sector,
             flush_failed: None,
+            first_number,
             reopened: None,
         }
     }
 
-    /// Number of the next operation.
-    pub(super) fn next_id(&self) -> OpId {
-        self.ops.len()
+    /// The number of the next operation, as the value that it writes.
+    pub(super) fn next_number(&self) -> u32 {
+        self.first_number + u32::try_from(self.ops.len()).unwrap()
+    }
+
+    /// The operation that has written a value.
+    fn writer(&self, value: Value) -> Option<OpId> {
+        Some(value.number()?.checked_sub(self.first_number)? as OpId)
     }
 
     /// Records the submission of an operation.

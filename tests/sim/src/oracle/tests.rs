@@ -13,7 +13,7 @@ fn legal_after_cut(oracle: &Oracle) -> Vec<u32> {
 
 #[test]
 fn flush_makes_completed_writes_durable() {
-    let mut oracle = Oracle::new(1, false);
+    let mut oracle = Oracle::new(1, false, 0);
     for number in 1..4 {
         let now = Time::from(number) * 10;
         let id = oracle.offer(put(number), 0, 1, now);
@@ -33,7 +33,7 @@ fn flush_makes_completed_writes_durable() {
 #[test]
 fn what_the_medium_held_outlives_what_precedes_it() {
     let history = || {
-        let mut oracle = Oracle::new(1, false);
+        let mut oracle = Oracle::new(1, false, 0);
         let one = oracle.offer(put(1), 0, 1, 10);
         oracle.complete(one, true, false, 15);
         oracle.offer(put(2), 0, 1, 20);
@@ -56,7 +56,7 @@ fn what_the_medium_held_outlives_what_precedes_it() {
 /// A durable write has replaced the zeroes that a read found before; other zeroes followed.
 #[test]
 fn what_the_medium_held_is_of_its_time() {
-    let mut oracle = Oracle::new(1, false);
+    let mut oracle = Oracle::new(1, false, 0);
     let zeroes = oracle.offer(Effect::Put(Value::Zero), 0, 1, 10);
     oracle.complete(zeroes, true, true, 15);
     let read = oracle.offer_read(0, 1, 20);
@@ -69,7 +69,7 @@ fn what_the_medium_held_is_of_its_time() {
 
 #[test]
 fn cancelled_operation_has_no_effect() {
-    let mut oracle = Oracle::new(1, false);
+    let mut oracle = Oracle::new(1, false, 0);
     let id = oracle.offer(put(1), 0, 1, 10);
     let read = oracle.offer_read(0, 1, 10);
     oracle.cancel(id, 15);
@@ -79,7 +79,7 @@ fn cancelled_operation_has_no_effect() {
 
 #[test]
 fn concurrent_writes_are_both_candidates() {
-    let mut oracle = Oracle::new(1, false);
+    let mut oracle = Oracle::new(1, false, 0);
     let (one, two) = (oracle.offer(put(1), 0, 1, 1), oracle.offer(put(2), 0, 1, 2));
     oracle.complete(two, true, true, 3);
     assert_eq!(legal_after_cut(&oracle), [1, 2]);
@@ -92,7 +92,7 @@ fn concurrent_writes_are_both_candidates() {
 
 #[test]
 fn read_returns_last_completed_value() {
-    let mut oracle = Oracle::new(1, false);
+    let mut oracle = Oracle::new(1, false, 0);
     let one = oracle.offer(put(1), 0, 1, 1);
     let read = |oracle: &Oracle, number, lost| {
         let read = oracle.offer_read(0, 1, 9);
@@ -112,7 +112,7 @@ fn read_returns_last_completed_value() {
 /// Even if a concurrent write is durable when the read completes.
 #[test]
 fn read_may_return_value_at_submission() {
-    let mut oracle = Oracle::new(1, false);
+    let mut oracle = Oracle::new(1, false, 0);
     let read = oracle.offer_read(0, 1, 1);
     let id = oracle.offer(put(1), 0, 1, 2);
     oracle.complete(id, true, true, 3);
@@ -125,7 +125,7 @@ fn read_may_return_value_at_submission() {
 #[test]
 fn write_of_dead_process_lands_before_successor_opens_or_never() {
     for landed in [0, 1] {
-        let mut oracle = Oracle::new(1, false);
+        let mut oracle = Oracle::new(1, false, 0);
         let orphan = oracle.offer(put(1), 0, 1, 1);
         oracle.complete(orphan, false, false, 2);
         let [visible, illegal] = [landed, 2].map(|number| Value::Written(number).bytes(0));
@@ -142,7 +142,7 @@ fn write_of_dead_process_lands_before_successor_opens_or_never() {
 
 #[test]
 fn no_flush_succeeds_after_a_failed_one() {
-    let mut oracle = Oracle::new(1, false);
+    let mut oracle = Oracle::new(1, false, 0);
     oracle.flush_failed(5);
     assert!(oracle.flush_succeeded(4).is_ok(), "submitted before");
     assert!(oracle.flush_succeeded(6).is_err());
@@ -154,7 +154,7 @@ fn compare(oracle: &mut Oracle, number: u32, expected: u32, now: Time) -> Pendin
 
 #[test]
 fn value_is_replaced_by_one_compare_and_write() {
-    let mut oracle = Oracle::new(1, false);
+    let mut oracle = Oracle::new(1, false, 0);
     let [one, two] = [1, 2].map(|number| compare(&mut oracle, number, 0, 1));
     oracle.compare_succeeded(&one, false, false, 2).unwrap();
     assert!(oracle.compare_succeeded(&two, false, false, 3).is_err());
@@ -170,7 +170,7 @@ fn value_is_replaced_by_one_compare_and_write() {
 #[test]
 fn write_concurrent_with_compare_and_write_is_found_or_follows() {
     for expected in [0, 1] {
-        let mut oracle = Oracle::new(1, false);
+        let mut oracle = Oracle::new(1, false, 0);
         let write = oracle.offer(put(1), 0, 1, 1);
         let pending = compare(&mut oracle, 2, expected, 1);
         oracle.complete(write, true, false, 2);

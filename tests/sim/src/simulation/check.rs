@@ -7,6 +7,7 @@ use block::{Backend, CacheMode};
 use driver::status;
 
 use super::Simulation;
+use super::unit::Unit;
 use crate::block_request::Expectation;
 use crate::content::SECTOR;
 use crate::expected::Expected;
@@ -34,14 +35,41 @@ impl Simulation<'_> {
                 if status == 0 && written != writable {
                     return Err(format!("{written} of {writable} bytes are written"));
                 }
-                self.check_request(at, expectation, since_ns, status, &data)
+                self.units[0].check_request(at, expectation, since_ns, status, &data)
             }
             Expected::Scsi(command) => {
+                let unit = command.unit;
+                let is_stopped =
+                    |other: &Unit| other.plan.unit != unit && other.host.lock().is_frozen();
+                let is_beside_stopped = self.units.iter().any(is_stopped);
+                self.counts.overtakes += u64::from(is_beside_stopped);
                 let ended =
                     Completed { expectation: command, since_ns, answer, data, written, writable };
-                self.check_command(at, ended)
+                self.units[unit].check_command(at, ended, &self.scsi.functions)
             }
         }
+    }
+
+    /// Checks conditions that hold after each step.
+    pub(super) fn check_invariants(&self) -> Result<(), String> {
+        if self.status.get() & status::NEEDS_RESET != 0 {
+            return Err("the device needs a reset".into());
+        }
+        let outstanding: usize = self.drivers.iter().map(QueueDriver::outstanding).sum();
+        let held: usize = self.units.iter().map(Unit::held).sum();
+        if held > outstanding {
+            return Err(format!("{held} requests are held, but {outstanding} are outstanding"));
+        }
+        let violation = |unit: &Unit| unit.host.lock().violation.clone().map_or(Ok(()), Err);
+        self.units.iter().try_for_each(violation)
+    }
+}
+
+impl Unit {
+    /// Requests that are held for space.
+    fn held(&self) -> usize {
+        let held = self.disk.as_ref().and_then(|disk| disk.status().enospc_hold);
+        held.map_or(0, |held| held.requests as usize)
     }
 
     /// Checks status, latency and data of a completed virtio-blk request.
@@ -55,7 +83,7 @@ impl Simulation<'_> {
     ) -> Result<(), String> {
         let succeeded = status == 0;
         let (faults, lost_data, took_ns) = {
-            let mut host = self.host.lock();
+            let host = self.host.lock();
             host.log(|| format!("driver {at} sees status {status} of {expectation}"));
             (host.faults, host.lost_data(), host.now_ns - since_ns)
         };
@@ -94,36 +122,34 @@ impl Simulation<'_> {
     /// Whether a request may fail with ENOSPC: it changes the disk and was held until its deadline.
     pub(super) fn may_fail_with_enospc(&self, changes: bool, took_ns: u64) -> bool {
         let has_waited = |deadline: Duration| u128::from(took_ns) >= deadline.as_nanos();
-        self.host.lock().space_faults > 0 && changes && self.plan.hold.is_some_and(has_waited)
+        // A detached disk holds no requests.
+        let host = self.host.lock();
+        let was_detached = self.detached_ns.is_some_and(|at_ns| at_ns >= host.now_ns - took_ns);
+        let may_fail = |deadline| has_waited(deadline) || was_detached;
+        host.space_faults > 0 && changes && self.plan.hold.is_some_and(may_fail)
     }
 
-    /// Only changes of the disk are held for space, and only until their deadline.
+    /// Only changes of the disk are held for space, and only until their deadline. The time for
+    /// which the host was stopped does not count.
     pub(super) fn check_latency(
         &self,
         request: &dyn fmt::Display,
         changes: bool,
         took_ns: u64,
     ) -> Result<(), String> {
-        let held = self.plan.hold.filter(|_| changes);
+        let (now_ns, running_ns) = {
+            let host = self.host.lock();
+            (host.now_ns, host.running_ns())
+        };
+        // A detached disk holds no requests.
+        let since_detach_ns = self.detached_ns.map(|at_ns| now_ns - at_ns);
+        let since_detach_ns = since_detach_ns.filter(|since_ns| *since_ns <= took_ns);
+        let took_ns = took_ns.min(running_ns).min(since_detach_ns.unwrap_or(u64::MAX));
+        let held = self.plan.hold.filter(|_| changes && since_detach_ns.is_none());
         let limit = held.unwrap_or_default() + LATENCY_LIMIT;
         if u128::from(took_ns) > limit.as_nanos() {
             return Err(format!("{request} took {} ms", took_ns / 1_000_000));
         }
         Ok(())
-    }
-
-    /// Checks conditions that hold after each step.
-    pub(super) fn check_invariants(&self) -> Result<(), String> {
-        if self.status.get() & status::NEEDS_RESET != 0 {
-            return Err("the device needs a reset".into());
-        }
-        let outstanding: usize = self.drivers.iter().map(QueueDriver::outstanding).sum();
-        let disk = self.device.as_ref().map(|device| device.disk.status());
-        let held = disk.and_then(|disk| disk.enospc_hold);
-        let held = held.map_or(0, |held| held.requests as usize);
-        if held > outstanding {
-            return Err(format!("{held} requests are held, but {outstanding} are outstanding"));
-        }
-        self.host.lock().violation.clone().map_or(Ok(()), Err)
     }
 }

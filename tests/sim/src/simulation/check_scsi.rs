@@ -6,11 +6,13 @@
 
 use block::CacheMode;
 
-use super::Simulation;
+use super::check::LATENCY_LIMIT;
+use super::unit::Unit;
 use crate::content::{SECTOR, Value};
 use crate::oracle::Time;
 use crate::queue_driver::{Completed, NO_ANSWER};
-use crate::scsi_command::{Command, CommandKind, End, has_cache};
+use crate::scsi_command::{Command, CommandKind, End, Function, has_cache};
+use crate::scsi_state::may_be_aborted;
 
 /// Sense keys.
 mod key {
@@ -20,15 +22,17 @@ mod key {
     pub(super) const MISCOMPARE: u8 = 14;
 }
 
-/// Additional sense code WRITE ERROR, also of a flush.
+/// Additional sense codes WRITE ERROR, also of a flush, and LOGICAL UNIT NOT SUPPORTED.
 const WRITE_ERROR: u8 = 0x0c;
+const NO_SUCH_UNIT: u8 = 0x25;
 
-impl Simulation<'_> {
+impl Unit {
     /// Checks the response, the latency and the data of a command.
     pub(super) fn check_command(
         &mut self,
         at: usize,
         completed: Completed<Command>,
+        functions: &[Function],
     ) -> Result<(), String> {
         let Completed { expectation: command, since_ns, answer, data, written, writable } =
             completed;
@@ -37,7 +41,7 @@ impl Simulation<'_> {
         }
         let end = End::decode(&answer).map_err(|error| format!("{command}: {error}"))?;
         let took_ns = {
-            let mut host = self.host.lock();
+            let host = self.host.lock();
             host.log(|| format!("driver {at} sees {end:?} of {command}"));
             host.now_ns - since_ns
         };
@@ -49,8 +53,21 @@ impl Simulation<'_> {
                 Err(format!("{command}: {written} of {writable} bytes are written"))
             }
             End::Good => self.check_good(command, &data),
-            End::Aborted(response) => self.check_aborted(&command, response),
+            End::Aborted(response) => {
+                if !may_be_aborted(functions, &command, response) {
+                    return Err(format!("{command} is aborted with response {response}"));
+                }
+                self.counts.aborted += 1;
+                self.end_partly(&command);
+                self.check_abort_time(&command, functions)
+            }
             End::Check { key: key::UNIT_ATTENTION, .. } => self.check_attention(&command),
+            End::BadTarget | End::Check { code: NO_SUCH_UNIT, .. }
+                if self.detached > Some(command.offered) =>
+            {
+                self.end_partly(&command);
+                Ok(())
+            }
             End::Check { key: key::MISCOMPARE, information, .. } => {
                 let offset = information.ok_or("a miscompare without an offset")? as usize;
                 self.check_miscompare(command, offset)
@@ -61,7 +78,7 @@ impl Simulation<'_> {
                 }
                 self.check_failed(&command, code)
             }
-            End::Check { .. } => Err(format!("{command} ends with {end:?}")),
+            End::BadTarget | End::Check { .. } => Err(format!("{command} ends with {end:?}")),
         }
     }
 
@@ -139,12 +156,17 @@ impl Simulation<'_> {
         }
     }
 
-    fn check_aborted(&mut self, command: &Command, response: u8) -> Result<(), String> {
-        if !self.scsi.may_be_aborted(command, response) {
-            return Err(format!("{command} is aborted with response {response}"));
+    /// An aborted command is not held for space: it ends as soon as the host has answered.
+    fn check_abort_time(&self, command: &Command, functions: &[Function]) -> Result<(), String> {
+        let aborts = functions.iter().filter(|function| {
+            function.abort().is_some() && function.selects(command) && function.ended.is_none()
+        });
+        let since_ns = aborts.map(|function| function.offered_ns).min();
+        let host = self.host.lock();
+        let took_ns = since_ns.map_or(0, |since_ns| host.now_ns - since_ns).min(host.running_ns());
+        if u128::from(took_ns) > LATENCY_LIMIT.as_nanos() {
+            return Err(format!("{command} ends {} ms after its abort", took_ns / 1_000_000));
         }
-        self.counts.aborted += 1;
-        self.end_partly(command);
         Ok(())
     }
 

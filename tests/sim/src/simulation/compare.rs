@@ -4,11 +4,14 @@ use std::io;
 
 use block::{Durability, Miscompare};
 
+use super::Simulation;
 use super::check::LATENCY_LIMIT;
-use super::{Device, Simulation};
+use super::unit::Unit;
 use crate::call::errno;
 use crate::content::{SECTOR, Value};
 use crate::initiator::{Compared, Initiator};
+use crate::oracle::{Oracle, Time};
+use fixtures::Random;
 
 /// Limit of blocks of a compare-and-write.
 const MAX_BLOCKS: usize = 4;
@@ -16,9 +19,9 @@ const MAX_BLOCKS: usize = 4;
 impl Simulation<'_> {
     /// Makes the engines of the initiators.
     pub(super) fn start_initiators(&mut self) -> Result<(), String> {
-        let Some(Device { disk, .. }) = &self.device else { return Ok(()) };
+        let Unit { disk: Some(disk), host, .. } = &self.units[0] else { return Ok(()) };
         for _ in 0..self.plan.initiators {
-            let ring = || self.host.lock().last_ring();
+            let ring = || host.lock().last_ring();
             self.initiators.push(Initiator::new(&**disk, ring)?);
         }
         Ok(())
@@ -34,43 +37,38 @@ impl Simulation<'_> {
         let first = self.random.below(blocks);
         let count = self.random.within(1, (blocks - first).min(MAX_BLOCKS)) * block;
         let first = first * block;
+        let Self { units, random, .. } = self;
+        let Unit { oracle, host, now, .. } = &mut units[0];
         let expected: Vec<Value> =
-            (first..first + count).map(|sector| self.draw_expected(sector)).collect();
-        let value = Value::Written(u32::try_from(self.oracle.next_id()).unwrap());
+            (first..first + count).map(|at| draw_expected(oracle, at, *now, random)).collect();
+        let number = oracle.next_number();
+        let value = Value::Written(number);
         let mut data: Vec<u8> = Vec::new();
         (first..).zip(&expected).for_each(|(sector, value)| data.extend(value.bytes(sector)));
         (first..first + count).for_each(|sector| data.extend(value.bytes(sector)));
         let now_ns = {
-            let mut host = self.host.lock();
+            let host = host.lock();
             host.log(|| {
-                let id = self.oracle.next_id();
-                format!("initiator {at} compares sector {first} with {expected:?}: operation {id}")
+                format!(
+                    "initiator {at} compares sector {first} with {expected:?}: operation {number}"
+                )
             });
             host.now_ns
         };
-        let compare = self.oracle.offer_compare(value, first, expected, self.now);
+        let compare = oracle.offer_compare(value, first, expected, *now);
         let offset = (first * SECTOR) as u64;
         self.initiators[at].push(offset, &data, compare, now_ns, &mut self.random);
-        self.now += 1;
-    }
-
-    pub(super) fn draw_expected(&mut self, sector: usize) -> Value {
-        let values = self.oracle.visible_values(sector, self.now);
-        match values.last() {
-            Some(latest) if self.random.chance(800) => *latest,
-            Some(_) => values[self.random.below(values.len())],
-            None => Value::Zero,
-        }
+        self.tick();
     }
 
     /// Runs one of the initiators until it sleeps in its engine.
     pub(super) fn run_initiator(&mut self, awake: &[usize]) -> Result<(), String> {
         let at = self.random.pick(awake);
-        self.now += 1;
+        self.tick();
         for compared in self.initiators[at].reap() {
-            self.check_compared(compared)?;
+            self.units[0].check_compared(compared)?;
         }
-        self.now += 1;
+        self.tick();
         let initiator = &mut self.initiators[at];
         initiator.is_asleep = match initiator.wait() {
             Ok(()) => false,
@@ -80,11 +78,18 @@ impl Simulation<'_> {
         self.forward_kicks();
         Ok(())
     }
+}
+
+impl Unit {
+    /// A value that a comparison of a sector expects, mostly the latest.
+    pub(super) fn draw_expected(&self, sector: usize, random: &mut Random) -> Value {
+        draw_expected(&self.oracle, sector, self.now, random)
+    }
 
     fn check_compared(&mut self, compared: Compared) -> Result<(), String> {
         let Compared { compare, since_ns, durability, result } = compared;
         let (faults, lost_data, took_ns) = {
-            let mut host = self.host.lock();
+            let host = self.host.lock();
             host.log(|| format!("initiator sees {result:?} of operation {}", compare.op));
             (host.faults, host.lost_data(), host.now_ns - since_ns)
         };
@@ -113,4 +118,13 @@ impl Simulation<'_> {
 fn miscompare(error: &io::Error) -> Option<usize> {
     let miscompare = error.get_ref()?.downcast_ref::<Miscompare>()?;
     usize::try_from(miscompare.offset).ok()
+}
+
+fn draw_expected(oracle: &Oracle, sector: usize, now: Time, random: &mut Random) -> Value {
+    let values = oracle.visible_values(sector, now);
+    match values.last() {
+        Some(latest) if random.chance(800) => *latest,
+        Some(_) => values[random.below(values.len())],
+        None => Value::Zero,
+    }
 }

@@ -4,31 +4,35 @@
 mod check;
 mod check_scsi;
 mod compare;
+mod hotplug;
 mod process;
 mod scsi;
 mod step;
+mod submit_block;
 mod submit_scsi;
+mod unit;
+mod units;
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use block::Backend;
 use block::simulation::Clock;
 use devices::virtio::{DeviceStatus, FaultReporter, Interrupt};
 use vmm_sys_util::eventfd::EventFd;
 
+use self::unit::Unit;
 use driver::feature;
 
 use crate::counts::Counts;
-use crate::disk::{SharedHost, SimDisk};
 use crate::expected::Expected;
 use crate::front::{Front, Rounds};
-use crate::host::Host;
 use crate::initiator::Initiator;
-use crate::oracle::{OpId, Oracle, Time};
 use crate::plan::{Ending, Plan};
 use crate::queue_driver::QueueDriver;
 use crate::resources::Resources;
 use crate::scsi_state::ScsiState;
+use crate::sleep::QueueSleep;
+use crate::trace::Trace;
 use fixtures::Random;
 
 /// Steps above which a schedule counts as endless.
@@ -53,50 +57,44 @@ enum StepResult {
     Kill,
 }
 
-/// A worker and the ring of its engine.
+/// A worker and the rings of its engines.
 struct RunningWorker {
     worker: Box<dyn Rounds>,
     /// Signalled by the driver, and by other engines that release claimed blocks or bounce memory.
     kick: Arc<EventFd>,
-    ring: usize,
+    /// The ring of its only engine, or the one in which it slept: the unit, and the ring.
+    ring: (usize, usize),
+    /// The rings of all of its engines, if there may be several.
+    rings: Vec<(usize, usize)>,
+    /// Its sleep with several engines.
+    sleep: QueueSleep,
+    /// Signals of the kick, if the worker has several engines.
+    kicks: u64,
     phase: Phase,
-}
-
-/// The device and its disk, as the process has opened them.
-struct Device {
-    disk: Arc<SimDisk>,
-    front: Front,
 }
 
 /// State of a schedule.
 struct Simulation<'a> {
     plan: Plan,
     random: Random,
-    host: SharedHost,
     clock: Clock,
     resources: &'a Resources,
     workers: Vec<RunningWorker>,
     drivers: Vec<QueueDriver<Expected>>,
     scsi: ScsiState,
     initiators: Vec<Initiator>,
-    /// `None` from the death of a process until a successor has opened the disk. Dropped after the
+    /// `None` from the death of a process until a successor has opened the disks. Dropped after the
     /// workers, for which it waits.
-    device: Option<Device>,
-    oracle: Oracle,
-    now: Time,
+    front: Option<Front>,
+    units: Vec<Unit>,
     /// Requests left to submit.
     left: usize,
     resets_left: usize,
     kills_left: usize,
-    /// Changes in flight when their process died. They may take effect until a successor has
-    /// opened the disk.
-    orphans: Vec<OpId>,
-    /// Start of the current period with the write cache disabled, in which completed writes are
-    /// durable.
-    cache_off_since: Option<Time>,
     /// The device status register.
     status: DeviceStatus,
     counts: Counts,
+    trace: Trace,
 }
 
 /// Plays a schedule and returns the totals or the violation, and the trace if `traced`.
@@ -107,37 +105,43 @@ pub(super) fn play(
     traced: bool,
 ) -> (Result<Counts, String>, Vec<String>) {
     let clock = Clock::simulated();
-    let host = SharedHost::new(Host::new(plan, clock.clone(), random.fork(), traced));
+    let trace = Trace::new(traced);
+    let units = make_units(plan, random, &trace);
     let mut simulation = Simulation {
         random: random.fork(),
-        host: host.clone(),
         clock,
         resources,
-        device: None,
+        front: None,
+        units,
         workers: Vec::new(),
         drivers: Vec::new(),
         scsi: ScsiState::new(),
         initiators: Vec::new(),
-        oracle: Oracle::new(plan.sectors, plan.short_within_sector),
-        now: 1,
         left: plan.operations,
         resets_left: 2,
         kills_left: 3,
-        orphans: Vec::new(),
-        cache_off_since: None,
         status: DeviceStatus::driver_ok(),
         counts: Counts::default(),
         plan: plan.clone(),
+        trace: trace.clone(),
     };
     let result = simulation.start();
     if result.is_err() {
-        simulation.host.lock().cut_power();
+        simulation.stop_hosts();
         simulation.initiators.clear();
         simulation.stop_workers();
     }
-    drop(simulation);
-    let trace = host.lock().trace.take().unwrap_or_default();
-    (result, trace)
+    simulation.close_disks();
+    (result, trace.take())
+}
+
+fn make_units(plan: &Plan, random: &mut Random, trace: &Trace) -> Vec<Unit> {
+    let plans = std::iter::once(plan).chain(&plan.others);
+    let of_unit = |unit: &Plan| {
+        let trace = if plan.has_neighbours { trace.of_unit(unit.unit) } else { trace.clone() };
+        Unit::new(unit, plan.one_target, random.fork(), trace)
+    };
+    plans.map(of_unit).collect()
 }
 
 impl Simulation<'_> {
@@ -151,21 +155,38 @@ impl Simulation<'_> {
         self.run()
     }
 
-    /// Opens the disk; `false` while the lock on its image is held.
+    /// Opens the disks; `false` while the lock on one of their images is held.
     fn open(&mut self) -> Result<bool, String> {
-        let image = &self.resources.image;
-        let disk = SimDisk::open(&self.plan, self.clock.clone(), self.host.clone(), image)?;
-        let Some(disk) = disk.map(Arc::new) else { return Ok(false) };
-        let backend: Arc<dyn Backend> = Arc::clone(&disk) as _;
-        let front = Front::new(&self.plan, backend)?;
-        self.device = Some(Device { disk, front });
-        self.scsi.device_opened();
-        self.cache_off_since = (!self.plan.mode.has_write_cache()).then_some(self.now);
+        for unit in &mut self.units {
+            if !unit.open(&self.clock, self.resources)? {
+                self.units.iter_mut().for_each(|unit| unit.disk = None);
+                return Ok(false);
+            }
+        }
+        let disk = |unit: &Unit| Arc::clone(unit.disk.as_ref().expect("it was opened"));
+        let mut front = Front::new(&self.plan, disk(&self.units[0]))?;
+        // Attaching a unit is announced to the others of its target.
+        let attentions = if self.plan.one_target { self.units.len() } else { 1 };
+        for unit in &mut self.units {
+            front.attach(unit.address, disk(unit))?;
+            unit.opened(attentions);
+        }
+        self.front = Some(front);
+        self.scsi.functions.clear();
         Ok(true)
     }
 
+    /// Drops the device and its disks, once the workers are gone.
+    fn close_disks(&mut self) {
+        self.front = None;
+        for unit in &mut self.units {
+            assert!(unit.is_unused(), "a disk of a device that was dropped is in use");
+            unit.disk = None;
+        }
+    }
+
     fn front(&mut self) -> &mut Front {
-        &mut self.device.as_mut().expect("the disk is open").front
+        self.front.as_mut().expect("the disks are open")
     }
 
     /// Negotiates features, lays out the queues and makes their workers.
@@ -187,7 +208,8 @@ impl Simulation<'_> {
         self.front().device().negotiated(features);
         if !self.plan.uses_scsi {
             let has_cache = self.plan.mode.has_write_cache() && self.plan.flush;
-            self.cache_off_since = (!has_cache).then_some(self.now);
+            let unit = &mut self.units[0];
+            unit.cache_off_since = (!has_cache).then_some(unit.now);
         }
         let first = self.front().first_queue();
         for index in first..first + self.plan.queues {
@@ -195,10 +217,16 @@ impl Simulation<'_> {
                 QueueDriver::new(&self.resources.memory, index, self.plan.queue_size, features);
             let faults = self.fault_reporter();
             let kick = Arc::clone(&active.kick);
-            let worker = self.front().worker(active, faults)?;
-            let ring = self.host.lock().last_ring();
-            self.workers.push(RunningWorker { worker, kick, ring, phase: Phase::Round });
+            let sleep = QueueSleep::new(self.clock.clone());
+            let worker = self.front().worker(active, faults, sleep.clone())?;
+            let ring = (0, self.units[0].host.lock().last_ring());
+            let (rings, phase) = (Vec::new(), Phase::Round);
+            self.workers.push(RunningWorker { worker, kick, ring, rings, sleep, kicks: 0, phase });
             self.drivers.push(driver);
+        }
+        let kicks: Vec<_> = self.workers.iter().map(|worker| worker.kick.as_raw_fd()).collect();
+        for unit in &self.units {
+            unit.host.lock().queue_kicks = kicks.clone();
         }
         if self.plan.uses_scsi { self.start_scsi(features) } else { Ok(()) }
     }
@@ -220,13 +248,13 @@ impl Simulation<'_> {
             if step > STEP_LIMIT {
                 return Err("the schedule does not end".into());
             }
-            let quiet = self.is_complete() && self.device.is_some();
+            let quiet = self.is_complete() && self.front.is_some();
             if quiet && self.plan.ending != Ending::Cut {
                 self.check_visible()?;
                 break;
             }
             self.counts.steps += 1;
-            if self.device.is_none() {
+            if self.front.is_none() {
                 if self.step_without_process()? {
                     self.initialize()?;
                 }
@@ -246,68 +274,87 @@ impl Simulation<'_> {
             self.close()?;
         }
         self.cut_power()?;
-        if self.plan.zeroes_by_detection_only() {
-            self.counts.detected += self.host.lock().range_calls;
+        for unit in &self.units {
+            let (host, mut counts) = (unit.host.lock(), unit.counts);
+            if unit.plan.zeroes_by_detection_only() {
+                counts.detected += host.range_calls;
+            }
+            counts.orphans += host.orphans_completed;
+            self.counts.add(counts);
         }
-        self.counts.orphans += self.host.lock().orphans_completed;
         Ok(self.counts)
     }
 
     /// Resets the device.
     fn reset(&mut self) {
         self.resets_left -= 1;
-        self.host.lock().log(|| "driver resets the device".into());
+        self.trace.push(|| "driver resets the device".into());
         self.stop_workers();
-        self.now += 1;
+        self.tick();
         for driver in std::mem::take(&mut self.drivers) {
-            for op in driver.into_expectations().flat_map(|expected| expected.changes()) {
-                self.oracle.complete(op, false, false, self.now);
+            for expected in driver.into_expectations() {
+                let unit = &mut self.units[expected.unit()];
+                for op in expected.changes() {
+                    unit.oracle.complete(op, false, false, unit.now);
+                }
             }
         }
         self.front().device().reset();
-        self.scsi.device_reset(self.now);
-        self.now += 1;
+        for unit in &mut self.units {
+            unit.scsi.device_reset(unit.now);
+        }
+        self.scsi.functions.clear();
+        self.tick();
     }
 
     /// Drops the workers; their engines drain the requests in flight.
     fn stop_workers(&mut self) {
-        self.host.lock().block_waits = true;
+        self.thaw();
+        self.block_waits(true);
         self.scsi.control = None;
-        self.workers.clear();
-        self.host.lock().block_waits = false;
+        let sleeps = self.workers.drain(..).map(|worker| worker.sleep.sleeps());
+        self.counts.sleeps += sleeps.sum::<u64>();
+        self.block_waits(false);
+    }
+
+    fn block_waits(&self, block: bool) {
+        self.units.iter().for_each(|unit| unit.host.lock().block_waits = block);
     }
 
     /// Closes the device.
     fn close(&mut self) -> Result<(), String> {
-        self.host.lock().log(|| "the device is closed".into());
+        self.trace.push(|| "the device is closed".into());
         self.initiators.clear();
         self.stop_workers();
-        self.now += 1;
-        match self.front().device().close() {
-            Ok(()) => self.oracle.flush_succeeded(self.now),
-            Err(_) if self.host.lock().faults > 0 => Ok(()),
+        self.tick();
+        let closed = self.front().device().close();
+        let faults: u64 = self.units.iter().map(|unit| unit.host.lock().faults).sum();
+        match closed {
+            Ok(()) => {
+                let mut synced = self.units.iter_mut().filter(|unit| unit.is_attached);
+                synced.try_for_each(|unit| unit.oracle.flush_succeeded(unit.now))
+            }
+            Err(_) if faults > 0 => Ok(()),
             Err(error) => Err(format!("closing the device failed: {error}")),
         }
     }
 
-    /// Checks the visible content of the disk when all requests have completed.
+    /// Checks the visible content of the disks when all requests have completed.
     fn check_visible(&mut self) -> Result<(), String> {
-        self.now += 1;
-        let host = self.host.lock();
-        let visible = |sector| host.medium.visible(sector);
-        self.oracle.check_visible(visible, host.lost_data(), self.now)
+        self.tick();
+        self.units.iter_mut().try_for_each(Unit::check_visible)
     }
 
     /// Cuts the power and checks each sector.
     fn cut_power(&mut self) -> Result<(), String> {
-        self.host.lock().log(|| "power is cut".into());
-        self.host.lock().cut_power();
+        self.trace.push(|| "power is cut".into());
+        self.stop_hosts();
         self.initiators.clear();
         self.stop_workers();
-        let host = self.host.lock();
-        for sector in 0..self.plan.sectors {
-            self.oracle.check_after_cut(sector, host.medium.visible(sector))?;
-        }
-        host.violation.clone().map_or(Ok(()), Err)
+        self.units.iter().try_for_each(Unit::check_after_cut)
+    }
+
+    fn stop_hosts(&mut self) {
+        self.units.iter().for_each(|unit| unit.host.lock().cut_power());
     }
 }

@@ -1,6 +1,7 @@
 //! Task management, and the start of the engines of a SCSI controller.
 
 use super::Simulation;
+use super::unit::Unit;
 use crate::expected::Expected;
 use crate::queue_driver::QueueDriver;
 use crate::scsi_command::{Command, Function};
@@ -9,7 +10,8 @@ use crate::scsi_state::Control;
 /// Entries of the control queue.
 const CONTROL_ENTRIES: u16 = 4;
 impl Simulation<'_> {
-    /// Makes the control queue. The first command of each other queue makes its engine.
+    /// Makes the control queue. The first command of each other queue makes its engine, which is
+    /// sent here if there is one disk.
     pub(super) fn start_scsi(&mut self, features: u64) -> Result<(), String> {
         let faults = self.fault_reporter();
         let memory = &self.resources.memory;
@@ -17,22 +19,30 @@ impl Simulation<'_> {
         if let Some(round) = self.front().control_rounds(active, faults) {
             self.scsi.control = Some(Control { driver, round, is_asleep: false });
         }
+        if self.plan.has_neighbours {
+            return Ok(());
+        }
         (0..self.workers.len()).try_for_each(|at| self.start_engine(at))
     }
 
     /// Reads a block on a queue. The first reads may report unit attention conditions.
     fn start_engine(&mut self, at: usize) -> Result<(), String> {
-        for _ in 0..=self.scsi.attentions {
-            let rings = self.host.lock().rings();
-            let (request, command) = self.read(0, self.plan.block, false);
-            let now_ns = self.host.lock().now_ns;
+        for _ in 0..=self.units[0].scsi.attentions {
+            let unit = &mut self.units[0];
+            self.scsi.last_id += 1;
+            let (range, id) = ((0, self.plan.block), self.scsi.last_id);
+            let (request, command) = unit.read(range, false, &mut self.random, id);
+            let (rings, now_ns) = {
+                let host = unit.host.lock();
+                (host.rings(), host.now_ns)
+            };
             let expected = Expected::Scsi(command);
             self.drivers[at].offer(&request, expected, now_ns, &mut self.random);
             let _ = self.drivers[at].publish();
             let _ = self.workers[at].worker.round();
             self.drivers[at].poll_interrupt();
-            if self.host.lock().rings() > rings {
-                self.workers[at].ring = rings;
+            if self.units[0].host.lock().rings() > rings {
+                self.workers[at].ring = (0, rings);
                 return Ok(());
             }
             self.reap(at)?;
@@ -49,22 +59,26 @@ impl Simulation<'_> {
     pub(super) fn start_function(&mut self) {
         let subtype = Function::SUBTYPES[self.random.below(Function::SUBTYPES.len())];
         let task = Function::has_task(subtype).then(|| self.draw_task());
-        let function = Function { subtype, task, offered: self.now, ended: None };
+        let unit = self.draw_attached();
+        let Unit { address: to, now: offered, .. } = self.units[unit];
+        let selects_all = Function::is_of_target(subtype) && self.plan.one_target;
+        let (now_ns, ended) = (self.now_ns(), None);
+        let function =
+            Function { subtype, unit, to, selects_all, task, offered, offered_ns: now_ns, ended };
         let Some(control) = &mut self.scsi.control else { return };
         self.scsi.functions_left -= 1;
-        self.scsi.attentions += usize::from(function.resets());
-        let now_ns = {
-            let mut host = self.host.lock();
-            host.log(|| format!("driver sends function {function:?}"));
-            host.now_ns
-        };
+        let concerned = self.units.iter_mut().enumerate();
+        for (_, unit) in concerned.filter(|(unit, _)| function.concerns(*unit)) {
+            unit.scsi.attentions += usize::from(function.resets());
+        }
+        self.trace.push(|| format!("driver sends function {function:?}"));
         let number = self.scsi.functions.len();
         control.driver.offer(&function.framed(), number, now_ns, &mut self.random);
         self.scsi.functions.push(function);
         if control.driver.publish() {
             control.is_asleep = false;
         }
-        self.now += 1;
+        self.tick();
     }
 
     /// The identifier of a command in flight, or mostly so.
@@ -74,7 +88,7 @@ impl Simulation<'_> {
     }
 
     /// The commands in flight.
-    fn commands(&self) -> impl Iterator<Item = &Command> {
+    pub(super) fn commands(&self) -> impl Iterator<Item = &Command> {
         let expected = self.drivers.iter().flat_map(QueueDriver::expectations);
         expected.filter_map(|expected| match expected {
             Expected::Scsi(command) => Some(command),
@@ -109,16 +123,24 @@ impl Simulation<'_> {
     fn check_function(&mut self, number: usize, response: u8) -> Result<(), String> {
         /// Values of a response.
         const COMPLETE: u8 = 0;
+        const BAD_TARGET: u8 = 3;
         const SUCCEEDED: u8 = 10;
+        const INCORRECT_LUN: u8 = 12;
         let function = self.scsi.functions[number];
-        self.host.lock().log(|| format!("driver sees response {response} of {function:?}"));
+        self.trace.push(|| format!("driver sees response {response} of {function:?}"));
         for at in 0..self.drivers.len() {
             self.reap(at)?;
         }
-        self.now += 1;
-        self.scsi.functions[number].ended = Some(self.now);
+        self.tick();
+        self.scsi.functions[number].ended = Some(self.units[0].now);
+        // The device may have detached it before it took the function.
+        if matches!(response, BAD_TARGET | INCORRECT_LUN)
+            && self.units[function.unit].detached > Some(function.offered)
+        {
+            return Ok(());
+        }
         let is_left =
-            |command: &&Command| command.offered < function.offered && function.selects(command.id);
+            |command: &&Command| command.offered < function.offered && function.selects(command);
         let left = self.commands().find(is_left);
         match (function.abort(), left, response) {
             (Some(_), None, COMPLETE) | (None, _, SUCCEEDED) | (None, None, COMPLETE) => Ok(()),
