@@ -8,12 +8,14 @@
 //! excludes startup. The driver is excluded, too: callgrind counts only below [`serve_queue`], and
 //! the driver's only system calls are kicks, whose number is known.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use block::{Backend, CacheMode, DiskOptions, RawFile};
+use block::{Backend, CacheMode, DiskOptions, LayeredDisk, RawFile, create_layer};
 use devices::storage::{Protocol, QueueWorker};
 use devices::virtio::{ActiveQueue, Block, DeviceStatus, FaultReporter, Interrupt, Queue};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -25,8 +27,14 @@ use super::workload::RANDOM_READS;
 
 /// Limit of user instructions per 4 KiB read at queue depth 32.
 const MAX_INSTRUCTIONS: f64 = 570.0;
+/// Limit of user instructions that a layer adds to a read of blocks that one file answers for.
+const MAX_LAYER_INSTRUCTIONS: f64 = 80.0;
 /// Limit of system calls per 4 KiB read at queue depth 32.
 const MAX_SYSTEM_CALLS: f64 = 0.15;
+
+/// Suffixes of a raw disk, and of a layer over the one of the same name.
+const IMAGE: &str = "img";
+const LAYER: &str = "layer";
 
 /// Lengths of the two runs in batches of [`RANDOM_READS`]' depth.
 const BATCHES: (u64, u64) = (100, 1100);
@@ -38,18 +46,40 @@ const BATCHES: (u64, u64) = (100, 1100);
 /// If a figure exceeds its limit, or a tool is missing or fails.
 pub(crate) fn gate() -> Result<()> {
     std::fs::create_dir_all(folder())?;
-    let disk = folder().join("gate.img");
+    let disk = folder().join("gate").with_extension(IMAGE);
     host::fill(&disk, 64 << 20)?;
     let instructions = per_request(|batches| instructions(&disk, batches));
     let system_calls = per_request(|batches| system_calls(&disk, batches));
+    let layers = layer_instructions(&disk);
     std::fs::remove_file(&disk)?;
     let (instructions, system_calls) = (instructions?, system_calls?);
+    let [own, inherited] = layers?.map(|layer| layer - instructions);
     println!("per 4 KiB read at queue depth {}:", RANDOM_READS.depth);
     println!("{instructions:8.1} user instructions  (at most {MAX_INSTRUCTIONS})");
     println!("{system_calls:8.3} system calls       (at most {MAX_SYSTEM_CALLS})");
+    println!("more with a layer:");
+    println!("{own:8.1} if it has the blocks  (at most {MAX_LAYER_INSTRUCTIONS})");
+    println!("{inherited:8.1} if its base has them  (at most {MAX_LAYER_INSTRUCTIONS})");
+    ensure!(own.max(inherited) <= MAX_LAYER_INSTRUCTIONS, "too many instructions of a layer");
     ensure!(instructions <= MAX_INSTRUCTIONS, "too many instructions");
     ensure!(system_calls <= MAX_SYSTEM_CALLS, "too many system calls");
     Ok(())
+}
+
+/// Instructions per request over a layer that has all blocks, and over one that has none.
+fn layer_instructions(base: &Path) -> Result<[f64; 2]> {
+    let mut counts = [0.0; 2];
+    for (count, map) in counts.iter_mut().zip([0xff, 0]) {
+        let layer = base.with_extension(LAYER);
+        let size = create_layer(&layer, base, None)?.size;
+        // docs/layer-format.md: the map has a bit for each block of 4 KiB.
+        let bits = vec![map; usize::try_from(size / 4096 / 8)?];
+        File::options().write(true).open(&layer)?.write_all_at(&bits, 8192)?;
+        let counted = per_request(|batches| instructions(&layer, batches));
+        std::fs::remove_file(&layer)?;
+        *count = counted?;
+    }
+    Ok(counts)
 }
 
 /// Difference of the counts of both runs per request.
@@ -101,9 +131,14 @@ fn play_under(tool: &mut Command, disk: &Path, batches: u64) -> Result<u64> {
 /// If a system call or a read fails.
 pub(crate) fn play(disk: &Path, batches: u64) -> Result<()> {
     let memory = load::guest_memory()?;
-    let backend = RawFile::open(disk, &DiskOptions::new(CacheMode::WriteBack).read_only())?;
+    let options = DiskOptions::new(CacheMode::WriteBack).read_only();
+    let backend: Arc<dyn Backend> = if disk.extension() == Some(LAYER.as_ref()) {
+        Arc::new(LayeredDisk::open(disk, &disk.with_extension(IMAGE), &options)?)
+    } else {
+        Arc::new(RawFile::open(disk, &options)?)
+    };
     let capacity = backend.geometry().capacity;
-    let block = Block::new("gate", "", 1, Arc::new(backend));
+    let block = Block::new("gate", "", 1, backend);
     block.negotiated(ours::FEATURES);
 
     let kick = Arc::new(EventFd::new(EFD_NONBLOCK)?);

@@ -139,7 +139,7 @@ fn a_request_that_the_host_keeps_is_a_warning_with_its_age() {
     if !needs::root() {
         return;
     }
-    let mut frozen = Frozen::start();
+    let mut frozen = Frozen::with("cache = \"writeback\"\n[control]\nsocket = \"control.sock\"");
     let Frozen { monitor, served, store, .. } = &mut frozen;
     let _flush = monitor.offer_write(0, 4, 0, &[]);
     monitor.publish(0);
@@ -150,7 +150,18 @@ fn a_request_that_the_host_keeps_is_a_warning_with_its_age() {
         std::thread::sleep(Duration::from_millis(50));
     }
     served.wait_log("the host does not answer: ", 1);
+    let status = |served: &ServeProcess| {
+        let output = served.command(&["ctl", "control.sock", "status"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(status(served).contains("the host does not answer: 1 request in flight"));
     store.thaw();
-    served.wait_log("the host answers again", 1);
+    // The watch measures every second, the status says what is in flight now.
+    let thawed = Instant::now();
+    while !served.log().contains("the host answers again") {
+        assert!(thawed.elapsed() < Duration::from_secs(60), "{}", served.log());
+        let shown = status(served);
+        assert!(!shown.contains("does not answer: 0 requests"), "{shown}");
+    }
     served.terminate();
 }

@@ -58,10 +58,11 @@ impl ManagedDisk {
     }
 
     /// Age of the oldest request, if the host keeps it for longer than a few seconds. Measured
-    /// every second.
+    /// every second, while there are requests in flight.
     pub(crate) fn stall(&self) -> Option<Duration> {
         let age = self.stalled_ms.load(Ordering::Relaxed);
-        (age > 0).then(|| Duration::from_millis(age))
+        let has_requests = || self.control.stats().iter().any(|queue| queue.in_flight.get() > 0);
+        (age > 0 && has_requests()).then(|| Duration::from_millis(age))
     }
 
     pub(super) fn set_stall(&self, age: Option<Duration>) {
