@@ -60,7 +60,8 @@ pub use geometry::{DiscardLimits, Geometry};
 pub use host_file::{DroppedLimit, ImageHolder, ImageLock, Implausible, image_holder};
 pub use image_format::ImageFormat;
 pub use layers::{
-    CreatedLayer, LayeredDisk, LevelInfo, Uuid, create_layer, layer_info, level_count,
+    BaseChange, CreatedLayer, LayeredDisk, LevelInfo, Uuid, create_layer, layer_info, level_count,
+    probe_base,
 };
 pub use log_limit::LogLimit;
 pub use memory::MemoryDisk;

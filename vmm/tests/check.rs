@@ -193,16 +193,17 @@ fn valid_disks_as_json() {
     }
     let output = bulkhead(&folder(GOOD)).args(["check", "--json", "vm.toml"]).output().unwrap();
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let disks = &json["machine"]["disks"];
     assert_data_eq!(
-        format!("{disks:#}"),
+        format!("{:#}", json["machine"]["disks"]),
         str![[r#"
 [
   {
+    "base": null,
     "block_size": null,
     "bus": "virtio-blk",
     "cache": "writeback",
     "copy_memory_bytes": 4194304,
+    "create": false,
     "detect_zeroes": "off",
     "discard": "unmap",
     "engine": "auto",
@@ -221,10 +222,12 @@ fn valid_disks_as_json() {
     "stable_copies": "auto"
   },
   {
+    "base": null,
     "block_size": null,
     "bus": "virtio-blk",
     "cache": "writethrough",
     "copy_memory_bytes": 4194304,
+    "create": false,
     "detect_zeroes": "off",
     "discard": "unmap",
     "engine": "auto",
@@ -421,6 +424,7 @@ Commands:
   check  Check a configuration against this host and show the machine
   ctl    Query or control a running machine
   disk   Inspect a disk, whether or not a machine uses it, or prove its flushes
+  layer  Make layers: disks whose changes go to a file of their own over a base
 
 Options:
   -v, --verbose...         Log more: -v for info, -vv for debug, -vvv for trace

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, CWD};
 use super::file::{host_error, read_header, write_header};
 use super::header::Header;
 use super::identity::BaseIdentity;
+use super::info::probe_base;
 use super::unit::BLOCK;
 use super::uuid::Uuid;
 use crate::{CacheMode, DiskOptions, FormatVerdict, ImageFormat, OpenError, ProbedFormat, RawFile};
@@ -40,17 +41,22 @@ pub fn create_layer(
     if path.symlink_metadata().is_ok() {
         return Err(unsuitable("it exists already; a layer is never made over a file".to_owned()));
     }
+    let smallest = probe_base(base)?;
     let claimed = ClaimedBase::open(base)?;
     let identity = claimed.identity();
-    let base_size = identity.size;
-    let size = size.unwrap_or_else(|| base_size.next_multiple_of(BLOCK));
-    if size == 0 || !size.is_multiple_of(BLOCK) {
+    let size = size.unwrap_or(smallest);
+    if !size.is_multiple_of(BLOCK) {
         return Err(unsuitable(format!("{size} bytes is not a multiple of {BLOCK} bytes")));
+    }
+    if size < smallest {
+        let why = format!("{size} bytes is less than the base has, and would cut its end off");
+        return Err(unsuitable(why));
     }
     let uuid = Uuid::random().map_err(host_error(path, "make its identity"))?;
     let header = Header::new(uuid, size, identity, &path_from(path, base));
     if size > header.size_max() {
-        return Err(unsuitable(format!("{size} bytes is too large for a disk")));
+        let most = header.size_max();
+        return Err(unsuitable(format!("{size} bytes is more than a layer can have, {most}")));
     }
     let new = NewFile::write(path, &header)?;
     // The last step that can fail for a reason of the user has passed.

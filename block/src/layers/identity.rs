@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::Path;
 
 use super::unit::{BLOCK, BLOCK_BYTES};
 use super::uuid::Uuid;
 use crate::host_file::{reopen, without_access_times};
+use crate::shell::shell_path;
 
 /// Blocks of the base that are read.
 const SAMPLES: u64 = 16;
@@ -83,25 +85,43 @@ impl BaseIdentity {
         Self { kind, size, seconds: 0, nanoseconds: 0, sample: 0, uuid }
     }
 
-    /// How `found` differs, as a clause about the base; `None` if it does not.
-    pub(super) fn difference(&self, found: &Self) -> Option<String> {
+    /// How `found`, at `path`, differs; `None` if it does not.
+    pub(super) fn change(&self, found: &Self, path: &Path) -> Option<BaseChange> {
+        let restore = || "restore it, or make a new layer".to_owned();
+        let changed = |what: String| Some(BaseChange { what, remedy: restore() });
         if self.kind != found.kind {
-            return Some("is of another kind".to_owned());
+            return changed("another kind of file".to_owned());
         }
         if self.uuid != found.uuid {
-            return Some("is another layer, or was written".to_owned());
+            return changed("another layer, or one that was written".to_owned());
         }
         if self.size != found.size {
-            return Some(format!("has {} bytes, not {}", found.size, self.size));
+            return changed(format!("{} bytes instead of {}", found.size, self.size));
         }
         if self.sample != found.sample {
-            return Some("has other content".to_owned());
+            return changed("other content".to_owned());
         }
-        let times = [(self.seconds, self.nanoseconds), (found.seconds, found.nanoseconds)];
-        let time = |(seconds, nanoseconds): (i64, u32)| format!("@{seconds}.{nanoseconds:09}");
-        let modified = || format!("was modified at {}, not {}", time(times[1]), time(times[0]));
-        (times[0] != times[1]).then(modified)
+        let is_same = (self.seconds, self.nanoseconds) == (found.seconds, found.nanoseconds);
+        (!is_same).then(|| BaseChange {
+            what: "another modification time".to_owned(),
+            remedy: format!(
+                "{}; or, if its content is certainly the same: `touch -d @{}.{:09} {}`",
+                restore(),
+                self.seconds,
+                self.nanoseconds,
+                shell_path(path)
+            ),
+        })
     }
+}
+
+/// A base that is not the one that a layer was made over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseChange {
+    /// Its present property that differs, as a noun.
+    pub what: String,
+    /// The remedy.
+    pub remedy: String,
 }
 
 /// The checksum of blocks at equal distances and of the last one. Reads through the page cache.
@@ -129,22 +149,26 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(1 << 20).unwrap();
         let before = BaseIdentity::of_raw(&file).unwrap();
-        assert_eq!(before.difference(&before), None);
-        assert_eq!(BaseIdentity::of_raw(&file).unwrap().difference(&before), None);
+        let change = |one: &BaseIdentity, other: &BaseIdentity| one.change(other, Path::new("a b"));
+        let what = |one: &BaseIdentity, other: &BaseIdentity| change(one, other).unwrap().what;
+        assert_eq!(change(&before, &before), None);
+        assert_eq!(change(&BaseIdentity::of_raw(&file).unwrap(), &before), None);
 
-        let mut later = before.clone();
-        later.seconds += 1;
-        assert!(before.difference(&later).unwrap().starts_with("was modified at @"));
+        let later = BaseIdentity { seconds: before.seconds + 1, ..before.clone() };
+        let touched = change(&later, &before).unwrap();
+        assert_eq!(touched.what, "another modification time");
+        let touch = format!("`touch -d @{}.{:09} 'a b'`", later.seconds, later.nanoseconds);
+        assert!(touched.remedy.contains(&touch), "{}", touched.remedy);
         file.write_all_at(&[1], (1 << 20) - 1).unwrap();
         let other = BaseIdentity::of_raw(&file).unwrap();
-        assert_eq!(before.difference(&other).unwrap(), "has other content");
+        assert_eq!(what(&before, &other), "other content");
         file.set_len(2 << 20).unwrap();
         let larger = BaseIdentity::of_raw(&file).unwrap();
-        assert_eq!(before.difference(&larger).unwrap(), "has 2097152 bytes, not 1048576");
+        assert_eq!(what(&before, &larger), "2097152 bytes instead of 1048576");
         let layer = BaseIdentity::of_layer(Uuid([7; 16]), 1 << 20);
-        assert_eq!(before.difference(&layer).unwrap(), "is of another kind");
+        assert_eq!(what(&before, &layer), "another kind of file");
         let other = BaseIdentity::of_layer(Uuid([8; 16]), 1 << 20);
-        assert_eq!(layer.difference(&other).unwrap(), "is another layer, or was written");
+        assert_eq!(what(&layer, &other), "another layer, or one that was written");
     }
 
     #[test]

@@ -95,6 +95,20 @@ impl LayerMap {
         self.word(block / WORD_BLOCKS) >> (block % WORD_BLOCKS) & 1 != 0
     }
 
+    /// Whether the layer answers for all of the blocks from `first` to `last`, or for none; `None`
+    /// for a mix, and for blocks of several words.
+    #[inline(always)] // By `make bench-gate`.
+    pub(super) fn answers(&self, first: u64, last: u64) -> Option<bool> {
+        if first / WORD_BLOCKS != last / WORD_BLOCKS {
+            return None;
+        }
+        let ones = (u64::MAX >> (WORD_BLOCKS - 1 - (last - first))) << (first % WORD_BLOCKS);
+        match self.word(first / WORD_BLOCKS) & ones {
+            0 => Some(false),
+            bits => (bits == ones).then_some(true),
+        }
+    }
+
     /// Whether the layer answers for the first block, and up to which block, at most `end`, for no
     /// other or for all others. `first` is below `end`.
     #[inline]
@@ -335,6 +349,9 @@ mod tests {
             let is_set = set.contains(&first);
             let other = (first..first + len).find(|block| set.contains(block) != is_set);
             prop_assert_eq!(map.run(first, first + len), (is_set, other.unwrap_or(first + len)));
+            let is_one_word = first / WORD_BLOCKS == (first + len - 1) / WORD_BLOCKS;
+            let expected = (is_one_word && other.is_none()).then_some(is_set);
+            prop_assert_eq!(map.answers(first, first + len - 1), expected);
         }
     }
 }

@@ -19,5 +19,6 @@ mod uuid;
 
 pub use self::create::{CreatedLayer, create_layer};
 pub use self::disk::LayeredDisk;
-pub use self::info::{LevelInfo, layer_info, level_count};
+pub use self::identity::BaseChange;
+pub use self::info::{LevelInfo, layer_info, level_count, probe_base};
 pub use self::uuid::Uuid;

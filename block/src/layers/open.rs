@@ -8,14 +8,14 @@ use rustix::io::Errno;
 
 use super::file::{base_path, host_error, read_header, read_map};
 use super::header::Header;
-use super::identity::{BaseIdentity, BaseKind};
+use super::identity::{BaseChange, BaseIdentity, BaseKind};
 use super::levels::{Level, LevelMap, Top, discard_limits};
 use crate::{
     Backend, DetectZeroes, DiskFormat, DiskOptions, FlushAction, Geometry, OnEnospc, OpenError,
     RawFile,
 };
 
-/// Most levels: layers and the raw base. Each costs an engine for each queue.
+/// Most files of a disk: layers and the raw base. Each costs an engine for each queue.
 pub(super) const LEVELS_MAX: usize = 16;
 
 /// A layer with everything below it.
@@ -63,8 +63,7 @@ pub(super) fn chain(path: &Path, base: &Path, options: &DiskOptions) -> Result<C
     let mut next = Some((path.to_owned(), header.clone()));
     while let Some((layer, header)) = next {
         if files.len() + 1 == LEVELS_MAX {
-            let why = format!("it stands on more than {LEVELS_MAX} levels; flatten it");
-            return Err(OpenError::Unsuitable { path: path.into(), why });
+            return Err(too_long(path));
         }
         let base = open_base(&layer, &header, &options)?;
         files.push(base.file);
@@ -100,21 +99,11 @@ struct Base {
 /// Opens the base of a layer.
 fn open_base(layer: &Path, header: &Header, options: &DiskOptions) -> Result<Base, OpenError> {
     let path = base_path(layer, header);
-    let changed = |difference: String| OpenError::Unsuitable {
-        path: layer.into(),
-        why: format!(
-            "its base {} {difference} since the layer was made, and the layer is void over it; \
-             restore the base",
-            path.display()
-        ),
-    };
     if header.base.kind == BaseKind::Layer {
         let file = RawFile::open_container(&path, options)?;
         sync(file.file(), &path)?;
         let found = read_header(file.file(), &path)?;
-        if let Some(difference) = header.base.difference(&found.identity()) {
-            return Err(changed(difference));
-        }
+        require_unchanged(layer, &path, &header.base, &found.identity())?;
         let map = LevelMap::Layer(read_map(file.file(), &path, &found)?);
         let level = Level { data_at: found.data_at(), size: found.size, map };
         return Ok(Base { file, level, next: Some((path, found)) });
@@ -122,11 +111,30 @@ fn open_base(layer: &Path, header: &Header, options: &DiskOptions) -> Result<Bas
     let file = RawFile::open(&path, options)?;
     sync(file.file(), &path)?;
     let found = BaseIdentity::of_raw(file.file()).map_err(host_error(&path, "read it"))?;
-    if let Some(difference) = header.base.difference(&found) {
-        return Err(changed(difference));
-    }
+    require_unchanged(layer, &path, &header.base, &found)?;
     let level = Level { data_at: 0, size: found.size, map: LevelMap::Raw };
     Ok(Base { file, level, next: None })
+}
+
+fn require_unchanged(
+    layer: &Path,
+    base: &Path,
+    recorded: &BaseIdentity,
+    found: &BaseIdentity,
+) -> Result<(), OpenError> {
+    recorded.change(found, base).map_or(Ok(()), |BaseChange { what, remedy }| {
+        let base = base.display();
+        let why = format!("its base {base} has changed since the layer was made: {what}; {remedy}");
+        Err(OpenError::Unsuitable { path: layer.into(), why })
+    })
+}
+
+/// The error of a chain that is too long.
+pub(super) fn too_long(path: &Path) -> OpenError {
+    let why = format!(
+        "a disk has at most {LEVELS_MAX} files, its layers and the raw base; copy it to a raw image"
+    );
+    OpenError::Unsuitable { path: path.into(), why }
 }
 
 /// Makes the file durable. A flush of the disk covers its top only, and a base may have been copied

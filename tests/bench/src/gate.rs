@@ -28,7 +28,7 @@ use super::workload::RANDOM_READS;
 /// Limit of user instructions per 4 KiB read at queue depth 32.
 const MAX_INSTRUCTIONS: f64 = 570.0;
 /// Limit of user instructions that a layer adds to a read of blocks that one file answers for.
-const MAX_LAYER_INSTRUCTIONS: f64 = 80.0;
+const MAX_LAYER_INSTRUCTIONS: f64 = 140.0;
 /// Limit of system calls per 4 KiB read at queue depth 32.
 const MAX_SYSTEM_CALLS: f64 = 0.15;
 

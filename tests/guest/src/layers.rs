@@ -44,15 +44,18 @@ fn guests_share_a_base_and_keep_their_changes() -> Result<()> {
     one.wait_exit(EXIT_TIMEOUT)?;
     two.run("echo more >/mnt/more")?;
     assert_eq!(two.power_off()?, 0);
+    drop((one, two));
 
     let one = host.boot(&blk)?;
     one.run("mount /dev/vda /mnt && test ! -e /mnt/more && test ! -e /mnt/apt")?;
     assert_eq!(one.run(SUM)?, sum, "what was flushed is there after the kill");
     assert_eq!(one.run("cat /mnt/name")?.trim(), "/dev/vda");
     assert_eq!(one.power_off()?, 0);
+    drop(one);
     let two = host.boot(&scsi)?;
     two.run("mount /dev/sda /mnt && grep -q more /mnt/more && grep -q sda /mnt/name")?;
     assert_eq!(two.power_off()?, 0);
+    drop(two);
 
     // A layer over a layer, which is frozen.
     let upper = layer(&host, &scratch, "three", &format!("{scratch}/one.layer"), "create = true");

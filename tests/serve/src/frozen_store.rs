@@ -156,7 +156,7 @@ fn a_request_that_the_host_keeps_is_a_warning_with_its_age() {
     };
     assert!(status(served).contains("the host does not answer: 1 request in flight"));
     store.thaw();
-    // The watch measures every second, the status says what is in flight now.
+    // The watch measures every second, the status knows the requests in flight.
     let thawed = Instant::now();
     while !served.log().contains("the host answers again") {
         assert!(thawed.elapsed() < Duration::from_secs(60), "{}", served.log());

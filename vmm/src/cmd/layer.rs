@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use block::{CreatedLayer, LevelInfo, create_layer, layer_info};
+use block::{BaseChange, CreatedLayer, LevelInfo, create_layer, layer_info};
 use clap::Subcommand;
 use clap::builder::styling::Style;
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ pub(crate) fn layer(command: &LayerCommand, json: bool) -> anyhow::Result<ExitCo
             let answer =
                 answer.with_context(|| format!("{}: could not be learned", path.display()))?;
             let levels = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
-            let has_changed = levels.iter().any(|level| level.difference.is_some());
+            let has_changed = levels.iter().any(|level| level.change.is_some());
             let exit = if has_changed { Exit::Failed.into() } else { ExitCode::SUCCESS };
             (if json { info_json(&levels) } else { info(&levels) }, exit)
         }
@@ -91,17 +91,16 @@ fn info(levels: &[LevelInfo]) -> String {
     let mut problems = String::new();
     for (index, level) in levels.iter().enumerate() {
         let kind = if level.uuid.is_some() { "layer" } else { "base" };
-        let state = match (&level.difference, level.is_frozen) {
+        let state = match (&level.change, level.is_frozen) {
             (Some(_), _) => "changed",
             (None, true) if level.uuid.is_some() => "frozen",
             (None, true) => "read only",
             (None, false) => "writable",
         };
         let path = sanitize(&level.path.display().to_string());
-        if let Some(difference) = &level.difference {
+        if let Some(BaseChange { what, remedy }) = &level.change {
             problems += &format!(
-                "\n{path} {difference} since the layer over it was made: the layers above are \
-                 void; restore it\n"
+                "\n{path} has changed since the layer over it was made: {what}; {remedy}\n"
             );
         }
         let size = human_size(level.size);
@@ -126,7 +125,7 @@ fn info_json(levels: &[LevelInfo]) -> String {
             "frozen": level.is_frozen,
             "answered_bytes": level.answered,
             "map_memory_bytes": level.map_memory,
-            "difference": level.difference,
+            "change": level.change.as_ref().map(|change| &change.what),
         })
     };
     format!("{:#}\n", json!({ "levels": levels.iter().map(level).collect::<Vec<Value>>() }))

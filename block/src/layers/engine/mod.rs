@@ -24,7 +24,6 @@ use rustix::io::Errno;
 use self::map_writer::MapWriter;
 use self::slot::{ChangeStage, Slot, SlotWork};
 use super::levels::{Answerer, Levels};
-use super::map::touched;
 use crate::kick::Kick;
 use crate::{
     ByteOffset, ByteRange, Completion, Durability, EngineSetup, IoEngine, Operation, Request,
@@ -101,8 +100,20 @@ impl LayerEngine {
         })
     }
 
+    /// The level that answers for a transfer, and its place there, as most transfers have it.
+    #[inline(always)] // By `make bench-gate`.
+    fn forward_of(&self, at: ByteOffset, segments: &Segments) -> Option<(usize, ByteOffset)> {
+        let [segment] = segments.as_slice() else { return None };
+        let end = at.0.checked_add(segment.len() as u64)?;
+        if end > self.levels.capacity() || end == at.0 {
+            return None;
+        }
+        let (level, place) = self.levels.answerer(at.0, end)?;
+        Some((level, ByteOffset(place)))
+    }
+
     /// Pushes a request to a level. It completes to this engine.
-    #[inline]
+    #[inline(always)] // By `make bench-gate`.
     fn push_to(&mut self, level: usize, request: Request<'_>) {
         if let Some(LevelEngine { engine, in_flight }) = self.engines.get_mut(level) {
             *in_flight += 1;
@@ -219,20 +230,23 @@ fn moved(op: Operation, place: impl Fn(ByteOffset) -> ByteOffset) -> Operation {
 impl IoEngine for LayerEngine {
     #[inline]
     fn push(&mut self, request: Request<'_>) {
-        if let Operation::Read { at } | Operation::Write { at, durability: Durability::Volatile } =
-            request.op
-        {
-            let range = ByteRange { start: at, len: total_len(request.segments) as u64 };
-            // A range that does not fit is for the top to refuse.
-            let end = at.0.checked_add(range.len).filter(|end| *end <= self.levels.capacity());
-            let answers = |(first, end): (u64, u64)| {
-                first == end || self.levels.top.map.run(first, end) == (true, end)
-            };
-            if end.is_some() && answers(touched(range)) {
-                return self.forward(0, request);
+        let Request { tag, op, segments } = request;
+        match op {
+            Operation::Read { at } => {
+                if let Some((level, at)) = self.forward_of(at, segments) {
+                    return self
+                        .push_to(level, Request { tag, op: Operation::Read { at }, segments });
+                }
             }
+            Operation::Write { at, durability: durability @ Durability::Volatile } => {
+                if let Some((0, at)) = self.forward_of(at, segments) {
+                    let op = Operation::Write { at, durability };
+                    return self.push_to(0, Request { tag, op, segments });
+                }
+            }
+            _ => {}
         }
-        self.push_other(request);
+        self.push_other(Request { tag, op, segments });
     }
 
     fn submit(&mut self) -> io::Result<()> {

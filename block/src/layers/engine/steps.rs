@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::super::map::touched;
 use super::super::map_sync::Ticket;
 use super::super::unit::BLOCK;
 use super::slot::{Change, ChangeStage, CopyUp, ReadCursor, Slot, SlotWork};

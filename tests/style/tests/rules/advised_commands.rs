@@ -29,6 +29,7 @@ pub(crate) const ADVISED_COMMANDS: &[Advised] = &[
     ("{} -dc <{} >{}", "writes to a free name"),
     // They create, and leave what exists.
     ("bulkhead layer create", "fails if the layer exists"),
+    ("touch -d @{}.{} {}", "sets a modification time, and no content"),
     ("mkdir -p {}", "creates missing directories; not below /dev, /proc and /sys"),
     ("sudo ip link set {} up", "for a TAP device that is missing"),
     ("sudo ip tuntap add dev {} mode tap user $USER", "fails if the device exists"),

@@ -91,11 +91,9 @@ fn disk_json(disk: &DiskConfig) -> Value {
 
 /// The size of the disk's image, if it can be read.
 pub(super) fn image_bytes(disk: &DiskConfig) -> Option<u64> {
-    let path = match &disk.base {
-        Some(base) if !disk.path.exists() => base,
-        _ => &disk.path,
-    };
-    let layer = disk.base.as_ref().and_then(|_| block::layer_info(path).ok());
-    let size = layer.and_then(|levels| Some(levels.first()?.size));
-    size.or_else(|| image_size(&File::open(path).ok()?).ok())
+    match &disk.base {
+        None => image_size(&File::open(&disk.path).ok()?).ok(),
+        Some(base) if !disk.path.exists() => block::probe_base(base).ok(),
+        Some(_) => Some(block::layer_info(&disk.path).ok()?.first()?.size),
+    }
 }

@@ -4,15 +4,16 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use block::{LevelInfo, layer_info, shell_path};
+use block::{BaseChange, LevelInfo, layer_info, probe_base, shell_path};
 
 use super::file::NamedFile;
+use super::missing::{Missing, is_relative, missing_directory};
 use super::purpose::Purpose;
 use crate::config::report::Diagnostic;
 use crate::config::source::DiskTable;
 
 const LAYER: &str = "layer";
-const BASE: &str = "base of a layer";
+const BASE: &str = "base";
 
 /// Whether the disk's layer does not exist and is made at a start.
 pub(super) fn is_to_be_made(disk: &DiskTable) -> bool {
@@ -28,10 +29,10 @@ pub(super) fn check_layer(disk: &DiskTable, base: &Path, purpose: Purpose) -> Op
     if let Err(missing) = base.open() {
         return Some(missing);
     }
-    if is_to_be_made(disk) {
-        return None;
-    }
     let layer = NamedFile { purpose: LAYER, path, span, create: None };
+    if is_to_be_made(disk) {
+        return check_new(disk, &layer, &base, purpose);
+    }
     if !path.exists() {
         let command =
             format!("bulkhead layer create --base {} {}", shell_path(base.path), shell_path(path));
@@ -44,11 +45,35 @@ pub(super) fn check_layer(disk: &DiskTable, base: &Path, purpose: Purpose) -> Op
     let levels = match layer_info(path) {
         Ok(levels) => levels,
         Err(error) => {
-            let help = "name a layer that was made with `bulkhead layer create`, or remove `base`";
+            let help = "name a layer that was made with `bulkhead layer create`; neither it nor \
+                        its base may move";
             return Some(layer.error("cannot be used", error.to_string()).help(help));
         }
     };
     check_base(&layer, &base, &levels).or_else(|| check_frozen(disk, &layer, &levels))
+}
+
+/// Checks a layer that a start makes.
+fn check_new(
+    disk: &DiskTable,
+    layer: &NamedFile<'_>,
+    base: &NamedFile<'_>,
+    purpose: Purpose,
+) -> Option<Diagnostic> {
+    if disk.options.read_only {
+        let error = layer.error("does not exist", "a new layer that nothing can write is useless");
+        return Some(error.help("remove `readonly`, or name a layer that exists"));
+    }
+    if let Some(directory) = missing_directory(layer.path) {
+        let can_create = is_relative(layer.path, &layer.span);
+        let missing = Missing::directory(layer.path, &layer.span, directory, can_create);
+        return Some(layer.error("cannot be made", missing.label).help(missing.help));
+    }
+    if purpose == Purpose::Start {
+        return None;
+    }
+    let error = probe_base(base.path).err()?;
+    Some(base.error("cannot have a layer", error.to_string()).help("name another base"))
 }
 
 /// Whether the base is that of the layer, and has not changed.
@@ -63,11 +88,11 @@ fn check_base(
         let error = base.error("is not that of the layer", label);
         return Some(error.related(layer.span.clone(), "the layer").help("name that one"));
     }
-    let changed = levels.iter().find(|level| level.difference.is_some())?;
-    let difference = changed.difference.as_deref().unwrap_or_default();
-    let label = format!("`{}` {difference} since", changed.path.display());
-    let error = base.error("has changed, and the layer is void over it", label);
-    Some(error.related(layer.span.clone(), "the layer").help("restore the base"))
+    let changed =
+        |level: &LevelInfo| Some((level.path.display().to_string(), level.change.clone()?));
+    let (path, BaseChange { what, remedy }) = levels.iter().find_map(changed)?;
+    let error = layer.error("stands on a base that has changed", format!("`{path}`: {what}"));
+    Some(error.related(base.span.clone(), "the base").help(remedy))
 }
 
 fn check_frozen(

@@ -53,11 +53,11 @@ the disk image `/vm/a` is not a raw image
 the layer `/vm/a` is frozen
   'a'  <- other layers stand on it
   make a new layer over it, or write `readonly = true`
-the base of a layer `/vm/base` is not that of the layer
+the base `/vm/base` is not that of the layer
   'base'  <- the layer stands on `/vm/a`
   'b'  <- the layer
   name that one
-the base of a layer `/vm/absent` does not exist
+the base `/vm/absent` does not exist
   'absent'  <- no such file
   a relative path starts at this file's directory
 the layer `/vm/absent` does not exist
@@ -65,7 +65,7 @@ the layer `/vm/absent` does not exist
   make it with `bulkhead layer create --base /vm/a /vm/absent`, or write `create = true`
 the layer `/vm/other` cannot be used
   'other'  <- /vm/other: it is not a layer: neither of its two headers has the signature
-  name a layer that was made with `bulkhead layer create`, or remove `base`
+  name a layer that was made with `bulkhead layer create`; neither it nor its base may move
 `create = true` without `base`
   true  <- there is nothing to make a layer over
   name the image below the layer with `base`, or remove `create`
@@ -83,10 +83,10 @@ fn a_base_that_has_changed() {
     assert_data_eq!(
         report(&host, "path='b'\nbase='a'\n"),
         str![[r#"
-the base of a layer `/vm/a` has changed, and the layer is void over it
-  'a'  <- `/vm/base` has other content since
-  'b'  <- the layer
-  restore the base
+the layer `/vm/b` stands on a base that has changed
+  'b'  <- `/vm/base`: other content
+  'a'  <- the base
+  restore it, or make a new layer
 
 "#]]
     );
@@ -96,7 +96,7 @@ the base of a layer `/vm/a` has changed, and the layer is void over it
         str![[r#"
 the layer `/vm/b` cannot be used
   'b'  <- /vm/b: it is not a layer: neither of its two headers has the signature
-  name a layer that was made with `bulkhead layer create`, or remove `base`
+  name a layer that was made with `bulkhead layer create`; neither it nor its base may move
 
 "#]]
     );

@@ -18,6 +18,11 @@ use crate::guest::{
 /// A machine with two virtio-blk disks, a SCSI controller with two disks, and an empty one, each
 /// with two queues. Its guest uses all queues of all disks, then prints "up".
 pub(super) fn machine(engine: &str) -> Machine {
+    machine_with(engine, |id| format!("path = \"{id}.img\""))
+}
+
+/// The same, with keys of its own for each disk.
+fn machine_with(engine: &str, keys: impl Fn(&str) -> String) -> Machine {
     let queues = 2;
     let blk = Device { queues, luns: None };
     let scsi = |luns| Device { queues: 2 + queues, luns: Some(luns) };
@@ -30,8 +35,9 @@ pub(super) fn machine(engine: &str) -> Machine {
     for (id, bus) in ["a", "b", "c", "d"].iter().zip(["blk", "blk", "scsi", "scsi"]) {
         write!(
             more,
-            "[[disk]]\nid = \"{id}\"\npath = \"{id}.img\"\nbus = \"virtio-{bus}\"\nqueues = 2\n\
-             engine = \"{engine}\"\n"
+            "[[disk]]\nid = \"{id}\"\n{}\nbus = \"virtio-{bus}\"\nqueues = 2\n\
+             engine = \"{engine}\"\n",
+            keys(id)
         )
         .unwrap();
     }
@@ -50,6 +56,10 @@ const UNUSED: usize = 8 + 8 + 1 + 1 + 2 + 2;
 /// The images of an io_uring engine while it is made, once for each virtio-blk disk.
 const UNUSED_BY_RINGS: usize = 2 * 2;
 
+/// Descriptors of layers by which engines wait for several files; this guest waits for one. For
+/// each of two queues of four disks an epoll descriptor, and an event for each of two files.
+const UNUSED_BY_LAYERS: usize = 2 * 4 * (1 + 2);
+
 /// `bulkhead run`, which has to raise the soft limit.
 fn run(machine: &Machine, hard: u64) -> Command {
     let mut command = with_descriptors(16, hard);
@@ -59,12 +69,11 @@ fn run(machine: &Machine, hard: u64) -> Command {
 
 /// A machine whose hard limit is the estimate runs with all of its engines, and one less is
 /// refused. All but `unused` descriptors are open.
-fn the_estimate_is_exact(engine: &str, unused: usize) {
-    let machine = machine(engine);
-    let need = needed(&machine, "descriptors");
+fn the_estimate_is_exact(machine: &Machine, unused: usize) {
+    let need = needed(machine, "descriptors");
     let limit = need + INHERITED;
 
-    let child = start(run(&machine, limit));
+    let child = start(run(machine, limit));
     wait_for_text(&machine.path("console"), "up");
     let expected = usize::try_from(limit).unwrap() - unused;
     // The workers add a signal to each engine before they sleep.
@@ -77,7 +86,7 @@ fn the_estimate_is_exact(engine: &str, unused: usize) {
     signal(&child.0, Signal::TERM);
     assert_eq!(end_of(child), (Some(0), String::new()));
 
-    let (code, stderr) = end(run(&machine, limit - 1));
+    let (code, stderr) = end(run(machine, limit - 1));
     assert_eq!(code, Some(2), "{stderr}");
     let message = format!("this machine needs {need} file descriptors (");
     let left = format!(
@@ -118,13 +127,28 @@ fn served_disk_is_refused_below_its_need() {
 #[test]
 fn descriptors_of_io_uring_engines_are_counted() {
     if needs::kvm() {
-        the_estimate_is_exact("io_uring", UNUSED + UNUSED_BY_RINGS);
+        the_estimate_is_exact(&machine("io_uring"), UNUSED + UNUSED_BY_RINGS);
     }
 }
 
 #[test]
 fn descriptors_of_thread_pool_engines_are_counted() {
     if needs::kvm() {
-        the_estimate_is_exact("threads", UNUSED);
+        the_estimate_is_exact(&machine("threads"), UNUSED);
+    }
+}
+
+/// Disks of two files each.
+fn layered_machine(engine: &str) -> Machine {
+    let keys = |id: &str| format!("path = \"{id}.layer\"\nbase = \"{id}.img\"\ncreate = true");
+    machine_with(engine, keys)
+}
+
+#[test]
+fn descriptors_of_layers_are_counted() {
+    if needs::kvm() {
+        let unused = UNUSED + 2 * UNUSED_BY_RINGS + UNUSED_BY_LAYERS;
+        the_estimate_is_exact(&layered_machine("io_uring"), unused);
+        the_estimate_is_exact(&layered_machine("threads"), UNUSED + UNUSED_BY_LAYERS);
     }
 }
