@@ -84,6 +84,30 @@ impl Operation {
             Self::Flush | Self::Discard { .. } | Self::WriteZeroes { .. } => false,
         }
     }
+
+    /// Whether its completion promises that data survives a power cut.
+    pub(crate) fn is_durable(self) -> bool {
+        match self {
+            Self::Read { .. } => false,
+            Self::Flush => true,
+            Self::Write { durability, .. }
+            | Self::CompareAndWrite { durability, .. }
+            | Self::Discard { durability, .. }
+            | Self::WriteZeroes { durability, .. } => durability == Durability::Durable,
+        }
+    }
+
+    /// The bytes of the disk that it is about, with segments of `bytes` bytes; the end may
+    /// overflow. Empty for a flush.
+    pub(crate) fn range(self, bytes: u64) -> ByteRange {
+        match self {
+            Self::Read { at } | Self::Write { at, .. } => ByteRange { start: at, len: bytes },
+            // Half of the data is compared only.
+            Self::CompareAndWrite { at, .. } => ByteRange { start: at, len: bytes / 2 },
+            Self::Flush => ByteRange { start: ByteOffset(0), len: 0 },
+            Self::Discard { range, .. } | Self::WriteZeroes { range, .. } => range,
+        }
+    }
 }
 
 /// Why a [`Operation::CompareAndWrite`] wrote nothing.

@@ -139,7 +139,6 @@ impl StateMachine {
         matches!(&self.work, Work::Range(work) if work.locks_page_cache())
     }
 
-    /// Marks whether another request discards the range of this one.
     /// It is not held for space any more.
     pub(crate) fn forbid_hold(&mut self) {
         self.fails_without_space = true;
@@ -149,6 +148,7 @@ impl StateMachine {
         !self.fails_without_space
     }
 
+    /// Marks whether another request discards the range of this one.
     pub(crate) fn set_merged(&mut self, is_merged: bool) {
         self.is_merged = is_merged;
     }

@@ -69,12 +69,11 @@ pub(super) struct Levels {
 
 impl Levels {
     pub(super) fn new(top: Top, below: Vec<Level>, capacity: u64) -> Self {
-        let block = u32::try_from(BLOCK).unwrap_or_default();
         Self {
             top,
             below: below.into(),
             capacity: AtomicU64::new(capacity),
-            first_writes: RangeLock::new(block, true),
+            first_writes: RangeLock::new(BLOCK_SIZE, true),
             sync: MapSync::default(),
             volatile: AtomicBool::new(false),
         }
@@ -89,12 +88,12 @@ impl Levels {
         self.capacity.fetch_max(capacity, Ordering::AcqRel);
     }
 
-    /// Sets the bits of blocks whose data was written to the top. Returns whether one was not set.
-    pub(super) fn set(&self, first: u64, end: u64, is_durable: bool) -> bool {
+    /// Sets the bits of blocks whose data was written to the top.
+    pub(super) fn set(&self, first: u64, end: u64, is_durable: bool) {
         if !is_durable {
             self.volatile.store(true, Ordering::Release);
         }
-        self.top.map.set(first, end)
+        self.top.map.set(first, end);
     }
 
     /// Whether bits may have been set for volatile data since the last call. The caller flushes

@@ -4,9 +4,7 @@ use std::io;
 
 use crate::disk_state::OpenDisk;
 use crate::segment::is_zero;
-use crate::{
-    ByteOffset, ByteRange, DetectZeroes, Durability, FlushAction, Operation, Segment, total_len,
-};
+use crate::{ByteOffset, ByteRange, DetectZeroes, FlushAction, Operation, Segment, total_len};
 
 /// Result of the checks.
 pub(super) enum Admission {
@@ -20,19 +18,10 @@ pub(super) enum Admission {
 /// a refusal here is a bug of theirs.
 pub(super) fn admit(op: Operation, bytes: u64, disk: &OpenDisk) -> Admission {
     let options = &disk.file.options;
-    let (start, len) = match op {
-        Operation::Flush if options.cache.flush_action() == FlushAction::Ignore => {
-            return Admission::Complete(Ok(()));
-        }
-        Operation::Flush => (0, 0),
-        Operation::Read { at: ByteOffset(at) } | Operation::Write { at: ByteOffset(at), .. } => {
-            (at, bytes)
-        }
-        // Half of the data is compared only.
-        Operation::CompareAndWrite { at: ByteOffset(at), .. } => (at, bytes / 2),
-        Operation::Discard { range: ByteRange { start, len }, .. }
-        | Operation::WriteZeroes { range: ByteRange { start, len }, .. } => (start.0, len),
-    };
+    if op == Operation::Flush && options.cache.flush_action() == FlushAction::Ignore {
+        return Admission::Complete(Ok(()));
+    }
+    let ByteRange { start: ByteOffset(start), len } = op.range(bytes);
     let is_change = !matches!(op, Operation::Read { .. } | Operation::Flush);
     if !is_within(disk, start, len) {
         return Admission::Complete(Err(io::Error::from_raw_os_error(libc::EINVAL)));
@@ -70,19 +59,7 @@ fn is_within(disk: &OpenDisk, start: u64, len: u64) -> bool {
 /// `EIO` if acknowledged data was lost before.
 #[inline]
 pub(super) fn check_promise(op: Operation, disk: &OpenDisk) -> io::Result<()> {
-    if is_durable(op) { disk.state.latch.check() } else { Ok(()) }
-}
-
-/// Whether the completion of `op` promises that data survives a power cut.
-pub(super) fn is_durable(op: Operation) -> bool {
-    matches!(
-        op,
-        Operation::Flush
-            | Operation::Write { durability: Durability::Durable, .. }
-            | Operation::CompareAndWrite { durability: Durability::Durable, .. }
-            | Operation::Discard { durability: Durability::Durable, .. }
-            | Operation::WriteZeroes { durability: Durability::Durable, .. }
-    )
+    if op.is_durable() { disk.state.latch.check() } else { Ok(()) }
 }
 
 /// The operation, or zeroing in place of a write of zeroes if the disk detects them.

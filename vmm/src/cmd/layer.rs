@@ -1,6 +1,5 @@
 //! `bulkhead layer`: makes layers, and shows what one stands on.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -62,12 +61,8 @@ pub(crate) fn layer(command: &LayerCommand, json: bool) -> anyhow::Result<ExitCo
             (if json { info_json(&levels) } else { info(&levels) }, exit)
         }
     };
-    let mut stdout = anstream::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // The reader, for example `head`, has read enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(exit),
-        outcome => outcome.map(|()| exit).context("cannot write the result"),
-    }
+    super::print(&text)?;
+    Ok(exit)
 }
 
 fn created(path: &Path, base: &Path, made: &CreatedLayer, json: bool) -> String {

@@ -23,11 +23,11 @@ use rustix::io::Errno;
 
 use self::map_writer::MapWriter;
 use self::slot::{ChangeStage, Slot, SlotWork};
-use super::levels::{Answerer, Levels};
+use super::levels::Levels;
 use crate::kick::Kick;
 use crate::{
     ByteOffset, ByteRange, Completion, Durability, EngineSetup, IoEngine, Operation, Request,
-    Segments, Wake, total_len,
+    Segments, Wake,
 };
 
 /// See the module's documentation.

@@ -2,12 +2,16 @@
 
 use std::io;
 
+use super::super::levels::Answerer;
 use super::super::map::touched;
 use super::super::map_sync::Ticket;
 use super::super::unit::BLOCK;
 use super::slot::{Change, ChangeStage, CopyUp, ReadCursor, Slot, SlotWork};
-use super::*;
+use super::{LayerEngine, moved};
 use crate::segment::{slice, zero};
+use crate::{
+    ByteOffset, ByteRange, Completion, Durability, Operation, Request, Segments, total_len,
+};
 
 impl LayerEngine {
     /// Accepts a request that the top does not answer for as it is.
@@ -29,7 +33,7 @@ impl LayerEngine {
                 if self.levels.top.map.run(first, end) != (true, end) {
                     self.start_change(request, range);
                 } else {
-                    if is_durable(op) && !self.is_map_clean(first, end) {
+                    if op.is_durable() && !self.is_map_clean(first, end) {
                         self.begin(request.tag, SlotWork::Durable { first, end });
                     }
                     self.forward(0, request);
@@ -277,7 +281,7 @@ impl LayerEngine {
     fn end_change(&mut self, tag: u16, result: io::Result<()>) {
         let SlotWork::Change(change) = self.take_work(tag) else { return };
         let (first, end) = change.touched();
-        let is_durable = is_durable(change.op);
+        let is_durable = change.op.is_durable();
         if result.is_ok() {
             let (first, end) = change.answered(self.levels.top.discard);
             self.levels.set(first, end, is_durable);
@@ -394,23 +398,5 @@ impl LayerEngine {
 
 /// The bytes of the disk that a request is about.
 fn bytes_of(request: &Request<'_>) -> ByteRange {
-    let bytes = total_len(request.segments) as u64;
-    match request.op {
-        Operation::Read { at } | Operation::Write { at, .. } => ByteRange { start: at, len: bytes },
-        Operation::CompareAndWrite { at, .. } => ByteRange { start: at, len: bytes / 2 },
-        Operation::Flush => ByteRange { start: ByteOffset(0), len: 0 },
-        Operation::Discard { range, .. } | Operation::WriteZeroes { range, .. } => range,
-    }
-}
-
-/// Whether the completion of `op` promises that its data survives a power cut.
-fn is_durable(op: Operation) -> bool {
-    match op {
-        Operation::Read { .. } => false,
-        Operation::Flush => true,
-        Operation::Write { durability, .. }
-        | Operation::CompareAndWrite { durability, .. }
-        | Operation::Discard { durability, .. }
-        | Operation::WriteZeroes { durability, .. } => durability == Durability::Durable,
-    }
+    request.op.range(total_len(request.segments) as u64)
 }

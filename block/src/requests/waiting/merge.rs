@@ -6,7 +6,6 @@ use std::time::Instant;
 use super::queue::{QueueContext, WaitQueue};
 use crate::discard::{Granules, MergeQueue, MergedRange};
 use crate::host_io::StateMachine;
-use crate::requests::admission::is_durable;
 use crate::{DiscardLimits, Durability, Operation};
 
 /// See the module's documentation.
@@ -48,7 +47,7 @@ impl MergeWait {
         let MergedRange { tags, range, gained } = merged;
         let (&carrier, riders) = tags.split_first()?;
         let is_durable_discard =
-            |tag: &u16| cx.machines.get(*tag).is_some_and(|machine| is_durable(machine.op()));
+            |tag: &u16| cx.machines.get(*tag).is_some_and(|machine| machine.op().is_durable());
         let durable = tags.iter().any(is_durable_discard);
         let durability = if durable { Durability::Durable } else { Durability::Volatile };
         for rider in riders {

@@ -9,7 +9,7 @@ mod proof_report;
 mod selection;
 mod stack_tree;
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -93,7 +93,7 @@ pub(crate) fn disk(command: &DiskCommand, json: bool) -> anyhow::Result<ExitCode
             (map(&survey(&selected)?, &selected, *width, json)?, ExitCode::SUCCESS)
         }
     };
-    print(&text)?;
+    super::print(&text)?;
     Ok(exit)
 }
 
@@ -131,13 +131,4 @@ fn map(
     } else {
         extent_map::draw(size, &extents, width)
     })
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut stdout = anstream::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // The reader, for example `head`, has read enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => outcome.context("cannot write the result"),
-    }
 }

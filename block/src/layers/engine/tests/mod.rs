@@ -5,7 +5,6 @@
 //! `BULKHEAD_LAYER_SCHEDULES` sets the number of schedules, `BULKHEAD_LAYER_SEED` the first seed.
 
 mod oracle;
-mod random;
 mod schedule;
 mod store;
 

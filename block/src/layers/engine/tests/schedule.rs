@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use fixtures::Random;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::super::super::header::Header;
@@ -15,7 +16,6 @@ use super::super::super::unit::{BLOCK_BYTES, BLOCK_SIZE};
 use super::super::LayerEngine;
 use super::SECTOR;
 use super::oracle::{Oracle, Outcome};
-use super::random::Random;
 use super::store::{Medium, Store, StoreEngine};
 use crate::page::LentPages;
 use crate::{
@@ -117,7 +117,7 @@ pub(super) struct Schedule {
 
 impl Schedule {
     pub(super) fn new(seed: u64) -> Self {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut next_value = 1;
         let mut content = |len: usize, sectors: usize, start: usize| {
             let mut content = vec![0; len];
@@ -140,7 +140,7 @@ impl Schedule {
             0 => Durability::Durable,
             _ => Durability::Volatile,
         };
-        let fails = random.once_in(3);
+        let fails = random.below(3) == 0;
         let queues = Vec::new();
         let counts = Counts::default();
         let mut schedule = Self {
@@ -201,7 +201,7 @@ impl Schedule {
             return;
         };
         let kind = self.random.below(12);
-        let (first, count) = if self.random.once_in(2) {
+        let (first, count) = if self.random.below(2) == 0 {
             let first = self.random.below(BLOCKS);
             (first * 8, (1 + self.random.below(2.min(BLOCKS - first))) * 8)
         } else {
@@ -214,7 +214,7 @@ impl Schedule {
         let at = ByteOffset((first * SECTOR) as u64);
         let range = ByteRange { start: at, len: (count * SECTOR) as u64 };
         let durability = match self.durability {
-            Durability::Volatile if self.random.once_in(8) => Durability::Durable,
+            Durability::Volatile if self.random.below(8) == 0 => Durability::Durable,
             durability => durability,
         };
         let op = match kind {
@@ -222,7 +222,9 @@ impl Schedule {
             1..4 => Operation::Read { at },
             4..8 => Operation::Write { at, durability },
             8 => Operation::CompareAndWrite { at, durability },
-            9 | 10 => Operation::WriteZeroes { range, unmap: self.random.once_in(2), durability },
+            9 | 10 => {
+                Operation::WriteZeroes { range, unmap: self.random.below(2) == 0, durability }
+            }
             _ => Operation::Discard { range, durability, more_follows: false },
         };
         self.push_op(queue, u16::try_from(tag).unwrap(), op, first, count);
@@ -245,7 +247,7 @@ impl Schedule {
             for index in first..first + count {
                 // A sector that may hold several values miscompares mostly.
                 let expected = self.oracle.value(index).unwrap_or(u64::MAX);
-                let expected = if self.random.once_in(50) { u64::MAX } else { expected };
+                let expected = if self.random.below(50) == 0 { u64::MAX } else { expected };
                 bytes[len..len + SECTOR].copy_from_slice(&sector(expected));
                 len += SECTOR;
             }
@@ -286,7 +288,7 @@ impl Schedule {
             return;
         }
         let index = self.random.below(pending);
-        let fails = self.fails && self.random.once_in(15);
+        let fails = self.fails && self.random.below(15) == 0;
         store.execute(index, fails.then_some(libc::EIO));
         drop(store);
         self.reap();
@@ -341,7 +343,7 @@ impl Schedule {
                 self.oracle.end(first, values.len(), Outcome::Unknown);
             }
             (_, Ok(())) => {
-                let outcome = if is_durable(op) { Outcome::Durable } else { Outcome::Changed };
+                let outcome = if op.is_durable() { Outcome::Durable } else { Outcome::Changed };
                 self.oracle.end(first, values.len(), outcome);
             }
             (_, Err(error)) => {
@@ -382,7 +384,7 @@ impl Schedule {
     }
 
     fn cut_power_or_drain(&mut self) {
-        if self.random.once_in(3) {
+        if self.random.below(3) == 0 {
             return self.drain();
         }
         self.counts.power_cuts += 1;
@@ -464,15 +466,5 @@ fn read(levels: &Levels, media: &[Rc<RefCell<Medium>>; 3], index: usize) -> u64 
             let place = usize::try_from(levels.place(level, at)).unwrap();
             value(&media[level].borrow().read(place, SECTOR))
         }
-    }
-}
-
-fn is_durable(op: Operation) -> bool {
-    match op {
-        Operation::Read { .. } | Operation::Flush => false,
-        Operation::Write { durability, .. }
-        | Operation::CompareAndWrite { durability, .. }
-        | Operation::Discard { durability, .. }
-        | Operation::WriteZeroes { durability, .. } => durability == Durability::Durable,
     }
 }

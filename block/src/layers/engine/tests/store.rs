@@ -7,8 +7,9 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
+use fixtures::Random;
+
 use super::SECTOR;
-use super::random::Random;
 use crate::segment::{gather, scatter};
 use crate::{
     ByteOffset, ByteRange, Completion, Durability, IoEngine, Miscompare, Operation, Request,
