@@ -28,8 +28,8 @@ check: ## Formatting, lints and style rules, as CI wants them
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
 	cargo test --quiet --package style
 
-build: ## Build target/release/bulkhead
-	cargo build --release --package vmm
+build: ## Build target/release/bulkhead, which needs no shared library
+	@cargo rustc --quiet --release --package vmm --bin bulkhead -- -C target-feature=+crt-static
 
 lab: ## Build or refresh the cached lab image
 	@resources/lab/host-packages.sh

@@ -3,6 +3,7 @@
 //! No method has a default: a wrapper that forgot one would report a healthy disk where there is
 //! none.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -11,7 +12,7 @@ use std::time::Instant;
 
 use crate::{
     BackingSpace, ByteOffset, CacheMode, Completion, Crossing, DiscardStats, EnospcHold, Extent,
-    Geometry, HostErrors, ImageFormat, LostWrites, Request, SoftLimitState, StoreFacts,
+    Geometry, HostErrors, ImageFormat, LostWrites, Request, Segment, SoftLimitState, StoreFacts,
 };
 
 /// A region of memory that holds the segments of requests, so that an engine may register it.
@@ -147,6 +148,17 @@ pub struct EngineChoice {
     pub reason: Cow<'static, str>,
 }
 
+/// The changes of an ephemeral disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EphemeralState {
+    /// Bytes in blocks that were written.
+    pub used: u64,
+    /// Most bytes; `None` without a limit.
+    pub limit: Option<u64>,
+    /// Requests that were refused with ENOSPC, as they would have exceeded the limit.
+    pub refused: u64,
+}
+
 /// State of a disk that changes while it is in use, read from memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskStatus {
@@ -164,6 +176,8 @@ pub struct DiskStatus {
     pub store: StoreFacts,
     /// The soft limit on the space of the backing store; `None` if none is configured.
     pub soft_limit: Option<SoftLimitState>,
+    /// The changes of an ephemeral disk; `None` for a disk that is kept.
+    pub ephemeral: Option<EphemeralState>,
 }
 
 /// Why [`IoEngine::wait`] returned.
@@ -237,6 +251,9 @@ pub trait Backend: Send + Sync {
     ///
     /// See [`ResizeError`]. The capacity is unchanged.
     fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError>;
+
+    /// The disk itself, for controls that only its kind has, such as [`crate::snapshot`].
+    fn as_any(&self) -> &dyn Any;
 }
 
 /// The data plane of one queue, used from one thread.
@@ -247,6 +264,10 @@ pub trait Backend: Send + Sync {
 pub trait IoEngine {
     /// Accepts a request. The caller keeps at most `depth` in flight.
     fn push(&mut self, request: Request<'_>);
+
+    /// Accepts a read, or a write that promises no durability, of one segment. As
+    /// [`IoEngine::push`], without its list of segments: for an engine that forwards requests.
+    fn push_contiguous(&mut self, tag: u16, segment: Segment, at: ByteOffset, is_write: bool);
 
     /// Submits everything pushed to the host and lets it post completions. Does not wait. Costs a
     /// system call only if there is something to submit or to post, so that a polling worker
@@ -265,7 +286,8 @@ pub trait IoEngine {
     /// not signal when they come due.
     fn parked(&self) -> usize;
 
-    /// When the first [parked](Self::parked) request comes due.
+    /// When the first [parked](Self::parked) request comes due, or another that the engine holds
+    /// for a moment and [`IoEngine::poll_fd`] may not signal: the caller then submits and reaps.
     fn due(&self) -> Option<Instant>;
 
     /// Completes a request with `ECANCELED` if the host is not working on it. Returns `false` if it
@@ -278,8 +300,8 @@ pub trait IoEngine {
 
     /// A descriptor for a caller that waits for several engines at once. It becomes readable when a
     /// completion may be available or the kick is signalled, and stays readable until
-    /// [`IoEngine::clear_poll_fd`]. While requests are [parked](Self::parked) the caller has to
-    /// submit and reap when they are [due](Self::due) as well.
+    /// [`IoEngine::clear_poll_fd`]. The caller has to submit and reap when requests are
+    /// [due](Self::due) as well.
     ///
     /// # Errors
     ///

@@ -117,6 +117,7 @@ impl OpenDisk {
             discards: self.state.discards.read(),
             store: self.file.store.clone(),
             soft_limit: self.state.soft_limit.as_ref().map(SoftLimit::state),
+            ephemeral: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The kick of an engine, held by the parts of its disk that wake it.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// A handle on the eventfd of an engine. Clones are of the same engine.
@@ -19,6 +19,11 @@ impl Kick {
     /// Whether both are of the same engine.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Its eventfd.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     /// Wakes the engine.

@@ -33,6 +33,7 @@ mod options;
 mod page;
 mod range_lock;
 mod raw_file;
+mod record;
 mod request;
 mod requests;
 mod segment;
@@ -49,19 +50,26 @@ mod uring;
 
 pub use allocation::{Extent, Extents};
 pub use backend::{
-    Backend, DiskStatus, EngineChoice, EngineSetup, IoEngine, MemoryRegion, OpenError, ResizeError,
-    WRONG_LINK_REMEDY, Wake,
+    Backend, DiskStatus, EngineChoice, EngineSetup, EphemeralState, IoEngine, MemoryRegion,
+    OpenError, ResizeError, WRONG_LINK_REMEDY, Wake,
 };
 pub use cache_mode::{CacheMode, FlushAction};
 pub use discard::DiscardStats;
 pub use failure_log::HostErrors;
 pub use flush_proof::{FlushProof, ModeProof, ROUNDS, Scratch, ScratchError, StoreySeen};
 pub use geometry::{DiscardLimits, Geometry};
-pub use host_file::{DroppedLimit, ImageHolder, ImageLock, Implausible, image_holder};
+pub use host_file::{
+    DroppedLimit, FileIdentity, ImageHolder, ImageLock, Implausible, image_holder,
+};
 pub use image_format::ImageFormat;
 pub use layers::{
-    BaseChange, CreatedLayer, LayeredDisk, LevelInfo, Uuid, create_layer, layer_info, level_count,
-    probe_base,
+    BaseChange, CheckFinding, CheckReport, CommitOptions, CommittedLayer, CompareStep,
+    CopyProgress, CreatedLayer, EphemeralPlace, ExportedStream, FlattenedImage, FrozenLayer,
+    ImportedLayer, LayerChain, LayerExport, LayerImport, LayerMerge, LayerPiece, LayerPieces,
+    LayeredDisk, LevelHead, LevelInfo, MadeSnapshot, MapMemory, MergeError, MergeProgress,
+    MergedLayer, OnProgress, RebasedLayer, ResetLayer, SnapshotError, Uuid, check_layer,
+    commit_layer, create_layer, flatten_layer, freeze_layer, layer_chain, layer_info, layer_size,
+    level_paths, probe_base, rebase_layer, reset_layer, snapshot, stores_below,
 };
 pub use log_limit::LogLimit;
 pub use memory::MemoryDisk;
@@ -70,11 +78,15 @@ pub use options::{
     DetectZeroes, DiskFormat, DiskOptions, EngineKind, ImageLocking, OnEnospc, StableCopyMode,
 };
 pub use raw_file::{FormatVerdict, ProbedFormat, RawFile, StoreSpace, Survey, free_name};
+pub use record::{
+    LOG_SECTOR, LogEntry, LogEntryError, LogKind, LogStamp, LogSuper, LogSuperError, MARK_MAX,
+    MarkError, RECORD_QUEUE_BYTES, RecordEnd, RecordStatus, RecordedDisk, Recording,
+};
 pub use request::{ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request};
 pub use segment::{Segment, Segments, gather, scatter, total_len};
 pub use shell::{shell_path, shell_word};
 pub use space::{BackingSpace, Crossing, EnospcHold, SoftLimitState, SpaceProbe};
-pub use store_facts::StoreFacts;
+pub use store_facts::{BaseFacts, StoreFacts};
 pub use store_stack::{
     BtrfsFile, DmTarget, FileSystem, FlushPromise, HostCache, LateEnospc, Problem, QueueAttributes,
     QueueCache, StableCopies, StoreStack, Storey, StoreyEffects, StoreyKind, WrongLink, ZfsDataset,

@@ -141,6 +141,7 @@ impl Backend for MemoryDisk {
             discards: DiscardStats { requested: bytes, skipped: bytes, ..DiscardStats::default() },
             store: crate::StoreFacts::default(),
             soft_limit: None,
+            ephemeral: None,
         }
     }
 
@@ -180,6 +181,10 @@ impl Backend for MemoryDisk {
         }
         content.resize(usize::try_from(to).unwrap_or(usize::MAX), 0);
         Ok(to)
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
     }
 }
 
@@ -233,6 +238,11 @@ impl IoEngine for MemoryEngine {
             let _ = rustix::io::write(&self.signal, &1u64.to_ne_bytes());
         }
         self.completed.push(Completion { tag, result });
+    }
+
+    fn push_contiguous(&mut self, tag: u16, segment: Segment, at: ByteOffset, is_write: bool) {
+        let op = Operation::volatile_transfer(at, is_write);
+        self.push(Request { tag, op, segments: &mut vec![segment] });
     }
 
     fn submit(&mut self) -> io::Result<()> {

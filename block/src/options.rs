@@ -37,6 +37,9 @@ pub struct DiskOptions {
     pub copy_memory: u64,
     /// Which direct transfers go through a copy that the guest cannot change meanwhile.
     pub stable_copies: StableCopyMode,
+    /// A completed write survives a kill of the program, for a guest that lives on. A raw disk has
+    /// no other writes; a layer has to note each block that is written first.
+    pub survives_kill: bool,
 }
 
 impl DiskOptions {
@@ -57,6 +60,7 @@ impl DiskOptions {
             detect_zeroes: DetectZeroes::Off,
             copy_memory: 4 << 20,
             stable_copies: StableCopyMode::Auto,
+            survives_kill: false,
         }
     }
 

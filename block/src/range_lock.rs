@@ -36,6 +36,8 @@ pub(crate) struct RangeLock {
 struct LockState {
     /// In the order they were made.
     claims: Vec<ClaimEntry>,
+    /// Number of claims that are not granted.
+    waiting: usize,
     engines: Vec<RegisteredEngine>,
 }
 
@@ -117,6 +119,7 @@ impl RangeLock {
         let mut entry = ClaimEntry { ticket, bytes: start..end, compares, waiting: true, kick };
         entry.waiting = state.must_wait(&entry, state.claims.len());
         let granted = !entry.waiting;
+        state.waiting += usize::from(entry.waiting);
         state.claims.push(entry);
         (Claim(ticket), granted)
     }
@@ -129,7 +132,13 @@ impl RangeLock {
     /// Releases a claim of `by`, and kicks the other engines whose claims this grants.
     #[expect(clippy::needless_pass_by_value, reason = "a released claim is gone")]
     pub(crate) fn release(&self, by: &Kick, claim: Claim) {
-        self.change(by, |state| state.claims.retain(|entry| entry.ticket != claim.0));
+        self.change(by, |state| {
+            // Mostly one of the first.
+            let found = state.claims.iter().position(|entry| entry.ticket == claim.0);
+            if let Some(entry) = found.map(|index| state.claims.remove(index)) {
+                state.waiting -= usize::from(entry.waiting);
+            }
+        });
     }
 
     /// Changes the state, and kicks the engines other than `by` whose claims this grants.
@@ -159,6 +168,9 @@ impl LockState {
 
     /// Grants the claims that need not wait, and returns the kicks of their engines.
     fn grant(&mut self) -> Vec<Kick> {
+        if self.waiting == 0 {
+            return Vec::new();
+        }
         let must_wait =
             |(index, entry): (usize, &ClaimEntry)| entry.waiting && self.must_wait(entry, index);
         let waiting: Vec<bool> = self.claims.iter().enumerate().map(must_wait).collect();
@@ -166,6 +178,7 @@ impl LockState {
         for (entry, waiting) in self.claims.iter_mut().zip(waiting) {
             if entry.waiting && !waiting {
                 entry.waiting = false;
+                self.waiting -= 1;
                 granted.push(entry.kick.clone());
             }
         }
@@ -216,7 +229,12 @@ mod tests {
         lock.release(&two, second);
         assert!(lock.is_granted(&third));
         lock.release(&one, third);
-        assert!(lock.lock().claims.is_empty());
+        let (fourth, granted) = lock.claim(&one, &(0..4096), false);
+        let (last, is_last_granted) = lock.claim(&two, &(0..4096), false);
+        assert!(granted && !is_last_granted && lock.lock().waiting == 1);
+        lock.release(&two, last);
+        lock.release(&one, fourth);
+        assert!(lock.lock().claims.is_empty() && lock.lock().waiting == 0);
     }
 
     #[test]

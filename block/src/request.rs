@@ -77,6 +77,13 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// A read at this offset, or a write that promises no durability.
+    #[must_use]
+    pub fn volatile_transfer(at: ByteOffset, is_write: bool) -> Self {
+        let durability = Durability::Volatile;
+        if is_write { Self::Write { at, durability } } else { Self::Read { at } }
+    }
+
     /// Whether it transfers data, so that discards are paced for it.
     pub(crate) fn is_transfer(self) -> bool {
         match self {

@@ -20,6 +20,7 @@ use crate::{
 };
 
 pub use crate::clock::Clock;
+pub use crate::layers::{SimulatedLayers, SimulatedLevel, SimulatedSleep, SimulatedTop};
 pub use crate::uring::{Ring, RingResult};
 
 /// Parameters of a simulated disk.

@@ -77,6 +77,19 @@ fn ofd_lock(
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(flock) }
 }
 
+/// Lets the calling thread use the processor and the disks of the host when others do not, as far
+/// as the host's schedulers support that (`nice` 19, I/O class idle). A refusal of the host has no
+/// effect.
+pub(crate) fn lower_priority() {
+    // `IOPRIO_WHO_PROCESS`, and `IOPRIO_CLASS_IDLE` above its 13 bits of data (ioprio_set(2)).
+    const WHO_PROCESS: libc::c_int = 1;
+    const CLASS_IDLE: libc::c_int = 3 << 13;
+    // SAFETY: the call takes numbers only. 0 is the calling thread.
+    unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE) };
+    // SAFETY: as above; on Linux the priority is that of the thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+}
+
 /// `ZFS_MAX_DATASET_NAME_LEN`.
 const ZFS_NAME_LEN: usize = 256;
 /// `BLKZNAME` of ZFS's `sys/fs/zfs.h`: `_IOR(0x12, 125, char[256])`.

@@ -89,6 +89,23 @@ fn open_waits_for_a_lock_that_is_soon_released() {
     ending.join().unwrap();
 }
 
+/// As by `layer reset` while a machine starts.
+#[test]
+fn a_file_that_is_replaced_while_its_lock_is_awaited_is_not_opened() {
+    let (old, new) = (numbered_file(MIB), numbered_file(2 * MIB));
+    let path = old.path().to_owned();
+    let first = open(&path, CacheMode::WriteBack);
+    let waits = thread::spawn(move || RawFile::open(&path, &DiskOptions::new(CacheMode::None)));
+    thread::sleep(Duration::from_millis(200));
+    std::fs::rename(new.path(), old.path()).unwrap();
+    drop(first);
+    let opened = waits.join().unwrap().unwrap();
+    assert_eq!(opened.geometry().capacity, 2 * MIB);
+    drop(opened);
+    // Its name is gone.
+    File::create(new.path()).unwrap();
+}
+
 /// The access time of a file after a read of the disk over it.
 fn access_time_after_read(disk: &RawFile, path: &Path) -> SystemTime {
     // Older than the last modification, so that `relatime` would update it.

@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use block::{
     Backend, BackingSpace, ByteOffset, CacheMode, Completion, Crossing, DiskStatus, EngineKind,
-    EngineSetup, Extent, Geometry, IoEngine, OpenError, RawFile, Request, ResizeError, Wake,
+    EngineSetup, Extent, Geometry, IoEngine, OpenError, RawFile, Request, ResizeError, Segment,
+    Wake,
 };
 
 const ENGINE: EngineKind = EngineKind::Auto;
@@ -67,6 +68,10 @@ impl Backend for PassThrough {
     fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
         self.0.resize(size)
     }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self.0.as_any()
+    }
 }
 
 struct PassThroughEngine(Box<dyn IoEngine>);
@@ -74,6 +79,10 @@ struct PassThroughEngine(Box<dyn IoEngine>);
 impl IoEngine for PassThroughEngine {
     fn push(&mut self, request: Request<'_>) {
         self.0.push(request);
+    }
+
+    fn push_contiguous(&mut self, tag: u16, segment: Segment, at: ByteOffset, is_write: bool) {
+        self.0.push_contiguous(tag, segment, at, is_write);
     }
 
     fn submit(&mut self) -> io::Result<()> {

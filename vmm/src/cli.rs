@@ -69,6 +69,13 @@ Examples:
   bulkhead layer create --base debian.img vm1.layer
   bulkhead layer create --base vm1.layer --size 20GiB vm2.layer
   bulkhead layer info vm2.layer
+  bulkhead layer check vm2.layer
+  bulkhead layer diff vm2.layer
+  bulkhead layer export vm2.layer vm2.stream
+  bulkhead layer import --base vm1.layer vm2.stream copy.layer
+  bulkhead layer rebase --base /new/debian.img vm1.layer
+  bulkhead layer commit vm2.layer
+  bulkhead layer flatten vm2.layer vm2.img
 
 A machine uses it with these keys of its [[disk]]:
   path = \"vm1.layer\"
@@ -79,7 +86,8 @@ frozen: it can never be written again.
 
 Exit codes:
    0  done
-   1  the layer cannot be made or read, or one below it has changed (`info`)
+   1  the layer or the stream cannot be made, changed or read, one below it has
+      changed (`info`), or it has a problem (`check`)
    2  the command line is wrong";
 
 const RUN_EXIT_CODES: &str = "\
@@ -140,6 +148,9 @@ pub(crate) enum Command {
         /// Allow core dumps, which never have guest memory
         #[arg(long)]
         core_dumps: bool,
+        /// Leave the images as they are: record the disks, and keep their changes, in this folder
+        #[arg(long, value_name = "FOLDER")]
+        record: Option<PathBuf>,
     },
     /// Serve a disk to the guest of another monitor, as a vhost-user-blk back end
     #[command(after_help = SERVE_HELP)]
@@ -247,7 +258,7 @@ mod tests {
             helps += 1;
             assert!(help.lines().all(|line| line.len() <= 80), "{help}");
         }
-        assert_eq!(helps, 9);
+        assert_eq!(helps, 21);
     }
 
     #[test]

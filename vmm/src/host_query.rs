@@ -5,7 +5,7 @@
 //! writes, as its user wants.
 
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,8 +33,23 @@ impl<T: Send + 'static> HostQuery<T> {
     /// Starts a query with any number of answers, of which each takes at most `limit`.
     pub(crate) fn stream(limit: Duration, query: impl FnOnce(&Sender<T>) + Send + 'static) -> Self {
         let (sender, answers) = channel();
+        Self::spawn(limit, answers, move || query(&sender))
+    }
+
+    /// As [`HostQuery::stream`], for a query that waits while `ahead` answers were not taken: for
+    /// any number of answers it takes the memory of some.
+    pub(crate) fn bounded(
+        limit: Duration,
+        ahead: usize,
+        query: impl FnOnce(&SyncSender<T>) + Send + 'static,
+    ) -> Self {
+        let (sender, answers) = sync_channel(ahead);
+        Self::spawn(limit, answers, move || query(&sender))
+    }
+
+    fn spawn(limit: Duration, answers: Receiver<T>, query: impl FnOnce() + Send + 'static) -> Self {
         let thread = thread::Builder::new().name("query".to_owned());
-        let started = thread.spawn(move || query(&sender));
+        let started = thread.spawn(query);
         Self { answers: started.map(|_| answers), limit, last: Instant::now() }
     }
 
@@ -77,6 +92,9 @@ fn copy(error: &io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     #[test]
@@ -87,6 +105,26 @@ mod tests {
         assert_eq!(error.to_string(), "the host did not answer within 1 s");
         assert!((LIMIT..3 * LIMIT).contains(&start.elapsed()), "{:?}", start.elapsed());
         assert_eq!(HostQuery::start(|| 7).answer().unwrap(), 7);
+    }
+
+    #[test]
+    fn a_bounded_query_waits_for_its_caller() {
+        let made = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&made);
+        let mut query = HostQuery::bounded(LIMIT, 2, move |answers| {
+            for answer in 0..100 {
+                count.store(answer, Ordering::Relaxed);
+                let _ = answers.send(answer);
+            }
+        });
+        assert_eq!(query.next().unwrap(), Some(0));
+        thread::sleep(Duration::from_millis(100));
+        // Two wait to be taken, and one more was made.
+        assert_eq!(made.load(Ordering::Relaxed), 3);
+        for answer in 1..100 {
+            assert_eq!(query.next().unwrap(), Some(answer));
+        }
+        assert_eq!(query.next().unwrap(), None);
     }
 
     #[test]

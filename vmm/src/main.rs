@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     log::init(cli.level());
     let result: anyhow::Result<_> = match cli.command {
         Command::Check { config, json, explain } => check(&config, json, explain),
-        Command::Run { config, core_dumps } => run(&config, core_dumps),
+        Command::Run { config, core_dumps, record } => run(&config, core_dumps, record.as_deref()),
         Command::Serve { socket, config, core_dumps } => serve(&config, &socket, core_dumps),
         Command::Ctl { target, command, json } => {
             cmd::ctl::ctl(&target, &command, json).map_err(Into::into)
@@ -77,10 +77,15 @@ fn set_limits(core_dumps: bool) -> anyhow::Result<()> {
     )
 }
 
-fn run(config: &Path, core_dumps: bool) -> anyhow::Result<ExitCode> {
+fn run(config: &Path, core_dumps: bool, record: Option<&Path>) -> anyhow::Result<ExitCode> {
     set_limits(core_dumps)?;
     match config::machine_file::load(config) {
-        Ok(config) => Ok(cmd::run::run(&config).map(ExitCode::from)?),
+        Ok(mut config) => {
+            if let Some(folder) = record {
+                config.record_in(folder)?;
+            }
+            Ok(cmd::run::run(&config).map(ExitCode::from)?)
+        }
         Err(report) => {
             report.print();
             Ok(Exit::BadConfig.into())

@@ -9,6 +9,34 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use rustix::mm::{Advice, madvise};
 use vm_memory::MmapRegion;
 
+/// Unmaps the pages of the program's text until they are used again. Most of those that are
+/// resident after the start were for the start only: the command line, the configuration and its
+/// report.
+pub(crate) fn release_text() {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    let Some((start, length)) = text_range(&maps, release_text as *const () as usize) else {
+        return;
+    };
+    let start = std::ptr::with_exposed_provenance_mut(start);
+    // SAFETY: the range is the mapping of the text, which is private to this process, backed by the
+    // program's file and never written: the linker refuses text relocations. The kernel reads each
+    // page from the file again when it is used.
+    let _ = unsafe { madvise(start, length, Advice::LinuxDontNeed) };
+}
+
+/// Start and length of the mapping in proc_pid_maps(5) that has the address, if it can be executed
+/// and not written.
+fn text_range(maps: &str, address: usize) -> Option<(usize, usize)> {
+    maps.lines().find_map(|line| {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let start = usize::from_str_radix(start, 16).ok()?;
+        let end = usize::from_str_radix(end, 16).ok()?;
+        let is_text = (start..end).contains(&address) && rest.starts_with("r-xp ");
+        is_text.then_some((start, end - start))
+    })
+}
+
 /// Advice on a mapping that keeps its contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MemoryAdvice {
@@ -91,4 +119,26 @@ pub(crate) fn reraise_with_default_action(signal: libc::c_int) {
     unsafe { libc::signal(signal, libc::SIG_DFL) };
     // SAFETY: async-signal-safe; the signal is blocked until the handler returns.
     unsafe { libc::raise(signal) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_is_the_mapping_that_has_the_address_and_is_not_written() {
+        let maps = "1000-2000 r--p 0 fe:00 7 /bin/b\n2000-5000 r-xp 1000 fe:00 7 /bin/b\n\
+                    5000-6000 rwxp 0 00:00 0\n";
+        assert_eq!(text_range(maps, 0x2000), Some((0x2000, 0x3000)));
+        for other in [0x1fff, 0x5000, 0x7000] {
+            assert_eq!(text_range(maps, other), None);
+        }
+    }
+
+    #[test]
+    fn the_program_runs_on_after_its_text_was_released() {
+        release_text();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        assert!(text_range(&maps, release_text as *const () as usize).is_some());
+    }
 }

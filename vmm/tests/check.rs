@@ -186,17 +186,8 @@ fn a_valid_machine_as_json() {
 "#]]);
 }
 
-#[test]
-fn valid_disks_as_json() {
-    if !needs::kvm() {
-        return;
-    }
-    let output = bulkhead(&folder(GOOD)).args(["check", "--json", "vm.toml"]).output().unwrap();
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_data_eq!(
-        format!("{:#}", json["machine"]["disks"]),
-        str![[r#"
-[
+/// The disks of [`GOOD`].
+const DISKS_AS_JSON: &str = r#"[
   {
     "base": null,
     "block_size": null,
@@ -207,6 +198,8 @@ fn valid_disks_as_json() {
     "detect_zeroes": "off",
     "discard": "unmap",
     "engine": "auto",
+    "ephemeral": false,
+    "ephemeral_limit_bytes": null,
     "format": "auto",
     "hold_deadline_ms": null,
     "id": "root",
@@ -215,6 +208,7 @@ fn valid_disks_as_json() {
     "path": "root.img",
     "queues": 1,
     "readonly": false,
+    "record": null,
     "scsi": null,
     "serial": "root",
     "size_bytes": 10737418240,
@@ -231,6 +225,8 @@ fn valid_disks_as_json() {
     "detect_zeroes": "off",
     "discard": "unmap",
     "engine": "auto",
+    "ephemeral": false,
+    "ephemeral_limit_bytes": null,
     "format": "auto",
     "hold_deadline_ms": null,
     "id": "data-1",
@@ -239,15 +235,23 @@ fn valid_disks_as_json() {
     "path": "data.img",
     "queues": 1,
     "readonly": true,
+    "record": null,
     "scsi": null,
     "serial": "data-1",
     "size_bytes": 1572864,
     "soft_limit_percent": null,
     "stable_copies": "auto"
   }
-]
-"#]]
-    );
+]"#;
+
+#[test]
+fn valid_disks_as_json() {
+    if !needs::kvm() {
+        return;
+    }
+    let output = bulkhead(&folder(GOOD)).args(["check", "--json", "vm.toml"]).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_data_eq!(format!("{:#}", json["machine"]["disks"]), DISKS_AS_JSON);
 }
 
 #[test]
@@ -425,6 +429,7 @@ Commands:
   ctl    Query or control a running machine
   disk   Inspect a disk, whether or not a machine uses it, or prove its flushes
   layer  Make layers: disks whose changes go to a file of their own over a base
+  crash  Explore what power cuts could have left of a recorded disk
 
 Options:
   -v, --verbose...         Log more: -v for info, -vv for debug, -vvv for trace
@@ -462,6 +467,8 @@ Arguments:
 
 Options:
       --core-dumps         Allow core dumps, which never have guest memory
+      --record <FOLDER>    Leave the images as they are: record the disks, and keep their changes,
+                           in this folder
   -v, --verbose...         Log more: -v for info, -vv for debug, -vvv for trace
       --log-level <LEVEL>  Log to standard error at LEVEL: off, error, warn, info, debug or trace
                            [default: warn]

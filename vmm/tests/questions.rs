@@ -152,6 +152,34 @@ fn questions_change_no_device() {
     check_no_change(&device.0, &image);
 }
 
+#[test]
+fn questions_about_a_layer_change_nothing() {
+    let folder = TempDir::new_in(scratch()).unwrap();
+    let image = image(folder.path());
+    let layer = folder.path().join("disk.layer");
+    let [base, top] = [&image, &layer].map(|path| path.to_str().unwrap());
+    let create = [PROGRAM, "layer", "create", "--base", base, top];
+    assert_ne!(changes(&trace(folder.path(), &create)), Vec::<&String>::new());
+    let all = File::options().write(true).open(&layer).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&all, &[0xff; 64], 8192).unwrap();
+    all.sync_all().unwrap();
+    let before = [&image, &layer].map(|path| state(path));
+    for question in
+        [&["info", top][..], &["map", top], &["check", top], &["diff", "--content", top]]
+    {
+        let calls = trace(folder.path(), &[&[PROGRAM, "layer"], question].concat());
+        assert_eq!(changes(&calls), Vec::<&String>::new(), "{question:?}");
+        assert_eq!([&image, &layer].map(|path| state(path)), before, "{question:?}");
+    }
+    // An export takes the locks of a reader, and changes neither.
+    let export = [PROGRAM, "layer", "export", top, "disk.stream"];
+    let calls = trace(folder.path(), &export);
+    let locks = |line: &&&String| line.contains("F_OFD_SETLK") && line.contains("disk.layer");
+    assert_ne!(changes(&calls).iter().filter(locks).count(), 0, "{calls:#?}");
+    assert!(!changes(&calls).iter().any(|line| line.contains("F_WRLCK")), "{calls:#?}");
+    assert_eq!([&image, &layer].map(|path| state(path)), before, "export");
+}
+
 /// The test is not blind: it finds each change that programs make.
 #[test]
 fn traces_show_changes() {

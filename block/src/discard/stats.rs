@@ -1,5 +1,6 @@
 //! Counters of discarded bytes. One set per disk, shared by its engines.
 
+use std::ops::Add;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes discarded since the disk was opened, by outcome.
@@ -13,6 +14,19 @@ pub struct DiscardStats {
     pub freed: u64,
     /// Not freed: partial granules, and ranges that the host refused or has not answered yet.
     pub skipped: u64,
+}
+
+impl Add for DiscardStats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            requested: self.requested + other.requested,
+            merged: self.merged + other.merged,
+            freed: self.freed + other.freed,
+            skipped: self.skipped + other.skipped,
+        }
+    }
 }
 
 /// See the module's documentation.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Statx, StatxFlags};
 
 use super::direct_io::{self, DirectIo};
 use super::open::FileKind;
@@ -180,6 +180,14 @@ impl Probe<'_> {
         };
         Ok((limits, own_block))
     }
+}
+
+/// Whether the file is a block device that the kernel refuses to write (`ro` in sysfs), such as a
+/// snapshot of a ZFS volume: also a flush of it fails.
+pub(crate) fn is_read_only_device(file: &File) -> bool {
+    let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::TYPE);
+    let is_device = |stat: &Statx| FileType::from_raw_mode(stat.stx_mode.into()).is_block_device();
+    stat.is_ok_and(|stat| is_device(&stat) && Sysfs::of(&stat).read("ro").is_ok_and(|ro| ro != 0))
 }
 
 /// A block device's directory in sysfs.

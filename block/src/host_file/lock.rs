@@ -44,7 +44,7 @@ fn used_permissions(read_only: bool) -> &'static [u64] {
 /// # Errors
 ///
 /// Another process holds a conflicting lock, or the host's error.
-pub(super) fn acquire(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
+pub(crate) fn acquire(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
     if try_acquire(file, read_only).map_err(|source| refused(source, file, path))? {
         return Ok(());
     }
@@ -111,6 +111,52 @@ pub(super) fn share(file: &File, read_only: bool) -> io::Result<()> {
         ofd_lock_set(file, OfdLock::Shared, byte..=byte)?;
     }
     Ok(())
+}
+
+/// Takes the locks for a description through which a file is only read that is [acquired](acquire)
+/// through another one, which alone denies changes to others: so that it can [allow](take_over) its
+/// own process to write.
+///
+/// # Errors
+///
+/// The host's error.
+pub(super) fn share_reading(file: &File) -> io::Result<()> {
+    let byte = USED + READ;
+    ofd_lock_set(file, OfdLock::Shared, byte..=byte)
+}
+
+/// Locks the file for `writer`, which `reader` has acquired to read it. Others are kept off at all
+/// times. The reader [denies changes](deny_changes) again afterwards, before the writer is closed.
+///
+/// # Errors
+///
+/// Another process uses the file, or the host's error. The reader is as before.
+pub(super) fn take_over(writer: &File, reader: &File, path: &Path) -> Result<(), OpenError> {
+    share(writer, false).map_err(|source| refused(source, writer, path))?;
+    let taken = allow_changes(reader)
+        .map_err(|source| lock_error(source, path))
+        .and_then(|()| acquire(writer, path, false));
+    taken.inspect_err(|_| {
+        // Nothing conflicts with it while the writer has its locks.
+        let _ = deny_changes(reader);
+        release(writer);
+    })
+}
+
+fn allow_changes(reader: &File) -> io::Result<()> {
+    DENIED_PERMISSIONS.iter().try_for_each(|permission| {
+        let byte = DENIED + permission;
+        ofd_lock_set(reader, OfdLock::None, byte..=byte)
+    })
+}
+
+/// Takes the locks of a reader again.
+///
+/// # Errors
+///
+/// The host's error.
+pub(super) fn deny_changes(reader: &File) -> io::Result<()> {
+    share(reader, true)
 }
 
 /// The error for a lock that was not granted: other monitors lock the whole file exclusively.
@@ -257,6 +303,29 @@ mod tests {
         assert!(!acquires(&open(&image), false));
         drop(engine);
         assert!(acquires(&open(&image), false));
+    }
+
+    /// At no time is the image free for another writer.
+    #[test]
+    fn a_reader_becomes_the_writer_unless_others_read() {
+        let image = image();
+        let (reader, engine, writer) = (open(&image), open(&image), open(&image));
+        let taken = |writer: &File| take_over(writer, &reader, image.path());
+        assert!(acquires(&reader, true));
+        share_reading(&engine).unwrap();
+        let other = open(&image);
+        assert!(acquires(&other, true));
+        assert!(matches!(taken(&writer), Err(OpenError::InUse { .. })));
+        drop(other);
+        let other = open(&image);
+        assert!(acquires(&other, true), "the writer has no lock");
+        release(&other);
+        assert!(!acquires(&open(&image), false), "the reader has its locks");
+        taken(&writer).unwrap();
+        assert!(!acquires(&open(&image), true) && !acquires(&open(&image), false));
+        deny_changes(&reader).unwrap();
+        release(&writer);
+        assert!(!acquires(&open(&image), false) && acquires(&open(&image), true));
     }
 
     /// The bytes are those of QEMU's source, which its tests do not change either.

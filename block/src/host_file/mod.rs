@@ -5,6 +5,7 @@
 
 mod direct_io;
 mod holder;
+mod identity;
 mod limits;
 mod lock;
 mod open;
@@ -15,10 +16,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
+use rustix::fs::OFlags;
+
 pub(crate) use self::direct_io::DirectIo;
-pub(crate) use self::limits::{HostLimits, MAX_ZEROED_AT_ONCE, probe};
-pub(crate) use self::lock::query as query_lock;
+pub use self::identity::FileIdentity;
+pub(crate) use self::limits::{HostLimits, MAX_ZEROED_AT_ONCE, is_read_only_device, probe};
 pub use self::lock::{ImageHolder, ImageLock, image_holder};
+pub(crate) use self::lock::{acquire as lock_image, query as query_lock};
 pub(crate) use self::open::{FileKind, claim, claim_if_free, find, reopen, without_access_times};
 pub use self::plausible::{DroppedLimit, Implausible};
 use crate::{DiscardLimits, DiskOptions, ImageLocking, OpenError, StoreFacts};
@@ -60,7 +64,7 @@ impl HostFile {
     /// durable writes and flushes, only the first to ask would learn of it.
     ///
     /// The first description holds the locks on the image as well, so that a write in flight keeps
-    /// them.
+    /// them. For an image that is only read, this file alone denies changes to others.
     ///
     /// # Errors
     ///
@@ -74,9 +78,56 @@ impl HostFile {
         };
         let disk = open::without_access_times(open()?);
         if self.options.lock == ImageLocking::On {
-            lock::share(&disk, self.options.read_only).map_err(host_error("lock it"))?;
+            let is_read = self.options.read_only;
+            let locked =
+                if is_read { lock::share_reading(&disk) } else { lock::share(&disk, false) };
+            locked.map_err(host_error("lock it"))?;
         }
         Ok(EngineFiles { disk, syncs: open()? })
+    }
+
+    /// Opens the file again, to be read with these options. It holds the locks of a reader,
+    /// which no other process may have taken the opposite of, as this one is locked.
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub(crate) fn open_reader(&self, options: &DiskOptions) -> Result<File, OpenError> {
+        let host_error =
+            |what| move |source| OpenError::Host { path: self.path.clone(), what, source };
+        let file = reopen(&self.file, open::flags(options)).map_err(host_error("open it again"))?;
+        if options.lock == ImageLocking::On {
+            lock::share(&file, options.read_only).map_err(host_error("lock it"))?;
+        }
+        Ok(file)
+    }
+
+    /// Opens the file again, to be written with these options, and locks it so. Only this process
+    /// may read it meanwhile. This file [denies changes](Self::deny_changes) again afterwards,
+    /// before the other one is closed.
+    ///
+    /// # Errors
+    ///
+    /// Another process uses the file, or the host's error. This file is locked as before.
+    pub(crate) fn open_writer(&self, options: &DiskOptions) -> Result<File, OpenError> {
+        let exclusive = if self.is_block_device() { OFlags::EXCL } else { OFlags::empty() };
+        open::retry_in_use(|| {
+            let file = reopen(&self.file, open::flags(options) | exclusive)
+                .map_err(|source| open::open_error(&self.path, options, source))?;
+            if self.options.lock == ImageLocking::On {
+                lock::take_over(&file, &self.file, &self.path)?;
+            }
+            Ok(file)
+        })
+    }
+
+    /// Denies changes to other processes again.
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub(crate) fn deny_changes(&self) -> io::Result<()> {
+        if self.options.lock == ImageLocking::On { lock::deny_changes(&self.file) } else { Ok(()) }
     }
 
     /// Name of the disk in the log.

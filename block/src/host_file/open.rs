@@ -42,8 +42,7 @@ pub(crate) fn find(path: &Path) -> Result<(OwnedFd, FileKind), OpenError> {
     }
 }
 
-/// Opens the file that was found and locks it. Retries for a second while another process holds it:
-/// the kernel closes the files of a killed process only after it has dismantled its `io_uring`s.
+/// Opens the file that was found and locks it. Retries for a while if it is in use.
 ///
 /// # Errors
 ///
@@ -54,13 +53,21 @@ pub(crate) fn claim(
     path: &Path,
     options: &DiskOptions,
 ) -> Result<File, OpenError> {
+    retry_in_use(|| claim_now(found, kind, path, options))
+}
+
+/// Retries for a second while another process holds the file: the kernel closes the files of a
+/// killed process, and of an engine, only after it has dismantled its `io_uring`s.
+pub(super) fn retry_in_use<T>(
+    claim_now: impl Fn() -> Result<T, OpenError>,
+) -> Result<T, OpenError> {
     const TIMEOUT: Duration = Duration::from_secs(1);
     // Of two processes that open an image at the same time, both may see the other's locks: they
     // must not retry in step.
     let interval = Duration::from_millis(10 + u64::from(std::process::id() % 8));
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        match claim_now(found, kind, path, options) {
+        match claim_now() {
             Err(OpenError::InUse { .. }) if Instant::now() < deadline => thread::sleep(interval),
             outcome => return outcome,
         }
@@ -96,7 +103,7 @@ pub(crate) fn claim_if_free(found: &File, options: &DiskOptions) -> io::Result<O
     Ok(lock::try_acquire(&file, options.read_only)?.then_some(file))
 }
 
-fn open_error(path: &Path, options: &DiskOptions, source: io::Error) -> OpenError {
+pub(super) fn open_error(path: &Path, options: &DiskOptions, source: io::Error) -> OpenError {
     let (path, cache) = (path.into(), options.cache);
     match source.raw_os_error() {
         Some(libc::EBUSY) => OpenError::InUse { path, pid: None },

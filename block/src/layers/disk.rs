@@ -1,51 +1,150 @@
 //! A layered disk: the control plane.
 
+use std::any::Any;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
 use std::time::Duration;
 
+use super::block_budget::BlockBudget;
 use super::engine::LayerEngine;
+use super::ephemeral::{self, EphemeralPlace, options_of_top};
 use super::file::{host_error, write_header};
 use super::header::Header;
 use super::levels::{Answerer, Levels};
+use super::map_flush::{self, TopFile};
+use super::offline::clear_leftover;
 use super::open::{self, Chain};
-use super::unit::{BLOCK, BLOCK_BYTES, BLOCK_SIZE};
+use super::seats::Seats;
+use super::status::with_bases;
+use super::succession;
+use super::unit::{BLOCK, BLOCK_SIZE};
 use crate::allocation::{Extents, QUERY_TIME, collect_within};
-use crate::page::PageBuffer;
+use crate::kick::Kick;
 use crate::{
-    Backend, BackingSpace, ByteOffset, ByteRange, CacheMode, Crossing, DiskOptions, DiskStatus,
-    EngineSetup, Extent, Geometry, IoEngine, OpenError, RawFile, ResizeError,
+    Backend, BackingSpace, ByteOffset, ByteRange, CacheMode, Crossing, DiscardStats, DiskOptions,
+    DiskStatus, EngineSetup, Extent, FileIdentity, Geometry, HostErrors, IoEngine, OpenError,
+    RawFile, ResizeError,
 };
 
 /// A writable top over a base that is only read, each in a file.
 #[derive(Debug)]
 pub struct LayeredDisk {
+    /// Without links.
     path: PathBuf,
-    /// Of the top, as the file has it.
-    header: Mutex<Header>,
-    levels: Arc<Levels>,
-    top: RawFile,
+    options: DiskOptions,
+    /// The header of the top, as the file has it. Locked while the top grows or is succeeded.
+    pub(super) header: Mutex<Header>,
+    current: Mutex<Arc<DiskFiles>>,
+    /// Requests are held for ENOSPC no more.
+    has_stopped_holding: AtomicBool,
+    pub(super) seats: Arc<Seats>,
+    /// A frozen layer is being merged ([`super::LayerMerge`]).
+    pub(super) is_merging: AtomicBool,
+    /// The file below the top that the user has named as the base; `None` for an ephemeral disk.
+    pub(super) named_base: Option<FileIdentity>,
+}
+
+/// The files of a disk, from one snapshot to the next.
+#[derive(Debug)]
+pub(super) struct DiskFiles {
+    pub(super) levels: Arc<Levels>,
+    pub(super) top: Arc<RawFile>,
     /// From below the top to the raw base.
-    below: Vec<RawFile>,
+    pub(super) below: Vec<Arc<RawFile>>,
+    /// Of the tops before.
+    pub(super) before: TopHistory,
 }
 
 impl LayeredDisk {
-    /// Opens the layer at `path` and everything below it. The layer is locked as a disk is, what
-    /// is below it against writers.
+    /// Opens the layer at `path` and everything below it, of which `base` is one. The layer is
+    /// locked as a disk is, what is below it against writers. A snapshot that was interrupted
+    /// is completed.
     ///
     /// # Errors
     ///
     /// The host's error; a file is in use; one is no layer, or is damaged; or a base is missing,
     /// is not that of `base`, or has changed.
     pub fn open(path: &Path, base: &Path, options: &DiskOptions) -> Result<Self, OpenError> {
-        let Chain { header, top, below, top_file, files } = open::chain(path, base, options)?;
-        let levels = Arc::new(Levels::new(top, below, header.size));
-        let header = Mutex::new(header);
-        Ok(Self { path: path.into(), header, levels, top: top_file, below: files })
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if !options.read_only {
+            succession::complete(&path, options)?;
+        }
+        let mut chain = open::chain(&path, base, options)?;
+        let named_base = FileIdentity::at(base).map_err(host_error(base, "find it"))?;
+        if !options.read_only {
+            clear_leftover(&path, &chain.top_file, &mut chain.header)?;
+        }
+        Ok(Self { named_base: Some(named_base), ..Self::new(path, chain, options.clone()) })
     }
 
+    /// Opens a disk over `base` whose changes are gone at the end of the program, whatever ends
+    /// it. It has at most `limit` bytes of changes: a request for more fails with ENOSPC. The
+    /// cache mode of the options does not matter: flushes do nothing, and I/O goes through the page
+    /// cache. No write is held. A base that is a layer is not frozen.
+    ///
+    /// # Errors
+    ///
+    /// The host's error; a file is in use by a writer; or the base is no raw image, no device and
+    /// no layer that can be used.
+    pub fn open_ephemeral(
+        base: &Path,
+        place: &EphemeralPlace,
+        limit: Option<u64>,
+        options: &DiskOptions,
+    ) -> Result<Self, OpenError> {
+        let chain = ephemeral::chain(base, place, limit, options)?;
+        Ok(Self::new(base.to_owned(), chain, options_of_top(options)))
+    }
+
+    fn new(path: PathBuf, chain: Chain, options: DiskOptions) -> Self {
+        let Chain { header, top, below, top_file, files } = chain;
+        let files = DiskFiles {
+            levels: Arc::new(Levels::new(top, below, header.size)),
+            top: Arc::new(top_file),
+            below: files.into_iter().map(Arc::new).collect(),
+            before: TopHistory::default(),
+        };
+        Self {
+            path,
+            options,
+            header: Mutex::new(header),
+            current: Mutex::new(Arc::new(files)),
+            has_stopped_holding: AtomicBool::new(false),
+            seats: Arc::default(),
+            is_merging: AtomicBool::new(false),
+            named_base: None,
+        }
+    }
+
+    /// Its path, without links; of an ephemeral disk that of its base.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The options of its top.
+    pub(super) fn options(&self) -> &DiskOptions {
+        &self.options
+    }
+
+    /// Its files now.
+    pub(super) fn files(&self) -> Arc<DiskFiles> {
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces its files.
+    pub(super) fn set_files(&self, files: DiskFiles) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(files);
+        if self.has_stopped_holding.load(Ordering::SeqCst) {
+            self.files().top.stop_holding();
+        }
+    }
+}
+
+impl DiskFiles {
     /// The file of a level.
     fn file(&self, level: usize) -> &RawFile {
         level.checked_sub(1).and_then(|index| self.below.get(index)).unwrap_or(&self.top)
@@ -65,27 +164,37 @@ impl LayeredDisk {
         })
     }
 
-    /// Writes the dirty pages of the map, after the data that their bits tell of.
-    fn write_map(&self) -> io::Result<()> {
-        let (levels, file) = (&self.levels, self.top.file());
-        let mut page = PageBuffer::zeroed(BLOCK_BYTES);
-        let mut dirty = Vec::new();
-        while let Some(next) = levels.top.map.next_dirty(dirty.last().map_or(0, |last| last + 1)) {
-            dirty.push(next);
-        }
-        for next in dirty {
-            levels.top.map.clean(next);
-            levels.top.map.store(next, page.as_mut_slice());
-            let flushed = if levels.take_volatile() { self.top.sync() } else { Ok(()) };
-            let at = Header::map_at() + next as u64 * BLOCK;
-            flushed.and_then(|()| file.write_all_at(page.as_slice(), at)).inspect_err(|_| {
-                levels.restore_volatile();
-                levels.top.map.soil(next);
-            })?;
-        }
-        self.top.sync()
+    /// Makes all completed writes durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        map_flush::sync(&self.levels, &*self.top)
     }
 
+    /// As [`DiskFiles::sync`]. Returns false if the host has not completed it in time: it is not
+    /// waited for then.
+    pub(super) fn sync_within(self: &Arc<Self>, limit: Duration) -> io::Result<bool> {
+        let (sender, flushed) = mpsc::channel();
+        let files = Arc::clone(self);
+        let flush = move || _ = sender.send(files.sync());
+        thread::Builder::new().name("flush".to_owned()).spawn(flush)?;
+        flushed.recv_timeout(limit).map_or(Ok(false), |result| result.map(|()| true))
+    }
+}
+
+impl TopFile for RawFile {
+    fn sync_data(&self) -> io::Result<()> {
+        self.sync()
+    }
+
+    fn write_page(&self, page: &[u8], at: u64) -> io::Result<()> {
+        self.file().write_all_at(page, at)
+    }
+
+    fn holds(&self) -> bool {
+        self.status().enospc_hold.is_some()
+    }
+}
+
+impl LayeredDisk {
     fn grow(&self, size: u64) -> Result<u64, ResizeError> {
         let mut header = self.header.lock().unwrap_or_else(PoisonError::into_inner);
         let from = header.size;
@@ -95,7 +204,7 @@ impl LayeredDisk {
         if !size.is_multiple_of(BLOCK) {
             return Err(ResizeError::Unaligned { size, unit: BLOCK_SIZE });
         }
-        if self.top.read_only() {
+        if self.options.read_only {
             return Err(ResizeError::ReadOnly);
         }
         let host_error = |what| move |source| ResizeError::Host { what, source };
@@ -105,14 +214,14 @@ impl LayeredDisk {
         }
         if size > from {
             // The file first: a header never tells of more than the file has.
-            let end = header.data_at() + size;
-            if end > self.top.geometry().capacity {
-                self.top.resize(Some(end))?;
+            let (files, end) = (self.files(), header.data_at() + size);
+            if end > files.top.geometry().capacity {
+                files.top.resize(Some(end))?;
             }
             let grown = Header { size, ..header.clone() }.next();
-            write_header(self.top.file(), &grown).map_err(host_error("write its header"))?;
+            write_header(files.top.file(), &grown).map_err(host_error("write its header"))?;
             *header = grown;
-            self.levels.grow_to(size);
+            files.levels.grow_to(size);
         }
         Ok(size)
     }
@@ -120,63 +229,60 @@ impl LayeredDisk {
 
 impl Backend for LayeredDisk {
     fn geometry(&self) -> Geometry {
-        let top = self.top.geometry();
+        let files = self.files();
+        let top = files.top.geometry();
         Geometry {
-            capacity: self.levels.capacity(),
+            capacity: files.levels.capacity(),
             physical_block: top.physical_block.max(BLOCK_SIZE),
-            discard: self.levels.top.discard,
+            discard: files.levels.top.discard,
             ..top
         }
     }
 
     fn cache_mode(&self) -> CacheMode {
-        self.top.cache_mode()
+        self.options.cache
     }
 
     fn read_only(&self) -> bool {
-        self.top.read_only()
+        self.options.read_only
     }
 
     fn engine(&self, setup: &EngineSetup<'_>) -> Result<Box<dyn IoEngine>, OpenError> {
         let setup = EngineSetup { depth: LayerEngine::level_depth(setup.depth), ..*setup };
-        let files = std::iter::once(&self.top).chain(&self.below);
-        let engines = files.map(|file| file.engine(&setup)).collect::<Result<_, _>>()?;
-        let what = "duplicate a descriptor for an engine of it";
-        let engine = LayerEngine::new(Arc::clone(&self.levels), engines, &setup);
-        Ok(Box::new(engine.map_err(host_error(&self.path, what))?))
+        let host_error = host_error(&self.path, "duplicate a descriptor for an engine of it");
+        let kick = Kick::new(setup.kick).map_err(&host_error)?;
+        let seat = self.seats.seat(kick.clone());
+        // A snapshot waits for the engine of this seat.
+        let files = self.files();
+        let engines = std::iter::once(&files.top).chain(&files.below);
+        let engines = engines.map(|file| file.engine(&setup)).collect::<Result<_, _>>()?;
+        let levels = Arc::clone(&files.levels);
+        let mut engine = LayerEngine::new(levels, engines, setup.depth, kick);
+        engine.take_seat(seat, &setup);
+        Ok(Box::new(engine))
     }
 
     fn status(&self) -> DiskStatus {
-        self.top.status()
+        let files = self.files();
+        let status = with_bases(files.before.status(files.top.status()), &files.below);
+        let budget = files.levels.top.budget.as_ref();
+        DiskStatus { ephemeral: budget.map(BlockBudget::state), ..status }
     }
 
     fn sync(&self) -> io::Result<()> {
-        if self.levels.sync.is_clean(|| self.levels.top.map.has_dirty()) {
-            return self.top.sync();
-        }
-        let started = loop {
-            match self.levels.sync.start_within(Duration::from_millis(100)) {
-                Some(started) => break started,
-                // It may last as long as the store is full.
-                None if self.top.status().enospc_hold.is_some() => {
-                    return Err(io::Error::from_raw_os_error(libc::ENOSPC));
-                }
-                None => {}
-            }
-        };
-        let result = self.write_map();
-        self.levels.sync.end(&started, &result);
-        result
+        self.files().sync()
     }
 
     fn stop_holding(&self) {
-        self.top.stop_holding();
+        // A snapshot may replace the top now.
+        self.has_stopped_holding.store(true, Ordering::SeqCst);
+        self.files().top.stop_holding();
     }
 
     fn allocation(&self, from: ByteOffset, limit: usize) -> io::Result<Vec<Extent>> {
-        let mut at = from.0;
+        let (files, mut at) = (self.files(), from.0);
         let extents = std::iter::from_fn(|| {
-            let extent = (at < self.levels.capacity()).then(|| self.extent(at))?;
+            let extent = (at < files.levels.capacity()).then(|| files.extent(at))?;
             at = extent.as_ref().map_or(u64::MAX, |extent| at + extent.range.len);
             Some(extent)
         });
@@ -184,15 +290,45 @@ impl Backend for LayeredDisk {
     }
 
     fn backing_space(&self) -> io::Result<Option<BackingSpace>> {
-        self.top.backing_space()
+        self.files().top.backing_space()
     }
 
     fn check_soft_limit(&self) -> io::Result<Option<Crossing>> {
-        self.top.check_soft_limit()
+        self.files().top.check_soft_limit()
     }
 
     fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
         // The size of a layer is in its header: the host cannot change it.
-        size.map_or_else(|| Ok(self.levels.capacity()), |size| self.grow(size))
+        size.map_or_else(|| Ok(self.files().levels.capacity()), |size| self.grow(size))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// The counters of the tops of a disk before the present one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TopHistory {
+    discards: DiscardStats,
+    host_errors: Option<HostErrors>,
+}
+
+impl TopHistory {
+    /// With a top that is succeeded.
+    pub(super) fn with(&self, top: &RawFile) -> Self {
+        let DiskStatus { discards, host_errors, .. } = self.status(top.status());
+        Self { discards, host_errors }
+    }
+
+    /// The status of a disk whose top has this one.
+    fn status(&self, top: DiskStatus) -> DiskStatus {
+        let host_errors = match (top.host_errors, &self.host_errors) {
+            (Some(last), Some(before)) => {
+                Some(HostErrors { requests: last.requests + before.requests, ..last })
+            }
+            (last, before) => last.or(*before),
+        };
+        DiskStatus { discards: top.discards + self.discards, host_errors, ..top }
     }
 }

@@ -1,4 +1,4 @@
-//! The file of a layer: its header and its map. Control thread only.
+//! The file of a layer: its header, and the pages of its maps. Control thread only.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::header::{Header, HeaderError, SLOT, SLOTS};
-use super::map::LayerMap;
 use super::unit::{BLOCK, BLOCK_BYTES};
 use crate::allocation::Extents;
 use crate::host_file::{reopen, without_access_times};
@@ -46,56 +45,39 @@ pub(super) fn write_header(file: &File, header: &Header) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Reads the map of a layer.
+/// Calls `use_page` with each page that is not zero of the map at `start` in the file, and its
+/// index.
 ///
 /// # Errors
 ///
-/// The host's error, or the map or the file does not fit the header.
-pub(super) fn read_map(file: &File, path: &Path, header: &Header) -> Result<LayerMap, OpenError> {
-    let file = buffered(file).map_err(host_error(path, "open it again"))?;
-    let metadata = file.metadata().map_err(host_error(path, "query it"))?;
-    if !metadata.is_file() {
-        let why = "a layer is a regular file, not a device; copy it to one";
-        return Err(OpenError::Unsuitable { path: path.into(), why: why.into() });
-    }
-    let size = metadata.len();
-    if size < header.data_at() + header.size {
-        let why = format!(
-            "it was truncated: it has {size} bytes, not {}; restore it from a backup",
-            header.data_at() + header.size
-        );
-        return Err(OpenError::Unsuitable { path: path.into(), why });
-    }
-    let pages = usize::try_from(header.map_bytes / BLOCK).unwrap_or(usize::MAX);
-    let map = LayerMap::new(pages);
-    let start = Header::map_at();
+/// The host's error.
+pub(super) fn read_pages(
+    file: &File,
+    path: &Path,
+    header: &Header,
+    start: u64,
+    mut use_page: impl FnMut(usize, &[u8]),
+) -> Result<(), OpenError> {
     let mut bytes = [0; BLOCK_BYTES];
-    for extent in Extents::new(&file, start, start + header.map_bytes) {
+    for extent in Extents::new(file, start, start + header.map_bytes) {
         let Extent { range, data } =
             extent.map_err(host_error(path, "find the data of its map"))?;
-        let pages = pages_of(range);
-        for page in pages.filter(|_| data) {
+        for page in pages_of(range, start).filter(|_| data) {
             let at = start + page as u64 * BLOCK;
             file.read_exact_at(&mut bytes, at).map_err(host_error(path, "read its map"))?;
             if bytes.iter().any(|byte| *byte != 0) {
-                map.load(page, &bytes);
+                use_page(page, &bytes);
             }
         }
     }
-    let (beyond, end) = (header.size / BLOCK, header.size_max() / BLOCK);
-    if beyond < end && map.run(beyond, end) != (false, end) {
-        let why = "its map is damaged: it has blocks beyond the end of the disk; restore it from \
-                   a backup";
-        return Err(OpenError::Unsuitable { path: path.into(), why: why.into() });
-    }
-    Ok(map)
+    Ok(())
 }
 
-/// The pages of the map that a range of the file touches.
-fn pages_of(range: ByteRange) -> std::ops::Range<usize> {
-    let ByteRange { start: ByteOffset(start), len } = range;
-    let page = |at: u64| usize::try_from((at - Header::map_at()) / BLOCK).unwrap_or(usize::MAX);
-    page(start)..page(start + len - 1) + 1
+/// The pages of the map at `start` that a range of the file touches.
+fn pages_of(range: ByteRange, start: u64) -> std::ops::Range<usize> {
+    let ByteRange { start: ByteOffset(first), len } = range;
+    let page = |at: u64| usize::try_from((at - start) / BLOCK).unwrap_or(usize::MAX);
+    page(first)..page(first + len - 1) + 1
 }
 
 /// The path of a layer's base.
@@ -106,7 +88,7 @@ pub(super) fn base_path(layer: &Path, header: &Header) -> PathBuf {
 }
 
 /// Another description of the file, through the page cache, which needs no alignment.
-fn buffered(file: &File) -> io::Result<File> {
+pub(super) fn buffered(file: &File) -> io::Result<File> {
     Ok(without_access_times(reopen(file, OFlags::RDONLY | OFlags::CLOEXEC)?))
 }
 

@@ -2,7 +2,7 @@
 //! generation counts, so that a torn write of one leaves the other. `docs/layer-format.md` has the
 //! format byte by byte. Pure.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -23,10 +23,30 @@ pub(super) const PAGE_COVERS: u64 = BLOCK * BLOCK * 8;
 const SIZE_MAX: u64 = 1 << 46;
 /// Size for which a new layer has map space at least, in bytes.
 const SIZE_RESERVED: u64 = 1 << 40;
+/// Required feature: a merge into the layer is in progress.
+const RECEIVING: u64 = 1;
+/// Required feature: an unflushed map lies between the map and the data.
+const UNFLUSHED_MAP: u64 = 2;
+/// All required features.
+const KNOWN: u64 = RECEIVING | UNFLUSHED_MAP;
 /// Longest path of a base, in bytes.
 const PATH_MAX: usize = 2048;
 /// Where the path starts in a slot.
 const PATH_AT: usize = 256;
+/// Where the identity of the merged layer's content is in a slot.
+const MERGED_FROZEN_AT: usize = 160;
+/// Where the length of the pending name is in a slot.
+const PENDING_LEN_AT: usize = 192;
+/// Where the pending name starts in a slot.
+const PENDING_AT: usize = 2304;
+/// Where the length of the merged layer's name is in a slot.
+const MERGED_LEN_AT: usize = 196;
+/// Where the merged layer's name starts in a slot.
+const MERGED_AT: usize = 2560;
+/// Longest name, in bytes.
+const NAME_MAX: usize = 255;
+const PENDING_INVALID: &str = "the name that a snapshot gives it is invalid";
+const MERGED_INVALID: &str = "the name of a merged layer is invalid";
 
 /// Why a file is no layer that can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,12 +79,24 @@ pub(super) struct Header {
     pub(super) size: u64,
     /// The identity of its content, once it is the base of others and never written again.
     pub(super) frozen: Option<Uuid>,
+    /// Its content is being merged into its base, which has this identity while it is changed.
+    pub(super) merge: Option<Uuid>,
+    /// The layer above is being merged into it: its content is neither the old nor the new one.
+    pub(super) is_receiving: bool,
+    /// An unflushed map ([`super::unflushed`]) lies between the map and the data. Only layers of
+    /// early versions have none.
+    pub(super) has_unflushed_map: bool,
     /// Size of the map in bytes, whole pages.
     pub(super) map_bytes: u64,
     /// The base as it was when the layer was made.
     pub(super) base: BaseIdentity,
     /// Path of the base; a relative one starts at the folder of the layer.
     pub(super) base_path: PathBuf,
+    /// The name of a frozen layer in its folder, until a snapshot has given it that name.
+    pub(super) pending_name: Option<OsString>,
+    /// A frozen layer that was merged into the base and is not needed any more, until it is
+    /// certainly removed: its name in the folder, and the identity of its content.
+    pub(super) merged: Option<(OsString, Uuid)>,
 }
 
 impl Header {
@@ -73,7 +105,20 @@ impl Header {
         let covered = size.saturating_mul(4).clamp(SIZE_RESERVED, SIZE_MAX);
         let map_bytes = covered.div_ceil(PAGE_COVERS) * BLOCK;
         let base_path = base_path.to_owned();
-        Self { generation: 1, uuid, size, frozen: None, map_bytes, base, base_path }
+        Self {
+            generation: 1,
+            uuid,
+            size,
+            frozen: None,
+            merge: None,
+            is_receiving: false,
+            has_unflushed_map: true,
+            map_bytes,
+            base,
+            base_path,
+            pending_name: None,
+            merged: None,
+        }
     }
 
     /// Its identity as a base.
@@ -86,10 +131,23 @@ impl Header {
         (SLOT * SLOTS) as u64
     }
 
+    /// Number of pages of the map.
+    pub(super) fn map_pages(&self) -> usize {
+        usize::try_from(self.map_bytes / BLOCK).unwrap_or(usize::MAX)
+    }
+
+    /// Position of the unflushed map in the file, in bytes: a page that tells when its bits count,
+    /// and then bits as those of the map. `None` if the layer has none.
+    pub(super) fn unflushed_at(&self) -> Option<u64> {
+        self.has_unflushed_map.then(|| Self::map_at() + self.map_bytes)
+    }
+
     /// Position of the disk's first byte in the file.
     pub(super) fn data_at(&self) -> u64 {
+        let map_end = Self::map_at() + self.map_bytes;
+        let end = self.unflushed_at().map_or(map_end, |at| at + BLOCK + self.map_bytes);
         // The data is aligned to 1 MiB, as partitions are.
-        (Self::map_at() + self.map_bytes).next_multiple_of(1 << 20)
+        end.next_multiple_of(1 << 20)
     }
 
     /// Largest size for which there is map space, in bytes.
@@ -122,7 +180,9 @@ impl Header {
         field.put(&LAYER_MAGIC);
         field.put(&VERSION.to_le_bytes());
         field.put(&[0; 4]); // The checksum.
-        field.put(&0u64.to_le_bytes()); // Features that a reader has to know.
+        let receiving = if self.is_receiving { RECEIVING } else { 0 };
+        let required = receiving | if self.has_unflushed_map { UNFLUSHED_MAP } else { 0 };
+        field.put(&required.to_le_bytes());
         field.put(&0u64.to_le_bytes()); // Features that it may ignore.
         field.put(&self.generation.to_le_bytes());
         field.put(&self.uuid.0);
@@ -138,8 +198,17 @@ impl Header {
         field.put(&self.base.sample.to_le_bytes());
         field.put(&self.base.uuid.0);
         field.put(&self.frozen.unwrap_or_default().0);
+        field.put(&self.merge.unwrap_or_default().0);
         field.at = PATH_AT;
         field.put(path);
+        if let Some(name) = &self.pending_name {
+            field.put_name(name, PENDING_LEN_AT, PENDING_AT, PENDING_INVALID)?;
+        }
+        if let Some((name, frozen)) = &self.merged {
+            field.put_name(name, MERGED_LEN_AT, MERGED_AT, MERGED_INVALID)?;
+            field.at = MERGED_FROZEN_AT;
+            field.put(&frozen.0);
+        }
         let checksum = crc32fast::hash(&slot);
         Fields { slot: &mut slot, at: 12 }.put(&checksum.to_le_bytes());
         Ok(slot)
@@ -169,7 +238,12 @@ impl Header {
     }
 }
 
-fn decode_slot(slot: &[u8]) -> Result<Header, HeaderError> {
+/// The header of a slot.
+///
+/// # Errors
+///
+/// See [`HeaderError`].
+pub(super) fn decode_slot(slot: &[u8]) -> Result<Header, HeaderError> {
     let mut field = Reader(slot);
     if field.take() != Some(LAYER_MAGIC) {
         return Err(HeaderError::Signature);
@@ -187,10 +261,7 @@ fn decode_slot(slot: &[u8]) -> Result<Header, HeaderError> {
     if hasher.finalize() != checksum {
         return Err(HeaderError::Damaged);
     }
-    let features = field.u64()?;
-    if features != 0 {
-        return Err(HeaderError::Features(features));
-    }
+    let features = known(field.u64()?)?;
     let _ignored = field.u64()?;
     let generation = field.u64()?;
     let uuid = Uuid(field.take().ok_or(HeaderError::Damaged)?);
@@ -206,8 +277,7 @@ fn decode_slot(slot: &[u8]) -> Result<Header, HeaderError> {
         sample: field.u32()?,
         uuid: Uuid(field.take().ok_or(HeaderError::Damaged)?),
     };
-    let frozen = Uuid(field.take().ok_or(HeaderError::Damaged)?);
-    let frozen = (frozen != Uuid::default()).then_some(frozen);
+    let (frozen, merge, merged_frozen) = (field.uuid()?, field.uuid()?, field.uuid()?);
     let path = usize::try_from(path_len)
         .ok()
         .filter(|len| (1..=PATH_MAX).contains(len))
@@ -215,9 +285,54 @@ fn decode_slot(slot: &[u8]) -> Result<Header, HeaderError> {
         .filter(|path| !path.contains(&0))
         .ok_or(HeaderError::Field("the path of its base is invalid"))?;
     let base_path = PathBuf::from(OsStr::from_bytes(path));
-    let header = Header { generation, uuid, size, frozen, map_bytes, base, base_path };
+    let pending_name = name(slot, PENDING_LEN_AT, PENDING_AT, PENDING_INVALID)?;
+    // Without an identity any file could have the name.
+    let merged = name(slot, MERGED_LEN_AT, MERGED_AT, MERGED_INVALID)?.zip(merged_frozen);
+    let header = Header {
+        generation,
+        uuid,
+        size,
+        frozen,
+        merge,
+        is_receiving: features & RECEIVING != 0,
+        has_unflushed_map: features & UNFLUSHED_MAP != 0,
+        map_bytes,
+        base,
+        base_path,
+        pending_name,
+        merged,
+    };
     check(&header, block, reserved)?;
     Ok(header)
+}
+
+/// The required features, all of which this program knows.
+fn known(features: u64) -> Result<u64, HeaderError> {
+    let unknown = features & !KNOWN;
+    if unknown == 0 { Ok(features) } else { Err(HeaderError::Features(unknown)) }
+}
+
+/// A name in a slot, whose length and bytes are at these places.
+fn name(
+    slot: &[u8],
+    len_at: usize,
+    at: usize,
+    invalid: &'static str,
+) -> Result<Option<OsString>, HeaderError> {
+    let len = Reader(slot.get(len_at..).unwrap_or_default()).u32()?;
+    if len == 0 {
+        return Ok(None);
+    }
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    let name = slot.get(at..at.saturating_add(len));
+    let name = name.filter(|name| is_file_name(name)).ok_or(HeaderError::Field(invalid))?;
+    Ok(Some(OsStr::from_bytes(name).to_owned()))
+}
+
+/// Whether it names a file of a folder.
+fn is_file_name(name: &[u8]) -> bool {
+    let is_special = name.is_empty() || name == b"." || name == b"..";
+    !is_special && name.len() <= NAME_MAX && !name.contains(&b'/') && !name.contains(&0)
 }
 
 fn check(header: &Header, block: u32, reserved: u32) -> Result<(), HeaderError> {
@@ -251,6 +366,25 @@ impl Fields<'_> {
         }
         self.at += bytes.len();
     }
+
+    /// Writes a name with its length.
+    fn put_name(
+        &mut self,
+        name: &OsStr,
+        len_at: usize,
+        at: usize,
+        invalid: &'static str,
+    ) -> Result<(), HeaderError> {
+        let name = name.as_bytes();
+        if !is_file_name(name) {
+            return Err(HeaderError::Field(invalid));
+        }
+        self.at = len_at;
+        self.put(&u32::try_from(name.len()).unwrap_or_default().to_le_bytes());
+        self.at = at;
+        self.put(name);
+        Ok(())
+    }
 }
 
 /// Reads fields one behind the other.
@@ -263,6 +397,12 @@ impl Reader<'_> {
         Some(*bytes)
     }
 
+    /// `None` for zeroes.
+    fn uuid(&mut self) -> Result<Option<Uuid>, HeaderError> {
+        let uuid = Uuid(self.take().ok_or(HeaderError::Damaged)?);
+        Ok((uuid != Uuid::default()).then_some(uuid))
+    }
+
     fn u32(&mut self) -> Result<u32, HeaderError> {
         self.take().map(u32::from_le_bytes).ok_or(HeaderError::Damaged)
     }
@@ -273,97 +413,4 @@ impl Reader<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn header() -> Header {
-        let base = BaseIdentity {
-            kind: BaseKind::File,
-            size: 10 << 30,
-            seconds: -3,
-            nanoseconds: 7,
-            sample: 0x1234_5678,
-            uuid: Uuid([9; 16]),
-        };
-        Header::new(Uuid([1; 16]), 10 << 30, base, Path::new("../debian.img"))
-    }
-
-    fn slots(first: Option<&Header>, second: Option<&Header>) -> [u8; SLOT * SLOTS] {
-        let mut slots = [0; SLOT * SLOTS];
-        for (index, header) in [first, second].into_iter().enumerate() {
-            if let Some(header) = header {
-                slots[index * SLOT..][..SLOT].copy_from_slice(&header.encode().unwrap());
-            }
-        }
-        slots
-    }
-
-    #[test]
-    fn a_header_is_read_as_it_was_written() {
-        let frozen = Header { frozen: Some(Uuid([3; 16])), ..header() };
-        for header in [header(), frozen] {
-            assert_eq!(Header::decode(&slots(None, Some(&header))), Ok(header.clone()));
-            assert_eq!(Header::decode(&slots(Some(&header), None)), Ok(header));
-        }
-    }
-
-    #[test]
-    fn the_newer_slot_counts_unless_it_is_torn() {
-        let old = header();
-        let new = Header { size: 20 << 30, ..header() }.next();
-        assert_ne!(old.slot_at(), new.slot_at());
-        assert_eq!(Header::decode(&slots(Some(&new), Some(&old))), Ok(new.clone()));
-        assert_eq!(Header::decode(&slots(Some(&old), Some(&new))), Ok(new.clone()));
-        for torn in [512, 1024, 2048] {
-            let mut slots = slots(Some(&new), Some(&old));
-            slots[..torn].fill(0);
-            assert_eq!(Header::decode(&slots), Ok(old.clone()), "{torn}");
-        }
-    }
-
-    /// Whatever one byte becomes, the header is refused or still the same.
-    #[test]
-    fn each_changed_byte_is_noticed() {
-        let header = header();
-        let whole = slots(None, Some(&header));
-        for at in SLOT..2 * SLOT {
-            let mut slots = whole;
-            slots[at] ^= 0x10;
-            assert!(Header::decode(&slots).is_err(), "byte {at}");
-        }
-    }
-
-    #[test]
-    fn invalid_fields_are_refused() {
-        let base = header();
-        for (header, expected) in [
-            (Header { size: 0, ..base.clone() }, "its size is invalid, or larger than its map"),
-            (Header { size: 4097, ..base.clone() }, "its size is invalid, or larger than its map"),
-            (
-                Header { size: base.size_max() + BLOCK, ..base.clone() },
-                "its size is invalid, or larger than its map",
-            ),
-            (Header { map_bytes: 1, ..base.clone() }, "the size of its map is invalid"),
-            (Header { map_bytes: 1 << 62, ..base.clone() }, "the size of its map is invalid"),
-            (Header { base_path: "a\0b".into(), ..base }, "the path of its base is invalid"),
-        ] {
-            let found = Header::decode(&slots(Some(&header), None));
-            assert_eq!(found, Err(HeaderError::Field(expected)));
-        }
-    }
-
-    #[test]
-    fn newer_formats_are_refused() {
-        let whole = slots(None, Some(&header()));
-        let mut version = whole;
-        version[SLOT + 8] = 2;
-        assert_eq!(Header::decode(&version), Err(HeaderError::Version(2)));
-        let mut features = whole;
-        features[SLOT + 16] = 0x40;
-        features[SLOT + 12..SLOT + 16].fill(0);
-        let checksum = crc32fast::hash(&features[SLOT..]);
-        features[SLOT + 12..SLOT + 16].copy_from_slice(&checksum.to_le_bytes());
-        assert_eq!(Header::decode(&features), Err(HeaderError::Features(0x40)));
-        assert_eq!(Header::decode(&[0; SLOT * SLOTS]), Err(HeaderError::Signature));
-    }
-}
+mod tests;

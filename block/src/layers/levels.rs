@@ -3,8 +3,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::block_budget::BlockBudget;
 use super::map::LayerMap;
 use super::map_sync::MapSync;
+use super::unflushed::UnflushedMap;
 use super::unit::{BLOCK, BLOCK_SIZE};
 use crate::DiscardLimits;
 use crate::range_lock::RangeLock;
@@ -18,6 +20,17 @@ pub(super) struct Level {
     /// zeroes.
     pub(super) size: u64,
     pub(super) map: LevelMap,
+}
+
+impl Level {
+    /// The same level, with the same memory.
+    fn share(&self) -> Self {
+        let map = match &self.map {
+            LevelMap::Layer(map) => LevelMap::Layer(map.share()),
+            LevelMap::Raw => LevelMap::Raw,
+        };
+        Self { map, ..*self }
+    }
 }
 
 /// The blocks that a level answers for.
@@ -50,6 +63,31 @@ pub(super) struct Top {
     pub(super) ignores_flushes: bool,
     /// The granules of the file's discards; `None` if it deallocates nothing.
     pub(super) discard: Option<DiscardLimits>,
+    /// The blocks that an ephemeral top may have; `None` for a top that is kept.
+    pub(super) budget: Option<BlockBudget>,
+    /// Of a top whose completed writes survive a kill of the program.
+    pub(super) unflushed: Option<UnflushedMap>,
+}
+
+impl Top {
+    /// The same top, with the same memory, of a disk that is kept.
+    fn share(&self) -> Self {
+        let unflushed = self.unflushed.as_ref().map(UnflushedMap::share);
+        Self { map: self.map.share(), budget: None, unflushed, ..*self }
+    }
+
+    /// Takes the blocks from `first` to `end` for a change of them. Returns `false` if there is no
+    /// space for them, which counts as a refused request if it `is_final`.
+    pub(super) fn take_blocks(&self, first: u64, end: u64, is_final: bool) -> bool {
+        self.budget.as_ref().is_none_or(|budget| budget.take(&self.map, first, end, is_final))
+    }
+
+    /// Gives those blocks back that the change has not made.
+    pub(super) fn give_back_blocks(&self, first: u64, end: u64) {
+        if let Some(budget) = &self.budget {
+            budget.give_back(&self.map, first, end);
+        }
+    }
 }
 
 /// State of an open layered disk, shared by the control thread and all engines.
@@ -58,8 +96,14 @@ pub(super) struct Levels {
     pub(super) top: Top,
     /// From below the top to the raw base.
     below: Box<[Level]>,
+    /// Size in bytes of a raw base that is directly below the top, else 0.
+    raw_below: u64,
     /// Size of the disk in bytes; grows only.
     capacity: AtomicU64,
+    /// Engines start requests up to here: up to the capacity, or none while the disk is held.
+    admitted: AtomicU64,
+    /// The engines have orders ([`super::seats`]).
+    has_orders: AtomicBool,
     /// Excludes changes of blocks that the top does not answer for yet.
     pub(super) first_writes: RangeLock,
     pub(super) sync: MapSync,
@@ -69,10 +113,17 @@ pub(super) struct Levels {
 
 impl Levels {
     pub(super) fn new(top: Top, below: Vec<Level>, capacity: u64) -> Self {
+        let raw_below = match below.first() {
+            Some(Level { data_at: 0, size, map: LevelMap::Raw }) => *size,
+            _ => 0,
+        };
         Self {
             top,
             below: below.into(),
+            raw_below,
             capacity: AtomicU64::new(capacity),
+            admitted: AtomicU64::new(capacity),
+            has_orders: AtomicBool::new(false),
             first_writes: RangeLock::new(BLOCK_SIZE, true),
             sync: MapSync::default(),
             volatile: AtomicBool::new(false),
@@ -84,8 +135,58 @@ impl Levels {
         self.capacity.load(Ordering::Acquire)
     }
 
+    /// Grows the disk, which is not held.
     pub(super) fn grow_to(&self, capacity: u64) {
         self.capacity.fetch_max(capacity, Ordering::AcqRel);
+        self.admitted.fetch_max(capacity, Ordering::AcqRel);
+    }
+
+    /// Up to where engines start requests: 0 while the disk is held.
+    #[inline]
+    pub(super) fn admitted(&self) -> u64 {
+        self.admitted.load(Ordering::Acquire)
+    }
+
+    /// Whether engines start no request.
+    #[inline]
+    pub(super) fn is_held(&self) -> bool {
+        self.admitted() == 0
+    }
+
+    /// Whether the engines have orders.
+    #[inline]
+    pub(super) fn has_orders(&self) -> bool {
+        self.has_orders.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_orders(&self, has_orders: bool) {
+        self.has_orders.store(has_orders, Ordering::Release);
+    }
+
+    /// Lets engines start no request, from when they see it. Those that were started complete.
+    pub(super) fn hold(&self) {
+        self.admitted.store(0, Ordering::Release);
+    }
+
+    /// Ends a hold.
+    pub(super) fn admit(&self) {
+        self.admitted.store(self.capacity(), Ordering::Release);
+    }
+
+    /// The levels below a new top, whose own top these levels have been: none of them is written
+    /// any more.
+    pub(super) fn succeeded_by(&self, top: Top) -> Self {
+        let map = LevelMap::Layer(self.top.map.share());
+        let frozen = Level { data_at: self.top.data_at, size: self.capacity(), map };
+        let below = std::iter::once(frozen).chain(self.below.iter().map(Level::share));
+        Self::new(top, below.collect(), self.capacity())
+    }
+
+    /// The levels without the one below the top, which was merged into the one below that: `base`
+    /// as it is now. These levels are not used any more, and the file has all bits of the top.
+    pub(super) fn merged(&self, base: Level) -> Self {
+        let below = std::iter::once(base).chain(self.below.iter().skip(2).map(Level::share));
+        Self::new(self.top.share(), below.collect(), self.capacity())
     }
 
     /// Sets the bits of blocks whose data was written to the top.
@@ -106,18 +207,36 @@ impl Levels {
         self.volatile.store(true, Ordering::Release);
     }
 
-    /// The level that answers for all bytes from `at` to `end`, and where its file has them, if
-    /// that is easy to tell. The range is within the disk and not empty.
+    /// The level that takes a transfer of the bytes from `at` to `end`, and where its file has
+    /// them, if they are in one block, and that is of the top, or for reads of a raw base below it.
     #[inline(always)] // By `make bench-gate`.
-    pub(super) fn answerer(&self, at: u64, end: u64) -> Option<(usize, u64)> {
-        let (first, last) = (at / BLOCK, (end - 1) / BLOCK);
-        if self.top.map.answers(first, last)? {
+    pub(super) fn block_answerer(&self, at: u64, end: u64, is_write: bool) -> Option<(usize, u64)> {
+        if (at ^ end.wrapping_sub(1)) >= BLOCK {
+            return None;
+        }
+        if self.top.map.is_set(at / BLOCK) {
             return Some((0, self.top.data_at + at));
         }
+        (!is_write && end <= self.raw_below).then_some((1, at))
+    }
+
+    /// The level that answers for all bytes from `at` to `end`, and where its file has them, if
+    /// that is easy to tell. The range is within the disk and not empty.
+    pub(super) fn answerer(&self, at: u64, end: u64) -> Option<(usize, u64)> {
+        let (first, last) = (at / BLOCK, (end - 1) / BLOCK);
+        match self.top.map.answers(first, last) {
+            Some(true) => Some((0, self.top.data_at + at)),
+            Some(false) => self.answerer_below(at, end),
+            None => None,
+        }
+    }
+
+    /// The same, below the top, which answers for none of the bytes.
+    fn answerer_below(&self, at: u64, end: u64) -> Option<(usize, u64)> {
         for (index, level) in (1..).zip(&self.below) {
             let answers = match &level.map {
                 _ if end > level.size => return None,
-                LevelMap::Layer(map) => map.answers(first, last)?,
+                LevelMap::Layer(map) => map.answers(at / BLOCK, (end - 1) / BLOCK)?,
                 LevelMap::Raw => true,
             };
             if answers {
@@ -188,6 +307,8 @@ mod tests {
             is_read_only: false,
             ignores_flushes: false,
             discard: None,
+            budget: None,
+            unflushed: None,
         };
         let middle =
             Level { data_at: 1 << 21, size: 8 * BLOCK, map: LevelMap::Layer(map(&[2, 3])) };

@@ -4,8 +4,8 @@
 //! Bits are only ever set, by any engine of the disk. A page of the map, 128 MiB of the disk, has
 //! memory once one of its bits is set.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::unit::{BLOCK, BLOCK_BYTES};
 use crate::ByteRange;
@@ -29,7 +29,7 @@ pub(super) struct LayerMap {
 
 #[derive(Debug)]
 struct MapPage {
-    words: Box<[AtomicU64; PAGE_WORDS]>,
+    words: Arc<[AtomicU64; PAGE_WORDS]>,
     /// It has bits that the file may lack.
     dirty: AtomicBool,
     /// Threads that set a bit, and have not marked it as dirty yet.
@@ -38,15 +38,31 @@ struct MapPage {
 
 impl MapPage {
     fn empty() -> Self {
-        let words = Box::new([const { AtomicU64::new(0) }; PAGE_WORDS]);
+        Self::of(Arc::new([const { AtomicU64::new(0) }; PAGE_WORDS]))
+    }
+
+    fn of(words: Arc<[AtomicU64; PAGE_WORDS]>) -> Self {
         Self { words, dirty: AtomicBool::new(false), setters: AtomicUsize::new(0) }
     }
 }
 
 impl LayerMap {
+    /// Memory for each page, whether or not it has bits, in bytes.
+    pub(super) const ENTRY_BYTES: u64 = size_of::<OnceLock<MapPage>>() as u64;
+
     /// A map of `pages` pages without a bit.
     pub(super) fn new(pages: usize) -> Self {
         let pages = std::iter::repeat_with(OnceLock::new).take(pages).collect();
+        Self { pages, dirty: AtomicUsize::new(0), setters: AtomicUsize::new(0) }
+    }
+
+    /// The same map, of which neither changes any more: they share the memory.
+    pub(super) fn share(&self) -> Self {
+        let share = |page: &OnceLock<MapPage>| {
+            let words = page.get().map(|page| Arc::clone(&page.words));
+            words.map_or_else(OnceLock::new, |words| OnceLock::from(MapPage::of(words)))
+        };
+        let pages = self.pages.iter().map(share).collect();
         Self { pages, dirty: AtomicUsize::new(0), setters: AtomicUsize::new(0) }
     }
 
@@ -61,6 +77,17 @@ impl LayerMap {
         let (words, _) = bytes.as_chunks();
         for (word, bytes) in page.words.iter().zip(words) {
             word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
+        }
+    }
+
+    /// Sets the bits of a page that `bytes` has too, and marks the page as dirty if one is new.
+    pub(super) fn add(&self, page: usize, bytes: &[u8]) {
+        let (words, _) = bytes.as_chunks();
+        for (index, bytes) in words.iter().enumerate() {
+            let bits = u64::from_le_bytes(*bytes);
+            if bits != 0 {
+                self.set_word((page * PAGE_WORDS + index) as u64, bits);
+            }
         }
     }
 
@@ -91,13 +118,13 @@ impl LayerMap {
     }
 
     /// Whether the layer answers for the block.
+    #[inline]
     pub(super) fn is_set(&self, block: u64) -> bool {
         self.word(block / WORD_BLOCKS) >> (block % WORD_BLOCKS) & 1 != 0
     }
 
     /// Whether the layer answers for all of the blocks from `first` to `last`, or for none; `None`
     /// for a mix, and for blocks of several words.
-    #[inline(always)] // By `make bench-gate`.
     pub(super) fn answers(&self, first: u64, last: u64) -> Option<bool> {
         if first / WORD_BLOCKS != last / WORD_BLOCKS {
             return None;

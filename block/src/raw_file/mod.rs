@@ -8,6 +8,7 @@ mod survey;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,11 +17,11 @@ pub use self::survey::{StoreSpace, Survey};
 use crate::allocation::{QUERY_TIME, collect_within};
 use crate::clock::Clock;
 use crate::disk_state::OpenDisk;
-use crate::host_file::{HostFile, claim, find, probe};
+use crate::host_file::{FileKind, HostFile, claim, find, probe};
 use crate::{
-    Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiskOptions, DiskStatus, EngineSetup,
-    Extent, Extents, Geometry, IoEngine, LateEnospc, OpenError, ResizeError, SpaceProbe,
-    StoreFacts, WrongLink, engine, wrong_link,
+    Backend, BackingSpace, BaseFacts, ByteOffset, CacheMode, Crossing, DiskOptions, DiskStatus,
+    EngineSetup, Extent, Extents, FileIdentity, Geometry, IoEngine, LateEnospc, OpenError,
+    ResizeError, SpaceProbe, StoreFacts, WrongLink, engine, wrong_link,
 };
 
 /// A raw image file or a host block device.
@@ -40,7 +41,7 @@ impl RawFile {
     /// it cannot serve as a disk (neither a regular file nor a block device, empty, or of an
     /// unsuitable size).
     pub fn open(path: &Path, options: &DiskOptions) -> Result<Self, OpenError> {
-        Self::open_checked(path, options, format_check::require_raw)
+        Self::open_checked(path, options, format_check::require_raw, StoreFacts::of)
     }
 
     /// Opens the file of another format for the backend of that format, which serves the guest.
@@ -49,7 +50,106 @@ impl RawFile {
     ///
     /// As [`RawFile::open`].
     pub(crate) fn open_container(path: &Path, options: &DiskOptions) -> Result<Self, OpenError> {
-        Self::open_checked(path, options, |_, _, _| Ok(false))
+        Self::open_checked(path, options, |_, _, _| Ok(false), StoreFacts::of)
+    }
+
+    /// Opens what a layer stands on: another layer, or a raw image or device. The caller checks
+    /// which.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawFile::open`].
+    pub(crate) fn open_base(path: &Path, options: &DiskOptions) -> Result<Self, OpenError> {
+        Self::open_checked(path, options, |_, _, _| Ok(false), StoreFacts::of_base)
+    }
+
+    /// Opens a file that is to be at `path`, for the backend of its format.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawFile::open`].
+    pub(crate) fn open_unnamed(
+        file: &File,
+        path: &Path,
+        options: &DiskOptions,
+    ) -> Result<Self, OpenError> {
+        let (found, kind) = find(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))?;
+        let file = claim(&found, kind, path, options)?;
+        Self::open_claimed(file, kind, path, options, |_, _, _| Ok(false), StoreFacts::of)
+    }
+
+    /// The file at `path`, which this is, to be read with these options. This one may be closed
+    /// afterwards, if no process may write the file any more.
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub(crate) fn reader(&self, path: &Path, options: &DiskOptions) -> Result<Self, OpenError> {
+        let host = &self.disk.file;
+        // The layer above is in the same folder, so that these are its problems, too.
+        let store = StoreFacts { flush_problems: Vec::new(), ..host.store.clone() };
+        self.opened_again(host.open_reader(options)?, path, options, store)
+    }
+
+    /// The same file again, as it is now: it may have grown. This one may be closed afterwards,
+    /// as that of [`RawFile::reader`].
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub(crate) fn reopened(&self) -> Result<Self, OpenError> {
+        let host = &self.disk.file;
+        let (options, store) = (&host.options, host.store.clone());
+        self.opened_again(host.open_reader(options)?, &host.path, options, store)
+    }
+
+    /// The file, which this one reads, to be written by this process: see
+    /// [`HostFile::open_writer`].
+    ///
+    /// # Errors
+    ///
+    /// Another process uses the file, its mode forbids writes, or the host's error.
+    pub(crate) fn writer(&self, options: &DiskOptions) -> Result<Self, OpenError> {
+        let host = &self.disk.file;
+        let file = host.open_writer(options)?;
+        let locks = file.try_clone();
+        let opened = self.opened_again(file, &host.path, options, host.store.clone());
+        if opened.is_err()
+            && let Err(error) = self.deny_changes()
+        {
+            tracing::error!(%error, "the lock on a file below a layer is lost");
+        }
+        drop(locks);
+        opened
+    }
+
+    /// Denies changes to other processes again, before a [writer](Self::writer) is closed.
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub(crate) fn deny_changes(&self) -> io::Result<()> {
+        self.disk.file.deny_changes()
+    }
+
+    fn opened_again(
+        &self,
+        file: File,
+        path: &Path,
+        options: &DiskOptions,
+        store: StoreFacts,
+    ) -> Result<Self, OpenError> {
+        let limits = probe(&file, path, self.disk.file.kind, options, &store.copied)?;
+        let what = "find its backing store";
+        let space = SpaceProbe::of(&file).map_err(|source| OpenError::Host {
+            path: path.into(),
+            what,
+            source,
+        })?;
+        let kind = self.disk.file.kind;
+        let (path, options) = (path.into(), options.clone());
+        let file = HostFile { path, file, kind, options, limits, store };
+        Ok(Self { disk: Arc::new(OpenDisk::new(file, Clock::Host)), space })
     }
 
     /// Opens a disk whose content `is_raw` checks; it is marked as raw if the check says so.
@@ -57,14 +157,24 @@ impl RawFile {
         path: &Path,
         options: &DiskOptions,
         is_raw: impl FnOnce(&File, &Path, &DiskOptions) -> Result<bool, OpenError>,
+        facts: impl FnOnce(&File, &DiskOptions) -> io::Result<StoreFacts>,
     ) -> Result<Self, OpenError> {
-        let (found, kind) = find(path)?;
-        let file = claim(&found, kind, path, options)?;
+        let (file, kind) = claim_named(path, options)?;
+        Self::open_claimed(file, kind, path, options, is_raw, facts)
+    }
+
+    fn open_claimed(
+        file: File,
+        kind: FileKind,
+        path: &Path,
+        options: &DiskOptions,
+        is_raw: impl FnOnce(&File, &Path, &DiskOptions) -> Result<bool, OpenError>,
+        facts: impl FnOnce(&File, &DiskOptions) -> io::Result<StoreFacts>,
+    ) -> Result<Self, OpenError> {
         require_own_link(path, &file)?;
         let is_raw = is_raw(&file, path, options)?;
         let host_error = |what| move |source| OpenError::Host { path: path.into(), what, source };
-        let store =
-            StoreFacts::of(&file, options).map_err(host_error("query the storage below it"))?;
+        let store = facts(&file, options).map_err(host_error("query the storage below it"))?;
         refuse_late_enospc(path, &store, options)?;
         let limits = probe(&file, path, kind, options, &store.copied)?;
         let space = SpaceProbe::of(&file).map_err(host_error("find its backing store"))?;
@@ -85,6 +195,33 @@ impl RawFile {
     /// The file that holds the lock.
     pub(crate) fn file(&self) -> &File {
         &self.disk.file.file
+    }
+
+    /// Takes the state of the soft limit over from a file on the same store.
+    pub(crate) fn adopt_soft_limit(&self, from: &Self) {
+        let limits = (&self.disk.state.soft_limit, &from.disk.state.soft_limit);
+        if let (Some(limit), Some(from)) = limits {
+            limit.adopt(from);
+        }
+    }
+
+    /// The facts of a file that was opened as a base.
+    pub(crate) fn base_facts(&self) -> BaseFacts {
+        BaseFacts { path: self.disk.file.path.clone(), store: self.disk.file.store.clone() }
+    }
+}
+
+/// Locks the file at `path`. Another program may replace it by another file, as `layer reset` does,
+/// while the lock of the old one is held or taken: then the new one is locked.
+fn claim_named(path: &Path, options: &DiskOptions) -> Result<(File, FileKind), OpenError> {
+    loop {
+        let (found, kind) = find(path)?;
+        let file = claim(&found, kind, path, options)?;
+        let host_error = |source| OpenError::Host { path: path.into(), what: "query it", source };
+        let claimed = FileIdentity::of(&file.metadata().map_err(host_error)?);
+        if FileIdentity::at(path).map_err(host_error)? == claimed {
+            return Ok((file, kind));
+        }
     }
 }
 
@@ -133,6 +270,9 @@ impl Backend for RawFile {
 
     fn sync(&self) -> io::Result<()> {
         let file = &self.disk.file.file;
+        if self.disk.file.options.read_only {
+            return Ok(());
+        }
         self.disk.sync_with(|| rustix::fs::fdatasync(file).map_err(io::Error::from))
     }
 
@@ -157,5 +297,9 @@ impl Backend for RawFile {
 
     fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
         resize::resize(&self.disk, size)
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
     }
 }

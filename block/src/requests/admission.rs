@@ -18,7 +18,9 @@ pub(super) enum Admission {
 /// a refusal here is a bug of theirs.
 pub(super) fn admit(op: Operation, bytes: u64, disk: &OpenDisk) -> Admission {
     let options = &disk.file.options;
-    if op == Operation::Flush && options.cache.flush_action() == FlushAction::Ignore {
+    // The host fails a flush of a device that is read-only, such as a snapshot of a ZFS volume.
+    let needs_no_flush = options.read_only || options.cache.flush_action() == FlushAction::Ignore;
+    if op == Operation::Flush && needs_no_flush {
         return Admission::Complete(Ok(()));
     }
     let ByteRange { start: ByteOffset(start), len } = op.range(bytes);

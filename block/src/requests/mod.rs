@@ -7,6 +7,7 @@
 
 mod admission;
 mod cancel;
+mod fast_push;
 mod fast_slot;
 mod result_copy;
 #[cfg(test)]
@@ -18,7 +19,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use self::admission::{Admission, admit, admits_transfer, check_promise, detect_zeroes};
+use self::admission::{Admission, admit, check_promise, detect_zeroes};
 use self::fast_slot::{FastSlot, SlotState};
 use self::result_copy::{copy_of, copy_of_error};
 use self::waiting::{MAX_ZEROING, Machines, QueueContext, Stage, Waiting};
@@ -26,8 +27,7 @@ use crate::discard::TransferCount;
 use crate::disk_state::OpenDisk;
 use crate::host_file::MAX_ZEROED_AT_ONCE;
 use crate::host_io::{
-    Effect, FastFilter, FastTransfer, HostCall, HostOp, Outcome, Progress, StateMachine,
-    single_call,
+    Effect, FastFilter, HostCall, HostOp, Outcome, Progress, StateMachine, single_call,
 };
 use crate::{Completion, EngineSetup, Operation, Request, Segments, total_len};
 
@@ -79,30 +79,6 @@ impl Requests {
         };
         requests.update_filter();
         Ok(requests)
-    }
-
-    /// Accepts a contiguous transfer that promises no durability and that the host takes as it is:
-    /// what most requests are. The transfer returned is to be submitted. `None` leaves the
-    /// request to [`Requests::push`].
-    #[inline(always)] // 26 instructions a request, by `make bench-gate`.
-    pub(crate) fn push_fast(&mut self, request: &Request<'_>) -> Option<FastTransfer> {
-        let &Request { tag, op, ref segments } = request;
-        let (state, at) =
-            SlotState::of(op).filter(|(state, _)| *state != SlotState::DurableWrite)?;
-        let &[segment] = segments.as_slice() else { return None };
-        let slot = self.fast.get_mut(usize::from(tag))?;
-        let bytes = u32::try_from(segment.len()).ok().filter(|bytes| *bytes != 0)?;
-        let is_write = state == SlotState::Write;
-        if slot.state != SlotState::Vacant
-            || !self.filter.accepts(&segment, at.0, is_write)
-            || !admits_transfer(&self.disk, at.0, bytes, is_write)
-        {
-            return None;
-        }
-        (slot.state, slot.bytes, slot.at, slot.contiguous) = (state, bytes, at, Some(segment));
-        self.submitted += 1;
-        self.transfers.submit();
-        Some(FastTransfer { base: segment.base(), bytes, at: at.0, is_write })
     }
 
     /// Accepts any request. A call that is returned is to be submitted; others come with

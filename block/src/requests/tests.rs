@@ -21,6 +21,10 @@ pub(crate) fn disk() -> SimulatedDisk {
 }
 
 fn disk_with(clock: Clock) -> SimulatedDisk {
+    disk_of(clock, DiskOptions::new(CacheMode::WriteBack))
+}
+
+fn disk_of(clock: Clock, options: DiskOptions) -> SimulatedDisk {
     let discard = DiscardLimits { granularity: GRANULE, alignment: 0, reads_zero: true };
     let parameters = SimulatedParameters {
         geometry: Geometry {
@@ -30,7 +34,7 @@ fn disk_with(clock: Clock) -> SimulatedDisk {
             optimal_io: 0,
             discard: Some(discard),
         },
-        options: DiskOptions::new(CacheMode::WriteBack),
+        options,
         block_device: false,
         host_block: 512,
     };
@@ -89,6 +93,25 @@ fn an_engine_reports_claiming_once_its_unclaimed_changes_have_completed() {
     assert_eq!(completed.iter().map(|done| done.tag).collect::<Vec<_>>(), [1, 2]);
     assert_eq!((before, after), (false, true), "granted once the zeroing has completed");
     assert_eq!(flush, Some(3));
+}
+
+#[test]
+fn a_flush_of_a_read_only_disk_completes_without_the_host() {
+    let kick = kick();
+    let setup = EngineSetup { depth: 1, memory: &[], kick: kick.as_fd() };
+    for read_only in [true, false] {
+        let options = DiskOptions { read_only, ..DiskOptions::new(CacheMode::WriteThrough) };
+        let disk = disk_of(Clock::simulated(), options).open_disk();
+        let mut requests = Requests::new(disk, &setup).unwrap();
+        push(&mut requests, 0, Operation::Flush);
+        let mut completed = Vec::new();
+        requests.take_completed(&mut completed);
+        let call = requests.next_call();
+        if call.is_some() {
+            requests.handle_result(0, 0);
+        }
+        assert_eq!((call.is_none(), completed.len() == 1), (read_only, read_only));
+    }
 }
 
 #[test]

@@ -35,6 +35,11 @@ impl SoftLimit {
         Self { percent, reached: AtomicBool::new(false) }
     }
 
+    /// Takes the state of another disk on the same store over.
+    pub(crate) fn adopt(&self, from: &Self) {
+        self.reached.store(from.reached.load(Ordering::Acquire), Ordering::Release);
+    }
+
     pub(crate) fn state(&self) -> SoftLimitState {
         SoftLimitState { percent: self.percent, reached: self.reached.load(Ordering::Acquire) }
     }

@@ -72,6 +72,15 @@ impl StoreStack {
         Ok(Self::walked_within(host, &facts, limit, spawn))
     }
 
+    /// As [`StoreStack::of`], but without the programs of ZFS: properties of ZFS are unknown.
+    ///
+    /// # Errors
+    ///
+    /// As [`StoreStack::of`].
+    pub(crate) fn without_programs(file: &File) -> io::Result<Self> {
+        Self::seen_by(&HostView { zfs: None, ..HostView::real() }, file)
+    }
+
     /// Walks the storage on a thread that `spawn` starts, and here without the programs of ZFS if
     /// that does not answer in time. The thread has no descriptor of the disk, whose lock it would
     /// keep.
@@ -111,6 +120,14 @@ impl StoreStack {
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         self.storeys().into_iter().flat_map(Storey::problems).collect()
+    }
+
+    /// The problems of storeys that are in the memory of this host: data that is only read is lost
+    /// there, too.
+    #[must_use]
+    pub fn memory_problems(&self) -> Vec<Problem> {
+        let in_memory = self.storeys().into_iter().filter(|storey| storey.is_in_memory());
+        in_memory.flat_map(Storey::problems).collect()
     }
 
     /// The worst consequence of the problems. The best one is no proof, but the absence of known

@@ -172,6 +172,15 @@ impl Storey {
         }
     }
 
+    /// Whether a power cut empties it, as it is in the memory of this host.
+    pub(super) fn is_in_memory(&self) -> bool {
+        match &self.kind {
+            StoreyKind::Memory => true,
+            StoreyKind::FileSystem(found) => matches!(found.fs_type.as_str(), "tmpfs" | "ramfs"),
+            _ => false,
+        }
+    }
+
     pub(crate) fn unknown(name: String, reason: impl Into<String>) -> Self {
         Self {
             kind: StoreyKind::Unknown(reason.into()),

@@ -20,7 +20,7 @@ use self::pool::Pool;
 use crate::disk_state::OpenDisk;
 use crate::host_io::HostCall;
 use crate::requests::Requests;
-use crate::{Completion, EngineSetup, IoEngine, OpenError, Request, Wake};
+use crate::{ByteOffset, Completion, EngineSetup, IoEngine, OpenError, Request, Segment, Wake};
 
 /// See the module's documentation.
 pub(crate) struct ThreadEngine<P: CallPool> {
@@ -99,6 +99,14 @@ impl<P: CallPool> IoEngine for ThreadEngine<P> {
         let tag = request.tag;
         let fast = self.requests.push_fast(&request).map(HostCall::from);
         match fast.or_else(|| self.requests.push(request)) {
+            Some(call) => self.pool.submit(tag, call),
+            None => self.submit_ready(),
+        }
+    }
+
+    fn push_contiguous(&mut self, tag: u16, segment: Segment, at: ByteOffset, is_write: bool) {
+        let fast = self.requests.push_contiguous(tag, segment, at, is_write).map(HostCall::from);
+        match fast.or_else(|| self.requests.push_segment(tag, segment, at, is_write)) {
             Some(call) => self.pool.submit(tag, call),
             None => self.submit_ready(),
         }

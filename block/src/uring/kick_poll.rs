@@ -29,6 +29,10 @@ impl KickPoll {
         Ok(Self { fd: fd.try_clone_to_owned()?, is_signalled: false, failed: None })
     }
 
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     /// Pushes the poll.
     pub(super) fn arm(&mut self, ring: &mut impl Ring) {
         if !push_poll(ring, self.fd.as_fd(), USER_DATA) {

@@ -7,24 +7,25 @@
 mod entry;
 mod kick_poll;
 mod ring;
+mod wake_signal;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use io_uring::squeue;
-use rustix::event::{EventfdFlags, eventfd};
 
 use self::kick_poll::KickPoll;
 use self::ring::KernelRing;
 pub(crate) use self::ring::push_poll;
 pub use self::ring::{Ring, RingResult};
+use self::wake_signal::WakeSignal;
 use crate::disk_state::OpenDisk;
 use crate::host_io::HostCall;
 use crate::requests::Requests;
-use crate::{Completion, EngineSetup, IoEngine, OpenError, Request, Wake};
+use crate::{ByteOffset, Completion, EngineSetup, IoEngine, OpenError, Request, Segment, Wake};
 
 /// See the module's documentation.
 pub(crate) struct UringEngine<R: Ring = KernelRing> {
@@ -32,8 +33,8 @@ pub(crate) struct UringEngine<R: Ring = KernelRing> {
     ring: R,
     requests: Requests,
     kick: KickPoll,
-    /// Signalled with each entry of the completion queue, once [`IoEngine::poll_fd`] was called.
-    signal: Option<OwnedFd>,
+    /// Once [`IoEngine::poll_fd`] was called.
+    signal: Option<WakeSignal>,
 }
 
 impl UringEngine {
@@ -186,6 +187,14 @@ impl<R: Ring> UringEngine<R> {
         }
     }
 
+    #[cold]
+    fn push_segment(&mut self, tag: u16, segment: Segment, at: ByteOffset, is_write: bool) {
+        match self.requests.push_segment(tag, segment, at, is_write) {
+            Some(call) => self.push_call(tag, &call),
+            None => self.submit_ready(),
+        }
+    }
+
     /// How long to sleep: until waiting requests come due.
     fn timeout(&self) -> Option<Duration> {
         let due = self.requests.due()?;
@@ -202,6 +211,13 @@ impl<R: Ring> IoEngine for UringEngine<R> {
         match self.requests.push_fast(&request) {
             Some(transfer) => self.push_entry(request.tag, entry::fast_entry(transfer)),
             None => self.push_other(request),
+        }
+    }
+
+    fn push_contiguous(&mut self, tag: u16, segment: Segment, at: ByteOffset, is_write: bool) {
+        match self.requests.push_contiguous(tag, segment, at, is_write) {
+            Some(transfer) => self.push_entry(tag, entry::fast_entry(transfer)),
+            None => self.push_segment(tag, segment, at, is_write),
         }
     }
 
@@ -239,20 +255,18 @@ impl<R: Ring> IoEngine for UringEngine<R> {
         let signal = match self.signal.take() {
             Some(signal) => signal,
             None => {
-                // Readable at first: results may be in the completion queue already.
-                let signal = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-                self.ring.signal_to(signal.as_fd())?;
+                let signal = WakeSignal::new(self.kick.as_fd())?;
+                self.ring.signal_to(signal.results())?;
                 signal
             }
         };
-        let signal: &OwnedFd = self.signal.insert(signal);
+        let signal: &WakeSignal = self.signal.insert(signal);
         Ok(signal.as_fd())
     }
 
     fn clear_poll_fd(&mut self) {
         if let Some(signal) = &self.signal {
-            // Would block if it was not signalled.
-            let _ = rustix::io::read(signal, &mut [0; 8]);
+            signal.clear();
         }
         self.kick.take();
     }

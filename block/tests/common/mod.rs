@@ -83,7 +83,7 @@ pub(crate) fn open(path: &Path, mode: CacheMode) -> RawFile {
 
 /// One engine and its kick descriptor.
 pub(crate) struct Rig {
-    engine: Box<dyn IoEngine>,
+    pub(crate) engine: Box<dyn IoEngine>,
     reaped: Vec<Completion>,
     pub(crate) kick: OwnedFd,
 }

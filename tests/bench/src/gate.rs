@@ -15,7 +15,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use block::{Backend, CacheMode, DiskOptions, LayeredDisk, RawFile, create_layer};
+use block::{
+    Backend, CacheMode, DiskOptions, LayeredDisk, RawFile, RecordedDisk, Recording, create_layer,
+};
 use devices::storage::{Protocol, QueueWorker};
 use devices::virtio::{ActiveQueue, Block, DeviceStatus, FaultReporter, Interrupt, Queue};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -23,14 +25,18 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::host::{self, folder};
 use super::load::{self, Events, LoadDriver};
 use super::ours;
-use super::workload::RANDOM_READS;
+use super::workload::{Direction, Order, RANDOM_READS, Workload};
 
 /// Limit of user instructions per 4 KiB read at queue depth 32.
 const MAX_INSTRUCTIONS: f64 = 570.0;
 /// Limit of user instructions that a layer adds to a read of blocks that one file answers for.
-const MAX_LAYER_INSTRUCTIONS: f64 = 140.0;
+const MAX_LAYER_INSTRUCTIONS: f64 = 65.0;
 /// Limit of system calls per 4 KiB read at queue depth 32.
 const MAX_SYSTEM_CALLS: f64 = 0.15;
+
+/// Writes, each to another block.
+const SCATTERED_WRITES: Workload =
+    Workload { direction: Direction::Write, order: Order::Scattered, ..RANDOM_READS };
 
 /// Suffixes of a raw disk, and of a layer over the one of the same name.
 const IMAGE: &str = "img";
@@ -124,19 +130,23 @@ fn play_under(tool: &mut Command, disk: &Path, batches: u64) -> Result<u64> {
 }
 
 /// Alternates driver and worker for `batches` batches of reads of the file `disk`, and prints the
-/// number of kicks.
+/// number of kicks. With `record` the disk is recorded in that log.
 ///
 /// # Errors
 ///
 /// If a system call or a read fails.
-pub(crate) fn play(disk: &Path, batches: u64) -> Result<()> {
+pub(crate) fn play(disk: &Path, batches: u64, writes: bool, record: Option<&Path>) -> Result<()> {
     let memory = load::guest_memory()?;
-    let options = DiskOptions::new(CacheMode::WriteBack).read_only();
-    let backend: Arc<dyn Backend> = if disk.extension() == Some(LAYER.as_ref()) {
+    let workload = if writes { SCATTERED_WRITES } else { RANDOM_READS };
+    let options = DiskOptions { read_only: !writes, ..DiskOptions::new(CacheMode::WriteBack) };
+    let mut backend: Arc<dyn Backend> = if disk.extension() == Some(LAYER.as_ref()) {
         Arc::new(LayeredDisk::open(disk, &disk.with_extension(IMAGE), &options)?)
     } else {
         Arc::new(RawFile::open(disk, &options)?)
     };
+    if let Some(log) = record {
+        backend = Arc::new(RecordedDisk::new(backend, Recording::start("gate", log)?));
+    }
     let capacity = backend.geometry().capacity;
     let block = Block::new("gate", "", 1, backend);
     block.negotiated(ours::FEATURES);
@@ -144,7 +154,7 @@ pub(crate) fn play(disk: &Path, batches: u64) -> Result<()> {
     let kick = Arc::new(EventFd::new(EFD_NONBLOCK)?);
     let line = Arc::new(EventFd::new(EFD_NONBLOCK)?);
     let events = Events { kick: ours::own(&kick)?, interrupt: ours::own(&line)? };
-    let mut driver = LoadDriver::new(&memory, events, &RANDOM_READS, capacity)?;
+    let mut driver = LoadDriver::new(&memory, events, &workload, capacity)?;
     let queue = Queue::new(&memory, load::LAYOUT, ours::FEATURES)?;
     let interrupt = Interrupt::fixed(line);
     let faults = FaultReporter::new(DeviceStatus::default(), interrupt.clone());
@@ -153,7 +163,7 @@ pub(crate) fn play(disk: &Path, batches: u64) -> Result<()> {
 
     ensure!(worker.round(), "the ring is empty before the driver starts");
     driver.offer_all()?;
-    let mut left = batches * u64::from(RANDOM_READS.depth);
+    let mut left = batches * u64::from(workload.depth);
     while left > 0 {
         driver.arm_interrupt()?;
         serve_queue(&mut worker)?;

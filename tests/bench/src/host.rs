@@ -170,7 +170,7 @@ impl InMemory {
             Command::new("mount").args(["-t", "tmpfs", "-o", "size=2g", "bench"]).arg(&made.memory),
         )?;
         let image = made.memory.join("image");
-        File::create(&image)?.set_len(1 << 30)?;
+        File::create(&image)?.set_len(3 << 30)?;
         let force = if kind == "xfs" { "-f" } else { "-F" };
         call(Command::new(format!("mkfs.{kind}")).args(["-q", force]).arg(&image))?;
         // The unmount detaches the loop device.

@@ -312,7 +312,7 @@ impl Offsets {
         let block_bytes = u64::from(workload.block_bytes);
         let state = match workload.order {
             Order::Random => 0x9e37_79b9_7f4a_7c15,
-            Order::Sequential => 0,
+            Order::Sequential | Order::Scattered => 0,
         };
         Self { order: workload.order, block_bytes, blocks: capacity / block_bytes, state }
     }
@@ -330,6 +330,11 @@ impl Offsets {
             Order::Sequential => {
                 self.state = (self.state + 1) % self.blocks;
                 self.state
+            }
+            Order::Scattered => {
+                self.state += 1;
+                // Any odd factor permutes the blocks; this one keeps neighbours far apart.
+                self.state.wrapping_mul(0x9e37_79b9) % self.blocks
             }
         };
         block * self.block_bytes

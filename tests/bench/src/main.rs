@@ -13,11 +13,14 @@ mod figures;
 mod fio;
 mod gate;
 mod host;
+mod layers;
 mod load;
 mod ours;
 mod qsd;
+mod record;
 mod report;
 mod small_trims;
+mod snapshots;
 mod trims;
 mod wake;
 mod workload;
@@ -30,7 +33,10 @@ use clap::{Parser, Subcommand};
 use compare::{Selection, bench, pauses};
 use copies::copies;
 use gate::{gate, play};
+use layers::layers;
+use record::record;
 use small_trims::small_trims;
+use snapshots::snapshots;
 use trims::trims;
 
 /// Measures the storage stack.
@@ -73,6 +79,23 @@ enum Action {
         #[arg(long, default_value_t = 7)]
         pairs: usize,
     },
+    /// Measure a recorded disk beside one that is not. Needs root.
+    Record {
+        /// Alternating pairs of runs of 0.7 s.
+        #[arg(long, default_value_t = 7)]
+        pairs: usize,
+    },
+    /// Measure a layer over an image, and qcow2 over it, beside the image. Needs root.
+    Layers {
+        /// Alternating runs of each.
+        #[arg(long, default_value_t = 7)]
+        pairs: usize,
+        /// Only cases whose names contain this.
+        #[arg(long = "only", default_value = "")]
+        case: String,
+    },
+    /// Measure for how long snapshots of four disks under load hold their requests.
+    Snapshots,
     /// Measure many small discards beside reads and writes. Needs root.
     SmallTrims {
         /// Alternating runs of each kind.
@@ -82,12 +105,18 @@ enum Action {
         #[arg(long)]
         store: Option<String>,
     },
-    /// Run batches of reads; the gate runs this under its counters.
+    /// Run batches of requests; the gate runs this under its counters.
     Play {
         /// The disk image.
         disk: PathBuf,
         /// Batches of as many requests as the queue depth.
         batches: u64,
+        /// Writes, each to another block and none behind the one before, in place of reads.
+        #[arg(long)]
+        writes: bool,
+        /// Record the disk in this log.
+        #[arg(long)]
+        record: Option<PathBuf>,
     },
 }
 
@@ -98,9 +127,14 @@ fn main() -> Result<()> {
         }
         Action::Gate => gate(),
         Action::Copies { pairs } => copies(pairs),
+        Action::Layers { pairs, case } => layers(pairs, &case),
+        Action::Record { pairs } => record(pairs),
+        Action::Snapshots => snapshots(),
         Action::Pauses => pauses(),
         Action::Trims { pairs, store } => trims(pairs, store.as_deref()),
         Action::SmallTrims { pairs, store } => small_trims(pairs, store.as_deref()),
-        Action::Play { disk, batches } => play(&disk, batches),
+        Action::Play { disk, batches, writes, record } => {
+            play(&disk, batches, writes, record.as_deref())
+        }
     }
 }

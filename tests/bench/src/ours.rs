@@ -47,7 +47,7 @@ pub(super) fn run_paced(
 ) -> Result<Figures> {
     let read_only = workload.direction == Direction::Read;
     let options = DiskOptions { read_only, ..DiskOptions::new(CacheMode::WriteBack) };
-    run_disk(path, &options, workload, duration, pause)
+    run_backend(Arc::new(RawFile::open(path, &options)?), workload, duration, pause)
 }
 
 /// As [`run`], on a disk with these options.
@@ -61,20 +61,23 @@ pub(super) fn run_with(
     workload: &Workload,
     duration: Duration,
 ) -> Result<Figures> {
-    run_disk(path, options, workload, duration, Duration::ZERO)
+    run_backend(Arc::new(RawFile::open(path, options)?), workload, duration, Duration::ZERO)
 }
 
-fn run_disk(
-    path: &Path,
-    options: &DiskOptions,
+/// As [`run_paced`], on this disk.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(super) fn run_backend(
+    backend: Arc<dyn Backend>,
     workload: &Workload,
     duration: Duration,
     pause: Duration,
 ) -> Result<Figures> {
     let memory = load::guest_memory()?;
-    let backend = RawFile::open(path, options)?;
     let capacity = backend.geometry().capacity;
-    let block = Block::new("bench", "", 1, Arc::new(backend));
+    let block = Block::new("bench", "", 1, backend);
     let stats = Arc::clone(block.stats().first().context("the disk has no queue")?);
     let machine = Machine::with_memory(memory.clone(), vec![Box::new(block)]);
     let events = start(&machine)?;
@@ -96,7 +99,7 @@ fn run_disk(
 }
 
 /// Initializes the device with the load generator's ring.
-fn start(machine: &Arc<Machine>) -> Result<Events> {
+pub(super) fn start(machine: &Arc<Machine>) -> Result<Events> {
     let device = Device::find(machine, 1);
     ensure!(
         device.negotiate(device.offered_features() & FEATURES),

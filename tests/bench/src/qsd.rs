@@ -23,6 +23,28 @@ use super::workload::{Cpus, Direction, Workload};
 use fixtures::wait_for;
 use fixtures::{OwnedChild, killed_with_parent};
 
+/// The format of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Raw,
+    Qcow2,
+}
+
+impl Format {
+    /// The daemon's block device over the image, with the name `disk`.
+    fn node(self, path: &Path) -> String {
+        let (path, file) = (path.display(), "aio=io_uring,cache.direct=off,auto-read-only=on");
+        match self {
+            Self::Raw => format!("file,node-name=disk,filename={path},{file}"),
+            Self::Qcow2 => {
+                let file: Vec<_> = file.split(',').map(|key| format!("file.{key}")).collect();
+                let file = file.join(",");
+                format!("qcow2,node-name=disk,file.driver=file,file.filename={path},{file}")
+            }
+        }
+    }
+}
+
 /// The daemon and the connection to its export. Dropping it kills the daemon.
 struct Daemon {
     child: OwnedChild,
@@ -33,7 +55,7 @@ impl Daemon {
     /// Starts the daemon on the file `path` with io_uring through the page cache. Its I/O thread
     /// polls only with two CPUs, for the default time: on one CPU it would keep the driver from
     /// running.
-    fn start(path: &Path, workload: &Workload) -> Result<Self> {
+    fn start(path: &Path, format: Format, workload: &Workload) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let socket = folder.path().join("export");
         let writable = if workload.direction == Direction::Write { "on" } else { "off" };
@@ -42,10 +64,7 @@ impl Daemon {
             killed_with_parent("qemu-storage-daemon")
             .args(["--object", &format!("iothread,id=io,poll-max-ns={poll_ns}")])
             .arg("--blockdev")
-            .arg(format!(
-                "file,node-name=disk,filename={},aio=io_uring,cache.direct=off,auto-read-only=on",
-                path.display()
-            ))
+            .arg(format.node(path))
             .arg("--export")
             .arg(format!(
                 "vhost-user-blk,id=export,node-name=disk,iothread=io,writable={writable},num-queues=1,\
@@ -105,15 +124,30 @@ impl Daemon {
     }
 }
 
-/// Runs a workload on the file `path`.
+/// Runs a workload on the raw image `path`.
 ///
 /// # Errors
 ///
 /// If the daemon does not start or a request fails.
 pub(super) fn run(path: &Path, workload: &Workload, duration: Duration) -> Result<Figures> {
-    let memory = load::shared_guest_memory()?;
-    let mut daemon = Daemon::start(path, workload)?;
     let capacity = File::open(path)?.metadata()?.len();
+    run_format(path, Format::Raw, capacity, workload, duration)
+}
+
+/// As [`run`], on an image of `capacity` bytes with this format.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(super) fn run_format(
+    path: &Path,
+    format: Format,
+    capacity: u64,
+    workload: &Workload,
+    duration: Duration,
+) -> Result<Figures> {
+    let memory = load::shared_guest_memory()?;
+    let mut daemon = Daemon::start(path, format, workload)?;
     // The driver lays out the ring before the daemon maps it.
     let _elsewhere = workload.move_driver()?;
     let mut driver = LoadDriver::new(&memory, daemon.connect(&memory)?, workload, capacity)?;

@@ -16,6 +16,8 @@ pub(super) enum Direction {
 pub(super) enum Order {
     Random,
     Sequential,
+    /// Each block once, and none behind the one before, if their number is a power of two.
+    Scattered,
 }
 
 /// File system of the disk image.
@@ -120,8 +122,8 @@ impl Workload {
     /// The value of fio's `--rw`.
     pub(super) fn fio_name(&self) -> &'static str {
         match (self.order, self.direction) {
-            (Order::Random, Direction::Read) => "randread",
-            (Order::Random, Direction::Write) => "randwrite",
+            (Order::Random | Order::Scattered, Direction::Read) => "randread",
+            (Order::Random | Order::Scattered, Direction::Write) => "randwrite",
             (Order::Sequential, Direction::Read) => "read",
             (Order::Sequential, Direction::Write) => "write",
         }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use block::{
     Backend, BackingSpace, ByteOffset, ByteRange, CacheMode, Completion, Crossing, DiscardStats,
     DiskStatus, EngineChoice, EngineSetup, Extent, Geometry, IoEngine, Miscompare, OpenError,
-    Operation, Request, ResizeError, Segments, Wake, gather, scatter, total_len,
+    Operation, Request, ResizeError, Segment, Segments, Wake, gather, scatter, total_len,
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -293,6 +293,7 @@ impl Backend for TestDisk {
             discards: DiscardStats::default(),
             store: block::StoreFacts::default(),
             soft_limit: None,
+            ephemeral: None,
         }
     }
 
@@ -321,6 +322,10 @@ impl Backend for TestDisk {
         let mut state = self.state();
         state.syncs += 1;
         state.failures.pop_front().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
     }
 }
 
@@ -366,6 +371,11 @@ impl IoEngine for Engine {
             self.pushed.len() + self.submitted.len() <= self.depth,
             "no more requests than the queue depth"
         );
+    }
+
+    fn push_contiguous(&mut self, tag: u16, segment: Segment, at: ByteOffset, is_write: bool) {
+        let op = Operation::volatile_transfer(at, is_write);
+        self.push(Request { tag, op, segments: &mut vec![segment] });
     }
 
     fn submit(&mut self) -> io::Result<()> {

@@ -17,30 +17,41 @@ const FIO_TIMEOUT: Duration = Duration::from_secs(900);
 /// Time limit for the guest to fill the store.
 const FULL_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// A guest with the disk `data` of 64 MiB on a file system of the host with less free space.
-struct SmallStore<'host> {
+/// A guest with the disk `data` on a file system of the host with less free space.
+pub(crate) struct SmallStore<'host> {
     host: &'host Host,
-    guest: Guest<'host>,
+    pub(crate) guest: Guest<'host>,
 }
 
 impl<'host> SmallStore<'host> {
+    /// With a raw disk of 64 MiB.
     fn start(host: &'host Host, file_system: &str, settings: &str) -> Result<Self> {
-        let scratch = host.scratch("ext4")?;
+        let small = Self::make(host, file_system, &host.scratch("ext4")?)?;
+        host.run(&format!("truncate -s 64M {small}/data.img"))?;
+        Self::boot(host, &disk("data", &format!("{small}/data.img"), settings))
+    }
+
+    /// Makes the file system, with 12 MiB of free space, and returns its mount point.
+    pub(crate) fn make(host: &Host, file_system: &str, scratch: &str) -> Result<String> {
         let small = host.path("small");
         // Holes below the loop device are filled again: above a sparse file no buffered write is
         // held.
         let options = match file_system {
-            "ext4" => "-F -E nodiscard,lazy_itable_init=0",
+            "ext4" => "-F -m 0 -E nodiscard,lazy_itable_init=0",
             _ => "-f -K",
         };
         // XFS needs 300 MiB. The ballast leaves 12 MiB free.
         host.run(&format!(
             "modprobe loop; fallocate -l 320M {scratch}/small && mkfs.{file_system} -q {options} {scratch}/small && fallocate -l 320M {scratch}/small && mkdir {small} && \
-             mount -o loop {scratch}/small {small} && truncate -s 64M {small}/data.img && \
+             mount -o loop {scratch}/small {small} && \
              fallocate -l $(( ($(stat -f -c '%a * %S' {small})) - (12 << 20) )) {small}/ballast"
         ))?;
-        let tables = disk("data", &format!("{small}/data.img"), settings);
-        let tables = tables + &control_socket::table(host);
+        Ok(small)
+    }
+
+    /// Boots the guest with this disk.
+    pub(crate) fn boot(host: &'host Host, disk: &str) -> Result<Self> {
+        let tables = disk.to_owned() + &control_socket::table(host);
         let config = host.guest_config(2, "512MiB", "initramfs-tools", "", &tables);
         let guest = host.boot(&config)?;
         Ok(Self { host, guest })
@@ -50,11 +61,11 @@ impl<'host> SmallStore<'host> {
         control_socket::ctl(self.host, arguments)
     }
 
-    fn disk(&self) -> Result<Value> {
+    pub(crate) fn disk(&self) -> Result<Value> {
         control_socket::stats(self.host, "data")
     }
 
-    fn wait_until_held(&self) -> Result<Value> {
+    pub(crate) fn wait_until_held(&self) -> Result<Value> {
         let start = Instant::now();
         loop {
             let held = self.disk()?["enospc_hold"].clone();
@@ -64,6 +75,31 @@ impl<'host> SmallStore<'host> {
             ensure!(start.elapsed() < FULL_TIMEOUT, "no request is held: {}", self.ctl("status")?);
             thread::sleep(Duration::from_millis(200));
         }
+    }
+
+    /// Starts the `fio` job `full` on the disk, with these parameters.
+    pub(crate) fn start_fio(&self, parameters: &str) -> Result<()> {
+        self.guest.run(&format!(
+            "fio --name=full --filename=/dev/vda --ioengine=libaio --direct=1 --iodepth=8 --rw=randwrite {parameters} \
+             --verify=crc32c --verify_fatal=1 --do_verify=1 --end_fsync=1 --output-format=terse --terse-version=3 \
+             >/run/fio.out 2>/run/fio.err & echo $! >/run/fio.pid"
+        ))?;
+        Ok(())
+    }
+
+    /// Frees space: the held writes resume, and fio verifies its data.
+    pub(crate) fn free_space_and_finish(&self) -> Result<()> {
+        self.host.run(&format!("rm {}", self.host.path("small/ballast")))?;
+        let wait = "while kill -0 $(cat /run/fio.pid) 2>/dev/null; do sleep 1; done";
+        self.guest.run_for(wait, FIO_TIMEOUT)?;
+        let output = self.guest.run("cat /run/fio.out /run/fio.err")?;
+        assert!(output.contains("3;fio-") && output.contains(";full;0;0;"), "fio failed: {output}");
+        let disk = self.disk()?;
+        assert!(disk["enospc_hold"].is_null(), "{disk}");
+        assert_eq!(disk["total"]["requests"]["write"]["errors"], 0);
+        assert_eq!(disk["total"]["requests"]["flush"]["errors"], 0);
+        assert_eq!(disk["lost_writes"], false);
+        Ok(())
     }
 
     fn uptime(&self) -> Result<f64> {
@@ -85,11 +121,7 @@ fn full_host_holds_writes(file_system: &str, cache: &str) -> Result<()> {
     let settings =
         format!("cache = \"{cache}\"\non_enospc = \"hold\"\nhold_deadline = \"60m\"\nqueues = 2");
     let store = SmallStore::start(&host, file_system, &settings)?;
-    store.guest.run(
-        "fio --name=full --filename=/dev/vda --ioengine=libaio --direct=1 --iodepth=8 --rw=randwrite --bs=64k --size=40m \
-         --verify=crc32c --verify_fatal=1 --do_verify=1 --end_fsync=1 --output-format=terse --terse-version=3 \
-         >/run/fio.out 2>/run/fio.err & echo $! >/run/fio.pid",
-    )?;
+    store.start_fio("--bs=64k --size=40m")?;
 
     let held = store.wait_until_held()?;
     println!("{file_system}, cache = {cache}: {held}\n{}", store.ctl("status")?);
@@ -123,18 +155,7 @@ fn full_host_holds_writes(file_system: &str, cache: &str) -> Result<()> {
         metrics.contains("bulkhead_disk_enospc_hold_age_seconds{disk=\"data\",error=\"ENOSPC\"} ")
     );
 
-    // With free space, the held writes resume and fio verifies its data.
-    host.run(&format!("rm {}", host.path("small/ballast")))?;
-    store
-        .guest
-        .run_for("while kill -0 $(cat /run/fio.pid) 2>/dev/null; do sleep 1; done", FIO_TIMEOUT)?;
-    let output = store.guest.run("cat /run/fio.out /run/fio.err")?;
-    assert!(output.contains("3;fio-") && output.contains(";full;0;0;"), "fio failed: {output}");
-    let disk = store.disk()?;
-    assert!(disk["enospc_hold"].is_null(), "{disk}");
-    assert_eq!(disk["total"]["requests"]["write"]["errors"], 0);
-    assert_eq!(disk["total"]["requests"]["flush"]["errors"], 0);
-    assert_eq!(disk["lost_writes"], false);
+    store.free_space_and_finish()?;
     assert_eq!(store.guest.power_off()?, 0);
     let log = store.guest.vmm_output()?;
     assert_eq!(

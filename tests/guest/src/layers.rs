@@ -69,3 +69,30 @@ fn guests_share_a_base_and_keep_their_changes() -> Result<()> {
     host.run(&format!("{} layer info {scratch}/three.layer", host.path("bulkhead")))?;
     Ok(())
 }
+
+/// The base is a block device.
+#[test]
+fn debian_boots_from_layers_over_one_base() -> Result<()> {
+    let host = Host::start("layers-debian")?;
+    let (scratch, debian) = (host.scratch("ext4")?, host.debian()?);
+    let root = "root=/dev/vda systemd.default_timeout_start_sec=900";
+    let keys = format!("base = \"{debian}\"\ncreate = true\ncache = \"none\"");
+    let config = |name: &str| {
+        let tables = disk("root", &format!("{scratch}/{name}.layer"), &keys);
+        host.guest_config(1, "384MiB", "initramfs", root, &tables)
+    };
+    let (one, two) = (host.boot(&config("one"))?, host.boot(&config("two"))?);
+    for (guest, name) in [(&one, "one"), (&two, "two")] {
+        assert_eq!(guest.run("systemctl is-system-running --wait")?.trim(), "running", "{name}");
+        guest.run(&format!("echo {name} >/root/name && sync /root/name"))?;
+    }
+    for (guest, name) in [(&one, "one"), (&two, "two")] {
+        guest.run("echo 3 >/proc/sys/vm/drop_caches")?;
+        assert_eq!(guest.run("cat /root/name")?.trim(), name);
+        guest.signal("TERM")?;
+        assert_eq!(guest.wait_exit(EXIT_TIMEOUT)?, 0);
+        let check = format!("{} layer check {scratch}/{name}.layer", host.path("bulkhead"));
+        host.run(&check)?;
+    }
+    Ok(())
+}

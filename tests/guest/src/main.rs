@@ -6,6 +6,7 @@
 
 mod boot;
 mod chaos;
+mod commits;
 mod console;
 mod control;
 mod control_socket;
@@ -15,6 +16,7 @@ mod enospc;
 mod enospc_stores;
 mod flush_proof;
 mod lab_smoke;
+mod layer_commands;
 mod layers;
 mod network;
 mod panic;
@@ -22,6 +24,7 @@ mod scsi;
 mod scsi_hotplug;
 mod serve;
 mod sick_pool;
+mod snapshots;
 mod stable_copies;
 mod startup;
 mod thin;

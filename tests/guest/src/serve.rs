@@ -1,6 +1,8 @@
 //! A guest under QEMU whose disk is served by `bulkhead serve`, which is killed and restarted
 //! meanwhile.
 
+use std::fs::File;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,11 +19,15 @@ fn guest(served: &ServeProcess, name: &str) -> Result<EmulatedGuest> {
 }
 
 /// While the guest writes, the back-end is killed twice and terminated once: no write fails, and
-/// the data is complete in the guest and in the image.
+/// the data is complete in the guest and in the layer.
 #[test]
 fn qemu_guest_keeps_writing_across_backend_restarts() -> Result<()> {
     let started = Instant::now();
-    let mut served = ServeProcess::start(64 * MIB, "");
+    let folder = tempfile::tempdir()?;
+    let [base, layer, image] = ["base", "layer", "image"].map(|name| folder.path().join(name));
+    File::create(&base)?.set_len(64 * MIB)?;
+    let keys = format!("base = \"{}\"\ncreate = true\n", base.display());
+    let mut served = ServeProcess::start_at(&layer, &keys);
     let guest = guest(&served, "serve-killed")?;
     println!("guest up after {:.1} s", started.elapsed().as_secs_f64());
     guest.run("dd if=/dev/urandom of=/tmp/data bs=1M count=32 2>/dev/null")?;
@@ -49,13 +55,16 @@ fn qemu_guest_keeps_writing_across_backend_restarts() -> Result<()> {
     guest.run("dd if=/dev/vda bs=1M count=32 iflag=direct 2>/dev/null | cmp - /tmp/data")?;
     assert_eq!(guest.run("dmesg | grep -ci 'i/o error' || true")?.trim(), "0");
     let sum = guest.run("sha256sum </tmp/data")?;
-    let image = served.image();
-    let ours = std::process::Command::new("sh")
+    ensure!(served.pid() != pid, "the process was not replaced");
+    served.terminate();
+    let paths = [&layer, &image].map(|path| path.display().to_string());
+    let run = served.command(&["layer", "flatten", &paths[0], &paths[1]]).output()?;
+    ensure!(run.status.success(), "{run:?}");
+    let ours = Command::new("sh")
         .args(["-c", "head -c 33554432 \"$0\" | sha256sum"])
         .arg(&image)
         .output()?;
     assert_eq!(sum.trim(), String::from_utf8_lossy(&ours.stdout).trim());
-    ensure!(served.pid() != pid, "the process was not replaced");
     println!("done after {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
 }

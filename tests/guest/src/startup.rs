@@ -8,7 +8,7 @@ use lab::{CMDLINE, Host, bulkhead_binary, disk};
 
 const GUEST_KIB: u64 = 128 << 10;
 /// Limit of the monitor's own memory, with one disk.
-const MOST_KIB: u64 = 5632;
+const MOST_KIB: u64 = 5120;
 
 /// Resident memory of guest 0's monitor without the guest's memory, which is resident from the
 /// start.

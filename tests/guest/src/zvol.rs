@@ -281,3 +281,43 @@ fn check_soft_limit_requires_zfs(host: &Host, path: &str) -> Result<()> {
     assert!(refused.status != 0 && refused.text.contains("cannot run `zfs`"), "{}", refused.text);
     Ok(())
 }
+
+/// A snapshot of a volume as the base of a layer: the guest's changes go to the layer, and those of
+/// the volume are not seen.
+#[test]
+fn a_snapshot_of_a_volume_is_the_base_of_a_layer() -> Result<()> {
+    let host = Host::start_with_zfs("zvol-layer")?;
+    let volume = host.volume("base", "64M", "-b 16k")?;
+    host.run(&format!(
+        "mkfs.ext4 -q -F -d /etc {volume} && zfs set snapdev=visible tank/base && zfs snapshot tank/base@clean && udevadm settle"
+    ))?;
+    let (base, layer) = (format!("{volume}@clean"), "/scratch/vm.layer");
+    let sum = host.run(&format!("sha256sum <{base}"))?;
+    let keys = format!("base = \"{base}\"\ncreate = true\ncache = \"none\"");
+    let config = host.small_guest(1, &disk("data", layer, &keys));
+    let guest = host.boot(&config)?;
+    // A machine of its own could use the volume meanwhile.
+    host.run(&format!("dd if=/dev/urandom of={volume} bs=1M count=64 conv=fsync 2>/dev/null"))?;
+    guest.run("mount /dev/vda /mnt && test -e /mnt/passwd && rm -r /mnt/apt && echo new >/mnt/new && fstrim /mnt")?;
+    let files = guest
+        .run("cd /mnt && find . -type f | sort | xargs cat | sha256sum; cd / && umount /mnt")?;
+    assert_eq!(guest.power_off()?, 0);
+    drop(guest);
+
+    let guest = host.boot(&config)?;
+    let again = guest.run(
+        "mount /dev/vda /mnt && cd /mnt && find . -type f | sort | xargs cat | sha256sum; cd /",
+    )?;
+    assert_eq!(again, files);
+    assert_eq!(guest.power_off()?, 0);
+    drop(guest);
+    assert_eq!(host.run(&format!("sha256sum <{base}"))?, sum);
+    host.run(&format!("{} layer check {layer}", host.path("bulkhead")))?;
+
+    // Another snapshot of the same size has other content.
+    host.run("zfs destroy tank/base@clean && zfs snapshot tank/base@clean && udevadm settle")?;
+    let file = host.write("changed.toml", &config)?;
+    let output = host.try_run(&format!("{} check {file}", host.path("bulkhead")))?;
+    ensure!(output.status != 0 && output.text.contains("has changed"), "{}", output.text);
+    Ok(())
+}

@@ -16,7 +16,7 @@ use super::console::Output;
 use super::host::Host;
 use super::logs::{fresh_logs, tail};
 use super::products::Lab;
-use super::qemu::{Machine, Start};
+use super::qemu::{Machine, Start, Variant};
 
 /// Starts of a machine that hangs. With `-icount`, QEMU's SVM hangs at times, under any virtual
 /// machine monitor (docs/lab.md).
@@ -82,7 +82,7 @@ impl Machine {
         let dir = Self::data_disks()?;
         fs::copy(archive, dir.path().join("inbox"))?;
         File::options().write(true).open(dir.path().join("inbox"))?.set_len(1 << 30)?;
-        Self::start_in(lab, Start::Deterministic, logs, dir)
+        Self::start_in(lab, Start::Deterministic, logs, dir, Variant::default())
     }
 }
 

@@ -63,6 +63,19 @@ impl Host {
         Ok(Guest { host: self, number, console })
     }
 
+    /// Continues the guest with the given number, 0 to 2, that was stopped when this host was
+    /// saved.
+    pub fn saved_guest(&self, number: usize) -> Result<Guest<'_>> {
+        let port = self.guest_port(number)?.context("a saved host is an emulated one")?;
+        let name = format!("guest {number}");
+        let log = self.logs().join(format!("guest{number}.log"));
+        let console = Console::new(&name, port, &log)?;
+        self.ports_in_use.borrow_mut().push(number);
+        let guest = Guest { host: self, number, console };
+        guest.signal("CONT")?;
+        Ok(guest)
+    }
+
     fn free_port(&self) -> Result<usize> {
         let used = self.ports_in_use.borrow();
         (0..GUEST_PORTS)
@@ -147,6 +160,31 @@ impl Guest<'_> {
             "the monitor has exited with status {status}; {}",
             self.report()
         );
+        Ok(())
+    }
+
+    /// Takes each line that starts with `start` until the console is closed, as it is when the
+    /// power of the host is cut. Gives up after `patience` without a line.
+    pub fn lines_until_cut(&self, start: &str, patience: Duration) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        loop {
+            match self.console.poll_line(start, patience) {
+                Ok(Some((line, _))) => lines.push(line),
+                Ok(None) => bail!("guest {}: its console is open after the power cut", self.number),
+                Err(_) => return Ok(lines),
+            }
+        }
+    }
+
+    /// Stops the monitor and leaves it without a console, in a host that is to be saved: QEMU does
+    /// not restore a processor that executes a guest.
+    pub fn leave_stopped(self) -> Result<()> {
+        self.signal("STOP")?;
+        self.host.run(&format!(
+            "until grep -q '^State:.*stopped' /proc/$(cat {})/status; do sleep 0.02; done",
+            self.file("pid")
+        ))?;
+        std::mem::forget(self);
         Ok(())
     }
 

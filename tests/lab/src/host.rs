@@ -21,7 +21,7 @@ use super::direct;
 use super::logs::{fresh_logs, tail};
 use super::products::Lab;
 use super::program::bulkhead_binary;
-use super::qemu::{Machine, Start};
+use super::qemu::{Machine, Start, Variant};
 use fixtures::OwnedChild;
 
 /// Default time limit of a command. L1 is about 17 times slower than a real machine; only a failing
@@ -36,8 +36,9 @@ pub(super) enum HostKind {
 
 impl HostKind {
     /// A restored L1.
-    pub(super) fn nested(lab: &Lab, logs: &Path) -> Result<Self> {
-        let machine = Machine::start(lab, Start::Restored, logs)?;
+    pub(super) fn nested(lab: &Lab, logs: &Path, variant: Variant<'_>) -> Result<Self> {
+        let disks = Machine::data_disks()?;
+        let machine = Machine::start_in(lab, Start::Restored, logs, disks, variant)?;
         let port = machine.command_port.try_clone()?;
         let console = Console::new("the lab's host", port, &logs.join("commands.log"))?;
         Ok(Self::Nested { machine: Box::new(RefCell::new(machine)), console })
@@ -46,8 +47,8 @@ impl HostKind {
 
 /// The machine a scenario runs on.
 pub struct Host {
-    kind: HostKind,
-    lab: Lab,
+    pub(super) kind: HostKind,
+    pub(super) lab: Lab,
     logs: PathBuf,
     pub(super) ports_in_use: RefCell<Vec<usize>>,
 }
@@ -60,7 +61,7 @@ impl Host {
         let kind = if direct::is_enabled(&lab)? {
             HostKind::Direct { dir: tempfile::Builder::new().prefix("bulkhead-lab-").tempdir()? }
         } else {
-            HostKind::nested(&lab, &logs)?
+            HostKind::nested(&lab, &logs, Variant::default())?
         };
         Self::with_kind(kind, lab, logs)
     }

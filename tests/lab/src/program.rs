@@ -5,18 +5,17 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// Path of the program under test: `BULKHEAD_BIN`, else a release build of this tree.
+/// Path of the program under test: `BULKHEAD_BIN`, else `make build` of this tree.
 pub fn bulkhead_binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("BULKHEAD_BIN") {
         return Ok(path.into());
     }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args(["build", "--quiet", "--release", "--package", "vmm", "--bin", "bulkhead"])
+    let status = Command::new("make")
+        .args(["--silent", "build"])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
         .status()
-        .context("running cargo")?;
-    ensure!(status.success(), "bulkhead does not build");
+        .context("running make")?;
+    ensure!(status.success(), "`make build` failed");
     Ok(target_folder().join("release/bulkhead"))
 }
 

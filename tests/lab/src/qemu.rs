@@ -43,6 +43,16 @@ pub(super) enum Start {
     Deterministic,
 }
 
+/// Differences from the lab's own L1.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Variant<'path> {
+    /// The saved state to restore, instead of the lab's snapshot.
+    pub(super) state: Option<&'path Path>,
+    /// The unix socket of an NBD server and the name of its export: the disk `scratch`, with the
+    /// cache mode `writeback`, so that flushes reach the server.
+    pub(super) scratch: Option<(&'path Path, &'path str)>,
+}
+
 /// The properties of the machine that a snapshot depends on.
 pub(super) fn shape() -> String {
     format!("{MACHINE} {NESTED} {APPEND} {DISKS:?} debian {GUEST_PORTS}")
@@ -99,7 +109,7 @@ pub(super) struct Machine {
 impl Machine {
     /// Starts QEMU with empty data disks. The console and QEMU's messages go to `logs`.
     pub(super) fn start(lab: &Lab, start: Start, logs: &Path) -> Result<Self> {
-        Self::start_in(lab, start, logs, Self::data_disks()?)
+        Self::start_in(lab, start, logs, Self::data_disks()?, Variant::default())
     }
 
     /// Makes a folder of empty data disks.
@@ -111,12 +121,13 @@ impl Machine {
         Ok(dir)
     }
 
-    /// As `start`, with the data disks in `dir`.
+    /// As `start`, with the data disks in `dir` and other differences.
     pub(super) fn start_in(
         lab: &Lab,
         start: Start,
         logs: &Path,
         dir: tempfile::TempDir,
+        variant: Variant<'_>,
     ) -> Result<Self> {
         fs::create_dir_all(logs)?;
         let names: Vec<String> = ["qmp", "cmd"]
@@ -134,7 +145,7 @@ impl Machine {
             .collect::<Result<Vec<_>>>()?;
         let log = File::create(logs.join("qemu.log"))?;
         let qemu = command(&lab.root)
-            .args(arguments(lab, start, dir.path(), logs))
+            .args(arguments(lab, start, dir.path(), logs, variant))
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
@@ -262,23 +273,36 @@ impl Machine {
     }
 }
 
-fn arguments(lab: &Lab, start: Start, dir: &Path, logs: &Path) -> Vec<String> {
+fn arguments(
+    lab: &Lab,
+    start: Start,
+    dir: &Path,
+    logs: &Path,
+    variant: Variant<'_>,
+) -> Vec<String> {
     let mut line: Vec<String> = Vec::new();
     let mut add = |words: &str| line.extend(words.split(' ').map(str::to_owned));
     add(MACHINE);
     add(if start == Start::Deterministic { DETERMINISTIC } else { NESTED });
     add(&format!("-serial file:{}", logs.join("console.log").display()));
-    let drive = |name: &str, file: &Path, more: &str| {
+    let drive = |name: &str, file: &str, more: &str| {
         format!(
-            "-drive if=none,id={name},file={},format=raw,discard=unmap,{more} -device virtio-blk-pci,drive={name},serial={name}",
-            file.display()
+            "-drive if=none,id={name},file={file},format=raw,discard=unmap,{more} -device virtio-blk-pci,drive={name},serial={name}",
         )
     };
-    add(&drive("root", &lab.image.join("root.img"), "cache=unsafe,readonly=on"));
+    let file = |path: &Path| path.display().to_string();
+    add(&drive("root", &file(&lab.image.join("root.img")), "cache=unsafe,readonly=on"));
     for (name, _) in DISKS {
-        add(&drive(name, &dir.join(name), "cache=unsafe"));
+        add(&match variant.scratch {
+            Some((socket, export)) if name == "scratch" => drive(
+                name,
+                &format!("nbd:unix:{}:exportname={export}", file(socket)),
+                "cache=writeback",
+            ),
+            _ => drive(name, &file(&dir.join(name)), "cache=unsafe"),
+        });
     }
-    add(&drive("debian", &lab.debian.join("debian.img"), "cache=unsafe,snapshot=on"));
+    add(&drive("debian", &file(&lab.debian.join("debian.img")), "cache=unsafe,snapshot=on"));
     add(&format!("-chardev socket,id=qmp,path={}", dir.join("qmp.sock").display()));
     add("-mon chardev=qmp,mode=control -device virtio-serial-pci");
     for name in ["cmd".to_owned()].into_iter().chain((0..GUEST_PORTS).map(|n| format!("guest{n}")))
@@ -298,10 +322,8 @@ fn arguments(lab: &Lab, start: Start, dir: &Path, logs: &Path) -> Vec<String> {
     let mut all = line;
     all.extend(["-append".to_owned(), format!("{APPEND}{unattended}")]);
     if start == Start::Restored {
-        all.extend([
-            "-incoming".to_owned(),
-            format!("file:{}", lab.snapshot.join("state").display()),
-        ]);
+        let state = variant.state.map_or_else(|| lab.snapshot.join("state"), Path::to_owned);
+        all.extend(["-incoming".to_owned(), format!("file:{}", state.display())]);
     }
     all
 }

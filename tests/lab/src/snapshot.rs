@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::cache::Key;
 use super::console::Console;
+use super::logs::tail;
 use super::products::Lab;
 use super::qemu::{self, Machine, Start};
 
@@ -30,7 +31,10 @@ pub(super) fn take(lab: &Lab, out: &Path) -> Result<()> {
         machine.command_port.try_clone()?,
         &out.join("commands.log"),
     )?;
-    console.wait_line("##READY", Duration::from_secs(180))?;
+    let ready = console.wait_line("##READY", Duration::from_secs(180));
+    ready.with_context(|| {
+        format!("its console ends with:\n{}", tail(&out.join("console.log"), 10))
+    })?;
     let output = console.run(PREPARE, Duration::from_secs(60))?;
     anyhow::ensure!(output.status == 0, "preparing the lab's host failed: {}", output.text);
     machine.save(&out.join("state"))

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use super::host::{Host, HostKind};
 use super::logs::fresh_logs;
 use super::products::Lab;
+use super::qemu::Variant;
 
 impl Host {
     /// Starts a host for the scenario `name` with the ZFS pool `tank` in a file on the scratch
@@ -13,21 +14,26 @@ impl Host {
     /// kernel.
     pub fn start_with_zfs(name: &str) -> Result<Self> {
         let lab = Lab::find()?;
-        let archive = lab.zfs()?;
         let logs = fresh_logs(name)?;
-        let host = Self::with_kind(HostKind::nested(&lab, &logs)?, lab, logs)?;
-        let archive = host.put(&archive, "zfs.tar")?;
-        // By default the ARC would take half of the memory.
-        host.run(&format!(
-            "tar -xf {archive} -C / && rm {archive} && ldconfig && udevadm control --reload && cd /usr/lib/modules/$(uname -r)/extra && \
-             insmod ./spl.ko && insmod ./zfs.ko zfs_arc_max=536870912 && udevadm settle"
-        ))?;
+        let host = Self::with_kind(HostKind::nested(&lab, &logs, Variant::default())?, lab, logs)?;
+        host.load_zfs()?;
         // In a file: zpool would partition a disk, and udev removes the device nodes for a moment.
         let pool = format!("{}/tank", host.scratch("ext4")?);
         host.run(&format!(
             "truncate -s 7G {pool} && zpool create -O compression=off -O mountpoint=none tank {pool}"
         ))?;
         Ok(host)
+    }
+
+    /// Loads ZFS in an emulated host. Builds it if it is missing.
+    pub fn load_zfs(&self) -> Result<()> {
+        let archive = self.put(&self.lab.zfs()?, "zfs.tar")?;
+        // By default the ARC would take half of the memory.
+        self.run(&format!(
+            "tar -xf {archive} -C / && rm {archive} && ldconfig && udevadm control --reload && cd /usr/lib/modules/$(uname -r)/extra && \
+             insmod ./spl.ko && insmod ./zfs.ko zfs_arc_max=536870912 && udevadm settle"
+        ))?;
+        Ok(())
     }
 
     /// Makes a sparse volume in the pool and returns the path of its device.

@@ -22,6 +22,9 @@ const WRITTEN: u64 = 1 << 63;
 const SAME: u64 = 1 << 62;
 
 impl Value {
+    /// A value that is never legal: the data of a file of a layered disk that answers for none.
+    pub(super) const STALE: Self = Self::Written(u32::MAX);
+
     /// The bytes of the value in `sector`: number and sector in the first word, a hash of both in
     /// each other word.
     pub(super) fn bytes(self, sector: usize) -> Bytes {
@@ -45,6 +48,12 @@ impl Value {
             Self::Zero => None,
             Self::Written(number) | Self::Same(number) => Some(number),
         }
+    }
+
+    /// Whether these are the bytes of [`Value::STALE`] in any sector.
+    pub(super) fn is_stale(bytes: &Bytes) -> bool {
+        u64::from_le_bytes(*bytes.first_chunk().unwrap()) & (u64::from(u32::MAX) | WRITTEN | SAME)
+            == u64::from(u32::MAX) | WRITTEN
     }
 
     /// The value of `bytes` in `sector`; `None` for garbage, a mix, or the value of another sector.

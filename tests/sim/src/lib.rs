@@ -14,6 +14,7 @@
 
 mod block_request;
 mod call;
+mod chain;
 mod content;
 mod counts;
 mod disk;
@@ -27,6 +28,7 @@ mod oracle;
 mod plan;
 mod queue_driver;
 mod resources;
+mod scenario;
 #[cfg(test)]
 mod schedules;
 mod scsi_command;
@@ -43,7 +45,7 @@ use self::resources::Resources;
 use fixtures::Random;
 
 pub use self::counts::Counts;
-pub use self::plan::{Scenario, UnknownScenario};
+pub use self::scenario::{Scenario, UnknownScenario};
 
 /// A failed schedule.
 #[derive(Clone, Debug)]

@@ -20,7 +20,7 @@ struct Arguments {
     #[arg(long)]
     schedules: Option<u64>,
     /// none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, hold, zeroes,
-    /// kill, compare, threads, scsi or units [default: all].
+    /// kill, compare, threads, scsi, units or layers, or layers-none and so on [default: all].
     #[arg(long)]
     mode: Option<Scenario>,
 }

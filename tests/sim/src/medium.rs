@@ -4,6 +4,8 @@
 //! any order among sectors. A power cut keeps, for each sector independently, the stable version or
 //! a later one. A lost version (its write-back failed) stays visible until it is evicted.
 
+use std::ops::Range;
+
 use super::content::{Bytes, Value};
 use fixtures::Random;
 
@@ -18,6 +20,8 @@ struct Sector {
     lost: Option<Bytes>,
     /// The version of a free that the next flush does not make stable.
     unflushed_free: Option<Version>,
+    /// It had [`Value::STALE`] at first.
+    was_stale: bool,
 }
 
 /// All sectors of the disk.
@@ -30,13 +34,24 @@ pub(super) struct Medium {
 impl Medium {
     /// A medium of sectors that hold [`Value::Written`] number `number`.
     pub(super) fn new(sectors: usize, number: u32) -> Self {
-        let sector = |at| Sector {
-            stable: Value::Written(number).bytes(at),
+        Self::of((0..sectors).map(|at| Value::Written(number).bytes(at)))
+    }
+
+    /// A medium of sectors with this content.
+    pub(super) fn of(content: impl IntoIterator<Item = Bytes>) -> Self {
+        let sector = |stable| Sector {
+            was_stale: Value::is_stale(&stable),
+            stable,
             dirty: Vec::new(),
             lost: None,
             unflushed_free: None,
         };
-        Self { sectors: (0..sectors).map(sector).collect(), next: 1 }
+        Self { sectors: content.into_iter().map(sector).collect(), next: 1 }
+    }
+
+    /// Number of sectors.
+    pub(super) fn sectors(&self) -> usize {
+        self.sectors.len()
     }
 
     /// Number of the next version.
@@ -83,7 +98,12 @@ impl Medium {
 
     /// Makes the versions of all sectors before `end` stable, as a flush does.
     pub(super) fn write_back_all(&mut self, end: Version) {
-        for sector in 0..self.sectors.len() {
+        self.write_back_file(0..self.sectors.len(), end);
+    }
+
+    /// The same, of the sectors of one file.
+    pub(super) fn write_back_file(&mut self, sectors: Range<usize>, end: Version) {
+        for sector in sectors {
             let end = self.sectors[sector]
                 .unflushed_free
                 .map_or(end, |unflushed_free| unflushed_free.min(end));
@@ -113,9 +133,25 @@ impl Medium {
         }
     }
 
-    /// Evicts a lost version from the cache.
+    /// Evicts a lost version from the cache, unless the sector had data without meaning at first:
+    /// after a lost write a layered disk may read that, but the oracle knows older values only.
     pub(super) fn evict(&mut self, sector: usize) {
-        self.sectors[sector].lost = None;
+        let sector = &mut self.sectors[sector];
+        if !sector.was_stale {
+            sector.lost = None;
+        }
+    }
+
+    /// Makes some bits of a sector's next version stable, as of a write that a power cut has torn.
+    pub(super) fn tear(&mut self, sector: usize, random: &mut Random) {
+        self.write_back_some(sector, random);
+        let Sector { stable, dirty, .. } = &mut self.sectors[sector];
+        if let Some((_, next)) = dirty.first() {
+            for (byte, next) in stable.iter_mut().zip(next) {
+                *byte ^= (*byte ^ next) & random.below(256) as u8;
+            }
+        }
+        dirty.clear();
     }
 
     /// Cuts the power: only stable versions remain.

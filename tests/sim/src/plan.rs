@@ -1,121 +1,14 @@
 //! The plan of a schedule, drawn from its seed alone. Most schedules have most kinds of faults
 //! disabled (swarm testing), so that each kind also occurs without the others.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
-use block::{CacheMode, DetectZeroes, Named};
+use block::{CacheMode, DetectZeroes};
+
+use crate::chain::{self, Chain};
+use crate::scenario::Scenario;
 
 use fixtures::Random;
-
-/// Class of schedules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scenario {
-    /// A cache mode with its default write cache.
-    Mode(CacheMode),
-    /// A mode with a write cache that the driver switches (CONFIG_WCE).
-    Toggle,
-    /// A mode with a write cache and a driver without FLUSH.
-    NoFlush,
-    /// A mode on a host with larger blocks than the guest's: partial writes are read-modify-write.
-    Blocks,
-    /// A mode with `on_enospc = "hold"` on a host that is full at times.
-    Hold,
-    /// A mode with `detect_zeroes` and a driver that writes zeroes.
-    Zeroes,
-    /// A mode whose process is killed while the kernel works on its calls. Another one follows.
-    Kill,
-    /// A mode with compare-and-writes beside the driver's requests.
-    Compare,
-    /// A mode, and at times another scenario's events, with the thread-pool engine.
-    Threads,
-    /// A mode, and at times another scenario's events, with SCSI commands and task management.
-    Scsi,
-    /// Several SCSI disks on the same queues, each with a mode and events of its own, and with a
-    /// host of its own that at times completes nothing.
-    Units,
-}
-
-impl Scenario {
-    /// All scenarios.
-    pub const ALL: [Self; 15] = [
-        Self::Mode(CacheMode::None),
-        Self::Mode(CacheMode::DirectSync),
-        Self::Mode(CacheMode::WriteThrough),
-        Self::Mode(CacheMode::WriteBack),
-        Self::Mode(CacheMode::Unsafe),
-        Self::Toggle,
-        Self::NoFlush,
-        Self::Blocks,
-        Self::Hold,
-        Self::Zeroes,
-        Self::Kill,
-        Self::Compare,
-        Self::Threads,
-        Self::Scsi,
-        Self::Units,
-    ];
-
-    fn mode(self, random: &mut Random) -> CacheMode {
-        let with_cache = [CacheMode::None, CacheMode::WriteBack, CacheMode::Unsafe];
-        match self {
-            Self::Mode(mode) => mode,
-            Self::Toggle | Self::NoFlush => with_cache[random.below(with_cache.len())],
-            Self::Blocks => {
-                // Mostly direct I/O, where the engine does the read-modify-write.
-                [CacheMode::None, CacheMode::DirectSync, CacheMode::None, CacheMode::WriteBack]
-                    [random.below(4)]
-            }
-            Self::Hold | Self::Zeroes | Self::Kill | Self::Compare | Self::Threads => {
-                CacheMode::ALL[random.below(CacheMode::ALL.len())]
-            }
-            Self::Scsi | Self::Units => {
-                // Mostly with a write cache, and never without promises.
-                use CacheMode::{DirectSync, None, WriteBack, WriteThrough};
-                [None, WriteBack, None, WriteBack, None, WriteBack, DirectSync, WriteThrough]
-                    [random.below(8)]
-            }
-        }
-    }
-}
-
-impl fmt::Display for Scenario {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Mode(mode) => f.pad(mode.name()),
-            Self::Toggle => f.pad("toggle"),
-            Self::NoFlush => f.pad("noflush"),
-            Self::Blocks => f.pad("blocks"),
-            Self::Hold => f.pad("hold"),
-            Self::Zeroes => f.pad("zeroes"),
-            Self::Kill => f.pad("kill"),
-            Self::Compare => f.pad("compare"),
-            Self::Threads => f.pad("threads"),
-            Self::Scsi => f.pad("scsi"),
-            Self::Units => f.pad("units"),
-        }
-    }
-}
-
-/// The text is not the name of a scenario.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error(
-    "{0:?} is not one of none, directsync, writethrough, writeback, unsafe, toggle, noflush, blocks, \
-     hold, zeroes, kill, compare, threads, scsi, units"
-)]
-pub struct UnknownScenario(String);
-
-impl FromStr for Scenario {
-    type Err = UnknownScenario;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|scenario| scenario.to_string() == text)
-            .ok_or_else(|| UnknownScenario(text.to_owned()))
-    }
-}
 
 /// Disks of a schedule.
 pub(super) const MAX_UNITS: usize = 3;
@@ -186,6 +79,8 @@ pub(super) struct Plan {
     /// Number of the disk among those of the schedule. The parameters of the schedule are those of
     /// disk 0.
     pub(super) unit: usize,
+    /// The files of a layered disk.
+    pub(super) chain: Option<Chain>,
     /// Plans of the other disks.
     pub(super) others: Vec<Self>,
     /// The schedule has other disks.
@@ -256,6 +151,7 @@ impl Plan {
         let block = if random.chance(150) { 8 } else { 1 };
         let plan = Self {
             unit: 0,
+            chain: None,
             others: Vec::new(),
             has_neighbours: false,
             one_target: true,
@@ -314,6 +210,7 @@ impl Plan {
             Scenario::Threads => self.with_threads(random),
             Scenario::Scsi => self.with_scsi(random),
             Scenario::Units => self.with_units(random),
+            Scenario::Layers(_) => self.with_layers(random),
         }
     }
 
@@ -358,6 +255,26 @@ impl Plan {
             weights: Weights { function, ..plan.weights },
             ..plan
         }
+    }
+
+    /// With layers over a base, and at times with SCSI commands or the events of another scenario.
+    /// A killed process keeps no blocks that it wrote first, which the oracle does not know.
+    fn with_layers(self, random: &mut Random) -> Self {
+        use Scenario::{Blocks, Hold, Zeroes};
+        let plan = match random.below(8) {
+            at @ 0..3 => self.with_events_of([Blocks, Hold, Zeroes][at], random),
+            3..6 if self.mode != CacheMode::Unsafe => self.with_scsi(random),
+            _ => self,
+        };
+        let sectors = random.within(1, 10) * chain::BLOCK;
+        let plan = Self {
+            sectors,
+            block_device: false,
+            punches_holes: true,
+            weights: Weights { kill: 0, reset: u32::from(random.coin()), ..plan.weights },
+            ..plan
+        };
+        Self { chain: Some(Chain::draw(sectors, plan.host_block, random)), ..plan }
     }
 
     /// With one or two disks more, and at times a disk that is detached and attached again, or a
@@ -434,7 +351,8 @@ impl Plan {
 
     /// Discard granularity in sectors: larger than many discards, so that they are merged.
     pub(super) fn granule(&self) -> usize {
-        4 * self.block
+        let least = if self.chain.is_some() { chain::BLOCK } else { 0 };
+        least.max(4 * self.block)
     }
 
     /// Whether the disk is a ZFS volume: discarded granules read zero. It has blocks of 512 bytes

@@ -51,12 +51,14 @@ pub(super) struct UnitState {
     pub(super) cache_ons: usize,
     /// When the last of them has ended.
     pub(super) cache_on_until: Time,
+    /// A MODE SELECT with WCE=0 was sent.
+    pub(super) has_cache_off: bool,
 }
 
 impl UnitState {
     /// A process has made the device, and `attentions` conditions may be pending.
     pub(super) fn opened(attentions: usize) -> Self {
-        Self { attentions, cache_ons: 0, cache_on_until: 0 }
+        Self { attentions, cache_ons: 0, cache_on_until: 0, has_cache_off: false }
     }
 
     /// The device was reset. Its write cache stays off if it was, and if a switch was in flight.

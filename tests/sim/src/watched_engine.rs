@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use block::{Completion, IoEngine, Request, Wake};
+use block::{ByteOffset, Completion, IoEngine, Request, Segment, Wake};
 
 use super::host::SharedHost;
 
@@ -28,6 +28,11 @@ impl WatchedEngine {
 impl IoEngine for WatchedEngine {
     fn push(&mut self, request: Request<'_>) {
         (*self.engine).push(request);
+        self.then_tell(());
+    }
+
+    fn push_contiguous(&mut self, tag: u16, segment: Segment, at: ByteOffset, is_write: bool) {
+        (*self.engine).push_contiguous(tag, segment, at, is_write);
         self.then_tell(());
     }
 

@@ -4,10 +4,11 @@
 //! from the storage below the disk, which may keep less.
 
 use block::{
-    CacheMode, Durability, FlushAction, FlushPromise, HostCache, StableCopies, StoreFacts, Survey,
+    BaseFacts, CacheMode, Durability, EphemeralPlace, FlushAction, FlushPromise, HostCache,
+    StableCopies, StoreFacts, Survey, stores_below,
 };
 
-use crate::config::{DiskConfig, MachineConfig};
+use crate::config::{DiskConfig, EphemeralChanges, MachineConfig, human_size};
 use crate::host_query::HostQuery;
 use crate::sanitize::sanitize;
 
@@ -26,12 +27,17 @@ pub(super) fn machine(machine: &MachineConfig) -> String {
 /// A paragraph for one disk.
 pub(super) fn disk(disk: &DiskConfig) -> String {
     let (id, cache) = (disk.id(), disk.options.cache);
+    if let Some(changes) = &disk.ephemeral {
+        let lines = ephemeral(changes);
+        let lines = lines.iter().map(|(subject, text)| wrapped(subject, text));
+        return format!("\n  disk {id}, ephemeral\n") + &lines.collect::<String>();
+    }
     let store = store_of(disk);
     let mut lines = if disk.options.read_only {
         vec![("the guest sees", "a read-only disk: no write can be lost".to_owned())]
     } else {
         let flush = store.as_ref().map_or(FlushPromise::Unknown, StoreFacts::flush_promise);
-        promises(cache, flush, &DataPath::new(cache, &store))
+        promises(cache, flush, &DataPath::new(cache, &store), survival(disk))
     };
     match store {
         Ok(store) => lines.extend(caveats(&store, cache)),
@@ -43,12 +49,36 @@ pub(super) fn disk(disk: &DiskConfig) -> String {
     head + &lines.iter().map(|(subject, text)| wrapped(subject, text)).collect::<String>()
 }
 
+/// The promises of an ephemeral disk.
+fn ephemeral(EphemeralChanges { place, limit }: &EphemeralChanges) -> Vec<(&'static str, String)> {
+    let write = match place {
+        EphemeralPlace::Memory => "is in the memory of the host".to_owned(),
+        EphemeralPlace::Folder(folder) => {
+            let folder = sanitize(&folder.display().to_string());
+            format!("is in a file without a name in {folder}, or in the host's page cache")
+        }
+    };
+    let lost = "loses all changes, also if it is killed: the next start begins with the base again";
+    let mut lines = vec![
+        ("a completed write", write),
+        ("a flush", flush(CacheMode::Unsafe).to_owned()),
+        ("the guest sees", guest_view(CacheMode::Unsafe).to_owned()),
+        ("bulkhead's end", lost.to_owned()),
+    ];
+    lines.extend(limit.map(|bytes| {
+        let bytes = human_size(bytes);
+        ("its changes are", format!("limited to {bytes}; a write that exceeds it fails (ENOSPC)"))
+    }));
+    lines
+}
+
 /// The consequences of the storage of a disk, or the reason that they are unknown.
 fn store_of(disk: &DiskConfig) -> Result<StoreFacts, String> {
-    let (path, options) = (disk.path.clone(), disk.options.clone());
+    let DiskConfig { path, base, options, .. } = disk.clone();
     let query = HostQuery::start(move || {
         let stack = Survey::open(&path, options.block_size)?.stack()?;
-        Ok::<_, block::OpenError>(StoreFacts::new(&stack, &options))
+        let bases = base.map(|base| stores_below(&base, &options)).unwrap_or_default();
+        Ok::<_, block::OpenError>(StoreFacts { bases, ..StoreFacts::new(&stack, &options) })
     });
     let answer = query.answer().map_err(|error| error.to_string())?;
     answer.map_err(|error| error.to_string())
@@ -66,12 +96,30 @@ fn caveats(store: &StoreFacts, cache: CacheMode) -> Vec<(&'static str, String)> 
         };
         lines.push((STORAGE, format!("{lost}: {name} {what}")));
     }
+    lines.extend(store.bases.iter().flat_map(|base| base_caveats(base, cache)));
     if cache.is_direct() {
         lines.push(("direct I/O", direct_io(store)));
         lines
             .extend(store.host_cache.as_ref().map(|cache| ("the host's cache", host_cache(cache))));
     }
     lines
+}
+
+/// The problems of the storage of a base, and the copies that reads of it need.
+fn base_caveats(
+    BaseFacts { path, store }: &BaseFacts,
+    cache: CacheMode,
+) -> Vec<(&'static str, String)> {
+    let path = sanitize(&path.display().to_string());
+    let problems = store.flush_problems.iter();
+    let lost = problems.filter(|problem| problem.flush == FlushPromise::NotKept).map(|problem| {
+        let (name, what) = (sanitize(&problem.storey), sanitize(&problem.what));
+        ("its base", format!("is lost at a power cut, and the disk with it: {path}: {name} {what}"))
+    });
+    let has_copies = [&store.copied, &store.not_copied].iter().any(|copies| copies.reads.is_some());
+    let copies = (cache.is_direct() && has_copies).then(|| direct_io(store));
+    let copies = copies.map(|copies| ("its base", format!("{path}: {copies}")));
+    lost.chain(copies).collect()
 }
 
 fn host_cache(HostCache { storey, cache, is_certain }: &HostCache) -> String {
@@ -124,8 +172,26 @@ fn direct_io(store: &StoreFacts) -> String {
     }
 }
 
+const SURVIVES: &str = "it survives the exit or a crash of bulkhead";
+
+/// How a completed write that is not flushed survives this program. A layer that is not served to
+/// another monitor has the bits of first writes in the memory of this one.
+fn survival(disk: &DiskConfig) -> &'static str {
+    if disk.base.is_none() || disk.options.survives_kill {
+        SURVIVES
+    } else {
+        "it survives the exit of bulkhead, but not a crash (SIGKILL) if it was the first write of \
+         its block"
+    }
+}
+
 /// Subjects, and a statement on each.
-fn promises(cache: CacheMode, store: FlushPromise, path: &DataPath) -> Vec<(&'static str, String)> {
+fn promises(
+    cache: CacheMode,
+    store: FlushPromise,
+    path: &DataPath,
+    survival: &str,
+) -> Vec<(&'static str, String)> {
     let mut promises = if store == FlushPromise::NotKept && !is_unsafe(cache) {
         vec![
             ("a completed write", "can be lost at a power cut".to_owned()),
@@ -134,7 +200,7 @@ fn promises(cache: CacheMode, store: FlushPromise, path: &DataPath) -> Vec<(&'st
         ]
     } else {
         vec![
-            ("a completed write", completed_write(cache, path)),
+            ("a completed write", completed_write(cache, path, survival)),
             ("a flush", flush(cache).to_owned()),
             ("the guest sees", guest_view(cache).to_owned()),
             ("a power cut loses", power_cut(cache).to_owned()),
@@ -153,8 +219,7 @@ fn is_unsafe(cache: CacheMode) -> bool {
     cache.flush_action() == FlushAction::Ignore
 }
 
-fn completed_write(cache: CacheMode, path: &DataPath) -> String {
-    const SURVIVES: &str = "it survives the exit or a crash of bulkhead";
+fn completed_write(cache: CacheMode, path: &DataPath, survival: &str) -> String {
     if cache.write_durability() == Durability::Durable {
         let path = match path {
             DataPath::PageCache => "through the host's page cache".to_owned(),
@@ -166,18 +231,18 @@ fn completed_write(cache: CacheMode, path: &DataPath) -> String {
     }
     match path {
         DataPath::PageCache => {
-            format!("is in the host's page cache; {SURVIVES}, but not a crash of the host")
+            format!("is in the host's page cache; {survival}, but not a crash of the host")
         }
         DataPath::Direct => format!(
             "has reached the storage past the host's page cache, possibly only its volatile cache; \
-             {SURVIVES}"
+             {survival}"
         ),
         DataPath::DirectInto(cache) => {
-            format!("is in the host's {cache}; {SURVIVES}, but not a crash of the host")
+            format!("is in the host's {cache}; {survival}, but not a crash of the host")
         }
         DataPath::PerhapsInto(cache) => format!(
             "is in the host's {cache} or has reached the storage, possibly only its volatile \
-             cache; {SURVIVES}, perhaps not a crash of the host"
+             cache; {survival}, perhaps not a crash of the host"
         ),
     }
 }
@@ -243,7 +308,7 @@ mod tests {
     fn each_promise_matches_the_cache_mode() {
         for &cache in CacheMode::ALL {
             let path = if cache.is_direct() { DataPath::Direct } else { DataPath::PageCache };
-            let promises = promises(cache, FlushPromise::Kept, &path);
+            let promises = promises(cache, FlushPromise::Kept, &path, SURVIVES);
             let text_of = |subject: &str| {
                 let found = promises.iter().find(|(name, _)| *name == subject);
                 found.map(|(_, text)| text.as_str()).unwrap()
@@ -266,7 +331,7 @@ mod tests {
     fn storage_that_keeps_no_flush_takes_the_promises_back() {
         for &cache in CacheMode::ALL {
             for (store, condition) in [(FlushPromise::NotKept, 0), (FlushPromise::Unknown, 1)] {
-                let promises = promises(cache, store, &DataPath::PageCache);
+                let promises = promises(cache, store, &DataPath::PageCache, SURVIVES);
                 let words = format!("{promises:?}");
                 let conditions = words.matches("only if its storage").count();
                 assert_eq!(conditions, if is_unsafe(cache) { 0 } else { condition }, "{words}");
@@ -289,7 +354,7 @@ mod tests {
                 Ok(StoreFacts { host_cache, ..StoreFacts::default() })
             };
             let write = |store: &Result<StoreFacts, String>| {
-                completed_write(cache, &DataPath::new(cache, store))
+                completed_write(cache, &DataPath::new(cache, store), SURVIVES)
             };
             let is_volatile = cache.write_durability() == Durability::Volatile;
             for (store, expected) in [
@@ -323,6 +388,29 @@ mod tests {
             assert!(write(&bypassed).contains("past the host's page cache"));
             assert_eq!(caveats(&StoreFacts::default(), cache).len(), 1);
         }
+    }
+
+    #[test]
+    fn a_base_that_a_power_cut_empties_takes_the_disk_with_it() {
+        let problem = block::Problem {
+            storey: "/tmp".to_owned(),
+            what: "is a tmpfs".to_owned(),
+            remedy: None,
+            flush: FlushPromise::NotKept,
+            is_supposed: false,
+        };
+        let reads = Some("btrfs".to_owned());
+        let copied = StableCopies { writes: None, reads };
+        let store = StoreFacts { flush_problems: vec![problem], copied, ..StoreFacts::default() };
+        let bases = vec![BaseFacts { path: "base\u{1b}".into(), store }];
+        let store = StoreFacts { bases, ..StoreFacts::default() };
+        assert_eq!(store.flush_promise(), FlushPromise::NotKept);
+        let lost = "is lost at a power cut, and the disk with it: base\u{fffd}: /tmp is a tmpfs";
+        let buffered = caveats(&store, CacheMode::WriteBack);
+        assert_eq!(buffered, [("its base", lost.to_owned())]);
+        let direct = caveats(&store, CacheMode::None);
+        let copies = "base\u{fffd}: reads go through a copy";
+        assert!(direct[1].0 == "its base" && direct[1].1.starts_with(copies), "{direct:?}");
     }
 
     #[test]

@@ -14,12 +14,13 @@ use crate::control::{
     BuildInterrupter, CommandSender, ControlThread, ListeningSocket, SignalWatch, Signals,
     SocketError, close, command_channel,
 };
-use crate::disks::{DiskRegistry, EventLog, Hotplug, ManagedDisk, StallWatch};
+use crate::disks::{Commits, DiskRegistry, EventLog, Hotplug, ManagedDisk, StallWatch};
 use crate::exit::Exit;
 use crate::kvm::KvmFailure;
 use crate::log;
 use crate::machine::{Ending, Machine, MachineError};
 use crate::memory::MemoryError;
+use crate::sys;
 
 /// The reason a run failed on the host's side.
 #[derive(Debug, Error)]
@@ -97,6 +98,7 @@ fn run_machine(
     let _stalls = stalls.map_err(RunError::SpaceWatch)?;
     let api = socket.map(|socket| Api::start(socket, view));
     let api = api.transpose().map_err(RunError::Api)?;
+    sys::release_text();
     let running = machine.start()?;
     let control = ControlThread {
         signals,
@@ -158,5 +160,6 @@ fn view(
         commands,
         hotplug: Arc::new(hotplug),
     };
-    Ok(View { started: Instant::now(), machine: Some(machine), disks, events })
+    let commits = Commits::default();
+    Ok(View { started: Instant::now(), machine: Some(machine), disks, events, commits })
 }

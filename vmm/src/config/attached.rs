@@ -3,9 +3,11 @@
 
 use std::path::Path;
 
+use block::EphemeralPlace;
+
 use super::host::Purpose;
 use super::model::{DiskConfig, ScsiAddress};
-use super::report::{Diagnostic, Report};
+use super::report::{Diagnostic, Report, Span};
 use super::source::{BusKind, DiskTable};
 use super::text::ConfigText;
 use super::{build, host, parse, scsi};
@@ -16,7 +18,7 @@ use serde_json::Value;
 pub(crate) struct AttachRequest {
     /// The disk's name.
     pub(crate) id: String,
-    /// Its other keys, an object. Its path is absolute.
+    /// Its other keys, an object. Its paths are absolute.
     pub(crate) keys: Value,
 }
 
@@ -39,9 +41,11 @@ pub(crate) fn load(path: &Path) -> Result<(AttachRequest, Report), Report> {
 fn request(disk: &DiskTable, text: &str) -> Option<AttachRequest> {
     let mut file: Value = toml::from_str(text).ok()?;
     let mut keys = file.get_mut("disk")?.get_mut(0)?.take();
-    let path = std::path::absolute(disk.image()?.0).ok()?;
     let object = keys.as_object_mut()?;
-    object.insert("path".to_owned(), path.to_str()?.into());
+    for (key, path, _) in paths(disk) {
+        let path = std::path::absolute(path).ok()?;
+        object.insert(key.to_owned(), path.to_str()?.into());
+    }
     let id = object.remove("id")?.as_str()?.to_owned();
     Some(AttachRequest { id, keys })
 }
@@ -71,7 +75,8 @@ impl AttachableDisk {
         let text = toml::to_string(&file).map_err(|error| invalid(error.to_string()))?;
         let (disk, mut diagnostics) = parsed(&text, Path::new(""));
         if let Some(disk) = &disk {
-            diagnostics.extend(require_absolute_path(disk).or_else(|| {
+            let relative = require_absolute_paths(disk);
+            diagnostics.extend(relative.or_else(|| {
                 host::await_devices(std::slice::from_ref(disk));
                 host::check_disk(disk, Purpose::Start)
             }));
@@ -129,12 +134,23 @@ fn require_virtio_scsi(disk: &DiskTable) -> Option<Diagnostic> {
     })
 }
 
+/// The paths of a disk, with the names and the places of their keys.
+fn paths(disk: &DiskTable) -> Vec<(&'static str, &Path, Span)> {
+    let folder = match &disk.ephemeral {
+        Some(EphemeralPlace::Folder(folder)) => Some(folder.as_path()),
+        Some(EphemeralPlace::Memory) | None => None,
+    };
+    let image = disk.image().map(|(path, _)| path);
+    let (base, log) = (disk.base.as_deref(), disk.record.as_deref());
+    let paths = [("path", image), ("base", base), ("ephemeral", folder), ("record", log)];
+    let paths = paths.into_iter();
+    paths.filter_map(|(key, path)| Some((key, path?, disk.keys.span(key)?))).collect()
+}
+
 /// The machine does not know the directory of the client's file.
-fn require_absolute_path(disk: &DiskTable) -> Option<Diagnostic> {
-    let (path, span) = disk.image()?;
-    (!path.is_absolute()).then(|| {
-        Diagnostic::error("`path` is relative")
-            .at(span, "the machine does not know the directory")
-            .help("write an absolute path")
-    })
+fn require_absolute_paths(disk: &DiskTable) -> Option<Diagnostic> {
+    let (key, _, span) = paths(disk).into_iter().find(|(_, path, _)| !path.is_absolute())?;
+    let error = Diagnostic::error(format!("`{key}` is relative"));
+    let error = error.at(span, "the machine does not know the directory");
+    Some(error.help("write an absolute path"))
 }

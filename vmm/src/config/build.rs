@@ -1,10 +1,12 @@
 //! From the tables of a file to the configuration: fills in the defaults. Pure.
 
+use block::DiskOptions;
 use toml::Spanned;
 
 use super::limits::{VCPUS_MAX, default_queues};
 use super::model::{
-    ConsoleConfig, DiskBus, DiskConfig, KernelConfig, MachineConfig, NetConfig, ScsiAddress,
+    ConsoleConfig, DiskBus, DiskConfig, EphemeralChanges, KernelConfig, MachineConfig, NetConfig,
+    ScsiAddress,
 };
 use super::scsi;
 use super::source::{ConsoleTable, DiskTable, KernelTable, MachineSource, NetTable};
@@ -45,25 +47,31 @@ pub(super) fn disk(
     address: Option<ScsiAddress>,
 ) -> Option<DiskConfig> {
     table.keys.span("id")?;
-    table.keys.span("path")?;
+    table.keys.span(if table.ephemeral.is_some() { "base" } else { "path" })?;
     if table.keys.has_invalid() {
         return None;
     }
-    let DiskTable { path, base, create, queues, serial, options, .. } = table;
+    let limit = table.changes_limit();
+    let DiskTable { path, base, create, ephemeral, queues, record, serial, options, .. } = table;
     Some(DiskConfig {
         path,
         base,
         create,
+        ephemeral: ephemeral.map(|place| EphemeralChanges { place, limit }),
         bus: address.map_or(DiskBus::VirtioBlk, DiskBus::VirtioScsi),
         queues: queues.unwrap_or(default_queues(vcpus)),
+        record,
         serial: serial.unwrap_or_else(|| options.id.clone()),
         options,
     })
 }
 
-/// A disk that is served without a machine: the number of the guest's vCPUs is not known.
+/// A disk that is served without a machine: the number of the guest's vCPUs is not known, and the
+/// guest lives on when this program is killed.
 pub(super) fn served_disk(table: DiskTable) -> Option<DiskConfig> {
-    disk(table, VCPUS_MAX, None)
+    let served = disk(table, VCPUS_MAX, None)?;
+    let options = DiskOptions { survives_kill: true, ..served.options };
+    Some(DiskConfig { options, ..served })
 }
 
 fn net(table: NetTable) -> Option<NetConfig> {

@@ -59,7 +59,7 @@ fn inspect_text(file: ConfigText<'_>, purpose: Purpose) -> (Option<DiskFile>, Re
     if let Some(DiskFileSource { disk, control }) = &source {
         host::check_disks(disk.as_slice(), purpose, &mut diagnostics);
         diagnostics.extend(disk.as_ref().and_then(require_virtio_blk));
-        diagnostics.extend(disk.as_ref().and_then(refuse_layer));
+        diagnostics.extend(disk.as_ref().and_then(refuse_ephemeral));
         diagnostics
             .extend(control.as_ref().and_then(|path| purpose.check(path, host::check_control)));
         let served = disk.clone().and_then(build::served_disk);
@@ -80,14 +80,15 @@ fn require_virtio_blk(disk: &DiskTable) -> Option<Diagnostic> {
     })
 }
 
-/// A guest of another monitor lives on when the service is killed. It would lose blocks that it has
-/// written first and not flushed: their bits in the map were in memory.
-fn refuse_layer(disk: &DiskTable) -> Option<Diagnostic> {
-    let base = disk.keys.span("base")?;
+/// A guest of another monitor lives on when the service ends. It would find the disk as it was at
+/// the start.
+fn refuse_ephemeral(disk: &DiskTable) -> Option<Diagnostic> {
+    disk.ephemeral.as_ref()?;
+    let ephemeral = disk.keys.span("ephemeral")?;
     Some(
-        Diagnostic::error("a layer cannot be served to other monitors yet")
-            .at(base, "makes the disk a layer")
-            .help("run the guest on this program, or serve a raw image"),
+        Diagnostic::error("an ephemeral disk cannot be served to other monitors")
+            .at(ephemeral, "its changes end with the service, which the guest may outlive")
+            .help("keep them in a layer: remove `ephemeral`, add `path` and `create = true`"),
     )
 }
 

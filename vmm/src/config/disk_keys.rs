@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use block::{Named, OnEnospc};
+use block::{CacheMode, EphemeralPlace, Named, OnEnospc};
 use devices::virtio::Address;
 use serde_json::{Map, Value, json};
 use toml::de::DeValue;
@@ -32,7 +32,7 @@ pub(super) struct DiskKey {
 }
 
 /// The keys of `[[disk]]`, in the order in which messages list them.
-pub(super) const DISK_KEYS: [DiskKey; 23] = [
+pub(super) const DISK_KEYS: [DiskKey; 26] = [
     // The disk's name, unique in the machine.
     DiskKey {
         name: "id",
@@ -41,13 +41,16 @@ pub(super) const DISK_KEYS: [DiskKey; 23] = [
         read: |disk, value, _| set(&mut disk.options.id, value::id(value)),
         json: ("id", |disk| json!(disk.id())),
     },
-    // The image file or block device.
+    // The image file or block device. An ephemeral disk has none.
     DiskKey {
         name: "path",
         example: "\"root.img\"",
         required: true,
         read: |disk, value, folder| set(&mut disk.path, value::path(value, folder)),
-        json: ("path", |disk| json!(disk.path.display().to_string())),
+        json: ("path", |disk| match disk.ephemeral {
+            None => json!(disk.path.display().to_string()),
+            Some(_) => Value::Null,
+        }),
     },
     // The base of the layer in `path`.
     DiskKey {
@@ -72,6 +75,37 @@ pub(super) const DISK_KEYS: [DiskKey; 23] = [
         required: false,
         read: |disk, value, _| set(&mut disk.options.cache, value::named(value)),
         json: ("cache", |disk| json!(disk.options.cache.name())),
+    },
+    // Where changes of the disk are kept until the end of the program, if they are not kept for
+    // longer. Follows `cache`, whose value it replaces.
+    DiskKey {
+        name: "ephemeral",
+        example: "true",
+        required: false,
+        read: |disk, value, folder| {
+            disk.ephemeral = value::ephemeral(value, folder)?;
+            if disk.ephemeral.is_some() {
+                disk.options.cache = CacheMode::Unsafe;
+            }
+            Ok(())
+        },
+        json: ("ephemeral", |disk| match disk.ephemeral.as_ref().map(|changes| &changes.place) {
+            None => json!(false),
+            Some(EphemeralPlace::Memory) => json!(true),
+            Some(EphemeralPlace::Folder(folder)) => json!(folder.display().to_string()),
+        }),
+    },
+    // The most bytes of these changes.
+    DiskKey {
+        name: "ephemeral_limit",
+        example: "\"1GiB\"",
+        required: false,
+        read: |disk, value, _| {
+            set(&mut disk.ephemeral_limit, size::ephemeral_limit(value).map(Some))
+        },
+        json: ("ephemeral_limit_bytes", |disk| {
+            json!(disk.ephemeral.as_ref().and_then(|changes| changes.limit))
+        }),
     },
     // The guest's interface to the disk.
     DiskKey {
@@ -240,6 +274,14 @@ pub(super) const DISK_KEYS: [DiskKey; 23] = [
         read: |disk, value, _| set(&mut disk.options.stable_copies, value::named(value)),
         json: ("stable_copies", |disk| json!(disk.options.stable_copies.name())),
     },
+    // The log of what passes the disk.
+    DiskKey {
+        name: "record",
+        example: "\"disk.log\"",
+        required: false,
+        read: |disk, value, folder| set(&mut disk.record, value::path(value, folder).map(Some)),
+        json: ("record", |disk| json!(disk.record.as_ref().map(|log| log.display().to_string()))),
+    },
     // The table of `THIN_KEYS`.
     DiskKey {
         name: "thin",
@@ -293,7 +335,9 @@ pub(super) fn read<'t>(
 ) {
     for key in keys {
         let read = |value: &'t DeValue<'t>| (key.read)(disk, value, folder);
-        let value = if key.required {
+        // The rules check an ephemeral disk.
+        let is_required = key.required && !(key.name == "path" && table.has("ephemeral"));
+        let value = if is_required {
             table.required(key.name, key.example, read)
         } else {
             table.optional(key.name, key.example, read)

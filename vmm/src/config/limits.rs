@@ -18,6 +18,13 @@ pub(super) const CONSOLE_FILE_MIN: u64 = 64 << 10;
 /// Largest limit of a console file, in bytes.
 pub(super) const CONSOLE_FILE_MAX: u64 = 1 << 40;
 
+/// Default limit of the changes of an ephemeral disk in memory, in bytes.
+pub(super) const EPHEMERAL_MEMORY_BYTES: u64 = 1 << 30;
+/// Smallest limit, in bytes.
+pub(super) const EPHEMERAL_MIN: u64 = 1 << 20;
+/// Largest limit, in bytes: that of a layer.
+pub(super) const EPHEMERAL_MAX: u64 = 1 << 46;
+
 /// Default number of queues of a disk or a controller.
 pub(super) fn default_queues(vcpus: u16) -> u16 {
     const QUEUES: u16 = 4;

@@ -8,12 +8,14 @@ pub(crate) mod attached;
 mod build;
 pub(crate) mod disk_file;
 mod disk_keys;
+mod ephemeral;
 mod host;
 mod limits;
 pub(crate) mod machine_file;
 mod model;
 pub(crate) mod needs;
 mod parse;
+mod record_in;
 mod report;
 mod rules;
 mod scsi;
@@ -29,10 +31,10 @@ mod value;
 use std::path::{Path, PathBuf};
 
 pub(crate) use disk_keys::to_json as disk_to_json;
-pub(crate) use host::{KernelFormat, image_size, kernel_format_of, same_image};
+pub(crate) use host::{KernelFormat, SharedFile, image_size, kernel_format_of, shared_file};
 pub(crate) use model::{
-    ConsoleConfig, ControllerConfig, DiskBus, DiskConfig, KernelConfig, MachineConfig, NetConfig,
-    ScsiAddress,
+    ConsoleConfig, ControllerConfig, DiskBus, DiskConfig, EphemeralChanges, KernelConfig,
+    MachineConfig, NetConfig, ScsiAddress,
 };
 use report::Diagnostic;
 pub(crate) use report::Report;
@@ -72,8 +74,16 @@ pub(crate) fn disk(path: &Path, id: &str) -> Result<DiskConfig, Report> {
         [] => "the file describes no disk".to_owned(),
         ids => format!("its disks are {}", ids.join(", ")),
     };
-    disks.into_iter().find(|disk| disk.id() == id).ok_or_else(|| {
-        let missing = Diagnostic::error(format!("there is no disk `{id}`")).in_file().help(help);
-        Report::new(path.display().to_string(), text, vec![missing])
-    })
+    let report = |message: &str, help: String| {
+        let error = Diagnostic::error(message).in_file().help(help);
+        Report::new(path.display().to_string(), text, vec![error])
+    };
+    match disks.into_iter().find(|disk| disk.id() == id) {
+        None => Err(report(&format!("there is no disk `{id}`"), help)),
+        Some(disk) if disk.ephemeral.is_some() => Err(report(
+            &format!("the disk `{id}` is ephemeral: it exists only while the machine runs"),
+            format!("name its base, `{}`", disk.file().display()),
+        )),
+        Some(disk) => Ok(disk),
+    }
 }

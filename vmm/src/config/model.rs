@@ -1,9 +1,9 @@
 //! The configuration after every check, as the rest of the program reads it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use block::DiskOptions;
+use block::{DiskOptions, EphemeralPlace};
 use devices::virtio::Address;
 
 /// A machine that this host can run.
@@ -65,20 +65,33 @@ pub(crate) struct KernelConfig {
 /// One disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DiskConfig {
-    /// The image file or block device, or the layer over `base`.
+    /// The image file or block device, or the layer over `base`. Empty for an ephemeral disk.
     pub(crate) path: PathBuf,
     /// The base of the layer; `None` if `path` is the disk itself.
     pub(crate) base: Option<PathBuf>,
     /// The layer is made if it does not exist.
     pub(crate) create: bool,
+    /// The changes over `base` if they are gone at the end; `None` if `path` keeps the disk.
+    pub(crate) ephemeral: Option<EphemeralChanges>,
     /// The guest's interface to the disk.
     pub(crate) bus: DiskBus,
     /// Request queues, at least 1 and at most one per vCPU.
     pub(crate) queues: u16,
+    /// The log of what passes the disk; `None` if it is not recorded.
+    pub(crate) record: Option<PathBuf>,
     /// Serial number that the guest reads, at most 20 bytes of ASCII.
     pub(crate) serial: String,
     /// How `block` opens the disk. `options.id` is the disk's name, unique in the machine.
     pub(crate) options: DiskOptions,
+}
+
+/// The changes of an ephemeral disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EphemeralChanges {
+    /// Where they are.
+    pub(crate) place: EphemeralPlace,
+    /// Most bytes of them; `None` without a limit.
+    pub(crate) limit: Option<u64>,
 }
 
 impl DiskConfig {
@@ -87,12 +100,21 @@ impl DiskConfig {
         &self.options.id
     }
 
+    /// The file that the disk is known by: that of the disk, or the base of an ephemeral one.
+    pub(crate) fn file(&self) -> &Path {
+        match (&self.ephemeral, &self.base) {
+            (Some(_), Some(base)) => base,
+            _ => &self.path,
+        }
+    }
+
     /// Number of files that it is stored in: those of a layer and everything below it.
     pub(crate) fn levels(&self) -> usize {
         match &self.base {
             None => 1,
-            Some(base) if self.create && !self.path.exists() => 1 + block::level_count(base),
-            Some(_) => block::level_count(&self.path),
+            Some(base) if self.ephemeral.is_some() => 1 + block::level_paths(base).len(),
+            Some(base) if self.create && !self.path.exists() => 1 + block::level_paths(base).len(),
+            Some(_) => block::level_paths(&self.path).len(),
         }
     }
 
@@ -110,7 +132,8 @@ impl DiskConfig {
         let options =
             DiskOptions { id: "data".into(), ..DiskOptions::new(block::CacheMode::WriteBack) };
         let (path, serial) = (path.into(), "data".into());
-        Self { path, base: None, create: false, bus, queues: 1, serial, options }
+        let (base, create, ephemeral, record) = (None, false, None, None);
+        Self { path, base, create, ephemeral, bus, queues: 1, record, serial, options }
     }
 }
 

@@ -5,9 +5,9 @@ use std::fmt::Display;
 use block::{CacheMode, DetectZeroes, ImageLocking, OnEnospc};
 
 use super::report::{Diagnostic, Span};
-use super::scsi;
 use super::source::{ConsoleTable, DiskTable, MachineSource};
 use super::value::display_mac;
+use super::{ephemeral, scsi};
 
 /// A PCI bus has 32 slots; the host bridge and the entropy device take one each.
 const DEVICES_MAX: usize = 32 - 2;
@@ -35,6 +35,8 @@ pub(super) fn check_disks(disks: &[DiskTable], diagnostics: &mut Vec<Diagnostic>
     diagnostics.extend(disks.iter().filter_map(check_hold_deadline));
     diagnostics.extend(disks.iter().filter_map(check_detect_zeroes));
     diagnostics.extend(disks.iter().filter_map(check_create));
+    diagnostics.extend(disks.iter().filter_map(check_record));
+    ephemeral::check(disks, diagnostics);
     scsi::check_addresses(disks, diagnostics);
 }
 
@@ -111,7 +113,8 @@ fn check_slots(source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {
 }
 
 fn check_cache(disk: &DiskTable) -> Option<Diagnostic> {
-    let span = disk.keys.span("cache").filter(|_| disk.options.cache == CacheMode::Unsafe)?;
+    let is_unsafe = disk.options.cache == CacheMode::Unsafe && disk.ephemeral.is_none();
+    let span = disk.keys.span("cache").filter(|_| is_unsafe)?;
     Some(
         Diagnostic::warning("`cache = \"unsafe\"` ignores the guest's flushes")
             .at(span, "a host crash loses data that the guest has flushed")
@@ -158,6 +161,17 @@ fn check_create(disk: &DiskTable) -> Option<Diagnostic> {
             .at(span, "there is nothing to make a layer over")
             .help("name the image below the layer with `base`, or remove `create`")
     })
+}
+
+/// Reads are not recorded.
+fn check_record(disk: &DiskTable) -> Option<Diagnostic> {
+    let span = disk.keys.span("record").filter(|_| disk.options.read_only)?;
+    Some(
+        Diagnostic::error("`record` with `readonly = true`")
+            .at(span, "there is nothing to record")
+            .related(disk.keys.span("readonly")?, "the disk is not written")
+            .help("remove one of them"),
+    )
 }
 
 fn check_sockets(source: &MachineSource, diagnostics: &mut Vec<Diagnostic>) {

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use block::{CacheMode, DiskOptions, Named};
+use block::{CacheMode, DiskOptions, EphemeralPlace, Named};
 use toml::Spanned;
 
+use super::limits::EPHEMERAL_MEMORY_BYTES;
 use super::report::Span;
 use super::value;
 
@@ -58,11 +59,15 @@ pub(super) struct DiskTable {
     pub(super) path: PathBuf,
     pub(super) base: Option<PathBuf>,
     pub(super) create: bool,
+    pub(super) ephemeral: Option<EphemeralPlace>,
+    pub(super) ephemeral_limit: Option<u64>,
     pub(super) bus: BusKind,
     pub(super) controller: Option<u16>,
     pub(super) target: Option<u16>,
     pub(super) lun: Option<u16>,
     pub(super) queues: Option<u16>,
+    /// The log of what passes the disk.
+    pub(super) record: Option<PathBuf>,
     pub(super) serial: Option<String>,
     /// The keys that `block` evaluates.
     pub(super) options: DiskOptions,
@@ -77,13 +82,33 @@ impl DiskTable {
             path: PathBuf::new(),
             base: None,
             create: false,
+            ephemeral: None,
+            ephemeral_limit: None,
             bus: BusKind::default(),
             controller: None,
             target: None,
             lun: None,
             queues: None,
+            record: None,
             serial: None,
             options: DiskOptions::new(CacheMode::WriteBack),
+        }
+    }
+
+    /// The limit of an ephemeral disk, given or the default.
+    pub(super) fn changes_limit(&self) -> Option<u64> {
+        self.ephemeral_limit.or_else(|| match self.ephemeral.as_ref()? {
+            EphemeralPlace::Memory => Some(EPHEMERAL_MEMORY_BYTES),
+            EphemeralPlace::Folder(_) => None,
+        })
+    }
+
+    /// The file that the disk is known by, and its place: the image, or the base of an ephemeral
+    /// disk.
+    pub(super) fn file(&self) -> Option<(&Path, Span)> {
+        match (&self.ephemeral, &self.base) {
+            (Some(_), Some(base)) => Some((base, self.keys.span("base")?)),
+            _ => self.image(),
         }
     }
 

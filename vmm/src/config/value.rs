@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use block::Named;
+use block::{EphemeralPlace, Named};
 use toml::de::{DeTable, DeValue};
 
 /// The reason a value is invalid. The message reads "`key` {problem}".
@@ -188,6 +188,17 @@ pub(super) fn path(value: &DeValue<'_>, folder: &Path) -> Read<PathBuf> {
         return Err(InvalidValue::new("contains a NUL character", "not a path", help));
     }
     Ok(folder.join(text))
+}
+
+/// Where the changes of an ephemeral disk are kept: in memory for true, or in a folder; `None` for
+/// false.
+pub(super) fn ephemeral(value: &DeValue<'_>, folder: &Path) -> Read<Option<EphemeralPlace>> {
+    match value.as_bool() {
+        Some(true) => Ok(Some(EphemeralPlace::Memory)),
+        Some(false) => Ok(None),
+        None if value.as_str().is_some() => Ok(Some(EphemeralPlace::Folder(path(value, folder)?))),
+        None => Err(InvalidValue::wrong_type("true, false or a folder", value)),
+    }
 }
 
 /// `sun_path` of `sockaddr_un`, without the final NUL.

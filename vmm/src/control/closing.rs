@@ -25,7 +25,7 @@ const FORCING_SIGNALS: u32 = 3;
 const STACK_BYTES: usize = 128 << 10;
 
 /// Flushes `disks`, each on its own thread, while `close` stops their devices. Returns when both
-/// have ended.
+/// have ended, and the logs of recorded disks are closed.
 ///
 /// # Errors
 ///
@@ -41,6 +41,10 @@ pub(crate) fn close(
     let closed = close();
     // Of two flushes at the same time Linux reports a lost write to one.
     let flushed = flushes.into_iter().map(Flush::join).fold(Ok(()), Result::and);
+    // Other threads may hold the disks until the program has ended.
+    disks.all().iter().filter_map(|disk| disk.recording()).for_each(|recording| {
+        recording.close();
+    });
     drop(watch?);
     closed.and(flushed)
 }

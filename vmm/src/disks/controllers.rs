@@ -75,6 +75,7 @@ impl ScsiControllers {
 
 /// Distinguishes disks with the same serial number in their SCSI identity.
 fn canonical_path(disk: &DiskConfig) -> String {
-    let path = std::fs::canonicalize(&disk.path).unwrap_or_else(|_| disk.path.clone());
+    let file = disk.file();
+    let path = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     path.display().to_string()
 }

@@ -22,6 +22,12 @@ pub(crate) enum EventKind {
     HostErrors,
     /// Write-back failed: acknowledged writes were lost, or may be.
     WritesLost,
+    /// A snapshot has frozen the layer of a disk, which continues in a new one.
+    SnapshotMade,
+    /// A frozen layer was merged into its base.
+    LayerMerged,
+    /// A recording ended before its disk was closed.
+    RecordingStopped,
     /// A disk was attached to the running machine.
     DiskAttached,
     /// A disk was detached, flushed, and its image closed.
@@ -40,6 +46,9 @@ impl EventKind {
             Self::RequestsResumed => "requests_resumed",
             Self::HostErrors => "host_errors",
             Self::WritesLost => "writes_lost",
+            Self::SnapshotMade => "snapshot_made",
+            Self::LayerMerged => "layer_merged",
+            Self::RecordingStopped => "recording_stopped",
             Self::DiskAttached => "disk_attached",
             Self::DiskDetached => "disk_detached",
             Self::DiskDetachedWithLoss => "disk_detached_with_loss",

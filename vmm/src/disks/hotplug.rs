@@ -5,77 +5,23 @@
 //! the host may take arbitrarily long for its I/O in flight.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use devices::virtio::{Address, Detached};
-use thiserror::Error;
+use devices::virtio::Detached;
 
 use super::controllers::ScsiControllers;
-use super::error::DiskError;
+use super::error::{HotplugError, address_text};
 use super::events::{EventKind, EventLog};
 use super::open::open_backend;
 use super::registry::{DiskRegistry, ManagedDisk};
 use crate::config::attached::AttachableDisk;
-use crate::config::needs::{EnginePolicy, ExceededLimit};
-use crate::config::{DiskConfig, MachineConfig, ScsiAddress, same_image};
+use crate::config::needs::EnginePolicy;
+use crate::config::{DiskConfig, MachineConfig, ScsiAddress, SharedFile, shared_file};
 use crate::process_limits::ProcessLimits;
 
 /// The detach thread needs little stack.
 const STACK_BYTES: usize = 128 << 10;
-
-/// The reason a disk is not attached, or not detached.
-#[derive(Debug, Error)]
-pub(crate) enum HotplugError {
-    /// Another disk has the id.
-    #[error("there is already a disk {0:?}")]
-    IdTaken(String),
-    /// A disk that is being detached has the id, the image or the address.
-    #[error("the disk {0:?} is still being detached")]
-    Detaching(String),
-    /// A disk with the id is being attached.
-    #[error("the disk {0:?} is already being attached")]
-    Attaching(String),
-    /// Another disk of this machine has the image.
-    #[error("{image} is the image of this machine's disk {disk:?}", image = .image.display())]
-    ImageTaken { image: PathBuf, disk: String },
-    /// The machine lacks the controller.
-    #[error("the machine has no SCSI controller {number}")]
-    NoController { number: u8, existing: Vec<u8> },
-    /// The number of a controller's queues is fixed when the machine starts.
-    #[error("{requested} queues exceed the {available} of the controller")]
-    Queues { requested: u16, available: u16 },
-    /// Another disk has the address.
-    #[error("{} is taken", address_text(.0))]
-    AddressTaken(ScsiAddress),
-    /// The disk would exceed a limit of the process.
-    #[error("{0}")]
-    Limit(ExceededLimit),
-    /// The disk cannot be opened or attached.
-    #[error("{}", cause(.0))]
-    Disk(#[from] DiskError),
-    /// The host is out of threads.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[source] io::Error),
-    /// The disk is a PCI device.
-    #[error("the disk {0:?} is on virtio-blk")]
-    NotScsi(String),
-}
-
-fn address_text(address: &ScsiAddress) -> String {
-    let ScsiAddress { controller, address: Address { target, lun } } = address;
-    format!("LUN {lun} of target {target} of controller {controller}")
-}
-
-/// The cause of a disk's error, which names the image.
-fn cause(error: &DiskError) -> String {
-    match error {
-        DiskError::Open(_, source) => source.to_string(),
-        DiskError::Attach(_, source) => source.to_string(),
-        DiskError::Controller(..) => error.to_string(),
-    }
-}
 
 /// Attaches and detaches the SCSI disks of one machine.
 pub(crate) struct Hotplug {
@@ -109,10 +55,11 @@ impl Hotplug {
     pub(crate) fn attach(&self, disk: AttachableDisk) -> Result<Arc<ManagedDisk>, HotplugError> {
         let (others, reservation) = self.reserve(disk)?;
         let config = &*reservation.config;
-        if let Some(other) = others.iter().find(|other| same_image(&other.config, config)) {
+        let mut shared = others.iter();
+        let shared = shared.find_map(|other| Some((other, shared_file(config, &other.config)?)));
+        if let Some((other, SharedFile { path: image, role })) = shared {
             let disk = other.config.id().to_owned();
-            let image = config.path.clone();
-            return Err(conflict(other, || HotplugError::ImageTaken { image, disk }));
+            return Err(conflict(other, || HotplugError::ImageTaken { image, role, disk }));
         }
         drop(others);
         let config = config.clone();
@@ -211,6 +158,11 @@ impl Hotplug {
         if !disk.begin_detach() {
             return Ok(());
         }
+        // A commit looks for a detach after it has begun.
+        if disk.is_merging() {
+            disk.cancel_detach();
+            return Err(HotplugError::Committing(id.to_owned()));
+        }
         let (hotplug, detached) = (Arc::clone(self), Arc::clone(disk));
         let builder = thread::Builder::new().name(format!("{id}/detach")).stack_size(STACK_BYTES);
         // Never joined: at the machine's end the controller flushes all of its disks.
@@ -224,6 +176,8 @@ impl Hotplug {
     /// Detaches the disk from its controller, flushes it and closes its image. Detach thread.
     fn complete_detach(&self, disk: Arc<ManagedDisk>, address: ScsiAddress) {
         let id = disk.config.id().to_owned();
+        let is_ephemeral = disk.config.ephemeral.is_some();
+        let recording = disk.recording().cloned();
         let leaving = self.controllers.detach(address);
         tracing::info!(disk = id, "detached through the control socket");
         let flushed = match leaving {
@@ -241,9 +195,15 @@ impl Hotplug {
                 flushed
             }
         };
+        if let Some(recording) = recording {
+            recording.close();
+        }
         match flushed {
             Ok(()) => {
-                let text = "its data is on stable storage, and its image is closed";
+                let text = match is_ephemeral {
+                    false => "its data is on stable storage, and its image is closed",
+                    true => "its changes are gone",
+                };
                 self.events.add(EventKind::DiskDetached, &id, text.to_owned());
             }
             Err(error) => {
@@ -306,6 +266,8 @@ mod tests {
         Geometry, IoEngine, MemoryDisk, OpenError, ResizeError,
     };
     use devices::virtio::VirtioDevice;
+
+    use devices::virtio::Address;
 
     use super::*;
     use crate::config::attached::AttachRequest;
@@ -372,6 +334,10 @@ mod tests {
 
         fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
             self.disk.resize(size)
+        }
+
+        fn as_any(&self) -> &dyn std::any::Any {
+            self
         }
     }
 

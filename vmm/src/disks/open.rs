@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use block::{Backend, CreatedLayer, LayeredDisk, OpenError, RawFile, create_layer};
+use block::{
+    Backend, CreatedLayer, LayeredDisk, OpenError, RawFile, RecordedDisk, Recording, create_layer,
+};
 use devices::virtio::Block;
 
 use super::error::DiskError;
-use crate::config::DiskConfig;
+use crate::config::{DiskConfig, EphemeralChanges};
 use crate::store_warning::{StoreWarning, store_warnings};
 
-/// Opens a disk, which locks its image. Makes the layer of a disk that asks for it and has none.
+/// Opens a disk, which locks its image. Makes the layer of a disk that asks for it and has none,
+/// and starts the log of one that is recorded.
 ///
 /// # Errors
 ///
-/// The image or device cannot be opened, or the layer not be made.
+/// The image or device cannot be opened, or the layer or the log not be made.
 pub(crate) fn open_backend(config: &DiskConfig) -> Result<Arc<dyn Backend>, DiskError> {
     let backend = open(config).map_err(|error| DiskError::Open(config.id().to_owned(), error))?;
     for StoreWarning { problem, remedy } in
@@ -21,11 +24,18 @@ pub(crate) fn open_backend(config: &DiskConfig) -> Result<Arc<dyn Backend>, Disk
     {
         tracing::warn!(disk = config.id(), remedy, "{problem}");
     }
-    Ok(backend)
+    let Some(log) = &config.record else { return Ok(backend) };
+    let recording = Recording::start(config.id(), log)
+        .map_err(|error| DiskError::Record(config.id().to_owned(), Box::new(error)))?;
+    tracing::info!(disk = config.id(), log = %log.display(), "the disk is recorded");
+    Ok(Arc::new(RecordedDisk::new(backend, recording)))
 }
 
 fn open(config: &DiskConfig) -> Result<Arc<dyn Backend>, OpenError> {
     let DiskConfig { path, base, create, options, .. } = config;
+    if let (Some(base), Some(EphemeralChanges { place, limit })) = (base, &config.ephemeral) {
+        return Ok(Arc::new(LayeredDisk::open_ephemeral(base, place, *limit, options)?));
+    }
     let Some(base) = base else { return Ok(Arc::new(RawFile::open(path, options)?)) };
     if *create && !path.exists() {
         let CreatedLayer { uuid, size } = create_layer(path, base, None)?;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use block::BackingSpace;
+use block::{BackingSpace, LayeredDisk, RecordedDisk, Recording};
 use devices::storage::DiskControl;
 
 use super::events::EventLog;
@@ -93,6 +93,24 @@ impl ManagedDisk {
         self.detaching.load(Ordering::Acquire)
     }
 
+    /// Its layers; `None` for a disk that has none.
+    pub(super) fn layers(&self) -> Option<&LayeredDisk> {
+        let disk = self.control.backend().as_any();
+        let recorded = disk.downcast_ref::<RecordedDisk>();
+        recorded.map_or(disk, |recorded| recorded.inner().as_any()).downcast_ref()
+    }
+
+    /// Its recording; `None` if it is not recorded.
+    pub(crate) fn recording(&self) -> Option<&Arc<Recording>> {
+        let disk = self.control.backend().as_any().downcast_ref::<RecordedDisk>();
+        disk.map(RecordedDisk::recording)
+    }
+
+    /// Whether a frozen layer below it is being merged.
+    pub(super) fn is_merging(&self) -> bool {
+        self.layers().is_some_and(LayeredDisk::is_merging)
+    }
+
     /// Marks the disk as being detached; false if it already was.
     pub(super) fn begin_detach(&self) -> bool {
         !self.detaching.swap(true, Ordering::AcqRel)
@@ -142,6 +160,22 @@ impl DiskRegistry {
     /// The disk with this name.
     pub(crate) fn find(&self, id: &str) -> Option<Arc<ManagedDisk>> {
         self.lock().iter().find(|disk| disk.config.id() == id).cloned()
+    }
+
+    /// The disks with these names, each once.
+    ///
+    /// # Errors
+    ///
+    /// The name that no disk has.
+    pub(super) fn named(&self, ids: &[String]) -> Result<Vec<Arc<ManagedDisk>>, String> {
+        let mut found: Vec<Arc<ManagedDisk>> = Vec::new();
+        for id in ids {
+            let disk = self.find(id).ok_or_else(|| id.clone())?;
+            if !found.iter().any(|other| Arc::ptr_eq(other, &disk)) {
+                found.push(disk);
+            }
+        }
+        Ok(found)
     }
 
     pub(super) fn insert(&self, disk: Arc<ManagedDisk>) {

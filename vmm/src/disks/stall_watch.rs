@@ -68,6 +68,7 @@ struct DiskState {
     error_limit: LogLimit,
     is_stalled: bool,
     has_lost_writes: bool,
+    has_recording_end: bool,
 }
 
 impl DiskWatcher {
@@ -94,6 +95,7 @@ impl DiskWatcher {
             error_limit: LogLimit::default(),
             is_stalled: false,
             has_lost_writes: false,
+            has_recording_end: false,
         });
         if completed != state.completed || in_flight == 0 {
             (state.completed, state.progress) = (completed, now);
@@ -111,6 +113,11 @@ impl DiskWatcher {
             let error = io::Error::from_raw_os_error(lost.errno);
             let text = format!("{error}: flushes fail until the disk is reopened");
             self.events.add(EventKind::WritesLost, id, text);
+        }
+        if let Some(end) = disk.recording().and_then(|recording| recording.status().end)
+            && !std::mem::replace(&mut state.has_recording_end, true)
+        {
+            self.events.add(EventKind::RecordingStopped, id, end.reason);
         }
         let errors = status.host_errors.map_or(0, |errors| errors.requests);
         let new_errors = errors.saturating_sub(state.reported_errors);

@@ -2,7 +2,7 @@
 
 use crate::page::LentPages;
 use crate::range_lock::Claim;
-use crate::{ByteOffset, ByteRange, DiscardLimits, Operation, Segments};
+use crate::{ByteOffset, ByteRange, DiscardLimits, Durability, Operation, Segments};
 
 use super::super::map::touched;
 use super::super::map_sync::Ticket;
@@ -14,6 +14,12 @@ pub(super) struct Slot {
     pub(super) work: SlotWork,
     /// The data of a request that is not forwarded at once.
     pub(super) segments: Segments,
+    /// The next request whose write is made together with this one's.
+    pub(super) rider: Option<u16>,
+    /// The request of the level for this one and its riders is about to end: it was cancelled.
+    pub(super) is_ending: bool,
+    /// The work ends when the request of the level is complete.
+    pub(super) is_canceled: bool,
 }
 
 impl Slot {
@@ -32,7 +38,14 @@ pub(super) enum SlotWork {
     /// A read of several levels.
     Read(ReadCursor),
     /// A change of blocks that the top does not answer for.
-    Change(Box<Change>),
+    Change(Change),
+    /// A write of such blocks that is made together with that of another request.
+    Rider {
+        /// The tag of the other request.
+        leader: u16,
+        /// Where on the disk.
+        at: ByteOffset,
+    },
     /// The map has to be durable; bits of these blocks were set before.
     Durable {
         /// The first block.
@@ -42,6 +55,8 @@ pub(super) enum SlotWork {
     },
     /// A write-back of the map.
     Sync(Ticket),
+    /// The end of a hold of the disk, to be started.
+    Held(Operation),
 }
 
 /// A read that is done piece by piece.
@@ -63,8 +78,10 @@ pub(super) struct Change {
     pub(super) op: Operation,
     /// Its bytes of the disk.
     pub(super) range: ByteRange,
-    /// A claim on its blocks; `None` once it is released.
+    /// A claim on its blocks; `None` before it is made, and once it is released.
     pub(super) claim: Option<Claim>,
+    /// It has copied the blocks before this one that it had to copy.
+    pub(super) copied: u64,
     pub(super) stage: ChangeStage,
 }
 
@@ -74,9 +91,11 @@ pub(super) enum ChangeStage {
     /// Waits for its claim.
     Claiming,
     /// A block is copied to the top.
-    Copying(CopyUp),
+    Copying(Box<CopyUp>),
     /// The top makes the change.
     Changing,
+    /// It is made, and waits for the unflushed map to have its blocks.
+    Noting(Ticket),
 }
 
 /// A block that is copied to the top.
@@ -98,7 +117,43 @@ impl CopyUp {
     }
 }
 
+/// First writes of blocks one behind the other that are to be made together.
+#[derive(Debug)]
+pub(super) struct MergedWrites {
+    /// The tag of the first one.
+    pub(super) leader: u16,
+    /// The tag of the last one.
+    pub(super) last: u16,
+    /// First byte.
+    pub(super) start: u64,
+    /// The byte after the last one.
+    pub(super) end: u64,
+}
+
+impl MergedWrites {
+    const MAX_BYTES: u64 = 256 << 10;
+
+    /// Whether a write of this range continues them.
+    pub(super) fn takes(&self, range: ByteRange) -> bool {
+        let ByteRange { start: ByteOffset(start), len } = range;
+        self.end == start && start + len - self.start <= Self::MAX_BYTES
+    }
+}
+
 impl Change {
+    /// Whether a change of this range may be made together with those that continue it: a write of
+    /// whole blocks.
+    pub(super) fn may_be_merged(op: Operation, range: ByteRange) -> bool {
+        let is_write = matches!(op, Operation::Write { durability: Durability::Volatile, .. });
+        let is_whole = (range.start.0 | range.len).is_multiple_of(BLOCK);
+        is_write && is_whole && range.len < MergedWrites::MAX_BYTES
+    }
+
+    /// A change without a claim.
+    pub(super) fn new(op: Operation, range: ByteRange) -> Self {
+        Self { op, range, claim: None, copied: 0, stage: ChangeStage::Claiming }
+    }
+
     /// The blocks that it touches, as the first one and the end.
     pub(super) fn touched(&self) -> (u64, u64) {
         touched(self.range)
@@ -120,10 +175,11 @@ impl Change {
         (first, end.max(first))
     }
 
-    /// The next block of which the change needs the present content, among those that `is_set`
-    /// says the top does not answer for.
+    /// The next block of which the change needs the present content, among those that it has not
+    /// copied, and that `is_set` says the top does not answer for.
     pub(super) fn next_copy(&self, is_set: impl Fn(u64) -> bool) -> Option<u64> {
         let (first, end) = self.touched();
+        let is_set = |block: u64| block < self.copied || is_set(block);
         let ByteRange { start: ByteOffset(start), len } = self.range;
         match self.op {
             Operation::CompareAndWrite { .. } => (first..end).find(|block| !is_set(*block)),
@@ -140,11 +196,10 @@ impl Change {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Durability;
 
     fn change(op: fn(ByteRange) -> Operation, start: u64, len: u64) -> Change {
         let range = ByteRange { start: ByteOffset(start), len };
-        Change { op: op(range), range, claim: None, stage: ChangeStage::Claiming }
+        Change::new(op(range), range)
     }
 
     fn write(range: ByteRange) -> Operation {
@@ -161,19 +216,21 @@ mod tests {
 
     #[test]
     fn partial_blocks_are_copied() {
-        let copies = |change: &Change| {
-            let mut set = Vec::new();
-            while let Some(block) = change.next_copy(|block| set.contains(&block)) {
-                set.push(block);
+        let copies = |mut change: Change| {
+            let mut copied = Vec::new();
+            while let Some(block) = change.next_copy(|block| block == 7) {
+                copied.push(block);
+                change.copied = block + 1;
             }
-            set
+            copied
         };
-        assert_eq!(copies(&change(write, 4096, 8192)), []);
-        assert_eq!(copies(&change(write, 512, 512)), [0]);
-        assert_eq!(copies(&change(write, 4096, 512)), [1]);
-        assert_eq!(copies(&change(write, 512, 8192)), [0, 2]);
-        assert_eq!(copies(&change(compare, 512, 8192)), [0, 1, 2]);
-        assert_eq!(copies(&change(discard, 512, 8192)), []);
+        assert_eq!(copies(change(write, 4096, 8192)), []);
+        assert_eq!(copies(change(write, 512, 512)), [0]);
+        assert_eq!(copies(change(write, 4096, 512)), [1]);
+        assert_eq!(copies(change(write, 512, 8192)), [0, 2]);
+        assert_eq!(copies(change(write, 7 * 4096 + 512, 4096)), [8]);
+        assert_eq!(copies(change(compare, 512, 8192)), [0, 1, 2]);
+        assert_eq!(copies(change(discard, 512, 8192)), []);
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::io;
 
 use super::super::levels::Answerer;
 use super::super::map::touched;
-use super::super::map_sync::Ticket;
 use super::super::unit::BLOCK;
+use super::cancel::canceled;
 use super::slot::{Change, ChangeStage, CopyUp, ReadCursor, Slot, SlotWork};
 use super::{LayerEngine, moved};
 use crate::segment::{slice, zero};
@@ -17,6 +17,9 @@ impl LayerEngine {
     /// Accepts a request that the top does not answer for as it is.
     #[cold]
     pub(super) fn push_other(&mut self, request: Request<'_>) {
+        if self.levels.is_held() {
+            return self.keep(request);
+        }
         if !self.is_within(&request) {
             let invalid = io::Error::from_raw_os_error(libc::EINVAL);
             return self.complete(request.tag, Err(invalid));
@@ -31,6 +34,9 @@ impl LayerEngine {
             op => {
                 let (first, end) = touched(range);
                 if self.levels.top.map.run(first, end) != (true, end) {
+                    if Change::may_be_merged(op, range) {
+                        return self.merge_write(request, range);
+                    }
                     self.start_change(request, range);
                 } else {
                     if op.is_durable() && !self.is_map_clean(first, end) {
@@ -64,26 +70,28 @@ impl LayerEngine {
 
     /// Whether the bits of these blocks are durable if they are set.
     fn is_map_clean(&self, first: u64, end: u64) -> bool {
-        self.levels.sync.is_clean(|| self.levels.top.map.is_dirty(first, end))
+        // An ephemeral top is never durable.
+        self.levels.top.budget.is_some()
+            || self.levels.sync.is_clean(|| self.levels.top.map.is_dirty(first, end))
     }
 
     /// Notes what is to be done when the tag's request of a level completes.
-    fn begin(&mut self, tag: u16, work: SlotWork) {
+    pub(super) fn begin(&mut self, tag: u16, work: SlotWork) {
         if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
-            slot.work = work;
+            (slot.work, slot.is_canceled, slot.is_ending) = (work, false, false);
             self.stepping += 1;
         }
     }
 
     /// Keeps the segments of a request that is done step by step.
-    fn keep_segments(&mut self, request: &mut Request<'_>) {
+    pub(super) fn keep_segments(&mut self, request: &mut Request<'_>) {
         if let Some(slot) = self.slots.get_mut(usize::from(request.tag)) {
             std::mem::swap(&mut slot.segments, request.segments);
         }
     }
 
     /// Takes the work of a tag, which it no longer has.
-    fn take_work(&mut self, tag: u16) -> SlotWork {
+    pub(super) fn take_work(&mut self, tag: u16) -> SlotWork {
         let slot = self.slots.get_mut(usize::from(tag));
         let work = slot.map(|slot| std::mem::take(&mut slot.work)).unwrap_or_default();
         if !matches!(work, SlotWork::Forwarded) {
@@ -148,7 +156,7 @@ impl LayerEngine {
     }
 
     /// Pushes an operation at a place of a level's file, with the segments in `part`.
-    fn push_part(&mut self, level: usize, tag: u16, op: Operation) {
+    pub(super) fn push_part(&mut self, level: usize, tag: u16, op: Operation) {
         let mut segments = std::mem::take(&mut self.part);
         self.push_to(level, Request { tag, op, segments: &mut segments });
         self.part = segments;
@@ -174,13 +182,27 @@ impl LayerEngine {
     }
 
     fn start_change(&mut self, mut request: Request<'_>, range: ByteRange) {
-        let (first, end) = touched(range);
+        // Else a later write of these blocks would need no budget.
+        let is_discard = matches!(request.op, Operation::Discard { .. });
+        if is_discard && self.levels.top.budget.is_some() {
+            return self.forward(0, request);
+        }
+        self.keep_segments(&mut request);
+        self.begin(request.tag, SlotWork::Change(Change::new(request.op, range)));
+        self.claim(request.tag);
+    }
+
+    /// Claims the blocks of a change, which begins when the claim is granted.
+    pub(super) fn claim(&mut self, tag: u16) {
+        let Some(Slot { work: SlotWork::Change(change), .. }) =
+            self.slots.get_mut(usize::from(tag))
+        else {
+            return;
+        };
+        let (first, end) = change.touched();
         let bytes = first * BLOCK..end * BLOCK;
         let (claim, is_granted) = self.levels.first_writes.claim(&self.kick, &bytes, false);
-        let (tag, op) = (request.tag, request.op);
-        let change = Change { op, range, claim: Some(claim), stage: ChangeStage::Claiming };
-        self.keep_segments(&mut request);
-        self.begin(tag, SlotWork::Change(Box::new(change)));
+        change.claim = Some(claim);
         if is_granted {
             self.change_on(tag);
         } else {
@@ -191,29 +213,39 @@ impl LayerEngine {
     /// Does the next step of a change that has its claim.
     fn change_on(&mut self, tag: u16) {
         let Self { slots, levels, part, .. } = self;
-        let Some(Slot { work: SlotWork::Change(change), segments }) =
+        let Some(Slot { work: SlotWork::Change(change), segments, rider, .. }) =
             slots.get_mut(usize::from(tag))
         else {
             return;
         };
+        let (first, end) = change.touched();
+        let is_new = matches!(change.stage, ChangeStage::Claiming);
+        // MergedWrites writes without space for all are made one by one.
+        if is_new && !levels.top.take_blocks(first, end, rider.is_none()) {
+            return self.end_change(tag, Err(io::Error::from_raw_os_error(libc::ENOSPC)));
+        }
         match change.next_copy(|block| levels.top.map.is_set(block)) {
             Some(block) => {
                 let copy = CopyUp::new(block, levels.capacity());
-                self.copy_on(tag, copy);
+                self.copy_on(tag, Box::new(copy));
             }
             None => {
                 change.stage = ChangeStage::Changing;
                 let place = |at: ByteOffset| ByteOffset(levels.place(0, at.0));
                 let op = moved(change.op, place);
-                part.clear();
-                std::mem::swap(part, segments);
+                if rider.is_some() {
+                    self.merge_segments(tag);
+                } else {
+                    part.clear();
+                    std::mem::swap(part, segments);
+                }
                 self.push_part(0, tag, op);
             }
         }
     }
 
     /// Reads the next piece of a block that is copied, or writes the block.
-    fn copy_on(&mut self, tag: u16, mut copy: CopyUp) {
+    fn copy_on(&mut self, tag: u16, mut copy: Box<CopyUp>) {
         let mut cursor = copy.cursor;
         let len = usize::try_from(cursor.end - cursor.start).unwrap_or_default();
         let segments: Segments = copy.pages.lend(tag, 0, len).into_iter().collect();
@@ -240,8 +272,8 @@ impl LayerEngine {
     /// Does what follows the completion of a level's request.
     pub(super) fn handle(&mut self, completion: Completion) {
         let tag = completion.tag;
-        if tag == self.map_tag {
-            return self.handle_map_writer(&completion);
+        if let Some(kind) = self.map_of_tag(tag) {
+            return self.handle_map_writer(kind, &completion);
         }
         let slot = self.slots.get_mut(usize::from(tag));
         if let Some(Slot { work: SlotWork::Change(change), .. }) = slot {
@@ -250,7 +282,11 @@ impl LayerEngine {
             }
             return self.handle_change(tag, completion.result);
         }
+        let is_canceled = slot.is_some_and(|slot| slot.is_canceled);
         match (self.take_work(tag), completion.result) {
+            (SlotWork::Durable { .. }, Ok(())) if is_canceled => {
+                self.complete(tag, Err(canceled()));
+            }
             (SlotWork::Read(cursor), Ok(())) => self.read_on(tag, cursor),
             (SlotWork::Durable { first, end }, Ok(())) if !self.is_map_clean(first, end) => {
                 self.join_sync(tag, false);
@@ -260,139 +296,97 @@ impl LayerEngine {
     }
 
     fn handle_change(&mut self, tag: u16, result: io::Result<()>) {
-        let Some(Slot { work: SlotWork::Change(change), .. }) =
+        let Some(Slot { work: SlotWork::Change(change), is_canceled, .. }) =
             self.slots.get_mut(usize::from(tag))
         else {
             return;
         };
+        let is_canceled = *is_canceled;
         match (std::mem::replace(&mut change.stage, ChangeStage::Changing), result) {
             (ChangeStage::Copying(copy), Ok(())) => {
-                if !copy.is_written {
-                    return self.copy_on(tag, copy);
+                if copy.is_written {
+                    change.copied = copy.block + 1;
                 }
-                self.levels.set(copy.block, copy.block + 1, false);
-                self.change_on(tag);
+                match copy.is_written {
+                    _ if is_canceled => self.end_change(tag, Err(canceled())),
+                    true => self.change_on(tag),
+                    false => self.copy_on(tag, copy),
+                }
             }
-            (_, result) => self.end_change(tag, result),
+            (_, Ok(())) => self.note_change(tag),
+            (_, failed) => self.end_change(tag, failed),
         }
     }
 
     /// Ends a change: the top answers for its blocks if it was made.
-    fn end_change(&mut self, tag: u16, result: io::Result<()>) {
+    pub(super) fn end_change(&mut self, tag: u16, result: io::Result<()>) {
+        let is_canceled = self.slots.get(usize::from(tag)).is_some_and(|slot| slot.is_canceled);
         let SlotWork::Change(change) = self.take_work(tag) else { return };
         let (first, end) = change.touched();
         let is_durable = change.op.is_durable();
         if result.is_ok() {
             let (first, end) = change.answered(self.levels.top.discard);
-            self.levels.set(first, end, is_durable);
+            // Copies are not.
+            self.levels.set(first, end, is_durable && change.copied == 0);
+        }
+        if !matches!(change.stage, ChangeStage::Claiming) {
+            self.levels.top.give_back_blocks(first, end);
         }
         if let Some(claim) = change.claim {
             self.levels.first_writes.release(&self.kick, claim);
         }
         if result.is_ok() && is_durable && !self.is_map_clean(first, end) {
-            return self.join_sync(tag, false);
+            if !is_canceled {
+                return self.join_sync(tag, false);
+            }
+            return self.complete(tag, Err(canceled()));
         }
-        self.complete(tag, result);
-    }
-
-    fn handle_map_writer(&mut self, completion: &Completion) {
-        let mut segments = std::mem::take(&mut self.part);
-        let op = self.map_writer.handle(&self.levels, completion, &mut segments);
-        self.part = segments;
-        self.write_map(op);
-    }
-
-    /// Pushes the next request of the map's write-back.
-    fn write_map(&mut self, op: Option<Operation>) {
-        if let Some(op) = op {
-            self.push_part(0, self.map_tag, op);
-        } else {
-            self.stepping -= 1;
-        }
+        self.complete_change(tag, change.op, result);
     }
 
     /// Resumes the requests that need not wait any longer, and starts a write-back of the map if a
     /// request waits for one and none runs.
     pub(super) fn revive(&mut self) {
+        // A request that is started may be the next to wait: the pass that runs reaches it.
+        if std::mem::replace(&mut self.is_reviving, true) {
+            return;
+        }
         let mut index = 0;
-        while let Some(&tag) = self.waiting.get(index) {
+        while index < self.waiting.len() {
+            let tag = self.waiting.swap_remove(index);
             let has_claim = self.slots.get(usize::from(tag)).is_some_and(Slot::is_change);
             if !self.revive_one(tag) {
+                self.waiting.push(tag);
+                let last = self.waiting.len() - 1;
+                self.waiting.swap(index, last);
                 index += 1;
-                continue;
-            }
-            self.waiting.swap_remove(index);
-            if has_claim {
+            } else if has_claim {
                 // It may be complete already, and its claim be granted to another request.
                 index = 0;
             }
         }
+        self.is_reviving = false;
     }
 
     /// Whether the request no longer waits.
     fn revive_one(&mut self, tag: u16) -> bool {
         let Some(slot) = self.slots.get(usize::from(tag)) else { return true };
         match &slot.work {
-            SlotWork::Change(change) => {
-                let claim = change.claim.as_ref();
-                let is_granted =
-                    claim.is_some_and(|claim| self.levels.first_writes.is_granted(claim));
-                if is_granted {
+            SlotWork::Change(change) => match (&change.stage, &change.claim) {
+                (ChangeStage::Noting(ticket), _) => self.revive_noted(tag, *ticket),
+                (_, Some(claim)) if self.levels.first_writes.is_granted(claim) => {
                     self.change_on(tag);
+                    true
                 }
-                is_granted
-            }
+                _ => false,
+            },
             SlotWork::Sync(ticket) => self.revive_synced(tag, *ticket),
-            SlotWork::Forwarded | SlotWork::Read(_) | SlotWork::Durable { .. } => true,
+            SlotWork::Held(_) => self.start_kept(tag),
+            SlotWork::Forwarded
+            | SlotWork::Read(_)
+            | SlotWork::Durable { .. }
+            | SlotWork::Rider { .. } => true,
         }
-    }
-
-    fn revive_synced(&mut self, tag: u16, ticket: Ticket) -> bool {
-        if let Some(result) = self.levels.sync.result(ticket) {
-            self.take_work(tag);
-            self.complete(tag, result);
-            return true;
-        }
-        if !self.map_writer.is_running() {
-            let mut segments = std::mem::take(&mut self.part);
-            let op = self.map_writer.start(&self.levels, &self.kick, self.map_tag, &mut segments);
-            self.part = segments;
-            if op.is_some() {
-                self.stepping += 1;
-                self.write_map(op);
-            } else if let Some(result) = self.levels.sync.result(ticket) {
-                // There was nothing to do.
-                self.take_work(tag);
-                self.complete(tag, result);
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Completes a request that waits for a claim or for the map with `ECANCELED`. Returns `false`
-    /// for any other.
-    pub(super) fn cancel_waiting(&mut self, tag: u16) -> bool {
-        let Some(index) = self.waiting.iter().position(|waiting| *waiting == tag) else {
-            return false;
-        };
-        let canceled = Err(io::Error::from_raw_os_error(libc::ECANCELED));
-        match self.slots.get(usize::from(tag)).map(|slot| &slot.work) {
-            Some(SlotWork::Change(_)) => {
-                self.waiting.swap_remove(index);
-                self.end_change(tag, canceled);
-                self.revive();
-            }
-            // The last request stays: an engine without requests is not reaped, and others may wait
-            // for its write-back.
-            Some(SlotWork::Sync(_)) if !self.map_writer.is_running() || self.waiting.len() > 1 => {
-                self.waiting.swap_remove(index);
-                self.take_work(tag);
-                self.complete(tag, canceled);
-            }
-            _ => return false,
-        }
-        true
     }
 }
 

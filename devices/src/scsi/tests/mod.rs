@@ -67,6 +67,7 @@ impl Backend for Disk {
             discards: DiscardStats::default(),
             store: block::StoreFacts::default(),
             soft_limit: soft_limit.map(|percent| SoftLimitState { percent, reached: false }),
+            ephemeral: None,
         }
     }
 
@@ -90,6 +91,10 @@ impl Backend for Disk {
 
     fn resize(&self, _: Option<u64>) -> Result<u64, ResizeError> {
         unreachable!("the target has no resize command")
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
     }
 }
 

@@ -191,9 +191,11 @@ impl<S: Sleep> UnitEngines<S> {
         }
     }
 
-    /// How long to sleep until the first parked request comes due; `None` if none is parked.
+    /// How long to sleep until the first engine is due; `None` if none is, and none has parked
+    /// requests.
     fn parked_sleep(&self) -> Option<Duration> {
-        let mut parked = self.engines.iter().filter(|unit| (*unit.engine).parked() > 0).peekable();
+        let has_due = |unit: &&UnitEngine| unit.engine.parked() > 0 || unit.engine.due().is_some();
+        let mut parked = self.engines.iter().filter(has_due).peekable();
         parked.peek()?;
         let due = parked.filter_map(|unit| (*unit.engine).due()).min();
         let left =

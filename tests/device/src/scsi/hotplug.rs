@@ -342,6 +342,10 @@ impl Backend for SlowFlush {
     fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
         self.0.resize(size)
     }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
 }
 
 /// Flushes of one disk are serialized: the kernel reports a lost write once.

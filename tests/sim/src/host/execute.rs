@@ -4,6 +4,7 @@ use block::simulation::RingResult;
 
 use super::Host;
 use crate::call::{Call, Outcome, errno};
+use crate::chain::Chain;
 use crate::entry::Opcode;
 
 impl Host {
@@ -100,7 +101,7 @@ impl Host {
         let moved = i32::try_from(call.moved()).unwrap();
         match call.entry.opcode {
             Opcode::Sync => {
-                self.medium.write_back_all(call.version);
+                self.medium.write_back_file(self.rings[call.ring].file.clone(), call.version);
                 if self.report_errors(call.ring) { -errno::IO } else { 0 }
             }
             Opcode::Write(true) => {
@@ -156,7 +157,7 @@ impl Host {
     pub(crate) fn write_back(&mut self) {
         let dirty = self.medium.dirty();
         if dirty.is_empty() || self.random.chance(200) {
-            let sector = self.random.below(self.plan.sectors);
+            let sector = self.random.below(self.medium.sectors());
             self.medium.evict(sector);
             return;
         }
@@ -186,6 +187,14 @@ impl Host {
         Ok(())
     }
 
+    /// The control plane writes bytes at a sector.
+    pub(crate) fn write_by_control_plane(&mut self, sector: usize, bytes: &[u8]) {
+        for (sector, bytes) in (sector..).zip(bytes.chunks(512)) {
+            self.medium.write(sector, 0, bytes);
+        }
+        self.log(|| format!("  host writes the map at sector {sector} for the control plane"));
+    }
+
     /// Cuts the power: cancels all calls and drops volatile data.
     pub(crate) fn cut_power(&mut self) {
         self.powered_off = true;
@@ -193,6 +202,9 @@ impl Host {
         for call in calls.into_iter().filter(|call| !call.orphaned) {
             let user_data = call.entry.user_data;
             self.post(call.ring, RingResult { user_data, result: -errno::CANCELED, more: false });
+        }
+        for sector in self.plan.chain.as_ref().map(Chain::top_map).unwrap_or_default() {
+            self.medium.tear(sector, &mut self.random);
         }
         self.medium.cut_power(&mut self.random);
     }

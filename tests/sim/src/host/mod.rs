@@ -14,6 +14,7 @@ pub(crate) use self::shared::SharedHost;
 pub(crate) use self::signals::is_ready;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::os::fd::{OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,8 @@ struct Ring {
     reported: u64,
     /// The descriptions of its fixed files.
     files: Option<EngineDescriptions>,
+    /// The sectors of its file on the medium.
+    file: Range<usize>,
     /// Its process has died.
     dead: bool,
     /// Its engine is a thread pool.
@@ -106,6 +109,8 @@ pub(crate) struct Host {
     frozen_until_ns: Option<u64>,
     /// The ring in which an engine was last put to sleep.
     pub(crate) slept_in: Option<usize>,
+    /// The end of the last sleep of an engine with calls in several rings, if it has one.
+    pub(crate) slept_until: Option<Option<Instant>>,
 }
 
 impl Host {
@@ -113,7 +118,10 @@ impl Host {
         Self {
             plan: plan.clone(),
             random,
-            medium: Medium::new(plan.sectors, plan.first_number()),
+            medium: match &plan.chain {
+                Some(chain) => Medium::of(chain.medium(plan.first_number())),
+                None => Medium::new(plan.sectors, plan.first_number()),
+            },
             rings: Vec::new(),
             calls: Vec::new(),
             errors: 0,
@@ -133,6 +141,7 @@ impl Host {
             frozen: false,
             frozen_until_ns: None,
             slept_in: None,
+            slept_until: None,
         }
     }
 
@@ -146,9 +155,18 @@ impl Host {
         self.errors > 0
     }
 
-    /// Opens the file again and makes a ring for it. Errors reported to no description so far are
-    /// reported to it later.
-    pub(crate) fn open_ring(&mut self, depth: u16, files: EngineDescriptions) -> usize {
+    /// Opens a file of the disk again, that of `level`, and makes a ring for it. Errors reported to
+    /// no description so far are reported to it later.
+    pub(crate) fn open_ring(
+        &mut self,
+        depth: u16,
+        files: EngineDescriptions,
+        level: usize,
+    ) -> usize {
+        let file = match &self.plan.chain {
+            Some(chain) => chain.file(level),
+            None => 0..self.plan.sectors,
+        };
         let is_pool = self.plan.uses_threads;
         let capacity = (usize::from(depth) + 2).next_power_of_two();
         let kicked = self.random.coin();
@@ -157,6 +175,7 @@ impl Host {
             kicked,
             reported: self.reported_errors,
             files: Some(files),
+            file,
             is_pool,
             ..Ring::default()
         });
@@ -187,8 +206,11 @@ impl Host {
         self.violation.get_or_insert_with(violation);
     }
 
-    pub(crate) fn push(&mut self, ring: usize, entry: Entry) -> bool {
+    pub(crate) fn push(&mut self, ring: usize, mut entry: Entry) -> bool {
         let state = &self.rings[ring];
+        if entry.total() > 0 {
+            entry.at += 512 * state.file.start as u64;
+        }
         let same = |user_data| user_data == entry.user_data;
         let duplicate = state.submitted.iter().any(|other| same(other.user_data))
             || self.calls.iter().any(|call| call.ring == ring && same(call.entry.user_data));
@@ -315,7 +337,7 @@ impl Host {
                 RingResult { user_data: entry.user_data, result: -errno::CANCELED, more: false };
             return self.post(ring, result);
         }
-        let outcome = self.draw_outcome(&entry);
+        let outcome = self.draw_outcome(ring, &entry);
         let in_any_order = self.plan.mode.is_direct();
         let call = Call::new(
             ring,

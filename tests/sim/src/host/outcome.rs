@@ -17,8 +17,8 @@ impl Host {
     }
 
     /// Draws the outcome of a call from the plan's odds and the host's abilities.
-    pub(super) fn draw_outcome(&mut self, entry: &Entry) -> Outcome {
-        if let Some(refusal) = self.draw_refusal(entry) {
+    pub(super) fn draw_outcome(&mut self, ring: usize, entry: &Entry) -> Outcome {
+        if let Some(refusal) = self.draw_refusal(ring, entry) {
             return refusal;
         }
         let odds = self.plan.odds;
@@ -49,11 +49,15 @@ impl Host {
     }
 
     /// Draws whether the kernel refuses a call.
-    fn draw_refusal(&mut self, entry: &Entry) -> Option<Outcome> {
+    fn draw_refusal(&mut self, ring: usize, entry: &Entry) -> Option<Outcome> {
         let odds = self.plan.odds;
         let end = entry.at.checked_add(entry.total());
-        if end.is_none_or(|end| end > 512 * self.plan.sectors as u64) {
-            self.violate(|| format!("{entry:?} exceeds the disk"));
+        let file = &self.rings[ring].file;
+        let bytes = 512 * file.start as u64..=512 * file.end as u64;
+        if entry.total() > 0
+            && !(bytes.contains(&entry.at) && end.is_some_and(|end| bytes.contains(&end)))
+        {
+            self.violate(|| format!("{entry:?} exceeds the file"));
             return Some(Outcome::Refuse(errno::INVAL));
         }
         // A device zeroes and discards whole blocks, a file any range.

@@ -78,6 +78,16 @@ impl Host {
         self.rings[ring].signals
     }
 
+    /// Whether a sleep with this ring among others would end.
+    pub(crate) fn is_signalled(&self, ring: usize) -> bool {
+        self.rings[ring].signal.as_ref().is_some_and(|signal| is_ready(signal.as_fd()))
+    }
+
+    /// The ring's engine does not sleep in it.
+    pub(crate) fn clear_deadline(&mut self, ring: usize) {
+        self.rings[ring].deadline_ns = None;
+    }
+
     pub(crate) fn set_due(&mut self, ring: usize, due: Option<Instant>) {
         self.rings[ring].due = due;
     }

@@ -117,6 +117,13 @@ impl Oracle {
         }
     }
 
+    /// With zeroes from this sector on as the initial content.
+    pub(super) fn with_zeroes_from(mut self, at: usize) -> Self {
+        let before = Value::Written(self.first_number);
+        self.ops[0].effect = Effect::Split { at, before, after: Value::Zero };
+        self
+    }
+
     /// The number of the next operation, as the value that it writes.
     pub(super) fn next_number(&self) -> u32 {
         self.first_number + u32::try_from(self.ops.len()).unwrap()

@@ -5,6 +5,7 @@ mod check;
 mod check_scsi;
 mod compare;
 mod hotplug;
+mod layers;
 mod process;
 mod scsi;
 mod step;
@@ -15,6 +16,7 @@ mod units;
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use block::simulation::Clock;
 use devices::virtio::{DeviceStatus, FaultReporter, Interrupt};
@@ -64,8 +66,10 @@ struct RunningWorker {
     kick: Arc<EventFd>,
     /// The ring of its only engine, or the one in which it slept: the unit, and the ring.
     ring: (usize, usize),
-    /// The rings of all of its engines, if there may be several.
+    /// The rings of all of its engines, if there may be several, or of all levels of its engine.
     rings: Vec<(usize, usize)>,
+    /// The end of its sleep with calls in several levels, if it sleeps so.
+    sleeps_until: Option<Option<Instant>>,
     /// Its sleep with several engines.
     sleep: QueueSleep,
     /// Signals of the kick, if the worker has several engines.
@@ -220,8 +224,18 @@ impl Simulation<'_> {
             let sleep = QueueSleep::new(self.clock.clone());
             let worker = self.front().worker(active, faults, sleep.clone())?;
             let ring = (0, self.units[0].host.lock().last_ring());
-            let (rings, phase) = (Vec::new(), Phase::Round);
-            self.workers.push(RunningWorker { worker, kick, ring, rings, sleep, kicks: 0, phase });
+            let phase = Phase::Round;
+            self.workers.push(RunningWorker {
+                worker,
+                kick,
+                ring,
+                rings: Vec::new(),
+                sleep,
+                sleeps_until: None,
+                kicks: 0,
+                phase,
+            });
+            self.find_levels(self.workers.len() - 1);
             self.drivers.push(driver);
         }
         let kicks: Vec<_> = self.workers.iter().map(|worker| worker.kick.as_raw_fd()).collect();

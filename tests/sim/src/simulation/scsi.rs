@@ -43,6 +43,7 @@ impl Simulation<'_> {
             self.drivers[at].poll_interrupt();
             if self.units[0].host.lock().rings() > rings {
                 self.workers[at].ring = (0, rings);
+                self.find_levels(at);
                 return Ok(());
             }
             self.reap(at)?;

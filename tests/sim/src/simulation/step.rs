@@ -113,6 +113,9 @@ impl Simulation<'_> {
                 if worker.sleep.is_asleep() {
                     return worker.sleep.is_signalled();
                 }
+                if self.plan.chain.is_some() {
+                    return self.is_awake_in_levels(worker);
+                }
                 awake(worker.phase == Phase::Asleep, worker.ring)
             }),
             drivers: indices(&self.drivers, wakes),
@@ -151,6 +154,7 @@ impl Simulation<'_> {
             }
         };
         self.find_rings(at);
+        self.note_sleep_in_levels(at);
         self.drivers[at].poll_interrupt();
         self.scsi.wake_control();
         self.forward_kicks();

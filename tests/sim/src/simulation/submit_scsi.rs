@@ -153,6 +153,7 @@ impl Unit {
             self.cache_off_since = None;
             self.scsi.cache_ons += 1;
         }
+        self.scsi.has_cache_off |= !on;
         let request = Request::select_cache(on, random);
         self.command(id, request, CommandKind::SelectCache(on))
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use block::simulation::Clock;
 use devices::virtio::Address;
 
+use crate::content::{Bytes, SECTOR};
 use crate::counts::Counts;
 use crate::disk::SimDisk;
 use crate::host::{Host, SharedHost};
@@ -17,6 +18,8 @@ use crate::scsi_state::UnitState;
 use crate::trace::Trace;
 use fixtures::Random;
 
+/// The content of a sector that no file of a disk has.
+const ZEROES: Bytes = [0; SECTOR];
 /// Limit of the time in which the thread of a disk's queries ends, in milliseconds.
 const TRIES: usize = 5_000;
 
@@ -52,12 +55,17 @@ pub(super) struct Unit {
 impl Unit {
     pub(super) fn new(plan: &Plan, one_target: bool, random: Random, trace: Trace) -> Self {
         let number = u16::try_from(plan.unit).unwrap();
+        let oracle = Oracle::new(plan.sectors, plan.short_within_sector, plan.first_number());
+        let oracle = match &plan.chain {
+            Some(chain) => oracle.with_zeroes_from(chain.base_sectors()),
+            None => oracle,
+        };
         let (target, lun) = if one_target { (0, number) } else { (number as u8, 0) };
         Self {
             address: Address { target, lun },
             host: SharedHost::new(Host::new(plan, random, trace)),
             disk: None,
-            oracle: Oracle::new(plan.sectors, plan.short_within_sector, plan.first_number()),
+            oracle,
             now: 1,
             cache_off_since: None,
             scsi: UnitState::opened(0),
@@ -105,15 +113,25 @@ impl Unit {
     /// Checks the visible content of the disk when all requests have completed.
     pub(super) fn check_visible(&mut self) -> Result<(), String> {
         let host = self.host.lock();
-        let visible = |sector| host.medium.visible(sector);
+        let place = |sector| match &self.disk {
+            Some(disk) => disk.place(sector),
+            None => Some(sector),
+        };
+        let visible = |sector| place(sector).map_or(&ZEROES, |at| host.medium.visible(at));
         self.oracle.check_visible(visible, host.lost_data(), self.now)
     }
 
     /// Checks each sector after a power cut.
     pub(super) fn check_after_cut(&self) -> Result<(), String> {
         let host = self.host.lock();
+        let visible = |at| host.medium.visible(at);
         for sector in 0..self.plan.sectors {
-            self.oracle.check_after_cut(sector, host.medium.visible(sector))?;
+            let place = match &self.plan.chain {
+                Some(chain) => chain.place_on(sector, visible),
+                None => Some(sector),
+            };
+            let bytes = place.map_or(&ZEROES, visible);
+            self.oracle.check_after_cut(sector, bytes)?;
         }
         host.violation.clone().map_or(Ok(()), Err)
     }

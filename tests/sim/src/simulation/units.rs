@@ -127,7 +127,9 @@ impl Simulation<'_> {
         let hosts = self.units.iter().filter_map(|unit| unit.host.lock().next_timeout_ns());
         let engines = hosts.map(|next_ns| next_ns.saturating_sub(now_ns));
         let as_ns = |left: Duration| u64::try_from(left.as_nanos()).unwrap();
-        engines.chain(self.workers.iter().filter_map(|worker| worker.sleep.left().map(as_ns))).min()
+        let workers = self.workers.iter();
+        let sleeps = workers.flat_map(|worker| [worker.sleep.left(), self.left_in_levels(worker)]);
+        engines.chain(sleeps.flatten().map(as_ns)).min()
     }
 
     /// The time of all hosts.
@@ -156,7 +158,7 @@ impl Simulation<'_> {
             worker.kick.write(1).unwrap();
             self.forward_kicks();
         } else {
-            self.units[0].host.lock().kick(worker.ring.1);
+            self.kick_rings(at);
         }
     }
 
@@ -177,11 +179,14 @@ impl Simulation<'_> {
             }
             return;
         }
-        let workers = self.workers.iter().map(|worker| (&*worker.kick, worker.ring.1));
-        let initiators = self.initiators.iter().map(|initiator| (&initiator.kick, initiator.ring));
-        for (kick, ring) in workers.chain(initiators) {
-            if kick.read().is_ok() {
-                self.units[0].host.lock().kick(ring);
+        for at in 0..self.workers.len() {
+            if self.workers[at].kick.read().is_ok() {
+                self.kick_rings(at);
+            }
+        }
+        for initiator in &self.initiators {
+            if initiator.kick.read().is_ok() {
+                self.units[0].host.lock().kick(initiator.ring);
             }
         }
     }

@@ -7,6 +7,9 @@ pub(crate) const ADVISED_COMMANDS: &[Advised] = &[
     // They only read.
     ("bulkhead check --explain", "reads"),
     ("bulkhead disk inspect", "reads, and takes no lock"),
+    ("bulkhead layer map {}", "reads"),
+    ("bulkhead layer info", "reads, and takes no lock"),
+    ("bulkhead layer info {}", "reads, and takes no lock"),
     ("dmesg", "reads"),
     ("dmsetup ls", "reads"),
     ("findmnt", "reads"),
@@ -29,6 +32,9 @@ pub(crate) const ADVISED_COMMANDS: &[Advised] = &[
     ("{} -dc <{} >{}", "writes to a free name"),
     // They create, and leave what exists.
     ("bulkhead layer create", "fails if the layer exists"),
+    ("bulkhead layer create --base {} NEW_LAYER", "fails if the layer exists"),
+    ("bulkhead layer flatten", "fails if the image exists"),
+    ("bulkhead layer flatten {} NEW_IMAGE", "fails if the image exists"),
     ("touch -d @{}.{} {}", "sets a modification time, and no content"),
     ("mkdir -p {}", "creates missing directories; not below /dev, /proc and /sys"),
     ("sudo ip link set {} up", "for a TAP device that is missing"),
@@ -36,6 +42,16 @@ pub(crate) const ADVISED_COMMANDS: &[Advised] = &[
     ("ip tuntap add dev tap0 mode tap", "fails if the device exists"),
     ("truncate -s '>10G' {}", "never shrinks a file, as it is at least that size; of an empty one"),
     ("truncate -s '>{}' {}", "never shrinks a file; not below /dev, /proc and /sys"),
+    // They change layers, and no content that a disk reads.
+    ("bulkhead layer commit", "continues one that was begun"),
+    ("bulkhead layer commit {}", "continues one that was begun"),
+    (
+        "bulkhead ctl VM commit",
+        "the disk reads the same, and it is refused if other layers would break",
+    ),
+    ("bulkhead layer rebase --base NEW_PATH {}", "the layer reads the same afterwards"),
+    ("bulkhead layer rebase --base LOWER_LEVEL LAYER", "the layer reads the same afterwards"),
+    ("bulkhead layer rebase --base {} {}", "the layer reads the same afterwards"),
     // They change settings of the host, and no data.
     ("echo \"write back\" >/sys/block/{}/queue/write_cache", "makes the kernel send flushes"),
     ("echo 0 >{}/zfs_nocacheflush; echo 0 >{}/zil_nocacheflush", "makes ZFS send flushes"),

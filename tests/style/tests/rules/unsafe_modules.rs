@@ -5,6 +5,7 @@ pub(crate) const UNSAFE_MODULES: &[&str] = &[
     "block/src/host_io/compare.rs",
     "block/src/host_io/host_call.rs",
     "block/src/page.rs",
+    "block/src/record/chunk.rs",
     "block/src/segment.rs",
     "block/src/sys.rs",
     "block/src/threads/calls.rs",

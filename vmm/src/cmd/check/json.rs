@@ -93,7 +93,9 @@ fn disk_json(disk: &DiskConfig) -> Value {
 pub(super) fn image_bytes(disk: &DiskConfig) -> Option<u64> {
     match &disk.base {
         None => image_size(&File::open(&disk.path).ok()?).ok(),
-        Some(base) if !disk.path.exists() => block::probe_base(base).ok(),
-        Some(_) => Some(block::layer_info(&disk.path).ok()?.first()?.size),
+        Some(base) if disk.ephemeral.is_some() || !disk.path.exists() => {
+            block::probe_base(base).ok()
+        }
+        Some(_) => block::layer_size(&disk.path).ok(),
     }
 }

@@ -1,15 +1,15 @@
 //! The summary of a configuration, one line for each part.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use block::Named;
+use block::{EphemeralPlace, Named};
 use devices::virtio::Address;
 
 use super::json::image_bytes;
 use crate::config::disk_file::DiskFile;
 use crate::config::{
-    ConsoleConfig, ControllerConfig, DiskConfig, KernelFormat, MachineConfig, ScsiAddress,
-    display_mac, human_size, kernel_format_of,
+    ConsoleConfig, ControllerConfig, DiskConfig, EphemeralChanges, KernelFormat, MachineConfig,
+    ScsiAddress, display_mac, human_size, kernel_format_of,
 };
 use crate::sanitize::sanitize;
 
@@ -54,14 +54,32 @@ fn table(title: &str, rows: Vec<(&str, String)>) -> String {
 fn disk_row(disk: &DiskConfig, id_width: usize) -> String {
     let size = image_bytes(disk).map_or_else(|| "?".to_owned(), human_size);
     let access = if disk.options.read_only { "ro" } else { "rw" };
-    let (id, cache, path) = (disk.id(), disk.options.cache.name(), disk.path.display());
+    let (id, path) = (disk.id(), disk.file().display());
+    let cache = match disk.ephemeral {
+        None => disk.options.cache.name(),
+        Some(_) => "ephemeral",
+    };
     let address = disk.scsi_address().map_or(String::new(), |scsi| {
         let ScsiAddress { controller, address: Address { target, lun } } = scsi;
         format!("  scsi {controller}:{target}:{lun}")
     });
     let base = disk.base.as_ref();
-    let base = base.map_or_else(String::new, |base| format!(" over {}", base.display()));
+    let over = |base: &PathBuf| format!(" over {}", base.display());
+    let base = match &disk.ephemeral {
+        None => base.map_or_else(String::new, over),
+        Some(changes) => format!("  changes {}", changes_text(changes)),
+    };
     format!("{id:<id_width$}  {size:>9}  {cache:<12}  {access}  {path}{base}{address}")
+}
+
+/// Where the changes of an ephemeral disk are.
+fn changes_text(EphemeralChanges { place, limit }: &EphemeralChanges) -> String {
+    let place = match place {
+        EphemeralPlace::Memory => "in memory".to_owned(),
+        EphemeralPlace::Folder(folder) => format!("in {}", folder.display()),
+    };
+    let limit = limit.map_or_else(String::new, |bytes| format!(", {} at most", human_size(bytes)));
+    place + &limit
 }
 
 fn has_no_disk(machine: &MachineConfig, scsi: &ControllerConfig) -> bool {

@@ -49,7 +49,7 @@ pub(crate) enum ClientError {
 /// # Errors
 ///
 /// There is no answer, or the machine refused.
-pub(super) fn request(
+pub(in crate::cmd) fn request(
     socket: &Path,
     method: &str,
     path: &str,
@@ -85,6 +85,11 @@ fn client_error(socket: &Path, error: io::Error) -> ClientError {
         io::ErrorKind::WouldBlock => ClientError::NoAnswer(socket),
         _ => ClientError::Io(socket, error),
     }
+}
+
+/// The path of a disk. The machine rejects an id that is not one.
+pub(in crate::cmd) fn disk_path(id: &str) -> String {
+    format!("/v1/disks/{id}")
 }
 
 /// Status and body of a complete answer.

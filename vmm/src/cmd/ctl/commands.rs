@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use super::client::{self, ClientError};
+use super::client::{self, ClientError, disk_path};
 use super::render;
 use crate::config::{self, attached};
-use crate::control::api::model::{Disk, Event, Events, Outcome, Pause, Resize, RunState, Status};
+use crate::control::api::model::{
+    Disk, Event, Events, FrozenDisk, Mark, MarkRequest, Outcome, Pause, Resize, RunState, Snapshot,
+    SnapshotRequest, Status,
+};
+use crate::sanitize::sanitize;
 
 /// Longest wait for the end of a detach, and the interval of its queries.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -61,6 +65,42 @@ pub(crate) enum CtlCommand {
         /// The disk
         id: String,
     },
+    /// Write a mark to the logs of recorded disks
+    #[command(after_help = MARK_HELP)]
+    Mark {
+        /// The text, at most 416 bytes
+        text: String,
+        /// Only these disks; by default all that are recorded
+        #[arg(value_name = "DISK")]
+        disks: Vec<String>,
+    },
+    /// End the recording of a disk, and close its log
+    StopRecord {
+        /// The disk
+        id: String,
+    },
+    /// Freeze the layers of the disks at one moment; each continues in a new layer
+    #[command(after_help = SNAPSHOT_HELP)]
+    Snapshot {
+        /// A part of the names of the frozen layers
+        name: String,
+        /// Only these disks; by default all that are written and kept
+        #[arg(value_name = "DISK")]
+        disks: Vec<String>,
+    },
+    /// Merge the frozen layer below each disk into its base, and follow that
+    #[command(after_help = COMMIT_HELP)]
+    Commit {
+        /// Only these disks; by default all below which a snapshot has frozen a layer
+        #[arg(value_name = "DISK")]
+        disks: Vec<String>,
+        /// Also if other layers stand on the base, which cannot be used afterwards
+        #[arg(long)]
+        force: bool,
+        /// Stop the commit that runs
+        #[arg(long, conflicts_with_all = ["disks", "force"])]
+        stop: bool,
+    },
     /// Press the power button
     PowerButton,
     /// Print all metrics for Prometheus
@@ -76,6 +116,28 @@ The shortest file:
 
 The disk is attached until the machine ends. To keep it, add it to the
 machine's configuration as well.";
+
+const MARK_HELP: &str = "\
+The mark follows all requests that have completed, and comes before those that
+are issued when this command has ended.
+
+A guest makes marks itself when it writes a file that begins with the line
+  bulkhead-mark: TEXT
+and syncs it.";
+
+const SNAPSHOT_HELP: &str = "\
+Snapshot monday of a disk at vm1.layer freezes it as vm1.monday.layer. The
+disk continues in a new vm1.layer over it. All disks have a snapshot, or none.
+
+A copy of the machine as it was:
+  bulkhead layer create --base vm1.monday.layer copy.layer";
+
+const COMMIT_HELP: &str = "\
+The layer directly below each disk is merged while the guest runs, at low
+priority, and its file is removed. Run it again to merge the next one.
+
+Ctrl-C stops it: the disks read as before, and the same command merges the
+layer from the start. If the machine ends, the commit can be run again too.";
 
 /// The reason `ctl` failed.
 #[derive(Debug, Error)]
@@ -107,6 +169,12 @@ pub(crate) enum CtlError {
     /// The last flush failed.
     #[error("disk {0} is detached: {1}")]
     DetachedWithLoss(String, String),
+    /// The signals that stop a commit cannot be heard.
+    #[error("cannot hear signals")]
+    Signals(#[source] io::Error),
+    /// Layers were not merged.
+    #[error("{0}")]
+    NotMerged(String),
     /// The answer is not valid.
     #[error("cannot parse the machine's answer; does it run another version?")]
     Answer(#[source] serde_json::Error),
@@ -145,6 +213,15 @@ impl RemoteMachine<'_> {
                     format!("{} has {}\n", disk.id, config::human_size(disk.size_bytes))
                 })
             }
+            CtlCommand::Snapshot { name, disks } => {
+                self.post("/v1/snapshot", &snapshot_body(name, disks), snapshot_text)
+            }
+            CtlCommand::StopRecord { id } => self.stop_record(id),
+            CtlCommand::Mark { text, disks } => {
+                self.post("/v1/mark", &mark_body(text, disks), mark_text)
+            }
+            CtlCommand::Commit { stop: true, .. } => self.stop_commit(),
+            CtlCommand::Commit { disks, force, .. } => self.commit(disks, *force),
             CtlCommand::Attach { disk } => self.attach(disk),
             CtlCommand::Detach { id } => self.detach(id),
             CtlCommand::Metrics => Ok(self.request("GET", "/metrics", "")?),
@@ -167,6 +244,16 @@ impl RemoteMachine<'_> {
                 )
             });
             format!("{} is attached{address}\n", disk.id)
+        })
+    }
+
+    fn stop_record(&self, id: &str) -> Result<String, CtlError> {
+        let answer = self.request("DELETE", &format!("{}/record", disk_path(id)), "")?;
+        self.show(answer, |disk: &Disk| {
+            let log = disk.record.as_ref().map_or_else(String::new, |record| {
+                format!("; {} has {}", sanitize(&record.path), config::human_size(record.bytes))
+            });
+            format!("{} is not recorded any more{log}\n", sanitize(&disk.id))
         })
     }
 
@@ -221,7 +308,12 @@ impl RemoteMachine<'_> {
         self.show(self.request("POST", path, body)?, render)
     }
 
-    fn request(&self, method: &str, path: &str, body: &str) -> Result<String, ClientError> {
+    pub(super) fn request(
+        &self,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Result<String, ClientError> {
         client::request(self.socket, method, path, body)
     }
 
@@ -263,9 +355,39 @@ fn power_button_text(outcome: &Outcome) -> String {
     }
 }
 
-/// The path of a disk. The machine rejects an id that is not one.
-fn disk_path(id: &str) -> String {
-    format!("/v1/disks/{id}")
+fn mark_body(text: &str, disks: &[String]) -> String {
+    let disks = (!disks.is_empty()).then(|| disks.to_vec());
+    serde_json::to_string(&MarkRequest { text: text.to_owned(), disks }).unwrap_or_default()
+}
+
+fn mark_text(mark: &Mark) -> String {
+    let disks: Vec<_> = mark.disks.iter().map(|disk| sanitize(disk)).collect();
+    format!("marked {}\n", disks.join(", "))
+}
+
+fn snapshot_body(name: &str, disks: &[String]) -> String {
+    let disks = (!disks.is_empty()).then(|| disks.to_vec());
+    serde_json::to_string(&SnapshotRequest { name: name.to_owned(), disks }).unwrap_or_default()
+}
+
+fn snapshot_text(snapshot: &Snapshot) -> String {
+    let Snapshot { name, disks, held_us, flush_us } = snapshot;
+    let mut text = format!(
+        "snapshot {name}: requests were held for {}, and for a flush of {}\n",
+        milliseconds(*held_us),
+        milliseconds(*flush_us)
+    );
+    let width = disks.iter().map(|disk| disk.id.chars().count()).max().unwrap_or(0);
+    for FrozenDisk { id, path } in disks {
+        text += &format!("  {:<width$}  {}\n", sanitize(id), sanitize(path));
+    }
+    text
+}
+
+/// Microseconds as milliseconds, rounded up.
+pub(super) fn milliseconds(us: u64) -> String {
+    let tenths = us.div_ceil(100);
+    format!("{}.{} ms", tenths / 10, tenths % 10)
 }
 
 fn pause_body(drain: bool) -> String {

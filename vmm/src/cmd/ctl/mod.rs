@@ -1,7 +1,8 @@
 //! `bulkhead ctl`: queries and controls a running machine through its control socket.
 
-mod client;
+pub(in crate::cmd) mod client;
 mod commands;
+mod commit;
 pub(crate) mod render;
 
 use std::io::{self, Write};

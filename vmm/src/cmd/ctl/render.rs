@@ -6,7 +6,9 @@ use clap::builder::styling::{AnsiColor, Style};
 
 use crate::cmd::table::TextTable;
 use crate::config::human_size;
-use crate::control::api::model::{Discards, Disk, Event, Events, Latency, RunState, Stats, Status};
+use crate::control::api::model::{
+    Discards, Disk, Ephemeral, Event, Events, Latency, RunState, Stats, Status,
+};
 use crate::sanitize::sanitize;
 
 const BOLD: Style = Style::new().bold();
@@ -64,11 +66,16 @@ pub(super) fn disks(disks: &[Disk]) -> String {
             disk.total.in_flight.to_string(),
             grouped(requests(disk, "read")),
             grouped(requests(disk, "write")),
-            sanitize(&disk.path),
+            sanitize(&disk.path) + &disk.ephemeral.as_ref().map_or_else(String::new, changes),
         ]);
     }
     let warnings: String = disks.iter().map(warnings).collect();
     table.render() + &if warnings.is_empty() { warnings } else { format!("\n{warnings}") }
+}
+
+fn changes(Ephemeral { used_bytes, limit_bytes, .. }: &Ephemeral) -> String {
+    let limit = limit_bytes.map_or_else(String::new, |bytes| format!(" of {}", human_size(bytes)));
+    format!(" (ephemeral, {}{limit} changed)", human_size(*used_bytes))
 }
 
 fn requests(disk: &Disk, kind: &str) -> u64 {

@@ -1,16 +1,18 @@
 //! Facts about a disk, each learned by a query that cannot hang the program.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use block::{
-    DiscardLimits, Extent, FormatVerdict, ImageLock, OpenError, ProbedFormat, StoreSpace,
-    StoreStack, Survey,
+    BaseFacts, CacheMode, DiscardLimits, DiskOptions, Extent, FormatVerdict, ImageFormat,
+    ImageLock, LevelHead, OpenError, ProbedFormat, StoreSpace, StoreStack, Survey, layer_chain,
+    stores_below,
 };
 
-use super::progress::ProgressLine;
+use crate::cmd::progress::ProgressLine;
 use crate::host_query::{HostQuery, LIMIT};
 
 /// A fact, or the reason that it could not be learned.
@@ -24,13 +26,23 @@ pub(super) struct Facts {
     pub(super) format: Fact<(ProbedFormat, FormatVerdict)>,
     pub(super) stack: Fact<StoreStack>,
     pub(super) extents: Fact<Vec<Extent>>,
+    /// The disk of the file, if that is a layer.
+    pub(super) layer: Option<Fact<LayerFacts>>,
     /// Bytes in whole granules of zeroes, if they were counted.
     pub(super) zeroes: Option<Fact<u64>>,
 }
 
+/// The disk of a layer.
+pub(super) struct LayerFacts {
+    /// From the layer to the raw base.
+    pub(super) levels: Vec<LevelHead>,
+    /// The storage of what the layer stands on.
+    pub(super) bases: Vec<BaseFacts>,
+}
+
 impl Facts {
     /// Queries all facts at the same time; with `scan` it also reads the data.
-    pub(super) fn query(survey: &Arc<Survey>, scan: bool) -> Self {
+    pub(super) fn query(path: &Path, survey: &Arc<Survey>, scan: bool) -> Self {
         let extents = ExtentQuery::start(survey);
         let discard = start(survey, Survey::discard);
         let space = start(survey, Survey::space);
@@ -40,11 +52,13 @@ impl Facts {
         let (discard, space, lock) = (fact(discard), fact(space), fact(lock));
         let (format, stack) = (fact(format), fact(stack));
         let extents = extents.collect().map_err(|error| error.to_string());
+        let is_layer = format.as_ref().is_ok_and(|(_, verdict)| is_layer(verdict));
+        let layer = is_layer.then(|| layer(path));
         let zeroes = scan.then(|| {
             let (discard, extents) = (discard.clone()?, extents.as_ref().map_err(Clone::clone)?);
             count_zeroes(survey, discard, extents).map_err(|error| error.to_string())
         });
-        Self { discard, space, lock, format, stack, extents, zeroes }
+        Self { discard, space, lock, format, stack, extents, layer, zeroes }
     }
 
     /// Whether a fact could not be learned.
@@ -55,6 +69,7 @@ impl Facts {
             || self.format.is_err()
             || self.stack.is_err()
             || self.extents.is_err()
+            || self.layer.as_ref().is_some_and(Result::is_err)
             || self.zeroes.as_ref().is_some_and(Result::is_err)
     }
 }
@@ -62,6 +77,26 @@ impl Facts {
 /// Space of a disk in its backing store.
 pub(super) fn space(survey: &Arc<Survey>) -> Fact<StoreSpace> {
     fact(start(survey, Survey::space))
+}
+
+/// Whether the file is a layer.
+pub(super) fn has_layer(survey: &Arc<Survey>) -> Fact<bool> {
+    Ok(is_layer(&fact(start(survey, Survey::format))?.1))
+}
+
+fn is_layer(verdict: &FormatVerdict) -> bool {
+    matches!(verdict, FormatVerdict::Foreign { format: ImageFormat::Layer, .. })
+}
+
+/// The disk of the layer at `path`.
+fn layer(path: &Path) -> Fact<LayerFacts> {
+    let path = path.to_owned();
+    fact(HostQuery::start(move || {
+        let levels = layer_chain(&path)?;
+        let options = DiskOptions::new(CacheMode::WriteBack);
+        let bases = levels.get(1).map(|base| stores_below(&base.path, &options));
+        Ok(LayerFacts { levels, bases: bases.unwrap_or_default() })
+    }))
 }
 
 type FactQuery<T> = HostQuery<Result<T, OpenError>>;

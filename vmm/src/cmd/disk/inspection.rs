@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::extent_map::percent;
 use super::facts::{Fact, Facts};
+use super::layer_rows;
 use super::selection::SelectedDisk;
 use super::stack_tree;
 use crate::config::{DiskConfig, human_size};
@@ -30,8 +31,12 @@ pub(super) struct Inspection<'d> {
 fn shown<T>(fact: &Fact<T>, show: impl FnOnce(&T) -> String) -> String {
     match fact {
         Ok(fact) => show(fact),
-        Err(reason) => format!("could not be learned: {}", sanitize(reason)),
+        Err(reason) => unlearned(reason),
     }
+}
+
+fn unlearned(reason: &str) -> String {
+    format!("could not be learned: {}", sanitize(reason))
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,6 +76,7 @@ impl<'d> Inspection<'d> {
         let kind = match volume {
             Some(dataset) => format!("ZFS volume {}", sanitize(dataset)),
             None if self.survey.is_block_device() => "block device".to_owned(),
+            None if self.facts.layer.is_some() => "file of a layer".to_owned(),
             None => "image file".to_owned(),
         };
         let path = sanitize(&self.selected.path.display().to_string());
@@ -78,7 +84,11 @@ impl<'d> Inspection<'d> {
         let blocks = format!("in blocks of {logical_block} ({physical_block} physical)");
         let mut rows =
             vec![("size", format!("{capacity} bytes, {blocks}")), ("allocated", self.allocated())];
-        rows.push(("format", shown(&self.facts.format, format_text)));
+        match &self.facts.layer {
+            Some(Ok(layer)) => rows.extend(layer_rows::text(layer)),
+            Some(Err(reason)) => rows.push(("layer", unlearned(reason))),
+            None => rows.push(("format", shown(&self.facts.format, format_text))),
+        }
         if !self.survey.is_block_device() {
             let extents = &self.facts.extents;
             rows.push(("data", shown(extents, |extents| ExtentSum::of(extents, true).text())));
@@ -146,21 +156,13 @@ impl<'d> Inspection<'d> {
     }
 
     pub(super) fn json(&self) -> String {
-        let Facts { discard, space, lock, format, stack, extents, zeroes } = self.facts;
+        let Facts { discard, space, lock, format, stack, extents, layer, zeroes } = self.facts;
         let is_block_device = self.survey.is_block_device();
         // A block device does not report its extents.
         let sum = |data| match extents {
             Ok(extents) if !is_block_device => ExtentSum::of(extents, data).json(),
             _ => Value::Null,
         };
-        let lock_json = lock.as_ref().map_or(Value::Null, |lock| {
-            let (state, pid) = match *lock {
-                ImageLock::Free => ("free", None),
-                ImageLock::Shared { pid } => ("shared", pid),
-                ImageLock::Exclusive { pid } => ("exclusive", pid),
-            };
-            json!({ "state": state, "pid": pid })
-        });
         let unknown = [
             ("discard", discard.as_ref().err()),
             ("backing", space.as_ref().err()),
@@ -168,6 +170,7 @@ impl<'d> Inspection<'d> {
             ("format", format.as_ref().err()),
             ("stack", stack.as_ref().err()),
             ("data", extents.as_ref().err()),
+            ("layer", layer.as_ref().and_then(|layer| layer.as_ref().err())),
             ("zero_bytes", zeroes.as_ref().and_then(|zeroes| zeroes.as_ref().err())),
         ];
         let unknown: BTreeMap<_, _> =
@@ -193,11 +196,12 @@ impl<'d> Inspection<'d> {
             })),
             "zero_bytes": zeroes.as_ref().and_then(|zeroes| zeroes.as_ref().ok()),
             "cache": self.selected.config.as_ref().map(|config| config.options.cache.name()),
-            "lock": lock_json,
+            "lock": lock.as_ref().map_or(Value::Null, |lock| lock_json(*lock)),
             "format": format.as_ref().map_or(Value::Null, |(probed, _)| json!({
                 "signature": probed.found.map(ImageFormat::name),
                 "is_raw": is_raw(probed),
             })),
+            "layer": layer.as_ref().and_then(|layer| layer.as_ref().ok()).map(layer_rows::json),
             "backing": space.and_then(|space| space.backing).map(|space| json!({
                 "used_bytes": space.used,
                 "available_bytes": space.available,
@@ -249,6 +253,15 @@ fn user(lock: ImageLock) -> String {
         ImageLock::Shared { pid } => format!("{}, which reads it", process(pid)),
         ImageLock::Exclusive { pid } => format!("{}, which writes it", process(pid)),
     }
+}
+
+fn lock_json(lock: ImageLock) -> Value {
+    let (state, pid) = match lock {
+        ImageLock::Free => ("free", None),
+        ImageLock::Shared { pid } => ("shared", pid),
+        ImageLock::Exclusive { pid } => ("exclusive", pid),
+    };
+    json!({ "state": state, "pid": pid })
 }
 
 fn store(space: &StoreSpace) -> String {

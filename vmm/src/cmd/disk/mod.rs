@@ -3,7 +3,7 @@
 mod extent_map;
 mod facts;
 mod inspection;
-mod progress;
+mod layer_rows;
 mod proof;
 mod proof_report;
 mod selection;
@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use block::{OpenError, Survey};
+use block::{OpenError, Survey, shell_path};
 use clap::Subcommand;
 
 use self::facts::{ExtentQuery, Facts};
@@ -84,7 +84,7 @@ pub(crate) fn disk(command: &DiskCommand, json: bool) -> anyhow::Result<ExitCode
         DiskCommand::Prove { offset, .. } => proof::prove(&selected, *offset, json)?,
         DiskCommand::Inspect { scan, .. } => {
             let survey = survey(&selected)?;
-            let facts = Facts::query(&survey, *scan);
+            let facts = Facts::query(&selected.path, &survey, *scan);
             let exit = if facts.is_incomplete() { Exit::Failed.into() } else { ExitCode::SUCCESS };
             let inspection = Inspection::new(&selected, &survey, &facts);
             (if json { inspection.json() } else { inspection.text() }, exit)
@@ -119,6 +119,12 @@ fn map(
 ) -> anyhow::Result<String> {
     let size = survey.geometry.capacity;
     let path = selected.path.display();
+    if facts::has_layer(survey).is_ok_and(|is_layer| is_layer) {
+        let word = shell_path(&selected.path);
+        return Err(anyhow!(
+            "{path} is the file of a layer, not the disk; `bulkhead layer map {word}` shows the disk"
+        ));
+    }
     if survey.is_block_device() {
         let space = facts::space(survey).map_err(|reason| anyhow!("{path}: {reason}"))?;
         return Ok(extent_map::unknown(size, space.allocated, json));

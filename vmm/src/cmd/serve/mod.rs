@@ -24,7 +24,9 @@ use crate::control::{
     EndReporter, EventLoop, ListeningSocket, REPORT_INTERVAL, SignalHandler, Signals, SocketError,
     close,
 };
-use crate::disks::{DiskError, DiskRegistry, EventLog, ManagedDisk, StallWatch, open_virtio_blk};
+use crate::disks::{
+    Commits, DiskError, DiskRegistry, EventLog, ManagedDisk, StallWatch, open_virtio_blk,
+};
 use crate::exit::Exit;
 use crate::log;
 use server::{ServeEnd, Server};
@@ -72,7 +74,8 @@ pub(crate) fn serve(config: &DiskFile, path: &Path) -> Result<ExitCode, ServeErr
     let stalls = StallWatch::start(Arc::clone(&disks), Arc::clone(&events));
     let _stalls = stalls.map_err(cannot("watch the disk"))?;
     let all = Arc::clone(&disks);
-    let view = View { started: Instant::now(), machine: None, disks: all, events };
+    let commits = Commits::default();
+    let view = View { started: Instant::now(), machine: None, disks: all, events, commits };
     let api = control.map(|socket| Api::start(socket, view)).transpose();
     let api = api.map_err(cannot("serve the control socket"))?;
     log::print(announcement(config, bytes, path));

@@ -2,22 +2,22 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::mpsc::Sender;
 
 use block::{
     FormatVerdict, ImageLocking, LateEnospc, ProbedFormat, SpaceProbe, StoreFacts, Survey,
-    WRONG_LINK_REMEDY, WrongLink, free_name, shell_path, wrong_link,
+    WRONG_LINK_REMEDY, WrongLink, free_name, shell_path, stores_below, wrong_link,
 };
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use rustix::io::Errno;
 
+use super::ephemeral::check_ephemeral;
 use super::file::NamedFile;
 use super::layer::{check_layer, is_to_be_made};
 use super::purpose::Purpose;
-use crate::config::model::DiskConfig;
-use crate::config::report::{Diagnostic, Span};
+use super::record::check_log;
+use crate::config::report::Diagnostic;
 use crate::config::source::DiskTable;
 use crate::host_query::{HostQuery, LIMIT};
 use crate::process;
@@ -30,6 +30,13 @@ const IMAGE_HELP: &str = "name an image file, or a block device such as /dev/zvo
 const SECTOR: u64 = 512;
 
 pub(in crate::config) fn check_disk(disk: &DiskTable, purpose: Purpose) -> Option<Diagnostic> {
+    check_files(disk, purpose).or_else(|| check_log(disk))
+}
+
+fn check_files(disk: &DiskTable, purpose: Purpose) -> Option<Diagnostic> {
+    if let (Some(place), Some(base)) = (&disk.ephemeral, &disk.base) {
+        return check_ephemeral(disk, place, base, purpose);
+    }
     let (path, span) = disk.image()?;
     let image = NamedFile { purpose: IMAGE, path, span, create: Some("10G") };
     if let Some(base) = &disk.base {
@@ -91,22 +98,22 @@ fn query_disk(disk: &DiskTable, answers: &Sender<Vec<Diagnostic>>) {
 }
 
 fn unanswered(disk: &DiskTable, error: &io::Error) -> Diagnostic {
-    let (path, span) = (disk.path.display(), disk.keys.span("path"));
+    let (path, span) = disk.file().unwrap_or((&disk.path, disk.header.clone()));
+    let path = path.display();
     let problem = Diagnostic::error(format!("the {IMAGE} `{path}` could not be checked"));
-    let problem = match span {
-        Some(span) => problem.at(span, error.to_string()),
-        None => problem.at(disk.header.clone(), error.to_string()),
-    };
+    let problem = problem.at(span, error.to_string());
     problem.help("see whether its store hangs: `dmesg` has the host's errors")
 }
 
 /// Whether another process holds the image. A start does not check that: it retries for a second,
 /// as the holder may just have been killed.
 fn check_holder(disk: &DiskTable) -> Option<Diagnostic> {
-    let (path, span) = disk.image()?;
+    let (path, span) = disk.file()?;
     let image = NamedFile { purpose: IMAGE, path, span, create: None };
     let file = image.open().ok()?;
-    let holder = block::image_holder(&file, disk.options.read_only).ok()??;
+    // The base of an ephemeral disk is only read.
+    let read_only = disk.options.read_only || disk.ephemeral.is_some();
+    let holder = block::image_holder(&file, read_only).ok()??;
     let holder = holder.pid.map_or_else(|| "another process".to_owned(), process::describe);
     let message = format!("the {IMAGE} `{}` is in use", image.path.display());
     let in_use = Diagnostic::warning(message).at(image.span, format!("{holder} holds it"));
@@ -120,9 +127,15 @@ fn check_holder(disk: &DiskTable) -> Option<Diagnostic> {
 /// copies. A start logs the same. An error of one for which `on_enospc = "hold"` holds nothing,
 /// which a start refuses.
 fn check_store(disk: &DiskTable) -> Vec<Diagnostic> {
-    let stack = Survey::open(&disk.path, disk.options.block_size).and_then(|disk| disk.stack());
-    let Some((stack, (_, span))) = stack.ok().zip(disk.image()) else { return Vec::new() };
-    let facts = StoreFacts::new(&stack, &disk.options);
+    // No part of an ephemeral disk is to be kept.
+    let image = disk.image().filter(|_| disk.ephemeral.is_none());
+    let Some((path, span)) = image else { return Vec::new() };
+    let stack = Survey::open(path, disk.options.block_size).and_then(|disk| disk.stack());
+    let facts = stack.map(|stack| StoreFacts::new(&stack, &disk.options));
+    let base = disk.base.as_deref();
+    let bases = base.map(|base| stores_below(base, &disk.options)).unwrap_or_default();
+    // A layer that is to be made has no storage yet.
+    let facts = StoreFacts { bases, ..facts.unwrap_or_default() };
     let warnings = store_warnings(&facts, disk.options.cache);
     let diagnostic = |StoreWarning { problem, remedy }| {
         let message = format!("the {IMAGE} `{}` is not safe on its storage", disk.path.display());
@@ -287,41 +300,4 @@ pub(in crate::config) fn check_direct(disk: &DiskTable) -> Option<Diagnostic> {
 /// The size of an image file or a block device, in bytes.
 pub(crate) fn image_size(mut file: &File) -> io::Result<u64> {
     file.seek(SeekFrom::End(0))
-}
-
-/// The identity of an image: the device number of a node, or device and inode of a file.
-fn identity(path: &Path) -> Option<(bool, u64, u64)> {
-    let metadata = path.metadata().ok()?;
-    let block = metadata.file_type().is_block_device();
-    Some(if block { (true, metadata.rdev(), 0) } else { (false, metadata.dev(), metadata.ino()) })
-}
-
-/// Whether two disks have the same image and at least one of them writes.
-pub(crate) fn same_image(one: &DiskConfig, other: &DiskConfig) -> bool {
-    let same = identity(&one.path).is_some_and(|found| Some(found) == identity(&other.path));
-    same && !(one.options.read_only && other.options.read_only)
-}
-
-/// Two writers of one image corrupt it, and so does one writer beside a reader.
-pub(super) fn check_shared_images<'d>(
-    disks: impl Iterator<Item = &'d DiskTable>,
-    diagnostics: &mut Vec<Diagnostic>,
-) {
-    let mut seen: Vec<((bool, u64, u64), bool, Span)> = Vec::new();
-    for disk in disks.filter(|disk| !disk.keys.is_invalid("readonly")) {
-        let Some((path, span)) = disk.image() else { continue };
-        let Some(identity) = identity(path) else { continue };
-        let read_only = disk.options.read_only;
-        let first =
-            seen.iter().find(|(other, shared, _)| *other == identity && !(*shared && read_only));
-        if let Some((.., first)) = first {
-            diagnostics.push(
-                Diagnostic::error(format!("the {IMAGE} `{}` is used twice", path.display()))
-                    .at(span.clone(), "second use")
-                    .related(Span::clone(first), "first use")
-                    .help("give each disk its own image, or set `readonly = true` on both"),
-            );
-        }
-        seen.push((identity, read_only, span));
-    }
 }

@@ -84,9 +84,12 @@ pub(super) fn check_console(console: &ConsoleTable, disks: &[DiskTable]) -> Opti
 fn is_image(file: &NamedFile<'_>, disks: &[DiskTable]) -> Option<Diagnostic> {
     let identity = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
     let console = identity(file.path)?;
-    let is_same =
-        |disk: &&DiskTable| disk.image().is_some_and(|(path, _)| identity(path) == Some(console));
-    let (_, image) = disks.iter().find(is_same)?.image()?;
+    let base = |disk: &DiskTable| Some((disk.base.clone()?, disk.keys.span("base")?));
+    let images =
+        disks.iter().filter_map(|disk| disk.image().map(|(path, span)| (path.into(), span)));
+    let mut files = images.chain(disks.iter().filter_map(base));
+    let is_same = |(path, _): &(PathBuf, Span)| identity(path) == Some(console);
+    let (_, image) = files.find(is_same)?;
     let error = file.error("is the image of a disk", "output would overwrite the disk");
     Some(error.related(image, "the image").help("name another file for the console"))
 }
@@ -106,7 +109,7 @@ fn check_socket(socket: &NamedFile<'_>) -> Option<Diagnostic> {
 }
 
 /// Whether `file` can be created, or an existing file of an accepted type be used.
-fn check_creatable(
+pub(super) fn check_creatable(
     file: &NamedFile<'_>,
     label: &str,
     accepts: impl FnOnce(&FileType) -> bool,

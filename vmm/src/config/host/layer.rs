@@ -1,10 +1,8 @@
 //! Layers: whether one can be opened over its base, or made.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use block::{BaseChange, LevelInfo, layer_info, probe_base, shell_path};
+use block::{BaseChange, FileIdentity, LevelHead, layer_chain, probe_base, shell_path};
 
 use super::file::NamedFile;
 use super::missing::{Missing, is_relative, missing_directory};
@@ -42,11 +40,10 @@ pub(super) fn check_layer(disk: &DiskTable, base: &Path, purpose: Purpose) -> Op
     if purpose == Purpose::Start {
         return None;
     }
-    let levels = match layer_info(path) {
+    let levels = match layer_chain(path) {
         Ok(levels) => levels,
         Err(error) => {
-            let help = "name a layer that was made with `bulkhead layer create`; neither it nor \
-                        its base may move";
+            let help = "name a layer that was made with `bulkhead layer create`";
             return Some(layer.error("cannot be used", error.to_string()).help(help));
         }
     };
@@ -80,16 +77,25 @@ fn check_new(
 fn check_base(
     layer: &NamedFile<'_>,
     base: &NamedFile<'_>,
-    levels: &[LevelInfo],
+    levels: &[LevelHead],
 ) -> Option<Diagnostic> {
     let recorded = levels.get(1)?;
-    if identity(&recorded.path) != identity(base.path) {
+    // A snapshot puts layers between.
+    let mut below = levels.iter().skip(1).map(|level| identity(&level.path));
+    let named = identity(base.path);
+    if !below.any(|level| level == named) {
         let label = format!("the layer stands on `{}`", recorded.path.display());
         let error = base.error("is not that of the layer", label);
-        return Some(error.related(layer.span.clone(), "the layer").help("name that one"));
+        let help = format!(
+            "name that one; or to put the layer on this base, with the same content, run \
+             `bulkhead layer rebase --base {} {}`",
+            shell_path(base.path),
+            shell_path(layer.path)
+        );
+        return Some(error.related(layer.span.clone(), "the layer").help(help));
     }
     let changed =
-        |level: &LevelInfo| Some((level.path.display().to_string(), level.change.clone()?));
+        |level: &LevelHead| Some((level.path.display().to_string(), level.change.clone()?));
     let (path, BaseChange { what, remedy }) = levels.iter().find_map(changed)?;
     let error = layer.error("stands on a base that has changed", format!("`{path}`: {what}"));
     Some(error.related(base.span.clone(), "the base").help(remedy))
@@ -98,16 +104,16 @@ fn check_base(
 fn check_frozen(
     disk: &DiskTable,
     layer: &NamedFile<'_>,
-    levels: &[LevelInfo],
+    levels: &[LevelHead],
 ) -> Option<Diagnostic> {
-    let is_frozen = levels.first().is_some_and(|top| top.is_frozen);
+    let is_frozen = levels.first().is_some_and(|top| top.is_frozen && !top.is_half_frozen);
     (is_frozen && !disk.options.read_only).then(|| {
         layer
-            .error("is frozen", "other layers stand on it")
+            .error("is frozen", "other layers may stand on it")
             .help("make a new layer over it, or write `readonly = true`")
     })
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+fn identity(path: &Path) -> Option<FileIdentity> {
+    FileIdentity::at(path).ok()
 }

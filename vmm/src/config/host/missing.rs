@@ -32,7 +32,8 @@ pub(in crate::config) fn await_devices(disks: &[DiskTable]) {
 }
 
 fn await_devices_for(disks: &[DiskTable], limit: Duration) {
-    let paths = disks.iter().filter_map(|disk| Some(disk.image()?.0));
+    let images = disks.iter().filter_map(|disk| Some(disk.image()?.0));
+    let paths = images.chain(disks.iter().filter_map(|disk| disk.base.as_deref()));
     let mut missing: Vec<_> = paths.filter(|path| is_missing(path) && is_device(path)).collect();
     if missing.is_empty() {
         return;

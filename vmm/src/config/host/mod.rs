@@ -3,13 +3,16 @@
 //! Reads and changes nothing: no image is opened for writing and no TAP is attached.
 
 mod disk;
+mod ephemeral;
 mod file;
+mod file_uses;
 mod kernel;
 mod layer;
 mod limits;
 mod memory;
 mod missing;
 mod purpose;
+mod record;
 
 use std::path::PathBuf;
 
@@ -25,8 +28,9 @@ use crate::process_limits::ProcessLimits;
 #[cfg(test)]
 pub(super) use disk::check_direct;
 pub(super) use disk::check_disk;
-pub(crate) use disk::{image_size, same_image};
+pub(crate) use disk::image_size;
 pub(super) use file::check_control;
+pub(crate) use file_uses::{SharedFile, shared_file};
 pub(crate) use kernel::{KernelFormat, kernel_format_of};
 pub(super) use limits::check_limits;
 pub(super) use missing::await_devices;
@@ -41,7 +45,7 @@ pub(super) fn check_disks(
     if purpose == Purpose::Start {
         await_devices(disks);
         diagnostics.extend(disks.iter().filter_map(|disk| check_disk(disk, purpose)));
-        return disk::check_shared_images(disks.iter(), diagnostics);
+        return file_uses::check_shared_files(disks.iter(), purpose, diagnostics);
     }
     let mut answered = Vec::new();
     for (answer, disk) in disk::query_disks(disks).into_iter().zip(disks) {
@@ -50,7 +54,7 @@ pub(super) fn check_disks(
         }
         diagnostics.extend(answer.unwrap_or_else(|unanswered| vec![unanswered]));
     }
-    disk::check_shared_images(answered.into_iter(), diagnostics);
+    file_uses::check_shared_files(answered.into_iter(), purpose, diagnostics);
 }
 
 /// The facts about the host that checks need. Tests make them up.
@@ -89,7 +93,7 @@ impl Host {
     ) {
         diagnostics.extend(self.check_kvm());
         diagnostics.extend(self.check_vcpus(source));
-        diagnostics.extend(memory::check_memory(source, &self.memory));
+        diagnostics.extend(memory::check_memory(source, &self.memory, purpose));
         let KernelTable { image, initramfs, .. } = &source.kernel;
         let kernel = image.as_ref();
         diagnostics.extend(kernel.and_then(|path| purpose.check(path, kernel::check_kernel)));

@@ -109,30 +109,38 @@ impl EnginePolicy {
 
     /// The engines of a disk on a controller with `queues` request queues, which make them at any
     /// time: as above, and a kick of its own for each but the first one of a queue. A ring has an
-    /// event as well, once its queue has several engines; the image is closed by then.
+    /// event and an epoll descriptor as well, once its queue has several engines; the image is
+    /// closed by then.
     fn scsi_engines(self, kind: EngineKind, queues: u64) -> Usage {
         if self.has_pool(kind) {
             return Usage { descriptors: 6 * queues, threads: POOL_THREADS * queues };
         }
-        Usage { descriptors: 5 * queues, threads: 0 }
+        Usage { descriptors: 6 * queues, threads: 0 }
     }
 }
 
-/// The files of the image, the thread that flushes it at the end, and the watch of a soft limit.
+/// The files of the image, the thread that flushes it at the end, the watch of a soft limit, and
+/// the recording.
 fn image(disk: &DiskConfig) -> Usage {
     let watch = disk.options.soft_limit.map(|_| SPACE_WATCH).unwrap_or_default();
-    Usage { descriptors: disk.levels() as u64, threads: 1 } + watch
+    // The log, and the thread that writes it.
+    let record = u64::from(disk.record.is_some());
+    let record = Usage { descriptors: record, threads: record };
+    Usage { descriptors: disk.levels() as u64, threads: 1 } + watch + record
 }
 
-/// The engines of a disk whose files need `engines` each. A layer has for each queue a kick, an
-/// epoll descriptor, and an event for each of its rings.
+/// The engines of a disk whose files need `engines` each. A recorded disk has a kick for each queue
+/// as well. A layer has for each queue a kick, an epoll descriptor, and an event and an epoll
+/// descriptor for each of its rings.
 fn layered(disk: &DiskConfig, queues: u64, engines: Usage) -> Usage {
     let levels = disk.levels() as u64;
+    let record = if disk.record.is_some() { queues } else { 0 };
+    let record = Usage { descriptors: record, threads: 0 };
     if levels == 1 {
-        return engines;
+        return engines + record;
     }
-    let own = Usage { descriptors: queues * (2 + levels), threads: 0 };
-    std::iter::repeat_n(engines, disk.levels()).sum::<Usage>() + own
+    let own = Usage { descriptors: queues * (2 + 2 * levels), threads: 0 };
+    std::iter::repeat_n(engines, disk.levels()).sum::<Usage>() + own + record
 }
 
 /// A kick and an interrupt for each queue, an interrupt for the configuration; a worker for each

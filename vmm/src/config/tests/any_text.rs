@@ -33,6 +33,7 @@ fn almost_config() -> impl Strategy<Value = String> {
         "discard",
         "detect_zeroes",
         "format",
+        "record",
         "thin",
         "soft_limit",
         "tap",

@@ -95,7 +95,8 @@ warning: `lock = "off"` does not keep other machines off the image
     );
 }
 
-/// Every key of a disk, each with a value that is not the default.
+/// Every key of a disk, each with a value that is not the default. Those of an ephemeral disk do
+/// not fit the others.
 const ALL_KEYS: &str = "[[disk]]
 id = 'all'
 path = 'all.img'
@@ -121,6 +122,12 @@ copy_memory = '8MiB'
 stable_copies = 'on'
 thin = { soft_limit = '80%' }
 [[disk]]
+id = 'changes'
+base = 'base.img'
+ephemeral = 'folder'
+ephemeral_limit = '2GiB'
+record = 'changes.log'
+[[disk]]
 id = 'default'
 path = 'default.img'
 ";
@@ -134,8 +141,13 @@ fn check_json_shows_the_value_of_every_disk_key() {
     let (source, diagnostics) = parse::parse_machine(&text, Path::new(""));
     assert!(diagnostics.iter().all(|d| d.severity == Severity::Warning), "{diagnostics:?}");
     let disks = source.map(build::machine).unwrap().unwrap().disks;
-    let [all, default] = disks.as_slice() else { panic!("{disks:?}") };
-    let (all, default) = (disk_keys::to_json(all), disk_keys::to_json(default));
+    let [all, changes, default] = disks.as_slice() else { panic!("{disks:?}") };
+    let (mut all, changes) = (disk_keys::to_json(all), disk_keys::to_json(changes));
+    let default = disk_keys::to_json(default);
+    assert_eq!((&changes["path"], &changes["cache"]), (&serde_json::Value::Null, &"unsafe".into()));
+    for name in ["ephemeral", "ephemeral_limit_bytes", "record"] {
+        all[name] = changes[name].clone();
+    }
     for (name, value) in &all {
         assert_ne!(Some(value), default.get(name), "{name}");
     }
@@ -152,6 +164,8 @@ fn check_json_shows_the_value_of_every_disk_key() {
   "detect_zeroes": "on",
   "discard": "ignore",
   "engine": "threads",
+  "ephemeral": "folder",
+  "ephemeral_limit_bytes": 2147483648,
   "format": "raw",
   "hold_deadline_ms": 60000,
   "id": "all",
@@ -160,6 +174,7 @@ fn check_json_shows_the_value_of_every_disk_key() {
   "path": "all.img",
   "queues": 2,
   "readonly": true,
+  "record": "changes.log",
   "scsi": {
     "controller": 1,
     "lun": 3,

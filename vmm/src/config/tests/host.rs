@@ -12,7 +12,7 @@ use crate::process_limits::ProcessLimits;
 /// A directory with a kernel and a disk, and a host that has everything they need.
 pub(super) struct HostFixture {
     pub(super) folder: TempDir,
-    facts: Host,
+    pub(super) facts: Host,
 }
 
 impl HostFixture {

@@ -25,6 +25,7 @@ fn usable_layers() {
     for keys in [
         "path='b'\nbase='a'\n",
         "path='a'\nbase='base'\nreadonly=true\n",
+        "path='b'\nbase='base'\n",
         "path='new'\nbase='b'\ncreate=true\n",
     ] {
         assert_eq!(report(&host, keys), "", "{keys}");
@@ -38,7 +39,7 @@ fn layers_that_cannot_be_used() {
     let keys = [
         "path='a'\n",
         "path='a'\nbase='base'\n",
-        "path='b'\nbase='base'\n",
+        "path='b'\nbase='other'\n",
         "path='b'\nbase='absent'\n",
         "path='absent'\nbase='a'\n",
         "path='other'\nbase='a'\n",
@@ -51,12 +52,12 @@ the disk image `/vm/a` is not a raw image
   'a'  <- has the signature of a layer
   name its base with `base`
 the layer `/vm/a` is frozen
-  'a'  <- other layers stand on it
+  'a'  <- other layers may stand on it
   make a new layer over it, or write `readonly = true`
-the base `/vm/base` is not that of the layer
-  'base'  <- the layer stands on `/vm/a`
+the base `/vm/other` is not that of the layer
+  'other'  <- the layer stands on `/vm/a`
   'b'  <- the layer
-  name that one
+  name that one; or to put the layer on this base, with the same content, run `bulkhead layer rebase --base /vm/other /vm/b`
 the base `/vm/absent` does not exist
   'absent'  <- no such file
   a relative path starts at this file's directory
@@ -65,7 +66,7 @@ the layer `/vm/absent` does not exist
   make it with `bulkhead layer create --base /vm/a /vm/absent`, or write `create = true`
 the layer `/vm/other` cannot be used
   'other'  <- /vm/other: it is not a layer: neither of its two headers has the signature
-  name a layer that was made with `bulkhead layer create`; neither it nor its base may move
+  name a layer that was made with `bulkhead layer create`
 `create = true` without `base`
   true  <- there is nothing to make a layer over
   name the image below the layer with `base`, or remove `create`
@@ -96,7 +97,52 @@ the layer `/vm/b` stands on a base that has changed
         str![[r#"
 the layer `/vm/b` cannot be used
   'b'  <- /vm/b: it is not a layer: neither of its two headers has the signature
-  name a layer that was made with `bulkhead layer create`; neither it nor its base may move
+  name a layer that was made with `bulkhead layer create`
+
+"#]]
+    );
+}
+
+#[test]
+fn a_file_that_one_disk_writes_and_another_stands_on() {
+    let host = host();
+    block::create_layer(&host.folder.path().join("c"), &host.folder.path().join("b"), None)
+        .unwrap();
+    let second = |keys: &str| format!("path='c'\nbase='b'\n[[disk]]\nid='b'\n{keys}");
+    for shared in ["path='base'\nreadonly=true\n", "path='new'\nbase='b'\ncreate=true\n"] {
+        assert_eq!(report(&host, &second(shared)), "", "{shared}");
+    }
+    let keys = [
+        second("path='base'\n"),
+        "path='base'\n[[disk]]\nid='b'\npath='c'\nbase='b'\n".to_owned(),
+        "path='new'\nbase='b'\ncreate=true\n[[disk]]\nid='b'\npath='./new'\nbase='a'\ncreate=true\n"
+            .to_owned(),
+        "path='c'\nbase='b'\n[[disk]]\nid='b'\npath='c'\nbase='b'\n".to_owned(),
+        "path='new'\nbase='base'\ncreate=true\n[console]\nfile='base'\n".to_owned(),
+    ];
+    assert_data_eq!(
+        keys.map(|keys| report(&host, &keys)).concat(),
+        str![[r#"
+the disk image `/vm/base` is written, but another disk stands on it
+  'base'  <- is written
+  'b'  <- stands on `/vm/base`, which must never change
+  write `readonly = true`, or make a layer over it for this disk, too
+the disk image `/vm/base` is written, but another disk stands on it
+  'base'  <- is written
+  'b'  <- stands on `/vm/base`, which must never change
+  write `readonly = true`, or make a layer over it for this disk, too
+the layer `/vm/./new` is used twice
+  './new'  <- second use
+  'new'  <- first use
+  give each disk its own layer
+the disk image `/vm/c` is used twice
+  'c'  <- second use
+  'c'  <- first use
+  give each disk its own image, or set `readonly = true` on both
+the console file `/vm/base` is the image of a disk
+  'base'  <- output would overwrite the disk
+  'base'  <- the image
+  name another file for the console
 
 "#]]
     );

@@ -4,11 +4,14 @@
 mod any_text;
 mod control;
 mod devices;
+mod disk_memory;
 mod disks;
+mod ephemeral;
 mod host;
 mod images;
 mod layers;
 mod numbers;
+mod record;
 mod scsi;
 mod tables;
 
@@ -149,8 +152,10 @@ fn every_value_of_a_disk_is_used() {
         path: "/vm/a.img",
         base: None,
         create: false,
+        ephemeral: None,
         bus: VirtioBlk,
         queues: 2,
+        record: None,
         serial: "S 1",
         options: DiskOptions {
             id: "a",
@@ -172,6 +177,7 @@ fn every_value_of_a_disk_is_used() {
             detect_zeroes: On,
             copy_memory: 4194304,
             stable_copies: Auto,
+            survives_kill: false,
         },
     },
 ]

@@ -4,18 +4,23 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use block::{DiskStatus, FlushAction, FlushPromise, LostWrites, Named, SoftLimitState};
+use block::{
+    DiskStatus, EphemeralPlace, EphemeralState, FlushAction, FlushPromise, LostWrites, Named,
+    RecordStatus, SoftLimitState,
+};
 use devices::storage::{KindStats, OperationKind, QueueStats};
 use devices::virtio::Address;
 
 use super::latency::Counts;
 use super::model::{
-    Discards, Disk, Engine, EnospcHold, Event, Events, HostErrors, Requests, RunState, Scsi,
-    SoftLimit, StableCopies, Stats, Status,
+    Discards, Disk, Engine, EnospcHold, Ephemeral, Event, Events, HostErrors, Record, Requests,
+    RunState, Scsi, SoftLimit, StableCopies, Stats, Status,
 };
-use crate::config::ScsiAddress;
+use crate::config::{ScsiAddress, human_size};
 use crate::control::CommandSender;
-use crate::disks::{DiskRegistry, EventLog, EventRecord, Hotplug, ManagedDisk, error_text};
+use crate::disks::{
+    Commits, DiskRegistry, EventLog, EventRecord, Hotplug, ManagedDisk, error_text,
+};
 use crate::machine::PauseGate;
 use crate::store_warning::store_warnings;
 
@@ -27,6 +32,7 @@ pub(crate) struct View {
     pub(crate) machine: Option<MachineView>,
     pub(crate) disks: Arc<DiskRegistry>,
     pub(crate) events: Arc<EventLog>,
+    pub(crate) commits: Commits,
 }
 
 /// The machine around the disks.
@@ -100,7 +106,7 @@ impl<'d> DiskSnapshot<'d> {
         let engine = &self.status.engine;
         Disk {
             id: config.id().to_owned(),
-            path: config.path.display().to_string(),
+            path: config.file().display().to_string(),
             scsi: config.scsi_address().map(|scsi| {
                 let ScsiAddress { controller, address: Address { target, lun } } = scsi;
                 Scsi { controller, target, lun }
@@ -119,6 +125,8 @@ impl<'d> DiskSnapshot<'d> {
             host_errors: self.host_errors(),
             enospc_hold: self.enospc_hold(),
             soft_limit: self.soft_limit(),
+            ephemeral: self.ephemeral(),
+            record: self.record(),
             discards: self.discards(),
             engine: Engine { name: engine.name.to_owned(), reason: engine.reason.to_string() },
             total: stats(queues),
@@ -162,6 +170,27 @@ impl<'d> DiskSnapshot<'d> {
             reached,
             used_bytes: space.map(|space| space.used),
             available_bytes: space.map(|space| space.available),
+        })
+    }
+
+    fn ephemeral(&self) -> Option<Ephemeral> {
+        let EphemeralState { used, limit, refused } = self.status.ephemeral?;
+        let folder = match &self.disk.config.ephemeral.as_ref()?.place {
+            EphemeralPlace::Memory => None,
+            EphemeralPlace::Folder(folder) => Some(folder.display().to_string()),
+        };
+        Some(Ephemeral { folder, used_bytes: used, limit_bytes: limit, refused })
+    }
+
+    /// The recording of the disk.
+    pub(super) fn record(&self) -> Option<Record> {
+        let RecordStatus { path, bytes, entries, end } = self.disk.recording()?.status();
+        Some(Record {
+            path: path.display().to_string(),
+            bytes,
+            entries,
+            failed: end.as_ref().is_some_and(|end| end.is_failure),
+            end: end.map(|end| end.reason),
         })
     }
 
@@ -232,7 +261,11 @@ impl<'d> DiskSnapshot<'d> {
             let age = self.time.saturating_duration_since(pending.since).as_secs();
             warnings.push(format!("the program has been waiting for {age} s to end: {pending}"));
         }
-        if self.is_unsafe() {
+        if let Some(Record { end: Some(reason), failed: true, .. }) = self.record() {
+            warnings.push(format!("it is not recorded any more: {reason}"));
+        }
+        warnings.extend(self.status.ephemeral.as_ref().and_then(refused_changes));
+        if self.is_unsafe() && self.disk.config.ephemeral.is_none() {
             let cache = self.disk.config.options.cache;
             warnings.push(format!(
                 "cache mode {cache}: flushes are ignored, and a host crash loses data that the \
@@ -261,6 +294,12 @@ impl<'d> DiskSnapshot<'d> {
         }
         warnings
     }
+}
+
+/// The warning of an ephemeral disk that has refused writes.
+fn refused_changes(changes: &EphemeralState) -> Option<String> {
+    let limit = human_size(changes.limit.filter(|_| changes.refused > 0)?);
+    Some(format!("writes have failed: its changes would exceed ephemeral_limit, {limit}"))
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -11,7 +11,7 @@ use devices::storage::{Histogram, OperationKind, QueueStats};
 
 use super::collect::{DiskSnapshot, View};
 use super::latency::Counts;
-use super::model::{Discards, EnospcHold, RunState};
+use super::model::{Discards, EnospcHold, Record, RunState};
 use crate::disks::ManagedDisk;
 use crate::log;
 
@@ -31,6 +31,7 @@ pub(super) fn render(view: &View) -> String {
     discards(&mut page, &snapshots);
     host_errors(&mut page, &snapshots);
     enospc_holds(&mut page, &snapshots);
+    recordings(&mut page, &snapshots);
     queues(&mut page, &disks);
     requests(&mut page, &disks);
     latencies(&mut page, &disks);
@@ -174,6 +175,21 @@ fn enospc_holds(page: &mut Page, disks: &[DiskSnapshot<'_>]) {
     gauge("bulkhead_disk_enospc_hold_age_seconds", help, |hold| hold.age_ms);
     let help = "Time until the oldest held request fails, unless space is freed.";
     gauge("bulkhead_disk_enospc_hold_deadline_seconds", help, |hold| hold.deadline_ms);
+}
+
+/// Samples exist only for recorded disks.
+fn recordings(page: &mut Page, disks: &[DiskSnapshot<'_>]) {
+    let mut gauge = |name: &str, help: &str, value: fn(&Record) -> u64| {
+        page.family(name, "gauge", help);
+        for snapshot in disks {
+            let Some(record) = snapshot.record() else { continue };
+            page.sample(name, &[("disk", snapshot.disk.config.id())], value(&record));
+        }
+    };
+    let help = "Length of the log of a recorded disk.";
+    gauge("bulkhead_disk_record_bytes", help, |record| record.bytes);
+    let help = "Whether the recording stopped while the disk was in use.";
+    gauge("bulkhead_disk_record_failed", help, |record| record.failed.into());
 }
 
 fn queues(page: &mut Page, disks: &[Arc<ManagedDisk>]) {

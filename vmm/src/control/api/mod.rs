@@ -4,13 +4,16 @@
 //! neither for one of them nor for the host or the guest: [`jobs`] run the requests that may.
 
 mod collect;
+mod commit;
 mod connection;
 mod http;
 mod jobs;
 mod latency;
 mod metrics;
 pub(crate) mod model;
+mod record;
 mod routes;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 

@@ -57,6 +57,97 @@ pub(crate) struct Resize {
     pub(crate) size_bytes: Option<u64>,
 }
 
+/// The body of a request for a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SnapshotRequest {
+    /// A part of the names of the frozen layers.
+    pub(crate) name: String,
+    /// The disks; by default all that the guest can write and that are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) disks: Option<Vec<String>>,
+}
+
+/// A snapshot that was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Snapshot {
+    pub(crate) name: String,
+    pub(crate) disks: Vec<FrozenDisk>,
+    /// For how long requests were held, without the flush.
+    pub(crate) held_us: u64,
+    /// How long the flush took meanwhile.
+    pub(crate) flush_us: u64,
+}
+
+/// A disk of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FrozenDisk {
+    pub(crate) id: String,
+    /// The frozen layer.
+    pub(crate) path: String,
+}
+
+/// The body of a request for a mark.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MarkRequest {
+    /// The text of the mark.
+    pub(crate) text: String,
+    /// The disks; by default all that are recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) disks: Option<Vec<String>>,
+}
+
+/// A mark that was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    pub(crate) text: String,
+    /// The disks whose logs have it.
+    pub(crate) disks: Vec<String>,
+}
+
+/// The body of a request for a commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CommitRequest {
+    /// The disks; by default all that have a frozen layer that a snapshot has made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) disks: Option<Vec<String>>,
+    /// Also if other layers cannot be used afterwards.
+    #[serde(default)]
+    pub(crate) force: bool,
+}
+
+/// The commit that runs, or the last one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CommitStatus {
+    /// In the order in which they are merged; empty before the first commit.
+    pub(crate) disks: Vec<LayerCommit>,
+}
+
+/// The commit of one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerCommit {
+    pub(crate) id: String,
+    /// The frozen layer.
+    pub(crate) layer: String,
+    /// Its base.
+    pub(crate) base: String,
+    /// `waiting`, `running`, `merged`, `stopped` or `failed`.
+    pub(crate) state: String,
+    pub(crate) done_bytes: u64,
+    pub(crate) total_bytes: u64,
+    pub(crate) elapsed_ms: u64,
+    /// For how long requests were held, without the flush; null before the end.
+    pub(crate) held_us: Option<u64>,
+    /// How long the flush took meanwhile.
+    pub(crate) flush_us: Option<u64>,
+    /// Why the layer is still there after it was merged; null if it is gone.
+    pub(crate) kept: Option<String>,
+    /// Why it failed.
+    pub(crate) error: Option<String>,
+}
+
 /// Direct transfers that go through a copy: the reason, or null.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StableCopies {
@@ -100,6 +191,12 @@ pub(crate) struct Disk {
     pub(crate) enospc_hold: Option<EnospcHold>,
     /// The soft limit on the space of the backing store; null if there is none.
     pub(crate) soft_limit: Option<SoftLimit>,
+    /// The changes of an ephemeral disk; null for a disk that is kept.
+    #[serde(default)]
+    pub(crate) ephemeral: Option<Ephemeral>,
+    /// The recording; null for a disk that is not recorded.
+    #[serde(default)]
+    pub(crate) record: Option<Record>,
     /// Results of the guest's discards.
     pub(crate) discards: Discards,
     pub(crate) engine: Engine,
@@ -116,6 +213,34 @@ pub(crate) struct Scsi {
     pub(crate) target: u8,
     /// The logical unit number.
     pub(crate) lun: u16,
+}
+
+/// The recording of a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// The log.
+    pub(crate) path: String,
+    /// Its length.
+    pub(crate) bytes: u64,
+    /// Its entries.
+    pub(crate) entries: u64,
+    /// Why it has ended; null before that.
+    pub(crate) end: Option<String>,
+    /// It ended too early.
+    pub(crate) failed: bool,
+}
+
+/// The changes of an ephemeral disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ephemeral {
+    /// The folder of the file without a name; null for the memory of the host.
+    pub(crate) folder: Option<String>,
+    /// Bytes in blocks that were written.
+    pub(crate) used_bytes: u64,
+    /// Most bytes; null without a limit.
+    pub(crate) limit_bytes: Option<u64>,
+    /// Requests that would have exceeded the limit, and failed.
+    pub(crate) refused: u64,
 }
 
 /// Requests that the host has failed since the disk was opened.
@@ -186,7 +311,8 @@ pub(crate) struct Event {
     /// Time since 1970, in UTC.
     pub(crate) time_ms: u64,
     /// `soft_limit_reached`, `soft_limit_receded`, `requests_stalled`, `requests_resumed`,
-    /// `host_errors`, `writes_lost`, `disk_attached`, `disk_detached` or `disk_detached_with_loss`.
+    /// `host_errors`, `writes_lost`, `snapshot_made`, `layer_merged`, `recording_stopped`,
+    /// `disk_attached`, `disk_detached` or `disk_detached_with_loss`.
     pub(crate) event: String,
     /// The disk's name.
     pub(crate) disk: String,

@@ -34,12 +34,18 @@ struct Parameters<'r> {
     body: &'r [u8],
 }
 
-const ROUTES: [Route; 10] = [
+const ROUTES: [Route; 16] = [
     Route { method: "GET", path: "/v1/status", answer: status },
     Route { method: "GET", path: "/v1/disks/{id}", answer: disk },
     Route { method: "PUT", path: "/v1/disks/{id}", answer: attach },
     Route { method: "DELETE", path: "/v1/disks/{id}", answer: detach },
     Route { method: "POST", path: "/v1/disks/{id}/resize", answer: resize },
+    Route { method: "DELETE", path: "/v1/disks/{id}/record", answer: stop_record },
+    Route { method: "POST", path: "/v1/snapshot", answer: snapshot },
+    Route { method: "POST", path: "/v1/mark", answer: mark },
+    Route { method: "GET", path: "/v1/commit", answer: commits },
+    Route { method: "POST", path: "/v1/commit", answer: commit },
+    Route { method: "DELETE", path: "/v1/commit", answer: stop_commit },
     Route { method: "POST", path: "/v1/pause", answer: pause },
     Route { method: "POST", path: "/v1/resume", answer: resume },
     Route { method: "POST", path: "/v1/power-button", answer: power_button },
@@ -144,8 +150,8 @@ fn detach(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem>
 
 fn hotplug_problem(error: &HotplugError) -> Problem {
     use HotplugError::{
-        AddressTaken, Attaching, Detaching, Disk, IdTaken, ImageTaken, Limit, NoController,
-        NotScsi, Queues, Thread,
+        AddressTaken, Attaching, Committing, Detaching, Disk, IdTaken, ImageTaken, Limit,
+        NoController, NotScsi, Queues, Thread,
     };
     if let Disk(DiskError::Open(_, OpenError::Foreign { path, format, remedy })) = error {
         let detail = format!("{}: not a raw image but {format}", path.display());
@@ -153,6 +159,7 @@ fn hotplug_problem(error: &HotplugError) -> Problem {
     }
     let (status, remedy) = match error {
         Detaching(_) => (409, "wait for the event `disk_detached`".to_owned()),
+        Committing(_) => (409, "wait for the end of the commit, or stop it".to_owned()),
         Attaching(_) => (409, "wait until it is attached".to_owned()),
         IdTaken(_) => (409, "give it another `id`".to_owned()),
         ImageTaken { .. } => (409, "detach it first, or set `readonly = true` on both".to_owned()),
@@ -169,6 +176,7 @@ fn hotplug_problem(error: &HotplugError) -> Problem {
         Disk(DiskError::Open(_, OpenError::Unsuitable { .. })) => {
             (400, "see `bulkhead disk inspect`".to_owned())
         }
+        Disk(DiskError::Record(..)) => (409, "name a new file with `record`".to_owned()),
         Disk(_) | Thread(_) => (500, "see the log of the machine".to_owned()),
         NotScsi(_) => {
             let remedy =
@@ -196,6 +204,39 @@ fn metrics_page(view: &View, parameters: &Parameters<'_>) -> Result<Response, Pr
     parameters.require_empty_body()?;
     let body = metrics::render(view);
     Ok(Response { status: 200, content_type: metrics::CONTENT_TYPE, allow: None, body })
+}
+
+/// Blocks until the host has flushed the disks.
+fn snapshot(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    super::snapshot::make(view, parameters.body)
+}
+
+/// Blocks until the log is closed.
+fn stop_record(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    parameters.require_empty_body()?;
+    let disk = parameters.disk(view)?;
+    super::record::stop(view, &disk)?;
+    disk_response(200, &disk)
+}
+
+/// Blocks until the logs of the disks have the mark.
+fn mark(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    super::record::make_mark(view, parameters.body)
+}
+
+fn commits(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    parameters.require_empty_body()?;
+    Ok(super::commit::show(view))
+}
+
+/// Blocks until the host has opened the files.
+fn commit(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    super::commit::start(view, parameters.body)
+}
+
+fn stop_commit(view: &View, parameters: &Parameters<'_>) -> Result<Response, Problem> {
+    parameters.require_empty_body()?;
+    Ok(super::commit::stop(view))
 }
 
 /// With `drain`, blocks until no request is in flight. Requests held for ENOSPC stay in flight.

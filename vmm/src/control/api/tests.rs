@@ -8,19 +8,26 @@ use std::time::{Duration, Instant, SystemTime};
 
 use block::{
     Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiskOptions, DiskStatus, EngineSetup,
-    EnospcHold, Extent, FlushPromise, Geometry, HostErrors, IoEngine, LateEnospc, LostWrites,
-    MemoryDisk, OpenError, Problem, RawFile, ResizeError, StableCopies, StoreFacts,
+    EnospcHold, Extent, FlushPromise, Geometry, HostErrors, IoEngine, LateEnospc, LogSuper,
+    LostWrites, MemoryDisk, OpenError, Problem, RawFile, RecordedDisk, Recording, ResizeError,
+    StableCopies, StoreFacts,
 };
 use devices::virtio::Block;
+use fixtures::host::Mount;
+use fixtures::needs;
 use serde_json::Value;
 
+use super::http::{Request, Response};
 use super::metrics;
 use super::model::{Disk, Status};
+use super::routes::answer;
 use super::{MachineView, View};
 use crate::cmd::ctl::render;
 use crate::config::{DiskBus, DiskConfig, MachineConfig};
 use crate::control::command_channel;
-use crate::disks::{DiskRegistry, EventLog, Hotplug, ManagedDisk, ScsiControllers};
+use crate::disks::{
+    Commits, DiskRegistry, EventLog, Hotplug, ManagedDisk, ScsiControllers, StallWatch,
+};
 use crate::machine::PauseGate;
 
 /// A disk with held requests and lost writes, as the test sets them.
@@ -98,6 +105,100 @@ impl Backend for TroubledDisk {
     fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
         self.disk.resize(size)
     }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+/// A log that ends by the wish of its disk, and one that fails.
+#[test]
+fn a_recorded_disk_is_shown_and_marked() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let recording = Recording::start("data", log.path()).unwrap();
+    let inner = Arc::new(TroubledDisk::new(None, false, CacheMode::WriteBack));
+    let view = view(RecordedDisk::new(inner, Arc::clone(&recording)));
+    let request = |method: &str, path: &str, body: &str| {
+        let (method, path, body) = (method.into(), path.into(), body.as_bytes().to_vec());
+        let Response { status, body, .. } = answer(&view, &Request { method, path, body });
+        (status, body)
+    };
+    let post = |body: &str| request("POST", "/v1/mark", body);
+    let stop = || request("DELETE", "/v1/disks/data/record", "");
+    assert_eq!(
+        post(r#"{"text":"one"}"#),
+        (201, "{\"text\":\"one\",\"disks\":[\"data\"]}\n".into())
+    );
+    for (status, body, part) in [
+        (400, "{}", "missing field `text`"),
+        (400, r#"{"text":"a\nb"}"#, "without control characters"),
+        (404, r#"{"text":"a","disks":["b"]}"#, "the disks are: data"),
+    ] {
+        let (found, answer) = post(body);
+        assert!(found == status && answer.contains(part), "{found} {answer}");
+    }
+    let (disk, text, metrics) = shown(&view);
+    let record = disk.record.unwrap();
+    let path = log.path().to_str().unwrap();
+    assert_eq!((record.path.as_str(), record.bytes, record.entries), (path, 1024, 1));
+    assert_eq!((record.end.as_deref(), record.failed), (None, false));
+    assert_eq!(keys(&serde_json::to_value(record).unwrap()), keys(&described("Record")));
+    assert!(!text.contains("warning"), "{text}");
+    assert!(metrics.contains("bulkhead_disk_record_bytes{disk=\"data\"} 1024\n"), "{metrics}");
+    assert!(metrics.contains("bulkhead_disk_record_failed{disk=\"data\"} 0\n"), "{metrics}");
+
+    let (status, answer) = stop();
+    assert!(status == 200 && answer.contains("\"end\":\"stopped by request\""), "{answer}");
+    assert_eq!(LogSuper::decode(&std::fs::read(log.path()).unwrap()).unwrap().entries, 2);
+    assert_eq!(stop().0, 409);
+    let (status, answer) = post(r#"{"text":"two"}"#);
+    assert!(status == 409 && answer.contains("has ended: stopped by request"), "{answer}");
+    let (disk, text, _) = shown(&view);
+    assert!(!disk.record.unwrap().failed && !text.contains("warning"), "{text}");
+}
+
+#[test]
+fn a_recording_that_fails_is_shown_and_is_an_event() {
+    if !needs::root() {
+        return;
+    }
+    let store = Mount::new("tmpfs", "size=64K");
+    let recording = Recording::start("data", &store.path().join("data.log")).unwrap();
+    let inner = Arc::new(TroubledDisk::new(None, false, CacheMode::WriteBack));
+    let view = view(RecordedDisk::new(inner, Arc::clone(&recording)));
+    let marked = (0..1000).find_map(|_| recording.mark("again").err());
+    let reason = "cannot write the log: No space left on device (os error 28)";
+    assert_eq!(marked.unwrap().to_string(), format!("the recording has ended: {reason}"));
+    let (disk, text, metrics) = shown(&view);
+    let record = disk.record.unwrap();
+    assert!(record.failed && record.end.as_deref() == Some(reason), "{record:?}");
+    let warning = format!("warning: disk data: it is not recorded any more: {reason}\n");
+    assert!(text.contains(&warning), "{text}");
+    assert!(metrics.contains("bulkhead_disk_record_failed{disk=\"data\"} 1\n"), "{metrics}");
+
+    let _watch = StallWatch::start(Arc::clone(&view.disks), Arc::clone(&view.events)).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while view.events().events.is_empty() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+    thread::sleep(Duration::from_millis(1500));
+    let events = view.events();
+    let [event] = events.events.as_slice() else { panic!("{events:?}") };
+    assert_eq!((&*event.event, &*event.disk, &*event.text), ("recording_stopped", "data", reason));
+    drop((view, recording));
+}
+
+#[test]
+fn a_disk_that_is_not_recorded_has_no_marks() {
+    let view = view(TroubledDisk::new(None, false, CacheMode::WriteBack));
+    assert_eq!(shown(&view).0.record, None);
+    for body in [r#"{"text":"a"}"#, r#"{"text":"a","disks":["data"]}"#] {
+        let body = body.as_bytes().to_vec();
+        let request = Request { method: "POST".into(), path: "/v1/mark".into(), body };
+        assert_eq!(answer(&view, &request).status, 409);
+    }
+    let (method, path) = ("DELETE".into(), "/v1/disks/data/record".into());
+    assert_eq!(answer(&view, &Request { method, path, body: Vec::new() }).status, 409);
 }
 
 fn view(backend: impl Backend + 'static) -> View {
@@ -133,6 +234,7 @@ fn view_with(
         }),
         disks,
         events,
+        commits: Commits::default(),
     }
 }
 

@@ -2,10 +2,14 @@
 
 mod clients;
 mod commands;
+mod commit;
 mod ctl;
+mod ephemeral;
 mod hotplug;
 mod hung;
 mod metrics;
+mod record;
+mod snapshot;
 mod socket;
 mod status;
 

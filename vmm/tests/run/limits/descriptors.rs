@@ -57,8 +57,9 @@ const UNUSED: usize = 8 + 8 + 1 + 1 + 2 + 2;
 const UNUSED_BY_RINGS: usize = 2 * 2;
 
 /// Descriptors of layers by which engines wait for several files; this guest waits for one. For
-/// each of two queues of four disks an epoll descriptor, and an event for each of two files.
-const UNUSED_BY_LAYERS: usize = 2 * 4 * (1 + 2);
+/// each of two queues of four disks an epoll descriptor, and another one and an event for each of
+/// two files.
+const UNUSED_BY_LAYERS: usize = 2 * 4 * (1 + 2 * 2);
 
 /// `bulkhead run`, which has to raise the soft limit.
 fn run(machine: &Machine, hard: u64) -> Command {
@@ -150,5 +151,23 @@ fn descriptors_of_layers_are_counted() {
         let unused = UNUSED + 2 * UNUSED_BY_RINGS + UNUSED_BY_LAYERS;
         the_estimate_is_exact(&layered_machine("io_uring"), unused);
         the_estimate_is_exact(&layered_machine("threads"), UNUSED + UNUSED_BY_LAYERS);
+    }
+}
+
+#[test]
+fn descriptors_of_recorded_disks_are_counted() {
+    if needs::kvm() {
+        let keys = |id: &str| format!("path = \"{id}.img\"\nrecord = \"{id}.log\"");
+        the_estimate_is_exact(&machine_with("threads", keys), UNUSED);
+    }
+}
+
+/// The top has no path, but the same files.
+#[test]
+fn descriptors_of_ephemeral_disks_are_counted() {
+    if needs::kvm() {
+        let keys =
+            |id: &str| format!("base = \"{id}.img\"\nephemeral = true\nephemeral_limit = \"1MiB\"");
+        the_estimate_is_exact(&machine_with("threads", keys), UNUSED + UNUSED_BY_LAYERS);
     }
 }

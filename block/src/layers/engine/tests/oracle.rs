@@ -44,6 +44,12 @@ impl Oracle {
         (!history.is_unknown && !history.is_changing).then(|| *history.values.last().unwrap())
     }
 
+    /// The value of a sector, if it is certain, before a change that has not been started.
+    pub(super) fn value_before(&self, sector: usize) -> Option<u64> {
+        let History { values, is_changing, is_unknown, .. } = &self.0[sector];
+        (!is_unknown).then(|| values[values.len() - 1 - usize::from(*is_changing)])
+    }
+
     pub(super) fn begin(&mut self, first: usize, values: &[u64]) {
         for (sector, value) in self.0[first..].iter_mut().zip(values) {
             sector.values.push(*value);
@@ -110,6 +116,16 @@ impl Oracle {
     /// Whether the sector may hold the value after a power cut.
     pub(super) fn may_survive(&self, sector: usize, value: u64) -> bool {
         self.0[sector].values.contains(&value)
+    }
+
+    /// The program was killed, and the next one has found these values.
+    pub(super) fn settle(&mut self, found: &[u64]) {
+        for (sector, found) in self.0.iter_mut().zip(found) {
+            if std::mem::take(&mut sector.is_unknown) || sector.values.last() != Some(found) {
+                sector.values.push(*found);
+                sector.all.push(*found);
+            }
+        }
     }
 
     /// The values of the sector since the last durable one.

@@ -9,76 +9,27 @@ use std::sync::Arc;
 use fixtures::Random;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::super::super::header::Header;
-use super::super::super::levels::{Answerer, Level, LevelMap, Levels, Top};
-use super::super::super::map::LayerMap;
-use super::super::super::unit::{BLOCK_BYTES, BLOCK_SIZE};
+use super::super::super::levels::Levels;
+use super::super::super::seats::Seats;
+use super::super::super::unflushed::tests::BOOT;
 use super::super::LayerEngine;
 use super::SECTOR;
+use super::counts::Counts;
+use super::layout::{
+    BASE_SECTORS, BLOCKS, MAP_AT, SECTORS, content, empty_layer, levels, read, sector, value,
+};
 use super::oracle::{Oracle, Outcome};
 use super::store::{Medium, Store, StoreEngine};
+use crate::kick::Kick;
 use crate::page::LentPages;
 use crate::{
-    ByteOffset, ByteRange, Completion, DiscardLimits, Durability, EngineSetup, IoEngine,
-    Miscompare, Operation, Request, Segments,
+    ByteOffset, ByteRange, Completion, Durability, EngineSetup, IoEngine, Miscompare, Operation,
+    Request, Segments,
 };
 
-const BLOCKS: usize = 12;
-const SECTORS: usize = BLOCKS * BLOCK_BYTES / SECTOR;
 /// Requests in flight of one engine.
 const DEPTH: u16 = 4;
-/// Where the content of a layer starts in its file: behind one page of the map.
-const DATA_AT: usize = 3 * BLOCK_BYTES;
-/// Size of the base: it ends within a block.
-const BASE_SECTORS: usize = SECTORS - 12;
 const STEPS: usize = 120;
-/// Granules of the disk: those of the file start at multiples of their size.
-const GRANULE: u32 = 2 * BLOCK_SIZE;
-const ALIGNMENT: u32 = BLOCK_SIZE;
-
-/// How often each event has occurred.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    requests: u64,
-    failed: u64,
-    miscompared: u64,
-    flushes: u64,
-    cancelled: u64,
-    resets: u64,
-    power_cuts: u64,
-}
-
-impl Counts {
-    fn fields(&mut self) -> [&mut u64; 7] {
-        let Self { requests, failed, miscompared, flushes, cancelled, resets, power_cuts } = self;
-        [requests, failed, miscompared, flushes, cancelled, resets, power_cuts]
-    }
-
-    pub(super) fn add(&mut self, other: &Self) {
-        let Self { requests, failed, miscompared, flushes, cancelled, resets, power_cuts } = other;
-        let other = [requests, failed, miscompared, flushes, cancelled, resets, power_cuts];
-        self.fields().into_iter().zip(other).for_each(|(sum, count)| *sum += count);
-    }
-
-    pub(super) fn all_occurred(&mut self) -> bool {
-        self.fields().into_iter().all(|count| *count > 0)
-    }
-}
-
-/// The content of a sector with a value.
-fn sector(value: u64) -> [u8; SECTOR] {
-    let mut bytes = [0; SECTOR];
-    bytes.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&value.to_le_bytes()));
-    bytes
-}
-
-/// The value of a sector, whose parts must agree.
-fn value(bytes: &[u8]) -> u64 {
-    let (words, _) = bytes.as_chunks();
-    let value = u64::from_le_bytes(words[0]);
-    assert!(words.iter().all(|word| u64::from_le_bytes(*word) == value), "a sector is torn");
-    value
-}
 
 struct InFlight {
     op: Operation,
@@ -90,51 +41,50 @@ struct InFlight {
     count: usize,
     /// Of a read: what each sector might hold when it was pushed.
     readable: Vec<Vec<u64>>,
+    is_canceled: bool,
 }
 
-struct Queue {
-    engine: LayerEngine,
+pub(super) struct Queue {
+    pub(super) engine: LayerEngine,
     /// By level.
-    stores: Vec<Rc<RefCell<Store>>>,
+    pub(super) stores: Vec<Rc<RefCell<Store>>>,
     kick: OwnedFd,
     /// By tag.
     in_flight: Vec<Option<InFlight>>,
 }
 
 pub(super) struct Schedule {
-    seed: u64,
-    random: Random,
-    /// Of the top, a layer below it, and the base.
-    media: [Rc<RefCell<Medium>>; 3],
-    levels: Arc<Levels>,
-    queues: Vec<Queue>,
-    oracle: Oracle,
-    next_value: u64,
+    pub(super) seed: u64,
+    pub(super) random: Random,
+    /// From the top down to the base, between which are one or more layers.
+    pub(super) media: Vec<Rc<RefCell<Medium>>>,
+    /// The content of each sector when a top was frozen, if that was certain, from the lowest one
+    /// up.
+    pub(super) frozen: Vec<Vec<Option<u64>>>,
+    pub(super) levels: Arc<Levels>,
+    pub(super) queues: Vec<Queue>,
+    pub(super) oracle: Oracle,
+    pub(super) next_value: u64,
     durability: Durability,
-    fails: bool,
-    counts: Counts,
+    pub(super) fails: bool,
+    /// The guest survives a kill of the program.
+    pub(super) is_served: bool,
+    boot: u8,
+    pub(super) counts: Counts,
 }
 
 impl Schedule {
     pub(super) fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let mut next_value = 1;
-        let mut content = |len: usize, sectors: usize, start: usize| {
-            let mut content = vec![0; len];
-            for index in 0..sectors {
-                content[start + index * SECTOR..][..SECTOR].copy_from_slice(&sector(next_value));
-                next_value += 1;
-            }
-            content
-        };
-        let mut middle = content(DATA_AT + SECTORS * SECTOR, SECTORS, DATA_AT);
-        middle[usize::try_from(Header::map_at()).unwrap()] =
-            u8::try_from(random.below(256)).unwrap();
-        // Data of lost writes, where the map has no bits.
-        let top = content(DATA_AT + SECTORS * SECTOR, SECTORS, DATA_AT);
-        let base = content(BASE_SECTORS * SECTOR, BASE_SECTORS, 0);
-        let media = [Medium::new(&top), Medium::new(&middle), Medium::new(&base)];
-        let levels = levels(&media);
+        let mut middle = empty_layer(&mut next_value);
+        middle[MAP_AT] = u8::try_from(random.below(256)).unwrap();
+        let top = empty_layer(&mut next_value);
+        let base = content(BASE_SECTORS * SECTOR, BASE_SECTORS, 0, &mut next_value);
+        let media = vec![Medium::new(&top), Medium::new(&middle), Medium::new(&base)];
+        let (is_served, boot) = (random.below(2) == 0, 1);
+        BOOT.set(Some(boot));
+        let levels = levels(&media, is_served);
         let oracle = Oracle::new((0..SECTORS).map(|index| read(&levels, &media, index)));
         let durability = match random.below(4) {
             0 => Durability::Durable,
@@ -147,12 +97,15 @@ impl Schedule {
             seed,
             random,
             media,
+            frozen: Vec::new(),
             levels,
             queues,
             oracle,
             next_value,
             durability,
             fails,
+            is_served,
+            boot,
             counts,
         };
         schedule.queues = (0..2).map(|_| schedule.queue()).collect();
@@ -167,7 +120,11 @@ impl Schedule {
             .map(|store| -> Box<dyn IoEngine> { Box::new(StoreEngine(Rc::clone(store))) });
         let depth = LayerEngine::level_depth(DEPTH);
         let setup = EngineSetup { depth, memory: &[], kick: kick.as_fd() };
-        let engine = LayerEngine::new(Arc::clone(&self.levels), engines.collect(), &setup).unwrap();
+        let own = Kick::new(kick.as_fd()).unwrap();
+        let levels = Arc::clone(&self.levels);
+        let mut engine = LayerEngine::new(levels, engines.collect(), depth, own.clone());
+        let seats: Arc<Seats> = Arc::default();
+        engine.take_seat(seats.seat(own), &setup);
         let in_flight = std::iter::repeat_with(|| None).take(DEPTH.into()).collect();
         Queue { engine, stores, kick, in_flight }
     }
@@ -176,10 +133,13 @@ impl Schedule {
         for _ in 0..STEPS {
             let queue = self.random.below(2);
             match self.random.below(100) {
-                0..40 => self.push(queue),
+                0..8 => self.push_run(queue),
+                8..40 => self.push(queue),
                 40..94 => self.execute(queue),
-                94..96 => self.cancel(queue),
+                94 => self.cancel(queue),
+                95 => self.cut_power_or_kill(),
                 96 => self.reset(queue),
+                97 => self.snapshot(),
                 _ => self.cut_power_or_drain(),
             }
         }
@@ -188,6 +148,7 @@ impl Schedule {
             let found = read(&self.levels, &self.media, first);
             self.check(self.oracle.readable(first).contains(&found), first, found, "at the end");
         }
+        self.check_frozen();
         self.counts
     }
 
@@ -196,7 +157,7 @@ impl Schedule {
         assert!(is_legal, "seed {seed}: sector {sector} holds {found} {when}, not of {values:?}");
     }
 
-    fn push(&mut self, queue: usize) {
+    pub(super) fn push(&mut self, queue: usize) {
         let Some(tag) = self.queues[queue].in_flight.iter().position(Option::is_none) else {
             return;
         };
@@ -230,7 +191,26 @@ impl Schedule {
         self.push_op(queue, u16::try_from(tag).unwrap(), op, first, count);
     }
 
-    fn push_op(&mut self, queue: usize, tag: u16, op: Operation, first: usize, count: usize) {
+    /// Pushes writes of whole blocks one behind the other.
+    fn push_run(&mut self, queue: usize) {
+        let first = self.random.below(BLOCKS);
+        for block in first..BLOCKS.min(first + usize::from(DEPTH)) {
+            let tag = self.queues[queue].in_flight.iter().position(Option::is_none);
+            let Some(tag) = tag.filter(|_| self.oracle.is_quiet(block * 8, 8)) else { return };
+            let at = ByteOffset((block * 8 * SECTOR) as u64);
+            let op = Operation::Write { at, durability: Durability::Volatile };
+            self.push_op(queue, u16::try_from(tag).unwrap(), op, block * 8, 8);
+        }
+    }
+
+    pub(super) fn push_op(
+        &mut self,
+        queue: usize,
+        tag: u16,
+        op: Operation,
+        first: usize,
+        count: usize,
+    ) {
         let values: Vec<u64> = match op {
             Operation::Write { .. } | Operation::CompareAndWrite { .. } => {
                 (self.next_value..).take(count).collect()
@@ -273,15 +253,20 @@ impl Schedule {
         self.counts.requests += 1;
         let queue = &mut self.queues[queue];
         queue.in_flight[usize::from(tag)] =
-            Some(InFlight { op, first, values, mark, pages, count, readable });
+            Some(InFlight { op, first, values, mark, pages, count, readable, is_canceled: false });
+        let riders = queue.engine.riders;
         queue.engine.push(Request { tag, op, segments: &mut segments });
-        queue.engine.submit().unwrap();
-        self.reap();
+        self.counts.merged += u64::from(queue.engine.riders > riders);
+        if self.random.below(3) == 0 {
+            queue.engine.submit().unwrap();
+            self.reap();
+        }
     }
 
     /// Executes a request of a level.
-    fn execute(&mut self, queue: usize) {
-        let level = self.random.below(3);
+    pub(super) fn execute(&mut self, queue: usize) {
+        self.queues[queue].engine.submit().unwrap();
+        let level = self.random.below(self.media.len());
         let mut store = self.queues[queue].stores[level].borrow_mut();
         let pending = store.pending();
         if pending == 0 {
@@ -295,7 +280,7 @@ impl Schedule {
     }
 
     /// Reaps the engines that have something to reap, or were kicked.
-    fn reap(&mut self) {
+    pub(super) fn reap(&mut self) {
         let mut again = true;
         while again {
             again = false;
@@ -322,6 +307,9 @@ impl Schedule {
         request.pages.take_back(completion);
         let InFlight { op, first, ref values, ref mark, count, .. } = request;
         self.counts.failed += u64::from(completion.result.is_err());
+        let errno = completion.result.as_ref().err().and_then(std::io::Error::raw_os_error);
+        let is_legal = !request.is_canceled || errno == Some(libc::ECANCELED);
+        assert!(is_legal, "seed {}: a cancelled request ends with {errno:?}", self.seed);
         match (op, &completion.result) {
             (Operation::Flush, Ok(())) => {
                 self.counts.flushes += 1;
@@ -356,17 +344,20 @@ impl Schedule {
         }
     }
 
-    fn cancel(&mut self, queue: usize) {
+    pub(super) fn cancel(&mut self, queue: usize) {
         let tag = u16::try_from(self.random.below(DEPTH.into())).unwrap();
         let queue = &mut self.queues[queue];
-        if queue.in_flight[usize::from(tag)].is_some() && queue.engine.cancel(tag) {
+        if let Some(request) = &mut queue.in_flight[usize::from(tag)]
+            && queue.engine.cancel(tag)
+        {
+            request.is_canceled = true;
             self.counts.cancelled += 1;
         }
         self.reap();
     }
 
     /// Drops an engine, with its requests, and makes another one.
-    fn reset(&mut self, queue: usize) {
+    pub(super) fn reset(&mut self, queue: usize) {
         let fresh = self.queue();
         let Queue { engine, in_flight, .. } = std::mem::replace(&mut self.queues[queue], fresh);
         drop(engine);
@@ -387,7 +378,45 @@ impl Schedule {
         if self.random.below(3) == 0 {
             return self.drain();
         }
+        self.cut_power();
+    }
+
+    pub(super) fn cut_power_or_kill(&mut self) {
+        if self.random.below(2) == 0 { self.cut_power() } else { self.kill() }
+    }
+
+    fn cut_power(&mut self) {
         self.counts.power_cuts += 1;
+        self.end_program();
+        for medium in &self.media {
+            medium.borrow_mut().cut_power(&mut self.random);
+        }
+        self.boot = self.boot.wrapping_add(1);
+        let found = self.start_program();
+        for (index, found) in found.iter().enumerate() {
+            self.check(self.oracle.may_survive(index, *found), index, *found, "after a power cut");
+        }
+        self.oracle = Oracle::new(found.into_iter());
+    }
+
+    /// Kills the program: what has completed is in the page cache.
+    fn kill(&mut self) {
+        self.counts.kills += 1;
+        self.counts.served_kills += u64::from(self.is_served);
+        self.end_program();
+        let was_served = self.is_served;
+        let found = self.start_program();
+        for (index, found) in found.iter().enumerate() {
+            let is_legal = match was_served {
+                true => self.oracle.readable(index).contains(found),
+                false => self.oracle.may_survive(index, *found),
+            };
+            self.check(is_legal, index, *found, "after a kill");
+        }
+        self.oracle.settle(&found);
+    }
+
+    fn end_program(&mut self) {
         for queue in std::mem::take(&mut self.queues) {
             for store in &queue.stores {
                 store.borrow_mut().tear(&mut self.random);
@@ -396,21 +425,32 @@ impl Schedule {
             drop(engine);
             self.forget(in_flight);
         }
-        for medium in &self.media {
-            medium.borrow_mut().cut_power(&mut self.random);
+    }
+
+    /// Returns what the disk has.
+    fn start_program(&mut self) -> Vec<u64> {
+        if self.random.below(4) == 0 {
+            self.is_served = !self.is_served;
         }
-        self.levels = levels(&self.media);
-        let found: Vec<u64> =
-            (0..SECTORS).map(|index| read(&self.levels, &self.media, index)).collect();
-        for (index, found) in found.iter().enumerate() {
-            self.check(self.oracle.may_survive(index, *found), index, *found, "after a power cut");
-        }
-        self.oracle = Oracle::new(found.into_iter());
+        BOOT.set(Some(self.boot));
+        // As the map may be in the page cache only.
+        self.media.iter().for_each(|medium| medium.borrow_mut().flush_all());
+        self.levels = levels(&self.media, self.is_served);
         self.queues = (0..2).map(|_| self.queue()).collect();
+        (0..SECTORS).map(|index| read(&self.levels, &self.media, index)).collect()
+    }
+
+    /// Lets the engines start the requests that they have.
+    pub(super) fn submit(&mut self) {
+        for queue in &mut self.queues {
+            queue.engine.submit().unwrap();
+        }
+        self.reap();
     }
 
     /// Executes all requests. None may be left.
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
+        self.submit();
         while self.queues.iter().any(|queue| queue.pending() > 0) {
             let queue = self.random.below(2);
             self.execute(queue);
@@ -427,44 +467,7 @@ impl Schedule {
 
 impl Queue {
     /// Requests of all levels that are not executed.
-    fn pending(&self) -> usize {
+    pub(super) fn pending(&self) -> usize {
         self.stores.iter().map(|store| store.borrow().pending()).sum()
-    }
-}
-
-/// Opens the disk.
-fn levels(media: &[Rc<RefCell<Medium>>; 3]) -> Arc<Levels> {
-    let map = |medium: &Rc<RefCell<Medium>>| {
-        let map = LayerMap::new(1);
-        let at = usize::try_from(Header::map_at()).unwrap();
-        map.load(0, &medium.borrow().read(at, BLOCK_BYTES));
-        map
-    };
-    let (data_at, size) = (DATA_AT as u64, (SECTORS * SECTOR) as u64);
-    let discard =
-        Some(DiscardLimits { granularity: GRANULE, alignment: ALIGNMENT, reads_zero: true });
-    let top = Top {
-        data_at,
-        map: map(&media[0]),
-        logical_block: u32::try_from(SECTOR).unwrap(),
-        is_read_only: false,
-        ignores_flushes: false,
-        discard,
-    };
-    let middle = Level { data_at, size, map: LevelMap::Layer(map(&media[1])) };
-    let size_of_base = (BASE_SECTORS * SECTOR) as u64;
-    let base = Level { data_at: 0, size: size_of_base, map: LevelMap::Raw };
-    Arc::new(Levels::new(top, vec![middle, base], size))
-}
-
-/// The value of a sector, read without an engine.
-fn read(levels: &Levels, media: &[Rc<RefCell<Medium>>; 3], index: usize) -> u64 {
-    let at = (index * SECTOR) as u64;
-    match levels.piece(0, at, at + SECTOR as u64) {
-        (Answerer::Zeroes, _) => 0,
-        (Answerer::Level(level), _) => {
-            let place = usize::try_from(levels.place(level, at)).unwrap();
-            value(&media[level].borrow().read(place, SECTOR))
-        }
     }
 }

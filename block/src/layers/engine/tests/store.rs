@@ -2,18 +2,21 @@
 //! version of each sector since the last flush, and a flush covers no more than it has to.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use std::time::Instant;
 
 use fixtures::Random;
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::SECTOR;
 use crate::segment::{gather, scatter};
 use crate::{
     ByteOffset, ByteRange, Completion, Durability, IoEngine, Miscompare, Operation, Request,
-    Segments, Wake, total_len,
+    Segment, Segments, Wake, total_len,
 };
 
 /// Granules of a file, in bytes: it deallocates no parts of them.
@@ -26,6 +29,8 @@ pub(super) struct Medium {
     sectors: Vec<Vec<[u8; SECTOR]>>,
     /// Versions that were dropped, by sector.
     dropped: Vec<usize>,
+    /// The file that the control thread sees, as far as it reads the content.
+    file: File,
 }
 
 impl Medium {
@@ -33,7 +38,8 @@ impl Medium {
         let (sectors, _) = content.as_chunks();
         let sectors: Vec<_> = sectors.iter().map(|sector| vec![*sector]).collect();
         let dropped = vec![0; sectors.len()];
-        Rc::new(RefCell::new(Self { sectors, dropped }))
+        let file = File::from(memfd_create("medium", MemfdFlags::CLOEXEC).unwrap());
+        Rc::new(RefCell::new(Self { sectors, dropped, file }))
     }
 
     pub(super) fn read(&self, at: usize, len: usize) -> Vec<u8> {
@@ -41,7 +47,7 @@ impl Medium {
         sectors.iter().flat_map(|versions| *versions.last().unwrap()).collect()
     }
 
-    fn write(&mut self, at: usize, data: &[u8], durability: Durability) {
+    pub(super) fn write(&mut self, at: usize, data: &[u8], durability: Durability) {
         let (data, _) = data.as_chunks();
         for (index, data) in
             data.iter().enumerate().map(|(index, data)| (at / SECTOR + index, data))
@@ -55,10 +61,31 @@ impl Medium {
         }
     }
 
+    /// Lets the control thread read and write the first `len` bytes.
+    pub(super) fn with_file<T>(&mut self, len: usize, work: impl FnOnce(&File) -> T) -> T {
+        let before = self.read(0, len);
+        self.file.write_all_at(&before, 0).unwrap();
+        let result = work(&self.file);
+        let mut after = vec![0; len];
+        self.file.read_exact_at(&mut after, 0).unwrap();
+        for (at, (before, after)) in before.chunks(SECTOR).zip(after.chunks(SECTOR)).enumerate() {
+            if before != after {
+                self.write(at * SECTOR, after, Durability::Volatile);
+            }
+        }
+        result
+    }
+
     /// The last version of each sector now.
     fn mark(&self) -> Vec<usize> {
         let pairs = self.sectors.iter().zip(&self.dropped);
         pairs.map(|(versions, dropped)| dropped + versions.len() - 1).collect()
+    }
+
+    /// Makes all versions durable.
+    pub(super) fn flush_all(&mut self) {
+        let mark = self.mark();
+        self.flush(&mark);
     }
 
     /// Makes the versions of a mark durable.
@@ -186,6 +213,11 @@ impl IoEngine for StoreEngine {
         store.pending.push(Pending { tag: request.tag, op: request.op, segments, mark });
     }
 
+    fn push_contiguous(&mut self, tag: u16, segment: Segment, at: ByteOffset, is_write: bool) {
+        let op = Operation::volatile_transfer(at, is_write);
+        self.push(Request { tag, op, segments: &mut vec![segment] });
+    }
+
     fn submit(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -195,7 +227,8 @@ impl IoEngine for StoreEngine {
     }
 
     fn parked(&self) -> usize {
-        0
+        // The host works on none before the test executes it.
+        self.0.borrow().pending()
     }
 
     fn due(&self) -> Option<Instant> {

@@ -10,7 +10,7 @@ const DELAY: Duration = Duration::from_secs(1);
 const PERIOD: Duration = Duration::from_millis(200);
 
 /// A status line that shows how many bytes of a task are done.
-pub(super) struct ProgressLine {
+pub(crate) struct ProgressLine {
     task: &'static str,
     total: u64,
     done: u64,
@@ -20,13 +20,13 @@ pub(super) struct ProgressLine {
 
 impl ProgressLine {
     /// A task of `total` bytes.
-    pub(super) fn new(task: &'static str, total: u64) -> Self {
+    pub(crate) fn new(task: &'static str, total: u64) -> Self {
         let next_update = Instant::now() + DELAY;
         Self { task, total, done: 0, next_update, line: StatusLine::default() }
     }
 
     /// Adds `bytes` to the progress.
-    pub(super) fn advance(&mut self, bytes: u64) {
+    pub(crate) fn advance(&mut self, bytes: u64) {
         self.done += bytes;
         let now = Instant::now();
         if now < self.next_update {

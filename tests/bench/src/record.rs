@@ -1,0 +1,71 @@
+//! `bench record`: cost of a recording, compared in alternating pairs with the same disk without
+//! one.
+//!
+//! Threads have all CPUs. The log is on a tmpfs: memory bandwidth and the time of the log thread
+//! count.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use block::{Backend, CacheMode, DiskOptions, RawFile, RecordedDisk, Recording};
+
+use super::contestant::RUN;
+use super::figures::Figures;
+use super::host::{self, Disks, folder};
+use super::ours;
+use super::report::median;
+use super::workload::{self, Direction, Workload};
+
+/// Prints a table by workload; each figure is the median of `pairs` alternating pairs.
+///
+/// # Errors
+///
+/// If a system call or a request fails, or a recording stops.
+pub(crate) fn record(pairs: usize) -> Result<()> {
+    host::raise_priority();
+    let disks = Disks::make(&folder())?;
+    println!("{}; medians of {pairs} pairs\n", host::describe(&disks.on_xfs())?);
+    println!(
+        "{:<26}{:>10}{:>10}{:>8}{:>10}{:>10}",
+        "cache, workload", "IOPS", "recorded", "ratio", "CPU ns", "recorded"
+    );
+    for workload in workload::ALL.iter().filter(|one| one.direction == Direction::Write) {
+        for cache in [CacheMode::WriteBack, CacheMode::None] {
+            let mut runs = Vec::new();
+            for _ in 0..pairs {
+                let plain = run(&disks, workload, cache, false)?;
+                runs.push((plain, run(&disks, workload, cache, true)?));
+            }
+            let of = |figure: fn(&(Figures, Figures)) -> f64| median(runs.iter().map(figure));
+            println!(
+                "{:<26}{:>10.0}{:>10.0}{:>8.2}{:>10.0}{:>10.0}",
+                format!("{cache} {}", workload.name),
+                of(|(plain, _)| plain.iops),
+                of(|(_, recorded)| recorded.iops),
+                of(|(plain, recorded)| recorded.iops / plain.iops),
+                of(|(plain, _)| plain.cpu_ns),
+                of(|(_, recorded)| recorded.cpu_ns),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn run(disks: &Disks, workload: &Workload, cache: CacheMode, recorded: bool) -> Result<Figures> {
+    let disk: Arc<dyn Backend> =
+        Arc::new(RawFile::open(&disks.on_xfs(), &DiskOptions::new(cache))?);
+    if !recorded {
+        return ours::run_backend(disk, workload, RUN, Duration::ZERO);
+    }
+    let log = PathBuf::from(format!("/dev/shm/bench-{}.log", std::process::id()));
+    let recording = Recording::start("bench", &log)?;
+    let disk = Arc::new(RecordedDisk::new(disk, Arc::clone(&recording)));
+    let figures = ours::run_backend(disk, workload, RUN, Duration::ZERO);
+    let end = recording.status().end;
+    drop(recording);
+    std::fs::remove_file(&log)?;
+    anyhow::ensure!(end.is_none(), "the recording stopped: {end:?}");
+    figures
+}

@@ -1,0 +1,69 @@
+//! Checks of recorded disks.
+
+use super::*;
+
+const TWO: &str = "[[disk]]\nid='a'\npath='root.img'\nrecord='a.log'\n[[disk]]\nid='b'\n";
+
+#[test]
+fn a_disk_that_is_not_written_has_no_log() {
+    let text = "[[disk]]\nid='a'\npath='a'\nreadonly=true\nrecord='a.log'\n";
+    assert_data_eq!(
+        report_with_base(text),
+        str![[r#"
+`record` with `readonly = true`
+  'a.log'  <- there is nothing to record
+  true  <- the disk is not written
+  remove one of them
+
+"#]]
+    );
+    assert_eq!(report_with_base(&text.replace("true", "false")), "");
+}
+
+#[test]
+fn a_log_is_a_new_file_of_one_disk() {
+    let host = HostFixture::new();
+    host.file("base.img", 4096);
+    host.file("empty", 0);
+    host.content("old.log", b"rhswfsj");
+    let second = |keys: &str| host.report_with_base(&format!("{TWO}{keys}"));
+    assert_eq!(second("path='base.img'\nrecord='empty'\n"), "");
+    assert_eq!(
+        second("base='base.img'\nephemeral=true\nephemeral_limit='1MiB'\nrecord='new.log'\n"),
+        ""
+    );
+    let reports = [
+        "path='base.img'\nrecord='old.log'\n",
+        "path='base.img'\nrecord='base.img'\n",
+        "path='base.img'\nrecord='absent/b.log'\n",
+        "path='base.img'\nrecord='/dev/null'\n",
+        "path='base.img'\nrecord='a.log'\n",
+        "path='a.log'\nbase='base.img'\ncreate=true\n",
+    ];
+    assert_data_eq!(
+        reports.map(second).concat(),
+        str![[r#"
+the log `/vm/old.log` is not empty
+  'old.log'  <- a recording starts a new log
+  name a file that does not exist
+the log `/vm/base.img` is not empty
+  'base.img'  <- a recording starts a new log
+  name a file that does not exist
+cannot create the log `/vm/absent/b.log`
+  'absent/b.log'  <- the directory `/vm/absent` does not exist
+  a relative path starts at this file's directory; or create it with `mkdir -p /vm/absent`
+cannot create the log `/dev/null`
+  '/dev/null'  <- not a regular file
+  choose another path
+the log `/vm/a.log` is a file of another disk as well
+  'a.log'  <- second use
+  'a.log'  <- first use
+  give each disk a log of its own
+the log `/vm/a.log` is a file of another disk as well
+  'a.log'  <- second use
+  'a.log'  <- first use
+  give each disk a log of its own
+
+"#]]
+    );
+}
