@@ -6,6 +6,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::cmd::crash::CrashCommand;
 use crate::cmd::ctl::CtlCommand;
 use crate::cmd::disk::DiskCommand;
 use crate::cmd::layer::LayerCommand;
@@ -89,6 +90,21 @@ Exit codes:
    1  the layer or the stream cannot be made, changed or read, one below it has
       changed (`info`), or it has a problem (`check`)
    2  the command line is wrong";
+
+const CRASH_HELP: &str = "\
+Examples:
+  bulkhead crash explore disk.log --base base.img \\
+    --check check-ext4 --atomic block
+  bulkhead crash explain disk.log --base base.img 1234-17
+  bulkhead crash open disk.log --base base.img 1234-17
+  bulkhead crash log disk.log
+
+Exit codes:
+   0  done, and no failing state was found (`explore`)
+   1  the recording cannot be read, or the host failed
+   2  the command line is wrong
+   3  a check fails in a state (`explore`, `open`)
+ 130  interrupted";
 
 const RUN_EXIT_CODES: &str = "\
 Exit codes:
@@ -208,6 +224,16 @@ pub(crate) enum Command {
         #[arg(long, global = true)]
         json: bool,
     },
+    /// Explore what power cuts could have left of a recorded disk
+    #[command(after_help = CRASH_HELP, disable_help_subcommand = true)]
+    Crash {
+        /// The request
+        #[command(subcommand)]
+        command: CrashCommand,
+        /// Print JSON, for programs
+        #[arg(long, global = true)]
+        json: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -258,7 +284,7 @@ mod tests {
             helps += 1;
             assert!(help.lines().all(|line| line.len() <= 80), "{help}");
         }
-        assert_eq!(helps, 21);
+        assert_eq!(helps, 27);
     }
 
     #[test]

@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         }
         Command::Disk { command, json } => cmd::disk::disk(&command, json),
         Command::Layer { command, json } => cmd::layer::layer(&command, json),
+        Command::Crash { command, json } => cmd::crash::crash(&command, json),
     };
     let exit = result.unwrap_or_else(|error| {
         log::print(format_args!("error: {error:#}"));

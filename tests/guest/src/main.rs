@@ -10,6 +10,7 @@ mod commits;
 mod console;
 mod control;
 mod control_socket;
+mod crash;
 mod cycles;
 mod disks;
 mod enospc;

@@ -1,6 +1,7 @@
 //! The commands of the program: a file or folder for each.
 
 pub(crate) mod check;
+pub(crate) mod crash;
 pub(crate) mod ctl;
 pub(crate) mod disk;
 mod explain;

@@ -6,6 +6,8 @@ use style::rules::remedies::Advised;
 pub(crate) const ADVISED_COMMANDS: &[Advised] = &[
     // They only read.
     ("bulkhead check --explain", "reads"),
+    ("bulkhead crash checks", "reads"),
+    ("bulkhead crash explore", "reads the log and the image, which it does not change"),
     ("bulkhead disk inspect", "reads, and takes no lock"),
     ("bulkhead layer map {}", "reads"),
     ("bulkhead layer info", "reads, and takes no lock"),

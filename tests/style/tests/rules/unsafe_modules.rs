@@ -11,6 +11,7 @@ pub(crate) const UNSAFE_MODULES: &[&str] = &[
     "block/src/threads/calls.rs",
     "block/src/uring/mod.rs",
     "block/src/uring/ring.rs",
+    "crash/src/host/sys.rs",
     "devices/src/event.rs",
     "devices/src/guest_memory.rs",
     "devices/src/scsi/scratch.rs",

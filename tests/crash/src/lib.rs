@@ -1,0 +1,11 @@
+//! Workloads whose crash states are explored: a small database with planted faults on a disk in
+//! memory, and file systems and databases of this machine's own kernel on a recorded loop device.
+
+mod direct;
+mod disk_file;
+mod engine_thread;
+pub mod mini_db;
+mod recorded;
+
+pub use direct::record_in_memory;
+pub use recorded::{Recorded, Workload};
