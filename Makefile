@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 SKIPPED := $(CURDIR)/target/skipped-tests
-.PHONY: help demo test check measure hooks build lab lab-zfs sim chaos cycles thin bench bench-gate bench-trims clean
+.PHONY: help demo test check measure hooks build lab lab-zfs sim chaos cycles thin crash bench bench-gate bench-trims clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ cycles: build lab ## Boot real guests and power them off, fifty times
 
 thin: build lab-zfs ## Let real guests give space back: each file system, store, bus and way
 	BULKHEAD_THIN=all cargo test --package guest-tests thin:: -- --nocapture
+
+crash: build lab-zfs ## Cut the power of real hosts under guests: CUTS= SEED= ROWS= SECONDS=
+	@cargo run --quiet --release --package powercut -- --cuts $(or $(CUTS),5) --seconds $(or $(SECONDS),1800) \
+		$(if $(SEED),--seed $(SEED)) $(if $(ROWS),--rows $(ROWS))
 
 bench: ## Measure the storage stack beside fio and qemu-storage-daemon
 	@resources/bench/host-packages.sh

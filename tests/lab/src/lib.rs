@@ -44,6 +44,7 @@ mod guest;
 mod host;
 mod logs;
 mod many_disks;
+mod power;
 mod products;
 mod program;
 mod prune;

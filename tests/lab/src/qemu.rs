@@ -267,6 +267,13 @@ impl Machine {
         self.dir.path().join(name)
     }
 
+    /// Kills QEMU and waits for its end.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        self.child.0.kill().context("killing the lab's QEMU")?;
+        self.child.0.wait().context("waiting for the lab's QEMU")?;
+        Ok(())
+    }
+
     /// Process id of QEMU.
     pub(super) fn pid(&self) -> u32 {
         self.child.0.id()

@@ -1,0 +1,166 @@
+//! A host that is saved with its guest up: each cut of a row starts from it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Guest, Host, disk};
+
+use super::rows::{Backing, Bus, Monitor, Row, Workload};
+use super::server::{EXPORT, Server};
+use super::store::Store;
+
+/// Records that the guest's disk has place for: 16 MiB.
+pub(crate) const SLOTS: u64 = 4096;
+/// Bytes of the host's scratch disk.
+const SCRATCH: u64 = 8 << 30;
+/// The scratch disk on the host.
+pub(crate) const DEVICE: &str = "/dev/disk/by-id/virtio-scratch";
+/// Path of the writer in the guest.
+pub(crate) const WRITER: &str = "/tmp/writer";
+
+/// A saved host.
+pub(crate) struct Saved {
+    folder: tempfile::TempDir,
+}
+
+impl Saved {
+    /// Starts a host with the row's guest and saves it.
+    pub(crate) fn make(row: &Row) -> Result<Self> {
+        Self::make_with("power-prepare", |host| {
+            if row.backing == Backing::Zvol {
+                host.load_zfs()?;
+            }
+            host.run(&storage(row))?;
+            let guest = match row.monitor {
+                Monitor::Bulkhead => start_bulkhead(host, row)?,
+                Monitor::Qemu => start_qemu(host, row)?,
+            };
+            let device = if row.bus == Bus::Block { "vdb" } else { "vda" };
+            guest.run(&format!(
+                "dd if=/dev/{device} of={WRITER} bs=1M && chmod +x {WRITER} && sync"
+            ))?;
+            host.run("sync")?;
+            guest.leave_stopped()
+        })
+    }
+
+    /// Saves a host on which `prepare` was done.
+    pub(crate) fn make_with(name: &str, prepare: impl FnOnce(&Host) -> Result<()>) -> Result<Self> {
+        let saved = Self { folder: tempfile::tempdir_in(fixtures::scratch())? };
+        let file = File::options().create_new(true).read(true).write(true).open(saved.disk())?;
+        file.set_len(SCRATCH)?;
+        let socket = saved.folder.path().join("nbd.sock");
+        let server = Server::start(Store::new(file, None)?, &socket)?;
+        let host = Host::start_served(name, &socket, EXPORT, None)?;
+        prepare(&host)?;
+        host.save(&saved.state())?;
+        host.cut_power()?;
+        let left = server.cut()?;
+        ensure!(left.unflushed.is_empty(), "the saved host left unflushed writes");
+        Ok(saved)
+    }
+
+    /// The file of the host's scratch disk.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.folder.path().join("disk")
+    }
+
+    /// The saved state.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+}
+
+/// Shell commands that make a pool on a partition of 1 GiB: zpool itself would partition a disk.
+const POOL: &str = r"printf '\0\0\0\0\203\0\0\0\0\010\0\0\0\0\040\0' | dd of=$disk bs=1 seek=446 conv=notrunc status=none
+printf '\125\252' | dd of=$disk bs=1 seek=510 conv=notrunc status=none
+sync $disk && blockdev --rereadpt $disk && udevadm settle && \
+zpool create -O compression=off -O mountpoint=none tank $disk-part1 && zfs create -s -V $bytes tank/disk && \
+udevadm settle && test -b /dev/zvol/tank/disk && zpool sync tank && sync";
+
+/// Shell commands that make the row's storage on the host's scratch disk.
+fn storage(row: &Row) -> String {
+    let bytes = SLOTS * writer::RECORD as u64;
+    let format = match row.backing {
+        Backing::Zvol => return format!("disk={DEVICE} bytes={bytes}\n{POOL}"),
+        Backing::Ext4 | Backing::Layer => format!("mkfs.ext4 -q -F {DEVICE} 512M"),
+        Backing::Xfs => format!("mkfs.xfs -q -f -d size=512m {DEVICE}"),
+    };
+    let image = match (row.backing, row.workload) {
+        (Backing::Layer, _) => format!("head -c {bytes} /dev/zero >base.img"),
+        (_, Workload::Overwrite) => format!("head -c {bytes} /dev/zero >disk.img"),
+        _ => format!("truncate -s {bytes} disk.img"),
+    };
+    format!("{format} && mount {DEVICE} /scratch && cd /scratch && {image} && sync")
+}
+
+/// Builds the writer, once, and puts it on the host; returns its path there.
+fn put_writer(host: &Host) -> Result<String> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let program = match BUILT.get() {
+        Some(program) => program,
+        None => &build_writer()?,
+    };
+    let path = host.put(program, "writer")?;
+    host.run(&format!("truncate -s %4096 {path}"))?;
+    BUILT.get_or_init(|| program.clone());
+    Ok(path)
+}
+
+fn build_writer() -> Result<PathBuf> {
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let status = Command::new("cargo")
+        .args(["rustc", "--quiet", "--release", "--package", "writer", "--bin", "writer"])
+        .args(["--", "-C", "target-feature=+crt-static"])
+        .current_dir(&tree)
+        .status()
+        .context("running cargo")?;
+    ensure!(status.success(), "building the writer failed");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(tree.join("target"), PathBuf::from);
+    Ok(target.join("release/writer"))
+}
+
+fn start_bulkhead<'host>(host: &'host Host, row: &Row) -> Result<Guest<'host>> {
+    let bus = if row.bus == Bus::Block { "virtio-blk" } else { "virtio-scsi" };
+    let keys = format!("cache = \"{}\"\nbus = \"{bus}\"\n", row.cache);
+    let data = if row.backing == Backing::Layer {
+        let program = host.put_bulkhead()?;
+        host.run(&format!(
+            "cd /scratch && {program} layer create --base base.img disk.layer && sync"
+        ))?;
+        disk("data", "/scratch/disk.layer", &format!("base = \"/scratch/base.img\"\n{keys}"))
+    } else {
+        disk("data", image(row), &keys)
+    };
+    let writer = disk("writer", &put_writer(host)?, "readonly = true");
+    host.boot(&host.small_guest(1, &(data + &writer)))
+}
+
+/// The guest's disk on the host.
+fn image(row: &Row) -> &'static str {
+    if row.backing == Backing::Zvol { "/dev/zvol/tank/disk" } else { "/scratch/disk.img" }
+}
+
+fn start_qemu<'host>(host: &'host Host, row: &Row) -> Result<Guest<'host>> {
+    let device = match row.bus {
+        Bus::Block => "-device virtio-blk-pci,drive=data",
+        Bus::Scsi => "-device virtio-scsi-pci -device scsi-hd,drive=data",
+    };
+    let guest = host.spawn_vmm(&format!(
+        "qemu-system-x86_64 -accel kvm -cpu host -M q35 -m 256M -nodefaults -display none -no-reboot \
+         -kernel {} -initrd {} -append '{}' -serial unix:$CONSOLE,server=on,wait=off \
+         -drive if=none,id=data,file={},format=raw,cache={} {device} \
+         -drive if=none,id=writer,file={},format=raw,readonly=on -device virtio-blk-pci,drive=writer",
+        host.kit("vmlinuz"),
+        host.kit("initramfs"),
+        lab::CMDLINE,
+        image(row),
+        row.cache,
+        put_writer(host)?,
+    ))?;
+    guest.wait_up()?;
+    Ok(guest)
+}
