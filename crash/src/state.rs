@@ -152,6 +152,23 @@ impl CheckedDisk for StateDisk {
         Ok(())
     }
 
+    fn read_same(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut inner = self.lock();
+        let is_same = |block: &u64| {
+            matches!(inner.overlay.block(*block), Overlaid::Nothing)
+                && !self.source.index.touches(*block)
+        };
+        let end = at.saturating_add(buffer.len() as u64).min(self.size());
+        let blocks = at / BLOCK..end / BLOCK;
+        if !at.is_multiple_of(BLOCK) {
+            return Ok(0);
+        }
+        let count = blocks.take_while(is_same).count() * BLOCK_BYTES;
+        let read = self.source.store.read_base(at, buffer.get_mut(..count).unwrap_or_default());
+        self.noted(&mut inner, read)?;
+        Ok(count)
+    }
+
     fn write(&self, mut at: u64, mut data: &[u8]) -> io::Result<()> {
         self.check_range(at, data.len() as u64)?;
         let mut inner = self.lock();

@@ -13,6 +13,7 @@ use fuser::{
     ReplyIoctl, ReplyLseek, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::ahead::WRITER;
 use super::states::{StateFs, StateNode};
 
 /// For how long the kernel may believe an answer: no name and no size ever changes.
@@ -71,6 +72,9 @@ impl Filesystem for StateFs {
             Ok(StateNode::Marks(..)) if flags.0 & libc::O_ACCMODE != libc::O_RDONLY => {
                 reply.error(Errno::EACCES);
             }
+            Ok(StateNode::Disk(_, files)) if flags.0 & libc::O_ACCMODE != libc::O_RDONLY => {
+                files.reads.open_for_writing(reply);
+            }
             // The kernel sees all that is written, so that what it has stays right.
             Ok(_) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
             Err(error) => reply.error(error),
@@ -89,9 +93,30 @@ impl Filesystem for StateFs {
         reply: ReplyData,
     ) {
         match self.read_node(inode, at, len) {
-            Ok(data) => reply.data(&data),
+            Ok(data) => {
+                self.give_ahead(inode, at, data.len() as u64);
+                reply.data(&data);
+            }
             Err(error) => reply.error(error),
         }
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        if handle.0 == WRITER
+            && let Ok(StateNode::Disk(_, files)) = self.node(inode)
+        {
+            files.reads.close_writer();
+        }
+        reply.ok();
     }
 
     fn write(

@@ -4,6 +4,7 @@
 //! No part of a check outlives it: its processes are killed, its mounts end with its own mount
 //! namespace, and its working folder is removed.
 
+mod ahead;
 mod builtin;
 mod checker;
 mod command;

@@ -42,6 +42,7 @@ impl StateMount {
         config.n_threads = Some(threads.max(2));
         let session = Session::new(StateFs::new(Arc::clone(&states)), &path, &config)?.spawn()?;
         let notifier = session.notifier();
+        states.cache.serve(notifier.clone());
         Ok(Self { states, notifier, session: Some(session), path, folder })
     }
 

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use fuser::{Errno, FileAttr, FileType, INodeNo};
 
+use super::ahead::{KernelCache, Reads};
 use crate::CheckedDisk;
 
 /// Name of the file that is the disk.
@@ -26,6 +27,7 @@ const INODES: u64 = 4;
 pub(super) struct StateFiles {
     disk: Arc<dyn CheckedDisk>,
     marks: Vec<u8>,
+    pub(super) reads: Reads,
 }
 
 /// The states that are exposed, by their numbers.
@@ -34,13 +36,15 @@ pub(super) struct States {
     known: RwLock<HashMap<u64, Arc<StateFiles>>>,
     /// The number of the state before the next.
     last: AtomicU64,
+    pub(super) cache: KernelCache,
 }
 
 impl States {
     /// Exposes a disk under a new number.
     pub(super) fn add(&self, disk: Arc<dyn CheckedDisk>) -> u64 {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let files = StateFiles { marks: disk.marks().into_bytes(), disk };
+        let marks = disk.marks().into_bytes();
+        let files = StateFiles { marks, disk, reads: Reads::default() };
         self.known.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(files));
         number
     }
@@ -188,6 +192,13 @@ impl StateFs {
                 let len = usize::try_from(len).unwrap_or(usize::MAX).min(rest.len());
                 Ok(rest.get(..len).unwrap_or_default().to_vec())
             }
+        }
+    }
+
+    /// After a read of `len` bytes from byte `at`.
+    pub(super) fn give_ahead(&self, inode: INodeNo, at: u64, len: u64) {
+        if let Ok(StateNode::Disk(_, files)) = self.node(inode) {
+            self.states.cache.read(&*files.disk, &files.reads, inode, at, at + len);
         }
     }
 
