@@ -60,6 +60,7 @@ pub use flush_proof::{FlushProof, ModeProof, ROUNDS, Scratch, ScratchError, Stor
 pub use geometry::{DiscardLimits, Geometry};
 pub use host_file::{
     DroppedLimit, FileIdentity, ImageHolder, ImageLock, Implausible, image_holder,
+    lock_unchanged,
 };
 pub use image_format::ImageFormat;
 pub use layers::{

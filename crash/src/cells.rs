@@ -5,6 +5,7 @@
 use crate::block_index::{BLOCK, BLOCK_BYTES, BlockIndex};
 use crate::history::History;
 use crate::losses::Losses;
+use crate::name::StateName;
 
 /// Bytes of a sector, the smallest part of a write that is on the disk or not.
 pub(crate) const SECTOR: u64 = SECTOR_BYTES as u64;
@@ -71,27 +72,29 @@ impl Cell {
 struct Visit<'h> {
     history: &'h History,
     index: &'h BlockIndex,
-    point: u64,
-    losses: &'h Losses,
+    state: &'h StateName,
 }
 
 impl Visit<'_> {
     /// Visits the writes that touch sector `first`. Each touches all `cells`, which are from there.
     fn visit(&self, first: u64, cells: &mut [Cell]) {
-        for number in self.index.descending(first, self.history.issued_end(self.point)) {
+        let point = self.state.point;
+        for number in self.index.descending(first, self.history.issued_end(point)) {
             let wide = u64::from(number);
             if cells.iter().all(|cell| cell.is_settled(wide)) {
                 break;
             }
             let Some(write) = self.history.request(wide) else { continue };
-            if write.issued_after > self.point {
+            if write.issued_after > point {
                 continue;
             }
-            let is_durable = self.history.durable_at(wide) <= self.point;
+            let is_durable = self.history.durable_at(wide) <= point;
+            let is_flushed_discard = self.history.is_flushed_discard(wide, point);
             let start = write.at / SECTOR;
             for (sector, cell) in (first..).zip(&mut *cells) {
-                let is_lost = match self.losses {
-                    Losses::All => !is_durable,
+                let is_lost = match &self.state.losses {
+                    _ if is_flushed_discard && self.state.discards => true,
+                    Losses::All => !is_durable && !is_flushed_discard,
                     these @ Losses::These(_) => these.covers(wide, sector - start),
                 };
                 cell.visit(number, write.issued_after, is_durable, is_lost);
@@ -100,17 +103,16 @@ impl Visit<'_> {
     }
 }
 
-/// The sectors of `block` after a power cut at `point` that took `losses`.
+/// The sectors of `block` in a state.
 pub(crate) fn cells(
     history: &History,
     index: &BlockIndex,
     block: u64,
-    point: u64,
-    losses: &Losses,
+    state: &StateName,
 ) -> Cells {
     let first = block * (BLOCK / SECTOR);
     let mut cells = [Cell::default(); SECTORS];
-    let visit = Visit { history, index, point, losses };
+    let visit = Visit { history, index, state };
     if index.is_partial(block) {
         // Each sector has writes of its own, and stops at its own last durable one.
         for (sector, cell) in (first..).zip(&mut cells) {

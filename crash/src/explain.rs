@@ -6,7 +6,7 @@ use block::LogKind;
 
 use crate::cells::SECTOR;
 use crate::history::Recorded;
-use crate::losses::{Loss, Losses};
+use crate::losses::Loss;
 use crate::name::StateName;
 use crate::source::Source;
 
@@ -47,6 +47,8 @@ pub struct LostWrite {
     /// Whether it was durable. Then it is lost only where a write that overlapped it in time may
     /// have come after it.
     pub durable: bool,
+    /// Whether it is a discard that a flush had followed, which promises nothing of its content.
+    pub flushed_discard: bool,
 }
 
 /// A mark of a recording.
@@ -67,7 +69,8 @@ pub struct Explanation {
     pub name: StateName,
     /// The writes that it lost.
     pub lost: Vec<LostWrite>,
-    /// Number of writes that were open when the power was cut, those in flight included.
+    /// Number of writes that were open when the power was cut: those in flight as well, and not the
+    /// discards that a flush had followed.
     pub open: u64,
     /// The last flush that had completed.
     pub flush_before: Option<RequestFact>,
@@ -83,31 +86,19 @@ pub struct Explanation {
 pub(crate) fn explain(source: &Source, name: &StateName) -> Explanation {
     let history = &source.history;
     let point = name.point;
-    let all;
-    let losses = match &name.losses {
-        Losses::All => {
-            all = source.all_open(point);
-            &all
-        }
-        these @ Losses::These(_) => these,
-    };
-    let lost = match losses {
-        Losses::These(these) => these
-            .iter()
-            .filter_map(|(number, loss)| {
-                let write = history.request(*number)?;
-                let lost = ranges(write, loss);
-                Some(LostWrite {
-                    write: fact(*number, write),
-                    lost,
-                    in_flight: *number >= point,
-                    durable: history.durable_at(*number) <= point,
-                })
-            })
-            .collect(),
-        Losses::All => Vec::new(),
-    };
-    let open = (0..history.issued_end(point)).filter(|number| history.is_open(*number, point));
+    let lost = source.lost(name).into_iter().filter_map(|(number, loss)| {
+        let write = history.request(number)?;
+        Some(LostWrite {
+            write: fact(number, write),
+            lost: ranges(write, &loss),
+            in_flight: number >= point,
+            durable: history.durable_at(number) <= point,
+            flushed_discard: history.is_flushed_discard(number, point),
+        })
+    });
+    let open = (0..history.issued_end(point))
+        .filter(|number| history.is_open(*number, point))
+        .filter(|number| !history.is_flushed_discard(*number, point));
     let is_flush = |number: &u64| history.request(*number).is_some_and(Recorded::is_flush);
     let flush = |number: u64| history.request(number).map(|request| fact(number, request));
     let marks = history.marks_at(point);
@@ -117,7 +108,7 @@ pub(crate) fn explain(source: &Source, name: &StateName) -> Explanation {
     };
     Explanation {
         name: name.clone(),
-        lost,
+        lost: lost.collect(),
         open: open.count() as u64,
         flush_before: (0..point).rev().find(is_flush).and_then(flush),
         flush_after: (point..history.len()).find(is_flush).and_then(flush),
@@ -184,6 +175,9 @@ impl fmt::Display for LostWrite {
         }
         if self.durable {
             f.write_str(", durable, lost to writes that overlapped it in time only")?;
+        }
+        if self.flushed_discard {
+            f.write_str(", flushed, which makes no discard durable")?;
         }
         let lost: u64 = self.lost.iter().map(|(_, len)| len).sum();
         if lost == self.write.len {

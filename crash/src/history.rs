@@ -2,6 +2,8 @@
 
 use block::LogKind;
 
+use crate::losses::Loss;
+
 /// A request of a recording. Its number is its index in [`History::requests`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recorded {
@@ -63,6 +65,11 @@ pub(crate) struct History {
     marks: Vec<MarkMade>,
     /// For each request the first power cut, in completions, that finds it durable.
     durable_at: Vec<u64>,
+    /// The discards, ascending, each with the first power cut after a flush that would have made a
+    /// write durable.
+    discards: Vec<(u64, u64)>,
+    /// The first power cut that finds a flushed discard.
+    discards_from: u64,
     /// For each number of completions, the last request that was issued by then, plus one.
     issued_end: Vec<u64>,
 }
@@ -74,7 +81,13 @@ impl History {
     /// A history of these. The requests have consecutive numbers, and none was issued after its
     /// own completion.
     pub(crate) fn new(requests: Vec<Recorded>, marks: Vec<MarkMade>) -> Self {
-        let durable_at = durable_from(&requests);
+        let flushes = Flushes::new(&requests);
+        let durable_at = flushes.durable_from(&requests);
+        let numbered = (0u64..).zip(&requests);
+        let discards = numbered.filter(|(_, request)| request.kind == LogKind::Discard);
+        let discards: Vec<(u64, u64)> =
+            discards.map(|(number, _)| (number, flushes.first_after(number))).collect();
+        let discards_from = discards.iter().map(|(_, from)| *from).min().unwrap_or(NEVER);
         let mut issued_end = vec![0; requests.len() + 1];
         for (number, request) in (0u64..).zip(&requests) {
             let after = usize::try_from(request.issued_after).unwrap_or(usize::MAX);
@@ -87,14 +100,16 @@ impl History {
             last = last.max(*end);
             *end = last;
         }
-        Self { requests, marks, durable_at, issued_end }
+        Self { requests, marks, durable_at, discards, discards_from, issued_end }
     }
 
     /// The same history of a disk that ignores flushes and FUA, so that all writes stay open.
     pub(crate) fn without_flushes(&self) -> Self {
         let durable_at = vec![NEVER; self.requests.len()];
+        let discards = self.discards.iter().map(|(number, _)| (*number, NEVER)).collect();
         let (requests, marks) = (self.requests.clone(), self.marks.clone());
-        Self { requests, marks, durable_at, issued_end: self.issued_end.clone() }
+        let issued_end = self.issued_end.clone();
+        Self { requests, marks, durable_at, discards, discards_from: NEVER, issued_end }
     }
 
     /// Number of requests, which is also the last power cut.
@@ -132,6 +147,51 @@ impl History {
             && self.durable_at(number) > point
     }
 
+    /// The first power cut, in completions, after a flush that the request would have been durable
+    /// by if it were a write; `None` if it is no discard.
+    pub(crate) fn discard_flushed_at(&self, number: u64) -> Option<u64> {
+        let at = self.discards.binary_search_by_key(&number, |(discard, _)| *discard).ok()?;
+        self.discards.get(at).map(|(_, from)| *from)
+    }
+
+    /// Whether a power cut after `point` completions finds a discard that a flush followed. The
+    /// disk may have it, or lack it, as content that was discarded is nobody's promise.
+    pub(crate) fn is_flushed_discard(&self, number: u64, point: u64) -> bool {
+        self.discards_from <= point
+            && self.discard_flushed_at(number).is_some_and(|from| from <= point)
+    }
+
+    /// The first power cut that finds a flushed discard.
+    pub(crate) fn discards_from(&self) -> u64 {
+        self.discards_from
+    }
+
+    /// The flushed discards at a power cut, the last first.
+    pub(crate) fn flushed_discards(&self, point: u64) -> impl Iterator<Item = u64> {
+        let flushed = self.discards.iter().rev().filter(move |(_, from)| *from <= point);
+        flushed.map(|(number, _)| *number)
+    }
+
+    /// Whether a write and another of the same place may have reached the disk in either order, and
+    /// both were issued by the power cut: a write that was made durable may be lost to the other.
+    pub(crate) fn may_be_hidden(&self, number: u64, loss: &Loss, point: u64) -> bool {
+        let Some(write) = self.request(number) else { return false };
+        let sectors = |request: &Recorded| (request.at / 512, (request.at + request.len) / 512);
+        let (start, end) = sectors(write);
+        let touches = |from: u64, to: u64| match loss {
+            Loss::Whole => from < end && start < to,
+            Loss::Sectors(ranges) => ranges
+                .iter()
+                .any(|(first, count)| from < start + first + count && start + first < to),
+        };
+        (write.issued_after..self.issued_end(point.min(number))).any(|other| {
+            self.request(other).is_some_and(|request| {
+                let (from, to) = sectors(request);
+                other != number && request.issued_after <= point.min(number) && touches(from, to)
+            })
+        })
+    }
+
     /// A number above those of all requests that were issued after at most `point` completions.
     pub(crate) fn issued_end(&self, point: u64) -> u64 {
         let index = usize::try_from(point).unwrap_or(usize::MAX);
@@ -139,28 +199,41 @@ impl History {
     }
 }
 
-/// For each request the first power cut that finds it durable.
-///
-/// A flush covers a write that completed before the flush was issued, and counts once it has
-/// completed. The first flush that covers a write is found by bisection, as the highest "issued
-/// after" of the flushes so far only grows.
-fn durable_from(requests: &[Recorded]) -> Vec<u64> {
-    let mut flushes: Vec<(u64, u64)> = Vec::new();
-    for (number, request) in (0u64..).zip(requests) {
-        if request.is_flush() && request.errno == 0 {
-            let before = flushes.last().map_or(0, |(covered, _)| *covered);
-            flushes.push((before.max(request.issued_after), number + 1));
+/// The flushes that succeeded: up to which request each of them and those before it covered, and the
+/// first power cut that finds it complete.
+struct Flushes(Vec<(u64, u64)>);
+
+impl Flushes {
+    /// A flush covers a write that completed before the flush was issued, and counts once it has
+    /// completed.
+    fn new(requests: &[Recorded]) -> Self {
+        let mut flushes: Vec<(u64, u64)> = Vec::new();
+        for (number, request) in (0u64..).zip(requests) {
+            if request.is_flush() && request.errno == 0 {
+                let before = flushes.last().map_or(0, |(covered, _)| *covered);
+                flushes.push((before.max(request.issued_after), number + 1));
+            }
         }
+        Self(flushes)
     }
-    let durable = |(number, request): (u64, &Recorded)| {
-        if !request.is_write() || request.errno != 0 {
-            return NEVER;
-        }
-        if request.fua {
-            return number + 1;
-        }
-        let first = flushes.partition_point(|(covered, _)| *covered <= number);
-        flushes.get(first).map_or(NEVER, |(_, counts_from)| *counts_from)
-    };
-    (0u64..).zip(requests).map(durable).collect()
+
+    /// The first power cut after a flush that covers the request. It is found by bisection, as the
+    /// highest "issued after" of the flushes so far only grows.
+    fn first_after(&self, number: u64) -> u64 {
+        let first = self.0.partition_point(|(covered, _)| *covered <= number);
+        self.0.get(first).map_or(NEVER, |(_, counts_from)| *counts_from)
+    }
+
+    /// For each request the first power cut that finds it durable. No discard is ever.
+    fn durable_from(&self, requests: &[Recorded]) -> Vec<u64> {
+        let durable = |(number, request): (u64, &Recorded)| {
+            let is_lasting = request.is_write() && request.kind != LogKind::Discard;
+            match (is_lasting && request.errno == 0, request.fua) {
+                (false, _) => NEVER,
+                (true, true) => number + 1,
+                (true, false) => self.first_after(number),
+            }
+        };
+        (0u64..).zip(requests).map(durable).collect()
+    }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use block::{LOG_SECTOR, LogEntry, LogEntryError, LogKind, LogSuper, LogSuperError};
+use block::{ImageFormat, LOG_SECTOR, LogEntry, LogEntryError, LogKind, LogSuper, LogSuperError};
 
 use crate::history::{History, MarkMade, Recorded};
 
@@ -17,6 +17,23 @@ pub enum RecordingError {
     /// The base cannot be read.
     #[error("cannot read the base: {0}")]
     Base(io::Error),
+    /// A machine records to the log, or another process has it.
+    #[error(
+        "the log is in use by {}: a recording is explored once it was stopped", process(*.0)
+    )]
+    LogInUse(Option<u32>),
+    /// A machine writes to the base, or another process has it.
+    #[error(
+        "the base is in use by {}: it must stay as it was when the recording began",
+        process(*.0)
+    )]
+    BaseInUse(Option<u32>),
+    /// The base is no raw image.
+    #[error("the base is not a raw image but {format}; {}", raw_remedy(*.format))]
+    BaseFormat {
+        /// Its format.
+        format: ImageFormat,
+    },
     /// The file is not a log.
     #[error(transparent)]
     Super(#[from] LogSuperError),
@@ -30,6 +47,17 @@ pub enum RecordingError {
         /// The error.
         source: EntryError,
     },
+}
+
+fn process(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+fn raw_remedy(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Layer => "`bulkhead layer flatten` makes one of a layer and its bases",
+        _ => "name a raw one with the same content",
+    }
 }
 
 /// An error in an entry.

@@ -11,12 +11,16 @@ use crate::losses::{Loss, Losses};
 /// `1234` lost nothing: the disk has the requests in flight as well. `1234-17` lost write 17, as
 /// numbered in the order of completion, and `1234-17-18.24+8` also sectors 24 to 31 of write 18,
 /// counted from its start. `1234-18.0.3` lost two single sectors, `1234-all` all that was open.
+/// `1234-17-discards` lost write 17 and all discards that a flush had followed, and
+/// `1234-all-discards` these and all other open writes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StateName {
     /// Number of requests that had completed.
     pub point: u64,
-    /// The writes that were lost.
+    /// The writes that were lost. All of them are all but the discards below.
     pub losses: Losses,
+    /// All discards that a flush had followed were lost as well.
+    pub discards: bool,
 }
 
 /// A text is not the name of a state.
@@ -30,7 +34,8 @@ pub struct StateNameError(String);
 impl fmt::Display for StateName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.point)?;
-        let Losses::These(these) = &self.losses else { return f.write_str("-all") };
+        let end = if self.discards { "-discards" } else { "" };
+        let Losses::These(these) = &self.losses else { return write!(f, "-all{end}") };
         for (write, loss) in these {
             write!(f, "-{write}")?;
             let Loss::Sectors(ranges) = loss else { continue };
@@ -41,7 +46,7 @@ impl fmt::Display for StateName {
                 }
             }
         }
-        Ok(())
+        f.write_str(end)
     }
 }
 
@@ -56,9 +61,10 @@ impl FromStr for StateName {
 fn parse(text: &str) -> Option<StateName> {
     let mut parts = text.split('-');
     let point = number(parts.next()?)?;
-    let rest: Vec<&str> = parts.collect();
+    let mut rest: Vec<&str> = parts.collect();
+    let discards = rest.pop_if(|last| *last == "discards").is_some();
     if rest == ["all"] {
-        return Some(StateName { point, losses: Losses::All });
+        return Some(StateName { point, losses: Losses::All, discards });
     }
     let mut these: BTreeMap<u64, Loss> = BTreeMap::new();
     for part in rest {
@@ -71,7 +77,7 @@ fn parse(text: &str) -> Option<StateName> {
             return None;
         }
     }
-    Some(StateName { point, losses: Losses::These(these) })
+    Some(StateName { point, losses: Losses::These(these), discards })
 }
 
 fn range(text: &str) -> Option<(u64, u64)> {
@@ -93,7 +99,10 @@ mod tests {
 
     #[test]
     fn names_are_read_as_written() {
-        for text in ["0", "1234", "1234-all", "1234-17", "1234-17-18.3", "5-1.0.2+8-4.7"] {
+        for text in ["0", "1234", "1234-all", "1234-17", "1234-17-18.3", "5-1.0.2+8-4.7"]
+            .into_iter()
+            .chain(["1-discards", "1-all-discards", "5-1.0.2+8-discards"])
+        {
             assert_eq!(text.parse::<StateName>().unwrap().to_string(), text);
         }
     }
@@ -109,7 +118,8 @@ mod tests {
     fn other_texts_are_refused() {
         let long = "9".repeat(30);
         let texts = ["", "-", "-1", "a", "1-", "1-2-2", "1-2.", "1-2.3+", "1-2.3+0", "1-all-2"];
-        for text in texts.into_iter().chain(["1-+2", "+1", "1 ", "1-2.18446744073709551615", &long])
+        let others = ["1-+2", "+1", "1 ", "1-2.18446744073709551615", "1-discards-2", "discards"];
+        for text in texts.into_iter().chain(others).chain([long.as_str(), "1-discards-all"])
         {
             assert!(text.parse::<StateName>().is_err(), "{text}");
         }
@@ -127,7 +137,8 @@ mod tests {
                 let whole = ranges.is_empty();
                 (write, if whole { Loss::Whole } else { none.and(&Loss::Sectors(ranges)) })
             });
-            let name = StateName { point, losses: Losses::These(losses.collect()) };
+            let discards = point.is_multiple_of(2);
+            let name = StateName { point, losses: Losses::These(losses.collect()), discards };
             prop_assert_eq!(name.to_string().parse::<StateName>().unwrap(), name);
         }
 

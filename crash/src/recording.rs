@@ -6,6 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use block::{OpenError, ProbedFormat, lock_unchanged};
+
 use crate::content::Store;
 use crate::explain::{Explanation, explain};
 use crate::log_reader::{LogEnd, RecordingError, read_log};
@@ -45,17 +47,36 @@ pub enum StateError {
         /// Its sectors of 512 bytes.
         sectors: u64,
     },
+    /// The power cut cannot have taken the write.
+    #[error(
+        "a power cut after {point} completions cannot take write {write}: it was durable by then, \
+         and no write of its place overlapped it in time"
+    )]
+    Durable {
+        /// The write.
+        write: u64,
+        /// The completions of the name.
+        point: u64,
+    },
+    /// The name says that discards were lost.
+    #[error("no discard was followed by a flush within {0} completions")]
+    NoDiscards(u64),
 }
 
 impl Recording {
-    /// Reads the entries of a log. The disk has the size of the base, an image or a block device.
+    /// Reads the entries of a log. The disk has the size of the base, a raw image or a block device.
+    /// Both are locked as images that nobody may write to, for as long as the recording is in use.
     ///
     /// # Errors
     ///
     /// See [`RecordingError`].
     pub fn open(log: &Path, base: &Path) -> Result<Self, RecordingError> {
+        let (log_path, base_path) = (log, base);
         let (log, log_bytes) = open_sized(log).map_err(RecordingError::Log)?;
+        lock(&log, log_path, RecordingError::LogInUse, RecordingError::Log)?;
         let (base, size) = open_sized(base).map_err(RecordingError::Base)?;
+        lock(&base, base_path, RecordingError::BaseInUse, RecordingError::Base)?;
+        require_raw(&base)?;
         let read = read_log(&log, log_bytes, size)?;
         let source = Source::new(read.history, Store::new(log, base, size));
         Ok(Self { source: Arc::new(source), end: read.end })
@@ -111,8 +132,13 @@ impl Recording {
     ///
     /// The name is not that of a state of this recording.
     pub fn state(&self, name: &StateName) -> Result<Arc<StateDisk>, StateError> {
-        let name = self.verified(name)?;
-        Ok(Arc::new(StateDisk::new(Arc::clone(&self.source), name)))
+        Ok(self.unverified(self.verified(name)?))
+    }
+
+    /// The disk in a state that the search made: a durable write that it lost, and that nothing can
+    /// hide, is there nevertheless.
+    pub(crate) fn unverified(&self, name: StateName) -> Arc<StateDisk> {
+        Arc::new(StateDisk::new(Arc::clone(&self.source), name))
     }
 
     /// The writes that a state lost, and the flushes and marks around the power cut.
@@ -135,9 +161,12 @@ impl Recording {
         if point > history.len() {
             return Err(StateError::Point { point, requests: history.len() });
         }
+        if name.discards && history.discards_from() > point {
+            return Err(StateError::NoDiscards(point));
+        }
         let mut name = name.clone();
         let Losses::These(these) = &mut name.losses else { return Ok(name) };
-        for (number, loss) in these {
+        for (number, loss) in &mut *these {
             let write = history.request(*number).filter(|write| write.is_write());
             let write = write.filter(|write| write.issued_after <= point);
             let sectors = write.ok_or(StateError::NoWrite(*number))?.sectors();
@@ -149,7 +178,38 @@ impl Recording {
                 *loss = Loss::Whole;
             }
         }
+        for (number, loss) in these {
+            let is_durable = history.durable_at(*number) <= point;
+            if is_durable && !history.may_be_hidden(*number, loss, point) {
+                return Err(StateError::Durable { write: *number, point });
+            }
+        }
         Ok(name)
+    }
+}
+
+/// Keeps off those who would write to the file.
+fn lock(
+    file: &File,
+    path: &Path,
+    in_use: impl FnOnce(Option<u32>) -> RecordingError,
+    cannot: impl FnOnce(io::Error) -> RecordingError,
+) -> Result<(), RecordingError> {
+    lock_unchanged(file, path).map_err(|error| match error {
+        OpenError::InUse { pid, .. } => in_use(pid),
+        OpenError::Host { source, .. } => cannot(source),
+        error => cannot(io::Error::other(error)),
+    })
+}
+
+/// Refuses a base whose bytes are not those of the disk. A device or an image that a disk served as
+/// raw has what its guest wrote.
+fn require_raw(base: &File) -> Result<(), RecordingError> {
+    let probed = ProbedFormat::of(base).map_err(RecordingError::Base)?;
+    let foreign = probed.found.filter(|format| !format.is_content());
+    match foreign.filter(|_| !probed.is_known_raw()) {
+        Some(format) => Err(RecordingError::BaseFormat { format }),
+        None => Ok(()),
     }
 }
 

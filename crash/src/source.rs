@@ -1,12 +1,13 @@
 //! A recording with its data: what each block has after a power cut.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use crate::block_index::BlockIndex;
 use crate::cells::{Cells, cells};
 use crate::content::{BlockBytes, Store, hash};
 use crate::history::History;
-use crate::losses::Losses;
+use crate::losses::{Loss, Losses};
 use crate::name::StateName;
 
 /// The pseudo block whose content is the text of the marks.
@@ -37,7 +38,7 @@ impl Source {
 
     /// The sectors of a block in a state.
     pub(crate) fn cells(&self, block: u64, state: &StateName) -> Cells {
-        cells(&self.history, &self.index, block, state.point, &state.losses)
+        cells(&self.history, &self.index, block, state)
     }
 
     /// The content of a block in a state.
@@ -60,10 +61,20 @@ impl Source {
         made.iter().flat_map(|mark| [mark.text.as_str(), "\n"]).collect()
     }
 
-    /// All writes that are open at a power cut, lost.
-    pub(crate) fn all_open(&self, point: u64) -> Losses {
-        let open = (0..self.history.issued_end(point))
-            .filter(|number| self.history.is_open(*number, point));
-        Losses::These(open.map(|number| (number, crate::losses::Loss::Whole)).collect())
+    /// All that a state lost, one by one.
+    pub(crate) fn lost(&self, state: &StateName) -> BTreeMap<u64, Loss> {
+        let (history, point) = (&self.history, state.point);
+        let mut lost = match &state.losses {
+            Losses::These(these) => these.clone(),
+            Losses::All => (0..history.issued_end(point))
+                .filter(|number| history.is_open(*number, point))
+                .filter(|number| !history.is_flushed_discard(*number, point))
+                .map(|number| (number, Loss::Whole))
+                .collect(),
+        };
+        if state.discards {
+            lost.extend(history.flushed_discards(point).map(|number| (number, Loss::Whole)));
+        }
+        lost
     }
 }

@@ -53,6 +53,24 @@ pub(crate) fn acquire(file: &File, path: &Path, read_only: bool) -> Result<(), O
     Err(OpenError::InUse { path: path.into(), pid: holder.and_then(|holder| holder.pid) })
 }
 
+/// Locks an image that is read and that nobody may change meanwhile, until the last use of `file`.
+/// On a file system without locks it does nothing.
+///
+/// # Errors
+///
+/// Another process writes it ([`OpenError::InUse`]), or the host's error.
+pub fn lock_unchanged(file: &File, path: &Path) -> Result<(), OpenError> {
+    match acquire(file, path, true) {
+        Err(OpenError::Host { source, .. }) if has_no_locks(&source) => Ok(()),
+        result => result,
+    }
+}
+
+/// Whether the host's error is that the file system has no locks.
+fn has_no_locks(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS))
+}
+
 /// Locks the file. Returns `false` if another description holds a conflicting lock.
 ///
 /// # Errors
@@ -169,12 +187,11 @@ fn refused(source: io::Error, file: &File, path: &Path) -> OpenError {
 }
 
 fn lock_error(source: io::Error, path: &Path) -> OpenError {
-    let what = match source.raw_os_error() {
-        Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS) => {
-            "lock it, as its file system has no locks (`lock = \"off\"` opens it without, and then nothing \
-             keeps a second machine off it)"
-        }
-        _ => "lock it",
+    let what = if has_no_locks(&source) {
+        "lock it, as its file system has no locks (`lock = \"off\"` opens it without, and then nothing \
+         keeps a second machine off it)"
+    } else {
+        "lock it"
     };
     OpenError::Host { path: path.into(), what, source }
 }

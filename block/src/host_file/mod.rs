@@ -21,7 +21,7 @@ use rustix::fs::OFlags;
 pub(crate) use self::direct_io::DirectIo;
 pub use self::identity::FileIdentity;
 pub(crate) use self::limits::{HostLimits, MAX_ZEROED_AT_ONCE, is_read_only_device, probe};
-pub use self::lock::{ImageHolder, ImageLock, image_holder};
+pub use self::lock::{ImageHolder, ImageLock, image_holder, lock_unchanged};
 pub(crate) use self::lock::{acquire as lock_image, query as query_lock};
 pub(crate) use self::open::{FileKind, claim, claim_if_free, find, reopen, without_access_times};
 pub use self::plausible::{DroppedLimit, Implausible};

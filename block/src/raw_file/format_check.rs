@@ -79,6 +79,12 @@ impl ProbedFormat {
         Ok(Self { found, is_marked: !is_device && mark(&file) == Some(size), is_device })
     }
 
+    /// Whether it is served as a raw disk whatever its signature says.
+    #[must_use]
+    pub fn is_known_raw(&self) -> bool {
+        self.is_device || self.is_marked
+    }
+
     /// The consequence for a disk at `path`. Looks for a free name beside it if it is refused.
     #[must_use]
     pub fn verdict(&self, path: &Path, options: &DiskOptions) -> FormatVerdict {

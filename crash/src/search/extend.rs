@@ -48,6 +48,17 @@ fn visible_pieces(
     found
 }
 
+/// Whether one of the blocks has what a flushed discard left in it.
+pub(crate) fn sees_flushed_discard(source: &Source, state: &StateName, blocks: &[u64]) -> bool {
+    let is_flushed_discard =
+        |number: u32| source.history.is_flushed_discard(number.into(), state.point);
+    let mut blocks = blocks.iter().filter(|block| **block != MARKS);
+    blocks.any(|block| {
+        let writers = source.cells(*block, state).value;
+        writers.into_iter().flatten().any(is_flushed_discard)
+    })
+}
+
 /// The piece of a write that has the disk's sector `sector`, in sectors from the write's start.
 fn piece(write: &Recorded, atomicity: Atomicity, sector: u64) -> (u64, u64) {
     let (start, end) = (write.at / SECTOR, write.at / SECTOR + write.sectors());
@@ -83,7 +94,8 @@ pub(crate) fn pieces(
 }
 
 /// Further writes that a check would see lost: whole ones, or, if `torn`, single pieces and what is
-/// before or after a piece.
+/// before or after a piece. No discard that a flush followed before the power cut is among them:
+/// those are lost together.
 pub(crate) fn writes(
     source: &Source,
     atomicity: Atomicity,
@@ -95,10 +107,14 @@ pub(crate) fn writes(
     let mut further = Vec::new();
     for (number, pieces) in visible_pieces(source, atomicity, state, blocks) {
         let Some(write) = source.history.request(number) else { continue };
-        if lost.contains_key(&number) {
+        let is_old = source.history.discard_flushed_at(number).is_some_and(|at| at < state.point);
+        if lost.contains_key(&number) || is_old {
             continue;
         }
-        let losses = if torn { tears(write, &pieces) } else { vec![Loss::Whole] };
+        let mut losses = if torn { tears(write, &pieces) } else { vec![Loss::Whole] };
+        if source.history.durable_at(number) <= state.point {
+            losses.retain(|loss| source.history.may_be_hidden(number, loss, state.point));
+        }
         further.extend(losses.into_iter().map(|loss| (number, loss)));
     }
     further

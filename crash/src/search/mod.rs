@@ -73,7 +73,8 @@ pub fn explore(
 
 /// Checks the disk as the recording left it, with nothing lost. If that fails, so do others.
 fn baseline(runs: &Runs<'_>) -> Result<Option<Found>, Halt> {
-    let name = StateName { point: runs.recording.requests(), losses: Losses::none() };
+    let point = runs.recording.requests();
+    let name = StateName { point, losses: Losses::none(), discards: false };
     let Some(failure) = runs.verdict(&name)?.failure else { return Ok(None) };
     let again = runs.repeat(&name)?;
     let state = FoundState { name, failure, lost: 0, shrunk_from: None };

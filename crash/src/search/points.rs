@@ -29,7 +29,8 @@ impl Points {
         for (number, request) in (0u64..).zip(history.requests()) {
             if request.is_write() {
                 set(&mut differs, request.issued_after);
-                set(&mut differs, history.durable_at(number));
+                let flushed = history.discard_flushed_at(number);
+                set(&mut differs, flushed.unwrap_or(history.durable_at(number)));
             }
             if (request.is_flush() || request.fua) && request.errno == 0 {
                 set(&mut first, number);

@@ -108,12 +108,13 @@ impl Queue {
             return Some(Task::State(state));
         }
         if let Some(point) = self.all_lost.take() {
-            return Some(Task::State(StateName { point, losses: Losses::All }));
+            return Some(Task::State(StateName { point, losses: Losses::All, discards: false }));
         }
         if let Some(point) = self.points.next() {
             self.points_taken += 1;
             self.all_lost = (!self.exhaustive).then_some(point);
-            return Some(Task::State(StateName { point, losses: Losses::none() }));
+            let losses = Losses::none();
+            return Some(Task::State(StateName { point, losses, discards: false }));
         }
         while let Some(mut first) = self.waiting.first_entry() {
             if let Some(explored) = first.get_mut().pop_front() {

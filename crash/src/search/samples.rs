@@ -13,6 +13,9 @@ use crate::name::StateName;
 /// Most pieces of a write that are lost or not one by one; a longer write is torn at one place.
 const PIECES_MAX: u64 = 64;
 
+/// Most discards that a flush followed and that are lost or not one by one.
+const OLD_DISCARDS_MAX: usize = 64;
+
 /// Random numbers: SplitMix64.
 struct Random(u64);
 
@@ -46,9 +49,10 @@ pub(crate) fn sample(
     let among = if near == 0 { points.all.len() } else { near };
     let at = usize::try_from(random.below(among as u64)).ok()?;
     let point = *points.all.get(at)?;
+    let (discards, old) = lost_discards(history, point, &mut random);
     let open: Vec<u64> = open(history, point);
     let eighths = [4, 1, 7].get(usize::try_from(random.below(3)).ok()?).copied()?;
-    let mut lost: BTreeMap<u64, Loss> = BTreeMap::new();
+    let mut lost: BTreeMap<u64, Loss> = old;
     for write in &open {
         if random.below(8) < eighths {
             lost.insert(*write, Loss::Whole);
@@ -60,13 +64,37 @@ pub(crate) fn sample(
             lost.insert(*torn, loss);
         }
     }
-    (!lost.is_empty()).then_some(StateName { point, losses: Losses::These(lost) })
+    let is_any = discards || !lost.is_empty();
+    is_any.then_some(StateName { point, losses: Losses::These(lost), discards })
 }
 
-/// The writes that a power cut finds open. All from the first that is not durable are looked
+/// The writes that a power cut finds open, without the discards that a flush followed. All from the first that is not durable are looked
 /// through.
 fn open(history: &History, point: u64) -> Vec<u64> {
-    (0..history.issued_end(point)).filter(|number| history.is_open(*number, point)).collect()
+    (0..history.issued_end(point))
+        .filter(|number| history.is_open(*number, point))
+        .filter(|number| !history.is_flushed_discard(*number, point))
+        .collect()
+}
+
+/// Discards that a flush followed: none, all of them, or some of the last ones.
+fn lost_discards(
+    history: &History,
+    point: u64,
+    random: &mut Random,
+) -> (bool, BTreeMap<u64, Loss>) {
+    if history.discards_from() > point {
+        return (false, BTreeMap::new());
+    }
+    match random.below(3) {
+        0 => (false, BTreeMap::new()),
+        1 => (true, BTreeMap::new()),
+        _ => {
+            let last = history.flushed_discards(point).take(OLD_DISCARDS_MAX);
+            let lost = last.filter(|_| random.below(2) == 0);
+            (false, lost.map(|number| (number, Loss::Whole)).collect())
+        }
+    }
 }
 
 fn tear(write: &Recorded, atomicity: Atomicity, random: &mut Random) -> Option<Loss> {

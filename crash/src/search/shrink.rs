@@ -97,12 +97,8 @@ impl Reduction<'_, '_> {
             let from = blocks.partition_point(|block| *block < first);
             blocks.is_empty() || blocks.get(from).is_some_and(|block| *block <= last)
         };
-        let all = match &found.losses {
-            Losses::All => source.all_open(found.point),
-            these @ Losses::These(_) => these.clone(),
-        };
-        let Losses::These(these) = all else { return Vec::new() };
-        let seen = these
+        let seen = source
+            .lost(found)
             .into_iter()
             .filter(|(number, _)| source.history.request(*number).is_some_and(touches));
         seen.collect()
@@ -174,6 +170,6 @@ impl Reduction<'_, '_> {
             let both = these.get(write).map_or_else(|| loss.clone(), |had| had.and(loss));
             these.insert(*write, both);
         }
-        StateName { point: self.point, losses: Losses::These(these) }
+        StateName { point: self.point, losses: Losses::These(these), discards: false }
     }
 }

@@ -196,16 +196,38 @@ impl<'r, 'a> Work<'r, 'a> {
         let options = self.runs.options;
         let more = options.exhaustive
             || passed && state.losses.len().is_some_and(|lost| lost < options.max_lost);
-        Ok(if more { self.further(state, run) } else { Follows::default() })
+        let without = if passed { self.without_discards(&state, &run) } else { None };
+        let mut follows = if more { self.further(state, run) } else { Follows::default() };
+        follows.states.extend(without);
+        Ok(follows)
+    }
+
+    /// The state without its flushed discards as well, if a run on it read what one of them had
+    /// discarded.
+    fn without_discards(&self, state: &StateName, run: &Run) -> Option<StateName> {
+        let source = self.runs.recording.source();
+        let is_none = state.discards || source.history.discards_from() > state.point;
+        if is_none || self.runs.options.exhaustive {
+            return None;
+        }
+        let blocks = self.runs.blocks(run);
+        let sees_one = extend::sees_flushed_discard(source, state, &blocks);
+        sees_one.then(|| StateName { discards: true, ..state.clone() })
     }
 
     /// Whether a state lost all that a failing state of the same power cut lost: that is one
     /// failure. In an exhaustive exploration each state counts for itself.
     fn is_known_failure(&self, state: &StateName) -> bool {
         let Losses::These(lost) = &state.losses else { return false };
+        let history = &self.runs.recording.source().history;
+        let has_lost = |write: u64, loss: &Loss| {
+            lost.get(&write) == Some(loss)
+                || state.discards && history.is_flushed_discard(write, state.point)
+        };
         let within = |failing: &StateName| {
-            let Losses::These(failing) = &failing.losses else { return false };
-            failing.iter().all(|(write, loss)| lost.get(write) == Some(loss))
+            let Losses::These(these) = &failing.losses else { return false };
+            (state.discards || !failing.discards)
+                && these.iter().all(|(write, loss)| has_lost(*write, loss))
         };
         let found = self.found();
         let names = found.failures.iter().map(|failing| &failing.name);
@@ -247,7 +269,7 @@ impl<'r, 'a> Work<'r, 'a> {
         {
             *both = Loss::Whole;
         }
-        StateName { point: state.point, losses }
+        StateName { losses, ..state.clone() }
     }
 
     fn found_failing(&self, reduced: Reduced) {

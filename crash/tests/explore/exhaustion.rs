@@ -192,7 +192,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
-    fn up_to_two_lost_writes_are_explored_in_all_combinations(
+    fn up_to_two_lost_writes_and_all_old_discards_are_explored_in_all_combinations(
         drawn in drawn(30), seed in any::<u64>(),
     ) {
         let log = log_of(&drawn, 64, 12);
@@ -200,14 +200,23 @@ proptest! {
         let found = bounded_traces(&log, program, &[Atomicity::Whole], 0);
         let (_folder, recording) = log.open();
         for point in 0..=log.len() {
-            let open: Vec<u64> = (0..log.len()).filter(|n| log.is_open(*n, point)).collect();
+            let old = |n: &u64| log.is_flushed_discard(*n, point);
+            let open: Vec<u64> =
+                (0..log.len()).filter(|n| log.is_open(*n, point) && !old(n)).collect();
+            let lost = |losses: &Losses, discards| StateName {
+                point, losses: losses.clone(), discards,
+            };
+            let mut names = Vec::new();
             for (place, one) in open.iter().enumerate() {
                 for other in &open[place..] {
                     let losses = Losses::none().with(*one, &Loss::Whole).with(*other, &Loss::Whole);
-                    let name = StateName { point, losses };
-                    let run = program.run(&mut Checked(recording.state(&name).unwrap()));
-                    prop_assert!(found.contains(&run), "missed {}", name);
+                    names.push(lost(&losses, false));
+                    names.extend((0..log.len()).any(|n| old(&n)).then(|| lost(&losses, true)));
                 }
+            }
+            for name in names {
+                let run = program.run(&mut Checked(recording.state(&name).unwrap()));
+                prop_assert!(found.contains(&run), "missed {}", name);
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use block::LogKind;
-use crash::{CheckedDisk, Loss, Losses, Recording, StateName};
+use crash::{CheckedDisk, Loss, Losses, Recording, StateError, StateName};
 use proptest::prelude::*;
 
 use crate::log_files::{SECTOR, TestLog, TestRequest, content};
@@ -60,7 +60,7 @@ fn lost_sectors(log: &TestLog, point: u64, lost: &[(u64, u64)]) -> StateName {
         let start = log.requests[usize::try_from(*number).unwrap()].sector;
         losses = losses.with(*number, &Loss::Sectors(vec![(sector - start, 1)]));
     }
-    StateName { point, losses }
+    StateName { point, losses, discards: false }
 }
 
 proptest! {
@@ -89,10 +89,16 @@ proptest! {
                         .filter(|(at, _)| subset >> at & 1 == 1)
                         .map(|(_, number)| (*number, sector))
                         .collect();
-                    found.insert(read_sector(&recording, &lost_sectors(&log, point, &lost), sector));
+                    let name = lost_sectors(&log, point, &lost);
+                    if lost.iter().any(|(number, _)| log.must_be_there(*number, sector, point)) {
+                        let refused = recording.state(&name).map(|_| ());
+                        prop_assert!(matches!(refused, Err(StateError::Durable { .. })), "{name}");
+                        continue;
+                    }
+                    found.insert(read_sector(&recording, &name, sector));
                 }
                 prop_assert_eq!(&found, &legal, "sector {} after {}", sector, point);
-                let all = StateName { point, losses: Losses::All };
+                let all = StateName { point, losses: Losses::All, discards: false };
                 prop_assert!(legal.contains(&read_sector(&recording, &all, sector)));
             }
         }
@@ -107,8 +113,17 @@ proptest! {
                 .filter(|(number, durable)| !durable && seed >> (number % 61) & 1 == 1)
                 .map(|(number, _)| (number, Loss::Whole))
                 .collect();
-            for losses in [Losses::These(lost), Losses::All, Losses::none()] {
-                let disk = recording.state(&StateName { point, losses }).unwrap();
+            let kinds = [Losses::These(lost), Losses::All, Losses::none()];
+            let discards = kinds.iter().cloned().map(|losses| (losses, true));
+            let kinds = kinds.iter().cloned().map(|losses| (losses, false)).chain(discards);
+            let has_discards = (0..log.len()).any(|number| log.is_flushed_discard(number, point));
+            for (losses, discards) in kinds {
+                let disk = recording.state(&StateName { point, losses, discards });
+                if discards && !has_discards {
+                    prop_assert!(matches!(disk, Err(StateError::NoDiscards(_))));
+                    continue;
+                }
+                let disk = disk.unwrap();
                 let mut bytes = vec![0; 40 * SECTOR];
                 disk.read(0, &mut bytes).unwrap();
                 for (sector, found) in (0u64..).zip(bytes.chunks(SECTOR)) {

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+mod discards;
 mod exhaustion;
+mod files_in_use;
 mod hostile;
 mod journal;
 mod legal;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use block::LogKind;
 use crash::Atomicity;
 
 use crate::log_files::{SECTOR, TestLog};
@@ -11,12 +12,12 @@ use crate::log_files::{SECTOR, TestLog};
 pub(crate) type Writer = Option<u64>;
 
 impl TestLog {
-    /// "Durable: writes with FUA and a number below n, and writes that completed before a flush was
-    /// issued whose number is below n. A request that failed is never durable. A failed flush
-    /// covers nothing."
+    /// "Durable: writes and zeroings with FUA and a number below n, and those that completed before
+    /// a flush was issued whose number is below n. A discard or a request that failed is never
+    /// durable. A failed flush covers nothing."
     pub(crate) fn is_durable(&self, number: u64, n: u64) -> bool {
         let write = &self.requests[usize::try_from(number).unwrap()];
-        if !write.is_write() || write.errno != 0 {
+        if !write.is_write() || write.errno != 0 || write.kind == LogKind::Discard {
             return false;
         }
         let flushes = self.requests.iter().zip(0..n).filter(|(request, _)| !request.is_write());
@@ -28,6 +29,14 @@ impl TestLog {
     pub(crate) fn is_open(&self, number: u64, n: u64) -> bool {
         let write = &self.requests[usize::try_from(number).unwrap()];
         write.is_write() && write.issued_after <= n && !self.is_durable(number, n)
+    }
+
+    /// A discard that completed before a flush was issued whose number is below n.
+    pub(crate) fn is_flushed_discard(&self, number: u64, n: u64) -> bool {
+        let write = &self.requests[usize::try_from(number).unwrap()];
+        let mut flushes = self.requests.iter().zip(0..n).filter(|(flush, _)| !flush.is_write());
+        write.kind == LogKind::Discard
+            && flushes.any(|(flush, _)| flush.errno == 0 && number < flush.issued_after)
     }
 
     /// The writes that a power cut may find, with whether they are durable.
@@ -69,6 +78,16 @@ impl TestLog {
             legal.extend(has.iter().filter(last).map(|number| Some(*number)));
         }
         legal
+    }
+
+    /// Whether the write is durable and no write of the sector may have come after it: losing it
+    /// is no power cut's doing.
+    pub(crate) fn must_be_there(&self, number: u64, sector: u64, n: u64) -> bool {
+        let others = self.writes_at(n).into_iter().map(|(other, _)| other);
+        let touches = |other: u64| self.requests[usize::try_from(other).unwrap()].touches(sector);
+        let mut others = others.filter(|other| *other != number && touches(*other));
+        let overlaps = |other| !self.is_before(number, other) && !self.is_before(other, number);
+        self.is_durable(number, n) && !others.any(overlaps)
     }
 
     /// The marks before a power cut.

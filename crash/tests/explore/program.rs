@@ -152,3 +152,12 @@ pub(crate) fn verdict(passed: bool) -> Verdict {
     }
     Verdict::Failed(Failure { end: "exit status 1".to_string(), output: String::new() })
 }
+
+/// A check that is a function.
+pub(crate) struct Check<F>(pub(crate) F);
+
+impl<F: Fn(&dyn CheckedDisk) -> Result<Verdict, CheckError> + Sync> Checker for Check<F> {
+    fn check(&self, disk: Arc<dyn CheckedDisk>) -> Result<Verdict, CheckError> {
+        (self.0)(&*disk)
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use block::LogKind;
@@ -13,16 +13,7 @@ use crash::{
 };
 
 use crate::log_files::{SECTOR, TestLog, TestRequest, content};
-use crate::program::verdict;
-
-/// A check that is a function.
-struct Check<F>(F);
-
-impl<F: Fn(&dyn CheckedDisk) -> Result<Verdict, CheckError> + Sync> Checker for Check<F> {
-    fn check(&self, disk: Arc<dyn CheckedDisk>) -> Result<Verdict, CheckError> {
-        (self.0)(&*disk)
-    }
-}
+use crate::program::{Check, verdict};
 
 fn run(log: &TestLog, options: &ExploreOptions, checker: &dyn Checker) -> Outcome {
     let (_folder, recording) = log.open();
