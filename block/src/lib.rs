@@ -59,8 +59,7 @@ pub use failure_log::HostErrors;
 pub use flush_proof::{FlushProof, ModeProof, ROUNDS, Scratch, ScratchError, StoreySeen};
 pub use geometry::{DiscardLimits, Geometry};
 pub use host_file::{
-    DroppedLimit, FileIdentity, ImageHolder, ImageLock, Implausible, image_holder,
-    lock_unchanged,
+    DroppedLimit, FileIdentity, ImageHolder, ImageLock, Implausible, image_holder, lock_unchanged,
 };
 pub use image_format::ImageFormat;
 pub use layers::{

@@ -104,12 +104,7 @@ impl Visit<'_> {
 }
 
 /// The sectors of `block` in a state.
-pub(crate) fn cells(
-    history: &History,
-    index: &BlockIndex,
-    block: u64,
-    state: &StateName,
-) -> Cells {
+pub(crate) fn cells(history: &History, index: &BlockIndex, block: u64, state: &StateName) -> Cells {
     let first = block * (BLOCK / SECTOR);
     let mut cells = [Cell::default(); SECTORS];
     let visit = Visit { history, index, state };

@@ -65,10 +65,19 @@ pub struct Failure {
     pub output: String,
 }
 
+/// How the end of a check that took too long begins.
+const LATE: &str = "no end within";
+
 impl Failure {
+    /// Whether the check was ended as it took too long.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.end.starts_with(LATE)
+    }
+
     /// Whether the check was ended before it decided: it may have read less than it would have.
     pub(crate) fn is_cut_short(&self) -> bool {
-        let ends = ["no end within", "signal", "the guest ended"];
+        let ends = [LATE, "signal", "the guest ended"];
         ends.iter().any(|end| self.end.starts_with(end))
     }
 }

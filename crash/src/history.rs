@@ -199,8 +199,8 @@ impl History {
     }
 }
 
-/// The flushes that succeeded: up to which request each of them and those before it covered, and the
-/// first power cut that finds it complete.
+/// The flushes that succeeded: up to which request each of them and those before it covered, and
+/// the first power cut that finds it complete.
 struct Flushes(Vec<(u64, u64)>);
 
 impl Flushes {

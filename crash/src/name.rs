@@ -119,8 +119,7 @@ mod tests {
         let long = "9".repeat(30);
         let texts = ["", "-", "-1", "a", "1-", "1-2-2", "1-2.", "1-2.3+", "1-2.3+0", "1-all-2"];
         let others = ["1-+2", "+1", "1 ", "1-2.18446744073709551615", "1-discards-2", "discards"];
-        for text in texts.into_iter().chain(others).chain([long.as_str(), "1-discards-all"])
-        {
+        for text in texts.into_iter().chain(others).chain([long.as_str(), "1-discards-all"]) {
             assert!(text.parse::<StateName>().is_err(), "{text}");
         }
     }

@@ -64,8 +64,8 @@ pub enum StateError {
 }
 
 impl Recording {
-    /// Reads the entries of a log. The disk has the size of the base, a raw image or a block device.
-    /// Both are locked as images that nobody may write to, for as long as the recording is in use.
+    /// Reads the entries of a log. The disk has the size of the base, a raw image or a device. Both
+    /// are locked as images that nobody may write to, for as long as the recording is in use.
     ///
     /// # Errors
     ///

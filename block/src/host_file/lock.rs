@@ -53,21 +53,8 @@ pub(crate) fn acquire(file: &File, path: &Path, read_only: bool) -> Result<(), O
     Err(OpenError::InUse { path: path.into(), pid: holder.and_then(|holder| holder.pid) })
 }
 
-/// Locks an image that is read and that nobody may change meanwhile, until the last use of `file`.
-/// On a file system without locks it does nothing.
-///
-/// # Errors
-///
-/// Another process writes it ([`OpenError::InUse`]), or the host's error.
-pub fn lock_unchanged(file: &File, path: &Path) -> Result<(), OpenError> {
-    match acquire(file, path, true) {
-        Err(OpenError::Host { source, .. }) if has_no_locks(&source) => Ok(()),
-        result => result,
-    }
-}
-
 /// Whether the host's error is that the file system has no locks.
-fn has_no_locks(error: &io::Error) -> bool {
+pub(super) fn has_no_locks(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS))
 }
 

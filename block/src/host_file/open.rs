@@ -92,6 +92,19 @@ fn claim_now(
     Ok(file)
 }
 
+/// Locks an image that is read and that nobody may change meanwhile, until the last use of `file`.
+/// On a file system without locks it does nothing. Retries for a while if it is in use.
+///
+/// # Errors
+///
+/// Another process writes it ([`OpenError::InUse`]), or the host's error.
+pub fn lock_unchanged(file: &File, path: &Path) -> Result<(), OpenError> {
+    match retry_in_use(|| lock::acquire(file, path, true)) {
+        Err(OpenError::Host { source, .. }) if lock::has_no_locks(&source) => Ok(()),
+        result => result,
+    }
+}
+
 /// Opens and locks a file, for the simulator: without a retry, and without a search for the process
 /// that holds it. `None` if another description holds a conflicting lock.
 ///

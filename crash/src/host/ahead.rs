@@ -1,9 +1,9 @@
-//! What the kernel is given ahead of a read, into its cache: blocks that are the same in all states.
-//! Threads of the FUSE session.
+//! What the kernel is given ahead of a read, into its cache: blocks that are the same in all
+//! states. Threads of the FUSE session.
 //!
 //! A disk notes what a check reads, so that the kernel must not read ahead on its own. But blocks
-//! that no recorded write touches are not noted, and most of a disk is of these: one that is read in
-//! order is then given in few requests.
+//! that no recorded write touches are not noted, and most of a disk is of these: one that is read
+//! in order is then given in few requests.
 //!
 //! Nothing is given while someone has the disk open for writing, as the kernel's cache could be
 //! newer. An open for writing that comes meanwhile is answered afterwards. One thread at a time

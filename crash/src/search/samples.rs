@@ -68,8 +68,8 @@ pub(crate) fn sample(
     is_any.then_some(StateName { point, losses: Losses::These(lost), discards })
 }
 
-/// The writes that a power cut finds open, without the discards that a flush followed. All from the first that is not durable are looked
-/// through.
+/// The writes that a power cut finds open, without the discards that a flush followed. All from
+/// the first that is not durable are looked through.
 fn open(history: &History, point: u64) -> Vec<u64> {
     (0..history.issued_end(point))
         .filter(|number| history.is_open(*number, point))

@@ -13,17 +13,24 @@ pub(crate) struct TestDisk {
     bytes: Mutex<Vec<u8>>,
     reads: Mutex<Vec<Range<u64>>>,
     marks: String,
+    /// Blocks from this byte on are the same in all states, until they are written.
+    same_from: u64,
 }
 
 impl TestDisk {
     pub(crate) fn new(bytes: Vec<u8>) -> Self {
         let marks = "before\nafter\n".to_owned();
-        Self { bytes: Mutex::new(bytes), reads: Mutex::default(), marks }
+        Self { bytes: Mutex::new(bytes), reads: Mutex::default(), marks, same_from: u64::MAX }
     }
 
     /// A disk of `len` bytes, each of which is the number of its block of 4 KiB.
     pub(crate) fn numbered(len: usize) -> Self {
         Self::new((0..len).map(|at| u8::try_from(at / 4096 % 251).unwrap()).collect())
+    }
+
+    /// The same, whose blocks from byte `at` on are the same in all states.
+    pub(crate) fn same_from(self, at: u64) -> Self {
+        Self { same_from: at, ..self }
     }
 
     pub(crate) fn reads(&self) -> Vec<Range<u64>> {
@@ -51,6 +58,17 @@ impl CheckedDisk for TestDisk {
         buffer.copy_from_slice(&self.bytes.lock().unwrap()[range]);
         self.reads.lock().unwrap().push(at..at + buffer.len() as u64);
         Ok(())
+    }
+
+    fn read_same(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.bytes.lock().unwrap();
+        if at < self.same_from || at >= bytes.len() as u64 {
+            return Ok(0);
+        }
+        let rest = &bytes[usize::try_from(at).unwrap()..];
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
     }
 
     fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {

@@ -43,6 +43,35 @@ fn odd_ranges_are_read_by_pages() {
 }
 
 #[test]
+fn blocks_of_all_states_are_given_ahead_of_reads_in_order() {
+    if !needs::root() {
+        return;
+    }
+    let disk = Arc::new(TestDisk::numbered(DISK).same_from(16 * 4096));
+    let sum = "od -An -v -tu1 -w4096 $BULKHEAD_DISK | awk '$1 != (NR - 1) % 251 { exit 1 }'";
+    passes(&checker(sum), &disk);
+    let reads = disk.reads();
+    // The others are read one by one.
+    assert!(reads.len() >= 17 && reads.len() < 40, "{reads:?}");
+    assert!((0..16).all(|block| reads.contains(&(block * 4096..(block + 1) * 4096))), "{reads:?}");
+}
+
+#[test]
+fn nothing_is_given_ahead_while_a_disk_is_written() {
+    if !needs::root() {
+        return;
+    }
+    let disk = Arc::new(TestDisk::numbered(DISK).same_from(0));
+    // The descriptor is open for writing; what is written is what is read, here and afterwards.
+    let writer = "exec 3<>$BULKHEAD_DISK; cat $BULKHEAD_DISK >/dev/null; \
+        printf new | dd of=$BULKHEAD_DISK bs=1 seek=409600 conv=notrunc status=none; \
+        test $(dd if=$BULKHEAD_DISK bs=1 skip=409600 count=3 status=none) = new";
+    passes(&checker(writer), &disk);
+    assert_eq!(disk.reads().len(), DISK / 4096);
+    assert_eq!(&disk.bytes()[409_600..409_603], b"new");
+}
+
+#[test]
 fn writes_stay_with_their_disk() {
     if !needs::root() {
         return;
