@@ -165,6 +165,9 @@ fn a_check_without_an_end_fails() {
     let run = explore(&folder(true), "sleep 30", &["--timeout", "1s", "--json"]).code(1);
     assert_eq!(json(&run)["failures"][0]["end"], "no end within 1 s");
     assert_eq!(json(&run)["end"], "baseline");
+    let run = explore(&folder(true), "sleep 30", &["--timeout", "1s"]).code(1);
+    let text = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+    assert!(text.contains("does not end in its time without a power cut either"), "{text}");
 }
 
 #[test]

@@ -39,6 +39,11 @@ impl ExploreReport<'_> {
         let Outcome { failures, flaky, end, .. } = self.outcome;
         let recording = self.files;
         let verdict = match (end, failures.len(), flaky.len()) {
+            (SearchEnd::Baseline, ..) if failures.iter().any(|found| found.failure.is_late()) => {
+                "the check does not end in its time without a power cut either; `--timeout` gives \
+                 it more"
+                    .to_owned()
+            }
             (SearchEnd::Baseline, ..) => "the check fails without a power cut".to_owned(),
             (_, 0, 0) => "no failing state was found".to_owned(),
             (_, 0, _) => "the check does not always give the same answer".to_owned(),
