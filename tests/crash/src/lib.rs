@@ -5,7 +5,9 @@ mod direct;
 mod disk_file;
 mod engine_thread;
 pub mod mini_db;
+mod plain;
 mod recorded;
 
 pub use direct::record_in_memory;
+pub use plain::PlainSamples;
 pub use recorded::{Recorded, Workload};

@@ -1,6 +1,6 @@
 //! Blocks of the database: their kind, their fields, and a checksum.
 
-use super::BLOCK;
+use super::{BLOCK, Fault};
 
 /// Kinds of blocks.
 pub(super) const SUPERBLOCK: u64 = 0x5355_5045;
@@ -45,6 +45,13 @@ pub(super) fn checksum(block: &[u8]) -> u64 {
     hasher.update(block.get(..SUM_AT).unwrap_or_default());
     hasher.update(block.get(SUM_AT + 8..).unwrap_or_default());
     hasher.finalize().into()
+}
+
+/// The checksum of the pages of a record.
+pub(super) fn sum_of(pages: &[Vec<u8>], fault: Option<Fault>) -> u64 {
+    let is_half = fault == Some(Fault::HalfOfLogChecked);
+    let count = if is_half { pages.len() / 2 } else { pages.len() };
+    pages.iter().take(count).fold(0, |sum: u64, page| sum.rotate_left(1) ^ checksum(page))
 }
 
 pub(super) fn get(block: &[u8], at: usize) -> u64 {

@@ -16,7 +16,7 @@ pub use write::{Device, DiskOp, run};
 /// Size of a block in bytes.
 pub const BLOCK: usize = 4096;
 /// Size of the disk in bytes.
-pub const DISK: u64 = 256 << 10;
+pub const DISK: u64 = 16 << 20;
 
 /// Blocks of the two superblocks, of the pages and of the log.
 const SUPERBLOCKS: [u64; 2] = [0, 1];
@@ -31,6 +31,10 @@ const CHANGED_SLOTS: usize = 4;
 const RECORD: u64 = CHANGED + 1;
 /// Transactions between two checkpoints.
 const LAP: u64 = 3;
+/// The last transaction of the lap in which a fault of the writer shows, if there are as many.
+const FAULTY: u64 = 27;
+/// Blocks of other writers on the disk, which recovery does not read.
+const OTHERS: std::ops::Range<u64> = 1024..4096;
 
 /// The faults, of which a database has at most one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +51,7 @@ pub enum Fault {
     NoFlushAfterSuperblock,
     /// The log is discarded before the superblock is durable.
     DiscardTooEarly,
-    /// There is one superblock, which is overwritten in place.
+    /// A checkpoint overwrites the newest superblock in place.
     OneSuperblock,
     /// The checksum of a superblock is not compared.
     SuperblockUnchecked,
@@ -63,11 +67,23 @@ pub enum Fault {
     NoFlushInCheckpoint,
     /// A commit that a checkpoint follows is not flushed, as the checkpoint flushes.
     LastCommitUnflushed,
+    /// A checkpoint writes a page together with the superblock.
+    LatePage,
+    /// The superblock is written with FUA, together with the pages.
+    FuaSuperblockWithPages,
+    /// The log is discarded together with the write of the superblock.
+    DiscardWithSuperblock,
+    /// The first record of the log is cleared together with the pages of the checkpoint.
+    LogClearedTooEarly,
+    /// A commit has a checksum of the first half of its pages.
+    HalfOfLogChecked,
+    /// Recovery takes each record of the log for a new one, as the log was discarded.
+    StaleRecordAccepted,
 }
 
 impl Fault {
     /// All faults.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 20] = [
         Self::NoFlushAtCommit,
         Self::ReportedBeforeFlush,
         Self::FlushTooEarly,
@@ -82,6 +98,12 @@ impl Fault {
         Self::TornPageKept,
         Self::NoFlushInCheckpoint,
         Self::LastCommitUnflushed,
+        Self::LatePage,
+        Self::FuaSuperblockWithPages,
+        Self::DiscardWithSuperblock,
+        Self::LogClearedTooEarly,
+        Self::HalfOfLogChecked,
+        Self::StaleRecordAccepted,
     ];
 }
 
