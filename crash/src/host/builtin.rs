@@ -21,12 +21,15 @@ macro_rules! builtin {
 }
 
 /// All of them.
-pub const BUILTIN_CHECKS: [BuiltinCheck; 6] = [
+pub const BUILTIN_CHECKS: [BuiltinCheck; 9] = [
     builtin!("check-ext4"),
     builtin!("check-xfs"),
     builtin!("check-btrfs"),
     builtin!("check-files"),
     builtin!("check-sqlite"),
+    builtin!("check-postgres"),
+    builtin!("check-lmdb"),
+    builtin!("check-pattern"),
     builtin!("check-copy"),
 ];
 

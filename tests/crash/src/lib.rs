@@ -4,10 +4,14 @@
 mod direct;
 mod disk_file;
 mod engine_thread;
+mod explorations;
 pub mod mini_db;
 mod plain;
 mod recorded;
+mod workloads;
 
+pub use crash::Outcome as SearchOutcome;
 pub use direct::record_in_memory;
+pub use explorations::{Exploration, Judgement, Limits, explorations};
 pub use plain::PlainSamples;
-pub use recorded::{Recorded, Workload};
+pub use recorded::Recorded;

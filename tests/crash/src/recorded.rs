@@ -1,6 +1,7 @@
 //! A disk of this machine that is recorded, with a loop device on it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -64,7 +65,8 @@ pub struct Workload {
     device: Loop,
     session: BackgroundSession,
     recording: Arc<Recording>,
-    mount: PathBuf,
+    /// The mount point, which servers of other users may enter.
+    mount: TempDir,
 }
 
 impl Workload {
@@ -75,9 +77,10 @@ impl Workload {
         let recording = Recording::start("disk", log)?;
         let disk = Arc::new(RecordedDisk::new(file, Arc::clone(&recording)));
         let engine = EngineThread::start(disk)?;
-        let [fuse, mount] = ["fuse", "mount"].map(|name| folder.join(name));
+        let fuse = folder.join("fuse");
         fs::create_dir(&fuse)?;
-        fs::create_dir(&mount)?;
+        let enter = fs::Permissions::from_mode(0o755);
+        let mount = tempfile::Builder::new().permissions(enter).tempdir()?;
         let session = Session::new(DiskFile { engine, size }, &fuse, &Config::default())?;
         let session = session.spawn()?;
         let device = Loop::with_direct_io(&fuse.join(NAME));
@@ -93,7 +96,7 @@ impl Workload {
         let output = Command::new("sh")
             .args(["-ec", command])
             .env("DEV", &self.device.0)
-            .env("MNT", &self.mount)
+            .env("MNT", self.mount.path())
             .output()?;
         if !output.status.success() {
             bail!("{command}: {}", String::from_utf8_lossy(&output.stderr));
@@ -113,7 +116,7 @@ impl Workload {
     /// Detaches the loop device and ends the recording.
     fn end(self) -> Result<()> {
         // It is mounted if the workload failed only.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.mount).output();
+        let _ = Command::new("umount").arg("--lazy").arg(self.mount.path()).output();
         let name = self.device.0.file_name().context("no name")?;
         let backing = Path::new("/sys/block").join(name).join("loop/backing_file");
         drop(self.device);

@@ -4,32 +4,18 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crash::{
-    Atomicity, CheckError, CheckedDisk, Checker, ExploreOptions, Failure, Outcome, Recording,
-    SearchEnd, Verdict, explore,
+    Atomicity, CheckedDisk, ExploreOptions, Outcome, Recording, SearchEnd, explore,
 };
-use crash_tests::mini_db::{Fault, recover, run};
+use crash_tests::mini_db::{Fault, Recovery, recover, run};
 use crash_tests::{PlainSamples, record_in_memory};
 use tempfile::TempDir;
 
 const TRANSACTIONS: u64 = 8;
 /// With a fault in one lap of ten.
 const FAULTY_TRANSACTIONS: u64 = 30;
-
-/// Recovery as a check.
-struct Recovery(Option<Fault>);
-
-impl Checker for Recovery {
-    fn check(&self, disk: Arc<dyn CheckedDisk>) -> Result<Verdict, CheckError> {
-        Ok(match recover(&*disk, self.0) {
-            Ok(()) => Verdict::Passed,
-            Err(output) => Verdict::Failed(Failure { end: "exit status 1".into(), output }),
-        })
-    }
-}
 
 fn record(transactions: u64, fault: Option<Fault>) -> (TempDir, PathBuf, PathBuf) {
     let folder = TempDir::new_in(fixtures::scratch()).unwrap();

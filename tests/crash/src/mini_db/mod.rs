@@ -10,7 +10,7 @@ mod block;
 mod recover;
 mod write;
 
-pub use recover::recover;
+pub use recover::{Recovery, recover};
 pub use write::{Device, DiskOp, run};
 
 /// Size of a block in bytes.

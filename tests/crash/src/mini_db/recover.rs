@@ -1,12 +1,26 @@
 //! Recovery, and whether the database is what it was after one of its transactions.
 
-use crash::CheckedDisk;
+use std::sync::Arc;
+
+use crash::{CheckError, CheckedDisk, Checker, Failure, Verdict};
 
 use super::block::{self, COMMIT, PAGE, SUPERBLOCK};
 use super::{
     BLOCK, CHANGED, Fault, LAP, LOG, PAGE_COUNT, PAGE_SLOTS, PAGES, RECORD, SUPERBLOCKS, changed,
     version_after,
 };
+
+/// Recovery as a check, with the fault of the database.
+pub struct Recovery(pub Option<Fault>);
+
+impl Checker for Recovery {
+    fn check(&self, disk: Arc<dyn CheckedDisk>) -> Result<Verdict, CheckError> {
+        Ok(match recover(&*disk, self.0) {
+            Ok(()) => Verdict::Passed,
+            Err(output) => Verdict::Failed(Failure { end: "exit status 1".into(), output }),
+        })
+    }
+}
 
 /// Recovers the database and compares it with what the transactions have made of it.
 ///
