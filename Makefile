@@ -53,9 +53,11 @@ cycles: build lab ## Boot real guests and power them off, fifty times
 thin: build lab-zfs ## Let real guests give space back: each file system, store, bus and way
 	BULKHEAD_THIN=all cargo test --package guest-tests thin:: -- --nocapture
 
-crash: build lab-zfs ## Cut the power of real hosts under guests: CUTS= SEED= ROWS= SECONDS=
-	@cargo run --quiet --release --package powercut -- --cuts $(or $(CUTS),5) --seconds $(or $(SECONDS),1800) \
-		$(if $(SEED),--seed $(SEED)) $(if $(ROWS),--rows $(ROWS))
+crash: build lab-zfs ## Cut the power of real hosts, explore crash states: HOURS= CUTS= SEED= ROWS= JSON=1
+	@resources/tests/host-packages.sh
+	@cargo run --quiet --release --package powercut -- $(if $(HOURS),--hours $(HOURS)) $(if $(CUTS),--cuts $(CUTS)) \
+		$(if $(EXPLORE),--explore $(EXPLORE)) $(if $(SEED),--seed $(SEED)) $(if $(ROWS),--rows $(ROWS)) $(if $(JSON),--json) \
+		$(if $(LEAST_CUTS),--least-cuts $(LEAST_CUTS)) $(if $(LEAST_STATES),--least-states $(LEAST_STATES))
 
 bench: ## Measure the storage stack beside fio and qemu-storage-daemon
 	@resources/bench/host-packages.sh

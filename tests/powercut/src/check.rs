@@ -12,7 +12,7 @@ use lab::Host;
 use writer::{Findings, RECORD, Records, examine};
 
 use super::prepare::{DEVICE, SLOTS, Saved};
-use super::rows::{Backing, Row};
+use super::rows::{Backing, Monitor, Row};
 use super::server::{EXPORT, Server};
 use super::store::Store;
 
@@ -41,7 +41,10 @@ impl Drop for Mounted<'_> {
     }
 }
 
-fn run(command: &mut Command) -> Result<std::result::Result<(), String>> {
+/// The end of a command: what it said if it failed.
+type Done = std::result::Result<(), String>;
+
+fn run(command: &mut Command) -> Result<Done> {
     let output = command.output().with_context(|| format!("running {command:?}"))?;
     if output.status.success() {
         return Ok(Ok(()));
@@ -64,6 +67,7 @@ pub(crate) fn check(
         Backing::Zvol => return check_zvol(zfs_host, state, folder, records, acknowledged),
         Backing::Ext4 | Backing::Layer => ("ext4", "loop"),
         Backing::Xfs => ("xfs", "loop,nouuid"),
+        Backing::Btrfs => ("btrfs", "loop"),
     };
     let point = folder.join("mount");
     std::fs::create_dir_all(&point)?;
@@ -79,17 +83,31 @@ pub(crate) fn check(
         if image.exists() {
             std::fs::remove_file(&image)?;
         }
-        let layer = point.join("disk.layer");
-        let program = lab::bulkhead_binary()?;
-        for (command, target) in [("check", None), ("flatten", Some(&image))] {
-            let done =
-                run(Command::new(&program).args(["layer", command]).arg(&layer).args(target))?;
-            if let Err(error) = done {
-                return Ok(Examined::Unreadable(error));
-            }
+        if let Err(error) = flatten(row.monitor, &point, &image)? {
+            return Ok(Examined::Unreadable(error));
         }
     }
     read(&image, records, acknowledged)
+}
+
+/// Checks the layer in a folder and copies its disk to `image`.
+fn flatten(monitor: Monitor, folder: &Path, image: &Path) -> Result<Done> {
+    if monitor == Monitor::Qemu {
+        let overlay = folder.join("disk.qcow2");
+        let output = Command::new("qemu-img").args(["check", "-q"]).arg(&overlay).output()?;
+        // Status 3: clusters that are not in use, which a power cut may leave.
+        if !matches!(output.status.code(), Some(0 | 3)) {
+            return Ok(Err(String::from_utf8_lossy(&output.stderr).into_owned()));
+        }
+        return run(Command::new("qemu-img")
+            .args(["convert", "-O", "raw"])
+            .args([&overlay, image]));
+    }
+    let (program, layer) = (lab::bulkhead_binary()?, folder.join("disk.layer"));
+    match run(Command::new(&program).args(["layer", "check"]).arg(&layer))? {
+        Ok(()) => run(Command::new(&program).args(["layer", "flatten"]).args([&layer, image])),
+        Err(error) => Ok(Err(error)),
+    }
 }
 
 /// A host that imports pools, as this machine may have no ZFS.

@@ -1,36 +1,57 @@
-//! `make crash`: cuts the power of the lab's host under guests and prints the matrix.
+//! `make crash`: cuts the power of the lab's host under guests, explores the states that recorded
+//! workloads could have left, and prints what was found.
+
+mod report;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use powercut::{Plan, ROWS, Row, Tally, run_group};
+use crash_tests::{Exploration, Limits, explorations};
+use powercut::{Plan, ROWS, Row, run_group};
+use report::Report;
 
 /// Cuts the power of an emulated host under guests that write and flush, and checks their disks.
+/// Then explores the states that recorded workloads of this machine could have left.
 #[derive(Parser)]
 struct Arguments {
     /// Power cuts of each row.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 6)]
     cuts: u64,
     /// Disk states that are examined of each cut.
     #[arg(long, default_value_t = 4)]
     states: u64,
+    /// Time for all explorations, in seconds.
+    #[arg(long, default_value_t = 180)]
+    explore: u64,
+    /// Runs this long, instead of a number of cuts: two thirds of it for power cuts.
+    #[arg(long, conflicts_with_all = ["cuts", "explore"])]
+    hours: Option<f64>,
     /// Seed of the first cut of each row; the others count up from it [default: from the clock].
     #[arg(long)]
     seed: Option<u64>,
-    /// Only rows whose name contains one of these words.
+    /// Only rows and explorations whose names contain one of these words.
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
-    /// Start no cut after this many seconds.
-    #[arg(long)]
-    seconds: Option<u64>,
-    /// Print the matrix in JSON, and no progress.
+    /// Fails with fewer power cuts.
+    #[arg(long, default_value_t = 0)]
+    least_cuts: u64,
+    /// Fails with fewer explored states.
+    #[arg(long, default_value_t = 0)]
+    least_states: u64,
+    /// Print all in JSON, at the end.
     #[arg(long)]
     json: bool,
-    /// List the rows.
+    /// List the rows and explorations.
     #[arg(long)]
     list: bool,
+}
+
+impl Arguments {
+    fn has_chosen(&self, name: &str) -> bool {
+        self.rows.is_empty() || self.rows.iter().any(|word| name.contains(word))
+    }
 }
 
 /// A seed of at most six digits from the clock.
@@ -39,89 +60,73 @@ fn seed_from_clock() -> u64 {
     u64::from(now.subsec_nanos()) / 1000
 }
 
-fn print(row: &Row, tally: &Tally) {
-    println!(
-        "{:<48} {:>4} {:>6} {:>8} {:>8} {:>8} {:>9} {:>9} {:>5}  {}",
-        row.to_string(),
-        tally.cuts,
-        tally.states,
-        tally.contents.len(),
-        tally.flushed,
-        tally.flushed_lost,
-        tally.unflushed_lost,
-        tally.unflushed_kept,
-        tally.torn,
-        tally.outcome(row),
-    );
-    if let Some(first) = &tally.first {
-        println!("    {first}");
-    }
-    if tally.unreadable + tally.garbage + tally.repeated > 0 {
-        println!(
-            "    unreadable states {}, sectors of garbage {}, hosts started again {}",
-            tally.unreadable, tally.garbage, tally.repeated
-        );
-    }
-    if let Some(reason) = tally.repeat_reason.as_ref().and_then(|text| text.lines().next()) {
-        println!("    the last was started again: {reason}");
+/// Makes the power cuts, in this time or as many as asked for. A lab that fails loses its rows
+/// only.
+fn cut(rows: &[Row], arguments: &Arguments, seed: u64, time: Option<Duration>, to: &mut Report) {
+    let end = time.map(|time| Instant::now() + time);
+    let groups: Vec<_> = rows.chunk_by(Row::shares_host).collect();
+    for (group, left) in groups.iter().zip((1..=groups.len()).rev()) {
+        let time = end.map(|end| {
+            end.saturating_duration_since(Instant::now()) / u32::try_from(left).unwrap_or(1)
+        });
+        let plan = Plan { cuts: arguments.cuts, time, states: arguments.states, seed };
+        let run = run_group(group, plan, |row, tally, is_last| to.add_row(row, tally, is_last));
+        if let Err(error) = run {
+            to.add_failure(&format!("{error:#}"));
+        }
     }
 }
 
-fn json(row: &Row, tally: &Tally) -> serde_json::Value {
-    serde_json::json!({
-        "row": row.to_string(), "outcome": tally.outcome(row).to_string(),
-        "cuts": tally.cuts, "states": tally.states, "contents": tally.contents.len(),
-        "flushed": tally.flushed, "flushed_lost": tally.flushed_lost,
-        "unflushed_lost": tally.unflushed_lost, "unflushed_kept": tally.unflushed_kept,
-        "torn": tally.torn, "garbage": tally.garbage, "unreadable": tally.unreadable,
-        "repeated": tally.repeated, "disk_flushes": tally.disk_flushes, "disk_fua": tally.disk_fua,
-         "writes_lost": tally.fates[0], "writes_kept": tally.fates[1],
-        "writes_torn": tally.fates[2], "repeat_reason": tally.repeat_reason, "first": tally.first,
-    })
+/// Explores within this time, which the explorations share.
+fn explore(chosen: &[Exploration], seed: u64, time: Duration, to: &mut Report) {
+    /// Time limit of one that ends when it finds its fault.
+    const CONTROL: Duration = Duration::from_secs(120);
+    let end = Instant::now() + time;
+    let mut left =
+        u32::try_from(chosen.iter().filter(|one| !one.is_control()).count()).unwrap_or(1);
+    for exploration in chosen {
+        let time = if exploration.is_control() {
+            CONTROL
+        } else {
+            let share = end.saturating_duration_since(Instant::now()) / left.max(1);
+            left = left.saturating_sub(1);
+            share.max(Duration::from_secs(1))
+        };
+        match exploration.run(Limits { time, states: None, seed }) {
+            Ok((judgement, outcome)) => to.add_exploration(exploration, judgement, &outcome),
+            Err(error) => to.add_failure(&format!("{}: {error:#}", exploration.name())),
+        }
+    }
 }
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let is_chosen = |row: &&Row| {
-        let name = row.to_string();
-        arguments.rows.is_empty() || arguments.rows.iter().any(|word| name.contains(word))
-    };
-    let rows: Vec<Row> = ROWS.iter().filter(is_chosen).copied().collect();
-    ensure!(!rows.is_empty(), "no such row");
+    let has_chosen = |row: &&Row| arguments.has_chosen(&row.to_string());
+    let rows: Vec<Row> = ROWS.iter().filter(has_chosen).copied().collect();
+    let mut explored = explorations();
+    explored.retain(|one| arguments.has_chosen(one.name()));
+    ensure!(!rows.is_empty() || !explored.is_empty(), "no such row");
     if arguments.list {
         rows.iter().for_each(|row| println!("{row}"));
+        explored.iter().for_each(|one| println!("{}", one.name()));
         return Ok(ExitCode::SUCCESS);
     }
     let seed = arguments.seed.unwrap_or_else(seed_from_clock);
-    let until = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let plan = Plan { cuts: arguments.cuts, states: arguments.states, seed, until };
-    if !arguments.json {
-        println!("SEED={seed}: {} cuts of each row, {} states each", plan.cuts, plan.states);
-        println!(
-            "{:<48} {:>4} {:>6} {:>8} {:>8} {:>8} {:>9} {:>9} {:>5}",
-            "monitor/cache/backing/bus/workload",
-            "cuts",
-            "states",
-            "distinct",
-            "flushed",
-            "lost",
-            "unfl.lost",
-            "unfl.kept",
-            "torn"
-        );
+    let total = arguments.hours.map(|hours| Duration::try_from_secs_f64(hours * 3600.0));
+    let total = total.transpose()?;
+    let start = Instant::now();
+    let mut report = Report::new(arguments.json, seed, total);
+    if !rows.is_empty() {
+        report.begin_rows();
+        cut(&rows, &arguments, seed, total.map(|total| total * 2 / 3), &mut report);
     }
-    let (mut is_bad, mut results) = (false, Vec::new());
-    for group in rows.chunk_by(Row::shares_host) {
-        run_group(group, plan, |row, tally| {
-            is_bad |= tally.cuts > 0 && tally.outcome(row).is_bad();
-            results.push(json(row, tally));
-            if !arguments.json {
-                print(row, tally);
-            }
-        })?;
+    if !explored.is_empty() {
+        report.begin_explorations();
+        let time = total.map_or(Duration::from_secs(arguments.explore), |total| {
+            total.saturating_sub(start.elapsed())
+        });
+        explore(&explored, seed, time, &mut report);
     }
-    if arguments.json {
-        println!("{:#}", serde_json::Value::Array(results));
-    }
-    Ok(if is_bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let is_good = report.finish(arguments.least_cuts, arguments.least_states);
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -84,7 +84,7 @@ impl Outcome {
     /// Whether the run is to fail.
     #[must_use]
     pub fn is_bad(self) -> bool {
-        matches!(self, Self::Lost | Self::NotCaught)
+        !matches!(self, Self::Held | Self::Caught)
     }
 }
 
@@ -93,7 +93,7 @@ impl fmt::Display for Outcome {
         f.pad(match self {
             Self::Held => "held",
             Self::Caught => "caught",
-            Self::ProvesNothing => "proves nothing",
+            Self::ProvesNothing => "PROVES NOTHING",
             Self::Lost => "LOST",
             Self::NotCaught => "NOT CAUGHT",
         })
@@ -140,38 +140,57 @@ impl Tally {
 /// How many cuts, and from which seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Cuts of each row.
+    /// Cuts of each row; twice as many if these proved nothing. At least one in a limited time.
     pub cuts: u64,
+    /// The time for all rows, which are cut until it is over.
+    pub time: Option<Duration>,
     /// States that are examined of each cut.
     pub states: u64,
     /// The first seed.
     pub seed: u64,
-    /// No cut starts after this.
-    pub until: Option<Instant>,
 }
 
-/// Runs rows that share a host. `report` gets each row when it is done.
+impl Plan {
+    /// Whether a row has had its cuts. `end` is that of its time.
+    fn is_done(&self, row: &Row, tally: &Tally, end: Option<Instant>) -> bool {
+        let is_decided = !matches!(tally.outcome(row), Outcome::ProvesNothing | Outcome::NotCaught);
+        match end {
+            Some(end) => tally.cuts > 0 && Instant::now() > end,
+            None if is_decided => tally.cuts >= self.cuts,
+            None => tally.cuts >= 2 * self.cuts,
+        }
+    }
+}
+
+/// Runs rows that share a host. `report` gets each row's tally after each cut, and whether it was
+/// the last one.
 ///
 /// # Errors
 ///
 /// The lab failed, which is no verdict on the row.
-pub fn run_group(rows: &[Row], plan: Plan, mut report: impl FnMut(&Row, &Tally)) -> Result<()> {
+pub fn run_group(
+    rows: &[Row],
+    plan: Plan,
+    mut report: impl FnMut(&Row, &Tally, bool),
+) -> Result<()> {
+    let until = plan.time.map(|time| Instant::now() + time);
     let first = rows.first().context("no rows")?;
     let saved = Saved::make(first).with_context(|| format!("preparing {first}"))?;
     let needs_zfs = first.backing == Backing::Zvol;
     let zfs_host = needs_zfs.then(zfs_host).transpose().context("preparing a host with ZFS")?;
-    for row in rows {
+    for (row, rows_left) in rows.iter().zip((1..=rows.len()).rev()) {
         let mut tally = Tally::default();
-        for number in 0..plan.cuts {
-            if plan.until.is_some_and(|until| Instant::now() > until) {
-                break;
-            }
-            let seed = plan.seed.wrapping_add(number);
+        let end = until.map(|until| {
+            let now = Instant::now();
+            now + until.saturating_duration_since(now) / u32::try_from(rows_left).unwrap_or(1)
+        });
+        while !plan.is_done(row, &tally, end) {
+            let seed = plan.seed.wrapping_add(tally.cuts);
             cut(row, &saved, seed, &mut tally)
                 .and_then(|cut| examine_states(row, zfs_host.as_ref(), cut, plan, seed, &mut tally))
                 .with_context(|| format!("{row}, seed {seed}"))?;
+            report(row, &tally, plan.is_done(row, &tally, end));
         }
-        report(row, &tally);
     }
     Ok(())
 }
@@ -210,6 +229,7 @@ fn cut_once(row: &Row, saved: &Saved, seed: u64) -> Result<Cut> {
     let (file, socket) = (folder.path().join(DISK), folder.path().join("nbd.sock"));
     copy_sparse(&saved.disk(), &file)?;
     let store = Store::new(File::options().read(true).write(true).open(&file)?, row.lie)?;
+    let store = store.with_map(saved.map.clone());
     let server = Server::start(store, &socket)?;
     let host = Host::start_served("power-cut", &socket, EXPORT, Some(&saved.state()))?;
     let mut random = Random::new(seed);
@@ -261,7 +281,11 @@ fn cut_while_writing(
     }
     let guest = host.saved_guest(0)?;
     let device = if row.bus == Bus::Block { "vda" } else { "sda" };
-    let way = if row.workload == Workload::Dsync { "dsync" } else { "flush" };
+    let way = match row.workload {
+        Workload::Overwrite | Workload::FirstWrites => "flush",
+        Workload::Settle => "settle",
+        Workload::Dsync => "dsync",
+    };
     guest.send(&format!("#1 {WRITER} /dev/{device} {SLOTS} {run} {way}\n"))?;
     // The first line is of before the first flush.
     let mut first = guest.wait_line("##", PATIENCE)?;
@@ -286,9 +310,11 @@ fn cut_while_writing(
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use writer::Findings;
 
-    use super::{Examined, Outcome, Row, Tally};
+    use super::{Examined, Outcome, Plan, Row, Tally};
     use crate::rows::ROWS;
 
     fn outcome(row: &Row, examined: impl IntoIterator<Item = Examined>) -> Outcome {
@@ -317,6 +343,21 @@ mod tests {
             assert_eq!(outcome(honest, [broken(), disk(0, 0, 1)]), Outcome::Lost);
             assert_eq!(outcome(control, [disk(0, 0, 1), broken()]), Outcome::Caught);
         }
-        assert!(Outcome::Lost.is_bad() && Outcome::NotCaught.is_bad());
+        let bad = [Outcome::Lost, Outcome::NotCaught, Outcome::ProvesNothing];
+        assert!(bad.iter().all(|outcome| outcome.is_bad()));
+    }
+
+    #[test]
+    fn a_row_that_proves_nothing_has_twice_the_cuts() {
+        let row = ROWS.first().expect("there are rows");
+        let plan = Plan { cuts: 3, time: None, states: 1, seed: 1 };
+        let after = |cuts, unflushed_lost, end| {
+            plan.is_done(row, &Tally { cuts, unflushed_lost, ..Tally::default() }, end)
+        };
+        assert!(!after(2, 1, None) && after(3, 1, None));
+        assert!(!after(3, 0, None) && !after(5, 0, None) && after(6, 0, None));
+        let (early, late) = (Instant::now(), Instant::now() + Duration::from_secs(3600));
+        assert!(!after(0, 0, Some(early)) && after(1, 0, Some(early)));
+        assert!(!after(9, 1, Some(late)));
     }
 }

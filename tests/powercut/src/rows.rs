@@ -20,7 +20,9 @@ pub enum Backing {
     Ext4,
     /// A file on XFS.
     Xfs,
-    /// A layer over a base, on ext4.
+    /// A file on btrfs.
+    Btrfs,
+    /// A layer over a base, on ext4; for QEMU a qcow2 image.
     Layer,
     /// A ZFS volume of a pool on a partition.
     Zvol,
@@ -42,6 +44,8 @@ pub enum Workload {
     Overwrite,
     /// First writes to a sparse image, and flushes.
     FirstWrites,
+    /// First writes, a flush, and a pause in which nothing else makes them durable.
+    Settle,
     /// Writes with `O_DSYNC`.
     Dsync,
 }
@@ -76,7 +80,7 @@ const BASIC: Row = Row {
 };
 
 /// The matrix. Rows that differ in the lie only follow each other: they share a saved host.
-pub const ROWS: [Row; 29] = [
+pub const ROWS: [Row; 36] = [
     BASIC,
     Row { lie: Some(Lie::DropFlush), ..BASIC },
     Row { lie: Some(Lie::ReportEarly), ..BASIC },
@@ -95,8 +99,16 @@ pub const ROWS: [Row; 29] = [
     Row { backing: Backing::Xfs, lie: Some(Lie::DropFlush), ..BASIC },
     Row { backing: Backing::Xfs, workload: Workload::Overwrite, ..BASIC },
     Row { backing: Backing::Xfs, cache: "writeback", ..BASIC },
+    Row { backing: Backing::Btrfs, ..BASIC },
     Row { backing: Backing::Layer, ..BASIC },
     Row { backing: Backing::Layer, lie: Some(Lie::DropFlush), ..BASIC },
+    Row { backing: Backing::Layer, workload: Workload::Settle, ..BASIC },
+    Row {
+        backing: Backing::Layer,
+        workload: Workload::Settle,
+        lie: Some(Lie::DropMapFlush),
+        ..BASIC
+    },
     Row { backing: Backing::Layer, cache: "writeback", ..BASIC },
     Row { backing: Backing::Layer, bus: Bus::Scsi, ..BASIC },
     Row { backing: Backing::Zvol, ..BASIC },
@@ -106,6 +118,10 @@ pub const ROWS: [Row; 29] = [
     Row { monitor: Monitor::Qemu, workload: Workload::Overwrite, ..BASIC },
     Row { monitor: Monitor::Qemu, cache: "writeback", ..BASIC },
     Row { monitor: Monitor::Qemu, cache: "unsafe", ..BASIC },
+    Row { monitor: Monitor::Qemu, bus: Bus::Scsi, ..BASIC },
+    Row { monitor: Monitor::Qemu, backing: Backing::Btrfs, ..BASIC },
+    Row { monitor: Monitor::Qemu, backing: Backing::Layer, ..BASIC },
+    Row { monitor: Monitor::Qemu, backing: Backing::Zvol, ..BASIC },
 ];
 
 impl Row {
@@ -132,6 +148,7 @@ impl fmt::Display for Row {
         let backing = match self.backing {
             Backing::Ext4 => "ext4",
             Backing::Xfs => "xfs",
+            Backing::Btrfs => "btrfs",
             Backing::Layer => "layer",
             Backing::Zvol => "zvol",
         };
@@ -142,6 +159,7 @@ impl fmt::Display for Row {
         let workload = match self.workload {
             Workload::Overwrite => "overwrite",
             Workload::FirstWrites => "first-writes",
+            Workload::Settle => "settle",
             Workload::Dsync => "dsync",
         };
         write!(f, "{monitor}/{}/{backing}/{bus}/{workload}", self.cache)?;
@@ -153,6 +171,7 @@ impl fmt::Display for Row {
             Some(Lie::DropFlush) => "/drops-flush",
             Some(Lie::IgnoreFua) => "/ignores-fua",
             Some(Lie::ReportEarly) => "/reports-early",
+            Some(Lie::DropMapFlush) => "/drops-map-flush",
         })
     }
 }

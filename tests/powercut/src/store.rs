@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -31,6 +32,9 @@ pub enum Lie {
     IgnoreFua,
     /// A write is answered some writes before it is made; a flush does not cover it meanwhile.
     ReportEarly,
+    /// The flush after a write to the map of the guest's layer does not cover it, as if it had not
+    /// been sent. The next one does.
+    DropMapFlush,
 }
 
 /// Requests since the start.
@@ -59,6 +63,10 @@ pub struct Store {
     unflushed_bytes: usize,
     /// Reported, not made.
     early: VecDeque<UnflushedWrite>,
+    /// The sectors of the map of the guest's layer.
+    map: Range<u64>,
+    /// How many of the unflushed writes, which are the first, are of the map and before a flush.
+    late: usize,
     requests: Requests,
 }
 
@@ -81,8 +89,16 @@ impl Store {
             unflushed: Vec::new(),
             unflushed_bytes: 0,
             early: VecDeque::new(),
+            map: 0..0,
+            late: 0,
             requests: Requests::default(),
         })
+    }
+
+    /// Tells where the map of the guest's layer is, for [`Lie::DropMapFlush`].
+    #[must_use]
+    pub fn with_map(self, sectors: Range<u64>) -> Self {
+        Self { map: sectors, ..self }
     }
 
     /// Bytes of the disk.
@@ -182,7 +198,27 @@ impl Store {
     /// The host's error.
     pub fn flush(&mut self) -> io::Result<()> {
         self.requests.flushes += 1;
-        if self.lie == Some(Lie::DropFlush) { Ok(()) } else { self.write_back() }
+        match self.lie {
+            Some(Lie::DropFlush) => Ok(()),
+            Some(Lie::DropMapFlush) => self.write_back_without_map(),
+            None | Some(Lie::IgnoreFua | Lie::ReportEarly) => self.write_back(),
+        }
+    }
+
+    /// Writes back all but the writes to the map since the last flush.
+    fn write_back_without_map(&mut self) -> io::Result<()> {
+        let mut number = 0..;
+        let is_late = |write: &mut UnflushedWrite| {
+            let is_new = number.next() >= Some(self.late);
+            is_new && write.iter().any(|(sector, _)| self.map.contains(sector))
+        };
+        let late: Vec<_> = self.unflushed.extract_if(.., is_late).collect();
+        self.write_back()?;
+        self.late = late.len();
+        late.into_iter().try_for_each(|write| {
+            self.newest.extend(write.iter().copied());
+            self.cache(write)
+        })
     }
 
     /// The writes that the file does not have, in the order of completion. Reported writes that
@@ -202,7 +238,7 @@ impl Store {
             write_sectors(&self.file, write.iter())?;
         }
         self.unflushed.clear();
-        self.unflushed_bytes = 0;
+        (self.unflushed_bytes, self.late) = (0, 0);
         self.newest.clear();
         self.newest.extend(self.early.iter().flatten().copied());
         Ok(())
@@ -219,7 +255,7 @@ impl Store {
         Ok(())
     }
 
-    fn forget(&mut self, range: &std::ops::Range<u64>) {
+    fn forget(&mut self, range: &Range<u64>) {
         for write in &mut self.unflushed {
             write.retain(|(sector, _)| !range.contains(sector));
         }

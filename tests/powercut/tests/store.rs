@@ -4,12 +4,15 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::ops::Range;
 use std::path::PathBuf;
 
 use powercut::{Fates, Lie, SECTOR, Server, Store};
 use proptest::prelude::*;
 
 const SECTORS: u64 = 24;
+/// Sectors of a layer's map.
+const MAP: Range<u64> = 6..10;
 
 struct Disk {
     folder: tempfile::TempDir,
@@ -21,7 +24,7 @@ impl Disk {
         let file = File::options().create_new(true).read(true).write(true).open(disk.file());
         let file = file.unwrap();
         file.set_len(SECTORS * SECTOR as u64).unwrap();
-        (disk, Store::new(file, lie).unwrap())
+        (disk, Store::new(file, lie).unwrap().with_map(MAP))
     }
 
     fn file(&self) -> PathBuf {
@@ -169,6 +172,21 @@ fn each_lie_breaks_its_promise() {
     }
     assert!(!is_caught(&[DURABLE], Some(Lie::DropFlush)), "FUA is kept");
     assert!(!is_caught(&[WRITE, Step::Flush], Some(Lie::IgnoreFua)), "flushes are kept");
+}
+
+#[test]
+fn the_flush_after_a_write_to_the_map_does_not_cover_it() {
+    let write = |first| Step::Write { first, count: 2, fua: false };
+    let is_caught = |steps: &[Step]| is_caught(steps, Some(Lie::DropMapFlush));
+    for first in [5, 6, 9] {
+        assert!(is_caught(&[write(first), Step::Flush]));
+        assert!(is_caught(&[write(first), Step::Flush, write(first), Step::Flush]));
+        assert!(is_caught(&[write(first), Step::Flush, write(0)]));
+        assert!(!is_caught(&[write(first), Step::Flush, Step::Flush]), "the next one does");
+    }
+    for first in [4, 10] {
+        assert!(!is_caught(&[write(6), Step::Flush, write(first), Step::Flush]), "not the map");
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! `writer DISK SLOTS RUN WAY`: writes numbered records to a raw disk until the power is cut.
 //!
 //! Four threads write with direct I/O. WAY is `flush`: another thread flushes the disk all the
-//! time; or `dsync`: each write is durable by itself (`O_DSYNC`). Prints `##ACK FLUSHED ISSUED`
+//! time; `settle`: they wait for each other, the disk is flushed, and nothing happens for a while;
+//! or `dsync`: each write is durable by itself (`O_DSYNC`). Prints `##ACK FLUSHED ISSUED`
 //! before and after each flush, or after some writes: all records up to FLUSHED are durable, and
 //! those up to ISSUED have been written or are in flight.
 
@@ -22,6 +23,10 @@ const THREADS: usize = 4;
 const PER_LINE: u64 = 2;
 /// Pause between flushes, in which writes complete that are not flushed.
 const PAUSE: Duration = Duration::from_millis(40);
+/// Writes of each thread before a flush that nothing follows.
+const BURST: u64 = 6;
+/// Pause after it.
+const SETTLED: Duration = Duration::from_millis(150);
 
 /// Memory that is aligned for direct I/O.
 #[repr(C, align(4096))]
@@ -52,9 +57,9 @@ impl Writer {
         change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn write(&self, acknowledge: bool) -> io::Result<()> {
+    fn write(&self, writes: u64, acknowledge: bool) -> io::Result<()> {
         let mut page = Box::new(Page([0; RECORD]));
-        loop {
+        for _ in 0..writes {
             let number = self.progress(|progress| {
                 progress.issued += 1;
                 progress.in_flight.push(progress.issued);
@@ -69,6 +74,26 @@ impl Writer {
             if acknowledge && number.is_multiple_of(PER_LINE) {
                 print(complete, issued)?;
             }
+        }
+        Ok(())
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        let mut flushed = 0;
+        loop {
+            thread::scope(|scope| {
+                let write = || self.write(BURST, false);
+                let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(write)).collect();
+                threads.into_iter().try_for_each(|thread| {
+                    thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
+                })
+            })?;
+            let issued = self.progress(|progress| progress.issued);
+            print(flushed, issued)?;
+            fdatasync(&self.disk)?;
+            flushed = issued;
+            print(flushed, issued)?;
+            thread::sleep(SETTLED);
         }
     }
 
@@ -93,13 +118,13 @@ fn print(flushed: u64, issued: u64) -> io::Result<()> {
 fn run() -> Result<(), String> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [disk, slots, run, way] = &arguments[..] else {
-        return Err("usage: writer DISK SLOTS RUN flush|dsync".to_owned());
+        return Err("usage: writer DISK SLOTS RUN flush|settle|dsync".to_owned());
     };
     let parse = |text: &str| text.parse().map_err(|error| format!("{text}: {error}"));
     let is_dsync = match way.as_str() {
         "dsync" => true,
-        "flush" => false,
-        other => return Err(format!("{other}: must be flush or dsync")),
+        "flush" | "settle" => false,
+        other => return Err(format!("{other}: must be flush, settle or dsync")),
     };
     let slots: u64 = parse(slots)?;
     if !slots.is_power_of_two() {
@@ -114,12 +139,15 @@ fn run() -> Result<(), String> {
         records: Records::new(slots, parse(run)?),
         progress: Mutex::default(),
     };
+    if way == "settle" {
+        return writer.settle().map_err(|error| error.to_string());
+    }
     // The first error ends the program.
     let (sender, errors) = std::sync::mpsc::channel();
     thread::scope(|scope| {
         for _ in 0..THREADS {
             let (writer, sender) = (&writer, sender.clone());
-            scope.spawn(move || sender.send(writer.write(is_dsync)));
+            scope.spawn(move || sender.send(writer.write(u64::MAX, is_dsync)));
         }
         if !is_dsync {
             let (writer, sender) = (&writer, sender.clone());
