@@ -30,7 +30,8 @@ fn explore(kind: &str) {
         let (judgement, outcome) = exploration.run(limits).unwrap();
         println!("{}: {outcome:?}", exploration.name());
         assert!(!judgement.is_bad(), "{}: {judgement}: {outcome:?}", exploration.name());
-        assert!(outcome.checks > 20 || exploration.is_control(), "{outcome:?}");
+        // A check of XFS takes seconds on a busy machine.
+        assert!(outcome.checks > 5 || exploration.is_control(), "{outcome:?}");
     }
 }
 
