@@ -79,8 +79,9 @@ pub use options::{
 };
 pub use raw_file::{FormatVerdict, ProbedFormat, RawFile, StoreSpace, Survey, free_name};
 pub use record::{
-    LOG_SECTOR, LogEntry, LogEntryError, LogKind, LogStamp, LogSuper, LogSuperError, MARK_MAX,
-    MarkError, RECORD_QUEUE_BYTES, RecordEnd, RecordStatus, RecordedDisk, Recording,
+    BASE_SAMPLE, BaseSamples, LOG_SECTOR, LogEntry, LogEntryError, LogKind, LogStamp, LogSuper,
+    LogSuperError, MARK_MAX, MarkError, RECORD_LOG_BYTES, RECORD_QUEUE_BYTES, RecordEnd,
+    RecordOptions, RecordStatus, RecordedDisk, Recording,
 };
 pub use request::{ByteOffset, ByteRange, Completion, Durability, Miscompare, Operation, Request};
 pub use segment::{Segment, Segments, gather, scatter, total_len};

@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use block::{
     Backend, ByteOffset, ByteRange, CacheMode, Durability, EngineKind, Geometry, LOG_SECTOR,
-    LogEntry, LogKind, LogStamp, LogSuper, MemoryDisk, Operation, RawFile, RecordedDisk, Recording,
+    LogEntry, LogKind, LogStamp, LogSuper, MemoryDisk, OpenError, Operation, RawFile,
+    RecordOptions, RecordedDisk, Recording,
 };
 use common::{DEPTH, KIB, MIB, Memory, Rig, numbered_file, open, write};
 use fixtures::host::Mount;
@@ -44,6 +45,18 @@ struct Recorded {
     log: LogPath,
 }
 
+fn start(disk: &dyn Backend, log: &Path) -> Result<Arc<Recording>, OpenError> {
+    start_with(disk, log, None)
+}
+
+fn start_with(
+    disk: &dyn Backend,
+    log: &Path,
+    limit: Option<u64>,
+) -> Result<Arc<Recording>, OpenError> {
+    Recording::start("disk", disk, &RecordOptions { limit, ..RecordOptions::new(log) })
+}
+
 struct LogPath(PathBuf);
 
 impl Drop for LogPath {
@@ -55,7 +68,7 @@ impl Drop for LogPath {
 impl Recorded {
     fn new(inner: Arc<dyn Backend>) -> Self {
         let log = LogPath(log_path());
-        let recording = Recording::start("disk", &log.0).unwrap();
+        let recording = start(&*inner, &log.0).unwrap();
         let disk = RecordedDisk::new(inner, Arc::clone(&recording));
         Self { disk, recording, log }
     }
@@ -83,10 +96,11 @@ fn read_log(path: &Path) -> Vec<Logged> {
     let mut log = Vec::new();
     while let Some((sector, rest)) = left.split_at_checked(LOG_SECTOR) {
         let entry = LogEntry::decode(sector).unwrap();
+        let Some(stamp) = entry.stamp else { break };
         let len = entry.data_sectors() as usize * LOG_SECTOR;
         let Some((data, rest)) = rest.split_at_checked(len) else { break };
         let text = String::from_utf8(entry.text(sector).to_vec()).unwrap();
-        log.push(Logged { entry, stamp: entry.stamp.unwrap(), data: data.to_vec(), text });
+        log.push(Logged { entry, stamp, data: data.to_vec(), text });
         left = rest;
     }
     assert!(count == 0 || count == log.len() as u64, "{count} entries of {}", log.len());
@@ -311,13 +325,14 @@ fn what_an_engine_leaves_in_flight_is_no_completion_of_the_guest() {
 
 #[test]
 fn a_log_is_a_new_file_that_others_do_not_use() {
-    let refusal = |path: &Path| Recording::start("disk", path).unwrap_err().to_string();
-    let image = numbered_file(MIB);
+    let (image, recorded) = (numbered_file(MIB), numbered_file(MIB));
+    let disk = open(recorded.path(), CacheMode::WriteBack);
+    let refusal = |path: &Path| start(&disk, path).unwrap_err().to_string();
     assert!(refusal(image.path()).ends_with("this one is not empty; name another file"));
     assert!(refusal(Path::new("/dev/null")).ends_with("a log is a regular file; this is none"));
     assert!(refusal(Path::new("/missing/disk.log")).contains("cannot open it as a log"));
     let log = LogPath(log_path());
-    let recording = Recording::start("disk", &log.0).unwrap();
+    let recording = start(&disk, &log.0).unwrap();
     assert!(refusal(&log.0).contains("in use by"), "{}", refusal(&log.0));
     drop(recording);
     assert!(refusal(&log.0).contains("it is the log of an earlier recording"));
@@ -405,8 +420,8 @@ fn a_full_file_system_ends_the_recording() {
     let mount = Mount::new("tmpfs", "size=1M");
     let path = mount.path().join("disk.log");
     let image = numbered_file(4 * MIB);
-    let recording = Recording::start("disk", &path).unwrap();
     let inner = Arc::new(open(image.path(), CacheMode::WriteBack));
+    let recording = start_with(&*inner, &path, Some(u64::MAX)).unwrap();
     let disk = RecordedDisk::new(inner, Arc::clone(&recording));
     play(&disk, 3, 0, 50);
     assert!(recording.stop("too late"));

@@ -4,10 +4,12 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::chunk::{CHUNK, Chunk, ChunkMemory};
-use super::format::LogKind;
+use super::format::{LOG_SECTOR, LogKind};
 
-/// Words of a request, before those of its chunks.
+/// Words of a row: the fields of a request, with the number of its first chunk.
 const WORDS: usize = 8;
+/// Numbers of further chunks in a row.
+const NUMBERS: usize = 2 * WORDS;
 /// Requests without data that fit besides those with data.
 const DATALESS: usize = 8192;
 
@@ -40,6 +42,12 @@ impl Completed {
         completed_ns: 0,
         errno: 0,
     };
+
+    /// Chunks that its data needs.
+    pub(super) fn chunks(&self) -> usize {
+        let sectors = if self.kind == LogKind::Write { self.sectors } else { 0 };
+        usize::try_from(sectors.div_ceil((CHUNK / LOG_SECTOR) as u64)).unwrap_or(usize::MAX)
+    }
 }
 
 /// See the module's documentation.
@@ -48,16 +56,17 @@ pub(super) struct Channel {
     /// The number of the queue.
     pub(super) queue: u16,
     pub(super) memory: ChunkMemory,
-    /// Completed requests: [`WORDS`] words and a word for two chunks each.
-    words: Box<[AtomicU64]>,
-    /// Words sent since the start. Changed by the worker.
+    /// Completed requests: a row each, and rows for their further chunks. A write of n sectors has
+    /// the chunks that they need, others none.
+    rows: Box<[[AtomicU64; WORDS]]>,
+    /// Rows sent since the start. Changed by the worker.
     sent: AtomicUsize,
-    /// Words received since the start. Changed by the log thread.
+    /// Rows received since the start. Changed by the log thread.
     received: AtomicUsize,
     /// Bytes of the data of one request that fit.
     pub(super) max_bytes: usize,
     /// Chunks whose data was written, for the worker. At least as many as there are chunks, and a
-    /// power of two, as are the words.
+    /// power of two, as are the rows.
     freed: Box<[AtomicU32]>,
     /// Chunks given back since the start. Changed by the log thread.
     given: AtomicUsize,
@@ -73,13 +82,12 @@ impl Channel {
     /// A channel with memory for `chunks` chunks, and the chunks.
     pub(super) fn new(queue: u16, chunks: u32) -> (Self, Vec<Chunk>) {
         let (memory, free) = ChunkMemory::new(chunks);
-        let data_words = free.len() * WORDS + free.len().div_ceil(2);
-        let words = (DATALESS * WORDS + data_words).next_power_of_two();
+        let rows = (DATALESS + free.len()).next_power_of_two();
         let places = free.len().next_power_of_two();
         let channel = Self {
             queue,
             memory,
-            words: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            rows: (0..rows).map(|_| Default::default()).collect(),
             sent: AtomicUsize::new(0),
             received: AtomicUsize::new(0),
             freed: (0..places).map(|_| AtomicU32::new(0)).collect(),
@@ -92,20 +100,20 @@ impl Channel {
         (channel, free)
     }
 
-    /// Words of a request with this number of chunks.
-    pub(super) fn words_of(chunks: usize) -> usize {
-        WORDS + chunks.div_ceil(2)
+    /// Rows of a request with this number of chunks.
+    pub(super) fn rows_of(chunks: usize) -> usize {
+        1 + chunks.saturating_sub(1).div_ceil(NUMBERS)
     }
 
-    /// The worker: words that are free, of which it has promised some to requests in flight.
-    pub(super) fn free_words(&self) -> usize {
+    /// The worker: rows that are free, of which it has promised some to requests in flight.
+    pub(super) fn free_rows(&self) -> usize {
         let used = self.sent.load(Ordering::Relaxed) - self.received.load(Ordering::Acquire);
-        self.words.len().saturating_sub(used)
+        self.rows.len().saturating_sub(used)
     }
 
     /// The worker: whether the log thread has received all.
     pub(super) fn is_empty(&self) -> bool {
-        self.free_words() == self.words.len()
+        self.free_rows() == self.rows.len()
     }
 
     /// The worker: sends requests, with [`Sender::push`].
@@ -118,6 +126,9 @@ impl Channel {
         let taken = self.taken.load(Ordering::Relaxed);
         // Acquire: the log thread has read the data.
         let given = self.given.load(Ordering::Acquire);
+        if taken == given {
+            return;
+        }
         for at in taken..given {
             let number = self.freed.get(at & (self.freed.len() - 1));
             free.extend(number.map(|number| Chunk::from_number(number.load(Ordering::Relaxed))));
@@ -125,7 +136,7 @@ impl Channel {
         self.taken.store(given, Ordering::Release);
     }
 
-    /// The worker: asks for a kick when chunks or words become free. It looks for them again
+    /// The worker: asks for a kick when chunks or rows become free. It looks for them again
     /// afterwards, before it sleeps.
     pub(super) fn starve(&self) {
         self.starved.store(true, Ordering::SeqCst);
@@ -154,41 +165,48 @@ impl Channel {
         self.is_closed() && self.next_completion().is_none()
     }
 
-    fn word(&self, at: usize) -> u64 {
-        self.words.get(at & (self.words.len() - 1)).map_or(0, |word| word.load(Ordering::Relaxed))
+    fn row(&self, at: usize) -> [u64; WORDS] {
+        let row = self.rows.get(at & (self.rows.len() - 1));
+        row.map_or([0; WORDS], |row| row.each_ref().map(|word| word.load(Ordering::Relaxed)))
     }
 
     /// The log thread: the completion of the next request.
     pub(super) fn next_completion(&self) -> Option<u64> {
         let at = self.received.load(Ordering::Relaxed);
-        (at != self.sent.load(Ordering::Acquire)).then(|| self.word(at))
+        let [completion, ..] = self.rows.get(at & (self.rows.len() - 1))?;
+        (at != self.sent.load(Ordering::Acquire)).then(|| completion.load(Ordering::Relaxed))
     }
 
     /// The log thread: takes the next request, and its chunks.
     pub(super) fn receive(&self, chunks: &mut Vec<Chunk>) -> Option<Completed> {
         let at = self.received.load(Ordering::Relaxed);
         self.next_completion()?;
-        let word = |index| self.word(at + index);
-        let packed = word(7);
+        let [completion, issue, issued_after, issued_ns, completed_ns, sector, sectors, packed] =
+            self.row(at);
         let completed = Completed {
-            completion: word(0),
-            issue: word(1),
-            issued_after: word(2),
-            issued_ns: word(3),
-            completed_ns: word(4),
-            sector: word(5),
-            sectors: word(6),
+            completion,
+            issue,
+            issued_after,
+            issued_ns,
+            completed_ns,
+            sector,
+            sectors,
             kind: LogKind::of((packed & 0xff) as u8)?,
             fua: packed >> 8 & 1 != 0,
             errno: (packed >> 16 & 0xffff) as u16,
         };
-        let count = usize::try_from(packed >> 32).unwrap_or(0);
-        for index in 0..count {
-            let pair = word(WORDS + index / 2);
-            let number = if index % 2 == 0 { pair } else { pair >> 32 };
-            chunks.push(Chunk::from_number((number & 0xffff_ffff) as u32));
+        let count = completed.chunks();
+        if count > 0 {
+            chunks.push(Chunk::from_number((packed >> 32) as u32));
         }
-        self.received.store(at + Self::words_of(count), Ordering::Release);
+        let further = (1..count).step_by(NUMBERS).zip(at + 1..);
+        for (first, at) in further {
+            let numbers =
+                self.row(at).into_iter().flat_map(|word| [word & 0xffff_ffff, word >> 32]);
+            let numbers = numbers.map(|number| Chunk::from_number((number & 0xffff_ffff) as u32));
+            chunks.extend(numbers.take(count - first));
+        }
+        self.received.store(at + Self::rows_of(count), Ordering::Release);
         Some(completed)
     }
 
@@ -212,21 +230,23 @@ pub(super) struct Sender<'c> {
 }
 
 impl Sender<'_> {
-    fn put(&mut self, word: u64) {
-        let words = &self.channel.words;
-        if let Some(place) = words.get(self.at & (words.len() - 1)) {
-            place.store(word, Ordering::Relaxed);
+    fn put(&mut self, words: [u64; WORDS]) {
+        let rows = &self.channel.rows;
+        if let Some(row) = rows.get(self.at & (rows.len() - 1)) {
+            row.iter().zip(words).for_each(|(place, word)| place.store(word, Ordering::Relaxed));
         }
         self.at += 1;
     }
 
-    /// Adds a request, for which words are free.
+    /// Adds a request, for which rows are free.
     pub(super) fn push(&mut self, request: &Completed, chunks: &mut Vec<Chunk>) {
+        debug_assert_eq!(chunks.len(), request.chunks());
+        let mut numbers = chunks.drain(..).map(|chunk| u64::from(chunk.into_number()));
         let packed = request.kind as u64
             | u64::from(request.fua) << 8
             | u64::from(request.errno) << 16
-            | (chunks.len() as u64) << 32;
-        for word in [
+            | numbers.next().unwrap_or(0) << 32;
+        self.put([
             request.completion,
             request.issue,
             request.issued_after,
@@ -235,12 +255,10 @@ impl Sender<'_> {
             request.sector,
             request.sectors,
             packed,
-        ] {
-            self.put(word);
-        }
-        let mut chunks = chunks.drain(..).map(|chunk| u64::from(chunk.into_number()));
-        while let Some(first) = chunks.next() {
-            self.put(first | chunks.next().unwrap_or(0) << 32);
+        ]);
+        while numbers.len() > 0 {
+            let mut pair = || numbers.next().unwrap_or(0) | numbers.next().unwrap_or(0) << 32;
+            self.put([(); WORDS].map(|()| pair()));
         }
     }
 
@@ -255,12 +273,12 @@ impl Sender<'_> {
 mod tests {
     use super::*;
 
-    fn request(completion: u64) -> Completed {
+    fn request(completion: u64, chunks: u64) -> Completed {
         Completed {
             kind: LogKind::Write,
             fua: completion % 2 == 1,
             sector: completion * 3,
-            sectors: 40,
+            sectors: chunks * 8,
             issue: completion + 1,
             issued_after: completion,
             completion,
@@ -272,38 +290,38 @@ mod tests {
 
     #[test]
     fn requests_and_chunks_pass_through_and_back_many_times() {
-        let (channel, mut free) = Channel::new(0, 7);
+        let (channel, mut free) = Channel::new(0, 40);
         for round in 0..100_000 {
             let mut chunks = Vec::new();
-            for byte in 0..(round % 8) as u8 {
+            for byte in 0..(round % 41) as u8 {
                 let mut chunk = free.pop().unwrap();
                 channel.memory.bytes_mut(&mut chunk).fill(byte);
                 chunks.push(chunk);
             }
             let count = chunks.len();
             let mut sender = channel.sender();
-            sender.push(&request(round), &mut chunks);
+            sender.push(&request(round, round % 41), &mut chunks);
             assert_eq!(channel.next_completion(), (round == u64::MAX).then_some(0));
             sender.publish();
             assert_eq!(channel.next_completion(), Some(round));
-            assert_eq!(channel.receive(&mut chunks), Some(request(round)));
+            assert_eq!(channel.receive(&mut chunks), Some(request(round, round % 41)));
             assert_eq!(chunks.len(), count);
             for (chunk, byte) in chunks.iter().zip(0..) {
                 assert_eq!(channel.memory.bytes(chunk)[17], byte);
             }
             channel.give_back(chunks.into_iter());
             channel.take_freed(&mut free);
-            assert_eq!(free.len(), 7);
+            assert_eq!(free.len(), 40);
             assert_eq!(channel.receive(&mut Vec::new()), None);
         }
-        assert_eq!(channel.free_words(), channel.words.len());
+        assert_eq!(channel.free_rows(), channel.rows.len());
     }
 
     #[test]
     fn a_closed_channel_is_over_when_it_is_empty() {
         let (channel, _) = Channel::new(0, 1);
         let mut sender = channel.sender();
-        sender.push(&request(0), &mut Vec::new());
+        sender.push(&request(0, 0), &mut Vec::new());
         sender.publish();
         assert!(!channel.is_over());
         channel.close();

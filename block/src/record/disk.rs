@@ -88,7 +88,17 @@ impl Backend for RecordedDisk {
     }
 
     fn resize(&self, size: Option<u64>) -> Result<u64, ResizeError> {
-        self.inner.resize(size)
+        let before = self.geometry().capacity;
+        // No write beyond the end of the base is recorded: the guest can write there as soon as the
+        // disk has grown.
+        if size.is_some_and(|size| size > before) {
+            self.recording.end_at_resize();
+        }
+        let resized = self.inner.resize(size);
+        if self.geometry().capacity != before {
+            self.recording.end_at_resize();
+        }
+        resized
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -5,6 +5,8 @@
 use zerocopy::little_endian::{I32, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::base::BaseSamples;
+
 /// Unit of the log and of the fields of its entries, in bytes.
 pub const LOG_SECTOR: usize = 512;
 /// Bytes of an entry's own fields. The text of a mark follows them in the same sector.
@@ -37,6 +39,8 @@ pub struct LogSuper {
     pub entries: u64,
     /// Unit of the log in bytes: a power of two, 512 to 65536.
     pub sector: u32,
+    /// Samples of the base; `None` in the logs of others.
+    pub base: Option<BaseSamples>,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -60,20 +64,32 @@ pub enum LogSuperError {
     /// Its unit is impossible.
     #[error("it is damaged: its sectors have {0} bytes")]
     Sector(u32),
+    /// The checksum of its samples of the base is wrong.
+    #[error("it is damaged: the checksum of its samples of the base is wrong")]
+    Base,
 }
 
 impl LogSuper {
-    /// The first sector of a log whose unit is [`LOG_SECTOR`].
+    /// That of a log whose unit is [`LOG_SECTOR`].
     #[must_use]
-    pub fn encode(entries: u64) -> [u8; LOG_SECTOR] {
+    pub fn new(entries: u64, base: Option<BaseSamples>) -> Self {
+        Self { entries, sector: 512, base }
+    }
+
+    /// Its bytes. Those that follow in a log of larger sectors are zero.
+    #[must_use]
+    pub fn encode(&self) -> [u8; LOG_SECTOR] {
         let raw = RawSuper {
             magic: U64::new(MAGIC),
             version: U64::new(VERSION),
-            entries: U64::new(entries),
-            sector: U32::new(512),
+            entries: U64::new(self.entries),
+            sector: U32::new(self.sector),
         };
         let mut bytes = [0; LOG_SECTOR];
         let _ = raw.write_to_prefix(&mut bytes);
+        if let Some(base) = &self.base {
+            base.encode(&mut bytes);
+        }
         bytes
     }
 
@@ -94,7 +110,8 @@ impl LogSuper {
         if !sector.is_power_of_two() || !(512..=65536).contains(&sector) {
             return Err(LogSuperError::Sector(sector));
         }
-        Ok(Self { entries: raw.entries.get(), sector })
+        let base = BaseSamples::decode(bytes)?;
+        Ok(Self { entries: raw.entries.get(), sector, base })
     }
 }
 
@@ -449,9 +466,11 @@ mod tests {
 
     #[test]
     fn the_first_sector_is_that_of_dm_log_writes() {
-        let sector = LogSuper::encode(77);
+        let log = LogSuper::new(77, None);
+        let sector = log.encode();
+        assert_eq!(sector[28..], [0; 512 - 28]);
         assert_eq!(sector[..8], [0x72, 0x68, 0x73, 0x77, 0x66, 0x73, 0x6a, 0]);
-        assert_eq!(LogSuper::decode(&sector), Ok(LogSuper { entries: 77, sector: 512 }));
+        assert_eq!(LogSuper::decode(&sector), Ok(log));
         assert_eq!(LogSuper::decode(&[0; 512]), Err(LogSuperError::Signature));
         let mut other = sector;
         other[8] = 2;

@@ -1,22 +1,36 @@
 //! The file of a log: made, locked, appended to and closed. The log thread's, once it is made.
+//!
+//! Entries are gathered in memory and written in whole pages, past the page cache of the host where
+//! its file system allows that. The last page is written again when it has more.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::format::{LOG_SECTOR, LogSuper};
 use crate::OpenError;
 use crate::host_file::lock_image;
+use crate::page::{PAGE, PageBuffer};
+
+/// Bytes of a log that are gathered in memory before they are written.
+pub const RECORD_LOG_BYTES: u64 = BUFFER as u64;
+const BUFFER: usize = 1 << 20;
+/// What a buffer has to have for a write that is worth it while more comes.
+const ENOUGH: usize = BUFFER - (64 << 10);
 
 /// The store of a log: a file, or that of a test.
 pub(super) trait LogStore: Send {
-    /// Writes at least a byte of `parts` at byte `at`, and returns how many.
+    /// Writes at least a byte of `bytes`, which is whole pages, at byte `at`, and returns how many.
+    /// After [`LogStore::cut`] any length and place will do.
     ///
     /// # Errors
     ///
     /// The host's error.
-    fn write_at(&self, parts: &[IoSlice<'_>], at: u64) -> io::Result<usize>;
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<usize>;
 
     /// Cuts what is beyond `length` bytes.
     ///
@@ -33,20 +47,55 @@ pub(super) trait LogStore: Send {
     fn sync(&self) -> io::Result<()>;
 }
 
-impl LogStore for File {
-    fn write_at(&self, parts: &[IoSlice<'_>], at: u64) -> io::Result<usize> {
-        if let [part] = parts {
-            return FileExt::write_at(self, part, at);
+/// The file of a log.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    file: File,
+    /// It is written past the page cache.
+    is_direct: Cell<bool>,
+}
+
+impl LogFile {
+    fn new(file: File) -> Self {
+        let flags = fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags | OFlags::DIRECT));
+        Self { file, is_direct: Cell::new(flags.is_ok()) }
+    }
+
+    /// Bytes that its file system has for it.
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        let store = rustix::fs::fstatvfs(&self.file)?;
+        Ok(store.f_bavail.saturating_mul(store.f_frsize))
+    }
+
+    fn use_page_cache(&self) -> io::Result<()> {
+        self.is_direct.set(false);
+        Ok(fcntl_setfl(&self.file, fcntl_getfl(&self.file)? - OFlags::DIRECT)?)
+    }
+}
+
+impl LogStore for LogFile {
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<usize> {
+        match self.file.write_at(bytes, at) {
+            // It wants another alignment, or what follows a write that was done in part has none.
+            Err(error) if self.is_direct.get() && error.kind() == io::ErrorKind::InvalidInput => {
+                self.use_page_cache()?;
+                self.file.write_at(bytes, at)
+            }
+            written => written,
         }
-        Ok(rustix::io::pwritev(self, parts, at)?)
     }
 
     fn cut(&self, length: u64) -> io::Result<()> {
-        self.set_len(length)
+        self.use_page_cache()?;
+        self.file.set_len(length)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.sync_data()
+        self.file.sync_data()
     }
 }
 
@@ -55,7 +104,7 @@ impl LogStore for File {
 /// # Errors
 ///
 /// The host's error; another process has it; or it is not empty.
-pub(super) fn create(path: &Path) -> Result<File, OpenError> {
+pub(super) fn create(path: &Path) -> Result<LogFile, OpenError> {
     let host_error = |what| move |source| OpenError::Host { path: path.to_owned(), what, source };
     let file = File::options()
         .read(true)
@@ -82,15 +131,34 @@ pub(super) fn create(path: &Path) -> Result<File, OpenError> {
             "a log is a new file, and this one is not empty; name another file"
         }));
     }
-    Ok(file)
+    Ok(LogFile::new(file))
+}
+
+/// How far a log is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct LogExtent {
+    /// Its bytes.
+    pub(super) bytes: u64,
+    pub(super) entries: u64,
+    /// The number of the completion that follows.
+    pub(super) next: u64,
 }
 
 /// A log that is being written.
 pub(super) struct Log {
     store: Box<dyn LogStore>,
-    /// Its length in bytes; more is part of an entry that was not completed.
-    pub(super) length: u64,
-    pub(super) entries: u64,
+    head: LogSuper,
+    buffer: PageBuffer,
+    /// Where the buffer is in the file: whole pages from its start.
+    start: u64,
+    /// Bytes of the buffer in use.
+    filled: usize,
+    /// Those that the file has.
+    kept: usize,
+    /// All whole entries.
+    whole: LogExtent,
+    /// Those that the file has. More in the file is part of an entry that was not completed.
+    written: LogExtent,
 }
 
 impl Log {
@@ -99,50 +167,121 @@ impl Log {
     /// # Errors
     ///
     /// The host's error.
-    pub(super) fn start(store: Box<dyn LogStore>) -> io::Result<Self> {
-        let mut log = Self { store, length: 0, entries: 0 };
-        log.append(&mut [IoSlice::new(&LogSuper::encode(0))], 0)?;
+    pub(super) fn start(store: Box<dyn LogStore>, head: LogSuper) -> io::Result<Self> {
+        let none = LogExtent::default();
+        let mut log = Self {
+            store,
+            head,
+            buffer: PageBuffer::zeroed(BUFFER),
+            start: 0,
+            filled: 0,
+            kept: 0,
+            whole: none,
+            written: none,
+        };
+        log.append(&head.encode())?;
+        log.whole.bytes = LOG_SECTOR as u64;
+        log.flush()?;
         Ok(log)
     }
 
-    /// Appends whole entries.
+    /// What the file has.
+    pub(super) fn written(&self) -> LogExtent {
+        self.written
+    }
+
+    /// Bytes of all whole entries.
+    pub(super) fn bytes(&self) -> u64 {
+        self.whole.bytes
+    }
+
+    /// Whether the file lacks a part.
+    pub(super) fn is_behind(&self) -> bool {
+        self.filled > self.kept
+    }
+
+    /// Whether there is enough for a write while more comes.
+    pub(super) fn has_enough(&self) -> bool {
+        self.filled >= ENOUGH
+    }
+
+    /// Appends a part of an entry.
     ///
     /// # Errors
     ///
-    /// The host's error. The log has none of them.
-    pub(super) fn append(&mut self, parts: &mut [IoSlice<'_>], entries: u64) -> io::Result<()> {
-        let mut left = parts;
-        let mut at = self.length;
-        while !left.is_empty() {
-            let now = left.get(..left.len().min(MAX_PARTS)).unwrap_or_default();
-            match self.store.write_at(now, at) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    at += written as u64;
-                    IoSlice::advance_slices(&mut left, written);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+    /// The host's error, of a write that was necessary.
+    pub(super) fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let (part, rest) = bytes.split_at(bytes.len().min(BUFFER - self.filled));
+            let room = self.filled..self.filled + part.len();
+            if let Some(room) = self.buffer.as_mut_slice().get_mut(room) {
+                room.copy_from_slice(part);
+            }
+            self.filled += part.len();
+            bytes = rest;
+            if self.filled >= BUFFER {
+                self.flush()?;
             }
         }
-        self.length = at;
-        self.entries += entries;
         Ok(())
     }
 
-    /// Cuts an incomplete entry, appends the last one and writes how many there are.
+    /// What was appended since the last end of an entry is one, of `bytes`. The completion `next`
+    /// follows it.
+    pub(super) fn end_entry(&mut self, bytes: u64, next: u64) {
+        let LogExtent { bytes: before, entries, .. } = self.whole;
+        self.whole = LogExtent { bytes: before + bytes, entries: entries + 1, next };
+    }
+
+    /// Writes what the file lacks.
     ///
     /// # Errors
     ///
-    /// The host's error. What was appended before can be read.
+    /// The host's error. What was written before can be read.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        if !self.is_behind() {
+            return Ok(());
+        }
+        let padded = self.filled.next_multiple_of(PAGE);
+        let buffer = self.buffer.as_mut_slice();
+        buffer.get_mut(self.filled..padded).unwrap_or_default().fill(0);
+        write_all(&*self.store, buffer.get(..padded).unwrap_or_default(), self.start)?;
+        self.written = self.whole;
+        let pages = self.filled - self.filled % PAGE;
+        buffer.copy_within(pages..self.filled, 0);
+        self.start += pages as u64;
+        self.filled -= pages;
+        self.kept = self.filled;
+        Ok(())
+    }
+
+    /// Cuts what is not a whole entry, appends the last one and writes how many there are.
+    ///
+    /// # Errors
+    ///
+    /// The host's error. What was written before can be read.
     pub(super) fn finish(&mut self, end: &[u8; LOG_SECTOR]) -> io::Result<()> {
-        self.store.cut(self.length)?;
-        self.append(&mut [IoSlice::new(end)], 1)?;
-        let first = LogSuper::encode(self.entries);
-        self.store.write_at(&[IoSlice::new(&first)], 0)?;
+        self.store.cut(self.written.bytes)?;
+        write_all(&*self.store, end, self.written.bytes)?;
+        self.written.bytes += LOG_SECTOR as u64;
+        self.written.entries += 1;
+        let head = LogSuper { entries: self.written.entries, ..self.head };
+        write_all(&*self.store, &head.encode(), 0)?;
         self.store.sync()
     }
 }
 
-/// Parts of one call: `UIO_MAXIOV`.
-const MAX_PARTS: usize = 1024;
+fn write_all(store: &dyn LogStore, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match store.write_at(bytes, at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                at += written as u64;
+                bytes = bytes.get(written..).unwrap_or_default();
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -3,6 +3,7 @@
 //!
 //! [`RecordedDisk`] wraps a disk that is recorded. Others have no part of this.
 
+mod base;
 mod channel;
 mod chunk;
 mod disk;
@@ -16,9 +17,11 @@ mod recording;
 mod tests;
 mod writer;
 
+pub use self::base::{BASE_SAMPLE, BaseSamples};
 pub use self::disk::RecordedDisk;
 pub use self::format::{
     LOG_SECTOR, LogEntry, LogEntryError, LogKind, LogStamp, LogSuper, LogSuperError, MARK_MAX,
 };
+pub use self::log_file::RECORD_LOG_BYTES;
 pub use self::recorder::{MarkError, RecordEnd, RecordStatus};
-pub use self::recording::{RECORD_QUEUE_BYTES, Recording};
+pub use self::recording::{RECORD_QUEUE_BYTES, RecordOptions, Recording};

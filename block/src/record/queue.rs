@@ -54,7 +54,7 @@ pub(super) struct QueueRecorder {
     slots: Box<[RecordSlot]>,
     /// Slots in use.
     in_flight: usize,
-    /// Words of the channel for requests in flight.
+    /// Rows of the channel for requests in flight.
     promised: usize,
     free: Vec<Chunk>,
     /// Chunks of requests in flight.
@@ -81,6 +81,8 @@ impl QueueRecorder {
     #[inline]
     pub(super) fn end_batch(&mut self) {
         self.issued_ns = None;
+        // Chunks that are still in a cache are used before others.
+        self.lane.channel.take_freed(&mut self.free);
     }
 
     /// Numbers a request that is about to be pushed, and copies its data.
@@ -99,9 +101,12 @@ impl QueueRecorder {
             return self.refuse(recorded.data);
         }
         let Some(slot) = self.slots.get_mut(usize::from(tag)) else { return Begun::Yes };
-        let first = self.free.len() - chunks;
-        slot.chunks.extend(self.free.drain(first..));
-        copy(segments, recorded, &mut slot.chunks, &self.lane.channel);
+        slot.chunks.extend((0..chunks).filter_map(|_| self.free.pop()));
+        if let ([segment], 0) = (segments, recorded.skipped) {
+            copy_one(*segment, &mut slot.chunks, &self.lane.channel);
+        } else {
+            copy(segments, recorded, &mut slot.chunks, &self.lane.channel);
+        }
         let issued_ns = *self.issued_ns.get_or_insert_with(|| self.recorder.now_ns());
         let (issue, issued_after) = self.recorder.issue();
         let sectors = |bytes| bytes / LOG_SECTOR as u64;
@@ -117,7 +122,7 @@ impl QueueRecorder {
         };
         slot.is_used = true;
         self.in_flight += 1;
-        self.promised += Channel::words_of(chunks);
+        self.promised += Channel::rows_of(chunks);
         self.lent += chunks;
         Begun::Yes
     }
@@ -128,7 +133,7 @@ impl QueueRecorder {
             self.lane.channel.take_freed(&mut self.free);
         }
         self.free.len() >= chunks
-            && self.lane.channel.free_words() >= self.promised + Channel::words_of(chunks)
+            && self.lane.channel.free_rows() >= self.promised + Channel::rows_of(chunks)
     }
 
     #[cold]
@@ -190,7 +195,7 @@ impl QueueRecorder {
             let Some(slot) = slot else { continue };
             slot.is_used = false;
             self.in_flight -= 1;
-            self.promised -= Channel::words_of(slot.chunks.len());
+            self.promised -= Channel::rows_of(slot.chunks.len());
             self.lent -= slot.chunks.len();
             let Some(errno) = errno.filter(|_| is_active) else {
                 self.free.append(&mut slot.chunks);
@@ -254,6 +259,14 @@ fn recorded(op: Operation, segments: &[Segment]) -> Option<Recorded> {
         kind == LogKind::Flush || (len > 0 && is_whole && start.checked_add(len).is_some());
     let fua = durability == Durability::Durable;
     changes.then_some(Recorded { kind, range, fua, skipped: bytes - data, data })
+}
+
+/// Copies data that is one segment to its chunks.
+fn copy_one(mut segment: Segment, chunks: &mut [Chunk], channel: &Channel) {
+    for chunk in chunks {
+        let copied = gather(std::slice::from_ref(&segment), channel.memory.bytes_mut(chunk));
+        segment.advance(copied);
+    }
 }
 
 /// Copies the data of a request to its chunks.

@@ -10,11 +10,16 @@ use std::time::{Duration, Instant};
 
 use super::channel::Channel;
 use super::format::MARK_MAX;
+use super::log_file::LogExtent;
 use crate::kick::Kick;
 
 /// How long the guest waits for the log at most: file systems stall writers for a second now and
 /// then.
 pub(super) const GUEST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the recording of a disk that was resized ended.
+pub(super) const RESIZED: &str =
+    "the disk was resized, which a log cannot have; start a new one when it is next opened";
 
 /// The queues of a disk.
 #[derive(Debug, Default)]
@@ -291,10 +296,10 @@ impl Recorder {
         lock(&self.marks).clear();
     }
 
-    /// The log thread: the length of the log and the number of its entries.
-    pub(super) fn set_progress(&self, bytes: u64, entries: u64) {
-        self.bytes.store(bytes, Ordering::Relaxed);
-        self.entries.store(entries, Ordering::Relaxed);
+    /// The log thread: how far the file of the log is.
+    pub(super) fn set_progress(&self, written: LogExtent) {
+        self.bytes.store(written.bytes, Ordering::Relaxed);
+        self.entries.store(written.entries, Ordering::Relaxed);
     }
 
     /// The log thread: it is done. No other thread removes queues.

@@ -1,26 +1,61 @@
 //! A recording: its log thread, and what the control plane does with it.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::base::BaseSamples;
 use super::channel::Channel;
 use super::chunk::CHUNK;
+use super::format::LogSuper;
 use super::log_file::{Log, LogStore, create};
 use super::queue::QueueRecorder;
-use super::recorder::{Lane, MarkError, RecordStatus, Recorder};
+use super::recorder::{Lane, MarkError, RESIZED, RecordStatus, Recorder};
 use super::writer::Writer;
 use crate::kick::Kick;
-use crate::{EngineSetup, OpenError};
+use crate::{Backend, EngineSetup, OpenError};
 
 /// Chunks of a queue: 16 MiB for data that is not in the log yet.
 const CHUNKS: u32 = 4096;
 /// Most memory for the data of one recorded queue, in bytes.
 pub const RECORD_QUEUE_BYTES: u64 = CHUNKS as u64 * CHUNK as u64;
+/// Why the recording of a disk that is not used any more ended.
+const CLOSED: &str = "the disk was closed";
 /// How long the storage of a log may take for an answer to the control plane.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Of the space that is free at the start a log without a limit takes this part, as a fraction: the
+/// disk may need the rest.
+const FREE: (u64, u64) = (9, 10);
+
+/// The log of a disk that is recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordOptions {
+    /// Its file: a new or an empty one.
+    pub path: PathBuf,
+    /// The bytes at which the recording ends; `None` for nine tenths of the space that is free at
+    /// the start.
+    pub limit: Option<u64>,
+}
+
+impl RecordOptions {
+    /// A log without a limit of its own.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), limit: None }
+    }
+}
+
+/// What a recording starts with.
+pub(super) struct Start<'a> {
+    pub(super) name: &'a str,
+    pub(super) path: &'a Path,
+    pub(super) head: LogSuper,
+    /// Most bytes of the log.
+    pub(super) limit: u64,
+}
 
 /// A recording. The last one of its disk and its engines closes the log.
 #[derive(Debug)]
@@ -30,29 +65,44 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Starts the log `path` of the disk called `disk`.
+    /// Starts the log of a disk that nothing uses yet, and which is called `name`. Reads samples of
+    /// it.
     ///
     /// # Errors
     ///
-    /// The file is not empty, in use or cannot be written; or the host refuses the thread.
-    pub fn start(disk: &str, path: &Path) -> Result<Arc<Self>, OpenError> {
-        Self::start_in(disk, path, Box::new(create(path)?), CHUNKS)
+    /// The file is not empty, in use or cannot be written; the disk gives no engine; or the host
+    /// refuses the thread.
+    pub fn start(
+        name: &str,
+        disk: &dyn Backend,
+        options: &RecordOptions,
+    ) -> Result<Arc<Self>, OpenError> {
+        let RecordOptions { path, limit } = options;
+        let file = create(path)?;
+        let query = |source| OpenError::Host { path: path.clone(), what: "query it", source };
+        let limit = match limit {
+            Some(limit) => *limit,
+            None => file.free_bytes().map_err(query)? / FREE.1 * FREE.0,
+        };
+        let base = BaseSamples::take(disk)?;
+        let start = Start { name, path, head: LogSuper::new(0, Some(base)), limit };
+        Self::start_in(&start, Box::new(file), CHUNKS)
     }
 
     /// Starts a log in `store`. Each queue has `chunks` chunks.
     pub(super) fn start_in(
-        disk: &str,
-        path: &Path,
+        start: &Start<'_>,
         store: Box<dyn LogStore>,
         chunks: u32,
     ) -> Result<Arc<Self>, OpenError> {
+        let Start { name, path, head, limit } = start;
         let host_error =
-            |what| move |source| OpenError::Host { path: path.to_owned(), what, source };
-        let log = Log::start(store).map_err(host_error("write the log"))?;
-        let recorder = Arc::new(Recorder::new(disk, path.to_owned()));
-        let writer = Writer::new(Arc::clone(&recorder), log);
+            |what| move |source| OpenError::Host { path: path.to_path_buf(), what, source };
+        let log = Log::start(store, *head).map_err(host_error("write the log"))?;
+        let recorder = Arc::new(Recorder::new(name, path.to_path_buf()));
+        let writer = Writer::new(Arc::clone(&recorder), log, *limit);
         let thread = thread::Builder::new()
-            .name(format!("{disk}/record"))
+            .name(format!("{name}/record"))
             .spawn(|| writer.run())
             .map_err(host_error("start the thread of the log"))?;
         recorder.set_log_thread(thread.thread().clone());
@@ -79,7 +129,11 @@ impl Recording {
     /// at most. Returns whether it is closed.
     pub fn stop(&self, reason: &str) -> bool {
         self.recorder.stop(reason, false);
-        let is_closed = self.recorder.wait_finished(PATIENCE);
+        self.wait_closed(PATIENCE)
+    }
+
+    fn wait_closed(&self, patience: Duration) -> bool {
+        let is_closed = self.recorder.wait_finished(patience);
         if !is_closed {
             let (disk, log) = (&self.recorder.disk, self.recorder.path.display());
             tracing::error!(disk, %log, "the storage of the log does not answer; it is not closed");
@@ -90,7 +144,21 @@ impl Recording {
     /// Ends the recording of a disk that no guest uses any more, as dropping all parts of it does.
     /// Returns whether the log is closed.
     pub fn close(&self) -> bool {
-        self.stop("the disk was closed")
+        Self::close_all([self])
+    }
+
+    /// As [`close`](Self::close), of several disks side by side: for ten seconds for all.
+    pub fn close_all<'r>(recordings: impl IntoIterator<Item = &'r Self>) -> bool {
+        let recordings: Vec<_> = recordings.into_iter().collect();
+        recordings.iter().for_each(|recording| recording.recorder.stop(CLOSED, false));
+        let until = Instant::now() + PATIENCE;
+        let left = || until.saturating_duration_since(Instant::now());
+        recordings.iter().filter(|recording| !recording.wait_closed(left())).count() == 0
+    }
+
+    /// The disk gets another size, which the log cannot say.
+    pub(super) fn end_at_resize(&self) {
+        self.recorder.stop(RESIZED, true);
     }
 
     /// Queues that have memory.

@@ -1,8 +1,9 @@
 //! Recordings whose log fails, is slow or hangs: the guest's requests all succeed.
 
+mod ends;
 mod engines;
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,8 +14,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::chunk::CHUNK;
 use super::engine::RecordedEngine;
-use super::format::{LOG_SECTOR, LogEntry, LogKind};
+use super::format::{LOG_SECTOR, LogEntry, LogKind, LogSuper};
 use super::log_file::LogStore;
+use super::recording::Start;
 use super::{RecordedDisk, Recording};
 use crate::{
     Backend, ByteOffset, CacheMode, Completion, Durability, EngineSetup, Geometry, IoEngine,
@@ -28,6 +30,8 @@ struct TestStore {
     space: AtomicU64,
     blocked: Mutex<bool>,
     unblocked: Condvar,
+    /// A write waits.
+    is_waiting: AtomicBool,
     /// Of each call only a part is written.
     is_short: AtomicBool,
 }
@@ -56,25 +60,21 @@ impl TestStore {
 }
 
 impl LogStore for Arc<TestStore> {
-    fn write_at(&self, parts: &[IoSlice<'_>], at: u64) -> io::Result<usize> {
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<usize> {
         let blocked = self.blocked.lock().unwrap();
+        self.is_waiting.store(*blocked, Ordering::Relaxed);
         drop(self.unblocked.wait_while(blocked, |blocked| *blocked).unwrap());
         let most = if self.is_short.load(Ordering::Relaxed) { 700 } else { usize::MAX };
-        let mut data = Vec::new();
-        for part in parts {
-            let left = most - data.len();
-            data.extend_from_slice(&part[..part.len().min(left)]);
-        }
         let space = usize::try_from(self.space.load(Ordering::Relaxed)).unwrap();
         let at = usize::try_from(at).unwrap();
-        data.truncate(space.saturating_sub(at));
+        let data = &bytes[..bytes.len().min(most).min(space.saturating_sub(at))];
         if data.is_empty() {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
         let mut bytes = self.bytes.lock().unwrap();
         let end = bytes.len().max(at + data.len());
         bytes.resize(end, 0);
-        bytes[at..at + data.len()].copy_from_slice(&data);
+        bytes[at..at + data.len()].copy_from_slice(data);
         Ok(data.len())
     }
 
@@ -101,6 +101,10 @@ const DEPTH: u16 = 64;
 
 impl Rig {
     fn new(store: &Arc<TestStore>, chunks: u32) -> Self {
+        Self::with_limit(store, chunks, u64::MAX)
+    }
+
+    fn with_limit(store: &Arc<TestStore>, chunks: u32, limit: u64) -> Self {
         let geometry = Geometry {
             capacity: 1 << 20,
             logical_block: 512,
@@ -109,9 +113,9 @@ impl Rig {
             discard: None,
         };
         let disk = MemoryDisk::new(geometry, CacheMode::WriteBack, false);
-        let recording =
-            Recording::start_in("disk", Path::new("log"), Box::new(Arc::clone(store)), chunks);
-        let recording = recording.unwrap();
+        let start =
+            Start { name: "disk", path: Path::new("log"), head: LogSuper::new(0, None), limit };
+        let recording = Recording::start_in(&start, Box::new(Arc::clone(store)), chunks).unwrap();
         let recorded = RecordedDisk::new(Arc::new(disk.clone()), Arc::clone(&recording));
         let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
         let setup = EngineSetup { depth: DEPTH, memory: &[], kick: kick.as_fd() };
@@ -136,6 +140,16 @@ impl Rig {
         let mut completed = Vec::new();
         self.engine.reap(&mut completed);
         completed
+    }
+
+    /// Lets the log thread wait for the store, with a flush that it has taken.
+    fn hang(&mut self, store: &TestStore) {
+        store.block(true);
+        self.push(DEPTH - 1, Operation::Flush, 0);
+        self.complete(1);
+        while !store.is_waiting.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Waits for `count` completions, all without an error.
@@ -225,9 +239,8 @@ fn parts_that_are_written_in_pieces_are_continued() {
 fn a_slow_log_holds_writes_and_loses_none() {
     let store = TestStore::with_space(1 << 30);
     let mut rig = Rig::new(&store, 8);
-    store.block(true);
+    rig.hang(&store);
     rig.push_writes(20);
-    // One that the log thread has taken keeps its memory.
     assert_eq!(rig.reap().len(), 8);
     assert!(rig.reap().is_empty());
     assert!(rig.engine.due().is_some());
@@ -253,15 +266,15 @@ fn a_slow_log_holds_writes_and_loses_none() {
     assert!(recording.stop("done"));
     assert_eq!(recording.status().end.unwrap().reason, "done");
     let entries = store.entries();
-    assert_eq!(entries.len(), 21);
-    assert_eq!(entries[19].kind, LogKind::Flush);
+    assert_eq!(entries.len(), 22);
+    assert_eq!(entries[20].kind, LogKind::Flush);
 }
 
 #[test]
 fn a_log_that_hangs_delays_the_guest_once() {
     let store = TestStore::with_space(1 << 30);
     let mut rig = Rig::new(&store, 8);
-    store.block(true);
+    rig.hang(&store);
     rig.push_writes(20);
     let start = Instant::now();
     rig.complete(20);
@@ -283,7 +296,7 @@ fn a_log_that_hangs_delays_the_guest_once() {
 fn a_caller_that_polls_is_told_when_held_requests_are_due() {
     let store = TestStore::with_space(1 << 30);
     let mut rig = Rig::new(&store, 8);
-    store.block(true);
+    rig.hang(&store);
     rig.push_writes(20);
     assert_eq!(rig.reap().len(), 8);
     assert_eq!(rig.engine.parked(), 0, "they are not left behind by a drain");
@@ -319,7 +332,7 @@ fn flushes_are_held_as_well() {
     store.block(true);
     let mut completed = 0;
     let mut pushed = 0;
-    // More than the words of a channel and a batch of the log thread.
+    // More than the rows of a channel and a buffer of the log.
     while completed == pushed {
         assert!(pushed < 100_000, "no bound");
         rig.push(0, Operation::Flush, 0);
@@ -351,6 +364,7 @@ fn an_idle_log_thread_sleeps_and_is_woken_without_a_call_for_each_request() {
 fn a_disk_that_stalls_does_not_end_the_recording() {
     let store = TestStore::with_space(1 << 30);
     let mut rig = Rig::new(&store, 8);
+    rig.hang(&store);
     rig.push_writes(9);
     std::thread::sleep(Duration::from_millis(2100));
     // The queue sleeps no longer than it has to, and does not spin.
@@ -359,8 +373,7 @@ fn a_disk_that_stalls_does_not_end_the_recording() {
     assert!(rig.engine.due().unwrap() > Instant::now());
     assert_eq!(rig.recording.status().end, None);
     std::thread::sleep(Duration::from_millis(2100));
-    // The log hangs now: its time begins when the disk completes.
-    store.block(true);
+    // The time of the log begins when the disk completes.
     assert_eq!(rig.reap().len(), 8);
     assert_eq!(rig.recording.status().end, None);
     rig.complete(1);
@@ -373,7 +386,7 @@ fn a_disk_that_stalls_does_not_end_the_recording() {
 fn memory_that_is_free_in_the_end_is_used() {
     let store = TestStore::with_space(1 << 30);
     let mut rig = Rig::new(&store, 8);
-    store.block(true);
+    rig.hang(&store);
     rig.push_writes(9);
     assert_eq!(rig.reap().len(), 8);
     std::thread::sleep(Duration::from_millis(2100));

@@ -3,7 +3,7 @@
 //!
 //! It sleeps while there are none. A queue waits for it only if all its chunks are in use.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -14,34 +14,23 @@ use super::format::{LOG_SECTOR, LogEntry, LogKind, LogStamp};
 use super::log_file::Log;
 use super::recorder::{Lane, PendingMark, Recorder, is_mark_text};
 
-/// Parts of a batch after which no request is added. The chunks of a batch are given back when all
-/// of it is written, so that a queue may wait for as long.
-const BATCH_PARTS: usize = 256;
-/// How long it lets requests gather before it looks for the next ones. A queue makes no system call
-/// to wake it meanwhile.
-const NAP: Duration = Duration::from_micros(250);
+/// How long it lets requests gather before it looks for the next ones, unless there were enough for
+/// a large write. A queue makes no system call to wake it meanwhile.
+const NAP: Duration = Duration::from_millis(1);
 /// The start of data that is a mark, at a step of a chunk.
 const MARK_PREFIX: &[u8] = b"bulkhead-mark: ";
 
-/// A part of the log, in order.
-enum Part {
-    /// An entry, by its index in [`Writer::sectors`].
-    Entry(usize),
-    /// Data of the entry before.
-    Data { lane: usize, chunk: Chunk, len: usize },
+/// Why no more is appended.
+enum Ending {
+    /// The log has as many bytes as it may. The recording was stopped.
+    Limit,
+    /// The host's error.
+    Host(io::Error),
 }
 
-impl Part {
-    fn bytes<'p>(&'p self, sectors: &'p [[u8; LOG_SECTOR]], lanes: &'p [Arc<Lane>]) -> &'p [u8] {
-        match self {
-            Self::Entry(index) => {
-                sectors.get(*index).map(<[u8; 512]>::as_slice).unwrap_or_default()
-            }
-            Self::Data { lane, chunk, len } => lanes
-                .get(*lane)
-                .and_then(|lane| lane.channel.memory.bytes(chunk).get(..*len))
-                .unwrap_or_default(),
-        }
+impl From<io::Error> for Ending {
+    fn from(error: io::Error) -> Self {
+        Self::Host(error)
     }
 }
 
@@ -49,33 +38,22 @@ impl Part {
 pub(super) struct Writer {
     recorder: Arc<Recorder>,
     log: Log,
+    /// Most bytes of the log.
+    limit: u64,
     lanes: Vec<Arc<Lane>>,
     /// The number of the next completion.
     next: u64,
-    /// The same, after the requests that the log has.
-    written: u64,
-    parts: Vec<Part>,
-    /// The entries in `parts`.
-    sectors: Vec<[u8; LOG_SECTOR]>,
-    /// Those of the marks in `parts`.
+    /// Marks that the log has, and its file not yet.
     marks: Vec<PendingMark>,
     chunks: Vec<Chunk>,
 }
 
 impl Writer {
-    pub(super) fn new(recorder: Arc<Recorder>, log: Log) -> Self {
-        recorder.set_progress(log.length, log.entries);
-        Self {
-            recorder,
-            log,
-            lanes: Vec::new(),
-            next: 0,
-            written: 0,
-            parts: Vec::with_capacity(2 * BATCH_PARTS),
-            sectors: Vec::with_capacity(BATCH_PARTS),
-            marks: Vec::new(),
-            chunks: Vec::new(),
-        }
+    /// For a log of `limit` bytes at most.
+    pub(super) fn new(recorder: Arc<Recorder>, log: Log, limit: u64) -> Self {
+        recorder.set_progress(log.written());
+        let (lanes, marks, chunks) = (Vec::new(), Vec::new(), Vec::new());
+        Self { recorder, log, limit, lanes, next: 0, marks, chunks }
     }
 
     /// Records until the recording is stopped, then closes the log.
@@ -89,94 +67,118 @@ impl Writer {
             let (disk, log) = (&self.recorder.disk, self.recorder.path.display());
             tracing::error!(disk, %log, "cannot close the log, whose entries can be read: {error}");
         }
-        self.recorder.set_progress(self.log.length, self.log.entries);
+        self.recorder.set_progress(self.log.written());
         self.recorder.set_finished();
     }
 
     fn record(&mut self) -> io::Result<()> {
+        match self.follow() {
+            Ok(()) => Ok(()),
+            Err(Ending::Limit) => self.write(),
+            Err(Ending::Host(error)) => Err(error),
+        }
+    }
+
+    /// Writes what the queues send, until the recording is stopped.
+    fn follow(&mut self) -> Result<(), Ending> {
         loop {
             // Before the requests are collected: those from before the end are all recorded.
             let is_ended = self.recorder.end().is_some();
             if let Some(lanes) = self.recorder.changed_lanes() {
                 self.lanes = lanes;
             }
-            self.collect();
-            if !self.parts.is_empty() {
-                let is_full = self.parts.len() >= BATCH_PARTS;
+            self.collect()?;
+            self.remove_lanes();
+            if self.log.is_behind() {
+                let has_enough = self.log.has_enough();
                 self.write()?;
-                self.remove_lanes();
-                if !is_full && !is_ended {
+                if !has_enough && !is_ended {
                     thread::sleep(NAP);
                 }
             } else if is_ended {
                 return Ok(());
             } else {
-                self.remove_lanes();
                 thread::park();
             }
         }
     }
 
-    /// Takes what the queues have, in order, up to a batch.
-    fn collect(&mut self) {
+    /// Takes what the queues have, in order, until there is enough for a write. Gives their chunks
+    /// back, and wakes the queues that wait for some.
+    fn collect(&mut self) -> Result<(), Ending> {
         let mut current = 0;
-        while self.parts.len() < BATCH_PARTS {
+        while !self.log.has_enough() {
             for mark in self.recorder.take_marks(self.next) {
-                self.add_made_mark(mark);
+                self.add_made_mark(mark)?;
             }
             let is_next = |lane: &Arc<Lane>| lane.channel.next_completion() == Some(self.next);
             if !self.lanes.get(current).is_some_and(is_next) {
-                let Some(found) = self.lanes.iter().position(is_next) else { return };
+                let Some(found) = self.lanes.iter().position(is_next) else { break };
                 current = found;
             }
-            self.take_request(current);
+            self.take_request(current)?;
         }
-    }
-
-    fn take_request(&mut self, index: usize) {
-        let Some(lane) = self.lanes.get(index).map(Arc::clone) else { return };
-        let Some(request) = lane.channel.receive(&mut self.chunks) else { return };
-        let queue = lane.channel.queue;
-        self.next = request.completion + 1;
-        self.add_entry(&entry_of(&request, queue), b"");
-        let mut left = usize::try_from(request.sectors).unwrap_or(0).saturating_mul(LOG_SECTOR);
-        let first = self.parts.len();
-        let chunks = std::mem::take(&mut self.chunks);
-        self.chunks = self.add_data(index, chunks, &mut left);
-        if request.errno == 0 && request.kind == LogKind::Write {
-            self.add_found_marks(&lane, first, &request);
-        }
-    }
-
-    /// Adds the data of a request; returns the list of its chunks, empty.
-    fn add_data(&mut self, lane: usize, mut chunks: Vec<Chunk>, left: &mut usize) -> Vec<Chunk> {
-        for chunk in chunks.drain(..) {
-            let len = (*left).min(CHUNK);
-            *left -= len;
-            self.parts.push(Part::Data { lane, chunk, len });
-        }
-        chunks
-    }
-
-    /// Adds the marks in the data of a write, which is in the parts from `first` on. They follow
-    /// the write, as the disk has it.
-    fn add_found_marks(&mut self, lane: &Lane, first: usize, request: &Completed) {
-        let data = self.parts.get(first..).unwrap_or_default();
-        let text = |part: &Part| match part {
-            Part::Data { chunk, len, .. } => {
-                mark_in(lane.channel.memory.bytes(chunk).get(..*len)?).map(str::to_owned)
+        for lane in &self.lanes {
+            if lane.channel.take_starved() {
+                lane.kick.signal();
             }
-            Part::Entry(_) => None,
-        };
-        let texts: Vec<_> = data.iter().filter_map(text).collect();
-        for text in texts {
-            let write = Completed { completion: self.next, ..*request };
-            self.add_mark(&write, lane.channel.queue, text.as_bytes());
         }
+        Ok(())
+    }
+
+    fn take_request(&mut self, index: usize) -> Result<(), Ending> {
+        let Some(lane) = self.lanes.get(index).map(Arc::clone) else { return Ok(()) };
+        let mut chunks = std::mem::take(&mut self.chunks);
+        let Some(request) = lane.channel.receive(&mut chunks) else { return Ok(()) };
+        self.next = request.completion + 1;
+        let added = self.add_request(&lane, &request, &chunks);
+        lane.channel.give_back(chunks.drain(..));
+        self.chunks = chunks;
+        added
+    }
+
+    fn add_request(
+        &mut self,
+        lane: &Lane,
+        request: &Completed,
+        chunks: &[Chunk],
+    ) -> Result<(), Ending> {
+        let data = if request.kind == LogKind::Write { request.sectors } else { 0 };
+        let data = usize::try_from(data).unwrap_or(usize::MAX).saturating_mul(LOG_SECTOR);
+        self.add_sector(&entry_of(request, lane.channel.queue), b"", data)?;
+        let mut left = data;
+        for chunk in chunks {
+            let bytes = lane.channel.memory.bytes(chunk);
+            let part = bytes.get(..left.min(CHUNK)).unwrap_or_default();
+            left -= part.len();
+            self.log.append(part)?;
+        }
+        self.log.end_entry((LOG_SECTOR + data) as u64, self.next);
+        if request.errno != 0 || request.kind != LogKind::Write {
+            return Ok(());
+        }
+        self.add_found_marks(lane, request, chunks, data)
+    }
+
+    /// Adds the marks in the data of a write. They follow the write, as the disk has it.
+    fn add_found_marks(
+        &mut self,
+        lane: &Lane,
+        request: &Completed,
+        chunks: &[Chunk],
+        data: usize,
+    ) -> Result<(), Ending> {
+        for (at, chunk) in (0..data).step_by(CHUNK).zip(chunks) {
+            let bytes = lane.channel.memory.bytes(chunk).get(..(data - at).min(CHUNK));
+            let Some(text) = mark_in(bytes.unwrap_or_default()) else { continue };
+            let write = Completed { completion: self.next, ..*request };
+            self.add_mark(&write, lane.channel.queue, text.as_bytes())?;
+        }
+        Ok(())
     }
 
     /// Adds a mark that was made with [`Recorder::mark`].
-    fn add_made_mark(&mut self, mark: PendingMark) {
+    fn add_made_mark(&mut self, mark: PendingMark) -> Result<(), Ending> {
         let made = Completed {
             issue: mark.issue,
             issued_after: mark.after,
@@ -185,44 +187,37 @@ impl Writer {
             completed_ns: self.recorder.now_ns(),
             ..Completed::BLANK
         };
-        self.add_mark(&made, 0, mark.text.as_bytes());
+        self.add_mark(&made, 0, mark.text.as_bytes())?;
         self.marks.push(mark);
+        Ok(())
     }
 
-    fn add_mark(&mut self, stamp: &Completed, queue: u16, text: &[u8]) {
+    fn add_mark(&mut self, stamp: &Completed, queue: u16, text: &[u8]) -> Result<(), Ending> {
         let mark = Completed { kind: LogKind::Mark, fua: false, sector: 0, sectors: 0, ..*stamp };
         let entry = LogEntry { text: text.len() as u64, ..entry_of(&mark, queue) };
-        self.add_entry(&entry, text);
+        self.add_sector(&entry, text, 0)?;
+        self.log.end_entry(LOG_SECTOR as u64, self.next);
+        Ok(())
     }
 
-    fn add_entry(&mut self, entry: &LogEntry, text: &[u8]) {
+    /// Adds the sector of an entry, whose `data` bytes follow. Ends the recording if there is
+    /// no room for both and for the last entry of the log.
+    fn add_sector(&mut self, entry: &LogEntry, text: &[u8], data: usize) -> Result<(), Ending> {
+        let bytes = data.saturating_add(2 * LOG_SECTOR) as u64;
+        if self.log.bytes().saturating_add(bytes) > self.limit {
+            let limit = self.limit;
+            self.recorder.stop(&format!("the log has reached its limit of {limit} bytes"), true);
+            return Err(Ending::Limit);
+        }
         let mut sector = [0; LOG_SECTOR];
         entry.encode(text, &mut sector);
-        self.parts.push(Part::Entry(self.sectors.len()));
-        self.sectors.push(sector);
+        Ok(self.log.append(&sector)?)
     }
 
-    /// Appends the batch, gives its chunks back and wakes the queues that wait for some.
+    /// Writes what the file of the log lacks.
     fn write(&mut self) -> io::Result<()> {
-        let (sectors, lanes) = (&self.sectors, &self.lanes);
-        let mut slices: Vec<_> =
-            self.parts.iter().map(|part| IoSlice::new(part.bytes(sectors, lanes))).collect();
-        self.log.append(&mut slices, self.sectors.len() as u64)?;
-        self.sectors.clear();
-        self.written = self.next;
-        self.recorder.set_progress(self.log.length, self.log.entries);
-        for part in self.parts.drain(..) {
-            if let Part::Data { lane, chunk, .. } = part
-                && let Some(lane) = self.lanes.get(lane)
-            {
-                lane.channel.give_back(std::iter::once(chunk));
-            }
-        }
-        for lane in &self.lanes {
-            if lane.channel.take_starved() {
-                lane.kick.signal();
-            }
-        }
+        self.log.flush()?;
+        self.recorder.set_progress(self.log.written());
         for mark in self.marks.drain(..) {
             // Fails if the client does not wait any more.
             let _ = mark.written.send(());
@@ -250,11 +245,11 @@ impl Writer {
             letters.next_back();
             reason = letters.as_str();
         }
-        let now_ns = self.recorder.now_ns();
+        let (now_ns, next) = (self.recorder.now_ns(), self.log.written().next);
         let stamp = Completed {
             kind: LogKind::End,
-            completion: self.written,
-            issued_after: self.written,
+            completion: next,
+            issued_after: next,
             issued_ns: now_ns,
             completed_ns: now_ns,
             errno: if is_failure { EARLY_END } else { 0 },

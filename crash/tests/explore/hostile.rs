@@ -174,7 +174,7 @@ fn entries_after_the_end_are_refused() {
     let mut bytes = log.encode(false);
     let end = bytes.len() - LOG_SECTOR;
     bytes.extend_from_within(end..);
-    bytes[..LOG_SECTOR].copy_from_slice(&LogSuper::encode(5));
+    bytes[..LOG_SECTOR].copy_from_slice(&LogSuper::new(5, None).encode());
     let error = refusal(&log, &bytes);
     assert_eq!(error, "entry 4 of the log, at byte 3584: it follows the end of the log");
 }
@@ -183,7 +183,7 @@ fn entries_after_the_end_are_refused() {
 fn a_count_of_entries_that_are_not_there_takes_no_memory() {
     let log = sample();
     let mut bytes = log.encode(false);
-    bytes[..LOG_SECTOR].copy_from_slice(&LogSuper::encode(u64::MAX));
+    bytes[..LOG_SECTOR].copy_from_slice(&LogSuper::new(u64::MAX, None).encode());
     assert!(refusal(&log, &bytes).contains("the log ends here"));
     // Nor does a log that is long, and has holes only.
     let (_folder, path, base) = log.files(&bytes);
@@ -199,7 +199,7 @@ fn a_huge_write_and_a_huge_discard_take_no_memory() {
     fs::write(&base, b"").unwrap();
     OpenOptions::new().write(true).open(&base).unwrap().set_len(1 << 43).unwrap();
     let mut log = TestLog::new(0);
-    let mut bytes = LogSuper::encode(2).to_vec();
+    let mut bytes = LogSuper::new(2, None).encode().to_vec();
     log.write(8, Vec::new(), false);
     let template = with_entry(512, |entry| entry.sectors = (1 << 40) / 512);
     bytes.extend(&template[512..1024]);
@@ -252,7 +252,7 @@ fn a_log_of_another_program_is_in_the_order_of_completion() {
         }
         bytes
     };
-    let mut bytes = LogSuper::encode(7).to_vec();
+    let mut bytes = LogSuper::new(7, None).encode().to_vec();
     bytes[24..28].copy_from_slice(&4096u32.to_le_bytes());
     bytes.resize(4096, 0);
     let mut mark = entry(8, 0, 0);

@@ -115,7 +115,7 @@ impl TestLog {
             entries.extend(self.entry(LogKind::End, self.len(), "closed"));
             count += 1;
         }
-        let mut log = LogSuper::encode(if killed { 0 } else { count }).to_vec();
+        let mut log = LogSuper::new(if killed { 0 } else { count }, None).encode().to_vec();
         log.extend(entries);
         log
     }

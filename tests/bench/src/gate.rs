@@ -16,7 +16,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use block::{
-    Backend, CacheMode, DiskOptions, LayeredDisk, RawFile, RecordedDisk, Recording, create_layer,
+    Backend, CacheMode, DiskOptions, LayeredDisk, RawFile, RecordOptions, RecordedDisk, Recording,
+    create_layer,
 };
 use devices::storage::{Protocol, QueueWorker};
 use devices::virtio::{ActiveQueue, Block, DeviceStatus, FaultReporter, Interrupt, Queue};
@@ -145,7 +146,8 @@ pub(crate) fn play(disk: &Path, batches: u64, writes: bool, record: Option<&Path
         Arc::new(RawFile::open(disk, &options)?)
     };
     if let Some(log) = record {
-        backend = Arc::new(RecordedDisk::new(backend, Recording::start("gate", log)?));
+        let recording = Recording::start("gate", &*backend, &RecordOptions::new(log))?;
+        backend = Arc::new(RecordedDisk::new(backend, recording));
     }
     let capacity = backend.geometry().capacity;
     let block = Block::new("gate", "", 1, backend);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use block::{Backend, CacheMode, DiskOptions, RawFile, RecordedDisk, Recording};
+use block::{Backend, CacheMode, DiskOptions, RawFile, RecordOptions, RecordedDisk, Recording};
 
 use super::contestant::RUN;
 use super::figures::Figures;
@@ -60,7 +60,7 @@ fn run(disks: &Disks, workload: &Workload, cache: CacheMode, recorded: bool) -> 
         return ours::run_backend(disk, workload, RUN, Duration::ZERO);
     }
     let log = PathBuf::from(format!("/dev/shm/bench-{}.log", std::process::id()));
-    let recording = Recording::start("bench", &log)?;
+    let recording = Recording::start("bench", &*disk, &RecordOptions::new(&log))?;
     let disk = Arc::new(RecordedDisk::new(disk, Arc::clone(&recording)));
     let figures = ours::run_backend(disk, workload, RUN, Duration::ZERO);
     let end = recording.status().end;

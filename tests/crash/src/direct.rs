@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use block::{
     Backend, ByteOffset, ByteRange, CacheMode, Durability, EngineSetup, Geometry, IoEngine,
-    MemoryDisk, Operation, RecordedDisk, Recording, Request, Segment,
+    MemoryDisk, Operation, RecordOptions, RecordedDisk, Recording, Request, Segment,
 };
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -35,8 +35,8 @@ pub fn record_in_memory(
         optimal_io: 0,
         discard: None,
     };
-    let recording = Recording::start("disk", log)?;
     let disk = MemoryDisk::new(geometry, CacheMode::WriteBack, false);
+    let recording = Recording::start("disk", &disk, &RecordOptions::new(log))?;
     let disk = RecordedDisk::new(Arc::new(disk), Arc::clone(&recording));
     let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let engine = disk.engine(&EngineSetup { depth: DEPTH, memory: &[], kick: kick.as_fd() })?;

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use block::{Backend, CacheMode, DiskOptions, RawFile, RecordedDisk, Recording};
+use block::{Backend, CacheMode, DiskOptions, RawFile, RecordOptions, RecordedDisk, Recording};
 use fixtures::host::Loop;
 use fixtures::wait_for;
 use fuser::{BackgroundSession, Config, Session};
@@ -74,7 +74,7 @@ impl Workload {
         let options = DiskOptions { id: "disk".into(), ..DiskOptions::new(CacheMode::WriteBack) };
         let file: Arc<dyn Backend> = Arc::new(RawFile::open(work, &options)?);
         let size = file.geometry().capacity;
-        let recording = Recording::start("disk", log)?;
+        let recording = Recording::start("disk", &*file, &RecordOptions::new(log))?;
         let disk = Arc::new(RecordedDisk::new(file, Arc::clone(&recording)));
         let engine = EngineThread::start(disk)?;
         let fuse = folder.join("fuse");

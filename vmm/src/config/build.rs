@@ -1,6 +1,6 @@
 //! From the tables of a file to the configuration: fills in the defaults. Pure.
 
-use block::DiskOptions;
+use block::{DiskOptions, RecordOptions};
 use toml::Spanned;
 
 use super::limits::{VCPUS_MAX, default_queues};
@@ -52,7 +52,9 @@ pub(super) fn disk(
         return None;
     }
     let limit = table.changes_limit();
-    let DiskTable { path, base, create, ephemeral, queues, record, serial, options, .. } = table;
+    let record = table.record.clone();
+    let record = record.map(|path| RecordOptions { path, limit: table.record_limit });
+    let DiskTable { path, base, create, ephemeral, queues, serial, options, .. } = table;
     Some(DiskConfig {
         path,
         base,

@@ -32,7 +32,7 @@ pub(super) struct DiskKey {
 }
 
 /// The keys of `[[disk]]`, in the order in which messages list them.
-pub(super) const DISK_KEYS: [DiskKey; 26] = [
+pub(super) const DISK_KEYS: [DiskKey; 27] = [
     // The disk's name, unique in the machine.
     DiskKey {
         name: "id",
@@ -280,7 +280,17 @@ pub(super) const DISK_KEYS: [DiskKey; 26] = [
         example: "\"disk.log\"",
         required: false,
         read: |disk, value, folder| set(&mut disk.record, value::path(value, folder).map(Some)),
-        json: ("record", |disk| json!(disk.record.as_ref().map(|log| log.display().to_string()))),
+        json: ("record", |disk| {
+            json!(disk.record.as_ref().map(|log| log.path.display().to_string()))
+        }),
+    },
+    // The most bytes of this log.
+    DiskKey {
+        name: "record_limit",
+        example: "\"10GiB\"",
+        required: false,
+        read: |disk, value, _| set(&mut disk.record_limit, size::record_limit(value).map(Some)),
+        json: ("record_limit_bytes", |disk| json!(disk.record.as_ref().and_then(|log| log.limit))),
     },
     // The table of `THIN_KEYS`.
     DiskKey {

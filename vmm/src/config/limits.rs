@@ -25,6 +25,11 @@ pub(super) const EPHEMERAL_MIN: u64 = 1 << 20;
 /// Largest limit, in bytes: that of a layer.
 pub(super) const EPHEMERAL_MAX: u64 = 1 << 46;
 
+/// Smallest limit of the log of a recorded disk, in bytes.
+pub(super) const RECORD_MIN: u64 = 1 << 20;
+/// Largest limit, in bytes.
+pub(super) const RECORD_MAX: u64 = 1 << 46;
+
 /// Default number of queues of a disk or a controller.
 pub(super) fn default_queues(vcpus: u16) -> u16 {
     const QUEUES: u16 = 4;

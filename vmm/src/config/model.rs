@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use block::{DiskOptions, EphemeralPlace};
+use block::{DiskOptions, EphemeralPlace, RecordOptions};
 use devices::virtio::Address;
 
 /// A machine that this host can run.
@@ -78,7 +78,7 @@ pub(crate) struct DiskConfig {
     /// Request queues, at least 1 and at most one per vCPU.
     pub(crate) queues: u16,
     /// The log of what passes the disk; `None` if it is not recorded.
-    pub(crate) record: Option<PathBuf>,
+    pub(crate) record: Option<RecordOptions>,
     /// Serial number that the guest reads, at most 20 bytes of ASCII.
     pub(crate) serial: String,
     /// How `block` opens the disk. `options.id` is the disk's name, unique in the machine.

@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use block::RecordOptions;
 
 use super::model::MachineConfig;
 
@@ -20,7 +21,8 @@ impl MachineConfig {
         make.with_context(|| format!("cannot make the folder {}", folder.display()))?;
         for disk in self.disks.iter_mut().filter(|disk| !disk.options.read_only) {
             let id = disk.id().to_owned();
-            disk.record = Some(folder.join(format!("{id}.log")));
+            let limit = disk.record.as_ref().and_then(|log| log.limit);
+            disk.record = Some(RecordOptions { path: folder.join(format!("{id}.log")), limit });
             if disk.ephemeral.is_some() {
                 continue;
             }
@@ -49,6 +51,8 @@ mod tests {
         let folder = folder.path().join("new");
         let mut machine = MachineConfig::minimal();
         machine.disks = vec![DiskConfig::minimal(Path::new("/a.img"), DiskBus::VirtioBlk)];
+        let limit = Some(1 << 20);
+        machine.disks[0].record = Some(RecordOptions { path: "/a.log".into(), limit });
         let mut read_only = machine.disks[0].clone();
         read_only.options.read_only = true;
         machine.disks.push(read_only.clone());
@@ -56,7 +60,7 @@ mod tests {
         let [disk, untouched] = machine.disks.as_slice() else { panic!("two disks") };
         assert_eq!(disk.base.as_deref(), Some(Path::new("/a.img")));
         assert_eq!(disk.path, folder.join("data.layer"));
-        assert_eq!(disk.record, Some(folder.join("data.log")));
+        assert_eq!(disk.record, Some(RecordOptions { path: folder.join("data.log"), limit }));
         assert!(disk.create && folder.is_dir());
         assert_eq!(untouched, &read_only);
         let error = machine.record_in(&folder).unwrap_err().to_string();

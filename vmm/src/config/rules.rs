@@ -163,8 +163,16 @@ fn check_create(disk: &DiskTable) -> Option<Diagnostic> {
     })
 }
 
-/// Reads are not recorded.
+/// Reads are not recorded, and a limit is that of a log.
 fn check_record(disk: &DiskTable) -> Option<Diagnostic> {
+    let limit = disk.keys.span("record_limit").filter(|_| disk.keys.span("record").is_none());
+    if let Some(span) = limit {
+        return Some(
+            Diagnostic::error("`record_limit` without `record`")
+                .at(span, "limits nothing")
+                .help("name the log with `record`, or remove `record_limit`"),
+        );
+    }
     let span = disk.keys.span("record").filter(|_| disk.options.read_only)?;
     Some(
         Diagnostic::error("`record` with `readonly = true`")

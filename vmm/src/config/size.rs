@@ -4,7 +4,9 @@ use std::ops::RangeInclusive;
 
 use toml::de::DeValue;
 
-use super::limits::{CONSOLE_FILE_MAX, CONSOLE_FILE_MIN, EPHEMERAL_MAX, EPHEMERAL_MIN};
+use super::limits::{
+    CONSOLE_FILE_MAX, CONSOLE_FILE_MIN, EPHEMERAL_MAX, EPHEMERAL_MIN, RECORD_MAX, RECORD_MIN,
+};
 use super::value::{InvalidValue, Read, missing_unit, scaled, split_number};
 
 const KIB: u64 = 1 << 10;
@@ -127,6 +129,11 @@ pub(super) fn console_file(value: &DeValue<'_>) -> Read<u64> {
 /// The limit of the changes of an ephemeral disk.
 pub(super) fn ephemeral_limit(value: &DeValue<'_>) -> Read<u64> {
     within(size(value)?, EPHEMERAL_MIN..=EPHEMERAL_MAX)
+}
+
+/// The limit of the log of a recorded disk.
+pub(super) fn record_limit(value: &DeValue<'_>) -> Read<u64> {
+    within(size(value)?, RECORD_MIN..=RECORD_MAX)
 }
 
 fn within(bytes: u64, range: RangeInclusive<u64>) -> Read<u64> {

@@ -68,6 +68,7 @@ pub(super) struct DiskTable {
     pub(super) queues: Option<u16>,
     /// The log of what passes the disk.
     pub(super) record: Option<PathBuf>,
+    pub(super) record_limit: Option<u64>,
     pub(super) serial: Option<String>,
     /// The keys that `block` evaluates.
     pub(super) options: DiskOptions,
@@ -90,6 +91,7 @@ impl DiskTable {
             lun: None,
             queues: None,
             record: None,
+            record_limit: None,
             serial: None,
             options: DiskOptions::new(CacheMode::WriteBack),
         }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use block::Recording;
 use devices::storage::error_of_disk;
 
 use super::signal_watch::{SignalHandler, SignalWatch};
@@ -42,9 +43,8 @@ pub(crate) fn close(
     // Of two flushes at the same time Linux reports a lost write to one.
     let flushed = flushes.into_iter().map(Flush::join).fold(Ok(()), Result::and);
     // Other threads may hold the disks until the program has ended.
-    disks.all().iter().filter_map(|disk| disk.recording()).for_each(|recording| {
-        recording.close();
-    });
+    let disks = disks.all();
+    Recording::close_all(disks.iter().filter_map(|disk| disk.recording()).map(|log| &**log));
     drop(watch?);
     closed.and(flushed)
 }

@@ -25,9 +25,9 @@ pub(crate) fn open_backend(config: &DiskConfig) -> Result<Arc<dyn Backend>, Disk
         tracing::warn!(disk = config.id(), remedy, "{problem}");
     }
     let Some(log) = &config.record else { return Ok(backend) };
-    let recording = Recording::start(config.id(), log)
+    let recording = Recording::start(config.id(), &*backend, log)
         .map_err(|error| DiskError::Record(config.id().to_owned(), Box::new(error)))?;
-    tracing::info!(disk = config.id(), log = %log.display(), "the disk is recorded");
+    tracing::info!(disk = config.id(), log = %log.path.display(), "the disk is recorded");
     Ok(Arc::new(RecordedDisk::new(backend, recording)))
 }
 

@@ -81,7 +81,7 @@ impl LogFile {
     }
 
     pub(crate) fn save(&self, path: &Path) {
-        let head = LogSuper::encode(self.entries);
+        let head = LogSuper::new(self.entries, None).encode();
         fs::write(path, [&head[..], &self.bytes].concat()).unwrap();
     }
 }

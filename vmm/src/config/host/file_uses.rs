@@ -98,7 +98,7 @@ pub(crate) fn shared_file(one: &DiskConfig, other: &DiskConfig) -> Option<Shared
     let uses = |DiskConfig { path, base, create, options, record, .. }: &DiskConfig| {
         let image = FileUse::image(path, *create, options.read_only);
         let bases = base.as_deref().map(FileUse::bases).unwrap_or_default();
-        let log = record.as_deref().and_then(FileUse::log);
+        let log = record.as_ref().and_then(|log| FileUse::log(&log.path));
         image.into_iter().chain(bases).chain(log).collect::<Vec<_>>()
     };
     let others = uses(other);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use block::{EphemeralPlace, MapMemory, RECORD_QUEUE_BYTES};
+use block::{EphemeralPlace, MapMemory, RECORD_LOG_BYTES, RECORD_QUEUE_BYTES};
 
 use super::layer::is_to_be_made;
 use super::purpose::Purpose;
@@ -42,7 +42,8 @@ impl DiskMemory {
 
 fn copies_of(disk: &DiskTable, vcpus: u16) -> u64 {
     let queues = u64::from(disk.queues.unwrap_or(default_queues(vcpus)));
-    let record = if disk.record.is_some() { queues * RECORD_QUEUE_BYTES } else { 0 };
+    let record =
+        if disk.record.is_some() { RECORD_LOG_BYTES + queues * RECORD_QUEUE_BYTES } else { 0 };
     disk.options.copy_memory.saturating_add(record)
 }
 

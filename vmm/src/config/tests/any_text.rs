@@ -34,6 +34,7 @@ fn almost_config() -> impl Strategy<Value = String> {
         "detect_zeroes",
         "format",
         "record",
+        "record_limit",
         "thin",
         "soft_limit",
         "tap",

@@ -127,6 +127,7 @@ base = 'base.img'
 ephemeral = 'folder'
 ephemeral_limit = '2GiB'
 record = 'changes.log'
+record_limit = '10GiB'
 [[disk]]
 id = 'default'
 path = 'default.img'
@@ -145,7 +146,7 @@ fn check_json_shows_the_value_of_every_disk_key() {
     let (mut all, changes) = (disk_keys::to_json(all), disk_keys::to_json(changes));
     let default = disk_keys::to_json(default);
     assert_eq!((&changes["path"], &changes["cache"]), (&serde_json::Value::Null, &"unsafe".into()));
-    for name in ["ephemeral", "ephemeral_limit_bytes", "record"] {
+    for name in ["ephemeral", "ephemeral_limit_bytes", "record", "record_limit_bytes"] {
         all[name] = changes[name].clone();
     }
     for (name, value) in &all {
@@ -175,6 +176,7 @@ fn check_json_shows_the_value_of_every_disk_key() {
   "queues": 2,
   "readonly": true,
   "record": "changes.log",
+  "record_limit_bytes": 10737418240,
   "scsi": {
     "controller": 1,
     "lun": 3,

@@ -21,6 +21,17 @@ fn a_disk_that_is_not_written_has_no_log() {
 }
 
 #[test]
+fn a_limit_is_that_of_a_log() {
+    let report = |keys| report_with_base(&format!("[[disk]]\nid='a'\npath='a'\n{keys}"));
+    assert_eq!(report("record='a.log'\nrecord_limit='10GiB'\n"), "");
+    assert_data_eq!(
+        ["record_limit='10GiB'\n", "record='a.log'\nrecord_limit='1KiB'\n"].map(report).concat(),
+        str![[r#"
+"#]]
+    );
+}
+
+#[test]
 fn a_log_is_a_new_file_of_one_disk() {
     let host = HostFixture::new();
     host.file("base.img", 4096);

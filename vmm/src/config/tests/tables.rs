@@ -124,10 +124,10 @@ fn unknown_keys() {
         str![[r#"
 unknown key `read_only`
   read_only  <- did you mean `readonly`?
-  the keys of [[disk]] are: id, path, base, create, cache, ephemeral, ephemeral_limit, bus, controller, target, lun, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline, discard, detect_zeroes, format, lock, copy_memory, stable_copies, record, thin
+  the keys of [[disk]] are: id, path, base, create, cache, ephemeral, ephemeral_limit, bus, controller, target, lun, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline, discard, detect_zeroes, format, lock, copy_memory, stable_copies, record, record_limit, thin
 unknown key `colour`
   colour  <- not a key of [[disk]]
-  the keys of [[disk]] are: id, path, base, create, cache, ephemeral, ephemeral_limit, bus, controller, target, lun, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline, discard, detect_zeroes, format, lock, copy_memory, stable_copies, record, thin
+  the keys of [[disk]] are: id, path, base, create, cache, ephemeral, ephemeral_limit, bus, controller, target, lun, readonly, queues, serial, block_size, engine, on_enospc, hold_deadline, discard, detect_zeroes, format, lock, copy_memory, stable_copies, record, record_limit, thin
 
 "#]]
     );

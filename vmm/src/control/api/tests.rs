@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 use block::{
     Backend, BackingSpace, ByteOffset, CacheMode, Crossing, DiskOptions, DiskStatus, EngineSetup,
     EnospcHold, Extent, FlushPromise, Geometry, HostErrors, IoEngine, LateEnospc, LogSuper,
-    LostWrites, MemoryDisk, OpenError, Problem, RawFile, RecordedDisk, Recording, ResizeError,
-    StableCopies, StoreFacts,
+    LostWrites, MemoryDisk, OpenError, Problem, RawFile, RecordOptions, RecordedDisk, Recording,
+    ResizeError, StableCopies, StoreFacts,
 };
 use devices::virtio::Block;
 use fixtures::host::Mount;
@@ -115,8 +115,8 @@ impl Backend for TroubledDisk {
 #[test]
 fn a_recorded_disk_is_shown_and_marked() {
     let log = tempfile::NamedTempFile::new().unwrap();
-    let recording = Recording::start("data", log.path()).unwrap();
     let inner = Arc::new(TroubledDisk::new(None, false, CacheMode::WriteBack));
+    let recording = Recording::start("data", &*inner, &RecordOptions::new(log.path())).unwrap();
     let view = view(RecordedDisk::new(inner, Arc::clone(&recording)));
     let request = |method: &str, path: &str, body: &str| {
         let (method, path, body) = (method.into(), path.into(), body.as_bytes().to_vec());
@@ -163,8 +163,9 @@ fn a_recording_that_fails_is_shown_and_is_an_event() {
         return;
     }
     let store = Mount::new("tmpfs", "size=64K");
-    let recording = Recording::start("data", &store.path().join("data.log")).unwrap();
     let inner = Arc::new(TroubledDisk::new(None, false, CacheMode::WriteBack));
+    let options = RecordOptions { path: store.path().join("data.log"), limit: Some(u64::MAX) };
+    let recording = Recording::start("data", &*inner, &options).unwrap();
     let view = view(RecordedDisk::new(inner, Arc::clone(&recording)));
     let marked = (0..1000).find_map(|_| recording.mark("again").err());
     let reason = "cannot write the log: No space left on device (os error 28)";
