@@ -3,6 +3,7 @@
 
 #![deny(clippy::print_stdout)]
 
+mod base_check;
 mod block_index;
 mod cells;
 mod check;
@@ -19,6 +20,7 @@ mod search;
 mod source;
 mod state;
 
+pub use base_check::BaseError;
 pub use check::{CheckError, CheckedDisk, Checker, Failure, Verdict};
 pub use explain::{Explanation, LostWrite, MarkFact, RequestFact};
 pub use log_reader::{EntryError, LogEnd, RecordingError};

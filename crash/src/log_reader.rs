@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use block::{ImageFormat, LOG_SECTOR, LogEntry, LogEntryError, LogKind, LogSuper, LogSuperError};
+use block::{
+    BaseSamples, ImageFormat, LOG_SECTOR, LogEntry, LogEntryError, LogKind, LogSuper, LogSuperError,
+};
 
 use crate::history::{History, MarkMade, Recorded};
 
@@ -140,6 +142,7 @@ pub enum LogEnd {
 pub(crate) struct ReadLog {
     pub(crate) history: History,
     pub(crate) end: LogEnd,
+    pub(crate) samples: Option<BaseSamples>,
 }
 
 /// Reads a log of a disk of `size` bytes.
@@ -177,7 +180,7 @@ pub(crate) fn read_log(log: &File, log_bytes: u64, size: u64) -> Result<ReadLog,
         }
         entry += 1;
     }
-    Ok(reader.finish())
+    Ok(reader.finish(head.base))
 }
 
 fn wrong(entry: u64, at: u64, source: EntryError) -> RecordingError {
@@ -326,12 +329,12 @@ impl Reader {
         })
     }
 
-    fn finish(self) -> ReadLog {
+    fn finish(self, samples: Option<BaseSamples>) -> ReadLog {
         let end = match (self.end, self.stamped) {
             (Some(end), _) => end,
             (None, Some(false)) => LogEnd::Foreign,
             (None, _) => LogEnd::Unclean,
         };
-        ReadLog { history: History::new(self.requests, self.marks), end }
+        ReadLog { history: History::new(self.requests, self.marks), end, samples }
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use block::{OpenError, ProbedFormat, lock_unchanged};
+use block::{BaseSamples, OpenError, ProbedFormat, lock_unchanged};
 
 use crate::content::Store;
 use crate::explain::{Explanation, explain};
@@ -23,6 +23,7 @@ use crate::state::StateDisk;
 pub struct Recording {
     source: Arc<Source>,
     end: LogEnd,
+    samples: Option<BaseSamples>,
 }
 
 /// A name is not that of a state of this recording.
@@ -79,7 +80,7 @@ impl Recording {
         require_raw(&base)?;
         let read = read_log(&log, log_bytes, size)?;
         let source = Source::new(read.history, Store::new(log, base, size));
-        Ok(Self { source: Arc::new(source), end: read.end })
+        Ok(Self { source: Arc::new(source), end: read.end, samples: read.samples })
     }
 
     /// The recording of the same requests on a disk that ignores flushes and FUA: a check that
@@ -91,7 +92,7 @@ impl Recording {
     pub fn without_flushes(&self) -> io::Result<Self> {
         let store = self.source.store.try_clone()?;
         let source = Source::new(self.source.history.without_flushes(), store);
-        Ok(Self { source: Arc::new(source), end: self.end.clone() })
+        Ok(Self { source: Arc::new(source), ..self.clone() })
     }
 
     /// Bytes of the disk.
@@ -148,6 +149,11 @@ impl Recording {
     /// As [`Recording::state`].
     pub fn explain(&self, name: &StateName) -> Result<Explanation, StateError> {
         Ok(explain(&self.source, &self.verified(name)?))
+    }
+
+    /// Samples of the disk from when its recording began, if the log has some.
+    pub(crate) fn samples(&self) -> Option<&BaseSamples> {
+        self.samples.as_ref()
     }
 
     pub(crate) fn source(&self) -> &Arc<Source> {

@@ -15,6 +15,9 @@ pub(crate) struct RecordingArguments {
     /// The disk as it was before the first write: an image or a block device
     #[arg(long, value_name = "IMAGE")]
     pub(super) base: PathBuf,
+    /// Take the base also if it is not the disk as it was before the first write
+    #[arg(long)]
+    pub(super) force_base: bool,
 }
 
 impl RecordingArguments {
@@ -24,8 +27,20 @@ impl RecordingArguments {
     ///
     /// It cannot be read, is no log, or not one of a disk with this base.
     pub(super) fn open(&self) -> anyhow::Result<Recording> {
-        Recording::open(&self.log, &self.base)
-            .map_err(|error| anyhow::anyhow!("{} over {}: {error}", shown(&self.log), self.base()))
+        let recording = Recording::open(&self.log, &self.base).map_err(|error| {
+            anyhow::anyhow!("{} over {}: {error}", shown(&self.log), self.base())
+        })?;
+        if !self.force_base {
+            recording.check_base().map_err(|error| {
+                anyhow::anyhow!(
+                    "{} is not the base of {}: {error}; name the disk as it was before the \
+                     recording, or insist with --force-base",
+                    self.base(),
+                    shown(&self.log)
+                )
+            })?;
+        }
+        Ok(recording)
     }
 
     /// Refuses to write to the log or the base.
@@ -54,7 +69,8 @@ impl RecordingArguments {
     /// The command line of another request about a state.
     pub(super) fn command(&self, request: &str, state: &StateName) -> String {
         let [log, base] = [&self.log, &self.base].map(|path| sanitize(&block::shell_path(path)));
-        format!("bulkhead crash {request} {log} --base {base} {state}")
+        let force = if self.force_base { " --force-base" } else { "" };
+        format!("bulkhead crash {request} {log} --base {base}{force} {state}")
     }
 }
 

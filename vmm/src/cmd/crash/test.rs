@@ -89,7 +89,7 @@ pub(super) fn test(arguments: &TestArguments, json: bool) -> anyhow::Result<Exit
         return Ok(Exit::Interrupted.into());
     }
     let log = folder.join(format!("{}.log", disk.id()));
-    let files = RecordingArguments { log, base: disk.path.clone() };
+    let files = RecordingArguments { log, base: disk.path.clone(), force_base: false };
     let recording = files.open()?;
     ensure!(
         matches!(recording.end(), LogEnd::Closed(_)),
