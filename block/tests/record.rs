@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use block::{
-    Backend, ByteOffset, ByteRange, CacheMode, Durability, EngineKind, Geometry, LOG_SECTOR,
-    LogEntry, LogKind, LogStamp, LogSuper, MemoryDisk, OpenError, Operation, RawFile,
-    RecordOptions, RecordedDisk, Recording,
+    BASE_SAMPLE, Backend, BaseSamples, ByteOffset, ByteRange, CacheMode, Durability, EngineKind,
+    Geometry, LOG_SECTOR, LogEntry, LogKind, LogStamp, LogSuper, MemoryDisk, OpenError, Operation,
+    RawFile, RecordOptions, RecordedDisk, Recording,
 };
 use common::{DEPTH, KIB, MIB, Memory, Rig, numbered_file, open, write};
 use fixtures::host::Mount;
@@ -433,4 +433,42 @@ fn a_full_file_system_ends_the_recording() {
     play(&disk, 4, 0, 50);
     drop(recording);
     drop(disk);
+}
+
+/// The rest is for the disk, which may be in the same file system.
+#[test]
+fn a_log_without_a_limit_leaves_a_tenth_of_the_space() {
+    if !needs::root() {
+        return;
+    }
+    let mount = Mount::new("tmpfs", "size=1M");
+    let path = mount.path().join("disk.log");
+    let image = numbered_file(4 * MIB);
+    let inner = Arc::new(open(image.path(), CacheMode::WriteBack));
+    let recording = start(&*inner, &path).unwrap();
+    let disk = RecordedDisk::new(inner, Arc::clone(&recording));
+    play(&disk, 3, 0, 50);
+    assert!(recording.close());
+    let end = recording.status().end.unwrap();
+    assert!(end.is_failure && end.reason.starts_with("the log has reached its limit of 9"));
+    let bytes = recording.status().bytes;
+    assert!((800 * KIB..=MIB / 10 * 9).contains(&bytes), "{bytes}");
+    assert_eq!(read_log(&path).last().unwrap().entry.kind, LogKind::End);
+}
+
+/// Samples of the disk as it was at the start.
+#[test]
+fn a_log_begins_with_samples_of_its_base() {
+    let image = numbered_file(MIB);
+    let before = std::fs::read(image.path()).unwrap();
+    let recorded = Recorded::new(Arc::new(open(image.path(), CacheMode::WriteBack)));
+    let mut rig = Rig::new(&recorded.disk);
+    rig.fill(0, MIB, 1, Durability::Volatile).unwrap();
+    drop(rig);
+    let (_, log) = recorded.close();
+    let base = LogSuper::decode(&std::fs::read(&log.0).unwrap()).unwrap().base.unwrap();
+    assert_eq!((base.size, base.read().count()), (MIB, 54));
+    for (at, checksum) in base.read() {
+        assert_eq!(BaseSamples::checksum(&before[at as usize..][..BASE_SAMPLE]), checksum, "{at}");
+    }
 }

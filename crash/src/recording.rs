@@ -113,14 +113,6 @@ impl Recording {
         self.source.history.marks().len() as u64
     }
 
-    /// Number of flushes that completed, and of writes that were durable when they completed.
-    #[must_use]
-    pub fn flushes(&self) -> u64 {
-        let all = self.source.history.requests().iter();
-        all.filter(|request| (request.is_flush() || request.fua) && request.errno == 0).count()
-            as u64
-    }
-
     /// How the log ends.
     #[must_use]
     pub fn end(&self) -> &LogEnd {

@@ -29,7 +29,11 @@ impl Chunk {
 /// The chunks of one queue. The host has no page of a chunk before it is used.
 #[derive(Debug)]
 pub(super) struct ChunkMemory {
+    /// The chunks, and a part before and behind them for their alignment.
     bytes: NonNull<[u8]>,
+    /// The first chunk, which is aligned: a copy to a chunk that is not takes longer.
+    first: *mut u8,
+    chunks: u32,
 }
 
 // SAFETY: the bytes are accessed through a `Chunk` only, which one thread has at a time and passes
@@ -42,16 +46,17 @@ impl ChunkMemory {
     /// Memory for the chunks 0 to `chunks`, exclusive, and each of them.
     pub(super) fn new(chunks: u32) -> (Self, Vec<Chunk>) {
         let len = usize::try_from(chunks).unwrap_or(0) * CHUNK;
-        let bytes = NonNull::from(Box::leak(vec![0; len].into_boxed_slice()));
+        let bytes = NonNull::from(Box::leak(vec![0; len + CHUNK].into_boxed_slice()));
+        let start = bytes.cast::<u8>().as_ptr();
+        let first = start.wrapping_add(start.addr().next_multiple_of(CHUNK) - start.addr());
         // The lowest number is used first, and those that were used last are used again.
-        (Self { bytes }, (0..chunks).rev().map(Chunk).collect())
+        (Self { bytes, first, chunks }, (0..chunks).rev().map(Chunk).collect())
     }
 
     /// Where a chunk of this memory is; none is beyond its end.
     fn at(&self, chunk: &Chunk) -> *mut u8 {
-        let start = usize::try_from(chunk.0).unwrap_or(usize::MAX).saturating_mul(CHUNK);
-        assert!(start < self.bytes.len(), "a chunk of another memory");
-        self.bytes.cast::<u8>().as_ptr().wrapping_add(start)
+        assert!(chunk.0 < self.chunks, "a chunk of another memory");
+        self.first.wrapping_add(usize::try_from(chunk.0).unwrap_or(usize::MAX) * CHUNK)
     }
 
     /// The bytes of a chunk.
@@ -87,6 +92,7 @@ mod tests {
         }
         for (chunk, byte) in chunks.iter().zip(1..) {
             assert_eq!(memory.bytes(chunk), &[byte; CHUNK]);
+            assert!(memory.bytes(chunk).as_ptr().addr().is_multiple_of(CHUNK));
         }
     }
 

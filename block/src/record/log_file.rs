@@ -285,3 +285,22 @@ fn write_all(store: &dyn LogStore, mut bytes: &[u8], mut at: u64) -> io::Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As on a file system that refuses an alignment, or behind a write that was done in part.
+    #[test]
+    fn what_direct_io_refuses_goes_through_the_page_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = create(&folder.path().join("disk.log")).unwrap();
+        let pages = PageBuffer::zeroed(2 * PAGE);
+        assert_eq!(file.write_at(pages.as_slice(), 0).unwrap(), 2 * PAGE);
+        assert_eq!(file.write_at(b"odd", 5).unwrap(), 3);
+        assert_eq!(file.write_at(b"end", 2 * PAGE as u64).unwrap(), 3);
+        file.cut(6).unwrap();
+        let bytes = std::fs::read(folder.path().join("disk.log")).unwrap();
+        assert_eq!(bytes, b"\0\0\0\0\0o");
+    }
+}

@@ -4,6 +4,7 @@
 //! It sleeps while there are none. A queue waits for it only if all its chunks are in use.
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -67,8 +68,11 @@ impl Writer {
             let (disk, log) = (&self.recorder.disk, self.recorder.path.display());
             tracing::error!(disk, %log, "cannot close the log, whose entries can be read: {error}");
         }
-        self.recorder.set_progress(self.log.written());
-        self.recorder.set_finished();
+        let recorder = Arc::clone(&self.recorder);
+        recorder.set_progress(self.log.written());
+        // With the lock of its file: who waits for the end may use it.
+        drop(self);
+        recorder.set_finished();
     }
 
     fn record(&mut self) -> io::Result<()> {
@@ -106,32 +110,39 @@ impl Writer {
     /// Takes what the queues have, in order, until there is enough for a write. Gives their chunks
     /// back, and wakes the queues that wait for some.
     fn collect(&mut self) -> Result<(), Ending> {
+        let lanes = mem::take(&mut self.lanes);
+        let collected = self.collect_from(&lanes);
+        for lane in &lanes {
+            if lane.channel.take_starved() {
+                lane.kick.signal();
+            }
+        }
+        self.lanes = lanes;
+        collected
+    }
+
+    fn collect_from(&mut self, lanes: &[Arc<Lane>]) -> Result<(), Ending> {
         let mut current = 0;
         while !self.log.has_enough() {
             for mark in self.recorder.take_marks(self.next) {
                 self.add_made_mark(mark)?;
             }
             let is_next = |lane: &Arc<Lane>| lane.channel.next_completion() == Some(self.next);
-            if !self.lanes.get(current).is_some_and(is_next) {
-                let Some(found) = self.lanes.iter().position(is_next) else { break };
+            if !lanes.get(current).is_some_and(is_next) {
+                let Some(found) = lanes.iter().position(is_next) else { break };
                 current = found;
             }
-            self.take_request(current)?;
-        }
-        for lane in &self.lanes {
-            if lane.channel.take_starved() {
-                lane.kick.signal();
-            }
+            let Some(lane) = lanes.get(current) else { break };
+            self.take_request(lane)?;
         }
         Ok(())
     }
 
-    fn take_request(&mut self, index: usize) -> Result<(), Ending> {
-        let Some(lane) = self.lanes.get(index).map(Arc::clone) else { return Ok(()) };
-        let mut chunks = std::mem::take(&mut self.chunks);
+    fn take_request(&mut self, lane: &Lane) -> Result<(), Ending> {
+        let mut chunks = mem::take(&mut self.chunks);
         let Some(request) = lane.channel.receive(&mut chunks) else { return Ok(()) };
         self.next = request.completion + 1;
-        let added = self.add_request(&lane, &request, &chunks);
+        let added = self.add_request(lane, &request, &chunks);
         lane.channel.give_back(chunks.drain(..));
         self.chunks = chunks;
         added

@@ -84,6 +84,9 @@ enum Action {
         /// Alternating pairs of runs of 0.7 s.
         #[arg(long, default_value_t = 7)]
         pairs: usize,
+        /// The folder of the logs.
+        #[arg(long, default_value = "/dev/shm")]
+        logs: PathBuf,
     },
     /// Measure a layer over an image, and qcow2 over it, beside the image. Needs root.
     Layers {
@@ -128,7 +131,7 @@ fn main() -> Result<()> {
         Action::Gate => gate(),
         Action::Copies { pairs } => copies(pairs),
         Action::Layers { pairs, case } => layers(pairs, &case),
-        Action::Record { pairs } => record(pairs),
+        Action::Record { pairs, logs } => record(pairs, &logs),
         Action::Snapshots => snapshots(),
         Action::Pauses => pauses(),
         Action::Trims { pairs, store } => trims(pairs, store.as_deref()),

@@ -1,10 +1,9 @@
 //! `bench record`: cost of a recording, compared in alternating pairs with the same disk without
 //! one.
 //!
-//! Threads have all CPUs. The log is on a tmpfs: memory bandwidth and the time of the log thread
-//! count.
+//! Threads have all CPUs. The log is in a folder of another store than the disk.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use super::workload::{self, Direction, Workload};
 /// # Errors
 ///
 /// If a system call or a request fails, or a recording stops.
-pub(crate) fn record(pairs: usize) -> Result<()> {
+pub(crate) fn record(pairs: usize, logs: &Path) -> Result<()> {
     host::raise_priority();
     let disks = Disks::make(&folder())?;
     println!("{}; medians of {pairs} pairs\n", host::describe(&disks.on_xfs())?);
@@ -35,8 +34,8 @@ pub(crate) fn record(pairs: usize) -> Result<()> {
         for cache in [CacheMode::WriteBack, CacheMode::None] {
             let mut runs = Vec::new();
             for _ in 0..pairs {
-                let plain = run(&disks, workload, cache, false)?;
-                runs.push((plain, run(&disks, workload, cache, true)?));
+                let plain = run(&disks, workload, cache, None)?;
+                runs.push((plain, run(&disks, workload, cache, Some(logs))?));
             }
             let of = |figure: fn(&(Figures, Figures)) -> f64| median(runs.iter().map(figure));
             println!(
@@ -53,13 +52,19 @@ pub(crate) fn record(pairs: usize) -> Result<()> {
     Ok(())
 }
 
-fn run(disks: &Disks, workload: &Workload, cache: CacheMode, recorded: bool) -> Result<Figures> {
+/// A run with a log in the folder `logs`, if there is one.
+fn run(
+    disks: &Disks,
+    workload: &Workload,
+    cache: CacheMode,
+    logs: Option<&Path>,
+) -> Result<Figures> {
     let disk: Arc<dyn Backend> =
         Arc::new(RawFile::open(&disks.on_xfs(), &DiskOptions::new(cache))?);
-    if !recorded {
+    let Some(logs) = logs else {
         return ours::run_backend(disk, workload, RUN, Duration::ZERO);
-    }
-    let log = PathBuf::from(format!("/dev/shm/bench-{}.log", std::process::id()));
+    };
+    let log = logs.join(format!("bench-{}.log", std::process::id()));
     let recording = Recording::start("bench", &*disk, &RecordOptions::new(&log))?;
     let disk = Arc::new(RecordedDisk::new(disk, Arc::clone(&recording)));
     let figures = ours::run_backend(disk, workload, RUN, Duration::ZERO);

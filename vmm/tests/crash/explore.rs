@@ -300,3 +300,22 @@ fn a_killed_exploration_leaves_no_mount() {
     assert!(!mounts.contains(mount.to_str().unwrap()), "{mounts}");
     assert!(fs::read_dir(&mount).unwrap().next().is_none());
 }
+
+/// Over it no lost write is noticed.
+#[test]
+fn the_disk_after_its_recording_is_no_base() {
+    if !needs::root() {
+        return;
+    }
+    let folder = folder(false);
+    let mut disk = vec![0; 32 << 10];
+    for (at, text) in [(4096, "data\n"), (0, "commit\n"), (3 * 4096, "more\n")] {
+        disk[at..at + text.len()].copy_from_slice(text.as_bytes());
+    }
+    fs::write(folder.path().join("base.img"), disk).unwrap();
+    explore(&folder, CHECK, &[]).code(1).stdout_eq("").stderr_eq(str![[r#"
+error: base.img is not the base of disk.log: it is the disk as it was after its recording, over which no lost write is noticed: it has what was written, in 3 of 3 blocks; name the disk as it was before the recording, or insist with --force-base
+
+"#]]);
+    explore(&folder, CHECK, &["--force-base"]).code(0).stderr_eq("");
+}
