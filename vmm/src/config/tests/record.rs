@@ -27,6 +27,13 @@ fn a_limit_is_that_of_a_log() {
     assert_data_eq!(
         ["record_limit='10GiB'\n", "record='a.log'\nrecord_limit='1KiB'\n"].map(report).concat(),
         str![[r#"
+`record_limit` without `record`
+  '10GiB'  <- limits nothing
+  name the log with `record`, or remove `record_limit`
+`record_limit` is out of range
+  '1KiB'  <- 1 KiB
+  write a size from "1MiB" to "64TiB"
+
 "#]]
     );
 }
