@@ -7,7 +7,6 @@ use rustix::event::{EventfdFlags, eventfd};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::format::{LOG_SECTOR, LogSuperError};
 use crate::page::{LentPages, PAGE};
 use crate::{Backend, ByteOffset, EngineSetup, OpenError, Operation, Request};
 
@@ -46,7 +45,13 @@ struct RawBase {
     checksum: U32,
 }
 
-const _: () = assert!(PLACE + size_of::<RawBase>() <= LOG_SECTOR);
+/// Bytes of the first sector.
+const SECTOR: usize = 512;
+const _: () = assert!(PLACE + size_of::<RawBase>() <= SECTOR);
+
+/// The checksum of the samples is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DamagedSamples;
 
 impl RawBase {
     fn sum(&self) -> u32 {
@@ -89,7 +94,7 @@ impl BaseSamples {
     }
 
     /// Writes them to the first sector of a log.
-    pub(super) fn encode(&self, sector: &mut [u8; LOG_SECTOR]) {
+    pub(super) fn encode(&self, sector: &mut [u8; SECTOR]) {
         let mut raw = RawBase {
             magic: MAGIC,
             size: U64::new(self.size),
@@ -102,14 +107,14 @@ impl BaseSamples {
     }
 
     /// Those of the first sector of a log; `None` if it has none.
-    pub(super) fn decode(sector: &[u8]) -> Result<Option<Self>, LogSuperError> {
+    pub(super) fn decode(sector: &[u8]) -> Result<Option<Self>, DamagedSamples> {
         let place = sector.get(PLACE..).unwrap_or_default();
         let Ok((raw, _)) = RawBase::read_from_prefix(place) else { return Ok(None) };
         if raw.magic != MAGIC {
             return Ok(None);
         }
         if raw.checksum.get() != raw.sum() {
-            return Err(LogSuperError::Base);
+            return Err(DamagedSamples);
         }
         let checksums = raw.checksums.map(U32::get);
         Ok(Some(Self { size: raw.size.get(), read: raw.read.get(), checksums }))
@@ -202,7 +207,7 @@ mod tests {
         assert_eq!(read.len(), places(1 << 23).len());
         assert_eq!(read[0], (0, crc32fast::hash(&[0; 4096])));
         assert_eq!(read[1], (4096, crc32fast::hash(&[7; 4096])));
-        let mut sector = [0; LOG_SECTOR];
+        let mut sector = [0; SECTOR];
         samples.encode(&mut sector);
         assert_eq!(BaseSamples::decode(&sector), Ok(Some(samples)));
         let unread = BaseSamples { read: samples.read & !2, ..samples };
@@ -210,9 +215,9 @@ mod tests {
         for byte in PLACE + 8..PLACE + size_of::<RawBase>() {
             let mut damaged = sector;
             damaged[byte] ^= 1;
-            assert_eq!(BaseSamples::decode(&damaged), Err(LogSuperError::Base), "{byte}");
+            assert_eq!(BaseSamples::decode(&damaged), Err(DamagedSamples), "{byte}");
         }
-        assert_eq!(BaseSamples::decode(&[0; LOG_SECTOR]), Ok(None));
+        assert_eq!(BaseSamples::decode(&[0; SECTOR]), Ok(None));
         assert_eq!(BaseSamples::decode(&[]), Ok(None));
     }
 }

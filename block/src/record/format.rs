@@ -110,7 +110,7 @@ impl LogSuper {
         if !sector.is_power_of_two() || !(512..=65536).contains(&sector) {
             return Err(LogSuperError::Sector(sector));
         }
-        let base = BaseSamples::decode(bytes)?;
+        let base = BaseSamples::decode(bytes).map_err(|_| LogSuperError::Base)?;
         Ok(Self { entries: raw.entries.get(), sector, base })
     }
 }

@@ -19,7 +19,7 @@ use crate::page::{PAGE, PageBuffer};
 /// Bytes of a log that are gathered in memory before they are written.
 pub const RECORD_LOG_BYTES: u64 = BUFFER as u64;
 const BUFFER: usize = 1 << 20;
-/// What a buffer has to have for a write that is worth it while more comes.
+/// Bytes in a buffer that are worth a write while more comes.
 const ENOUGH: usize = BUFFER - (64 << 10);
 
 /// The store of a log: a file, or that of a test.
@@ -185,7 +185,7 @@ impl Log {
         Ok(log)
     }
 
-    /// What the file has.
+    /// The extent of the file.
     pub(super) fn written(&self) -> LogExtent {
         self.written
     }
@@ -226,7 +226,7 @@ impl Log {
         Ok(())
     }
 
-    /// What was appended since the last end of an entry is one, of `bytes`. The completion `next`
+    /// All that was appended since the last end of an entry is one, of `bytes`. The completion `next`
     /// follows it.
     pub(super) fn end_entry(&mut self, bytes: u64, next: u64) {
         let LogExtent { bytes: before, entries, .. } = self.whole;

@@ -48,7 +48,7 @@ impl RecordOptions {
     }
 }
 
-/// What a recording starts with.
+/// The parameters of a recording.
 pub(super) struct Start<'a> {
     pub(super) name: &'a str,
     pub(super) path: &'a Path,
