@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
@@ -167,6 +168,9 @@ pub(crate) enum Command {
         /// Leave the images as they are: record the disks, and keep their changes, in this folder
         #[arg(long, value_name = "FOLDER")]
         record: Option<PathBuf>,
+        /// End when this process, which started the program, has ended
+        #[arg(long, value_name = "PID", hide = true)]
+        end_with: Option<NonZeroU32>,
     },
     /// Serve a disk to the guest of another monitor, as a vhost-user-blk back end
     #[command(after_help = SERVE_HELP)]

@@ -27,6 +27,7 @@ mod stream;
 mod sys;
 mod unix_socket;
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -40,7 +41,9 @@ fn main() -> ExitCode {
     log::init(cli.level());
     let result: anyhow::Result<_> = match cli.command {
         Command::Check { config, json, explain } => check(&config, json, explain),
-        Command::Run { config, core_dumps, record } => run(&config, core_dumps, record.as_deref()),
+        Command::Run { config, core_dumps, record, end_with } => {
+            run(&config, core_dumps, record.as_deref(), end_with)
+        }
         Command::Serve { socket, config, core_dumps } => serve(&config, &socket, core_dumps),
         Command::Ctl { target, command, json } => {
             cmd::ctl::ctl(&target, &command, json).map_err(Into::into)
@@ -78,14 +81,19 @@ fn set_limits(core_dumps: bool) -> anyhow::Result<()> {
     )
 }
 
-fn run(config: &Path, core_dumps: bool, record: Option<&Path>) -> anyhow::Result<ExitCode> {
+fn run(
+    config: &Path,
+    core_dumps: bool,
+    record: Option<&Path>,
+    end_with: Option<NonZeroU32>,
+) -> anyhow::Result<ExitCode> {
     set_limits(core_dumps)?;
     match config::machine_file::load(config) {
         Ok(mut config) => {
             if let Some(folder) = record {
                 config.record_in(folder)?;
             }
-            Ok(cmd::run::run(&config).map(ExitCode::from)?)
+            Ok(cmd::run::run(&config, end_with).map(ExitCode::from)?)
         }
         Err(report) => {
             report.print();

@@ -1,6 +1,7 @@
 //! `bulkhead run`: one machine, from its start to its end.
 
 use std::io;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -20,7 +21,7 @@ use crate::kvm::KvmFailure;
 use crate::log;
 use crate::machine::{Ending, Machine, MachineError};
 use crate::memory::MemoryError;
-use crate::sys;
+use crate::{process, sys};
 
 /// The reason a run failed on the host's side.
 #[derive(Debug, Error)]
@@ -28,6 +29,9 @@ pub(crate) enum RunError {
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
+    /// The process that the machine has to end with cannot be watched.
+    #[error("cannot watch the process that started this one")]
+    Parent(#[source] io::Error),
     /// The log cannot be written from its own thread.
     #[error("cannot start the log")]
     Log(#[source] io::Error),
@@ -57,13 +61,17 @@ pub(crate) enum RunError {
     Close(#[source] io::Error),
 }
 
-/// Runs the machine until it ends, and restores the terminal.
+/// Runs the machine until it ends, and restores the terminal. It is killed when the process
+/// `parent`, which started this one, ends earlier.
 ///
 /// # Errors
 ///
 /// The host failed, before the start or while the guest ran.
-pub(crate) fn run(config: &MachineConfig) -> Result<Exit, RunError> {
+pub(crate) fn run(config: &MachineConfig, parent: Option<NonZeroU32>) -> Result<Exit, RunError> {
     let signals = Arc::new(Signals::block().map_err(RunError::Signals)?);
+    if let Some(parent) = parent {
+        process::end_with(parent).map_err(RunError::Parent)?;
+    }
     log::start_queue().map_err(RunError::Log)?;
     let socket = config.control.as_deref();
     let socket = socket.map(|path| ListeningSocket::bind("control socket", path)).transpose()?;

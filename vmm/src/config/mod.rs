@@ -36,6 +36,7 @@ pub(crate) use model::{
     ConsoleConfig, ControllerConfig, DiskBus, DiskConfig, EphemeralChanges, KernelConfig,
     MachineConfig, NetConfig, ScsiAddress,
 };
+pub(crate) use record_in::control_socket_in;
 use report::Diagnostic;
 pub(crate) use report::Report;
 pub(crate) use size::{human_size, parse_size};

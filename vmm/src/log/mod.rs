@@ -122,9 +122,17 @@ impl StatusLine {
     pub(crate) fn show(&mut self, text: impl Display) {
         if io::stderr().is_terminal() {
             self.is_shown = true;
-            emit(format!("{CLEAR_LINE}{text}").into_bytes());
+            let text = text.to_string();
+            emit(format!("{CLEAR_LINE}{}", cut(&text, terminal_columns())).into_bytes());
         }
     }
+}
+
+/// The part of a text that does not wrap on a terminal: the rest of a wrapped line would stay.
+fn cut(text: &str, columns: Option<u16>) -> &str {
+    let Some(most) = columns.filter(|columns| *columns > 0) else { return text };
+    let end = text.char_indices().nth(usize::from(most) - 1);
+    end.and_then(|(end, _)| text.get(..end)).unwrap_or(text)
 }
 
 impl Drop for StatusLine {

@@ -238,10 +238,89 @@ fn the_result_is_junit_as_well() {
     explore(&folder, "true", &["--junit", "crash.xml", "--states", "1"]).code(0);
     let xml = fs::read_to_string(&file).unwrap();
     assert!(xml.contains("<error message=\"no power cut was explored\"/>"), "{xml}");
-    // The result is not lost with its file.
-    let run = explore(&folder, "true", &["--junit", "no/crash.xml"]).code(1);
-    run.stdout_eq("[..]: no failing state was found\n...\n").stderr_eq(str![[r#"
+    // Before the exploration.
+    let check = "touch checked";
+    let run = explore(&folder, check, &["--junit", "no/crash.xml"]).code(1);
+    run.stdout_eq("").stderr_eq(str![[r#"
 error: cannot write no/crash.xml: No such file or directory (os error 2)
+
+"#]]);
+    assert!(!folder.path().join("checked").exists());
+    for kept in ["disk.log", "base.img"] {
+        explore(&folder, check, &["--junit", kept]).code(1).stdout_eq("");
+        assert!(folder.path().join(kept).metadata().unwrap().len() > 0);
+    }
+}
+
+#[test]
+fn an_exploration_without_a_result_is_an_error_in_the_reports() {
+    if !needs::root() {
+        return;
+    }
+    let folder = folder(false);
+    let reports = ["--json", "--junit", "crash.xml"];
+    let nothing = "the check accepts all";
+    let cases: [(&str, &[&str], i32, &str); 3] = [
+        ("true", &["--control"], 1, nothing),
+        ("no-such-program", &[], 1, "a command was not found"),
+        ("true", &["--from-mark", "<never>"], 2, "the recording has no mark"),
+    ];
+    for (check, more, code, reason) in cases {
+        let run = explore(&folder, check, &[&reports, more].concat()).code(code);
+        let found = json(&run);
+        assert_eq!((&found["end"], &found["complete"]), (&"error".into(), &false.into()));
+        assert!(found["error"].as_str().unwrap().contains(reason), "{found:#}");
+        let xml = fs::read_to_string(folder.path().join("crash.xml")).unwrap();
+        assert!(xml.contains("errors=\"1\"") && xml.contains(reason), "{xml}");
+        assert_eq!(xml.matches("<error message=").count(), 1, "{xml}");
+    }
+}
+
+#[test]
+fn a_checker_guest_without_a_configuration_is_a_wrong_command_line() {
+    if !needs::root() {
+        return;
+    }
+    let run = explore(&folder(true), "true", &["--check-guest", "nope.toml"]).code(2);
+    run.stdout_eq("").stderr_eq(str![[r#"
+...
+error: the configuration of the checker guest is wrong: nope.toml
+
+"#]]);
+}
+
+#[test]
+fn a_host_without_a_temporary_folder_is_told_so() {
+    let folder = folder(true);
+    let program = crate::program(folder.path()).env("TMPDIR", "/no/such/folder");
+    let arguments = ["crash", "explore", "disk.log", "--base", "base.img", "--check", "true"];
+    program.args(arguments).assert().code(1).stdout_eq("").stderr_eq(str![[r#"
+error: /no/such/folder is no folder; set TMPDIR to one for temporary files
+
+"#]]);
+}
+
+#[test]
+fn what_is_no_recording_is_refused() {
+    let folder = folder(true);
+    let log = folder.path().join("disk.log");
+    let refused = |reason: &str| {
+        explore(&folder, "true", &[]).code(1).stdout_eq("").stderr_eq(format!("error: {reason}\n"));
+    };
+    let mut recording = LogFile::new();
+    recording.flush();
+    recording.end("the machine was stopped");
+    recording.save(&log);
+    refused("disk.log: the log has no writes: the guest changed nothing on this disk");
+    LogFile::new().save(&log);
+    refused("disk.log: the log has no writes: the guest changed nothing on this disk");
+    fs::write(&log, "").unwrap();
+    refused("disk.log is empty: nothing was recorded in it");
+    fs::remove_file(&log).unwrap();
+    fs::create_dir(&log).unwrap();
+    refused("disk.log is a folder; name a log, as DISK.log in it");
+    crash(&folder, &["log", "disk.log"]).code(1).stdout_eq("").stderr_eq(str![[r#"
+error: disk.log is a folder; name a log, as DISK.log in it
 
 "#]]);
 }

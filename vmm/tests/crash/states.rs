@@ -149,3 +149,25 @@ fn a_state_is_a_file_until_a_signal() {
     assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(mount.to_str().unwrap()));
     assert!(!mount.exists());
 }
+
+#[test]
+fn a_check_of_a_state_ends_with_its_time_limit_or_a_signal() {
+    if !needs::root() {
+        return;
+    }
+    let folder = folder(false);
+    let more = ["--run", "sleep 60", "--timeout", "1s"];
+    about(&folder, "open", "4", &more).code(3).stderr_eq(str![[r#"
+the check failed: no end within 1 s
+
+"#]]);
+    about(&folder, "open", "4", &["--timeout", "1s"]).code(2);
+    let mut program = with_default_signals(snapbox::cmd::cargo_bin!("bulkhead"));
+    let check = "touch started; exec sleep 60";
+    program.args(["crash", "open", "disk.log", "--base", "base.img", "4", "--run", check]);
+    let mut program = program.current_dir(folder.path()).spawn().unwrap();
+    let started = folder.path().join("started");
+    wait_for(|| started.exists().then_some(())).unwrap();
+    kill_process(Pid::from_child(&program), Signal::INT).unwrap();
+    assert_eq!(program.wait().unwrap().code(), Some(130));
+}

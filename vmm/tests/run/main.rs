@@ -4,6 +4,7 @@
 
 mod console;
 mod control;
+mod crash_test;
 mod ends;
 mod guest;
 mod limits;

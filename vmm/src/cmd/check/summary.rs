@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use block::{EphemeralPlace, Named};
+use block::{EphemeralPlace, Named, RECORD_QUEUE_BYTES};
 use devices::virtio::Address;
 
 use super::json::image_bytes;
@@ -24,7 +24,10 @@ pub(super) fn machine(path: &Path, machine: &MachineConfig) -> String {
     rows.extend(kernel.initramfs.iter().map(|path| ("initramfs", path.display().to_string())));
     rows.push(("cmdline", kernel.cmdline.clone()));
     let id_width = machine.disks.iter().map(|disk| disk.id().len()).max().unwrap_or(0);
-    rows.extend(machine.disks.iter().map(|disk| ("disk", disk_row(disk, id_width))));
+    for disk in &machine.disks {
+        rows.push(("disk", disk_row(disk, id_width)));
+        rows.extend(record_row(disk, id_width));
+    }
     let empty = machine.controllers.iter().filter(|scsi| has_no_disk(machine, scsi));
     rows.extend(empty.map(|scsi| ("scsi", controller_row(scsi))));
     let nets = machine.nets.iter();
@@ -39,6 +42,7 @@ pub(super) fn disk_file(path: &Path, file: &DiskFile) -> String {
         ("disk", disk_row(&file.disk, file.disk.id().len())),
         ("queues", file.disk.queues.to_string()),
     ];
+    rows.extend(record_row(&file.disk, file.disk.id().len()));
     rows.extend(file.control.iter().map(|path| ("control", path.display().to_string())));
     table(&format!("{} is ready to serve", path.display()), rows)
 }
@@ -70,6 +74,14 @@ fn disk_row(disk: &DiskConfig, id_width: usize) -> String {
         Some(changes) => format!("  changes {}", changes_text(changes)),
     };
     format!("{id:<id_width$}  {size:>9}  {cache:<12}  {access}  {path}{base}{address}")
+}
+
+/// The log of a recorded disk, and the memory for what is not in it yet.
+fn record_row(disk: &DiskConfig, id_width: usize) -> Option<(&'static str, String)> {
+    let log = disk.record.as_ref()?;
+    let memory = human_size(u64::from(disk.queues) * RECORD_QUEUE_BYTES);
+    let id = disk.id();
+    Some(("record", format!("{id:<id_width$}  {}, up to {memory} of memory", log.display())))
 }
 
 /// Where the changes of an ephemeral disk are.

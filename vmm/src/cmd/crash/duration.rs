@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// The time limit of a check, if no other is asked for.
+pub(super) const DEFAULT_TIMEOUT: &str = "60s";
+
 /// Reads a time with its unit, as 90s, 10m or 2h.
 ///
 /// # Errors

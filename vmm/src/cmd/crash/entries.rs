@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use block::{LOG_SECTOR, LogEntry, LogEntryError, LogSuper, LogSuperError};
+use block::{LOG_SECTOR, LogEntry, LogEntryError, LogKind, LogSuper, LogSuperError};
 use thiserror::Error;
 
 /// Why a log cannot be read.
@@ -96,6 +96,21 @@ impl LogEntries {
         self.read += 1;
         Ok(Some((entry, text)))
     }
+}
+
+/// Whether the log has a request that changes the disk.
+///
+/// # Errors
+///
+/// As [`LogEntries::open`] and [`LogEntries::next`].
+pub(super) fn has_writes(path: &Path) -> Result<bool, EntriesError> {
+    let mut entries = LogEntries::open(path)?;
+    while let Some((entry, _)) = entries.next()? {
+        if !matches!(entry.kind, LogKind::Flush | LogKind::Mark | LogKind::End) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Bytes of a file or a block device.

@@ -1,24 +1,22 @@
 //! `crash explore`.
 
-use std::fs;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail, ensure};
 use crash::host::HostChecker;
 use crash::{Checker, ExploreError, ExploreOptions, Outcome, Recording, SearchEnd};
 
-use super::guest::GuestChecker;
+use super::answer::{Answer, AnswerOutput};
+use super::entries::has_writes;
+use super::guest::{GuestChecker, GuestError};
 use super::interrupt::{hear_signals, until_interrupted};
 use super::junit::junit;
 use super::options::{ExploreArguments, SearchArguments};
 use super::progress::ExploreLine;
-use super::recording::{RecordingArguments, shown};
+use super::recording::{RecordingArguments, require_temporary_folder, shown};
 use super::report::ExploreReport;
-use crate::cmd::print;
 use crate::exit::Exit;
-use crate::log;
-use crate::sanitize::sanitize;
 
 /// Examples of the command.
 pub(super) const EXPLORE_HELP: &str = "\
@@ -45,91 +43,128 @@ Exit codes:
 
 /// Explores a recording and prints what was found.
 pub(super) fn explore(arguments: &ExploreArguments, json: bool) -> anyhow::Result<ExitCode> {
-    let files = &arguments.recording;
-    let recording = files.open()?;
-    if let Some(junit) = &arguments.search.junit {
-        files.require_other(junit)?;
-    }
+    let (files, search) = (&arguments.recording, &arguments.search);
     hear_signals().context("cannot receive signals")?;
-    search(&recording, files, &arguments.search, arguments.control, json)
+    let output = AnswerOutput::open(files, &[], search.junit.as_deref(), json)?;
+    output.give(files.open().and_then(|recording| {
+        Exploration { recording: &recording, files, arguments: search, json }.run(arguments.control)
+    }))
 }
 
-/// Explores a recording and prints what was found, with the control first if that is asked for.
-pub(super) fn search(
-    recording: &Recording,
-    files: &RecordingArguments,
-    arguments: &SearchArguments,
-    has_control: bool,
-    json: bool,
-) -> anyhow::Result<ExitCode> {
-    if let Some(config) = &arguments.check_guest {
-        let checker = GuestChecker::start(config, arguments.text_of_check()?, arguments.timeout)?;
-        let stop = || checker.stop();
-        return Exploration { recording, files, arguments, json }.run(has_control, &checker, &stop);
-    }
-    let checker =
-        HostChecker::new(arguments.checks()).map_err(|error| anyhow::anyhow!("{error}"))?;
-    let stop = || checker.stop();
-    Exploration { recording, files, arguments, json }.run(has_control, &checker, &stop)
+/// The exploration of a recording.
+pub(super) struct Exploration<'e> {
+    pub(super) recording: &'e Recording,
+    pub(super) files: &'e RecordingArguments,
+    pub(super) arguments: &'e SearchArguments,
+    pub(super) json: bool,
 }
 
-struct Exploration<'e> {
-    recording: &'e Recording,
-    files: &'e RecordingArguments,
-    arguments: &'e SearchArguments,
-    json: bool,
+/// What is known of an exploration that has ended.
+enum Explored {
+    /// The outcome, and the checks until a disk that ignores flushes was caught, if it was tried.
+    Outcome(Outcome, Option<u64>),
+    Other(Answer),
 }
 
 impl Exploration<'_> {
-    fn run(
+    /// Explores the recording, with the control first if that is asked for.
+    ///
+    /// # Errors
+    ///
+    /// The host failed, or the check proves nothing.
+    pub(super) fn run(&self, has_control: bool) -> anyhow::Result<Answer> {
+        require_temporary_folder()?;
+        ensure!(
+            has_writes(&self.files.log)?,
+            "{}: the log has no writes: the guest changed nothing on this disk",
+            shown(&self.files.log)
+        );
+        let arguments = self.arguments;
+        let explored = if let Some(config) = &arguments.check_guest {
+            let check = arguments.text_of_check()?;
+            let checker = match GuestChecker::start(config, check, arguments.timeout) {
+                Ok(checker) => checker,
+                Err(GuestError::Stopped) => return Ok(Answer::Interrupted),
+                Err(error) if error.is_wrong_config() => {
+                    return Ok(Answer::Refused(error.to_string()));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            self.explore_all(has_control, &checker, &|| checker.stop())?
+        } else {
+            let checker = HostChecker::new(arguments.checks());
+            let checker = checker.map_err(|error| anyhow::anyhow!("{error}"))?;
+            self.explore_all(has_control, &checker, &|| checker.stop())?
+        };
+        Ok(match explored {
+            Explored::Outcome(outcome, control) => self.report(&outcome, control),
+            Explored::Other(answer) => answer,
+        })
+    }
+
+    fn explore_all(
         &self,
         has_control: bool,
         checker: &dyn Checker,
         stop: &(dyn Fn() + Sync),
-    ) -> anyhow::Result<ExitCode> {
-        let mut control = None;
-        if has_control {
-            let careless = self.recording.without_flushes().context("cannot read the recording")?;
-            let options = ExploreOptions { keep_going: false, ..self.arguments.options() };
-            let Some(outcome) = self.explore(&careless, &options, checker, stop)? else {
-                return Ok(Exit::BadConfig.into());
-            };
-            if outcome.end == SearchEnd::Complete && outcome.failures.is_empty() {
-                anyhow::bail!(
-                    "the check accepts all {} states of a disk that ignores flushes: it proves \
-                     nothing; let it compare the disk with the marks of what was synced",
-                    outcome.checks + outcome.pruned
-                );
+    ) -> anyhow::Result<Explored> {
+        let control = if has_control {
+            match self.explore_careless(checker, stop)? {
+                Ok(checks) => Some(checks),
+                Err(answer) => return Ok(Explored::Other(answer)),
             }
-            match outcome.end {
-                SearchEnd::Stopped => return Ok(Exit::Interrupted.into()),
-                // The report of the true disk says so.
-                SearchEnd::Baseline | SearchEnd::Failure => {}
-                _ if outcome.failures.is_empty() => anyhow::bail!(
-                    "the check accepts the first {} states of a disk that ignores flushes: it \
-                     proves nothing so far; allow more time or more states",
-                    outcome.checks + outcome.pruned
-                ),
-                _ => {}
-            }
-            control = Some(outcome.checks);
-        }
-        let options = self.arguments.options();
-        let Some(outcome) = self.explore(self.recording, &options, checker, stop)? else {
-            return Ok(Exit::BadConfig.into());
+        } else {
+            None
         };
-        self.report(&outcome, control)?;
-        Ok(exit(&outcome).into())
+        let explored = self.explore(self.recording, &self.arguments.options(), checker, stop)?;
+        Ok(match explored {
+            Ok(outcome) => Explored::Outcome(outcome, control),
+            Err(answer) => Explored::Other(answer),
+        })
     }
 
-    /// Explores; `None` if the command line was wrong, which is reported.
+    /// Explores the disk as if it ignored flushes; returns the checks until that was caught.
+    ///
+    /// # Errors
+    ///
+    /// It was not, or the host failed.
+    fn explore_careless(
+        &self,
+        checker: &dyn Checker,
+        stop: &(dyn Fn() + Sync),
+    ) -> anyhow::Result<Result<u64, Answer>> {
+        let careless = self.recording.without_flushes().context("cannot read the recording")?;
+        let options = ExploreOptions { keep_going: false, ..self.arguments.options() };
+        let outcome = match self.explore(&careless, &options, checker, stop)? {
+            Ok(outcome) => outcome,
+            Err(answer) => return Ok(Err(answer)),
+        };
+        let states = outcome.checks + outcome.pruned;
+        match outcome.end {
+            SearchEnd::Stopped => return Ok(Err(Answer::Interrupted)),
+            // The report of the true disk says so.
+            SearchEnd::Baseline | SearchEnd::Failure => {}
+            _ if !outcome.failures.is_empty() => {}
+            SearchEnd::Complete => bail!(
+                "the check accepts all {states} states of a disk that ignores flushes: it proves \
+                 nothing; let it compare the disk with the marks of what was synced"
+            ),
+            _ => bail!(
+                "the check accepts the first {states} states of a disk that ignores flushes: it \
+                 proves nothing so far; allow more time or more states"
+            ),
+        }
+        Ok(Ok(outcome.checks))
+    }
+
+    /// Explores, unless the command line is wrong.
     fn explore(
         &self,
         recording: &Recording,
         options: &ExploreOptions,
         checker: &dyn Checker,
         stop_checks: &(dyn Fn() + Sync),
-    ) -> anyhow::Result<Option<Outcome>> {
+    ) -> anyhow::Result<Result<Outcome, Answer>> {
         let (stop, line) = (AtomicBool::new(false), ExploreLine::default());
         let interrupt = || {
             stop.store(true, Ordering::Relaxed);
@@ -140,24 +175,20 @@ impl Exploration<'_> {
         });
         line.end();
         match explored {
-            Ok(outcome) => Ok(Some(outcome)),
-            Err(error @ ExploreError::NoMark(_)) => {
-                log::print(format_args!("error: {}", sanitize(&error.to_string())));
-                Ok(None)
-            }
-            Err(error) => anyhow::bail!("{error}"),
+            Ok(outcome) => Ok(Ok(outcome)),
+            Err(error @ ExploreError::NoMark(_)) => Ok(Err(Answer::Refused(error.to_string()))),
+            Err(error) => bail!("{error}"),
         }
     }
 
-    fn report(&self, outcome: &Outcome, control: Option<u64>) -> anyhow::Result<()> {
+    fn report(&self, outcome: &Outcome, control: Option<u64>) -> Answer {
         let Self { recording, files, arguments, json } = *self;
         let report = ExploreReport { arguments, files, recording, outcome, control };
-        print(&if json { report.json() } else { report.text() })?;
-        if let Some(file) = &arguments.junit {
-            let text = junit(&shown(&files.log), outcome);
-            fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        Answer::Found {
+            text: if json { report.json() } else { report.text() },
+            junit: junit(&shown(&files.log), outcome),
+            exit: exit(outcome),
         }
-        Ok(())
     }
 }
 

@@ -49,6 +49,20 @@ pub(super) fn junit(log: &str, outcome: &Outcome) -> String {
     )
 }
 
+/// The XML of an exploration without a result.
+pub(super) fn junit_of_error(log: &str, reason: &str) -> String {
+    let result = format!("<error message=\"{}\"/>", escape(reason));
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+         <testsuites>\n  \
+         <testsuite name=\"bulkhead crash explore\" tests=\"1\" failures=\"0\" errors=\"1\" \
+         skipped=\"0\">\n{}  \
+         </testsuite>\n\
+         </testsuites>\n",
+        plain_case(&escape(log), "exploration", Some(&result)),
+    )
+}
+
 /// A case without a state, and its result if it did not pass.
 fn plain_case(log: &str, name: &str, result: Option<&str>) -> String {
     let case = format!("    <testcase classname=\"{log}\" name=\"{name}\"");

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::entries::{EntriesError, LogEntries};
 use super::explain::{kind, seconds};
-use super::recording::shown;
+use super::recording::{require_log, shown};
 use crate::cmd::print_part;
 use crate::config::human_size;
 use crate::sanitize::sanitize;
@@ -30,6 +30,7 @@ Examples:
 
 /// Prints what a log has.
 pub(super) fn log(path: &Path, lists: bool, json: bool) -> anyhow::Result<ExitCode> {
+    require_log(path)?;
     let failed = |error: EntriesError| anyhow::anyhow!("{}: {error}", shown(path));
     let mut entries = LogEntries::open(path).map_err(failed)?;
     let mut summary = LogSummary::new(&entries);
@@ -133,6 +134,7 @@ impl LogSummary {
             None if self.entries > 0 && !self.is_stamped => {
                 "of another program, without times and the order of issue".to_owned()
             }
+            None if self.entries == 0 => "nothing was recorded: a killed machine".to_owned(),
             None => "not closed: what was in flight is missing".to_owned(),
         }
     }

@@ -1,5 +1,6 @@
 //! `bulkhead crash`: explores what power cuts could have left of a recorded disk.
 
+mod answer;
 mod checks;
 mod child;
 mod duration;
@@ -20,11 +21,13 @@ mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Subcommand;
 use crash::StateName;
 
 use self::checks::checks;
+use self::duration::{DEFAULT_TIMEOUT, parse_duration};
 use self::explain::{EXPLAIN_HELP, explain};
 use self::explore::{EXPLORE_HELP, explore};
 use self::log::{LOG_HELP, log};
@@ -66,6 +69,9 @@ pub(crate) enum CrashCommand {
         /// Give the check a loop device instead of a file
         #[arg(long = "loop", requires = "run")]
         uses_loop: bool,
+        /// Time limit of the check, as of `explore`
+        #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = DEFAULT_TIMEOUT, requires = "run")]
+        timeout: Duration,
         /// Write it to a new image
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
@@ -100,9 +106,11 @@ fn run(command: &CrashCommand, json: bool) -> anyhow::Result<ExitCode> {
     match command {
         CrashCommand::Explore(arguments) => explore(arguments, json),
         CrashCommand::Explain { recording, state } => explain(recording, state, json),
-        CrashCommand::Open { recording, state, run, uses_loop, to } => {
+        CrashCommand::Open { recording, state, run, uses_loop, timeout, to } => {
             let action = match (run, to) {
-                (Some(command), _) => OpenAction::Run { command, uses_loop: *uses_loop },
+                (Some(command), _) => {
+                    OpenAction::Run { command, uses_loop: *uses_loop, limit: *timeout }
+                }
                 (None, Some(file)) => OpenAction::Write(file),
                 (None, None) => OpenAction::Expose,
             };

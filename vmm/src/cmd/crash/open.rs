@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::image::write_image;
 use super::interrupt::{hear_signals, until_interrupted, wait_for_signal};
-use super::recording::{RecordingArguments, shown};
+use super::recording::{RecordingArguments, require_temporary_folder, shown};
 use crate::cmd::print;
 use crate::config::human_size;
 use crate::exit::Exit;
@@ -39,8 +39,6 @@ Exit codes:
 
 /// Threads that serve the file.
 const THREADS: usize = 4;
-/// Time limit of a check whose output a user reads.
-const LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 /// The use of a state.
 pub(super) enum OpenAction<'a> {
@@ -52,6 +50,8 @@ pub(super) enum OpenAction<'a> {
         command: &'a OsStr,
         /// It gets a loop device.
         uses_loop: bool,
+        /// After this time it is killed, and has failed.
+        limit: Duration,
     },
     /// It is written to a new file.
     Write(&'a Path),
@@ -72,9 +72,16 @@ pub(super) fn open(
         }
     };
     hear_signals().context("cannot receive signals")?;
+    require_temporary_folder()?;
     match action {
         OpenAction::Expose => expose(disk, state, json),
-        OpenAction::Run { command, uses_loop } => run(disk, command, *uses_loop),
+        OpenAction::Run { command, uses_loop, limit } => {
+            let command = (*command).to_owned();
+            run(
+                disk,
+                CheckOptions { command, limit: *limit, uses_loop: *uses_loop, threads: THREADS },
+            )
+        }
         OpenAction::Write(file) => write(&disk, state, file, json),
     }
 }
@@ -95,9 +102,7 @@ fn expose(disk: Arc<StateDisk>, state: &StateName, json: bool) -> anyhow::Result
     Ok(ExitCode::SUCCESS)
 }
 
-fn run(disk: Arc<StateDisk>, command: &OsStr, uses_loop: bool) -> anyhow::Result<ExitCode> {
-    let command = command.to_owned();
-    let options = CheckOptions { command, limit: LIMIT, uses_loop, threads: THREADS };
+fn run(disk: Arc<StateDisk>, options: CheckOptions) -> anyhow::Result<ExitCode> {
     let checker = HostChecker::new(options).map_err(|error| anyhow::anyhow!("{error}"))?;
     let checked = until_interrupted(|| checker.stop(), || checker.check_aloud(disk));
     match checked {

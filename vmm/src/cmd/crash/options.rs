@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use crash::host::CheckOptions;
 use crash::{Atomicity, ExploreOptions};
 
-use super::duration::parse_duration;
+use super::duration::{DEFAULT_TIMEOUT, parse_duration};
 use super::recording::RecordingArguments;
 
 /// The exploration that is asked for.
@@ -68,7 +68,7 @@ pub(crate) struct SearchArguments {
     #[arg(long)]
     keep_going: bool,
     /// Time limit of one check
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = DEFAULT_TIMEOUT)]
     pub(super) timeout: Duration,
     /// Write the result as JUnit XML as well
     #[arg(long, value_name = "FILE")]
@@ -128,6 +128,15 @@ impl SearchArguments {
     /// It is not UTF-8.
     pub(super) fn text_of_check(&self) -> anyhow::Result<String> {
         self.check.to_str().map(str::to_owned).context("the check is not UTF-8")
+    }
+
+    /// The options of this check for `crash open`, if it has others than the default.
+    pub(super) fn open_options(&self) -> String {
+        let uses_loop = if self.uses_loop { " --loop" } else { "" };
+        let has_default = parse_duration(DEFAULT_TIMEOUT) == Ok(self.timeout);
+        let seconds = self.timeout.as_secs();
+        let limit = if has_default { String::new() } else { format!(" --timeout {seconds}s") };
+        format!("{uses_loop}{limit}")
     }
 
     /// Samples that are asked for.

@@ -45,10 +45,10 @@ fn text(progress: &Progress) -> String {
         Stage::Reduction => "reducing a failing state".to_owned(),
     };
     let Progress { checks, pruned, failures, elapsed, .. } = progress;
-    let rate = rate(*checks, *elapsed);
+    let (time, rate) = (human_time(*elapsed), rate(*checks, *elapsed));
     let failing = if *failures > 0 { format!(", {failures} failing") } else { String::new() };
-    let time = human_time(*elapsed);
-    format!("{stage}: {checks} checks ({rate}/s), {pruned} states known without{failing}, {time}")
+    // A narrow terminal cuts the end.
+    format!("{time}: {checks} checks ({rate}/s){failing}, {pruned} known, {stage}")
 }
 
 /// Checks a second.
@@ -71,11 +71,11 @@ mod tests {
             stage: Stage::Lost(2),
             elapsed: Duration::from_secs(6),
         };
-        let line = "up to 2 writes lost: 1200 checks (200/s), 30 states known without, 6.0 s";
+        let line = "6.0 s: 1200 checks (200/s), 30 known, up to 2 writes lost";
         assert_eq!(text(&progress), line);
         progress.failures = 1;
         progress.stage = Stage::Samples;
-        let line = "samples: 1200 checks (200/s), 30 states known without, 1 failing, 6.0 s";
+        let line = "6.0 s: 1200 checks (200/s), 1 failing, 30 known, samples";
         assert_eq!(text(&progress), line);
     }
 }

@@ -1,7 +1,10 @@
 //! A recording, as the command line names it.
 
+use std::env;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::ensure;
 use clap::Args;
 use crash::{Recording, StateName};
 
@@ -27,6 +30,7 @@ impl RecordingArguments {
     ///
     /// It cannot be read, is no log, or not one of a disk with this base.
     pub(super) fn open(&self) -> anyhow::Result<Recording> {
+        require_log(&self.log)?;
         let recording = Recording::open(&self.log, &self.base).map_err(|error| {
             anyhow::anyhow!("{} over {}: {error}", shown(&self.log), self.base())
         })?;
@@ -43,19 +47,19 @@ impl RecordingArguments {
         Ok(recording)
     }
 
-    /// Refuses to write to the log or the base.
+    /// Refuses to write to the log, the base or one of `kept`.
     ///
     /// # Errors
     ///
     /// The file is one of them.
-    pub(super) fn require_other(&self, file: &Path) -> anyhow::Result<()> {
-        let same = |other: &PathBuf| {
-            let canonical = |path: &Path| path.canonicalize().ok();
-            canonical(file).is_some_and(|file| canonical(other) == Some(file))
-        };
-        anyhow::ensure!(
-            ![&self.log, &self.base].into_iter().any(same),
-            "{} is the log or the base, which are not changed; name another file",
+    pub(super) fn require_other(&self, file: &Path, kept: &[&Path]) -> anyhow::Result<()> {
+        let identity = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
+        let found = identity(file);
+        let is_same = |other: &&Path| found.is_some() && identity(other) == found;
+        let files = [self.log.as_path(), &self.base];
+        ensure!(
+            !files.iter().chain(kept).any(is_same),
+            "{} is the log or a disk, which are not changed; name another file",
             shown(file)
         );
         Ok(())
@@ -72,6 +76,32 @@ impl RecordingArguments {
         let force = if self.force_base { " --force-base" } else { "" };
         format!("bulkhead crash {request} {log} --base {base}{force} {state}")
     }
+}
+
+/// Refuses what is no log at a glance, as the wrong file was named.
+///
+/// # Errors
+///
+/// It is a folder, or has nothing.
+pub(super) fn require_log(path: &Path) -> anyhow::Result<()> {
+    // That there is none is reported when it is opened.
+    let Ok(found) = path.metadata() else { return Ok(()) };
+    ensure!(!found.is_dir(), "{} is a folder; name a log, as DISK.log in it", shown(path));
+    let is_empty = found.is_file() && found.len() == 0;
+    ensure!(!is_empty, "{} is empty: nothing was recorded in it", shown(path));
+    Ok(())
+}
+
+/// Refuses a host without a folder for temporary files, in which states are mounted.
+///
+/// # Errors
+///
+/// There is none.
+pub(super) fn require_temporary_folder() -> anyhow::Result<()> {
+    let folder = env::temp_dir();
+    let folder_shown = shown(&folder);
+    ensure!(folder.is_dir(), "{folder_shown} is no folder; set TMPDIR to one for temporary files");
+    Ok(())
 }
 
 /// A path as it is shown on a terminal.

@@ -89,9 +89,9 @@ impl ExploreReport<'_> {
         for request in ["explain", "open"] {
             text += &format!("  {}\n", recording.command(request, name));
         }
-        let uses_loop = if self.arguments.uses_loop { " --loop" } else { "" };
+        let options = self.arguments.open_options();
         let check = sanitize(&block::shell_word(&self.arguments.check.to_string_lossy()));
-        text + &format!("  {}{uses_loop} --run {check}\n", recording.command("open", name))
+        text + &format!("  {}{options} --run {check}\n", recording.command("open", name))
     }
 
     /// The work that was done, a line for each fact.

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::iter;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -13,14 +14,17 @@ use clap::Args;
 use crash::LogEnd;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::answer::{Answer, AnswerOutput};
 use super::child::KilledOnDrop;
-use super::explore::search;
+use super::explore::Exploration;
+use super::guest::require_checker_guest;
 use super::interrupt::{hear_signals, is_interrupted};
 use super::options::SearchArguments;
-use super::recording::{RecordingArguments, shown};
-use crate::config::{ConsoleConfig, DiskConfig, MachineConfig, machine_file};
+use super::recording::{RecordingArguments, require_temporary_folder, shown};
+use crate::config::{ConsoleConfig, DiskConfig, MachineConfig, control_socket_in, machine_file};
 use crate::exit::Exit;
 use crate::log::{self, StatusLine};
+use crate::sanitize::sanitize;
 use crate::unix_socket;
 
 /// Examples of the command.
@@ -29,9 +33,9 @@ The images of the machine stay as they are: it runs from layers over them. The
 layers, the log and the console are in a new folder, by default VM.crash.
 
 `--run` is a command of this host that makes the guest work, for example by
-ssh. It finds the control socket, if the machine has one, in
-$BULKHEAD_CONTROL, and the console's in $BULKHEAD_CONSOLE. When it ends, the
-machine is stopped at once. Without it the guest has to work by itself, and to
+ssh. It finds the control socket in $BULKHEAD_CONTROL, and the console's, if
+the machine has one, in $BULKHEAD_CONSOLE. When it ends, the machine is stopped
+at once. Without it the guest has to work by itself, and to
 power off.
 
 Before the search the same states are explored as if the disk ignored flushes.
@@ -78,18 +82,40 @@ pub(super) fn test(arguments: &TestArguments, json: bool) -> anyhow::Result<Exit
             return Ok(Exit::BadConfig.into());
         }
     };
-    let disk = disk(&config, arguments.disk.as_deref())?;
     let folder = arguments.dir.clone().unwrap_or_else(|| arguments.config.with_extension("crash"));
-    fs::create_dir(&folder).with_context(|| {
-        format!("cannot make {}; remove it, or name another with --dir", shown(&folder))
-    })?;
-    hear_signals().context("cannot receive signals")?;
-    let run = MachineRun::start(&arguments.config, &folder)?;
-    if !record(run, &config, arguments.run.as_deref())? {
-        return Ok(Exit::Interrupted.into());
-    }
+    let checker = arguments.search.check_guest.as_deref().map_or(Ok(()), require_checker_guest);
+    let disk = match checker.map_err(Into::into).and_then(|()| disk(&config, arguments)) {
+        Ok(disk) => disk,
+        Err(error) => {
+            log::print(format_args!("error: {}", sanitize(&format!("{error:#}"))));
+            return Ok(Exit::BadConfig.into());
+        }
+    };
     let log = folder.join(format!("{}.log", disk.id()));
     let files = RecordingArguments { log, base: disk.path.clone(), force_base: false };
+    let kept: Vec<_> = iter::once(arguments.config.as_path())
+        .chain(config.disks.iter().map(|disk| disk.path.as_path()))
+        .collect();
+    hear_signals().context("cannot receive signals")?;
+    let output = AnswerOutput::open(&files, &kept, arguments.search.junit.as_deref(), json)?;
+    output.give(record_and_explore(arguments, &config, &folder, &files, json))
+}
+
+fn record_and_explore(
+    arguments: &TestArguments,
+    config: &MachineConfig,
+    folder: &Path,
+    files: &RecordingArguments,
+    json: bool,
+) -> anyhow::Result<Answer> {
+    require_temporary_folder()?;
+    fs::create_dir(folder).with_context(|| {
+        format!("cannot make {}; remove it, or name another with --dir", shown(folder))
+    })?;
+    let run = MachineRun::start(&arguments.config, folder)?;
+    if !record(run, config, arguments.run.as_deref(), folder)? {
+        return Ok(Answer::Interrupted);
+    }
     let recording = files.open()?;
     ensure!(
         matches!(recording.end(), LogEnd::Closed(_)),
@@ -97,11 +123,15 @@ pub(super) fn test(arguments: &TestArguments, json: bool) -> anyhow::Result<Exit
         recording.end(),
         shown(&folder.join("messages"))
     );
-    search(&recording, &files, &arguments.search, true, json)
+    Exploration { recording: &recording, files, arguments: &arguments.search, json }.run(true)
 }
 
 /// The disk to test.
-fn disk<'c>(config: &'c MachineConfig, id: Option<&str>) -> anyhow::Result<&'c DiskConfig> {
+fn disk<'c>(
+    config: &'c MachineConfig,
+    arguments: &TestArguments,
+) -> anyhow::Result<&'c DiskConfig> {
+    let id = arguments.disk.as_deref();
     let written: Vec<_> = config.disks.iter().filter(|disk| !disk.options.read_only).collect();
     let names = written.iter().map(|disk| disk.id()).collect::<Vec<_>>().join(", ");
     let disk = match (id, written.as_slice()) {
@@ -123,22 +153,23 @@ fn record(
     mut run: MachineRun,
     config: &MachineConfig,
     workload: Option<&OsStr>,
+    folder: &Path,
 ) -> anyhow::Result<bool> {
     let Some(workload) = workload else {
         let Some(status) = run.wait("the guest works")? else { return Ok(false) };
         ensure!(status.success(), "the guest did not power off: {}", run.explain(status));
         return Ok(true);
     };
-    if let Some(control) = &config.control
-        && !run.wait_listening(control)?
-    {
+    let control = config.control.clone().or_else(|| control_socket_in(folder));
+    let control = control.context(
+        "the path of the folder is too long for a control socket; name a shorter one with --dir",
+    )?;
+    if !run.wait_listening(&control)? {
         return Ok(false);
     }
     let mut command = Command::new("/bin/sh");
     command.arg("-c").arg(workload).stdin(Stdio::null()).stdout(std::io::stderr());
-    if let Some(control) = &config.control {
-        command.env("BULKHEAD_CONTROL", control);
-    }
+    command.env("BULKHEAD_CONTROL", &control);
     if let ConsoleConfig::Socket(console) = &config.console {
         command.env("BULKHEAD_CONSOLE", console);
     }
@@ -149,8 +180,7 @@ fn record(
     if let Some(status) = run.child.0.try_wait()? {
         bail!("the machine ended before its workload: {}", run.explain(status));
     }
-    run.stop()?;
-    Ok(true)
+    run.stop()
 }
 
 /// A machine that is recorded.
@@ -173,6 +203,7 @@ impl MachineRun {
             .arg(config)
             .arg("--record")
             .arg(folder)
+            .args(["--end-with", &std::process::id().to_string()])
             .stdin(Stdio::null())
             .stdout(console)
             .stderr(messages_file)
@@ -203,8 +234,8 @@ impl MachineRun {
         Ok(true)
     }
 
-    /// Stops it at once, so that its log is closed.
-    fn stop(&mut self) -> anyhow::Result<()> {
+    /// Stops it at once, so that its log is closed; false if it was interrupted.
+    fn stop(&mut self) -> anyhow::Result<bool> {
         let start = Instant::now();
         loop {
             // The first signal presses the power button, the next one stops the machine. Those that
@@ -216,9 +247,11 @@ impl MachineRun {
                 let codes = [Exit::Stopped, Exit::PoweredOff].map(|exit| exit as i32);
                 let is_stopped = status.code().is_some_and(|code| codes.contains(&code));
                 ensure!(is_stopped, "the machine failed: {}", self.explain(status));
-                return Ok(());
+                return Ok(true);
             }
-            ensure!(!is_interrupted(), "interrupted");
+            if is_interrupted() {
+                return Ok(false);
+            }
             ensure!(start.elapsed() < START_LIMIT, "the machine does not end: does its host hang?");
         }
     }

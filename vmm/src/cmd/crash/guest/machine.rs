@@ -31,8 +31,8 @@ pub(in super::super) enum GuestError {
     #[error("cannot mount the states, which takes /dev/fuse")]
     Mount(#[source] io::Error),
     /// The configuration is wrong, and was reported.
-    #[error("the configuration of the checker guest is wrong")]
-    Config,
+    #[error("the configuration of the checker guest is wrong: {0}")]
+    Config(PathBuf),
     /// It lacks a key.
     #[error("{0} has no {1}; a checker guest needs it")]
     Missing(PathBuf, &'static str),
@@ -51,12 +51,56 @@ pub(in super::super) enum GuestError {
         /// The end of its console's output, as words.
         last: String,
     },
+    /// A signal arrived.
+    #[error("interrupted")]
+    Stopped,
     /// The machine refuses.
     #[error(transparent)]
     Control(#[from] ClientError),
     /// A disk stays in use.
     #[error("the machine has not detached {0} within {limit} s", limit = DETACH_LIMIT.as_secs())]
     Detach(String),
+}
+
+impl GuestError {
+    /// Whether the command line names no configuration of a checker guest.
+    pub(in super::super) fn is_wrong_config(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Missing(..))
+    }
+}
+
+/// The sockets of a checker guest.
+struct GuestSockets {
+    control: PathBuf,
+    console: PathBuf,
+}
+
+impl GuestSockets {
+    /// Those in its configuration, which must have all that a checker guest needs.
+    fn load(config: &Path) -> Result<Self, GuestError> {
+        let machine = config::machine_file::load(config).map_err(|report| {
+            report.print();
+            GuestError::Config(config.to_owned())
+        })?;
+        let missing = |what| GuestError::Missing(config.to_owned(), what);
+        let control = machine.control.ok_or_else(|| missing("`[control] socket`"))?;
+        let ConsoleConfig::Socket(console) = machine.console else {
+            return Err(missing("`[console] socket`"));
+        };
+        if machine.controllers.is_empty() {
+            return Err(missing("SCSI controller (`[[scsi]]`)"));
+        }
+        Ok(Self { control, console })
+    }
+}
+
+/// Checks the configuration of a checker guest, before it is needed.
+///
+/// # Errors
+///
+/// See [`GuestError::is_wrong_config`].
+pub(in super::super) fn require_checker_guest(config: &Path) -> Result<(), GuestError> {
+    GuestSockets::load(config).map(drop)
 }
 
 /// A running checker guest, which ends when this is dropped.
@@ -73,22 +117,12 @@ impl CheckerMachine {
     ///
     /// See [`GuestError`].
     pub(super) fn start(config: &Path, is_stopped: &dyn Fn() -> bool) -> Result<Self, GuestError> {
-        let machine = config::machine_file::load(config).map_err(|report| {
-            report.print();
-            GuestError::Config
-        })?;
-        let missing = |what| GuestError::Missing(config.to_owned(), what);
-        let control = machine.control.ok_or_else(|| missing("`[control] socket`"))?;
-        let ConsoleConfig::Socket(console) = machine.console else {
-            return Err(missing("`[console] socket`"));
-        };
-        if machine.controllers.is_empty() {
-            return Err(missing("SCSI controller (`[[scsi]]`)"));
-        }
+        let GuestSockets { control, console } = GuestSockets::load(config)?;
         let program = std::env::current_exe().map_err(GuestError::Start)?;
         let child = Command::new(program)
             .arg("run")
             .arg(config)
+            .args(["--end-with", &std::process::id().to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             // Ctrl-C is for this command, which ends the machine.
@@ -105,7 +139,10 @@ impl CheckerMachine {
             if child.0.try_wait().map_err(GuestError::Start)?.is_some() {
                 return Err(no_agent("ended at its start", String::new()));
             }
-            if is_stopped() || Instant::now() > deadline {
+            if is_stopped() {
+                return Err(GuestError::Stopped);
+            }
+            if Instant::now() > deadline {
                 return Err(no_agent("has no console yet", String::new()));
             }
             thread::sleep(PERIOD);
@@ -115,7 +152,7 @@ impl CheckerMachine {
             let why = match reason {
                 NoAnswer::Ended => "ended",
                 NoAnswer::Late => "has no agent",
-                NoAnswer::Stopped => "was stopped at its start",
+                NoAnswer::Stopped => return GuestError::Stopped,
             };
             let output = agent.last_output();
             let lines: Vec<_> = output.lines().filter(|line| !line.trim().is_empty()).collect();

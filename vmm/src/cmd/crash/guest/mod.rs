@@ -15,7 +15,7 @@ use crash::{CheckError, CheckedDisk, Checker, Failure, Verdict};
 
 use self::agent::{CheckAnswer, NoAnswer};
 use self::machine::CheckerMachine;
-pub(super) use self::machine::GuestError;
+pub(super) use self::machine::{GuestError, require_checker_guest};
 use super::interrupt::is_interrupted;
 
 /// Checks in a guest, one at a time.
@@ -93,8 +93,11 @@ impl Checker for GuestChecker {
         }
         let mut machine = match place.take() {
             Some(machine) => machine,
-            None => CheckerMachine::start(&self.config, &|| self.is_stopped())
-                .map_err(failed("start the guest again"))?,
+            None => match CheckerMachine::start(&self.config, &|| self.is_stopped()) {
+                Ok(machine) => machine,
+                Err(GuestError::Stopped) => return Err(CheckError::Stopped),
+                Err(error) => return Err(failed("start the guest again")(error)),
+            },
         };
         let (end, output) = match self.check_in(&mut machine, disk)? {
             Ok(CheckAnswer { status: Some(0), .. }) => {
