@@ -142,3 +142,23 @@ impl Drop for StatusLine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_line_leaves_the_last_column_free() {
+        for (text, columns, shown) in [
+            ("up to 2 writes", Some(80), "up to 2 writes"),
+            ("up to 2 writes", Some(15), "up to 2 writes"),
+            ("up to 2 writes", Some(14), "up to 2 write"),
+            ("größer", Some(5), "größ"),
+            ("any", Some(1), ""),
+            ("without a width", Some(0), "without a width"),
+            ("no terminal", None, "no terminal"),
+        ] {
+            assert_eq!(cut(text, columns), shown);
+        }
+    }
+}

@@ -268,6 +268,7 @@ impl MachineRun {
 fn wait(child: &mut Child, what: &str) -> anyhow::Result<Option<ExitStatus>> {
     let start = Instant::now();
     let mut line = StatusLine::default();
+    let mut next = DELAY;
     loop {
         if let Some(status) = child.try_wait().context("cannot wait for a process")? {
             return Ok(Some(status));
@@ -276,7 +277,8 @@ fn wait(child: &mut Child, what: &str) -> anyhow::Result<Option<ExitStatus>> {
             log::print("interrupted; the machine is stopped");
             return Ok(None);
         }
-        if start.elapsed() > DELAY {
+        if start.elapsed() > next {
+            next = Duration::from_secs(start.elapsed().as_secs() + 1);
             line.show(format_args!("{what}, {} s", start.elapsed().as_secs()));
         }
         thread::sleep(PERIOD);

@@ -53,6 +53,8 @@ fn a_log_is_a_new_file_of_one_disk() {
     let reports = [
         "path='base.img'\nrecord='old.log'\n",
         "path='base.img'\nrecord='base.img'\n",
+        "path='new.layer'\nbase='base.img'\ncreate=true\nrecord='base.img'\n",
+        "path='new.layer'\nbase='base.img'\ncreate=true\nrecord='new.layer'\n",
         "path='base.img'\nrecord='absent/b.log'\n",
         "path='base.img'\nrecord='/dev/null'\n",
         "path='base.img'\nrecord='a.log'\n",
@@ -64,8 +66,17 @@ fn a_log_is_a_new_file_of_one_disk() {
 the log `/vm/old.log` is not empty
   'old.log'  <- a recording starts a new log
   name a file that does not exist
-the log `/vm/base.img` is not empty
-  'base.img'  <- a recording starts a new log
+`record` and `path` name the same file
+  'base.img'  <- the log is a file of its own
+  'base.img'  <- has the data of the disk
+  name a file that does not exist
+`record` and `base` name the same file
+  'base.img'  <- the log is a file of its own
+  'base.img'  <- has the data of the disk
+  name a file that does not exist
+`record` and `path` name the same file
+  'new.layer'  <- the log is a file of its own
+  'new.layer'  <- has the data of the disk
   name a file that does not exist
 cannot create the log `/vm/absent/b.log`
   'absent/b.log'  <- the directory `/vm/absent` does not exist
