@@ -134,7 +134,7 @@ impl LogSummary {
             None if self.entries > 0 && !self.is_stamped => {
                 "of another program, without times and the order of issue".to_owned()
             }
-            None if self.entries == 0 => "nothing was recorded: a killed machine".to_owned(),
+            None if self.entries == 0 => "not closed, and nothing was recorded".to_owned(),
             None => "not closed: what was in flight is missing".to_owned(),
         }
     }
