@@ -30,5 +30,6 @@ mod stable_copies;
 mod startup;
 mod thin;
 mod volume_links;
+mod walkthrough;
 mod write_cache;
 mod zvol;

@@ -141,6 +141,16 @@ impl Host {
         Ok(to)
     }
 
+    /// Makes the contents of a local file available without a copy in the host's memory, until the
+    /// next `put` or `lend`, and returns the full path there: of a larger disk, or of a copy.
+    pub fn lend(&self, local: &Path, name: &str) -> Result<String> {
+        let HostKind::Nested { machine, .. } = &self.kind else { return self.put(local, name) };
+        let inbox = machine.borrow().disk("inbox");
+        fs::copy(local, &inbox).with_context(|| format!("reading {}", local.display()))?;
+        File::options().write(true).open(inbox)?.set_len(1 << 30)?;
+        Ok("/dev/disk/by-id/virtio-inbox".to_owned())
+    }
+
     /// Writes a text file to the run's folder and returns its full path there.
     pub fn write(&self, name: &str, text: &str) -> Result<String> {
         let file = tempfile::NamedTempFile::new()?;
