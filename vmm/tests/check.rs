@@ -148,7 +148,7 @@ fn the_memory_of_a_recording_is_shown() {
     let run = bulkhead(&folder).args(["check", "vm.toml"]).assert().code(0).stderr_eq("");
     run.stdout_eq(str![[r#"
 ...
-  record     data  [..]data.log, up to 32 MiB of memory
+  record     data  [..]data.log, up to 33 MiB of memory
 
 "#]]);
 }

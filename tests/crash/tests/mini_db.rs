@@ -6,9 +6,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use crash::{
-    Atomicity, CheckedDisk, ExploreOptions, Outcome, Recording, SearchEnd, explore,
-};
+use crash::{Atomicity, CheckedDisk, ExploreOptions, Outcome, Recording, SearchEnd, explore};
 use crash_tests::mini_db::{Fault, Recovery, recover, run};
 use crash_tests::{PlainSamples, record_in_memory};
 use tempfile::TempDir;

@@ -11,7 +11,7 @@ use lab::{Host, Output};
 
 /// For a boot of Debian in an emulated host, and the exploration.
 const LIMIT: Duration = Duration::from_secs(900);
-/// What the emulated host lacks: SQLite's shell, of the guest's release.
+/// Files that the emulated host lacks: SQLite's shell, of the guest's release.
 const SQLITE: [&str; 4] = [
     "/usr/bin/sqlite3",
     "/usr/lib/x86_64-linux-gnu/libsqlite3.so.0",

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use block::{EphemeralPlace, Named, RECORD_QUEUE_BYTES};
+use block::{EphemeralPlace, Named, RECORD_LOG_BYTES, RECORD_QUEUE_BYTES};
 use devices::virtio::Address;
 
 use super::json::image_bytes;
@@ -79,9 +79,10 @@ fn disk_row(disk: &DiskConfig, id_width: usize) -> String {
 /// The log of a recorded disk, and the memory for what is not in it yet.
 fn record_row(disk: &DiskConfig, id_width: usize) -> Option<(&'static str, String)> {
     let log = disk.record.as_ref()?;
-    let memory = human_size(u64::from(disk.queues) * RECORD_QUEUE_BYTES);
+    let memory = human_size(u64::from(disk.queues) * RECORD_QUEUE_BYTES + RECORD_LOG_BYTES);
     let id = disk.id();
-    Some(("record", format!("{id:<id_width$}  {}, up to {memory} of memory", log.display())))
+    let path = log.path.display();
+    Some(("record", format!("{id:<id_width$}  {path}, up to {memory} of memory")))
 }
 
 /// Where the changes of an ephemeral disk are.

@@ -16,7 +16,7 @@ use crate::log;
 use crate::sanitize::sanitize;
 
 /// How an exploration ended.
-pub(super) enum Answer {
+pub(super) enum SearchAnswer {
     /// With a result: the text for standard output, the JUnit XML, and the exit code.
     Found { text: String, junit: String, exit: Exit },
     /// The command line asks for what there is not; the text says why.
@@ -58,19 +58,19 @@ impl<'a> AnswerOutput<'a> {
     /// # Errors
     ///
     /// The error that is the answer, or one of the output.
-    pub(super) fn give(self, answer: anyhow::Result<Answer>) -> anyhow::Result<ExitCode> {
+    pub(super) fn give(self, answer: anyhow::Result<SearchAnswer>) -> anyhow::Result<ExitCode> {
         match answer {
-            Ok(Answer::Found { text, junit, exit }) => {
+            Ok(SearchAnswer::Found { text, junit, exit }) => {
                 print(&text)?;
                 self.write_junit(&junit)?;
                 Ok(exit.into())
             }
-            Ok(Answer::Refused(reason)) => {
+            Ok(SearchAnswer::Refused(reason)) => {
                 log::print(format_args!("error: {}", sanitize(&reason)));
                 self.fail("error", &reason)?;
                 Ok(Exit::BadConfig.into())
             }
-            Ok(Answer::Interrupted) => {
+            Ok(SearchAnswer::Interrupted) => {
                 self.fail("interrupted", "interrupted")?;
                 Ok(Exit::Interrupted.into())
             }

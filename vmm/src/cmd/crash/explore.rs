@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use crash::host::HostChecker;
 use crash::{Checker, ExploreError, ExploreOptions, Outcome, Recording, SearchEnd};
 
-use super::answer::{Answer, AnswerOutput};
+use super::answer::{AnswerOutput, SearchAnswer};
 use super::entries::has_writes;
 use super::guest::{GuestChecker, GuestError};
 use super::interrupt::{hear_signals, until_interrupted};
@@ -59,11 +59,11 @@ pub(super) struct Exploration<'e> {
     pub(super) json: bool,
 }
 
-/// What is known of an exploration that has ended.
+/// The result of an exploration that has ended.
 enum Explored {
     /// The outcome, and the checks until a disk that ignores flushes was caught, if it was tried.
     Outcome(Outcome, Option<u64>),
-    Other(Answer),
+    Other(SearchAnswer),
 }
 
 impl Exploration<'_> {
@@ -72,7 +72,7 @@ impl Exploration<'_> {
     /// # Errors
     ///
     /// The host failed, or the check proves nothing.
-    pub(super) fn run(&self, has_control: bool) -> anyhow::Result<Answer> {
+    pub(super) fn run(&self, has_control: bool) -> anyhow::Result<SearchAnswer> {
         require_temporary_folder()?;
         ensure!(
             has_writes(&self.files.log)?,
@@ -84,9 +84,9 @@ impl Exploration<'_> {
             let check = arguments.text_of_check()?;
             let checker = match GuestChecker::start(config, check, arguments.timeout) {
                 Ok(checker) => checker,
-                Err(GuestError::Stopped) => return Ok(Answer::Interrupted),
+                Err(GuestError::Stopped) => return Ok(SearchAnswer::Interrupted),
                 Err(error) if error.is_wrong_config() => {
-                    return Ok(Answer::Refused(error.to_string()));
+                    return Ok(SearchAnswer::Refused(error.to_string()));
                 }
                 Err(error) => return Err(error.into()),
             };
@@ -132,7 +132,7 @@ impl Exploration<'_> {
         &self,
         checker: &dyn Checker,
         stop: &(dyn Fn() + Sync),
-    ) -> anyhow::Result<Result<u64, Answer>> {
+    ) -> anyhow::Result<Result<u64, SearchAnswer>> {
         let careless = self.recording.without_flushes().context("cannot read the recording")?;
         let options = ExploreOptions { keep_going: false, ..self.arguments.options() };
         let outcome = match self.explore(&careless, &options, checker, stop)? {
@@ -141,7 +141,7 @@ impl Exploration<'_> {
         };
         let states = outcome.checks + outcome.pruned;
         match outcome.end {
-            SearchEnd::Stopped => return Ok(Err(Answer::Interrupted)),
+            SearchEnd::Stopped => return Ok(Err(SearchAnswer::Interrupted)),
             // The report of the true disk says so.
             SearchEnd::Baseline | SearchEnd::Failure => {}
             _ if !outcome.failures.is_empty() => {}
@@ -164,7 +164,7 @@ impl Exploration<'_> {
         options: &ExploreOptions,
         checker: &dyn Checker,
         stop_checks: &(dyn Fn() + Sync),
-    ) -> anyhow::Result<Result<Outcome, Answer>> {
+    ) -> anyhow::Result<Result<Outcome, SearchAnswer>> {
         let (stop, line) = (AtomicBool::new(false), ExploreLine::default());
         let interrupt = || {
             stop.store(true, Ordering::Relaxed);
@@ -176,15 +176,17 @@ impl Exploration<'_> {
         line.end();
         match explored {
             Ok(outcome) => Ok(Ok(outcome)),
-            Err(error @ ExploreError::NoMark(_)) => Ok(Err(Answer::Refused(error.to_string()))),
+            Err(error @ ExploreError::NoMark(_)) => {
+                Ok(Err(SearchAnswer::Refused(error.to_string())))
+            }
             Err(error) => bail!("{error}"),
         }
     }
 
-    fn report(&self, outcome: &Outcome, control: Option<u64>) -> Answer {
+    fn report(&self, outcome: &Outcome, control: Option<u64>) -> SearchAnswer {
         let Self { recording, files, arguments, json } = *self;
         let report = ExploreReport { arguments, files, recording, outcome, control };
-        Answer::Found {
+        SearchAnswer::Found {
             text: if json { report.json() } else { report.text() },
             junit: junit(&shown(&files.log), outcome),
             exit: exit(outcome),

@@ -14,7 +14,7 @@ use clap::Args;
 use crash::LogEnd;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::answer::{Answer, AnswerOutput};
+use super::answer::{AnswerOutput, SearchAnswer};
 use super::child::KilledOnDrop;
 use super::explore::Exploration;
 use super::guest::require_checker_guest;
@@ -107,14 +107,14 @@ fn record_and_explore(
     folder: &Path,
     files: &RecordingArguments,
     json: bool,
-) -> anyhow::Result<Answer> {
+) -> anyhow::Result<SearchAnswer> {
     require_temporary_folder()?;
     fs::create_dir(folder).with_context(|| {
         format!("cannot make {}; remove it, or name another with --dir", shown(folder))
     })?;
     let run = MachineRun::start(&arguments.config, folder)?;
     if !record(run, config, arguments.run.as_deref(), folder)? {
-        return Ok(Answer::Interrupted);
+        return Ok(SearchAnswer::Interrupted);
     }
     let recording = files.open()?;
     ensure!(
