@@ -13,7 +13,7 @@ demo: build lab ## Boot a Debian guest that writes a file, reboots and finds it 
 test: build lab-zfs ## Run everything: unit, property, hostile driver, real guests
 	@resources/tests/host-packages.sh
 	@mkdir -p $(dir $(SKIPPED)) && : >$(SKIPPED)
-	@BULKHEAD_SKIPPED=$(SKIPPED) cargo test --workspace --no-fail-fast; result=$$?; \
+	@BULKHEAD_SKIPPED=$(SKIPPED) resources/tests/run; result=$$?; \
 	if [ -s $(SKIPPED) ]; then cat $(SKIPPED); echo "tests skipped: $$(wc -l <$(SKIPPED))"; fi; \
 	exit $$result
 
