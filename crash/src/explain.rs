@@ -47,7 +47,7 @@ pub struct LostWrite {
     /// Whether it was durable. Then it is lost only where a write that overlapped it in time may
     /// have come after it.
     pub durable: bool,
-    /// Whether it is a discard that a flush had followed, which promises nothing of its content.
+    /// Whether it is a discard that a flush had followed, which makes no promise of its content.
     pub flushed_discard: bool,
 }
 

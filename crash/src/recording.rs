@@ -66,7 +66,7 @@ pub enum StateError {
 
 impl Recording {
     /// Reads the entries of a log. The disk has the size of the base, a raw image or a device. Both
-    /// are locked as images that nobody may write to, for as long as the recording is in use.
+    /// are locked as images that no process may write to, for as long as the recording is in use.
     ///
     /// # Errors
     ///

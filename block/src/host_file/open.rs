@@ -92,8 +92,8 @@ fn claim_now(
     Ok(file)
 }
 
-/// Locks an image that is read and that nobody may change meanwhile, until the last use of `file`.
-/// On a file system without locks it does nothing. Retries for a while if it is in use.
+/// Locks an image that is read and that no process may change meanwhile, until the last use of
+/// `file`. On a file system without locks it does nothing. Retries for a while if it is in use.
 ///
 /// # Errors
 ///

@@ -226,8 +226,8 @@ impl Log {
         Ok(())
     }
 
-    /// All that was appended since the last end of an entry is one, of `bytes`. The completion `next`
-    /// follows it.
+    /// All that was appended since the last end of an entry is one, of `bytes`. The completion
+    /// `next` follows it.
     pub(super) fn end_entry(&mut self, bytes: u64, next: u64) {
         let LogExtent { bytes: before, entries, .. } = self.whole;
         self.whole = LogExtent { bytes: before + bytes, entries: entries + 1, next };

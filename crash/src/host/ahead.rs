@@ -1,5 +1,5 @@
-//! What the kernel is given ahead of a read, into its cache: blocks that are the same in all
-//! states. Threads of the FUSE session.
+//! Blocks that are the same in all states, given to the kernel's cache ahead of a read. Threads of
+//! the FUSE session.
 //!
 //! A disk notes what a check reads, so that the kernel must not read ahead on its own. But blocks
 //! that no recorded write touches are not noted, and most of a disk is of these: one that is read
@@ -33,11 +33,11 @@ pub(super) struct KernelCache {
 /// The reads of a disk.
 #[derive(Default)]
 pub(super) struct Reads {
-    inner: Mutex<Inner>,
+    inner: Mutex<Sequence>,
 }
 
 #[derive(Default)]
-struct Inner {
+struct Sequence {
     /// The end of what was read and given last.
     end: u64,
     /// Those who have it open for writing.
@@ -121,7 +121,7 @@ impl Reads {
         inner.writers = inner.writers.saturating_sub(1);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, Sequence> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -27,13 +27,14 @@ fn start() -> Rig {
     Rig::of(machine)
 }
 
-/// The entries of a log without writes: kind and text.
+/// The entries of a log without writes: kind and text. Zeroes may follow the last one.
 fn entries(log: &[u8]) -> Vec<(LogKind, String)> {
     let entry = |sector: &[u8]| {
         let entry = LogEntry::decode(sector).unwrap();
         (entry.kind, String::from_utf8(entry.text(sector).to_vec()).unwrap())
     };
-    log[LOG_SECTOR..].chunks(LOG_SECTOR).map(entry).collect()
+    let sectors = log[LOG_SECTOR..].chunks(LOG_SECTOR);
+    sectors.take_while(|sector| sector.iter().any(|byte| *byte != 0)).map(entry).collect()
 }
 
 #[test]
