@@ -45,6 +45,13 @@ pub(super) trait LogStore: Send {
     ///
     /// The host's error.
     fn sync(&self) -> io::Result<()>;
+
+    /// Bytes that are free for it and others; `u64::MAX` if the store cannot tell.
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    fn free_bytes(&self) -> io::Result<u64>;
 }
 
 /// The file of a log.
@@ -59,16 +66,6 @@ impl LogFile {
     fn new(file: File) -> Self {
         let flags = fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags | OFlags::DIRECT));
         Self { file, is_direct: Cell::new(flags.is_ok()) }
-    }
-
-    /// Bytes that its file system has for it.
-    ///
-    /// # Errors
-    ///
-    /// The host's error.
-    pub(super) fn free_bytes(&self) -> io::Result<u64> {
-        let store = rustix::fs::fstatvfs(&self.file)?;
-        Ok(store.f_bavail.saturating_mul(store.f_frsize))
     }
 
     fn use_page_cache(&self) -> io::Result<()> {
@@ -96,6 +93,14 @@ impl LogStore for LogFile {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let store = rustix::fs::fstatvfs(&self.file)?;
+        if store.f_blocks == 0 {
+            return Ok(u64::MAX);
+        }
+        Ok(store.f_bavail.saturating_mul(store.f_frsize))
     }
 }
 
@@ -195,6 +200,15 @@ impl Log {
         self.whole.bytes
     }
 
+    /// See [`LogStore::free_bytes`].
+    ///
+    /// # Errors
+    ///
+    /// The host's error.
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        self.store.free_bytes()
+    }
+
     /// Whether the file lacks a part.
     pub(super) fn is_behind(&self) -> bool {
         self.filled > self.kept
@@ -265,6 +279,8 @@ impl Log {
         write_all(&*self.store, end, self.written.bytes)?;
         self.written.bytes += LOG_SECTOR as u64;
         self.written.entries += 1;
+        // A host that crashes leaves no count of entries that the log lacks.
+        self.store.sync()?;
         let head = LogSuper { entries: self.written.entries, ..self.head };
         write_all(&*self.store, &head.encode(), 0)?;
         self.store.sync()

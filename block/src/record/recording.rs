@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use super::format::LogSuper;
 use super::log_file::{Log, LogStore, create};
 use super::queue::QueueRecorder;
 use super::recorder::{Lane, MarkError, RESIZED, RecordStatus, Recorder};
-use super::writer::Writer;
+use super::writer::{LogLimit, Writer};
 use crate::kick::Kick;
 use crate::{Backend, EngineSetup, OpenError};
 
@@ -26,17 +27,17 @@ const CLOSED: &str = "the disk was closed";
 /// How long the storage of a log may take for an answer to the control plane.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Of the space that is free at the start a log without a limit takes this part, as a fraction: the
-/// disk may need the rest.
-const FREE: (u64, u64) = (9, 10);
+/// A log without a limit leaves this part of the space that was free at its start, which the disk
+/// and others may need: a tenth.
+const RESERVE: u64 = 10;
 
 /// The log of a disk that is recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordOptions {
     /// Its file: a new or an empty one.
     pub path: PathBuf,
-    /// The bytes at which the recording ends; `None` for nine tenths of the space that is free at
-    /// the start.
+    /// The bytes at which the recording ends; `None` to end when a tenth is left of the space that
+    /// was free in the file system of the log at the start.
     pub limit: Option<u64>,
 }
 
@@ -53,8 +54,7 @@ pub(super) struct Start<'a> {
     pub(super) name: &'a str,
     pub(super) path: &'a Path,
     pub(super) head: LogSuper,
-    /// Most bytes of the log.
-    pub(super) limit: u64,
+    pub(super) limit: LogLimit,
 }
 
 /// A recording. The last one of its disk and its engines closes the log.
@@ -62,6 +62,8 @@ pub(super) struct Start<'a> {
 pub struct Recording {
     recorder: Arc<Recorder>,
     chunks: u32,
+    /// The storage of the log did not answer in time. It is not waited for again.
+    is_given_up: AtomicBool,
 }
 
 impl Recording {
@@ -81,8 +83,8 @@ impl Recording {
         let file = create(path)?;
         let query = |source| OpenError::Host { path: path.clone(), what: "query it", source };
         let limit = match limit {
-            Some(limit) => *limit,
-            None => file.free_bytes().map_err(query)? / FREE.1 * FREE.0,
+            Some(limit) => LogLimit::Bytes(*limit),
+            None => LogLimit::Reserve(file.free_bytes().map_err(query)? / RESERVE),
         };
         let base = BaseSamples::take(disk)?;
         let start = Start { name, path, head: LogSuper::new(0, Some(base)), limit };
@@ -106,7 +108,7 @@ impl Recording {
             .spawn(|| writer.run())
             .map_err(host_error("start the thread of the log"))?;
         recorder.set_log_thread(thread.thread().clone());
-        Ok(Arc::new(Self { recorder, chunks }))
+        Ok(Arc::new(Self { recorder, chunks, is_given_up: AtomicBool::new(false) }))
     }
 
     /// The state now. Never blocks.
@@ -137,6 +139,7 @@ impl Recording {
         if !is_closed {
             let (disk, log) = (&self.recorder.disk, self.recorder.path.display());
             tracing::error!(disk, %log, "the storage of the log does not answer; it is not closed");
+            self.is_given_up.store(true, Ordering::Relaxed);
         }
         is_closed
     }
@@ -189,6 +192,8 @@ impl Recording {
 
 impl Drop for Recording {
     fn drop(&mut self) {
-        self.close();
+        if !*self.is_given_up.get_mut() {
+            self.close();
+        }
     }
 }

@@ -17,6 +17,7 @@ use super::engine::RecordedEngine;
 use super::format::{LOG_SECTOR, LogEntry, LogKind, LogSuper};
 use super::log_file::LogStore;
 use super::recording::Start;
+use super::writer::LogLimit;
 use super::{RecordedDisk, Recording};
 use crate::{
     Backend, ByteOffset, CacheMode, Completion, Durability, EngineSetup, Geometry, IoEngine,
@@ -86,6 +87,10 @@ impl LogStore for Arc<TestStore> {
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(self.space.load(Ordering::Relaxed) - self.bytes.lock().unwrap().len() as u64)
+    }
 }
 
 /// A recorded disk in memory with one engine.
@@ -101,10 +106,10 @@ const DEPTH: u16 = 64;
 
 impl Rig {
     fn new(store: &Arc<TestStore>, chunks: u32) -> Self {
-        Self::with_limit(store, chunks, u64::MAX)
+        Self::with_limit(store, chunks, LogLimit::Bytes(u64::MAX))
     }
 
-    fn with_limit(store: &Arc<TestStore>, chunks: u32, limit: u64) -> Self {
+    fn with_limit(store: &Arc<TestStore>, chunks: u32, limit: LogLimit) -> Self {
         let geometry = Geometry {
             capacity: 1 << 20,
             logical_block: 512,

@@ -21,6 +21,19 @@ const NAP: Duration = Duration::from_millis(1);
 /// The start of data that is a mark, at a step of a chunk.
 const MARK_PREFIX: &[u8] = b"bulkhead-mark: ";
 
+/// The size at which a recording ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum LogLimit {
+    /// Most bytes of the log.
+    Bytes(u64),
+    /// Least bytes that are free in its file system, whoever took the others.
+    Reserve(u64),
+}
+
+/// The end of a recording without a limit.
+const NEARLY_FULL: &str =
+    "the file system of the log has only a tenth left of its space; give it more, or another one";
+
 /// Why no more is appended.
 enum Ending {
     /// The log has as many bytes as it may. The recording was stopped.
@@ -39,8 +52,9 @@ impl From<io::Error> for Ending {
 pub(super) struct Writer {
     recorder: Arc<Recorder>,
     log: Log,
-    /// Most bytes of the log.
-    limit: u64,
+    limit: LogLimit,
+    /// Most bytes of the log, as of now.
+    most: u64,
     lanes: Vec<Arc<Lane>>,
     /// The number of the next completion.
     next: u64,
@@ -50,11 +64,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// For a log of `limit` bytes at most.
-    pub(super) fn new(recorder: Arc<Recorder>, log: Log, limit: u64) -> Self {
+    pub(super) fn new(recorder: Arc<Recorder>, log: Log, limit: LogLimit) -> Self {
         recorder.set_progress(log.written());
         let (lanes, marks, chunks) = (Vec::new(), Vec::new(), Vec::new());
-        Self { recorder, log, limit, lanes, next: 0, marks, chunks }
+        Self { recorder, log, limit, most: 0, lanes, next: 0, marks, chunks }
     }
 
     /// Records until the recording is stopped, then closes the log.
@@ -76,6 +89,7 @@ impl Writer {
     }
 
     fn record(&mut self) -> io::Result<()> {
+        self.find_most()?;
         match self.follow() {
             Ok(()) => Ok(()),
             Err(Ending::Limit) => self.write(),
@@ -96,6 +110,7 @@ impl Writer {
             if self.log.is_behind() {
                 let has_enough = self.log.has_enough();
                 self.write()?;
+                self.find_most()?;
                 if !has_enough && !is_ended {
                     thread::sleep(NAP);
                 }
@@ -215,14 +230,29 @@ impl Writer {
     /// no room for both and for the last entry of the log.
     fn add_sector(&mut self, entry: &LogEntry, text: &[u8], data: usize) -> Result<(), Ending> {
         let bytes = data.saturating_add(2 * LOG_SECTOR) as u64;
-        if self.log.bytes().saturating_add(bytes) > self.limit {
-            let limit = self.limit;
-            self.recorder.stop(&format!("the log has reached its limit of {limit} bytes"), true);
+        if self.log.bytes().saturating_add(bytes) > self.most {
+            let reason = match self.limit {
+                LogLimit::Bytes(most) => format!("the log has reached its limit of {most} bytes"),
+                LogLimit::Reserve(_) => NEARLY_FULL.to_owned(),
+            };
+            self.recorder.stop(&reason, true);
             return Err(Ending::Limit);
         }
         let mut sector = [0; LOG_SECTOR];
         entry.encode(text, &mut sector);
         Ok(self.log.append(&sector)?)
+    }
+
+    /// Asks how large the log may become, after a write: others take space of its file system.
+    fn find_most(&mut self) -> io::Result<()> {
+        self.most = match self.limit {
+            LogLimit::Bytes(most) => most,
+            LogLimit::Reserve(reserve) => {
+                let free = self.log.free_bytes()?.saturating_sub(reserve);
+                self.log.written().bytes.saturating_add(free)
+            }
+        };
+        Ok(())
     }
 
     /// Writes what the file of the log lacks.

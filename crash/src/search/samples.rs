@@ -59,7 +59,8 @@ pub(crate) fn sample(
         }
     }
     for _ in 0..random.below(3) {
-        let torn = open.get(usize::try_from(random.below(open.len() as u64)).ok()?)?;
+        let torn = open.get(usize::try_from(random.below(open.len() as u64)).ok()?);
+        let Some(torn) = torn else { break };
         if let Some(loss) = tear(history.request(*torn)?, atomicity, &mut random) {
             lost.insert(*torn, loss);
         }

@@ -17,6 +17,8 @@ use super::workloads::{FileSystem, files, lmdb, pattern, postgres, sqlite};
 
 /// Transactions of the small database.
 const TRANSACTIONS: u64 = 8;
+/// An exploration that runs out of time before this many checks proves nothing.
+const LEAST_CHECKS: u64 = 5;
 /// Checks at a time.
 const JOBS: usize = 2;
 
@@ -42,13 +44,15 @@ pub enum Judgement {
     Refused,
     /// A planted fault was not found.
     NotCaught,
+    /// The time was over after a few states.
+    ProvesNothing,
 }
 
 impl Judgement {
     /// Whether the run is to fail.
     #[must_use]
     pub fn is_bad(self) -> bool {
-        matches!(self, Self::Refused | Self::NotCaught)
+        matches!(self, Self::Refused | Self::NotCaught | Self::ProvesNothing)
     }
 }
 
@@ -59,6 +63,7 @@ impl fmt::Display for Judgement {
             Self::Caught => "caught",
             Self::Refused => "REFUSED",
             Self::NotCaught => "NOT CAUGHT",
+            Self::ProvesNothing => "PROVES NOTHING",
         })
     }
 }
@@ -227,6 +232,7 @@ impl Exploration {
             (true, _) => Judgement::NotCaught,
             (false, SearchEnd::Baseline | SearchEnd::Failure) => Judgement::Refused,
             (false, _) if is_refused => Judgement::Refused,
+            (false, SearchEnd::Time) if outcome.checks < LEAST_CHECKS => Judgement::ProvesNothing,
             (false, _) => Judgement::Held,
         }
     }

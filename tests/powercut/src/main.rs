@@ -22,7 +22,7 @@ struct Arguments {
     /// Disk states that are examined of each cut.
     #[arg(long, default_value_t = 4)]
     states: u64,
-    /// Time for all explorations, in seconds.
+    /// Time for the explorations without a planted fault, in seconds.
     #[arg(long, default_value_t = 180)]
     explore: u64,
     /// Runs this long, instead of a number of cuts: two thirds of it for power cuts.
@@ -81,19 +81,24 @@ fn cut(rows: &[Row], arguments: &Arguments, seed: u64, time: Option<Duration>, t
 fn explore(chosen: &[Exploration], seed: u64, time: Duration, to: &mut Report) {
     /// Time limit of one that ends when it finds its fault.
     const CONTROL: Duration = Duration::from_secs(120);
-    let end = Instant::now() + time;
+    let mut time_left = time;
     let mut left =
         u32::try_from(chosen.iter().filter(|one| !one.is_control()).count()).unwrap_or(1);
     for exploration in chosen {
         let time = if exploration.is_control() {
             CONTROL
         } else {
-            let share = end.saturating_duration_since(Instant::now()) / left.max(1);
+            let share = time_left / left.max(1);
             left = left.saturating_sub(1);
-            share.max(Duration::from_secs(1))
+            share
         };
         match exploration.run(Limits { time, states: None, seed }) {
-            Ok((judgement, outcome)) => to.add_exploration(exploration, judgement, &outcome),
+            Ok((judgement, outcome)) => {
+                if !exploration.is_control() {
+                    time_left = time_left.saturating_sub(outcome.elapsed);
+                }
+                to.add_exploration(exploration, judgement, &outcome);
+            }
             Err(error) => to.add_failure(&format!("{}: {error:#}", exploration.name())),
         }
     }

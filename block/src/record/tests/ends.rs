@@ -14,7 +14,7 @@ fn a_log_at_its_limit_ends_the_recording_and_not_the_guest() {
         (2 * sector, 0),
     ] {
         let store = TestStore::with_space(1 << 30);
-        let mut rig = Rig::with_limit(&store, 64, limit);
+        let mut rig = Rig::with_limit(&store, 64, LogLimit::Bytes(limit));
         for _ in 0..=writes / usize::from(DEPTH) {
             rig.push_writes(DEPTH);
             rig.complete(DEPTH.into());
@@ -35,13 +35,32 @@ fn a_log_at_its_limit_ends_the_recording_and_not_the_guest() {
 #[test]
 fn marks_are_within_the_limit() {
     let store = TestStore::with_space(1 << 30);
-    let rig = Rig::with_limit(&store, 8, 4 * LOG_SECTOR as u64);
+    let rig = Rig::with_limit(&store, 8, LogLimit::Bytes(4 * LOG_SECTOR as u64));
     rig.recording.mark("one").unwrap();
     rig.recording.mark("two").unwrap();
     let error = rig.recording.mark("three").unwrap_err().to_string();
     assert_eq!(error, "the recording has ended: the log has reached its limit of 2048 bytes");
     assert!(rig.recording.close());
     assert_eq!(store.bytes.lock().unwrap().len(), 2048);
+}
+
+/// The disk may be in the same file system, and take as much as its log.
+#[test]
+fn a_log_without_a_limit_leaves_space_to_others() {
+    let store = TestStore::with_space(8 << 20);
+    let mut rig = Rig::with_limit(&store, 64, LogLimit::Reserve(2 << 20));
+    for _ in 0..64 {
+        rig.push_writes(DEPTH);
+        rig.complete(DEPTH.into());
+        if store.bytes.lock().unwrap().len() > 3 << 20 {
+            store.space.store(6 << 20, Ordering::Relaxed);
+        }
+    }
+    assert!(rig.wait_end().contains("only a tenth left"), "{}", rig.wait_end());
+    drop(rig);
+    let taken = store.bytes.lock().unwrap().len();
+    assert!((3 << 20..6 << 20).contains(&taken), "{taken}");
+    assert_eq!(end_errno(&store), 5);
 }
 
 #[test]
@@ -78,6 +97,8 @@ fn several_logs_are_closed_side_by_side() {
     assert!(!Recording::close_all(rigs.iter().map(|rig| &*rig.recording)));
     assert!(start.elapsed() < Duration::from_secs(15), "ten seconds for each");
     assert_eq!(end_errno(&stores[2]), 0);
+    let start = Instant::now();
+    drop(rigs);
+    assert!(start.elapsed() < Duration::from_secs(5), "the drop waited again");
     stores.iter().for_each(|store| store.block(false));
-    assert!(Recording::close_all(rigs.iter().map(|rig| &*rig.recording)));
 }

@@ -61,8 +61,8 @@ impl<'a> AnswerOutput<'a> {
     pub(super) fn give(self, answer: anyhow::Result<SearchAnswer>) -> anyhow::Result<ExitCode> {
         match answer {
             Ok(SearchAnswer::Found { text, junit, exit }) => {
-                print(&text)?;
                 self.write_junit(&junit)?;
+                print(&text)?;
                 Ok(exit.into())
             }
             Ok(SearchAnswer::Refused(reason)) => {

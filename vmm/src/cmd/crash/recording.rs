@@ -4,9 +4,9 @@ use std::env;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use clap::Args;
-use crash::{Recording, StateName};
+use crash::{BaseError, Recording, StateName};
 
 use crate::sanitize::sanitize;
 
@@ -24,27 +24,36 @@ pub(crate) struct RecordingArguments {
 }
 
 impl RecordingArguments {
-    /// Reads the log.
+    /// Reads the log of a disk whose base is known.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or is no log.
+    pub(super) fn read(&self) -> anyhow::Result<Recording> {
+        require_log(&self.log)?;
+        Recording::open(&self.log, &self.base)
+            .map_err(|error| anyhow::anyhow!("{} over {}: {error}", shown(&self.log), self.base()))
+    }
+
+    /// Reads the log, and compares the base with it.
     ///
     /// # Errors
     ///
     /// It cannot be read, is no log, or not one of a disk with this base.
     pub(super) fn open(&self) -> anyhow::Result<Recording> {
-        require_log(&self.log)?;
-        let recording = Recording::open(&self.log, &self.base).map_err(|error| {
-            anyhow::anyhow!("{} over {}: {error}", shown(&self.log), self.base())
-        })?;
-        if !self.force_base {
-            recording.check_base().map_err(|error| {
-                anyhow::anyhow!(
-                    "{} is not the base of {}: {error}; name the disk as it was before the \
-                     recording, or insist with --force-base",
-                    self.base(),
-                    shown(&self.log)
-                )
-            })?;
+        let recording = self.read()?;
+        if self.force_base {
+            return Ok(recording);
         }
-        Ok(recording)
+        let (base, log) = (self.base(), shown(&self.log));
+        match recording.check_base() {
+            Ok(()) => Ok(recording),
+            Err(BaseError::Io(error)) => bail!("cannot compare {base} with {log}: {error}"),
+            Err(error) => bail!(
+                "{base} is not the base of {log}: {error}; name the disk as it was before the \
+                 recording, or insist with --force-base"
+            ),
+        }
     }
 
     /// Refuses to write to the log, the base or one of `kept`.

@@ -95,6 +95,7 @@ pub(super) fn test(arguments: &TestArguments, json: bool) -> anyhow::Result<Exit
     let files = RecordingArguments { log, base: disk.path.clone(), force_base: false };
     let kept: Vec<_> = iter::once(arguments.config.as_path())
         .chain(config.disks.iter().map(|disk| disk.path.as_path()))
+        .chain(config.disks.iter().filter_map(|disk| disk.base.as_deref()))
         .collect();
     hear_signals().context("cannot receive signals")?;
     let output = AnswerOutput::open(&files, &kept, arguments.search.junit.as_deref(), json)?;
@@ -116,7 +117,8 @@ fn record_and_explore(
     if !record(run, config, arguments.run.as_deref(), folder)? {
         return Ok(SearchAnswer::Interrupted);
     }
-    let recording = files.open()?;
+    // The machine ran on a layer over the base.
+    let recording = files.read()?;
     ensure!(
         matches!(recording.end(), LogEnd::Closed(_)),
         "the recording is not whole: {:?}; see {}",
