@@ -21,6 +21,7 @@ mod layer_commands;
 mod layers;
 mod network;
 mod panic;
+mod power_cuts;
 mod scsi;
 mod scsi_hotplug;
 mod serve;
