@@ -14,7 +14,7 @@ use super::format::LogSuper;
 use super::log_file::{Log, LogStore, create};
 use super::queue::QueueRecorder;
 use super::recorder::{Lane, MarkError, RESIZED, RecordStatus, Recorder};
-use super::writer::{LogLimit, Writer};
+use super::writer::{SizeLimit, Writer};
 use crate::kick::Kick;
 use crate::{Backend, EngineSetup, OpenError};
 
@@ -54,7 +54,7 @@ pub(super) struct Start<'a> {
     pub(super) name: &'a str,
     pub(super) path: &'a Path,
     pub(super) head: LogSuper,
-    pub(super) limit: LogLimit,
+    pub(super) limit: SizeLimit,
 }
 
 /// A recording. The last one of its disk and its engines closes the log.
@@ -83,8 +83,8 @@ impl Recording {
         let file = create(path)?;
         let query = |source| OpenError::Host { path: path.clone(), what: "query it", source };
         let limit = match limit {
-            Some(limit) => LogLimit::Bytes(*limit),
-            None => LogLimit::Reserve(file.free_bytes().map_err(query)? / RESERVE),
+            Some(limit) => SizeLimit::Bytes(*limit),
+            None => SizeLimit::Reserve(file.free_bytes().map_err(query)? / RESERVE),
         };
         let base = BaseSamples::take(disk)?;
         let start = Start { name, path, head: LogSuper::new(0, Some(base)), limit };

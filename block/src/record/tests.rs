@@ -17,7 +17,7 @@ use super::engine::RecordedEngine;
 use super::format::{LOG_SECTOR, LogEntry, LogKind, LogSuper};
 use super::log_file::LogStore;
 use super::recording::Start;
-use super::writer::LogLimit;
+use super::writer::SizeLimit;
 use super::{RecordedDisk, Recording};
 use crate::{
     Backend, ByteOffset, CacheMode, Completion, Durability, EngineSetup, Geometry, IoEngine,
@@ -106,10 +106,10 @@ const DEPTH: u16 = 64;
 
 impl Rig {
     fn new(store: &Arc<TestStore>, chunks: u32) -> Self {
-        Self::with_limit(store, chunks, LogLimit::Bytes(u64::MAX))
+        Self::with_limit(store, chunks, SizeLimit::Bytes(u64::MAX))
     }
 
-    fn with_limit(store: &Arc<TestStore>, chunks: u32, limit: LogLimit) -> Self {
+    fn with_limit(store: &Arc<TestStore>, chunks: u32, limit: SizeLimit) -> Self {
         let geometry = Geometry {
             capacity: 1 << 20,
             logical_block: 512,

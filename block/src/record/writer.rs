@@ -23,10 +23,10 @@ const MARK_PREFIX: &[u8] = b"bulkhead-mark: ";
 
 /// The size at which a recording ends.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum LogLimit {
+pub(super) enum SizeLimit {
     /// Most bytes of the log.
     Bytes(u64),
-    /// Least bytes that are free in its file system, whoever took the others.
+    /// Least bytes that are free in its file system, which other files fill as well.
     Reserve(u64),
 }
 
@@ -52,7 +52,7 @@ impl From<io::Error> for Ending {
 pub(super) struct Writer {
     recorder: Arc<Recorder>,
     log: Log,
-    limit: LogLimit,
+    limit: SizeLimit,
     /// Most bytes of the log, as of now.
     most: u64,
     lanes: Vec<Arc<Lane>>,
@@ -64,7 +64,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(recorder: Arc<Recorder>, log: Log, limit: LogLimit) -> Self {
+    pub(super) fn new(recorder: Arc<Recorder>, log: Log, limit: SizeLimit) -> Self {
         recorder.set_progress(log.written());
         let (lanes, marks, chunks) = (Vec::new(), Vec::new(), Vec::new());
         Self { recorder, log, limit, most: 0, lanes, next: 0, marks, chunks }
@@ -232,8 +232,8 @@ impl Writer {
         let bytes = data.saturating_add(2 * LOG_SECTOR) as u64;
         if self.log.bytes().saturating_add(bytes) > self.most {
             let reason = match self.limit {
-                LogLimit::Bytes(most) => format!("the log has reached its limit of {most} bytes"),
-                LogLimit::Reserve(_) => NEARLY_FULL.to_owned(),
+                SizeLimit::Bytes(most) => format!("the log has reached its limit of {most} bytes"),
+                SizeLimit::Reserve(_) => NEARLY_FULL.to_owned(),
             };
             self.recorder.stop(&reason, true);
             return Err(Ending::Limit);
@@ -246,8 +246,8 @@ impl Writer {
     /// Asks how large the log may become, after a write: others take space of its file system.
     fn find_most(&mut self) -> io::Result<()> {
         self.most = match self.limit {
-            LogLimit::Bytes(most) => most,
-            LogLimit::Reserve(reserve) => {
+            SizeLimit::Bytes(most) => most,
+            SizeLimit::Reserve(reserve) => {
                 let free = self.log.free_bytes()?.saturating_sub(reserve);
                 self.log.written().bytes.saturating_add(free)
             }

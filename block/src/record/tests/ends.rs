@@ -14,7 +14,7 @@ fn a_log_at_its_limit_ends_the_recording_and_not_the_guest() {
         (2 * sector, 0),
     ] {
         let store = TestStore::with_space(1 << 30);
-        let mut rig = Rig::with_limit(&store, 64, LogLimit::Bytes(limit));
+        let mut rig = Rig::with_limit(&store, 64, SizeLimit::Bytes(limit));
         for _ in 0..=writes / usize::from(DEPTH) {
             rig.push_writes(DEPTH);
             rig.complete(DEPTH.into());
@@ -35,7 +35,7 @@ fn a_log_at_its_limit_ends_the_recording_and_not_the_guest() {
 #[test]
 fn marks_are_within_the_limit() {
     let store = TestStore::with_space(1 << 30);
-    let rig = Rig::with_limit(&store, 8, LogLimit::Bytes(4 * LOG_SECTOR as u64));
+    let rig = Rig::with_limit(&store, 8, SizeLimit::Bytes(4 * LOG_SECTOR as u64));
     rig.recording.mark("one").unwrap();
     rig.recording.mark("two").unwrap();
     let error = rig.recording.mark("three").unwrap_err().to_string();
@@ -48,7 +48,7 @@ fn marks_are_within_the_limit() {
 #[test]
 fn a_log_without_a_limit_leaves_space_to_others() {
     let store = TestStore::with_space(8 << 20);
-    let mut rig = Rig::with_limit(&store, 64, LogLimit::Reserve(2 << 20));
+    let mut rig = Rig::with_limit(&store, 64, SizeLimit::Reserve(2 << 20));
     for _ in 0..64 {
         rig.push_writes(DEPTH);
         rig.complete(DEPTH.into());
