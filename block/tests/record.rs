@@ -411,19 +411,33 @@ fn a_log_that_is_not_closed_has_all_that_completed_a_while_ago() {
     assert!(replayed == std::fs::read(image.path()).unwrap());
 }
 
-/// A file system of 1 MiB for the log.
+/// A disk of 4 MiB whose log has a file system of 1 MiB, until more than that was written.
+struct SmallStore {
+    recording: Arc<Recording>,
+    disk: RecordedDisk,
+    path: PathBuf,
+    _mount: Mount,
+}
+
+impl SmallStore {
+    fn filled(limit: Option<u64>) -> Self {
+        let mount = Mount::new("tmpfs", "size=1M");
+        let path = mount.path().join("disk.log");
+        let image = numbered_file(4 * MIB);
+        let inner = Arc::new(open(image.path(), CacheMode::WriteBack));
+        let recording = start_with(&*inner, &path, limit).unwrap();
+        let disk = RecordedDisk::new(inner, Arc::clone(&recording));
+        play(&disk, 3, 0, 50);
+        Self { recording, disk, path, _mount: mount }
+    }
+}
+
 #[test]
 fn a_full_file_system_ends_the_recording() {
     if !needs::root() {
         return;
     }
-    let mount = Mount::new("tmpfs", "size=1M");
-    let path = mount.path().join("disk.log");
-    let image = numbered_file(4 * MIB);
-    let inner = Arc::new(open(image.path(), CacheMode::WriteBack));
-    let recording = start_with(&*inner, &path, Some(u64::MAX)).unwrap();
-    let disk = RecordedDisk::new(inner, Arc::clone(&recording));
-    play(&disk, 3, 0, 50);
+    let SmallStore { recording, disk, path, _mount } = SmallStore::filled(Some(u64::MAX));
     assert!(recording.stop("too late"));
     let end = recording.status().end.unwrap();
     assert!(end.is_failure && end.reason.starts_with("cannot write the log: No space left"));
@@ -441,19 +455,13 @@ fn a_log_without_a_limit_leaves_a_tenth_of_the_space() {
     if !needs::root() {
         return;
     }
-    let mount = Mount::new("tmpfs", "size=1M");
-    let path = mount.path().join("disk.log");
-    let image = numbered_file(4 * MIB);
-    let inner = Arc::new(open(image.path(), CacheMode::WriteBack));
-    let recording = start(&*inner, &path).unwrap();
-    let disk = RecordedDisk::new(inner, Arc::clone(&recording));
-    play(&disk, 3, 0, 50);
+    let SmallStore { recording, path, .. } = &SmallStore::filled(None);
     assert!(recording.close());
     let end = recording.status().end.unwrap();
     assert!(end.is_failure && end.reason.contains("only a tenth left"));
     let bytes = recording.status().bytes;
     assert!((800 * KIB..=MIB / 10 * 9).contains(&bytes), "{bytes}");
-    assert_eq!(read_log(&path).last().unwrap().entry.kind, LogKind::End);
+    assert_eq!(read_log(path).last().unwrap().entry.kind, LogKind::End);
 }
 
 /// Samples of the disk as it was at the start.

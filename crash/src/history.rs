@@ -155,7 +155,7 @@ impl History {
     }
 
     /// Whether a power cut after `point` completions finds a discard that a flush followed. The
-    /// disk may have it, or lack it, as content that was discarded is nobody's promise.
+    /// disk may have it, or lack it, as no content was promised.
     pub(crate) fn is_flushed_discard(&self, number: u64, point: u64) -> bool {
         self.discards_from <= point
             && self.discard_flushed_at(number).is_some_and(|from| from <= point)

@@ -42,7 +42,7 @@ fn a_base_that_is_written_is_refused() {
 }
 
 #[test]
-fn nobody_may_write_to_the_files_of_a_recording() {
+fn the_files_of_a_recording_cannot_be_written() {
     let (_folder, log, base) = log_and_base();
     let recording = Recording::open(&log, &base).unwrap();
     // Others may read them, as a second exploration.
