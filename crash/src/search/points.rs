@@ -1,8 +1,10 @@
-//! The power cuts of a recording that differ by what they can leave. Pure.
+//! The power cuts of a recording that differ by what they can leave, in an order that spreads over
+//! the recording. Pure.
 
 use crate::history::History;
 
-/// Power cuts, in completions, those around flushes first.
+/// Power cuts, in completions, those around flushes first. Each kind is spread over the recording,
+/// so that a fault that shows at several neighbours is met early, wherever it is.
 #[derive(Debug)]
 pub(crate) struct Points {
     /// All of them, in the order in which they are explored.
@@ -66,7 +68,39 @@ impl Points {
         }
         keep(last);
         let first = near.len();
-        near.append(&mut far);
-        Self { all: near, first }
+        let all = spread(&near).chain(spread(&far)).collect();
+        Self { all, first }
+    }
+}
+
+/// The points in the order of the reversed bits of their places: the first one, one in the middle,
+/// those in the middle of the halves, and so on.
+fn spread(points: &[u64]) -> impl Iterator<Item = u64> {
+    let bits = points.len().next_power_of_two().trailing_zeros();
+    (0..1usize << bits).filter_map(move |turn| {
+        let place = turn.reverse_bits().checked_shr(usize::BITS - bits).unwrap_or(0);
+        points.get(place).copied()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn points_are_spread_and_none_is_left_out() {
+        for len in 0..200u64 {
+            let points: Vec<u64> = (0..len).collect();
+            let order: Vec<u64> = spread(&points).collect();
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, points);
+            // Each fifth of many points is met in the first third.
+            for start in 0..if len < 20 { 0 } else { len - len / 5 } {
+                let window = start..start + len / 5;
+                let mut third = order.iter().take(order.len() / 3);
+                assert!(third.any(|point| window.contains(point)), "{len}: {window:?}");
+            }
+        }
     }
 }

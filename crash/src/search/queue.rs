@@ -1,9 +1,9 @@
 //! The states that wait, in the order in which they are explored. Pure.
 //!
-//! First each power cut with nothing lost and with all open writes lost; then the states that lose
-//! one write, one torn write, two writes and so on; random ones last. Only states that were
-//! explored wait, each for its further losses to be found by what its check read: those that follow
-//! from one of them are made together.
+//! First each power cut with nothing lost, with all open writes lost and with random ones lost;
+//! then the states that lose one write, one torn write, two writes and so on; random ones last.
+//! Only states that were explored wait, each for its further losses to be found by what its check
+//! read: those that follow from one of them are made together.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -31,6 +31,8 @@ pub(crate) enum Task {
     State(StateName),
     /// The further losses of a state.
     Extend(Explored),
+    /// A random state of a power cut.
+    SampleAt(u64),
     /// A random state.
     Sample(u64),
 }
@@ -40,6 +42,8 @@ pub(crate) struct Queue {
     points: std::vec::IntoIter<u64>,
     /// The power cut whose state with all open writes lost is next.
     all_lost: Option<u64>,
+    /// The power cut of which a random state is next.
+    sample_at: Option<u64>,
     /// Neither all open writes are lost at once, nor is a state explored twice: levels mix.
     exhaustive: bool,
     ready: VecDeque<StateName>,
@@ -78,6 +82,7 @@ impl Queue {
         Self {
             points: points.into_iter(),
             all_lost: None,
+            sample_at: None,
             exhaustive,
             ready: VecDeque::new(),
             waiting: BTreeMap::new(),
@@ -108,7 +113,11 @@ impl Queue {
             return Some(Task::State(state));
         }
         if let Some(point) = self.all_lost.take() {
+            self.sample_at = (self.samples.end > 0).then_some(point);
             return Some(Task::State(StateName { point, losses: Losses::All, discards: false }));
+        }
+        if let Some(point) = self.sample_at.take() {
+            return Some(Task::SampleAt(point));
         }
         if let Some(point) = self.points.next() {
             self.points_taken += 1;
@@ -189,6 +198,7 @@ mod tests {
             Next::Take(Task::Extend(Explored { state, torn, .. })) => {
                 format!("extend {state}{}", if torn { " torn" } else { "" })
             }
+            Next::Take(Task::SampleAt(point)) => format!("sample of {point}"),
             Next::Take(Task::Sample(number)) => format!("sample {number}"),
             Next::Wait => "wait".to_string(),
             Next::Done => "done".to_string(),
@@ -204,7 +214,7 @@ mod tests {
         let mut queue = Queue::new(vec![7, 3], false, 1);
         assert_eq!(next(&mut queue), "7");
         queue.done(vec![], vec![explored("7", true), explored("7", false)]);
-        for name in ["7-all", "3", "3-all", "extend 7"] {
+        for name in ["7-all", "sample of 7", "3", "3-all", "sample of 3", "extend 7"] {
             assert_eq!(next(&mut queue), name);
         }
         let lost = ["7-1", "7-2", "7-1"].map(|name| name.parse().unwrap());

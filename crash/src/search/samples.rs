@@ -20,6 +20,12 @@ const OLD_DISCARDS_MAX: usize = 64;
 struct Random(u64);
 
 impl Random {
+    fn new(seed: u64, number: u64) -> Self {
+        let mut random = Self(seed ^ number.wrapping_mul(0xd134_2543_de82_ef95));
+        random.next();
+        random
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -42,14 +48,31 @@ pub(crate) fn sample(
     seed: u64,
     number: u64,
 ) -> Option<StateName> {
-    let mut random = Random(seed ^ number.wrapping_mul(0xd134_2543_de82_ef95));
-    random.next();
+    let mut random = Random::new(seed, number);
     // Every second one is next to a flush, where most is open.
     let near = if number.is_multiple_of(2) { points.first } else { 0 };
     let among = if near == 0 { points.all.len() } else { near };
     let at = usize::try_from(random.below(among as u64)).ok()?;
-    let point = *points.all.get(at)?;
-    let (discards, old) = lost_discards(history, point, &mut random);
+    lose(history, *points.all.get(at)?, atomicity, &mut random)
+}
+
+/// A random state of one power cut, `None` if that finds nothing open.
+pub(crate) fn sample_at(
+    history: &History,
+    point: u64,
+    atomicity: Atomicity,
+    seed: u64,
+) -> Option<StateName> {
+    lose(history, point, atomicity, &mut Random::new(!seed, point))
+}
+
+fn lose(
+    history: &History,
+    point: u64,
+    atomicity: Atomicity,
+    random: &mut Random,
+) -> Option<StateName> {
+    let (discards, old) = lost_discards(history, point, random);
     let open: Vec<u64> = open(history, point);
     let eighths = [4, 1, 7].get(usize::try_from(random.below(3)).ok()?).copied()?;
     let mut lost: BTreeMap<u64, Loss> = old;
@@ -61,7 +84,7 @@ pub(crate) fn sample(
     for _ in 0..random.below(3) {
         let torn = open.get(usize::try_from(random.below(open.len() as u64)).ok()?);
         let Some(torn) = torn else { break };
-        if let Some(loss) = tear(history.request(*torn)?, atomicity, &mut random) {
+        if let Some(loss) = tear(history.request(*torn)?, atomicity, random) {
             lost.insert(*torn, loss);
         }
     }

@@ -10,7 +10,7 @@ use super::options::{ExploreError, FoundState, SearchEnd, Stage};
 use super::points::Points;
 use super::queue::{Explored, Next, Queue, Task};
 use super::runs::{Halt, Known, Run, Runs};
-use super::samples::sample;
+use super::samples::{sample, sample_at};
 use super::shrink::{Reduced, reduce};
 use crate::history::Recorded;
 use crate::losses::{Loss, Losses};
@@ -166,14 +166,22 @@ impl<'r, 'a> Work<'r, 'a> {
         match task {
             Task::State(state) => self.explore(state),
             Task::Extend(explored) => Ok(self.extend(&explored)),
+            Task::SampleAt(point) => {
+                self.explore_sample(sample_at(history, point, options.atomicity, options.seed))
+            }
             Task::Sample(number) => {
-                let state = sample(history, &self.points, options.atomicity, options.seed, number);
-                if let Some(state) = state {
-                    self.explore(state)?;
-                }
-                Ok(Follows::default())
+                let points = &self.points;
+                let (atomicity, seed) = (options.atomicity, options.seed);
+                self.explore_sample(sample(history, points, atomicity, seed, number))
             }
         }
+    }
+
+    fn explore_sample(&self, state: Option<StateName>) -> Result<Follows, Halt> {
+        if let Some(state) = state {
+            self.explore(state)?;
+        }
+        Ok(Follows::default())
     }
 
     fn explore(&self, state: StateName) -> Result<Follows, Halt> {

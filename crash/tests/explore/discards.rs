@@ -106,7 +106,7 @@ fn a_discard_of_long_ago_may_leave_what_was_there() {
     log.mark("cleared");
     log.flush();
     let outcome = explored(&log, |disk| promises_zeroes(disk) || !is_new_at(disk, 6));
-    assert_eq!(outcome.failures[0].name.to_string(), "11-0");
+    assert_eq!(outcome.failures[0].name.to_string(), "12-0");
     let outcome = explored(&log, |disk| promises_zeroes(disk) || is_new_at(disk, 6));
     assert_eq!(outcome.failures[0].name.to_string(), "11-0-10");
 }
