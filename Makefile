@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 SKIPPED := $(CURDIR)/target/skipped-tests
-.PHONY: help demo test check measure hooks build lab lab-zfs sim chaos cycles thin crash bench bench-gate bench-trims clean
+.PHONY: help demo test guests check measure hooks build lab lab-zfs sim chaos cycles thin crash bench bench-gate bench-trims clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -10,7 +10,7 @@ help: ## List the targets
 demo: build lab ## Boot a Debian guest that writes a file, reboots and finds it again
 	@cargo run --quiet --package lab --bin demo
 
-test: build lab-zfs ## Run everything: unit, property, hostile driver, real guests
+test: build lab ## Run the tests: unit, property, hostile driver, real guests
 	@resources/tests/host-packages.sh
 	@mkdir -p $(dir $(SKIPPED)) && : >$(SKIPPED)
 	@BULKHEAD_SKIPPED=$(SKIPPED) resources/tests/run; result=$$?; \
@@ -47,16 +47,21 @@ chaos: ## Disturb the program under verified load: SECONDS= SEED= JSON=1
 	@cargo run --quiet --release --package chaos -- \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json)
 
+guests: build lab-zfs ## Run all scenarios with real guests, those that take long and those with ZFS as well
+	@resources/tests/host-packages.sh
+	@cargo test --no-fail-fast --package guest-tests -- --include-ignored
+	@cargo test --package device-tests --test scsi_model zfs_volume -- --ignored
+
 cycles: build lab ## Boot real guests and power them off, fifty times
-	BULKHEAD_CYCLES=50 cargo test --package guest-tests cycles:: -- --nocapture
+	BULKHEAD_CYCLES=50 cargo test --package guest-tests cycles:: -- --nocapture --include-ignored
 
 thin: build lab-zfs ## Let real guests give space back: each file system, store, bus and way
-	BULKHEAD_THIN=all cargo test --package guest-tests thin:: -- --nocapture
+	BULKHEAD_THIN=all cargo test --package guest-tests thin:: -- --nocapture --include-ignored
 
-crash: build lab-zfs ## Cut the power of real hosts, explore crash states: HOURS= CUTS= SEED= ROWS= JSON=1
+crash: build lab-zfs ## Cut the power of real hosts, explore crash states: HOURS= CUTS= SEED= ROWS= HOSTS= JSON=1
 	@resources/tests/host-packages.sh
 	@cargo run --quiet --release --package powercut -- $(if $(HOURS),--hours $(HOURS)) $(if $(CUTS),--cuts $(CUTS)) \
-		$(if $(EXPLORE),--explore $(EXPLORE)) $(if $(SEED),--seed $(SEED)) $(if $(ROWS),--rows $(ROWS)) $(if $(JSON),--json) \
+		$(if $(EXPLORE),--explore $(EXPLORE)) $(if $(HOSTS),--hosts $(HOSTS)) $(if $(SEED),--seed $(SEED)) $(if $(ROWS),--rows $(ROWS)) $(if $(JSON),--json) \
 		$(if $(LEAST_CUTS),--least-cuts $(LEAST_CUTS)) $(if $(LEAST_STATES),--least-states $(LEAST_STATES))
 
 bench: ## Measure the storage stack beside fio and qemu-storage-daemon

@@ -18,7 +18,7 @@ fn flushed_records_outlive_power_cuts() -> Result<()> {
     ensure!(rows.len() == 2 && rows.iter().all(|row| row.workload == Workload::FirstWrites));
     let plan = Plan { cuts: 3, states: 4, seed: 1, time: None };
     let mut outcomes = Vec::new();
-    run_group(&rows, plan, |row, tally, is_last| {
+    run_group(&rows, plan, 0, |row, tally, is_last| {
         if is_last {
             println!("{row}: {tally:?}");
             outcomes.push((tally.outcome(row), tally.first.clone()));

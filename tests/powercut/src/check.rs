@@ -8,12 +8,11 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use lab::Host;
 use writer::{Findings, RECORD, Records, examine};
 
 use super::prepare::{DEVICE, SLOTS, Saved};
 use super::rows::{Backing, Monitor, Row};
-use super::server::{EXPORT, Server};
+use super::server::Server;
 use super::store::Store;
 
 /// The guest's reports: the records up to `flushed` are durable, and those up to `issued` were
@@ -111,8 +110,8 @@ fn flatten(monitor: Monitor, folder: &Path, image: &Path) -> Result<Done> {
 }
 
 /// A host that imports pools, as this machine may have no ZFS.
-pub(crate) fn zfs_host() -> Result<Saved> {
-    Saved::make_with("power-zfs", |host| {
+pub(crate) fn zfs_host(worker: usize) -> Result<Saved> {
+    Saved::make_with(format!("power-zfs-{worker}"), |host| {
         host.load_zfs()?;
         host.run(&format!("sync && blockdev --flushbufs {DEVICE}"))?;
         Ok(())
@@ -130,7 +129,7 @@ fn check_zvol(
     let socket = folder.join("zfs.sock");
     let file = File::options().read(true).write(true).open(state)?;
     let _server = Server::start(Store::new(file, None)?, &socket)?;
-    let host = Host::start_served("power-zfs", &socket, EXPORT, Some(&saved.state()))?;
+    let host = saved.restore(&socket)?;
     let (flat, local) = (host.path("flat.img"), folder.join("flat.img"));
     let output = host.try_run(&format!(
         "blockdev --flushbufs {DEVICE} && blockdev --rereadpt {DEVICE} && udevadm settle && \

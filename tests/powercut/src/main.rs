@@ -3,7 +3,10 @@
 
 mod report;
 
+use std::collections::VecDeque;
 use std::process::ExitCode;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
@@ -22,6 +25,9 @@ struct Arguments {
     /// Disk states that are examined of each cut.
     #[arg(long, default_value_t = 4)]
     states: u64,
+    /// Hosts whose power is cut at the same time.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    hosts: u8,
     /// Time for the explorations without a planted fault, in seconds.
     #[arg(long, default_value_t = 180)]
     explore: u64,
@@ -60,21 +66,37 @@ fn seed_from_clock() -> u64 {
     u64::from(now.subsec_nanos()) / 1000
 }
 
-/// Makes the power cuts, in this time or as many as asked for. A lab that fails loses its rows
-/// only.
-fn cut(rows: &[Row], arguments: &Arguments, seed: u64, time: Option<Duration>, to: &mut Report) {
+/// Makes the power cuts, in this time or as many as asked for, on several hosts at a time. A lab
+/// that fails loses its rows only.
+fn cut(rows: &[Row], arguments: &Arguments, seed: u64, time: Option<Duration>, to: &Mutex<Report>) {
     let end = time.map(|time| Instant::now() + time);
-    let groups: Vec<_> = rows.chunk_by(Row::shares_host).collect();
-    for (group, left) in groups.iter().zip((1..=groups.len()).rev()) {
-        let time = end.map(|end| {
-            end.saturating_duration_since(Instant::now()) / u32::try_from(left).unwrap_or(1)
-        });
-        let plan = Plan { cuts: arguments.cuts, time, states: arguments.states, seed };
-        let run = run_group(group, plan, |row, tally, is_last| to.add_row(row, tally, is_last));
-        if let Err(error) = run {
-            to.add_failure(&format!("{error:#}"));
+    let groups = Mutex::new(rows.chunk_by(Row::shares_host).collect::<VecDeque<_>>());
+    let work = |worker| {
+        loop {
+            let mut waiting = lock(&groups);
+            // The groups that wait share the time of all workers.
+            let turns = u32::try_from(waiting.len().div_ceil(arguments.hosts.into())).unwrap_or(1);
+            let Some(group) = waiting.pop_front() else { return };
+            drop(waiting);
+            let time = end.map(|end| end.saturating_duration_since(Instant::now()) / turns);
+            let plan = Plan { cuts: arguments.cuts, time, states: arguments.states, seed };
+            let run = run_group(group, plan, worker, |row, tally, is_last| {
+                lock(to).add_row(row, tally, is_last);
+            });
+            if let Err(error) = run {
+                lock(to).add_failure(&format!("{error:#}"));
+            }
         }
-    }
+    };
+    thread::scope(|scope| {
+        for worker in 0..arguments.hosts.into() {
+            scope.spawn(move || work(worker));
+        }
+    });
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Explores within this time, which the explorations share.
@@ -120,17 +142,18 @@ fn main() -> Result<ExitCode> {
     let total = arguments.hours.map(|hours| Duration::try_from_secs_f64(hours * 3600.0));
     let total = total.transpose()?;
     let start = Instant::now();
-    let mut report = Report::new(arguments.json, seed, total);
+    let mut report = Mutex::new(Report::new(arguments.json, seed, total));
     if !rows.is_empty() {
-        report.begin_rows();
-        cut(&rows, &arguments, seed, total.map(|total| total * 2 / 3), &mut report);
+        lock(&report).begin_rows();
+        cut(&rows, &arguments, seed, total.map(|total| total * 2 / 3), &report);
     }
+    let report = report.get_mut().unwrap_or_else(PoisonError::into_inner);
     if !explored.is_empty() {
         report.begin_explorations();
         let time = total.map_or(Duration::from_secs(arguments.explore), |total| {
             total.saturating_sub(start.elapsed())
         });
-        explore(&explored, seed, time, &mut report);
+        explore(&explored, seed, time, report);
     }
     let is_good = report.finish(arguments.least_cuts, arguments.least_states);
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -16,7 +16,7 @@ use super::check::{Acknowledged, Examined, check, zfs_host};
 use super::cut::{CutDisk, copy_sparse};
 use super::prepare::{DEVICE, SLOTS, Saved, WRITER};
 use super::rows::{Backing, Bus, Row, Workload};
-use super::server::{EXPORT, Server};
+use super::server::Server;
 use super::store::{Requests, Store};
 
 /// Time limit of the first flush.
@@ -163,7 +163,7 @@ impl Plan {
 }
 
 /// Runs rows that share a host. `report` gets each row's tally after each cut, and whether it was
-/// the last one.
+/// the last one. `worker` is another number for each group that runs at the same time.
 ///
 /// # Errors
 ///
@@ -171,13 +171,15 @@ impl Plan {
 pub fn run_group(
     rows: &[Row],
     plan: Plan,
+    worker: usize,
     mut report: impl FnMut(&Row, &Tally, bool),
 ) -> Result<()> {
     let until = plan.time.map(|time| Instant::now() + time);
     let first = rows.first().context("no rows")?;
-    let saved = Saved::make(first).with_context(|| format!("preparing {first}"))?;
+    let saved = Saved::make(first, worker).with_context(|| format!("preparing {first}"))?;
     let needs_zfs = first.backing == Backing::Zvol;
-    let zfs_host = needs_zfs.then(zfs_host).transpose().context("preparing a host with ZFS")?;
+    let zfs_host = needs_zfs.then(|| zfs_host(worker)).transpose();
+    let zfs_host = zfs_host.context("preparing a host with ZFS")?;
     for (row, rows_left) in rows.iter().zip((1..=rows.len()).rev()) {
         let mut tally = Tally::default();
         let end = until.map(|until| {
@@ -231,7 +233,7 @@ fn cut_once(row: &Row, saved: &Saved, seed: u64) -> Result<Cut> {
     let store = Store::new(File::options().read(true).write(true).open(&file)?, row.lie)?;
     let store = store.with_map(saved.map.clone());
     let server = Server::start(store, &socket)?;
-    let host = Host::start_served("power-cut", &socket, EXPORT, Some(&saved.state()))?;
+    let host = saved.restore(&socket)?;
     let mut random = Random::new(seed);
     let (disk, requests, acknowledged) = cut_while_writing(&host, &server, row, seed, &mut random)?;
     Ok(Cut { folder, disk, requests, acknowledged, random })

@@ -26,6 +26,8 @@ pub(crate) const WRITER: &str = "/tmp/writer";
 
 /// A saved host.
 pub(crate) struct Saved {
+    /// The folder of its logs.
+    name: String,
     folder: tempfile::TempDir,
     /// Sectors of the scratch disk with the map of the guest's layer.
     pub(crate) map: Range<u64>,
@@ -33,9 +35,9 @@ pub(crate) struct Saved {
 
 impl Saved {
     /// Starts a host with the row's guest and saves it.
-    pub(crate) fn make(row: &Row) -> Result<Self> {
+    pub(crate) fn make(row: &Row, worker: usize) -> Result<Self> {
         let mut map = 0..0;
-        let saved = Self::make_with("power-prepare", |host| {
+        let saved = Self::make_with(format!("power-cut-{worker}"), |host| {
             if row.backing == Backing::Zvol {
                 host.load_zfs()?;
             }
@@ -58,13 +60,16 @@ impl Saved {
     }
 
     /// Saves a host on which `prepare` was done.
-    pub(crate) fn make_with(name: &str, prepare: impl FnOnce(&Host) -> Result<()>) -> Result<Self> {
-        let saved = Self { folder: tempfile::tempdir_in(fixtures::scratch())?, map: 0..0 };
+    pub(crate) fn make_with(
+        name: String,
+        prepare: impl FnOnce(&Host) -> Result<()>,
+    ) -> Result<Self> {
+        let saved = Self { name, folder: tempfile::tempdir_in(fixtures::scratch())?, map: 0..0 };
         let file = File::options().create_new(true).read(true).write(true).open(saved.disk())?;
         file.set_len(SCRATCH)?;
         let socket = saved.folder.path().join("nbd.sock");
         let server = Server::start(Store::new(file, None)?, &socket)?;
-        let host = Host::start_served(name, &socket, EXPORT, None)?;
+        let host = Host::start_served(&saved.name, &socket, EXPORT, None)?;
         prepare(&host)?;
         host.save(&saved.state())?;
         host.cut_power()?;
@@ -78,9 +83,14 @@ impl Saved {
         self.folder.path().join("disk")
     }
 
-    /// The saved state.
-    pub(crate) fn state(&self) -> PathBuf {
+    fn state(&self) -> PathBuf {
         self.folder.path().join("state")
+    }
+
+    /// Starts the host, as it was saved, on a copy of its scratch disk that a server has on
+    /// `socket`.
+    pub(crate) fn restore(&self, socket: &Path) -> Result<Host> {
+        Host::start_served(&self.name, socket, EXPORT, Some(&self.state()))
     }
 }
 

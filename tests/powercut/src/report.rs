@@ -40,7 +40,7 @@ pub(crate) struct Report {
     failures: Vec<String>,
     of_rows: Sums,
     of_explorations: Sums,
-    /// Cuts of the rows that are done.
+    /// Cuts of all rows.
     cuts: u64,
     explored: u64,
     pruned: u64,
@@ -114,12 +114,11 @@ impl Report {
 
     /// A cut of the row was made, the last one or not.
     pub(crate) fn add_row(&mut self, row: &Row, tally: &Tally, is_last: bool) {
+        self.cuts += 1;
         if !is_last {
-            let cuts = self.cuts + tally.cuts;
-            self.progress(&format!("{row}: {} cuts, {cuts} in all", tally.cuts));
+            self.progress(&format!("{row}: {} cuts, {} in all", tally.cuts, self.cuts));
             return;
         }
-        self.cuts += tally.cuts;
         self.of_rows.add(row.is_control(), tally.outcome(row).is_bad());
         self.say(&format!(
             "{:<58} {:>4} {:>6} {:>8} {:>8} {:>6} {:>9} {:>9} {:>5}  {}",
