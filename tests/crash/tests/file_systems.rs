@@ -20,7 +20,7 @@ fn explore(kind: &str) {
         return;
     }
     let _turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let limits = Limits { time: Duration::from_secs(60), states: Some(60), seed: 0 };
+    let limits = Limits { time: Duration::from_secs(60), states: Some(25), seed: 0 };
     let mut chosen = explorations();
     chosen.retain(|one| one.name().starts_with(kind));
     assert!(chosen.iter().any(|one| !one.is_control()), "{kind}");

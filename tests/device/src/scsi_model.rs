@@ -412,6 +412,7 @@ fn named_device_matches_model() {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn zfs_volume_matches_model() {
     let host = lab::Host::start_with_zfs("scsi-model-zvol").unwrap();
     let program = host.put(&std::env::current_exe().unwrap(), "scsi_model").unwrap();

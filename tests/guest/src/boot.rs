@@ -60,11 +60,13 @@ fn vmlinux_boots_on_one_processor() -> Result<()> {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn bzimage_boots_on_four_processors() -> Result<()> {
     check_processors(&Machine { kernel: "vmlinuz", vcpus: 4, ..SMALL }, "boot-bzimage-4")
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn vmlinux_boots_on_four_processors_with_memory_above_4_gib() -> Result<()> {
     let machine = Machine { vcpus: 4, memory: "5GiB", ..SMALL };
     machine.boot("boot-5g", "", |_, guest| {

@@ -43,6 +43,7 @@ fn usage(host: &Host) -> Result<[u64; 2]> {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn a_guest_loses_nothing_while_its_host_is_disturbed() -> Result<()> {
     let host = Host::start("chaos")?;
     let scratch = host.scratch("ext4")?;

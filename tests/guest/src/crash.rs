@@ -114,6 +114,7 @@ fn machine(host: &Host, initramfs: &str, script: &str, tables: &str) -> String {
 
 /// `crash test` runs a machine, and a checker guest checks the states of its disk.
 #[test]
+#[ignore = "long: make guests"]
 fn a_checker_guest_checks_the_states_of_a_machine() -> Result<()> {
     let host = Host::start("crash-test")?;
     let scratch = host.scratch("ext4")?;

@@ -20,6 +20,7 @@ for cycle in $(seq $cycles); do
 done"#;
 
 #[test]
+#[ignore = "long: make guests"]
 fn guests_boot_and_power_off_repeatedly() -> Result<()> {
     let cycles = match std::env::var("BULKHEAD_CYCLES") {
         Ok(text) => text.parse().context("BULKHEAD_CYCLES is a number")?,

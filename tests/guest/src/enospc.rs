@@ -172,11 +172,13 @@ fn full_ext4_holds_writes_until_space_is_free() -> Result<()> {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn full_xfs_holds_direct_writes_until_space_is_free() -> Result<()> {
     full_host_holds_writes("xfs", "none")
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn held_writes_fail_at_the_deadline() -> Result<()> {
     let host = Host::start("space-deadline")?;
     let store = SmallStore::start(&host, "ext4", "on_enospc = \"hold\"\nhold_deadline = \"10s\"")?;

@@ -113,6 +113,7 @@ fn check(output: &str, expected: Outcome, case: &str) {
 const MODES: [&str; 5] = ["none", "directsync", "writethrough", "writeback", "unsafe"];
 
 #[test]
+#[ignore = "long: make guests"]
 fn a_full_thin_volume_holds_direct_writes_and_loses_buffered_ones() -> Result<()> {
     let stores = Stores::start("enospc-dm-thin")?;
     for mode in MODES {
@@ -145,6 +146,7 @@ fn a_full_thin_volume_holds_direct_writes_and_loses_buffered_ones() -> Result<()
 
 /// dm-thin keeps requests for `no_space_timeout`, then it fails them.
 #[test]
+#[ignore = "long: make guests"]
 fn a_full_thin_volume_that_queues_holds_requests_after_its_timeout() -> Result<()> {
     let stores = Stores::start("enospc-dm-thin-queue")?;
     stores.host.run("echo 8 >/sys/module/dm_thin_pool/parameters/no_space_timeout")?;
@@ -164,6 +166,7 @@ fn a_full_thin_volume_that_queues_holds_requests_after_its_timeout() -> Result<(
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn a_file_on_a_full_thin_volume_holds_direct_writes_and_loses_buffered_ones() -> Result<()> {
     let stores = Stores::start("enospc-xfs-on-thin")?;
     for (cell, expected) in [
@@ -189,6 +192,7 @@ fn a_file_on_a_full_thin_volume_holds_direct_writes_and_loses_buffered_ones() ->
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn a_volume_in_a_full_pool_holds_writes_but_not_at_a_quota() -> Result<()> {
     let stores = Stores::start("enospc-zvol")?;
     for (cell, expected) in [
@@ -223,6 +227,7 @@ fn a_volume_in_a_full_pool_holds_writes_but_not_at_a_quota() -> Result<()> {
 
 /// A pool that queues: the request is first kept by dm-thin, which the status says, and then held.
 #[test]
+#[ignore = "long: make guests"]
 fn a_guest_on_a_full_thin_volume_loses_nothing() -> Result<()> {
     let stores = Stores::start("enospc-guest-on-thin")?;
     let host = &stores.host;

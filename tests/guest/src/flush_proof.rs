@@ -94,6 +94,7 @@ fn verdicts(proof: &Value) -> Result<Vec<(String, String)>> {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn every_lie_is_caught_without_a_false_alarm() -> Result<()> {
     let host = Host::start_with_zfs("flush-proof")?;
     let bulkhead = host.put_bulkhead()?;

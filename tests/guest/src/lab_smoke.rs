@@ -69,6 +69,7 @@ fn guest_powers_off_by_button() -> Result<()> {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn stock_debian_powers_off_by_button() -> Result<()> {
     let host = Host::start("smoke-debian")?;
     let guest = host.spawn_vmm(&format!(

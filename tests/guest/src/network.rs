@@ -27,6 +27,7 @@ impl Drop for Tap<'_> {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn guest_and_host_exchange_data() -> Result<()> {
     let host = Host::start("network")?;
     let _tap = Tap::new(&host)?;

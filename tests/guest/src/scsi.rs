@@ -32,6 +32,7 @@ fn name_of(guest: &Guest<'_>, target: u8, lun: u16) -> Result<String> {
 
 /// More disks than a PCI bus has slots, on one controller and two targets.
 #[test]
+#[ignore = "long: make guests"]
 fn many_disks_share_a_controller() -> Result<()> {
     const DISKS: u64 = 40;
     let host = Host::start("scsi-many")?;

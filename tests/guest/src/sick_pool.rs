@@ -149,6 +149,7 @@ fn suspend_and_resume(pool: &SickPool<'_>, guest: &Guest<'_>) -> Result<()> {
 
 /// ZFS neither refuses an export of a volume in use nor completes it: it fails the requests.
 #[test]
+#[ignore = "long: make guests"]
 fn a_guest_survives_a_suspended_pool_and_sees_the_export_of_its_volume() -> Result<()> {
     let host = Host::start_with_zfs("sick-pool-volume")?;
     let pool = SickPool::make(&host)?;
@@ -177,6 +178,7 @@ fn a_guest_survives_a_suspended_pool_and_sees_the_export_of_its_volume() -> Resu
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn a_guest_survives_a_suspended_pool_below_its_file() -> Result<()> {
     let host = Host::start_with_zfs("sick-pool-file")?;
     let pool = SickPool::make(&host)?;

@@ -83,6 +83,7 @@ fn faults(output: &str) -> Result<u64> {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn changing_memory_damages_stores_only_without_copies() -> Result<()> {
     let host = Host::start_with_zfs("stable-copies-host")?;
     let stores = make_stores(&host)?;
@@ -106,6 +107,7 @@ fn changing_memory_damages_stores_only_without_copies() -> Result<()> {
 /// In the guest the program changes its memory under its own direct I/O, and fio the page cache of
 /// a file system under write-back.
 #[test]
+#[ignore = "long: make guests"]
 fn a_guest_that_changes_its_memory_loses_nothing() -> Result<()> {
     let host = Host::start_with_zfs("stable-copies-guest")?;
     let stores = make_stores(&host)?;

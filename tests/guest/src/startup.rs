@@ -117,6 +117,7 @@ const UPTIME_STEP: f64 = 0.0101;
 
 /// In emulated time, so that differences are those of the programs.
 #[test]
+#[ignore = "long: make guests"]
 fn guest_starts_no_later_than_under_qemu_microvm() -> Result<()> {
     let program = bulkhead_binary()?;
     let output = Host::deterministic(

@@ -39,6 +39,7 @@ fn refusal(host: &Host, command: &str, path: &str) -> Result<Option<String>> {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn a_link_to_another_volume_than_it_names_is_refused() -> Result<()> {
     let host = Host::start_with_zfs("volume-links")?;
     make_volumes(&host)?;

@@ -258,6 +258,7 @@ fn check_host_io(engine: &str) -> Result<()> {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn thread_engine_io_follows_write_cache() -> Result<()> {
     check_host_io("threads")
 }

@@ -68,6 +68,7 @@ impl<'host> VolumeGuest<'host> {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn fio_verifies_its_writes_on_volumes_that_grow() -> Result<()> {
     let host = Host::start_with_zfs("zvol-fio")?;
     let volumes = VolumeGuest::start(&host, "64M", "queues = 2")?;
@@ -144,6 +145,7 @@ fn expected(guest: &Guest<'_>) -> Result<String> {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn zeroed_range_reads_zero_is_freed_and_survives_pool_crash() -> Result<()> {
     let host = Host::start_with_zfs("zvol-zero")?;
     let volumes = VolumeGuest::start(&host, "64M", "")?;
@@ -196,6 +198,7 @@ fn zeroed_range_reads_zero_is_freed_and_survives_pool_crash() -> Result<()> {
 
 /// Counts the flushes of the pool's disk by ten overwrites in place, with and without a flush each.
 #[test]
+#[ignore = "long: make guests"]
 fn flush_reaches_the_pools_disk() -> Result<()> {
     let host = Host::start_with_zfs("zvol-flush")?;
     let volumes = VolumeGuest::start(&host, "64M", "")?;
@@ -221,6 +224,7 @@ fn flush_reaches_the_pools_disk() -> Result<()> {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn space_of_volume_and_pool_is_reported() -> Result<()> {
     let host = Host::start_with_zfs("zvol-space")?;
     let volumes = VolumeGuest::start(&host, "64M", "thin = { soft_limit = \"60%\" }")?;
@@ -285,6 +289,7 @@ fn check_soft_limit_requires_zfs(host: &Host, path: &str) -> Result<()> {
 /// A snapshot of a volume as the base of a layer: the guest's changes go to the layer, and those of
 /// the volume are not seen.
 #[test]
+#[ignore = "long: make guests"]
 fn a_snapshot_of_a_volume_is_the_base_of_a_layer() -> Result<()> {
     let host = Host::start_with_zfs("zvol-layer")?;
     let volume = host.volume("base", "64M", "-b 16k")?;

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::{Counts, Scenario, Simulator};
 
 /// Schedules per mode and kind of seed. A debug build plays a few hundred per second.
-const SCHEDULES: u64 = 750;
+const SCHEDULES: u64 = 300;
 
 /// Schedules that found a bug. A seed's schedule changes with the simulator: keep an entry only as
 /// long as it fails without the fix.

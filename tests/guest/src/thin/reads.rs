@@ -81,11 +81,13 @@ fn check_reads(bus: Bus) -> Result<()> {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn virtio_blk_reads_complete_during_trim() -> Result<()> {
     check_reads(Bus::Block)
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn virtio_scsi_reads_complete_during_trim() -> Result<()> {
     check_reads(Bus::Scsi)
 }

@@ -143,16 +143,19 @@ fn deleted_space_returns_on_ext4() -> Result<()> {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn deleted_space_returns_on_xfs() -> Result<()> {
     check_store(Store::Xfs)
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn deleted_space_returns_on_a_loop_device() -> Result<()> {
     check_store(Store::Loop)
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn deleted_space_returns_on_a_zfs_volume() -> Result<()> {
     check_store(Store::Zvol)
 }

@@ -136,6 +136,7 @@ fn check_soft_limit(bus: Bus) -> Result<()> {
 }
 
 #[test]
+#[ignore = "long: make guests"]
 fn soft_limit_is_reported_over_virtio_blk() -> Result<()> {
     check_soft_limit(Bus::Block)
 }
