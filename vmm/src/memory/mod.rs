@@ -56,12 +56,20 @@ mod tests {
         assert!(entries.all(|entry| entry & PRESENT != 0));
     }
 
-    /// The flags of the mapping at `address` in `/proc/self/smaps` (proc_pid_smaps(5)).
+    /// The flags of the mapping with `address` in `/proc/self/smaps` (proc_pid_smaps(5)). It may
+    /// begin before: the kernel merges neighbours, as other tests have.
     fn flags_at(address: *const u8) -> String {
         let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let start = format!("{:x}-", address as usize);
-        let mapping = smaps.split_once(&start).expect("the mapping").1;
-        mapping.split_once("VmFlags:").unwrap().1.lines().next().unwrap().to_owned()
+        let has_address = |line: &&str| {
+            let range = line.split(' ').next().and_then(|word| word.split_once('-'));
+            let bounds = range.map(|(start, end)| {
+                [start, end].map(|bound| usize::from_str_radix(bound, 16).unwrap_or(0))
+            });
+            bounds.is_some_and(|[start, end]| (start..end).contains(&(address as usize)))
+        };
+        let mut lines = smaps.lines();
+        lines.find(has_address).expect("the mapping");
+        lines.find_map(|line| line.strip_prefix("VmFlags:")).unwrap().to_owned()
     }
 
     #[test]
