@@ -49,14 +49,14 @@ chaos: ## Disturb the program under verified load: SECONDS= SEED= JSON=1
 
 guests: build lab-zfs ## Run all scenarios with real guests, those that take long and those with ZFS as well
 	@resources/tests/host-packages.sh
-	@cargo test --no-fail-fast --package guest-tests -- --include-ignored
+	@cargo test --no-fail-fast --package guest-tests -- --include-ignored --skip walkthrough:: --skip small_trims::
 	@cargo test --package device-tests --test scsi_model zfs_volume -- --ignored
 
 cycles: build lab ## Boot real guests and power them off, fifty times
 	BULKHEAD_CYCLES=50 cargo test --package guest-tests cycles:: -- --nocapture --include-ignored
 
 thin: build lab-zfs ## Let real guests give space back: each file system, store, bus and way
-	BULKHEAD_THIN=all cargo test --package guest-tests thin:: -- --nocapture --include-ignored
+	BULKHEAD_THIN=all cargo test --package guest-tests thin:: -- --nocapture --include-ignored --skip small_trims::
 
 crash: build lab-zfs ## Cut the power of real hosts, explore crash states: HOURS= CUTS= SEED= ROWS= HOSTS= JSON=1
 	@resources/tests/host-packages.sh

@@ -25,7 +25,8 @@ pub struct ExploreOptions {
     pub atomicity: Atomicity,
     /// Most writes that are lost, in whole or in part, in the states before the samples.
     pub max_lost: usize,
-    /// States that lose a random set of what is open, after all others.
+    /// States that lose a random set of what is open, after all others. Unless it is 0, each power
+    /// cut has one more before those that lose single writes.
     pub samples: u64,
     /// Determines the samples.
     pub seed: u64,

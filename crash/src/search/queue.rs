@@ -40,10 +40,8 @@ pub(crate) enum Task {
 /// The states that wait.
 pub(crate) struct Queue {
     points: std::vec::IntoIter<u64>,
-    /// The power cut whose state with all open writes lost is next.
-    all_lost: Option<u64>,
-    /// The power cut of which a random state is next.
-    sample_at: Option<u64>,
+    /// Further states of the power cut that was taken last.
+    of_point: VecDeque<Task>,
     /// Neither all open writes are lost at once, nor is a state explored twice: levels mix.
     exhaustive: bool,
     ready: VecDeque<StateName>,
@@ -81,8 +79,7 @@ impl Queue {
     pub(crate) fn new(points: Vec<u64>, exhaustive: bool, samples: u64) -> Self {
         Self {
             points: points.into_iter(),
-            all_lost: None,
-            sample_at: None,
+            of_point: VecDeque::new(),
             exhaustive,
             ready: VecDeque::new(),
             waiting: BTreeMap::new(),
@@ -112,16 +109,16 @@ impl Queue {
         if let Some(state) = self.ready.pop_front() {
             return Some(Task::State(state));
         }
-        if let Some(point) = self.all_lost.take() {
-            self.sample_at = (self.samples.end > 0).then_some(point);
-            return Some(Task::State(StateName { point, losses: Losses::All, discards: false }));
-        }
-        if let Some(point) = self.sample_at.take() {
-            return Some(Task::SampleAt(point));
+        if let Some(task) = self.of_point.pop_front() {
+            return Some(task);
         }
         if let Some(point) = self.points.next() {
             self.points_taken += 1;
-            self.all_lost = (!self.exhaustive).then_some(point);
+            if !self.exhaustive {
+                let all = StateName { point, losses: Losses::All, discards: false };
+                self.of_point.push_back(Task::State(all));
+                self.of_point.extend((self.samples.end > 0).then_some(Task::SampleAt(point)));
+            }
             let losses = Losses::none();
             return Some(Task::State(StateName { point, losses, discards: false }));
         }

@@ -200,7 +200,7 @@ fn flush_reaches_the_hosts_disk() -> Result<()> {
     }
     // On its own the host flushes every 30 s, in which a slow machine may overwrite a few times.
     host.run(
-        "echo 720000 >/proc/sys/fs/xfs/xfssyncd_centisecs; echo 0 >/proc/sys/vm/dirty_writeback_centisecs",
+        "echo 720000 >/proc/sys/fs/xfs/xfssyncd_centisecs && echo 0 >/proc/sys/vm/dirty_writeback_centisecs",
     )?;
     let scratch = host.scratch("xfs")?;
     let mut tables = String::new();
